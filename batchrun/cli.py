@@ -1,0 +1,459 @@
+"""The command line: parse, wire, print, exit. stdout is for data, stderr for people.
+
+Only click and the options are imported at the top, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from batchrun import __version__, config
+from batchrun.errors import BatchrunError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from batchrun.results.summary import Observer, Summary
+
+_EXIT_CODES = """
+\b
+Exit codes:
+  0    every row succeeded
+  1    unexpected error
+  2    wrong usage or invalid input; nothing was sent
+  3    finished, and some rows failed
+  4    stopped early (refused key or endpoint, disk full); resumable
+  130  interrupted; resumable
+"""
+
+
+_ENVIRONMENT = {"auto_envvar_prefix": "BATCHRUN"}
+"""Every option can also be given as BATCHRUN_<OPTION>."""
+
+
+class _Group(click.Group):
+    """Turns our errors into a message, a hint and an exit code, in one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BatchrunError as error:
+            _give_up(error)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+def _give_up(error: BatchrunError) -> NoReturn:
+    click.echo(f"batchrun: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"  -> {error.hint}", err=True)
+    sys.exit(error.exit_code)
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EXIT_CODES,
+)
+@click.version_option(__version__, "-V", "--version", prog_name="batchrun")
+def main() -> None:
+    """Run JSONL prompt files through a Runpod serverless queue endpoint.
+
+    Every prompt is submitted once, tracked in a state file and collected into a JSONL results file.
+    The same command again goes on wherever the last one was cut off.
+
+    \b
+    Examples:
+      batchrun run samples/haikus.jsonl --endpoint local -o haikus.results.jsonl
+      batchrun run prompts.jsonl -e abc123xyz -o out/results.jsonl
+      batchrun status out/results.jsonl.state
+    """
+
+
+def _key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
+    """KEY=VALUE options; a value is JSON where it can be read as such, else text."""
+    import orjson
+
+    result: dict[str, object] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals or not key.strip():
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE, for example temperature=0.7", param=param)
+        try:
+            result[key.strip()] = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            result[key.strip()] = text
+    return result
+
+
+def _with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_SCHEDULER = config.SchedulerOptions()
+
+_SHOW_OPTIONS = [
+    click.option(
+        "--progress",
+        type=click.Choice(["auto", "bar", "plain", "json", "none"]),
+        default="auto",
+        show_default=True,
+        help="A bar on a terminal, a line every 30 s elsewhere, one JSON object a line, or nothing; on stderr.",
+    ),
+    click.option("-v", "--verbose", is_flag=True, help="Log what is done, and why, on stderr."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress and no summary: only errors."),
+    click.option("--log-file", type=click.Path(dir_okay=False, path_type=Path), help="Append the log to this file."),
+]
+
+_LOCAL_OPTIONS = [
+    click.option(
+        "--worker",
+        type=click.Choice(["auto", "smollm2", "echo"]),
+        default="auto",
+        show_default=True,
+        help="What answers at the local endpoint: a small real model where it is installed, or an echo.",
+    ),
+    click.option(
+        "--model-file", type=click.Path(path_type=Path), help="A GGUF file for the local model, instead of SmolLM2."
+    ),
+    click.option(
+        "--upstream", metavar="URL", help="An OpenAI-compatible server (vLLM, llama.cpp, Ollama) as the local worker."
+    ),
+]
+
+_RETRY_OPTIONS = [
+    click.option("--retry-failed", is_flag=True, help="Take up the failed rows again, with all their retries."),
+    click.option(
+        "--only", "kinds", multiple=True, metavar="KIND", help="With --retry-failed: only this kind of failure; repeatable."
+    ),
+    click.option(
+        "--api-key-file",
+        type=click.Path(path_type=Path),
+        help="Read the API key from this file instead of RUNPOD_API_KEY.",
+    ),
+]
+
+_RUN_OPTIONS = [
+    click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
+    click.option(
+        "-e",
+        "--endpoint",
+        required=True,
+        envvar=["BATCHRUN_ENDPOINT", "RUNPOD_ENDPOINT_ID"],
+        metavar="ID",
+        help="The endpoint's ID; `local` starts the built-in one in this process. [env: RUNPOD_ENDPOINT_ID]",
+    ),
+    click.option(
+        "--base-url",
+        envvar=["BATCHRUN_BASE_URL", "RUNPOD_ENDPOINT_BASE_URL"],
+        default=config.DEFAULT_BASE_URL,
+        show_default=True,
+        metavar="URL",
+        help="Jobs go to URL/ID/run. [env: RUNPOD_ENDPOINT_BASE_URL]",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="A file for all results, or a folder (existing, or ending in /): one file for each input."
+        " [default: <input>.results.jsonl]",
+    ),
+    click.option("--state", metavar="PATH", help="The state file. [default: <output>.state]"),
+    click.option(
+        "-j",
+        "--concurrency",
+        type=click.IntRange(1, 1_000_000),
+        default=_SCHEDULER.concurrency,
+        show_default=True,
+        help="Jobs in flight at once: submitted and not final.",
+    ),
+    click.option(
+        "--connections",
+        type=click.IntRange(1, 10_000),
+        default=_SCHEDULER.connections,
+        show_default=True,
+        help="HTTP connections at once, however many jobs are in flight.",
+    ),
+    click.option(
+        "--max-retries",
+        type=click.IntRange(0, 1000),
+        default=_SCHEDULER.max_retries,
+        show_default=True,
+        help="Further submissions of a row after a failure that another try may mend; 0: none.",
+    ),
+    click.option(
+        "--unconfirmed",
+        type=click.Choice(["resubmit", "hold"]),
+        default=_SCHEDULER.unconfirmed,
+        show_default=True,
+        help="A submission whose answer never arrived may be a paid job: submit it again, or keep it aside.",
+    ),
+    click.option(
+        "--execution-timeout",
+        type=click.FloatRange(5, 604_800),
+        metavar="S",
+        help="Seconds that a job may run. [default: Runpod's, 600]",
+    ),
+    click.option(
+        "--ttl",
+        type=click.FloatRange(10, 604_800),
+        metavar="S",
+        help="Seconds that a job may live, queue included. [default: Runpod's, 86400]",
+    ),
+    click.option("--low-priority", is_flag=True, help="The jobs do not make the endpoint scale up."),
+    click.option(
+        "--set",
+        "override",
+        multiple=True,
+        callback=_key_values,
+        metavar="KEY=VALUE",
+        help="A sampling parameter for every line, winning over the line's own; repeatable.",
+    ),
+    click.option(
+        "--default",
+        "default",
+        multiple=True,
+        callback=_key_values,
+        metavar="KEY=VALUE",
+        help="A sampling parameter for lines that have none of that name; repeatable.",
+    ),
+    click.option("--chat", is_flag=True, help="Send `prompt` lines as chat messages."),
+    click.option("--system", metavar="TEXT", help="A system message for lines that have none; implies --chat."),
+    click.option(
+        "--run-limit",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Submissions in any 10 s; 0: unlimited. [default: 1000; 0 for the local endpoint]",
+    ),
+    click.option(
+        "--status-limit",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Status requests in any 10 s; 0: unlimited. [default: 2000; 0 for the local endpoint]",
+    ),
+    click.option(
+        "--inspect-output/--no-inspect-output",
+        default=True,
+        show_default=True,
+        help="Look for errors inside the output of completed jobs.",
+    ),
+    click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows."),
+    click.option("--dry-run", is_flag=True, help="Print the request bodies that would be sent, and send nothing."),
+]
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@_with_options([*_RUN_OPTIONS, *_RETRY_OPTIONS, *_LOCAL_OPTIONS, *_SHOW_OPTIONS])
+def run(**given: Any) -> None:
+    """Run the prompts of INPUT..., or go on with a run.
+
+    INPUT is a JSONL file (also .gz), a folder of such files, or `-` for stdin. A line is a prompt, chat
+    messages, an `input` object for any worker, or an OpenAI batch line. The API key comes from RUNPOD_API_KEY.
+
+    \b
+    Examples:
+      batchrun run prompts.jsonl -e abc123xyz -o results.jsonl
+      batchrun run prompts.jsonl -e abc123xyz -o results.jsonl --set max_tokens=256 --system "Be brief."
+      batchrun run shards/ -e abc123xyz -o out/ -j 1000
+      zcat big.jsonl.gz | batchrun run - -e abc123xyz -o results.jsonl --limit 100
+      batchrun run samples/ -e local -o rehearsal/ --dry-run
+    """
+    from batchrun import session
+
+    options = run_options(given)
+    if given["dry_run"]:
+        session.dry_run(options, sys.stdout.buffer, _observer(given))
+        return
+    _finish(session.run(options, observer=_observer(given), **_session_options(given)), given)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("state", type=click.Path(path_type=Path))
+@_with_options([*_RETRY_OPTIONS, *_LOCAL_OPTIONS, *_SHOW_OPTIONS])
+def resume(state: Path, **given: Any) -> None:
+    """Go on with the run of a STATE file, with the options that it was started with.
+
+    \b
+    Examples:
+      batchrun resume results.jsonl.state
+      batchrun resume results.jsonl.state --retry-failed --only timed_out
+    """
+    from batchrun import session
+
+    options = session.stored_options(state)
+    _finish(session.run(options, observer=_observer(given), resumed=True, **_session_options(given)), given)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("state", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def status(state: Path, *, as_json: bool) -> None:
+    """Show how the run of a STATE file stands; also while it is going on.
+
+    \b
+    Examples:
+      batchrun status results.jsonl.state
+      watch -n 10 batchrun status results.jsonl.state
+    """
+    from batchrun import standing
+
+    seen = standing.look(state)
+    click.echo(standing.to_json(seen) if as_json else standing.render(seen), nl=False)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
+    """Say what is wrong with each line of INPUT..., or sum the inputs up.
+
+    \b
+    Examples:
+      batchrun check prompts.jsonl
+      batchrun check shards/ --json
+    """
+    import orjson
+
+    from batchrun.prompts import check as checking
+
+    report = checking.inspect(checking.find_sources(inputs), stdin=sys.stdin.buffer)
+    if as_json:
+        click.echo(orjson.dumps(checking.to_json(report), option=orjson.OPT_INDENT_2).decode())
+    else:
+        click.echo(checking.render(report), nl=False)
+    sys.exit(2 if report.problem_count else 0)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 picks a free one.")
+@click.option("--workers", type=click.IntRange(0, 100_000), default=2, show_default=True, help="Workers to emulate.")
+@click.option(
+    "--jobs-per-worker", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Jobs a worker runs at once."
+)
+@click.option("--latency", type=click.FloatRange(0), default=0.0, show_default=True, help="Seconds added to each job.")
+@click.option(
+    "--fail-rate", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of the jobs that fail."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn by chance.")
+@click.option("--cold-start", type=click.FloatRange(0), default=0.0, show_default=True, help="Seconds without workers.")
+@click.option("--limits/--no-limits", default=False, show_default=True, help="Enforce Runpod's documented rate limits.")
+@_with_options(_LOCAL_OPTIONS)
+def serve(**given: Any) -> None:
+    """Serve a local endpoint that speaks Runpod's queue API, for rehearsals and tests.
+
+    \b
+    Examples:
+      batchrun serve --port 8000
+      batchrun serve --worker echo --workers 100 --latency 0.2 --fail-rate 0.01 --limits
+      batchrun serve --upstream http://localhost:11434/v1
+      batchrun run prompts.jsonl -e any --base-url http://127.0.0.1:8000/v2 -o results.jsonl
+    """
+    from batchrun import session
+
+    session.serve(given)
+
+
+def run_options(given: dict[str, Any]) -> config.RunOptions:
+    """The options of a run from those of the command line.
+
+    Raises:
+        UsageError: the options do not go together.
+    """
+    inputs: tuple[str, ...] = given["inputs"]
+    is_local = given["endpoint"] == config.LOCAL_ENDPOINT
+    output, is_folder = _output(given["output"], inputs)
+    limits = config.Limits(
+        run=_limit(given["run_limit"], config.Limits().run, unlimited=is_local),
+        status=_limit(given["status_limit"], config.Limits().status, unlimited=is_local),
+    )
+    if not is_local and not given["endpoint"].replace("-", "").replace("_", "").isalnum():
+        raise UsageError(f"--endpoint {given['endpoint']!r} is no endpoint ID", "it is the word in the endpoint's URL")
+    if given["kinds"] and not given["retry_failed"]:
+        raise UsageError("--only goes with --retry-failed")
+    return config.RunOptions(
+        inputs=inputs,
+        endpoint=given["endpoint"],
+        base_url=given["base_url"].rstrip("/"),
+        output=output,
+        output_is_folder=is_folder,
+        state=Path(given["state"]) if given["state"] else output.with_name(output.name + ".state"),
+        request=config.RequestOptions(given["override"], given["default"], given["chat"], given["system"]),
+        policy=config.JobPolicy(given["execution_timeout"], given["ttl"], given["low_priority"]),
+        scheduler=config.SchedulerOptions(
+            concurrency=given["concurrency"],
+            connections=given["connections"],
+            limits=limits,
+            max_retries=given["max_retries"],
+            unconfirmed=given["unconfirmed"],
+        ),
+        limit=given["limit"],
+        inspect_output=given["inspect_output"],
+    )
+
+
+def _output(output: str | None, inputs: tuple[str, ...]) -> tuple[Path, bool]:
+    if output is not None:
+        if output == "-":
+            raise UsageError("-o -: results go to a file", "they are synced and resumed, which a pipe cannot be")
+        is_folder = output.endswith("/") or Path(output).is_dir()
+        return Path(output), is_folder
+    if len(inputs) != 1 or inputs[0] == "-" or Path(inputs[0]).is_dir():
+        raise UsageError(
+            "where should the results go?", "give -o results.jsonl, or -o results/ for one file for each input"
+        )
+    from batchrun.intake import results_name
+
+    path = Path(inputs[0])
+    return path.with_name(results_name(path.name)), False
+
+
+def _limit(given: int | None, documented: config.OperationLimit, *, unlimited: bool) -> config.OperationLimit:
+    if given is None:
+        return config.OperationLimit(0, 0) if unlimited else documented
+    return config.OperationLimit(given, documented.concurrent if given else 0)
+
+
+def _session_options(given: dict[str, Any]) -> dict[str, Any]:
+    names = ("retry_failed", "kinds", "api_key_file", "worker", "model_file", "upstream")
+    return {name: given[name] for name in names}
+
+
+def _observer(given: dict[str, Any]) -> Observer:
+    import logging
+
+    from batchrun.progress import make_observer
+
+    level = logging.DEBUG if given["verbose"] else logging.WARNING
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    handlers[0].setLevel(level)
+    if given["log_file"]:
+        try:
+            handlers.append(logging.FileHandler(given["log_file"], encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"--log-file {given['log_file']}: {error.strerror}") from error
+        level = min(level, logging.INFO)
+    logging.basicConfig(level=level, handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return make_observer("none" if given["quiet"] else given["progress"], sys.stderr)
+
+
+def _finish(summary: Summary, given: dict[str, Any]) -> NoReturn:
+    from batchrun.results.summary import render
+
+    if not given["quiet"] and given["progress"] != "json":
+        click.echo(render(summary), err=True, nl=False)
+    elif summary.reason:
+        click.echo(f"batchrun: {summary.reason}", err=True)
+    sys.exit(summary.exit_code)

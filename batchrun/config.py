@@ -1,0 +1,147 @@
+"""Options, as frozen dataclasses: every default stands here once, with its unit and its reason.
+
+Nothing here reads a file, an environment variable or a clock; the command line and the Python API fill these in.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+UnconfirmedPolicy = Literal["resubmit", "hold"]
+
+DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
+"""The only data-plane host in Runpod's documentation; jobs go to `<base>/<endpoint>/run`."""
+
+LOCAL_ENDPOINT = "local"
+"""The endpoint ID that starts the built-in endpoint in this process."""
+
+WINDOW_S = 10.0
+"""Runpod counts requests over any 10 seconds."""
+
+MAX_REQUEST_BYTES = 10_000_000
+"""The body limit of `/run`. The docs say MB, runpodctl checks MiB: the smaller of the two is safe under both."""
+
+RETENTION_S = 30 * 60.0
+"""A finished job's result is kept for 30 minutes, then `/status` answers 404. It cannot be made longer."""
+
+DEFAULT_TTL_S = 24 * 3600.0
+"""The API's default life of a job, counted from its submission over queue and execution."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """How a prompt line becomes a request. These decide what is asked, so a resumed run must have the same."""
+
+    override: dict[str, object] = field(default_factory=dict)
+    """`--set`: sampling parameters that win over the line's own."""
+    default: dict[str, object] = field(default_factory=dict)
+    """`--default`: sampling parameters for lines that do not have them."""
+    chat: bool = False
+    """`--chat`: send a `prompt` line as one user message."""
+    system: str | None = None
+    """`--system`: a system message before the line's own messages; implies chat for prompt lines. None: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPolicy:
+    """The job's `policy` object. None leaves Runpod's default. Sent in milliseconds."""
+
+    execution_timeout_s: float | None = None
+    """Runpod's default is 600 s; 5 s to 7 days are accepted."""
+    ttl_s: float | None = None
+    """Life of the job from its submission; Runpod's default is 24 h; 10 s to 7 days are accepted."""
+    low_priority: bool = False
+    """True: the job does not make the endpoint scale up."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperationLimit:
+    """What the API allows for one operation of one endpoint."""
+
+    per_window: int
+    """Requests in any 10 s; 0 is unlimited."""
+    concurrent: int
+    """Requests under way at once; 0 is unlimited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Runpod's documented limits, per user and endpoint (docs, page send-requests)."""
+
+    run: OperationLimit = OperationLimit(per_window=1000, concurrent=200)
+    status: OperationLimit = OperationLimit(per_window=2000, concurrent=400)
+    cancel: OperationLimit = OperationLimit(per_window=100, concurrent=20)
+    health: OperationLimit = OperationLimit(per_window=20, concurrent=1)
+    """`/health` has no documented limit: a probe every half second is all that is ever needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOptions:
+    """What the scheduler decides by."""
+
+    concurrency: int = 400
+    """Jobs in flight at once: enough to feed 100 workers at 0.5 s, far below any queue limit seen in the docs."""
+    connections: int = 64
+    """HTTP requests under way at once: aiohttp is fastest with 20 to 64, and 1,000 cost it a quarter."""
+    limits: Limits = field(default_factory=Limits)
+    max_retries: int = 3
+    """Further submissions for one row after a retryable failure; 0 means none."""
+    unconfirmed: UnconfirmedPolicy = "resubmit"
+    """What to do with a submission whose answer never arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Everything that `batchrun run` was asked for; kept in the state file, so that `resume` can go on with it."""
+
+    inputs: tuple[str, ...]
+    """Files, folders or `-` for stdin, as given."""
+    endpoint: str
+    output: Path
+    """A file for all results, or a folder with one results file for each input."""
+    output_is_folder: bool
+    state: Path
+    base_url: str = DEFAULT_BASE_URL
+    request: RequestOptions = field(default_factory=RequestOptions)
+    policy: JobPolicy = field(default_factory=JobPolicy)
+    scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
+    limit: int | None = None
+    """Only the first N rows; None: all."""
+    inspect_output: bool = True
+    """Look for errors inside the output of completed jobs (runpod-api: error-in-COMPLETED)."""
+    timeout_s: float = 30.0
+    """One HTTP request, connect to last byte: /status of a 20 MB result on a slow line takes several seconds."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the run is on the built-in endpoint, which lives and dies with this process."""
+        return self.endpoint == LOCAL_ENDPOINT
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as JSON values, for the state file: inputs absolute, output relative to the state file."""
+        data = asdict(self)
+        del data["state"]
+        data["inputs"] = [name if name == "-" else str(Path(name).absolute()) for name in self.inputs]
+        data["output"] = os.path.relpath(self.output, self.state.parent)
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], state: Path) -> RunOptions:
+        """The inverse of `to_json`, for a state file that may have been moved together with its results."""
+        scheduler = dict(data["scheduler"])
+        limits = {name: OperationLimit(**limit) for name, limit in scheduler["limits"].items()}
+        scheduler["limits"] = Limits(**limits)
+        return cls(
+            **{
+                **data,
+                "inputs": tuple(data["inputs"]),
+                "output": Path(os.path.normpath(state.absolute().parent / data["output"])),
+                "state": state,
+                "request": RequestOptions(**data["request"]),
+                "policy": JobPolicy(**data["policy"]),
+                "scheduler": SchedulerOptions(**scheduler),
+            }
+        )

@@ -1,0 +1,70 @@
+"""Where the API key comes from. It is never an option, and is never written anywhere."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from batchrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def find_api_key(key_file: Path | None, base_url: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The API key: from `key_file`, else from RUNPOD_API_KEY, else from Runpod's own `~/.runpod/config.toml`.
+
+    None is returned for an endpoint on this machine when there is no key: it may not need one.
+
+    Raises:
+        UsageError: there is no key, or what is there cannot be one. The message never holds it.
+    """
+    if key_file is not None:
+        return _checked(_read(key_file), str(key_file))
+    if environ.get("RUNPOD_API_KEY", "").strip():
+        return _checked(environ["RUNPOD_API_KEY"], "RUNPOD_API_KEY")
+    config = Path(environ.get("HOME", "~")).expanduser() / ".runpod" / "config.toml"
+    key = _from_config(config) if config.is_file() else None
+    if key:
+        return _checked(key, str(config))
+    if urlsplit(base_url).hostname in _LOOPBACK:
+        return None
+    raise UsageError(
+        "there is no API key",
+        "set RUNPOD_API_KEY, or give --api-key-file; keys are made in the Runpod console under Settings, API Keys",
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UsageError(f"--api-key-file {path}: {reason}", "give a file that holds nothing but the key") from error
+
+
+def _from_config(path: Path) -> str | None:
+    """runpod-python keeps `api_key` in the table of a profile, `default` unless told otherwise."""
+    try:
+        data = tomllib.loads(_read(path))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is no valid TOML: {error}", "mend it, or set RUNPOD_API_KEY") from error
+    for table in (data.get("default"), data):
+        key = table.get("api_key") if isinstance(table, dict) else None
+        if isinstance(key, str) and key.strip():
+            return key
+    return None
+
+
+def _checked(key: str, where: str) -> str:
+    key = key.strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise UsageError(
+            f"{where} does not hold an API key", "a key is one word of letters, digits and underscores"
+        )
+    return key

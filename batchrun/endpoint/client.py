@@ -1,0 +1,138 @@
+"""The client that moves requests and answers over HTTP. What they mean is `protocol`'s business.
+
+Every failure leaves here as a CallError, and the class says what matters about it: whether the request may have
+reached the server. A connection that was never made (refused, DNS, TLS, no route) surely did not; anything that
+breaks afterwards may have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Self
+
+import aiohttp
+
+from batchrun.endpoint.protocol import (
+    Health,
+    JobAnswer,
+    Operation,
+    operation_url,
+    parse_health,
+    parse_job,
+)
+from batchrun.errors import AmbiguousError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CONNECT_S = 10.0
+_KEEPALIVE_S = 15.0
+"""Shorter than any server's own: a POST on a connection that the server just closed would be ambiguous."""
+_SPARE_CONNECTIONS = 4
+"""For /health, beside those that the scheduler counts."""
+
+
+class EndpointClient:
+    """A client of one endpoint.
+
+    Args:
+        base_url: Jobs go to `<base_url>/<endpoint>/run`.
+        endpoint: The endpoint's ID.
+        api_key: Sent as a Bearer token; None sends none (a local endpoint).
+        connections: HTTP connections at most.
+        timeout_s: One request, from the connection to the last byte.
+        trust_env: Whether to heed the proxy variables of the environment.
+
+    Raises:
+        UsageError: the base URL is no http(s) URL.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        endpoint: str,
+        api_key: str | None,
+        *,
+        connections: int,
+        timeout_s: float,
+        trust_env: bool = True,
+    ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise UsageError(f"--base-url: {base_url!r} is no http(s) URL", "for example https://api.runpod.ai/v2")
+        self._run_url = operation_url(base_url, endpoint, Operation.RUN)
+        self._status_url = operation_url(base_url, endpoint, Operation.STATUS) + "/"
+        self._cancel_url = operation_url(base_url, endpoint, Operation.CANCEL) + "/"
+        self._health_url = operation_url(base_url, endpoint, Operation.HEALTH)
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if api_key is not None:
+            headers["Authorization"] = f"Bearer {api_key}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=connections + _SPARE_CONNECTIONS, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=60
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_S),
+            trust_env=trust_env,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def run(self, body: bytes) -> JobAnswer:
+        """Submit a job.
+
+        Raises:
+            CallError: UnreachableError when the job surely does not exist, AmbiguousError when it may.
+        """
+        return parse_job(*await self._request("POST", self._run_url, body))
+
+    async def status(self, job_id: str) -> JobAnswer:
+        """Ask after a job. Never sends `?ttl=`, which would shorten the job's life.
+
+        Raises:
+            CallError: no usable answer; NotFoundError when the job is unknown or gone.
+        """
+        return parse_job(*await self._request("GET", self._status_url + job_id, None))
+
+    async def cancel(self, job_id: str) -> JobAnswer:
+        """Cancel a job, queued or running.
+
+        Raises:
+            CallError: no usable answer; NotFoundError when the job is unknown or gone.
+        """
+        return parse_job(*await self._request("POST", self._cancel_url + job_id, None))
+
+    async def health(self) -> Health:
+        """Ask how the endpoint's queue and workers are.
+
+        Raises:
+            CallError: NotFoundError for an unknown endpoint, DeniedError for a key that is not accepted.
+        """
+        return parse_health(*await self._request("GET", self._health_url, None))
+
+    async def _request(self, method: str, url: str, body: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
+        try:
+            async with self._session.request(method, url, data=body, allow_redirects=False) as response:
+                return response.status, response.headers, await response.read()
+        except aiohttp.ClientConnectorError as error:
+            raise UnreachableError(f"no connection: {_reason(error)}") from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise UnreachableError(f"no connection within {_CONNECT_S:.0f} s") from error
+        except aiohttp.InvalidURL as error:
+            raise UsageError(f"--base-url: {url!r} is no valid URL") from error
+        except TimeoutError as error:
+            raise AmbiguousError("no answer in time") from error
+        except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
+            raise AmbiguousError(f"the connection broke: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without aiohttp's own wrapping."""
+    cause = getattr(error, "os_error", None) or error
+    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    host = f"{error.host}: " if isinstance(error, aiohttp.ClientConnectorError) else ""
+    return " ".join(f"{host}{text}".split())

@@ -1,0 +1,329 @@
+"""Runpod's queue API as pure functions: paths, request bodies, answers, errors. No I/O.
+
+The client builds requests and parses answers with this module, the local endpoint parses requests and builds
+answers with it, so the two cannot drift apart. Facts come from Runpod's documentation ("send requests",
+"operation reference", "job states") and from the sources of runpod-python and worker-vllm; where a shape is
+known from a single capture, or assumed, the docstring says so.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.errors import (
+    AmbiguousError,
+    CallError,
+    DeniedError,
+    NotFoundError,
+    RejectedError,
+    ThrottledError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchrun.config import JobPolicy
+
+MAX_RETRY_AFTER_S = 120.0
+"""A longer Retry-After is taken for a mistake: no window of this API is longer than 10 s."""
+
+_MAX_MESSAGE_CHARS = 300
+
+
+class JobStatus(StrEnum):
+    """A job's state, in Runpod's own words."""
+
+    IN_QUEUE = "IN_QUEUE"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMED_OUT = "TIMED_OUT"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job will not change any more."""
+        return self not in (JobStatus.IN_QUEUE, JobStatus.IN_PROGRESS)
+
+
+class Operation(StrEnum):
+    """An operation of an endpoint, named as in its path."""
+
+    RUN = "run"
+    STATUS = "status"
+    CANCEL = "cancel"
+    RETRY = "retry"
+    HEALTH = "health"
+    STREAM = "stream"
+    RUNSYNC = "runsync"
+    PURGE_QUEUE = "purge-queue"
+
+
+@dataclass(frozen=True, slots=True)
+class JobAnswer:
+    """What `/run`, `/status` or `/cancel` says of one job. All but `id` and `status` are optional on the wire."""
+
+    id: str
+    status: JobStatus
+    """An unknown word (a RUNNING is documented, and never seen) is IN_PROGRESS: keep polling."""
+    delay_ms: float | None = None
+    """Time in the queue. It starts again when the platform dispatches the job a second time."""
+    execution_ms: float | None = None
+    worker_id: str | None = None
+    retries: int = 0
+    """How often the platform itself ran the job again: execution is at least once."""
+    output: Any = None
+    has_output: bool = False
+    """Whether the answer had an `output` field at all; null counts."""
+    error: Any = None
+    """A string as a rule; an object from some handlers."""
+
+    @property
+    def time_in_system_s(self) -> float | None:
+        """Queue plus execution: the exact end of the job after its submission, however late it was asked for."""
+        if self.delay_ms is None or self.execution_ms is None:
+            return None
+        return (self.delay_ms + self.execution_ms) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What `/health` says. The docs show idle and running workers; the six fields are from a live capture."""
+
+    in_queue: int
+    in_progress: int
+    completed: int
+    failed: int
+    idle: int
+    initializing: int
+    ready: int
+    running: int
+    throttled: int
+    unhealthy: int
+
+    @property
+    def workers(self) -> int:
+        """Workers that take jobs or soon will. `ready` overlaps idle and running, so it is a floor, not a part."""
+        return max(self.idle + self.running, self.ready) + self.initializing
+
+
+def operation_url(base_url: str, endpoint: str, operation: Operation, job_id: str | None = None) -> str:
+    """The URL of an operation; `job_id` for those that are about one job."""
+    url = f"{base_url.rstrip('/')}/{endpoint}/{operation.value}"
+    return url if job_id is None else f"{url}/{job_id}"
+
+
+def run_body(request: Mapping[str, Any], policy: JobPolicy) -> bytes:
+    """The body of `/run` for one request (the `input` object), with the policy in milliseconds."""
+    body: dict[str, Any] = {"input": request}
+    fields = policy_fields(policy)
+    if fields:
+        body["policy"] = fields
+    return orjson.dumps(body)
+
+
+def policy_fields(policy: JobPolicy) -> dict[str, Any]:
+    """The `policy` object of a `/run` body; empty when everything is left to Runpod."""
+    fields: dict[str, Any] = {}
+    if policy.execution_timeout_s is not None:
+        fields["executionTimeout"] = round(policy.execution_timeout_s * 1000)
+    if policy.ttl_s is not None:
+        fields["ttl"] = round(policy.ttl_s * 1000)
+    if policy.low_priority:
+        fields["lowPriority"] = True
+    return fields
+
+
+def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobAnswer:
+    """The answer of `/run`, `/status` or `/cancel`.
+
+    A 400 whose body is a job with a status counts as that job's answer: public endpoints answer so for FAILED
+    jobs (Runpod docs, public endpoints).
+
+    Raises:
+        CallError: of the class that fits the HTTP status; AmbiguousError when the body is no job.
+    """
+    if http_status not in (200, 400):
+        raise call_error(http_status, headers, body)
+    try:
+        data = _load_object(body)
+    except AmbiguousError as error:
+        if http_status == 200:
+            raise
+        raise call_error(http_status, headers, body) from error
+    job_id, word = data.get("id"), data.get("status")
+    if not isinstance(job_id, str) or not job_id or not isinstance(word, str):
+        if http_status != 200:
+            raise call_error(http_status, headers, body)
+        raise AmbiguousError(f"the answer is no job: {_excerpt(body)}", http_status=http_status)
+    retries = data.get("retries")
+    worker_id = data.get("workerId")
+    return JobAnswer(
+        id=job_id,
+        status=JobStatus(word) if word in _STATUS_WORDS else JobStatus.IN_PROGRESS,
+        delay_ms=_number(data.get("delayTime")),
+        execution_ms=_number(data.get("executionTime")),
+        worker_id=worker_id if isinstance(worker_id, str) else None,
+        retries=retries if isinstance(retries, int) else 0,
+        output=data.get("output"),
+        has_output="output" in data,
+        error=data.get("error"),
+    )
+
+
+def job_body(answer: JobAnswer) -> dict[str, Any]:
+    """The JSON object for a job's answer: the inverse of `parse_job`, used by the local endpoint."""
+    data: dict[str, Any] = {"id": answer.id, "status": answer.status.value}
+    if answer.delay_ms is not None:
+        data["delayTime"] = round(answer.delay_ms)
+    if answer.execution_ms is not None:
+        data["executionTime"] = round(answer.execution_ms)
+    if answer.retries:
+        data["retries"] = answer.retries
+    if answer.worker_id is not None:
+        data["workerId"] = answer.worker_id
+    if answer.has_output:
+        data["output"] = answer.output
+    if answer.error is not None:
+        data["error"] = answer.error
+    return data
+
+
+def parse_health(http_status: int, headers: Mapping[str, str], body: bytes) -> Health:
+    """The answer of `/health`; a missing count is 0.
+
+    Raises:
+        CallError: of the class that fits the HTTP status; AmbiguousError when the body is not JSON.
+    """
+    if http_status != 200:
+        raise call_error(http_status, headers, body)
+    data = _load_object(body)
+    jobs, workers = data.get("jobs"), data.get("workers")
+    jobs = jobs if isinstance(jobs, dict) else {}
+    workers = workers if isinstance(workers, dict) else {}
+    return Health(
+        in_queue=_count(jobs.get("inQueue")),
+        in_progress=_count(jobs.get("inProgress")),
+        completed=_count(jobs.get("completed")),
+        failed=_count(jobs.get("failed")),
+        idle=_count(workers.get("idle")),
+        initializing=_count(workers.get("initializing")),
+        ready=_count(workers.get("ready")),
+        running=_count(workers.get("running")),
+        throttled=_count(workers.get("throttled")),
+        unhealthy=_count(workers.get("unhealthy")),
+    )
+
+
+def health_body(health: Health, *, retried: int = 0) -> dict[str, Any]:
+    """The JSON object for `/health`: the inverse of `parse_health`, in the six-field shape of the capture."""
+    return {
+        "jobs": {
+            "completed": health.completed,
+            "failed": health.failed,
+            "inProgress": health.in_progress,
+            "inQueue": health.in_queue,
+            "retried": retried,
+        },
+        "workers": {
+            "idle": health.idle,
+            "initializing": health.initializing,
+            "ready": health.ready,
+            "running": health.running,
+            "throttled": health.throttled,
+            "unhealthy": health.unhealthy,
+        },
+    }
+
+
+def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> CallError:
+    """The error that an HTTP status means, with what the body says.
+
+    Runpod documents 400, 401, 404, 429 and 500; the rest is what its users report, or what an edge such as
+    Cloudflare may answer. On 429 the job was not accepted; on 5xx nobody knows.
+    """
+    message = f"HTTP {http_status}: {body_message(body)}"
+    if http_status in (408, 429):
+        return ThrottledError(
+            message, http_status=http_status, retry_after_s=parse_retry_after(headers.get("Retry-After"))
+        )
+    if http_status == 404:
+        return NotFoundError(message, http_status=http_status)
+    if http_status in (401, 402, 403) or 300 <= http_status < 400:
+        return DeniedError(message, http_status=http_status)
+    if 400 <= http_status < 500:
+        return RejectedError(message, http_status=http_status)
+    return AmbiguousError(message, http_status=http_status, retry_after_s=parse_retry_after(headers.get("Retry-After")))
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds from a Retry-After header, clamped to 0..120; None without one, or for a date.
+
+    A date needs a clock that agrees with the server's; backoff does as well without it.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        return None
+    if seconds != seconds:  # noqa: PLR0124 - NaN is the one number that differs from itself
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def body_message(body: bytes) -> str:
+    """What an error body says, as one line of at most 300 characters.
+
+    Takes the usual fields of a JSON object, the title of an HTML page, or the text itself.
+    """
+    text = body.decode("utf-8", "replace").strip()
+    if not text:
+        return "empty answer"
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        return _one_line(title.group(1) if title else text)
+    for key in ("error", "message", "detail", "title"):
+        value = data.get(key) if isinstance(data, dict) else None
+        if isinstance(value, dict):
+            value = value.get("message", value)
+        if value:
+            return _one_line(value if isinstance(value, str) else orjson.dumps(value).decode())
+    return _one_line(text)
+
+
+_STATUS_WORDS = frozenset(status.value for status in JobStatus)
+
+
+def _load_object(body: bytes) -> dict[str, Any]:
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise AmbiguousError(f"the answer is not JSON: {_excerpt(body)}", http_status=200) from error
+    if not isinstance(data, dict):
+        raise AmbiguousError(f"the answer is no JSON object: {_excerpt(body)}", http_status=200)
+    return data
+
+
+def _excerpt(body: bytes) -> str:
+    return body_message(body[:2000]) if body.strip() else "it is empty"
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_MESSAGE_CHARS else line[: _MAX_MESSAGE_CHARS - 1] + "…"
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

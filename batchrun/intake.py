@@ -1,0 +1,172 @@
+"""From input files to the rows of a run: finds, spools, validates every line, and hands them to the state file.
+
+Nothing is sent before every line of every input has been read and found valid. A resumed run whose inputs carry
+the same size, time and inode as before skips that; each line is checked again by its digest before it is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchrun.errors import InputError, UsageError
+from batchrun.prompts.identity import derived_id, line_digest
+from batchrun.prompts.lines import iter_lines
+from batchrun.prompts.shapes import LineError, parse_line
+from batchrun.prompts.sources import Source, SourceKind, find_sources, spool
+from batchrun.state.intake import Merged, StagedLine, merge, stage
+from batchrun.state.store import SourceRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batchrun.config import RunOptions
+    from batchrun.results.summary import Observer
+    from batchrun.state.store import Store
+
+_PROBLEMS_SHOWN = 10
+_PROGRESS_EVERY_LINES = 200_000
+
+
+def take_in(options: RunOptions, store: Store, observer: Observer, *, from_spool: bool = False) -> Merged | None:
+    """Make the lines of the inputs the run's rows; None when the inputs are as they were.
+
+    Args:
+        options: The run's options.
+        store: Its state file; the results files are registered in it too.
+        observer: Told about a long validation.
+        from_spool: Take stdin from its spooled copy: a resumed run has no stdin to read.
+
+    Raises:
+        InputError: an input or a line of it is wrong; the message lists the first of the wrong lines.
+        StateError: a line that was submitted has changed or is gone.
+        OutputError: the spooled copy of an input cannot be written.
+    """
+    sources = find_sources(options.inputs)
+    numbers = _register_outputs(store, output_paths(options, sources))
+    known = {source.origin: source for source in store.sources()}
+    records = [
+        _prepare(number, source, output, options, known.get(_origin(source)), from_spool=from_spool)
+        for number, (source, output) in enumerate(zip(sources, numbers, strict=True))
+    ]
+    mark = {"stamps": [[record.origin, record.stamp] for record in records], "limit": options.limit}
+    if store.get_setting("intake") == mark:
+        return None
+    problems: list[str] = []
+    lines = _valid_lines(records, problems, observer, limit=None if known else options.limit)
+    stage(store, lines)
+    if problems:
+        raise InputError(
+            _listed(problems), "mend the lines, or look at all of them: batchrun check " + " ".join(options.inputs)
+        )
+    merged = merge(store, records, whole=options.limit is None or bool(known), limit=options.limit)
+    store.set_setting("intake", mark)
+    return merged
+
+
+def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:
+    """The results file for each input.
+
+    Raises:
+        UsageError: two inputs would write into the same file of the output folder.
+    """
+    if not options.output_is_folder:
+        return [options.output] * len(sources)
+    paths = [options.output / results_name(source.name) for source in sources]
+    for index, path in enumerate(paths):
+        if path in paths[:index]:
+            first, second = sources[paths.index(path)].path, sources[index].path
+            raise UsageError(
+                f"{first} and {second} would both write {path}", "give their results one file: -o results.jsonl"
+            )
+    return paths
+
+
+def results_name(input_name: str) -> str:
+    """`haikus.jsonl` and `haikus.jsonl.gz` have their results in `haikus.results.jsonl`."""
+    return input_name.removesuffix(".gz").removesuffix(".jsonl") + ".results.jsonl"
+
+
+def _register_outputs(store: Store, paths: Sequence[Path]) -> list[int]:
+    """The output's number for each of the paths."""
+    names = [os.path.relpath(path, store.path.parent) for path in paths]
+    with store.transaction() as db:
+        db.executemany(
+            "INSERT OR IGNORE INTO outputs (path, committed_bytes) VALUES (?, 0)", [(name,) for name in names]
+        )
+    numbers = {record.path: record.output for record in store.outputs()}
+    return [numbers[name] for name in names]
+
+
+def _origin(source: Source) -> str:
+    return source.path if source.kind is SourceKind.STDIN else str(Path(source.path).absolute())
+
+
+def _prepare(
+    number: int, source: Source, output: int, options: RunOptions, known: SourceRecord | None, *, from_spool: bool
+) -> SourceRecord:
+    """Where a source is to be read, spooled first where it can be read only once."""
+    origin = _origin(source)
+    record = SourceRecord(number, known.path if known else source.path, origin, origin, "", output)
+    if source.kind is SourceKind.FILE:
+        return record._replace(stamp=_stamp(Path(origin)))
+    if source.kind is SourceKind.GZIP:
+        stamp = _stamp(Path(origin))
+        target = options.state.absolute().with_name(f"{options.state.name}.{number}.jsonl")
+        if known and known.stamp == stamp and Path(known.file).exists():
+            return record._replace(file=known.file, stamp=stamp)
+        spool(source, target, sys.stdin.buffer)
+        return record._replace(file=str(target), stamp=stamp)
+    target = options.state.absolute().with_name(f"{options.state.name}.stdin.jsonl")
+    if not from_spool:
+        spool(source, target, sys.stdin.buffer)
+    elif not target.exists():
+        raise InputError(f"{target}: the copy of stdin is gone", "pipe the same input into the first command again")
+    return record._replace(file=str(target), stamp=_stamp(target))
+
+
+def _stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: {os.strerror(error.errno or 0)}", "check the path and its permissions") from error
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
+
+
+def _valid_lines(
+    sources: Sequence[SourceRecord], problems: list[str], observer: Observer, *, limit: int | None
+) -> Iterator[StagedLine]:
+    seen = 0
+    for source in sources:
+        try:
+            file = Path(source.file).open("rb")  # noqa: SIM115 - the generator holds it in the with below
+        except OSError as error:
+            raise InputError(f"{source.path}: {error.strerror}", "check the path and its permissions") from error
+        with file:
+            for line in iter_lines(file):
+                if limit is not None and seen >= limit:
+                    return
+                seen += 1
+                if seen % _PROGRESS_EVERY_LINES == 0:
+                    observer.message(f"reading: {seen:,} lines so far")
+                try:
+                    prompt = parse_line(line.raw)
+                except LineError as error:
+                    problems.append(f"{source.path}:{line.number}: {error.message}")
+                    continue
+                yield StagedLine(
+                    prompt.id if prompt.id is not None else derived_id(prompt),
+                    prompt.id is None,
+                    source.source,
+                    line.number,
+                    line.offset,
+                    len(line.raw),
+                    line_digest(line.raw),
+                )
+
+
+def _listed(problems: list[str]) -> str:
+    more = len(problems) - _PROBLEMS_SHOWN
+    return "\n".join(problems[:_PROBLEMS_SHOWN]) + (f"\n... and {more:,} more" if more > 0 else "")

@@ -1,0 +1,267 @@
+"""What a run writes down, in the one order that makes it safe.
+
+For each batch: result lines are appended and synced first, then one transaction commits that their rows are done
+and how long the results file is, together with the intents to submit further rows. Only then does the driver send
+those. A crash between the two leaves result lines beyond the committed length, which the next session takes over;
+a crash before leaves nothing, and the job's result is asked for again.
+
+All methods are called from one thread at a time, and block: the driver keeps them off its event loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from batchrun.endpoint.protocol import JobAnswer, run_body
+from batchrun.errors import BatchrunError
+from batchrun.prompts.identity import line_digest
+from batchrun.prompts.shapes import Prompt, build_request, parse_line
+from batchrun.results.record import JobInfo, result_line
+from batchrun.results.text import extract
+from batchrun.scheduler import commands as cmd
+from batchrun.scheduler.events import Ticket
+from batchrun.scheduler.failures import Failure
+from batchrun.scheduler.states import RowState
+from batchrun.state.store import Acceptance, Batch, Ending, FailureRecord, Submission
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchrun.config import RunOptions
+    from batchrun.prompts.lines import LineReader
+    from batchrun.results.writer import ResultsFile
+    from batchrun.state.store import OpenJob, RowRecord, SourceRecord, Store
+
+
+@dataclass(slots=True)
+class Work:
+    """What is to be written next, as the driver collects it."""
+
+    submits: list[cmd.Submit] = field(default_factory=list)
+    accepted: list[Acceptance] = field(default_factory=list)
+    endings: list[cmd.Requeue | cmd.Finish | cmd.Hold] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.submits or self.accepted or self.endings)
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to one of the run's counters."""
+        self.counters[name] = self.counters.get(name, 0) + by
+
+
+@dataclass(slots=True)
+class Tokens:
+    """What the workers have said of the tokens, in this session."""
+
+    input: int = 0
+    output: int = 0
+    reported: bool = False
+
+
+class LineChangedError(BatchrunError):
+    """A line is not what it was when the run began."""
+
+
+class Journal:
+    """Writes what happens to a run, and reads back what is to be sent.
+
+    Args:
+        store: The state file, open for this session.
+        session: The session's number.
+        options: The run's options.
+        sources: The inputs by number.
+        reader: Leads from a row back to its line.
+        results: The results file for each output.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        session: int,
+        options: RunOptions,
+        sources: Mapping[int, SourceRecord],
+        reader: LineReader,
+        results: Mapping[int, ResultsFile],
+    ) -> None:
+        self._store = store
+        self._session = session
+        self._options = options
+        self._sources = sources
+        self._reader = reader
+        self._results = results
+        self._rows: dict[int, RowRecord] = {}
+        self._jobs: dict[int, tuple[str, int]] = {}
+        self._last_row = 0
+        self.tokens = Tokens()
+
+    def load(self, count: int) -> tuple[tuple[Ticket, ...], bool]:
+        """Up to `count` further pending rows, and whether they were the last."""
+        records = self._store.pending(self._last_row, count)
+        if records:
+            self._last_row = records[-1].row
+        for record in records:
+            self._rows[record.row] = record
+        return tuple(_ticket(record) for record in records), len(records) < count
+
+    def adopt(self) -> list[OpenJob]:
+        """The jobs of earlier sessions that are still to be asked after."""
+        jobs = self._store.open_jobs()
+        for job in jobs:
+            self._rows[job.row.row] = job.row
+            self._jobs[job.job] = (job.remote_id, job.submitted_ms)
+        return jobs
+
+    def write(self, work: Work, now_ms: int) -> dict[int, bytes | LineChangedError]:
+        """Write a batch down; it is on disk when this returns.
+
+        Returns:
+            For each job of `work.submits` the body to send, or why there is none.
+
+        Raises:
+            OutputError: results or state cannot be written. What was committed before is whole.
+        """
+        for accepted in work.accepted:
+            self._jobs[accepted.job] = (accepted.remote_id, accepted.submitted_ms)
+        batch = Batch(accepted=work.accepted, counters=work.counters)
+        self._append_results(work, batch, now_ms)
+        for ending in work.endings:
+            self._end(ending, batch, now_ms)
+        bodies: dict[int, bytes | LineChangedError] = {}
+        for submit in work.submits:
+            body = bodies[submit.job] = self._body(submit.row)
+            if isinstance(body, bytes):
+                batch.submitted.append(Submission(submit.job, submit.row, submit.attempt, now_ms))
+        self._store.commit(batch, self._session, now_ms)
+        for ending in work.endings:
+            self._jobs.pop(ending.job, None)
+            if not isinstance(ending, cmd.Requeue):
+                del self._rows[ending.row]
+        return bodies
+
+    def _append_results(self, work: Work, batch: Batch, now_ms: int) -> None:
+        lines: dict[int, list[bytes]] = {}
+        for ending in work.endings:
+            if isinstance(ending, cmd.Finish) and ending.failure is None:
+                source = self._sources[self._rows[ending.row].source]
+                lines.setdefault(source.output, []).append(self._result_line(ending, source, batch, now_ms))
+        for output, new in lines.items():
+            self._results[output].append(new)
+        for output in lines:
+            self._results[output].sync()
+            batch.committed_bytes[output] = self._results[output].size_bytes
+
+    def _result_line(self, finish: cmd.Finish, source: SourceRecord, batch: Batch, now_ms: int) -> bytes:
+        row, answer = self._rows[finish.row], finish.answer
+        assert isinstance(answer, JobAnswer)  # noqa: S101 - the driver hands over what /status answered
+        text = extract(answer.output)
+        self._count_tokens(batch, text.input_tokens, text.output_tokens, text.finish_reason)
+        remote_id, submitted_ms = self._jobs[finish.job]
+        line = self._line(row)
+        return result_line(
+            id=row.id,
+            text=text,
+            output=answer.output,
+            carried={} if isinstance(line, LineChangedError) else line.carried,
+            file=source.path,
+            line=row.line,
+            job=JobInfo(
+                id=remote_id,
+                endpoint=self._options.endpoint,
+                attempts=finish.attempts,
+                delay_ms=answer.delay_ms,
+                execution_ms=answer.execution_ms,
+                worker_id=answer.worker_id,
+                submitted_at=submitted_ms / 1000,
+                completed_at=completed_ms(submitted_ms, answer, now_ms) / 1000,
+                retries=answer.retries,
+            ),
+            possible_duplicate=finish.unconfirmed > 0,
+        )
+
+    def _count_tokens(self, batch: Batch, used: int | None, made: int | None, finish_reason: str | None) -> None:
+        counters = batch.counters
+        for name, count in (("input_tokens", used), ("output_tokens", made)):
+            if count is not None:
+                counters[name] = counters.get(name, 0) + count
+                self.tokens.reported = True
+        self.tokens.input += used or 0
+        self.tokens.output += made or 0
+        if finish_reason == "length":
+            counters["truncated"] = counters.get("truncated", 0) + 1
+
+    def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int) -> None:
+        row = self._rows[ending.row]
+        state, status, retries, failure = RowState.PENDING, None, row.retries, None
+        match ending:
+            case cmd.Finish():
+                failure = ending.failure
+                state = RowState.FAILED if failure else RowState.SUCCEEDED
+                status = ending.status
+            case cmd.Hold():
+                state, status = RowState.HELD, "UNCONFIRMED"
+            case cmd.Requeue():
+                status, retries = ending.status, ending.retries
+        answer = None if isinstance(ending, cmd.Hold) else ending.answer
+        answer = answer if isinstance(answer, JobAnswer) else None
+        batch.ended.append(
+            Ending(
+                ending.job,
+                ending.row,
+                state,
+                status,
+                retries,
+                ending.unconfirmed,
+                _whole(answer.delay_ms) if answer else None,
+                _whole(answer.execution_ms) if answer else None,
+            )
+        )
+        self._rows[ending.row] = row._replace(retries=retries, unconfirmed=ending.unconfirmed)
+        if failure:
+            batch.failures.append(self._failure(ending.row, ending.job, status or "", failure, answer, now_ms))
+
+    def _failure(
+        self, row: int, job: int, status: str, failure: Failure, answer: JobAnswer | None, now_ms: int
+    ) -> FailureRecord:
+        submitted_ms = self._jobs.get(job, ("", now_ms))[1]
+        return FailureRecord(
+            row,
+            status,
+            failure.kind.value,
+            failure.message,
+            failure.raw,
+            answer.worker_id if answer else None,
+            completed_ms(submitted_ms, answer, now_ms) if answer else None,
+        )
+
+    def _body(self, row: int) -> bytes | LineChangedError:
+        line = self._line(self._rows[row])
+        if isinstance(line, LineChangedError):
+            return line
+        return run_body(build_request(line, self._options.request), self._options.policy)
+
+    def _line(self, row: RowRecord) -> Prompt | LineChangedError:
+        return read_line(self._reader, row, self._sources[row.source].path)
+
+
+def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineChangedError:
+    """A row's line, parsed again; an error, not raised, when it is not what it was when the run began."""
+    raw = reader.read(row.source, row.offset, row.length)
+    if line_digest(raw) != row.digest:
+        return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
+    return parse_line(raw)
+
+
+def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:
+    """When a job was over: by its own times where it reports them, else now."""
+    time_s = answer.time_in_system_s
+    return now_ms if time_s is None else min(now_ms, submitted_ms + round(time_s * 1000))
+
+
+def _ticket(record: RowRecord) -> Ticket:
+    return Ticket(record.row, record.attempts, record.retries, record.unconfirmed)
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else round(number)

@@ -1,0 +1,91 @@
+"""What is to be done: everything that the scheduler ever asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchrun.errors import StoppedError
+    from batchrun.scheduler.failures import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRows:
+    """Hand over up to `count` further pending rows, answered by RowsLoaded."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Write the intent down, then send the row; answered by Submitted, SubmitFailed or LineUnusable."""
+
+    job: int
+    row: int
+    attempt: int
+    """1-based number of this submission among the row's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """Ask after a job; answered by JobSeen, JobEnded or PollFailed."""
+
+    job: int
+    remote_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckHealth:
+    """Ask `/health`; answered by HealthSeen or HealthFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """The row is pending again."""
+
+    job: int
+    row: int
+    status: str | None
+    """How the job ended, for the books; None when the submission surely made no job and is to be forgotten."""
+    failure: Failure | None
+    retries: int
+    """The row's counted retries from now on."""
+    unconfirmed: int
+    """The row's unconfirmed submissions from now on."""
+    answer: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The row has ended: write its result or its failure down."""
+
+    job: int
+    row: int
+    status: str
+    """COMPLETED, or the status word of the failure."""
+    failure: Failure | None
+    """None: it succeeded."""
+    attempts: int
+    unconfirmed: int
+    answer: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep the row aside: its submission is unconfirmed, and the user does not want to pay twice."""
+
+    job: int
+    row: int
+    unconfirmed: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Stop the run: no further request can succeed. Jobs in flight stay as they are."""
+
+    error: StoppedError
+
+
+Command = LoadRows | Submit | Poll | CheckHealth | Requeue | Finish | Hold | Halt

@@ -1,0 +1,138 @@
+"""What happened: everything that the scheduler is ever told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchrun.errors import CallError
+    from batchrun.scheduler.failures import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A row as the scheduler knows it. What it asks for stays in the input file."""
+
+    row: int
+    """The row's number in the run."""
+    attempts: int = 0
+    """Submissions so far that may have made a job."""
+    retries: int = 0
+    """Those that were made because of a retryable failure; `max_retries` bounds them."""
+    unconfirmed: int = 0
+    """Submissions whose answer never arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowsLoaded:
+    """The answer to LoadRows: rows to be submitted, in order."""
+
+    tickets: tuple[Ticket, ...]
+    exhausted: bool
+    """True: there are no further pending rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobAdopted:
+    """A job of an earlier session whose ID is known; it is asked after before anything new is submitted."""
+
+    ticket: Ticket
+    job: int
+    remote_id: str
+    submitted_at: float
+    """On the scheduler's clock, so it may lie before the clock's zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """`/run` answered with a job ID."""
+
+    job: int
+    remote_id: str
+    sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitFailed:
+    """`/run` did not answer with a job ID."""
+
+    job: int
+    error: CallError
+    sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LineUnusable:
+    """The row of a Submit cannot be sent: its line is not what it was when the run began. Nothing was sent."""
+
+    job: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobSeen:
+    """`/status` says that the job is not over."""
+
+    job: int
+    in_progress: bool
+    sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """`/status` says that the job is over."""
+
+    job: int
+    status: str
+    """The final state in Runpod's word."""
+    failure: Failure | None
+    """None: it succeeded."""
+    delay_s: float | None
+    """Time in the queue; None when the answer did not say."""
+    execution_s: float | None
+    """Time at work; None when the answer did not say."""
+    sent_at: float
+    answer: object = None
+    """Handed back in the command that ends the row; the scheduler does not look at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PollFailed:
+    """`/status` gave no usable answer."""
+
+    job: int
+    error: CallError
+    sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSeen:
+    """`/health` answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthFailed:
+    """`/health` gave no usable answer."""
+
+    error: CallError
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Submit nothing more, collect what is in flight."""
+
+
+Event = (
+    RowsLoaded
+    | JobAdopted
+    | Submitted
+    | SubmitFailed
+    | LineUnusable
+    | JobSeen
+    | JobEnded
+    | PollFailed
+    | HealthSeen
+    | HealthFailed
+    | StopRequested
+)

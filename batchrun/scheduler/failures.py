@@ -1,0 +1,118 @@
+"""Failure classes: which short word a failure gets, and whether a further submission may help.
+
+Two questions decide about money: may another try succeed, and may the work have been started already. The second
+is answered by the class of a CallError; the first by the table here. A job is paid for each time it runs, so a
+failure is retried only when something other than the request explains it: a lost worker, a full GPU, a 5xx inside
+the worker. A handler's own exception is not retried by itself: `--retry-failed` is there for it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from random import Random
+
+
+class FailureKind(StrEnum):
+    """The stable word for why a row has no result; it stands in the error file and behind `--only`."""
+
+    BAD_REQUEST = "bad_request"
+    """The worker or its model server refuses the request (4xx inside the worker)."""
+    HANDLER_ERROR = "handler_error"
+    """The worker's own code failed on this request."""
+    WORKER_ERROR = "worker_error"
+    """The worker could not serve just now: 5xx, connection lost, model server not running."""
+    OUT_OF_MEMORY = "out_of_memory"
+    PLATFORM = "platform"
+    """Runpod lost the job or its worker."""
+    TIMED_OUT = "timed_out"
+    """The job overran its execution timeout or its ttl."""
+    CANCELLED = "cancelled"
+    """Somebody else cancelled the job."""
+    NO_OUTPUT = "no_output"
+    """COMPLETED without data: a failed upload of the result, or a generator that does not aggregate."""
+    REJECTED = "rejected"
+    """The API refused the submission."""
+    EXPIRED = "expired"
+    """The job's ID answers 404: its result is gone, or it outlived its ttl."""
+    UNCONFIRMED = "unconfirmed"
+    """The answers to all its submissions were lost."""
+    INVALID = "invalid"
+    """The input line changed while the run was going on."""
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether a further submission may succeed where this one failed."""
+        return self in _RETRYABLE
+
+
+_RETRYABLE = frozenset(
+    {
+        FailureKind.WORKER_ERROR,
+        FailureKind.OUT_OF_MEMORY,
+        FailureKind.PLATFORM,
+        FailureKind.TIMED_OUT,
+        FailureKind.EXPIRED,
+        FailureKind.UNCONFIRMED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job or a submission has no result."""
+
+    kind: FailureKind
+    message: str
+    """What a person can act on, one line."""
+    raw: str
+    """Exactly what the worker or the API sent."""
+
+
+_PLATFORM = re.compile(r"job timed out after \d+ retries|(worker|pod) (was )?(lost|exited|terminated)", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError|CUDA OOM", re.IGNORECASE)
+_UNAVAILABLE = re.compile(
+    r"Request to vLLM failed|vLLM (server )?(is )?not running|engine (is )?dead|EngineDeadError"
+    r"|CUDA error|connection (reset|refused|aborted|error)|service unavailable|bad gateway|gateway time-?out",
+    re.IGNORECASE,
+)
+_BY_STATUS = {"CANCELLED": FailureKind.CANCELLED, "TIMED_OUT": FailureKind.TIMED_OUT}
+_SLOW_DOWN_CODES = frozenset({408, 425, 429})
+
+
+def classify_job(status: str, message: str, code: int | None, error_type: str | None) -> FailureKind:
+    """The kind of a job's failure.
+
+    Args:
+        status: The job's final state in Runpod's word; COMPLETED when its output hides an error.
+        message: The decoded error message; empty when there was none.
+        code: An HTTP status found inside the error; None when there was none.
+        error_type: The exception's or error's type as the worker named it; None when it did not.
+    """
+    by_status = _BY_STATUS.get(status)
+    if by_status is not None:
+        return by_status
+    text = f"{error_type}: {message}" if error_type else message
+    if _PLATFORM.search(text):
+        return FailureKind.PLATFORM
+    if _OUT_OF_MEMORY.search(text):
+        return FailureKind.OUT_OF_MEMORY
+    if code is not None and code // 100 == 4:  # noqa: PLR2004 - the client's fault, as HTTP counts
+        return FailureKind.WORKER_ERROR if code in _SLOW_DOWN_CODES else FailureKind.BAD_REQUEST
+    if (code is not None and code // 100 == 5) or _UNAVAILABLE.search(text):  # noqa: PLR2004 - the server's
+        return FailureKind.WORKER_ERROR
+    return FailureKind.HANDLER_ERROR
+
+
+def backoff_s(failures: int, rng: Random, *, base_s: float, cap_s: float) -> float:
+    """How long to wait after `failures` (>= 1) failures in a row: full jitter over a doubling span.
+
+    With base 1 and cap 60 the spans are 1, 2, 4, ... 60 s, and the wait is anywhere within: clients that failed
+    together do not come back together.
+    """
+    span_s = min(cap_s, base_s * 2.0 ** min(failures - 1, 30))
+    return rng.uniform(0.0, span_s)

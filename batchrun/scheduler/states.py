@@ -1,0 +1,84 @@
+"""A row's states and the moves between them: the one table, and the one function that applies it.
+
+    PENDING ──submit──> SUBMITTING ──accept──> SUBMITTED ──succeed──> SUCCEEDED
+       ^                    │                     │
+       ├───requeue──────────┤<────────────────────┤
+       │                    ├──hold──> HELD       │
+       └──retry── FAILED <──┴────────fail─────────┘
+
+A row is SUBMITTING from the moment that the intent is on disk until an answer is: found so after a crash, it is an
+unconfirmed submission. SUBMITTING may also succeed: after a crash between the results file and the state file.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+
+from batchrun.errors import IllegalMoveError
+
+
+class RowState(IntEnum):
+    """Where a row stands. The numbers are those in the state file."""
+
+    PENDING = 0
+    """Nothing is under way: never submitted, or waiting for a further submission."""
+    SUBMITTING = 1
+    """The intent to submit is on disk, the answer is not: a job may exist."""
+    SUBMITTED = 2
+    """Its job's ID is known and the job is not known to be final."""
+    SUCCEEDED = 3
+    """Its result is in the results file."""
+    FAILED = 4
+    """It ended without a result."""
+    HELD = 5
+    """Its submission is unconfirmed and kept aside on the user's wish."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run still has to do something about the row."""
+        return self <= RowState.SUBMITTED
+
+
+class Move(Enum):
+    """What makes a row change its state."""
+
+    SUBMIT = "submit"
+    ACCEPT = "accept"
+    REQUEUE = "requeue"
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    HOLD = "hold"
+    RETRY = "retry"
+
+
+MOVES: dict[RowState, dict[Move, RowState]] = {
+    RowState.PENDING: {Move.SUBMIT: RowState.SUBMITTING},
+    RowState.SUBMITTING: {
+        Move.ACCEPT: RowState.SUBMITTED,
+        Move.REQUEUE: RowState.PENDING,
+        Move.SUCCEED: RowState.SUCCEEDED,
+        Move.FAIL: RowState.FAILED,
+        Move.HOLD: RowState.HELD,
+    },
+    RowState.SUBMITTED: {
+        Move.REQUEUE: RowState.PENDING,
+        Move.SUCCEED: RowState.SUCCEEDED,
+        Move.FAIL: RowState.FAILED,
+    },
+    RowState.SUCCEEDED: {},
+    RowState.FAILED: {Move.RETRY: RowState.PENDING},
+    RowState.HELD: {Move.RETRY: RowState.PENDING},
+}
+"""State -> move -> next state; a missing move is illegal."""
+
+
+def moved(state: RowState, move: Move, row: int) -> RowState:
+    """The state after a move.
+
+    Raises:
+        IllegalMoveError: the table has no such move; the caller's state is unchanged.
+    """
+    try:
+        return MOVES[state][move]
+    except KeyError:
+        raise IllegalMoveError(f"row {row} is {state.name} and cannot {move.value}") from None

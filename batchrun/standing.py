@@ -1,0 +1,155 @@
+"""How a run stands, read from its state file alone; also while another process writes it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.config import RETENTION_S
+from batchrun.scheduler.states import RowState
+from batchrun.state.lock import holder
+from batchrun.state.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_JOBS_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class JobInFlight:
+    """A job that is submitted and not known to be final."""
+
+    id: str
+    """The row's id."""
+    job_id: str
+    age_s: float
+    rescue_in_s: float
+    """How long its result can be fetched at least: 30 minutes after its submission, since it cannot end before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a run stands."""
+
+    state: str
+    endpoint: str
+    pid: int | None
+    """The process that runs it now; None when none does."""
+    total: int
+    succeeded: int
+    failed: int
+    held: int
+    pending: int
+    submitting: int
+    in_flight: int
+    rows_per_s: float
+    """Over all sessions."""
+    elapsed_s: float
+    jobs: list[JobInFlight]
+    """The oldest of those in flight."""
+    failures: list[tuple[str, int, str, str]]
+    """Kind, count, and id and message of the first."""
+    counters: dict[str, int]
+
+
+def look(state: Path, now: float | None = None) -> Standing:
+    """Read how the run of a state file stands.
+
+    Args:
+        state: The state file.
+        now: UTC epoch seconds; None: the clock's.
+
+    Raises:
+        StateError: there is no such state file, or it cannot be read.
+    """
+    now = time.time() if now is None else now
+    with Store(state, read_only=True) as store:
+        counts, counters = store.counts(), store.counters()
+        options = store.get_setting("options")
+        elapsed_s = store.sessions_ms() / 1000
+        ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
+        oldest = store.query(
+            "SELECT r.id, j.remote_id, j.submitted_ms FROM rows r JOIN jobs j ON j.job = r.job"
+            " WHERE r.state = 2 ORDER BY j.submitted_ms LIMIT ?",
+            (_JOBS_SHOWN,),
+        )
+        return Standing(
+            state=str(state),
+            endpoint=options["endpoint"] if isinstance(options, dict) else "",
+            pid=holder(state),
+            total=sum(counts.values()),
+            succeeded=counts[RowState.SUCCEEDED],
+            failed=counts[RowState.FAILED],
+            held=counts[RowState.HELD],
+            pending=counts[RowState.PENDING],
+            submitting=counts[RowState.SUBMITTING],
+            in_flight=counts[RowState.SUBMITTED],
+            rows_per_s=ended / elapsed_s if elapsed_s else 0.0,
+            elapsed_s=elapsed_s,
+            jobs=[
+                JobInFlight(row_id, job_id, now - ms / 1000, ms / 1000 + RETENTION_S - now)
+                for row_id, job_id, ms in oldest
+            ],
+            failures=store.failure_groups(),
+            counters=counters,
+        )
+
+
+def to_json(standing: Standing) -> bytes:
+    """One JSON object and a line end."""
+    data: dict[str, Any] = asdict(standing)
+    data["failures"] = [dict(zip(("kind", "count", "id", "message"), f, strict=True)) for f in standing.failures]
+    return orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def render(standing: Standing) -> str:
+    """For a terminal."""
+    s = standing
+    going = f"running (process {s.pid})" if s.pid is not None else "not running"
+    open_rows = s.pending + s.submitting + s.in_flight
+    lines = [
+        f"{s.state}  endpoint {s.endpoint}  {going}",
+        "",
+        f"  rows       {s.total:>11,}",
+        f"  succeeded  {s.succeeded:>11,}",
+        f"  failed     {s.failed:>11,}",
+    ]
+    if s.held:
+        lines.append(f"  held       {s.held:>11,}")
+    lines += [
+        f"  in flight  {s.in_flight:>11,}",
+        f"  pending    {s.pending + s.submitting:>11,}",
+        "",
+        f"  {s.rows_per_s:,.1f} rows/s over {_duration(s.elapsed_s)} of running",
+    ]
+    if s.counters.get("unconfirmed"):
+        lines.append(f"  {s.counters['unconfirmed']:,} submissions unconfirmed: possible duplicates")
+    if s.failures:
+        lines += ["", "failures"]
+        lines += [f"  {kind:<14} {count:>9,}  {row_id}: {message[:80]}" for kind, count, row_id, message in s.failures]
+    if s.jobs:
+        lines += ["", f"oldest jobs in flight ({len(s.jobs)} of {s.in_flight:,})"]
+        lines += [
+            f"  {job.id[:24]:<24} {job.job_id[:44]:<44} age {_duration(job.age_s):>8}  {_rescue(job.rescue_in_s)}"
+            for job in s.jobs
+        ]
+    if open_rows and s.pid is None:
+        lines += ["", f"go on: batchrun resume {s.state}"]
+    return "\n".join(lines) + "\n"
+
+
+def _rescue(seconds: float) -> str:
+    return f"rescue within {_duration(seconds)}" if seconds > 0 else "may have expired"
+
+
+def _duration(seconds: float) -> str:
+    whole = int(seconds)
+    if whole < 60:  # noqa: PLR2004 - a minute
+        return f"{whole} s"
+    if whole < 3600:  # noqa: PLR2004 - an hour
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

@@ -1,0 +1,154 @@
+"""How the lines of the inputs become rows, the first time and again on each resume.
+
+All lines are staged first and merged in one transaction, so that a run either has all of its rows or is as before.
+Rows are matched by their id, not by their position: a reordered or extended input resumes well. A line that was
+submitted and is now different, or gone, is refused by name, because its result would belong to another question.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchrun.errors import InputError, StateError
+from batchrun.state.schema import sqlite_errors
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from batchrun.state.store import SourceRecord, Store
+
+_STAGE = """
+CREATE TEMP TABLE incoming (
+    n INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    derived INTEGER NOT NULL,
+    source INTEGER NOT NULL,
+    line INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    digest BLOB NOT NULL
+)
+"""
+_NUMBER_DERIVED = """
+UPDATE incoming SET id = incoming.id || '-' || again.occurrence
+FROM (SELECT n, row_number() OVER (PARTITION BY id ORDER BY n) AS occurrence FROM incoming WHERE derived) AS again
+WHERE again.n = incoming.n AND again.occurrence > 1
+"""
+_TWICE = """
+SELECT a.id, a.source, a.line, b.source, b.line FROM incoming a JOIN incoming b ON b.id = a.id AND b.n > a.n
+ORDER BY b.n LIMIT 5
+"""
+_CHANGED = """
+SELECT r.id, i.source, i.line FROM incoming i JOIN rows r ON r.id = i.id
+WHERE r.digest <> i.digest AND (r.attempts > 0 OR r.state <> 0) ORDER BY i.n LIMIT 5
+"""
+_MISSING = """
+SELECT r.id, r.source, r.line FROM rows r LEFT JOIN incoming i ON i.id = r.id
+WHERE i.n IS NULL AND (r.attempts > 0 OR r.state <> 0) ORDER BY r.row LIMIT 5
+"""
+_DROP_UNSENT = """
+DELETE FROM rows WHERE attempts = 0 AND state = 0 AND id NOT IN (SELECT id FROM incoming)
+"""
+_MOVE = """
+UPDATE rows SET source = i.source, line = i.line, offset = i.offset, length = i.length, digest = i.digest
+FROM incoming i WHERE i.id = rows.id
+"""
+_ADD = """
+INSERT INTO rows (id, source, line, offset, length, digest)
+SELECT i.id, i.source, i.line, i.offset, i.length, i.digest FROM incoming i
+WHERE NOT EXISTS (SELECT 1 FROM rows r WHERE r.id = i.id) ORDER BY i.n
+"""
+
+
+class StagedLine(NamedTuple):
+    """A valid line of an input."""
+
+    id: str
+    derived: bool
+    """Whether the id comes from the content: equal lines are then numbered, instead of being an error."""
+    source: int
+    line: int
+    offset: int
+    length: int
+    digest: bytes
+
+
+class Merged(NamedTuple):
+    """What an intake has changed."""
+
+    rows: int
+    """Rows of the run from now on."""
+    added: int
+    dropped: int
+    """Rows that were never submitted and whose lines are gone."""
+
+
+def stage(store: Store, lines: Iterable[StagedLine]) -> None:
+    """Put the lines of all inputs beside the run's rows, in order; `merge` takes them over."""
+    with store.transaction() as db:
+        db.execute("DROP TABLE IF EXISTS temp.incoming")
+        db.execute(_STAGE)
+        db.executemany(
+            "INSERT INTO incoming (id, derived, source, line, offset, length, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            lines,
+        )
+
+
+def merge(store: Store, sources: Sequence[SourceRecord], *, whole: bool, limit: int | None) -> Merged:
+    """Make the staged lines the run's rows.
+
+    Args:
+        store: The run's state.
+        sources: The inputs that the lines' `source` numbers mean from now on.
+        whole: Whether every line of the inputs was staged; otherwise a row without a line is no surprise.
+        limit: At most so many rows in the run; lines beyond it are left for a later session. None: all.
+
+    Raises:
+        InputError: an id stands on two lines.
+        StateError: a line that was submitted has changed or is gone.
+    """
+    names = {source.source: source.path for source in sources}
+    with store.transaction() as db:
+        db.execute(_NUMBER_DERIVED)
+        db.execute("CREATE INDEX temp.incoming_by_id ON incoming (id)")
+        _refuse_twice(db, names)
+        known = db.execute("SELECT count(*) FROM rows").fetchone()[0]
+        if known:
+            _refuse_changed(store, db, names, whole=whole)
+            if whole:
+                db.execute(_DROP_UNSENT)
+            db.execute(_MOVE)
+        kept = db.execute("SELECT count(*) FROM rows").fetchone()[0]
+        room = -1 if limit is None else max(limit - kept, 0)
+        added = db.execute(f"{_ADD} LIMIT ?", (room,)).rowcount
+        db.execute("DELETE FROM sources")
+        db.executemany("INSERT INTO sources (source, path, origin, file, stamp, output) VALUES (?, ?, ?, ?, ?, ?)", sources)
+    with sqlite_errors(store.path), store.transaction() as db:
+        db.execute("DROP TABLE temp.incoming")
+    return Merged(rows=kept + added, added=added, dropped=known - kept)
+
+
+def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:
+    twice = db.execute(_TWICE).fetchall()
+    if twice:
+        listed = "; ".join(f"{row_id!r}: {names[s1]}:{l1} and {names[s2]}:{l2}" for row_id, s1, l1, s2, l2 in twice)
+        raise InputError(f"an id stands on two lines: {listed}", "give each line its own id, or none at all")
+
+
+def _refuse_changed(store: Store, db: sqlite3.Connection, names: dict[int, str], *, whole: bool) -> None:
+    changed = db.execute(_CHANGED).fetchall()
+    if changed:
+        listed = ", ".join(f"{names[source]}:{line} (id {row_id!r})" for row_id, source, line in changed)
+        raise StateError(
+            f"a line has changed since it was submitted: {listed}",
+            "put the old line back, give the new one an id of its own, or start a new run with another --output",
+        )
+    missing = db.execute(_MISSING).fetchall() if whole else []
+    if missing:
+        old = dict(db.execute("SELECT source, path FROM sources").fetchall())
+        listed = ", ".join(f"{old.get(source, '?')}:{line} (id {row_id!r})" for row_id, source, line in missing)
+        raise StateError(
+            f"a line that was submitted is in the input no longer: {listed}",
+            f"put it back, or start a new run with another --output; {store.path} belongs to the old input",
+        )

@@ -1,0 +1,155 @@
+"""The state file's tables, and how a file gets them.
+
+A row keeps no prompt text: its source, offset, length and digest lead back to the line. A row's id stands in the
+row, because results, failures and people speak of rows by it. Jobs are a table of their own: a row has several over
+time, and a submission that carries several rows can have all of them point at one job.
+
+Times are UTC epoch milliseconds; they survive a reboot, unlike the scheduler's clock.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+from batchrun.errors import OutputError, StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+from contextlib import contextmanager
+
+APPLICATION_ID = 0x62617263
+"""`barc`: tells a state file from any other SQLite file."""
+SCHEMA_VERSION = 1
+
+_TABLES = """
+CREATE TABLE settings (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE outputs (output INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, committed_bytes INTEGER NOT NULL);
+CREATE TABLE sources (
+    source INTEGER PRIMARY KEY,
+    path TEXT NOT NULL,
+    origin TEXT NOT NULL UNIQUE,
+    file TEXT NOT NULL,
+    stamp TEXT NOT NULL,
+    output INTEGER NOT NULL REFERENCES outputs
+);
+CREATE TABLE rows (
+    row INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    source INTEGER NOT NULL,
+    line INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    state INTEGER NOT NULL DEFAULT 0,
+    job INTEGER,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    retries INTEGER NOT NULL DEFAULT 0,
+    unconfirmed INTEGER NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX rows_by_id ON rows (id);
+CREATE TABLE jobs (
+    job INTEGER PRIMARY KEY,
+    row INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    remote_id TEXT,
+    status TEXT,
+    submitted_ms INTEGER NOT NULL,
+    delay_ms INTEGER,
+    execution_ms INTEGER
+);
+CREATE TABLE failures (
+    row INTEGER PRIMARY KEY,
+    status TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    raw TEXT NOT NULL,
+    worker_id TEXT,
+    completed_ms INTEGER
+);
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE sessions (session INTEGER PRIMARY KEY, pid INTEGER NOT NULL, started_ms INTEGER NOT NULL,
+    seen_ms INTEGER NOT NULL, outcome TEXT);
+"""
+
+
+@contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours.
+
+    Raises:
+        OutputError: the disk is full, or the file or its folder cannot be written.
+        StateError: the file is damaged, or not a database.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            raise OutputError(
+                f"{path}: the state file cannot be written: {error}",
+                "make room or fix the permissions, then run the same command: what was committed is whole",
+            ) from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise StateError(
+                f"{path}: the state file is damaged ({error})",
+                "it was left untouched: restore it from a copy, or move it away together with the results"
+                " and start again",
+            ) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise StateError(f"{path}: the state file is locked by another program", "close it there") from error
+        raise StateError(f"{path}: the state file cannot be used: {error}") from error
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a state file, making it when it does not exist (unless read-only).
+
+    Raises:
+        StateError: it is no state file of ours, newer than this batchrun, or damaged.
+        OutputError: it cannot be created or written.
+    """
+    if path.is_dir():
+        raise StateError(f"{path} is a folder, not a state file", "give --state a file name")
+    if read_only and not path.exists():
+        raise StateError(f"{path}: there is no such state file", "it stands beside the results: <output>.state")
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path.parent}: the folder cannot be made: {error.strerror}") from error
+    with sqlite_errors(path):
+        uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        try:
+            _prepare(connection, path, read_only=read_only)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    if (tables or read_only) and application_id != APPLICATION_ID:
+        raise StateError(
+            f"{path} is not a state file of batchrun", "give another --state; this file was left untouched"
+        )
+    if version > SCHEMA_VERSION:
+        raise StateError(
+            f"{path} was written by a newer batchrun (schema {version}, this one knows {SCHEMA_VERSION})",
+            "upgrade: pip install -U runpod-batchrun",
+        )
+    if read_only:
+        return
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    if not tables:
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION_ID};"
+            f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )

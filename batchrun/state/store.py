@@ -1,0 +1,382 @@
+"""The state of a run on disk: what the driver writes while it goes on, and what a new session starts from.
+
+Writes come in batches, one transaction each, with `synchronous=FULL`: when `commit` returns, the batch is on disk.
+Every statement that the run depends on stands at the top of its part, once.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import orjson
+
+from batchrun.scheduler.states import RowState
+from batchrun.state.schema import connect, sqlite_errors
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from batchrun.config import UnconfirmedPolicy
+
+_COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed"
+
+
+class RowRecord(NamedTuple):
+    """A row as the state file has it."""
+
+    row: int
+    id: str
+    source: int
+    line: int
+    """1-based."""
+    offset: int
+    length: int
+    """Of the line in bytes, without its end."""
+    digest: bytes
+    state: RowState
+    attempts: int
+    retries: int
+    unconfirmed: int
+
+
+class OpenJob(NamedTuple):
+    """A job whose ID is known and whose end is not."""
+
+    row: RowRecord
+    job: int
+    remote_id: str
+    submitted_ms: int
+
+
+class SourceRecord(NamedTuple):
+    """An input of the run."""
+
+    source: int
+    path: str
+    """As the user named it."""
+    origin: str
+    """Its absolute path, `-` for stdin: by this it is known again from another folder."""
+    file: str
+    """The file to read: the input itself, or its spooled copy."""
+    stamp: str
+    """Size, time and inode when it was read; another stamp means that it is to be read again."""
+    output: int
+
+
+class OutputRecord(NamedTuple):
+    """A results file of the run."""
+
+    output: int
+    path: str
+    """Relative to the state file's folder, so that the two can be moved together."""
+    committed_bytes: int
+
+
+class FailureRecord(NamedTuple):
+    """Why a row has no result."""
+
+    row: int
+    status: str
+    kind: str
+    message: str
+    raw: str
+    worker_id: str | None
+    completed_ms: int | None
+
+
+class Submission(NamedTuple):
+    """The intent to submit a row."""
+
+    job: int
+    row: int
+    attempt: int
+    submitted_ms: int
+
+
+class Acceptance(NamedTuple):
+    """The answer to a submission."""
+
+    job: int
+    row: int
+    remote_id: str
+    submitted_ms: int
+
+
+class Ending(NamedTuple):
+    """How a job ended, and where its row stands from then on."""
+
+    job: int
+    row: int
+    state: RowState
+    status: str | None
+    """None: the submission surely made no job, and is forgotten."""
+    retries: int
+    unconfirmed: int
+    delay_ms: int | None
+    execution_ms: int | None
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction writes, in the order of the fields."""
+
+    accepted: list[Acceptance] = field(default_factory=list)
+    ended: list[Ending] = field(default_factory=list)
+    failures: list[FailureRecord] = field(default_factory=list)
+    submitted: list[Submission] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)
+    """Added to the run's counters."""
+    committed_bytes: dict[int, int] = field(default_factory=dict)
+    """Output -> length of its file that the ended rows have reached."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write but counters."""
+        return not (self.accepted or self.ended or self.submitted or self.failures)
+
+
+class Store:
+    """A run's state file.
+
+    Args:
+        path: The file; made when it does not exist, unless `read_only`.
+        read_only: Look on, also while another process writes.
+
+    Raises:
+        StateError: see `schema.connect`; any method raises it for a damaged file, and OutputError for a full disk.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self._db = connect(path, read_only=read_only)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; SQLite folds the write-ahead log into it."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing: commits at the end, rolls back on any exception."""
+        with sqlite_errors(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.rollback()
+                raise
+            self._db.commit()
+
+    def query(self, sql: str, parameters: Iterable[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a reading statement."""
+        with sqlite_errors(self.path):
+            return self._db.execute(sql, tuple(parameters)).fetchall()
+
+    def get_setting(self, name: str) -> object:
+        """A setting's JSON value; None when there is none."""
+        rows = self.query("SELECT value FROM settings WHERE name = ?", (name,))
+        return orjson.loads(rows[0][0]) if rows else None
+
+    def set_setting(self, name: str, value: object) -> None:
+        """Keep a JSON value under a name."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, orjson.dumps(value)))
+
+    # What a session starts from
+
+    def outputs(self) -> list[OutputRecord]:
+        """The results files, in order."""
+        return [OutputRecord(*row) for row in self.query("SELECT * FROM outputs ORDER BY output")]
+
+    def sources(self) -> list[SourceRecord]:
+        """The inputs, in order."""
+        sql = "SELECT source, path, origin, file, stamp, output FROM sources ORDER BY source"
+        return [SourceRecord(*row) for row in self.query(sql)]
+
+    def next_job(self) -> int:
+        """A job number larger than all that were given."""
+        return int(self.query("SELECT coalesce(max(job), 0) + 1 FROM jobs")[0][0])
+
+    def pending(self, after_row: int, count: int) -> list[RowRecord]:
+        """Up to `count` pending rows behind `after_row`, in order."""
+        sql = f"SELECT {_COLUMNS} FROM rows WHERE row > ? AND state = 0 ORDER BY row LIMIT ?"
+        return [_row(row) for row in self.query(sql, (after_row, count))]
+
+    def row(self, row: int) -> RowRecord:
+        """One row by its number."""
+        return _row(self.query(f"SELECT {_COLUMNS} FROM rows WHERE row = ?", (row,))[0])
+
+    def row_by_id(self, row_id: str) -> RowRecord | None:
+        """One row by its id; None when there is none."""
+        rows = self.query(f"SELECT {_COLUMNS} FROM rows WHERE id = ?", (row_id,))
+        return _row(rows[0]) if rows else None
+
+    def open_jobs(self) -> list[OpenJob]:
+        """The jobs whose ID is known and whose end is not, oldest first. There are about a window of them."""
+        columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
+        sql = (
+            f"SELECT {columns}, j.job, j.remote_id, j.submitted_ms FROM rows r JOIN jobs j ON j.job = r.job"
+            " WHERE r.state = 2 ORDER BY j.submitted_ms, j.job"
+        )
+        return [OpenJob(_row(row[:-3]), *row[-3:]) for row in self.query(sql)]
+
+    def settle_unconfirmed(self, policy: UnconfirmedPolicy) -> int:
+        """Decide about the rows whose submission a crash left without an answer; returns how many there were.
+
+        With `resubmit`, rows that an earlier session held are submitted again too: that is what it asks for.
+        """
+        next_state = RowState.PENDING if policy == "resubmit" else RowState.HELD
+        with self.transaction() as db:
+            db.execute("UPDATE jobs SET status = 'UNCONFIRMED' WHERE job IN (SELECT job FROM rows WHERE state = 1)")
+            count = db.execute(
+                "UPDATE rows SET state = ?, unconfirmed = unconfirmed + 1 WHERE state = 1", (int(next_state),)
+            ).rowcount
+            if policy == "resubmit":
+                db.execute("UPDATE rows SET state = 0 WHERE state = 5")
+            if count:
+                _add(db, {"unconfirmed": count})
+        return count
+
+    def retry_failed(self, kinds: tuple[str, ...]) -> int:
+        """Make failed rows pending again, with all their retries; returns how many.
+
+        Args:
+            kinds: Only these failure kinds; empty: all.
+        """
+        chosen = f" WHERE kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
+        with self.transaction() as db:
+            count = db.execute(
+                f"UPDATE rows SET state = 0, retries = 0, unconfirmed = 0"
+                f" WHERE state = 4 AND row IN (SELECT row FROM failures{chosen})",
+                kinds,
+            ).rowcount
+            db.execute("DELETE FROM failures WHERE row IN (SELECT row FROM rows WHERE state = 0)")
+        return count
+
+    def begin_session(self, pid: int, now_ms: int) -> int:
+        """Note that a session has begun; returns its number."""
+        with self.transaction() as db:
+            cursor = db.execute(
+                "INSERT INTO sessions (pid, started_ms, seen_ms) VALUES (?, ?, ?)", (pid, now_ms, now_ms)
+            )
+            return int(cursor.lastrowid or 0)
+
+    def end_session(self, session: int, now_ms: int, outcome: str) -> None:
+        """Note how a session ended."""
+        with self.transaction() as db:
+            db.execute("UPDATE sessions SET seen_ms = ?, outcome = ? WHERE session = ?", (now_ms, outcome, session))
+
+    # What the driver writes while it goes on
+
+    def commit(self, batch: Batch, session: int, now_ms: int) -> None:
+        """Write a batch; it is on disk when this returns."""
+        with self.transaction() as db:
+            _write_accepted(db, batch.accepted)
+            _write_ended(db, batch.ended)
+            if batch.failures:
+                db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", batch.failures)
+            _write_submitted(db, batch.submitted)
+            _add(db, batch.counters)
+            for output, size_bytes in batch.committed_bytes.items():
+                db.execute("UPDATE outputs SET committed_bytes = ? WHERE output = ?", (size_bytes, output))
+            db.execute("UPDATE sessions SET seen_ms = ? WHERE session = ?", (now_ms, session))
+
+    # What people ask for
+
+    def counts(self) -> dict[RowState, int]:
+        """How many rows are in each state."""
+        counts = dict.fromkeys(RowState, 0)
+        for state, count in self.query("SELECT state, count(*) FROM rows GROUP BY state"):
+            counts[RowState(state)] = int(count)
+        return counts
+
+    def counters(self) -> dict[str, int]:
+        """The run's counters over all sessions."""
+        return dict(self.query("SELECT name, value FROM counters"))
+
+    def failures(self, output: int) -> Iterator[tuple[RowRecord, FailureRecord, tuple[str | None, int | None]]]:
+        """The failed rows of an output in input order: row, failure, and its last job's ID and submission time."""
+        columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
+        sql = (
+            f"SELECT {columns}, f.*, j.remote_id, j.submitted_ms FROM rows r JOIN failures f ON f.row = r.row"
+            " JOIN sources s ON s.source = r.source LEFT JOIN jobs j ON j.job = r.job"
+            " WHERE r.state = 4 AND s.output = ? ORDER BY r.row"
+        )
+        with sqlite_errors(self.path):
+            for row in self._db.execute(sql, (output,)):
+                yield _row(row[:11]), FailureRecord(*row[11:18]), (row[18], row[19])
+
+    def failure_groups(self) -> list[tuple[str, int, str, str]]:
+        """Failed rows by kind, most first: kind, count, and the id and message of the first."""
+        return self.query(
+            "SELECT f.kind, count(*), (SELECT id FROM rows WHERE row = min(f.row)),"
+            " (SELECT message FROM failures WHERE row = min(f.row))"
+            " FROM failures f JOIN rows r ON r.row = f.row AND r.state = 4 GROUP BY f.kind ORDER BY count(*) DESC"
+        )
+
+    def percentiles(self, column: str, shares: tuple[float, ...]) -> tuple[int, ...] | None:
+        """Nearest-rank percentiles of `delay_ms` or `execution_ms` over completed jobs; None without any."""
+        where = f"FROM jobs WHERE status = 'COMPLETED' AND {column} IS NOT NULL"
+        count = int(self.query(f"SELECT count(*) {where}")[0][0])
+        if not count:
+            return None
+        sql = f"SELECT {column} {where} ORDER BY {column} LIMIT 1 OFFSET ?"
+        ranks = (min(int(share * count), count - 1) for share in shares)
+        return tuple(int(self.query(sql, (rank,))[0][0]) for rank in ranks)
+
+    def sessions_ms(self) -> int:
+        """Wall time of all sessions together."""
+        return int(self.query("SELECT coalesce(sum(seen_ms - started_ms), 0) FROM sessions")[0][0])
+
+
+def _row(values: tuple[Any, ...]) -> RowRecord:
+    return RowRecord._make((*values[:7], RowState(values[7]), *values[8:11]))
+
+
+def _add(db: sqlite3.Connection, counters: dict[str, int]) -> None:
+    db.executemany(
+        "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+        counters.items(),
+    )
+
+
+def _write_submitted(db: sqlite3.Connection, submitted: list[Submission]) -> None:
+    db.executemany("INSERT INTO jobs (job, row, attempt, submitted_ms) VALUES (?, ?, ?, ?)", submitted)
+    db.executemany(
+        "UPDATE rows SET state = 1, job = ?, attempts = ? WHERE row = ?", ((s.job, s.attempt, s.row) for s in submitted)
+    )
+
+
+def _write_accepted(db: sqlite3.Connection, accepted: list[Acceptance]) -> None:
+    db.executemany(
+        "UPDATE jobs SET remote_id = ?, submitted_ms = ? WHERE job = ?",
+        ((a.remote_id, a.submitted_ms, a.job) for a in accepted),
+    )
+    db.executemany("UPDATE rows SET state = 2 WHERE row = ?", ((a.row,) for a in accepted))
+
+
+def _write_ended(db: sqlite3.Connection, ended: list[Ending]) -> None:
+    made = [e for e in ended if e.status is not None]
+    db.executemany(
+        "UPDATE jobs SET status = ?, delay_ms = ?, execution_ms = ? WHERE job = ?",
+        ((e.status, e.delay_ms, e.execution_ms, e.job) for e in made),
+    )
+    db.executemany(
+        "UPDATE rows SET state = ?, retries = ?, unconfirmed = ? WHERE row = ?",
+        ((int(e.state), e.retries, e.unconfirmed, e.row) for e in made),
+    )
+    if len(made) < len(ended):
+        never = [e for e in ended if e.status is None]
+        db.executemany("DELETE FROM jobs WHERE job = ?", ((e.job,) for e in never))
+        db.executemany(
+            "UPDATE rows SET state = 0, job = NULL, attempts = attempts - 1 WHERE row = ?", ((e.row,) for e in never)
+        )

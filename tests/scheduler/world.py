@@ -1,0 +1,356 @@
+"""A world in virtual time for the scheduler: an endpoint with workers, a network with latency and faults, a driver.
+
+Everything that a run can meet is drawn from one seeded generator, so that a failing example can be run again. The
+world holds the scheduler to its law while it runs: the window, the connections and the limits are asserted at every
+step, and a scheduler that neither acts nor waits for anything is a deadlock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
+
+from batchrun.config import OperationLimit, SchedulerOptions
+from batchrun.errors import AmbiguousError, NotFoundError, RejectedError, ThrottledError, UnreachableError
+from batchrun.scheduler import commands as cmd
+from batchrun.scheduler import events as ev
+from batchrun.scheduler.failures import Failure, FailureKind
+from batchrun.scheduler.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass
+class Faults:
+    """Shares of requests or jobs that go wrong, 0..1."""
+
+    submit_lost_before: float = 0.0
+    submit_lost_after: float = 0.0
+    submit_rejected: float = 0.0
+    submit_unreachable: float = 0.0
+    poll_broken: float = 0.0
+    poll_missing_once: float = 0.0
+    job_lost: float = 0.0
+    job_bad: float = 0.0
+    throttled: float = 0.0
+    outage: tuple[float, float] = (math.inf, math.inf)
+    """From when to when nothing can be reached."""
+
+
+@dataclass
+class Setting:
+    """A world to run in."""
+
+    rows: int = 50
+    workers: int = 4
+    service_s: Callable[[Random], float] = lambda _: 1.0
+    latency_s: Callable[[Random], float] = lambda _: 0.02
+    commit_s: float = 0.005
+    options: SchedulerOptions = field(default_factory=SchedulerOptions)
+    enforce_limits: bool = True
+    workers_at: list[tuple[float, int]] = field(default_factory=list)
+    """Changes of the number of workers: (when, how many)."""
+    faults: Faults = field(default_factory=Faults)
+    seed: int = 0
+    stop_at: float = math.inf
+    """When the user asks to stop."""
+
+
+@dataclass
+class Job:
+    """A job at the endpoint."""
+
+    remote_id: str
+    row: int
+    arrived_at: float
+    service_s: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    outcome: str = "ok"
+
+
+class World:
+    """An endpoint, a network and a driver around one scheduler."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.rng = Random(setting.seed)
+        self.now = 0.0
+        self.jobs: dict[str, Job] = {}
+        self.queue: deque[Job] = deque()
+        self.busy = 0
+        self.workers = setting.workers
+        self.arrivals: dict[str, deque[float]] = {"run": deque(), "status": deque(), "health": deque()}
+        self.requests: Counter[str] = Counter()
+        self.throttled = 0
+        self.under_way: Counter[str] = Counter()
+        self.agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self.order = 0
+        # what the store would know
+        self.pending: deque[ev.Ticket] = deque(ev.Ticket(row) for row in range(setting.rows))
+        self.ended: dict[int, cmd.Finish] = {}
+        self.held: set[int] = set()
+        self.submissions: Counter[int] = Counter()
+        self.accepted: Counter[int] = Counter()
+        self.requeued: Counter[int] = Counter()
+        self.unconfirmed: Counter[int] = Counter()
+        self.requeued_pending: dict[int, ev.Ticket] = {}
+        self.open_jobs: dict[int, tuple[int, str]] = {}
+        self.attempts: dict[int, int] = {}
+        self.lateness_s: list[float] = []
+        self.halted: cmd.Halt | None = None
+        self.crashed = False
+        self.steps = 0
+        self.most_in_play = 0
+        self.scheduler = Scheduler(setting.options, Random(setting.seed + 1))
+        for at, count in setting.workers_at:
+            self.at(at, lambda count=count: self._set_workers(count))
+        if setting.stop_at < math.inf:
+            self.at(setting.stop_at, lambda: self.tell(ev.StopRequested()))
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        self.order += 1
+        heapq.heappush(self.agenda, (when, self.order, action))
+
+    def tell(self, event: ev.Event) -> None:
+        self.scheduler.handle(event, self.now)
+
+    def run(self, *, until: float = 1e7, crash_after: int | None = None) -> World:
+        """Run to the end, or up to a crash after so many commands."""
+        while True:
+            for command in self.scheduler.commands(self.now):
+                self.steps += 1
+                if crash_after is not None and self.steps > crash_after:
+                    self.crashed = True
+                    return self
+                self._do(command)
+            self._check()
+            if self.scheduler.is_done:
+                return self
+            wakeup = self.scheduler.next_wakeup(self.now)
+            assert wakeup is None or wakeup > self.now, "a wakeup that is due has nothing to say"
+            times = [t for t in (wakeup, self.agenda[0][0] if self.agenda else None) if t is not None]
+            assert times, f"deadlock: {self.scheduler!r}"
+            self.now = min(times)
+            assert self.now < until, f"too long: {self.scheduler!r}"
+            while self.agenda and self.agenda[0][0] <= self.now:
+                heapq.heappop(self.agenda)[2]()
+
+    def resume(self) -> World:
+        """A new session on what the store and the endpoint know after a crash."""
+        self.agenda = [entry for entry in self.agenda if getattr(entry[2], "endpoint", False)]
+        heapq.heapify(self.agenda)
+        self.under_way.clear()
+        self.crashed = False
+        self.steps = 0
+        self.scheduler = Scheduler(
+            self.setting.options, Random(self.setting.seed + 2), next_job=max(self.open_jobs, default=0) + 100_000
+        )
+        open_rows = set()
+        for job, (row, remote_id) in list(self.open_jobs.items()):
+            open_rows.add(row)
+            ticket = ev.Ticket(row, self.attempts[row], self.requeued[row], self.unconfirmed[row])
+            if remote_id:
+                self.tell(ev.JobAdopted(ticket, job, remote_id, self.jobs[remote_id].arrived_at))
+            else:
+                del self.open_jobs[job]
+                self.unconfirmed[row] += 1
+                self.requeued_pending[row] = ev.Ticket(
+                    row, self.attempts[row], self.requeued[row], self.unconfirmed[row]
+                )
+        self.pending = deque(
+            self.requeued_pending.get(
+                row, ev.Ticket(row, self.attempts.get(row, 0), self.requeued[row], self.unconfirmed[row])
+            )
+            for row in range(self.setting.rows)
+            if row not in self.ended and row not in self.held and (row not in open_rows or row in self.requeued_pending)
+        )
+        self.requeued_pending.clear()
+        return self
+
+    # the driver
+
+    def _do(self, command: cmd.Command) -> None:
+        match command:
+            case cmd.LoadRows(count):
+                tickets = tuple(self.pending.popleft() for _ in range(min(count, len(self.pending))))
+                event = ev.RowsLoaded(tickets, exhausted=not self.pending)
+                self.at(self.now + self.setting.commit_s, lambda: self.tell(event))
+            case cmd.Submit(job, row, attempt):
+                assert row not in self.ended
+                self.submissions[row] += 1
+                self.attempts[row] = attempt
+                self.open_jobs[job] = (row, "")
+                self.under_way["run"] += 1
+                self.at(self.now + self.setting.commit_s, lambda: self._send_submit(job, row))
+            case cmd.Poll(job, remote_id):
+                self.under_way["status"] += 1
+                self._send_poll(job, remote_id)
+            case cmd.CheckHealth():
+                self._send_health()
+            case cmd.Requeue(job, row, status, _, retries, unconfirmed):
+                del self.open_jobs[job]
+                self.requeued[row] = retries
+                self.unconfirmed[row] = unconfirmed
+                if status is None:
+                    self.submissions[row] -= 1
+                    self.attempts[row] -= 1
+            case cmd.Finish(job, row):
+                assert row not in self.ended, f"row {row} ended twice"
+                del self.open_jobs[job]
+                self.ended[row] = command
+                self.unconfirmed[row] = command.unconfirmed
+            case cmd.Hold(job, row):
+                del self.open_jobs[job]
+                self.held.add(row)
+            case cmd.Halt():
+                self.halted = command
+
+    def _check(self) -> None:
+        options, scheduler = self.setting.options, self.scheduler
+        in_play = len(scheduler._ready) + len(scheduler._waiting) + len(scheduler._flights)
+        self.most_in_play = max(self.most_in_play, in_play)
+        assert self.scheduler.in_flight <= options.concurrency or self.scheduler.in_flight == len(self.open_jobs)
+        assert self.under_way["run"] + self.under_way["status"] <= options.connections
+        for operation, limit in (("run", options.limits.run), ("status", options.limits.status)):
+            assert not limit.concurrent or self.under_way[operation] <= limit.concurrent
+
+    # the network
+
+    def _arrive(self, operation: str) -> bool:
+        """Whether the limits let a request in."""
+        self.requests[operation] += 1
+        limit: OperationLimit = getattr(self.setting.options.limits, operation)
+        times = self.arrivals[operation]
+        while times and times[0] <= self.now - 10.0:
+            times.popleft()
+        if self.setting.enforce_limits and limit.per_window and len(times) >= limit.per_window:
+            self.throttled += 1
+            return False
+        times.append(self.now)
+        return self.rng.random() >= self.setting.faults.throttled
+
+    def _down(self) -> bool:
+        start, end = self.setting.faults.outage
+        return start <= self.now < end
+
+    def _send_submit(self, job: int, row: int) -> None:
+        faults, sent_at = self.setting.faults, self.now
+        there, back = self.setting.latency_s(self.rng), self.setting.latency_s(self.rng)
+
+        def answer(event: ev.Event) -> None:
+            self.under_way["run"] -= 1
+            if isinstance(event, ev.Submitted):
+                self.open_jobs[job] = (row, event.remote_id)
+            self.tell(event)
+
+        def fail(error: Exception, after: float) -> None:
+            self.at(self.now + after, lambda: answer(ev.SubmitFailed(job, error, sent_at)))  # type: ignore[arg-type]
+
+        if self._down() or self.rng.random() < faults.submit_unreachable:
+            fail(UnreachableError("connection refused"), there)
+            return
+        if self.rng.random() < faults.submit_lost_before:
+            fail(AmbiguousError("reset"), there + back)
+            return
+        lost_after = self.rng.random() < faults.submit_lost_after
+
+        def arrive() -> None:
+            if not self._arrive("run"):
+                fail(ThrottledError("429", http_status=429), back)
+            elif self.rng.random() < faults.submit_rejected:
+                fail(RejectedError("400", http_status=400), back)
+            else:
+                remote_id = self._accept(row)
+                if lost_after:
+                    fail(AmbiguousError("reset"), back)
+                else:
+                    self.at(self.now + back, lambda: answer(ev.Submitted(job, remote_id, sent_at)))
+
+        self.at(self.now + there, arrive)
+
+    def _send_poll(self, job: int, remote_id: str) -> None:
+        faults, sent_at = self.setting.faults, self.now
+        there, back = self.setting.latency_s(self.rng), self.setting.latency_s(self.rng)
+
+        def answer(event: ev.Event) -> None:
+            self.under_way["status"] -= 1
+            self.tell(event)
+
+        def arrive() -> None:
+            error: Exception | None = None
+            if self._down():
+                error = UnreachableError("no route")
+            elif not self._arrive("status"):
+                error = ThrottledError("429", http_status=429, retry_after_s=1.0)
+            elif self.rng.random() < faults.poll_broken:
+                error = AmbiguousError("502", http_status=502)
+            elif self.rng.random() < faults.poll_missing_once:
+                error = NotFoundError("404", http_status=404)
+            if error is not None:
+                event: ev.Event = ev.PollFailed(job, error, sent_at)  # type: ignore[arg-type]
+            else:
+                event = self._status(job, remote_id, sent_at)
+            self.at(self.now + back, lambda: answer(event))
+
+        self.at(self.now + there, arrive)
+
+    def _send_health(self) -> None:
+        self.requests["health"] += 1
+        event: ev.Event = ev.HealthSeen()
+        if self._down():
+            event = ev.HealthFailed(UnreachableError("no route"))
+        self.at(self.now + self.setting.latency_s(self.rng), lambda: self.tell(event))
+
+    # the endpoint
+
+    def _accept(self, row: int) -> str:
+        remote_id = f"job-{len(self.jobs)}"
+        job = Job(remote_id, row, self.now, self.setting.service_s(self.rng))
+        draw = self.rng.random()
+        if draw < self.setting.faults.job_lost:
+            job.outcome = "lost"
+        elif draw < self.setting.faults.job_lost + self.setting.faults.job_bad:
+            job.outcome = "bad"
+        self.jobs[remote_id] = job
+        self.accepted[row] += 1
+        self.queue.append(job)
+        self._dispatch()
+        return remote_id
+
+    def _set_workers(self, count: int) -> None:
+        self.workers = count
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        while self.queue and self.busy < self.workers:
+            self.busy += 1
+            job = self.queue.popleft()
+            job.started_at = self.now
+
+            def end(job: Job = job) -> None:
+                self.busy -= 1
+                job.ended_at = self.now
+                self._dispatch()
+
+            end.endpoint = True  # type: ignore[attr-defined]
+            self.at(self.now + job.service_s, end)
+
+    def _status(self, job: int, remote_id: str, sent_at: float) -> ev.Event:
+        remote = self.jobs[remote_id]
+        if remote.ended_at is None:
+            return ev.JobSeen(job, in_progress=remote.started_at is not None, sent_at=sent_at)
+        self.lateness_s.append(self.now - remote.ended_at)
+        times = (remote.ended_at - remote.service_s - remote.arrived_at, remote.service_s)
+        if remote.outcome == "lost":
+            failure = Failure(FailureKind.PLATFORM, "job timed out after 1 retries", "")
+            return ev.JobEnded(job, "FAILED", failure, *times, sent_at)
+        if remote.outcome == "bad":
+            failure = Failure(FailureKind.BAD_REQUEST, "bad", "")
+            return ev.JobEnded(job, "FAILED", failure, *times, sent_at)
+        return ev.JobEnded(job, "COMPLETED", None, *times, sent_at)
