@@ -5,9 +5,7 @@ Only click and the options are imported at the top, so that `--help` answers at 
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,7 +15,7 @@ from batchrun import __version__, config
 from batchrun.errors import BatchrunError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from batchrun.results.summary import Observer, Summary
 
@@ -64,7 +62,7 @@ def _give_up(error: BatchrunError) -> NoReturn:
 )
 @click.version_option(__version__, "-V", "--version", prog_name="batchrun")
 def main() -> None:
-    """Run JSONL prompt files through a Runpod serverless queue endpoint.
+    r"""Run JSONL prompt files through a Runpod serverless queue endpoint.
 
     Every prompt is submitted once, tracked in a state file and collected into a JSONL results file.
     The same command again goes on wherever the last one was cut off.
@@ -136,7 +134,11 @@ _LOCAL_OPTIONS = [
 _RETRY_OPTIONS = [
     click.option("--retry-failed", is_flag=True, help="Take up the failed rows again, with all their retries."),
     click.option(
-        "--only", "kinds", multiple=True, metavar="KIND", help="With --retry-failed: only this kind of failure; repeatable."
+        "--only",
+        "kinds",
+        multiple=True,
+        metavar="KIND",
+        help="With --retry-failed: only this kind of failure; repeatable.",
     ),
     click.option(
         "--api-key-file",
@@ -257,7 +259,7 @@ _RUN_OPTIONS = [
 @main.command(context_settings=_ENVIRONMENT)
 @_with_options([*_RUN_OPTIONS, *_RETRY_OPTIONS, *_LOCAL_OPTIONS, *_SHOW_OPTIONS])
 def run(**given: Any) -> None:
-    """Run the prompts of INPUT..., or go on with a run.
+    r"""Run the prompts of INPUT..., or go on with a run.
 
     INPUT is a JSONL file (also .gz), a folder of such files, or `-` for stdin. A line is a prompt, chat
     messages, an `input` object for any worker, or an OpenAI batch line. The API key comes from RUNPOD_API_KEY.
@@ -283,7 +285,7 @@ def run(**given: Any) -> None:
 @click.argument("state", type=click.Path(path_type=Path))
 @_with_options([*_RETRY_OPTIONS, *_LOCAL_OPTIONS, *_SHOW_OPTIONS])
 def resume(state: Path, **given: Any) -> None:
-    """Go on with the run of a STATE file, with the options that it was started with.
+    r"""Go on with the run of a STATE file, with the options that it was started with.
 
     \b
     Examples:
@@ -300,7 +302,7 @@ def resume(state: Path, **given: Any) -> None:
 @click.argument("state", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def status(state: Path, *, as_json: bool) -> None:
-    """Show how the run of a STATE file stands; also while it is going on.
+    r"""Show how the run of a STATE file stands; also while it is going on.
 
     \b
     Examples:
@@ -317,7 +319,7 @@ def status(state: Path, *, as_json: bool) -> None:
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
-    """Say what is wrong with each line of INPUT..., or sum the inputs up.
+    r"""Say what is wrong with each line of INPUT..., or sum the inputs up.
 
     \b
     Examples:
@@ -327,8 +329,9 @@ def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
     import orjson
 
     from batchrun.prompts import check as checking
+    from batchrun.prompts.sources import find_sources
 
-    report = checking.inspect(checking.find_sources(inputs), stdin=sys.stdin.buffer)
+    report = checking.inspect(find_sources(inputs), stdin=sys.stdin.buffer)
     if as_json:
         click.echo(orjson.dumps(checking.to_json(report), option=orjson.OPT_INDENT_2).decode())
     else:
@@ -341,7 +344,11 @@ def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 picks a free one.")
 @click.option("--workers", type=click.IntRange(0, 100_000), default=2, show_default=True, help="Workers to emulate.")
 @click.option(
-    "--jobs-per-worker", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Jobs a worker runs at once."
+    "--jobs-per-worker",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    show_default=True,
+    help="Jobs a worker runs at once.",
 )
 @click.option("--latency", type=click.FloatRange(0), default=0.0, show_default=True, help="Seconds added to each job.")
 @click.option(
@@ -352,7 +359,7 @@ def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("--limits/--no-limits", default=False, show_default=True, help="Enforce Runpod's documented rate limits.")
 @_with_options(_LOCAL_OPTIONS)
 def serve(**given: Any) -> None:
-    """Serve a local endpoint that speaks Runpod's queue API, for rehearsals and tests.
+    r"""Serve a local endpoint that speaks Runpod's queue API, for rehearsals and tests.
 
     \b
     Examples:
@@ -427,8 +434,10 @@ def _limit(given: int | None, documented: config.OperationLimit, *, unlimited: b
 
 
 def _session_options(given: dict[str, Any]) -> dict[str, Any]:
-    names = ("retry_failed", "kinds", "api_key_file", "worker", "model_file", "upstream")
-    return {name: given[name] for name in names}
+    from batchrun.session import LocalWorker
+
+    options = {name: given[name] for name in ("retry_failed", "kinds", "api_key_file")}
+    return {**options, "local": LocalWorker(given["worker"], given["model_file"], given["upstream"])}
 
 
 def _observer(given: dict[str, Any]) -> Observer:

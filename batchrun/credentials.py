@@ -64,7 +64,5 @@ def _from_config(path: Path) -> str | None:
 def _checked(key: str, where: str) -> str:
     key = key.strip()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise UsageError(
-            f"{where} does not hold an API key", "a key is one word of letters, digits and underscores"
-        )
+        raise UsageError(f"{where} does not hold an API key", "a key is one word of letters, digits and underscores")
     return key

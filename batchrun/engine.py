@@ -23,7 +23,6 @@ from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.failures import Failure, FailureKind, classify_job
 from batchrun.state.store import Acceptance
-from batchrun.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from batchrun.journal import Journal
     from batchrun.results.summary import Observer, Snapshot
     from batchrun.scheduler.scheduler import Scheduler
+    from batchrun.tally import Tally
 
 T = TypeVar("T")
 

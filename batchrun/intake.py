@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from batchrun.errors import InputError, UsageError
 from batchrun.prompts.identity import derived_id, line_digest
-from batchrun.prompts.lines import iter_lines
-from batchrun.prompts.shapes import LineError, parse_line
-from batchrun.prompts.sources import Source, SourceKind, find_sources, spool
+from batchrun.prompts.shapes import LineError, Prompt, parse_line
+from batchrun.prompts.sources import Source, SourceKind, find_sources, iter_source, spool
 from batchrun.state.intake import Merged, StagedLine, merge, stage
 from batchrun.state.store import SourceRecord
 
@@ -54,12 +54,12 @@ def take_in(options: RunOptions, store: Store, observer: Observer, *, from_spool
     mark = {"stamps": [[record.origin, record.stamp] for record in records], "limit": options.limit}
     if store.get_setting("intake") == mark:
         return None
-    problems: list[str] = []
+    problems = _Problems()
     lines = _valid_lines(records, problems, observer, limit=None if known else options.limit)
     stage(store, lines)
-    if problems:
+    if problems.count:
         raise InputError(
-            _listed(problems), "mend the lines, or look at all of them: batchrun check " + " ".join(options.inputs)
+            str(problems), "mend the lines, or look at all of them: batchrun check " + " ".join(options.inputs)
         )
     merged = merge(store, records, whole=options.limit is None or bool(known), limit=options.limit)
     store.set_setting("intake", mark)
@@ -135,38 +135,59 @@ def _stamp(path: Path) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
 
 
-def _valid_lines(
-    sources: Sequence[SourceRecord], problems: list[str], observer: Observer, *, limit: int | None
-) -> Iterator[StagedLine]:
-    seen = 0
-    for source in sources:
+def preview(options: RunOptions, stdin: BinaryIO) -> Iterator[Prompt]:
+    """The prompts of the inputs in order, up to the limit, read without a state file.
+
+    Raises:
+        InputError: an input or a line of it is wrong.
+    """
+    lines = ((source, line) for source in find_sources(options.inputs) for line in iter_source(source, stdin))
+    for source, line in islice(lines, options.limit):
         try:
-            file = Path(source.file).open("rb")  # noqa: SIM115 - the generator holds it in the with below
-        except OSError as error:
-            raise InputError(f"{source.path}: {error.strerror}", "check the path and its permissions") from error
-        with file:
-            for line in iter_lines(file):
-                if limit is not None and seen >= limit:
-                    return
-                seen += 1
-                if seen % _PROGRESS_EVERY_LINES == 0:
-                    observer.message(f"reading: {seen:,} lines so far")
-                try:
-                    prompt = parse_line(line.raw)
-                except LineError as error:
-                    problems.append(f"{source.path}:{line.number}: {error.message}")
-                    continue
-                yield StagedLine(
-                    prompt.id if prompt.id is not None else derived_id(prompt),
-                    prompt.id is None,
-                    source.source,
-                    line.number,
-                    line.offset,
-                    len(line.raw),
-                    line_digest(line.raw),
-                )
+            yield parse_line(line.raw)
+        except LineError as error:
+            raise InputError(f"{source.path}:{line.number}: {error.message}", error.hint) from error
 
 
-def _listed(problems: list[str]) -> str:
-    more = len(problems) - _PROBLEMS_SHOWN
-    return "\n".join(problems[:_PROBLEMS_SHOWN]) + (f"\n... and {more:,} more" if more > 0 else "")
+class _Problems:
+    """The wrong lines: the first few, and how many."""
+
+    def __init__(self) -> None:
+        self.first: list[str] = []
+        self.count = 0
+
+    def add(self, problem: str) -> None:
+        self.count += 1
+        if len(self.first) < _PROBLEMS_SHOWN:
+            self.first.append(problem)
+
+    def __str__(self) -> str:
+        more = self.count - len(self.first)
+        return "\n".join(self.first) + (f"\n... and {more:,} more" if more else "")
+
+
+def _valid_lines(
+    sources: Sequence[SourceRecord], problems: _Problems, observer: Observer, *, limit: int | None
+) -> Iterator[StagedLine]:
+    plain = (
+        (source, line)
+        for source in sources
+        for line in iter_source(Source(source.file, SourceKind.FILE), sys.stdin.buffer)
+    )
+    for count, (source, line) in enumerate(islice(plain, limit), 1):
+        if count % _PROGRESS_EVERY_LINES == 0:
+            observer.message(f"reading: {count:,} lines so far")
+        try:
+            prompt = parse_line(line.raw)
+        except LineError as error:
+            problems.add(f"{source.path}:{line.number}: {error.message}")
+            continue
+        yield StagedLine(
+            derived_id(prompt) if prompt.id is None else prompt.id,
+            prompt.id is None,
+            source.source,
+            line.number,
+            line.offset,
+            len(line.raw),
+            line_digest(line.raw),
+        )

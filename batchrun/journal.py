@@ -21,7 +21,6 @@ from batchrun.results.record import JobInfo, result_line
 from batchrun.results.text import extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
-from batchrun.scheduler.failures import Failure
 from batchrun.scheduler.states import RowState
 from batchrun.state.store import Acceptance, Batch, Ending, FailureRecord, Submission
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from batchrun.config import RunOptions
     from batchrun.prompts.lines import LineReader
     from batchrun.results.writer import ResultsFile
+    from batchrun.scheduler.failures import Failure
     from batchrun.state.store import OpenJob, RowRecord, SourceRecord, Store
 
 
@@ -81,6 +81,7 @@ class Journal:
         store: Store,
         session: int,
         options: RunOptions,
+        *,
         sources: Mapping[int, SourceRecord],
         reader: LineReader,
         results: Mapping[int, ResultsFile],
@@ -160,7 +161,7 @@ class Journal:
         remote_id, submitted_ms = self._jobs[finish.job]
         line = self._line(row)
         return result_line(
-            id=row.id,
+            row_id=row.id,
             text=text,
             output=answer.output,
             carried={} if isinstance(line, LineChangedError) else line.carried,
@@ -193,18 +194,18 @@ class Journal:
 
     def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int) -> None:
         row = self._rows[ending.row]
-        state, status, retries, failure = RowState.PENDING, None, row.retries, None
+        retries, answer = row.retries, None
+        status: str | None
         match ending:
             case cmd.Finish():
-                failure = ending.failure
-                state = RowState.FAILED if failure else RowState.SUCCEEDED
-                status = ending.status
+                state = RowState.FAILED if ending.failure else RowState.SUCCEEDED
+                status, answer = ending.status, _answer(ending.answer)
+                if ending.failure:
+                    batch.failures.append(self._failure(ending, ending.failure, answer, now_ms))
             case cmd.Hold():
                 state, status = RowState.HELD, "UNCONFIRMED"
             case cmd.Requeue():
-                status, retries = ending.status, ending.retries
-        answer = None if isinstance(ending, cmd.Hold) else ending.answer
-        answer = answer if isinstance(answer, JobAnswer) else None
+                state, status, retries, answer = RowState.PENDING, ending.status, ending.retries, _answer(ending.answer)
         batch.ended.append(
             Ending(
                 ending.job,
@@ -218,16 +219,12 @@ class Journal:
             )
         )
         self._rows[ending.row] = row._replace(retries=retries, unconfirmed=ending.unconfirmed)
-        if failure:
-            batch.failures.append(self._failure(ending.row, ending.job, status or "", failure, answer, now_ms))
 
-    def _failure(
-        self, row: int, job: int, status: str, failure: Failure, answer: JobAnswer | None, now_ms: int
-    ) -> FailureRecord:
-        submitted_ms = self._jobs.get(job, ("", now_ms))[1]
+    def _failure(self, ending: cmd.Finish, failure: Failure, answer: JobAnswer | None, now_ms: int) -> FailureRecord:
+        submitted_ms = self._jobs.get(ending.job, ("", now_ms))[1]
         return FailureRecord(
-            row,
-            status,
+            ending.row,
+            ending.status,
             failure.kind.value,
             failure.message,
             failure.raw,
@@ -261,6 +258,10 @@ def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:
 
 def _ticket(record: RowRecord) -> Ticket:
     return Ticket(record.row, record.attempts, record.retries, record.unconfirmed)
+
+
+def _answer(answer: object) -> JobAnswer | None:
+    return answer if isinstance(answer, JobAnswer) else None
 
 
 def _whole(number: float | None) -> int | None:

@@ -131,7 +131,14 @@ class Run:
         if not any(counts[state] for state in RowState if state.is_open):
             return Outcome("finished")
         scheduler = Scheduler(options.scheduler, rng, next_job=self.store.next_job())
-        journal = Journal(self.store, self._session, options, self._sources, self._reader, self._results)
+        journal = Journal(
+            self.store,
+            self._session,
+            options,
+            sources=self._sources,
+            reader=self._reader,
+            results=self._results,
+        )
         async with EndpointClient(
             base_url,
             options.endpoint,
@@ -231,7 +238,7 @@ class Run:
                 completed_at=None if failure.completed_ms is None else failure.completed_ms / 1000,
             )
             yield error_line(
-                id=row.id,
+                row_id=row.id,
                 status=failure.status,
                 kind=failure.kind,
                 message=failure.message,

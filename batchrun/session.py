@@ -8,7 +8,10 @@ import random
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
 
 from batchrun.config import RunOptions
 from batchrun.credentials import find_api_key
@@ -27,6 +30,16 @@ if TYPE_CHECKING:
     from batchrun.results.summary import Observer, Summary
 
 
+@dataclass(frozen=True, slots=True)
+class LocalWorker:
+    """What answers at the local endpoint."""
+
+    worker: str = "auto"
+    """`auto`, `smollm2` or `echo`."""
+    model_file: Path | None = None
+    upstream: str | None = None
+
+
 def run(
     options: RunOptions,
     *,
@@ -35,9 +48,7 @@ def run(
     retry_failed: bool = False,
     kinds: tuple[str, ...] = (),
     api_key_file: Path | None = None,
-    worker: str = "auto",
-    model_file: Path | None = None,
-    upstream: str | None = None,
+    local: LocalWorker = LocalWorker(),
 ) -> Summary:
     """Start a run or go on with it, up to its end or its interruption.
 
@@ -50,7 +61,7 @@ def run(
             observer.message(f"{opened.retry_failed(kinds):,} failed rows are taken up again")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
         if options.is_local:
-            outcome = _in_loop(_drive_locally(opened, observer, rng, worker, model_file, upstream))
+            outcome = _in_loop(_drive_locally(opened, observer, rng, local))
         else:
             outcome = _in_loop(opened.drive(options.base_url, api_key, rng))
         return opened.conclude(outcome)
@@ -102,31 +113,29 @@ def serve(given: dict[str, Any]) -> None:
         limits=given["limits"],
         cold_start_s=given["cold_start"],
     )
-    _in_loop(_serve(options, given["worker"], given["model_file"], given["upstream"]))
+    _in_loop(_serve(options, LocalWorker(given["worker"], given["model_file"], given["upstream"])))
 
 
-async def _serve(options: Any, worker_name: str, model_file: Path | None, upstream: str | None) -> None:
+async def _serve(options: Any, local: LocalWorker) -> None:
     from batchrun.local.server import LocalEndpoint
     from batchrun.local.workers import choose_worker
 
-    worker, notice = choose_worker(worker_name, model_file=model_file, upstream=upstream)
+    worker, notice = choose_worker(local.worker, model_file=local.model_file, upstream=local.upstream)
     if notice:
-        print(notice, file=sys.stderr)
+        click.echo(notice, err=True)
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with LocalEndpoint(options, worker) as endpoint:
-        print(f"serving {worker.name} at {endpoint.base_url}/ID/run; Ctrl-C ends it", file=sys.stderr, flush=True)
+        click.echo(f"serving {worker.name} at {endpoint.base_url}/ID/run; Ctrl-C ends it", err=True)
         await stopped.wait()
 
 
-async def _drive_locally(
-    run: Run, observer: Observer, rng: random.Random, worker_name: str, model_file: Path | None, upstream: str | None
-) -> Outcome:
+async def _drive_locally(run: Run, observer: Observer, rng: random.Random, local: LocalWorker) -> Outcome:
     from batchrun.local.server import LocalEndpoint, LocalOptions
     from batchrun.local.workers import choose_worker
 
-    worker, notice = choose_worker(worker_name, model_file=model_file, upstream=upstream)
+    worker, notice = choose_worker(local.worker, model_file=local.model_file, upstream=local.upstream)
     if notice:
         observer.message(notice)
     async with LocalEndpoint(LocalOptions(), worker) as endpoint:

@@ -8,6 +8,7 @@ known from a single capture, or assumed, the docstring says so.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -306,10 +307,22 @@ def _load_object(body: bytes) -> dict[str, Any]:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise AmbiguousError(f"the answer is not JSON: {_excerpt(body)}", http_status=200) from error
+        data = _load_leniently(body, error)
     if not isinstance(data, dict):
         raise AmbiguousError(f"the answer is no JSON object: {_excerpt(body)}", http_status=200)
     return data
+
+
+def _load_leniently(body: bytes, error: orjson.JSONDecodeError) -> Any:
+    """What Python workers take for JSON: NaN becomes null, half of a surrogate pair a question mark.
+
+    Without this a finished job with a NaN in its output would be asked after for ever.
+    """
+    try:
+        data = json.loads(body, parse_constant=lambda _: None)
+        return orjson.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        raise AmbiguousError(f"the answer is not JSON: {_excerpt(body)}", http_status=200) from error
 
 
 def _excerpt(body: bytes) -> str:

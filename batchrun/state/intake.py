@@ -123,7 +123,9 @@ def merge(store: Store, sources: Sequence[SourceRecord], *, whole: bool, limit: 
         room = -1 if limit is None else max(limit - kept, 0)
         added = db.execute(f"{_ADD} LIMIT ?", (room,)).rowcount
         db.execute("DELETE FROM sources")
-        db.executemany("INSERT INTO sources (source, path, origin, file, stamp, output) VALUES (?, ?, ?, ?, ?, ?)", sources)
+        db.executemany(
+            "INSERT INTO sources (source, path, origin, file, stamp, output) VALUES (?, ?, ?, ?, ?, ?)", sources
+        )
     with sqlite_errors(store.path), store.transaction() as db:
         db.execute("DROP TABLE temp.incoming")
     return Merged(rows=kept + added, added=added, dropped=known - kept)

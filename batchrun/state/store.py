@@ -318,9 +318,9 @@ class Store:
     def failure_groups(self) -> list[tuple[str, int, str, str]]:
         """Failed rows by kind, most first: kind, count, and the id and message of the first."""
         return self.query(
-            "SELECT f.kind, count(*), (SELECT id FROM rows WHERE row = min(f.row)),"
-            " (SELECT message FROM failures WHERE row = min(f.row))"
-            " FROM failures f JOIN rows r ON r.row = f.row AND r.state = 4 GROUP BY f.kind ORDER BY count(*) DESC"
+            "SELECT g.kind, g.count, r.id, f.message"
+            " FROM (SELECT kind, count(*) AS count, min(row) AS first FROM failures GROUP BY kind) g"
+            " JOIN rows r ON r.row = g.first JOIN failures f ON f.row = g.first ORDER BY g.count DESC, g.first"
         )
 
     def percentiles(self, column: str, shares: tuple[float, ...]) -> tuple[int, ...] | None:

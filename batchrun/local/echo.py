@@ -1,0 +1,75 @@
+"""A worker without a model: answers at once, in worker-vllm's current shape, with the prompt itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchrun.local.workers import CHAT_ROUTE, ModelCall, model_call
+
+_MODEL = "echo"
+_DEFAULT_MAX_TOKENS = 1_000_000
+
+
+class EchoWorker:
+    """Says the prompt back; a word counts as a token. Inputs that are no prompts come back as `{"echo": input}`."""
+
+    name = "echo"
+    parallel = 8
+
+    async def start(self) -> None:
+        """Nothing to get ready."""
+
+    async def close(self) -> None:
+        """Nothing to let go."""
+
+    async def run(self, request: dict[str, Any]) -> Any:
+        """See `answer`."""
+        return self.answer(request)
+
+    def answer(self, request: dict[str, Any]) -> Any:
+        """The output for a job's input.
+
+        Raises:
+            WorkerFailure: a sampling value that vLLM refuses.
+        """
+        call = model_call(request)
+        return {"echo": request} if call is None else [_completion(call)]
+
+
+def _completion(call: ModelCall) -> dict[str, Any]:
+    body, is_chat = call.body, call.route == CHAT_ROUTE
+    prompts = _prompts(body)
+    most = body.get("max_completion_tokens") or body.get("max_tokens") or _DEFAULT_MAX_TOKENS
+    copies = body.get("n") if isinstance(body.get("n"), int) else 1
+    choices: list[dict[str, Any]] = []
+    made = 0
+    for prompt in prompts:
+        words = prompt.split()
+        said = " ".join(words[:most])
+        for _ in range(max(copies or 1, 1)):
+            made += min(len(words), most)
+            choice: dict[str, Any] = {"index": len(choices)}
+            choice |= {"message": {"role": "assistant", "content": said}} if is_chat else {"text": said}
+            choice["finish_reason"] = "length" if len(words) > most else "stop"
+            choices.append(choice)
+    used = sum(len(prompt.split()) for prompt in prompts)
+    return {
+        "id": f"{'chatcmpl' if is_chat else 'cmpl'}-echo",
+        "object": "chat.completion" if is_chat else "text_completion",
+        "model": body.get("model", _MODEL),
+        "choices": choices,
+        "usage": {"prompt_tokens": used, "completion_tokens": made, "total_tokens": used + made},
+    }
+
+
+def _prompts(body: dict[str, Any]) -> list[str]:
+    """What is to be said back: each prompt, or the last message."""
+    if "prompt" in body:
+        prompt = body["prompt"]
+        return [str(text) for text in prompt] if isinstance(prompt, list) else [str(prompt)]
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else {}
+    content = last.get("content", "") if isinstance(last, dict) else last
+    if isinstance(content, list):
+        content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return [str(content)]

@@ -1,0 +1,224 @@
+"""The platform's part of an endpoint, emulated: a FIFO queue, workers' slots, job states, expiry. Pure.
+
+As documented: a result is kept for 30 minutes after the job's end, a job lives at most its ttl after its
+submission and is then gone even when it is at work, and what is gone answers 404 like what never was. Overrunning
+`executionTimeout` ends a job as TIMED_OUT. An empty `input` is dropped by the platform, so that the job fails with
+"job timed out after 1 retries" (seen live).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchrun.config import DEFAULT_TTL_S, RETENTION_S
+from batchrun.endpoint.protocol import Health, JobAnswer, JobStatus
+
+DEFAULT_EXECUTION_TIMEOUT_S = 600.0
+
+
+@dataclass(slots=True)
+class Job:
+    """A job at the endpoint. Times are seconds of the caller's clock."""
+
+    id: str
+    request: dict[str, Any]
+    """The `input` object."""
+    submitted_at: float
+    execution_timeout_s: float
+    ttl_s: float
+    status: JobStatus = JobStatus.IN_QUEUE
+    slot: int | None = None
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    output: Any = None
+    has_output: bool = False
+    error: Any = None
+    retries: int = 0
+    run: int = field(default=0)
+    """How often it was started: tells a late end of an earlier start from the present one."""
+
+    def answer(self) -> JobAnswer:
+        """What `/status` says of it."""
+        started = self.slot is not None
+        return JobAnswer(
+            id=self.id,
+            status=self.status,
+            delay_ms=(self.started_at - self.submitted_at) * 1000 if started else None,
+            execution_ms=(self.ended_at - self.started_at) * 1000 if started and self.status.is_final else None,
+            worker_id=f"local-{self.slot}" if started else None,
+            retries=self.retries,
+            output=self.output,
+            has_output=self.has_output,
+            error=self.error,
+        )
+
+
+class JobQueue:
+    """The jobs of one endpoint.
+
+    Args:
+        workers: How many workers there are.
+        jobs_per_worker: How many jobs each runs at once.
+        name: Begins each job ID, so that no other server's ID is ever taken for one of these.
+        retention_s: How long a job is known after its end.
+    """
+
+    def __init__(self, workers: int, jobs_per_worker: int, *, name: str, retention_s: float = RETENTION_S) -> None:
+        self._name = name
+        self._workers = workers
+        self._jobs_per_worker = jobs_per_worker
+        self._retention_s = retention_s
+        self._jobs: dict[str, Job] = {}
+        self._waiting: deque[Job] = deque()
+        self._free = deque(slot for _ in range(jobs_per_worker) for slot in range(workers))
+        self._ended: deque[Job] = deque()
+        self._number = 0
+        self._queued = 0
+        self._completed = 0
+        self._failed = 0
+        self._retried = 0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def submit(self, request: dict[str, Any], policy: dict[str, Any], now: float) -> Job:
+        """Take a job in; `policy` is the body's, in milliseconds."""
+        self._expire(now)
+        self._number += 1
+        job = Job(
+            id=f"{self._name}-{self._number:08x}-u1",
+            request=request,
+            submitted_at=now,
+            execution_timeout_s=_seconds(policy.get("executionTimeout"), DEFAULT_EXECUTION_TIMEOUT_S),
+            ttl_s=_seconds(policy.get("ttl"), DEFAULT_TTL_S),
+        )
+        self._jobs[job.id] = job
+        if not request:
+            job.retries = 1
+            self._end(job, JobStatus.FAILED, now)
+            job.error = "job timed out after 1 retries"
+            return job
+        self._enqueue(job)
+        return job
+
+    def take(self, now: float) -> Job | None:
+        """Start the oldest waiting job when a slot is free; None when there is none, or no job."""
+        while self._waiting and self._free:
+            job = self._waiting.popleft()
+            if job.status is not JobStatus.IN_QUEUE or self._jobs.get(job.id) is not job:
+                continue
+            self._queued -= 1
+            if now >= job.submitted_at + job.ttl_s:
+                del self._jobs[job.id]
+                continue
+            job.slot = self._free.popleft()
+            job.status = JobStatus.IN_PROGRESS
+            job.started_at = now
+            job.run += 1
+            return job
+        return None
+
+    def complete(self, job: Job, run: int, output: Any, now: float) -> None:
+        """A job's worker has answered; without effect when that start of the job is over already."""
+        if job.run == run and job.status is JobStatus.IN_PROGRESS:
+            job.output, job.has_output = output, True
+            self._end(job, JobStatus.COMPLETED, now)
+
+    def fail(self, job: Job, run: int, error: Any, now: float, status: JobStatus = JobStatus.FAILED) -> None:
+        """A job's worker has failed; without effect when that start of the job is over already."""
+        if job.run == run and job.status is JobStatus.IN_PROGRESS:
+            job.error = error
+            self._end(job, status, now)
+
+    def find(self, job_id: str, now: float) -> Job | None:
+        """A job by its ID; None when it is unknown or gone."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            return None
+        kept_until = job.ended_at + self._retention_s if job.status.is_final else float("inf")
+        if now >= min(kept_until, job.submitted_at + job.ttl_s):
+            self._forget(job)
+            return None
+        return job
+
+    def cancel(self, job_id: str, now: float) -> Job | None:
+        """Cancel a job, queued or at work; one that is over stays as it is. None when it is unknown or gone."""
+        job = self.find(job_id, now)
+        if job is not None and not job.status.is_final:
+            self._end(job, JobStatus.CANCELLED, now)
+        return job
+
+    def retry(self, job_id: str, now: float) -> Job | None:
+        """Put a FAILED or TIMED_OUT job into the queue again under its ID; others stay as they are. None: unknown."""
+        job = self.find(job_id, now)
+        if job is not None and job.status in (JobStatus.FAILED, JobStatus.TIMED_OUT):
+            job.status, job.slot, job.error, job.output, job.has_output = JobStatus.IN_QUEUE, None, None, None, False
+            job.submitted_at = now
+            self._retried += 1
+            self._enqueue(job)
+        return job
+
+    def purge(self) -> int:
+        """Drop every job that waits in the queue, whoever submitted it; returns how many."""
+        dropped = [job for job in self._waiting if job.status is JobStatus.IN_QUEUE]
+        for job in dropped:
+            self._jobs.pop(job.id, None)
+        self._waiting.clear()
+        self._queued = 0
+        return len(dropped)
+
+    def health(self) -> tuple[Health, int]:
+        """What `/health` says, and the jobs that were retried."""
+        slots = self._workers * self._jobs_per_worker
+        busy = slots - len(self._free)
+        running = min(self._workers, busy)
+        health = Health(
+            in_queue=self._queued,
+            in_progress=busy,
+            completed=self._completed,
+            failed=self._failed,
+            idle=self._workers - running,
+            initializing=0,
+            ready=self._workers,
+            running=running,
+            throttled=0,
+            unhealthy=0,
+        )
+        return health, self._retried
+
+    def _enqueue(self, job: Job) -> None:
+        self._queued += 1
+        self._waiting.append(job)
+
+    def _end(self, job: Job, status: JobStatus, now: float) -> None:
+        if job.status is JobStatus.IN_QUEUE and job.slot is None and job.request:
+            self._queued -= 1
+        if job.status is JobStatus.IN_PROGRESS and job.slot is not None:
+            self._free.append(job.slot)
+        job.status, job.ended_at = status, now
+        if status is JobStatus.COMPLETED:
+            self._completed += 1
+        else:
+            self._failed += status is not JobStatus.CANCELLED
+        self._ended.append(job)
+
+    def _forget(self, job: Job) -> None:
+        del self._jobs[job.id]
+        if job.status is JobStatus.IN_PROGRESS and job.slot is not None:
+            self._free.append(job.slot)
+            job.run += 1
+        elif job.status is JobStatus.IN_QUEUE:
+            self._queued -= 1
+
+    def _expire(self, now: float) -> None:
+        """Forget what nobody asks for any more, so that a million jobs do not pile up."""
+        while self._ended and now >= self._ended[0].ended_at + self._retention_s:
+            job = self._ended.popleft()
+            if job.status.is_final and now >= job.ended_at + self._retention_s:
+                self._jobs.pop(job.id, None)
+
+
+def _seconds(milliseconds: Any, default_s: float) -> float:
+    return milliseconds / 1000 if isinstance(milliseconds, (int, float)) and milliseconds > 0 else default_s

@@ -1,0 +1,328 @@
+"""The local endpoint over HTTP: `/v2/<id>/run`, `/status` and the rest, as Runpod documents them.
+
+What the documentation leaves open (the bodies of 401, 404, 413 and 429, the status of a body that is too large) is
+answered in one plausible way; a client must not depend on it. Written on aiohttp's low-level server: this is also
+the stub that batchrun's own speed is measured against.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
+
+import orjson
+from aiohttp import web
+
+from batchrun.config import MAX_REQUEST_BYTES, RETENTION_S, Limits, OperationLimit
+from batchrun.endpoint.protocol import JobStatus, Operation, health_body, job_body
+from batchrun.errors import UsageError
+from batchrun.local.limits import RateLimit
+from batchrun.local.queue import Job, JobQueue
+from batchrun.local.workers import WorkerFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from batchrun.local.workers import Worker
+
+_LOST = "job timed out after 1 retries"
+"""What Runpod says when a worker was lost: the failure that `fail_rate` makes."""
+_RUNSYNC_WAIT_S = 90.0
+_UNLIMITED = OperationLimit(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """How the local endpoint behaves."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 picks a free one."""
+    workers: int = 2
+    jobs_per_worker: int = 1
+    latency_s: float = 0.0
+    """Added to the time at work of each job."""
+    fail_rate: float = 0.0
+    """Share of the jobs that fail as if their worker was lost."""
+    seed: int = 0
+    limits: bool = False
+    """Enforce the documented rate limits."""
+    cold_start_s: float = 0.0
+    """No worker takes a job before."""
+    api_key: str | None = None
+    """Demanded of each request; None: none is."""
+    endpoint_id: str | None = None
+    """The only endpoint that exists; None: any ID is one."""
+    retention_s: float = RETENTION_S
+
+
+class LocalEndpoint:
+    """A server with one endpoint.
+
+    Args:
+        options: How it behaves.
+        worker: What answers.
+        clock: Monotonic seconds.
+        intercept: Asked before each request is handled: a response that it returns is sent instead. For faults.
+    """
+
+    def __init__(
+        self,
+        options: LocalOptions,
+        worker: Worker,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        intercept: Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]] | None = None,
+    ) -> None:
+        self.options = options
+        self.queue = JobQueue(
+            options.workers, options.jobs_per_worker, name=str(uuid4()), retention_s=options.retention_s
+        )
+        self.base_url = ""
+        self._worker = worker
+        self._answer: Callable[[dict[str, Any]], Any] | None = getattr(worker, "answer", None)
+        self._clock = clock
+        self._intercept = intercept
+        self._rng = Random(options.seed)  # noqa: S311 - a rehearsal's chance, not a secret
+        self._opens_at = clock() + options.cold_start_s
+        self._awaited: dict[str, asyncio.Event] = {}
+        self._at_work: dict[str, asyncio.Task[None] | asyncio.TimerHandle] = {}
+        limits = Limits()
+        documented = {Operation.RUN: limits.run, Operation.CANCEL: limits.cancel, Operation.PURGE_QUEUE: _PURGE_LIMIT}
+        self._limits = {
+            operation: RateLimit(documented.get(operation, limits.status)) if options.limits else RateLimit(_UNLIMITED)
+            for operation in Operation
+        }
+        self._runner: web.ServerRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Get the worker ready and listen; `base_url` is known from then on.
+
+        Raises:
+            UsageError: the worker cannot run, or the address is taken.
+        """
+        await self._worker.start()
+        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None))
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.options.host, self.options.port, shutdown_timeout=0.1)
+        try:
+            await site.start()
+        except OSError as error:
+            await self.stop()
+            raise UsageError(
+                f"--port {self.options.port}: {error.strerror or error}", "give another --port, or 0 for a free one"
+            ) from error
+        host, port = self._runner.addresses[0][:2]
+        self.base_url = f"http://{host}:{port}/v2"
+        if self.options.cold_start_s:
+            asyncio.get_running_loop().call_later(self.options.cold_start_s, self._dispatch)
+
+    async def stop(self) -> None:
+        """Stop listening, and let the jobs at work go."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        tasks = [entry for entry in self._at_work.values() if isinstance(entry, asyncio.Task)]
+        for entry in self._at_work.values():
+            entry.cancel()
+        self._at_work.clear()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._worker.close()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._intercept is not None:
+            response = await self._intercept(request)
+            if response is not None:
+                return response
+        parts = request.path.split("/")
+        if len(parts) not in (4, 5) or parts[1] != "v2" or parts[3] not in _OPERATIONS:
+            return _error(404, "Not Found")
+        operation = _OPERATIONS[parts[3]]
+        refused = self._refuse(request, parts[2], operation)
+        if refused is not None:
+            return refused
+        limit = self._limits[operation]
+        wait_s = limit.admit(self._clock())
+        if wait_s is not None:
+            return _error(429, "too many requests", {"Retry-After": str(int(wait_s) + 1)})
+        try:
+            return await self._operate(operation, request, parts[4] if len(parts) > 4 else "")  # noqa: PLR2004 - the ID
+        finally:
+            limit.leave()
+
+    def _refuse(self, request: web.BaseRequest, endpoint: str, operation: Operation) -> web.Response | None:
+        options = self.options
+        if options.api_key is not None:
+            sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
+            if sent != options.api_key:
+                return _error(401, "unauthorized")
+        if options.endpoint_id is not None and endpoint != options.endpoint_id:
+            return _error(404, "endpoint not found")
+        if request.method not in _METHODS[operation]:
+            return _error(405, "method not allowed")
+        return None
+
+    async def _operate(self, operation: Operation, request: web.BaseRequest, job_id: str) -> web.Response:
+        now = self._clock()
+        match operation:
+            case Operation.STATUS:
+                response = _job(self.queue.find(job_id, now))
+            case Operation.RUN:
+                response = await self._run(request)
+            case Operation.HEALTH:
+                health, retried = self.queue.health()
+                response = _json(health_body(health, retried=retried))
+            case Operation.CANCEL:
+                response = _job(self.queue.cancel(job_id, now))
+                self._drop(job_id)
+                self._dispatch()
+            case Operation.RETRY:
+                response = _job(self.queue.retry(job_id, now))
+                self._dispatch()
+            case Operation.PURGE_QUEUE:
+                response = _json({"removed": self.queue.purge(), "status": "completed"})
+            case Operation.STREAM:
+                response = self._stream(job_id)
+            case Operation.RUNSYNC:
+                response = await self._runsync(request)
+        return response
+
+    async def _run(self, request: web.BaseRequest) -> web.Response:
+        job = await self._take_in(request)
+        if isinstance(job, web.Response):
+            return job
+        return _json({"id": job.id, "status": JobStatus.IN_QUEUE.value})
+
+    async def _take_in(self, request: web.BaseRequest) -> Job | web.Response:
+        if (request.content_length or 0) > MAX_REQUEST_BYTES:
+            return _error(413, f"the body is larger than {MAX_REQUEST_BYTES} bytes")
+        raw = await request.content.read()
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            return _error(400, f"invalid JSON: {error}")
+        if not isinstance(body, dict) or not isinstance(body.get("input"), dict):
+            return _error(400, "input must be an object")
+        policy = body.get("policy")
+        job = self.queue.submit(body["input"], policy if isinstance(policy, dict) else {}, self._clock())
+        self._dispatch()
+        return job
+
+    async def _runsync(self, request: web.BaseRequest) -> web.Response:
+        job = await self._take_in(request)
+        if isinstance(job, web.Response):
+            return job
+        wait = request.query.get("wait", "")
+        wait_s = min(max(int(wait) / 1000, 1.0), 300.0) if wait.isdigit() else _RUNSYNC_WAIT_S
+        ended = asyncio.Event()
+        self._awaited[job.id] = ended
+        self._tell_ended(job)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), wait_s)
+        del self._awaited[job.id]
+        return _job(job)
+
+    def _tell_ended(self, job: Job) -> None:
+        if job.status.is_final and job.id in self._awaited:
+            self._awaited[job.id].set()
+
+    def _stream(self, job_id: str) -> web.Response:
+        job = self.queue.find(job_id, self._clock())
+        if job is None:
+            return _job(None)
+        parts = job.output if isinstance(job.output, list) else [job.output] if job.has_output else []
+        return _json({"status": job.status.value, "stream": [{"output": part} for part in parts]})
+
+    def _dispatch(self) -> None:
+        """Start what can be started."""
+        if self._clock() < self._opens_at:
+            return
+        while (job := self.queue.take(self._clock())) is not None:
+            lost = self._rng.random() < self.options.fail_rate
+            if self._answer is not None and not self.options.latency_s:
+                self._finish_at_once(job, lost=lost)
+            else:
+                self._start(job, lost=lost)
+
+    def _finish_at_once(self, job: Job, *, lost: bool) -> None:
+        answer = self._answer
+        if lost or answer is None:
+            self._lose(job)
+        else:
+            try:
+                self.queue.complete(job, job.run, answer(job.request), self._clock())
+            except WorkerFailure as failure:
+                self.queue.fail(job, job.run, str(failure), self._clock())
+        self._tell_ended(job)
+
+    def _start(self, job: Job, *, lost: bool) -> None:
+        loop = asyncio.get_running_loop()
+        if self._answer is not None and self.options.latency_s < job.execution_timeout_s:
+            self._at_work[job.id] = loop.call_later(self.options.latency_s, self._finish_later, job, lost)
+        else:
+            self._at_work[job.id] = loop.create_task(self._work(job, lost=lost))
+
+    def _finish_later(self, job: Job, lost: bool) -> None:  # noqa: FBT001 - call_later passes by position
+        self._at_work.pop(job.id, None)
+        self._finish_at_once(job, lost=lost)
+        self._dispatch()
+
+    async def _work(self, job: Job, *, lost: bool) -> None:
+        run = job.run
+        try:
+            async with asyncio.timeout(job.execution_timeout_s):
+                await asyncio.sleep(self.options.latency_s)
+                output = None if lost else await self._worker.run(job.request)
+        except TimeoutError:
+            self.queue.fail(job, run, "executionTimeout exceeded", self._clock(), JobStatus.TIMED_OUT)
+        except WorkerFailure as failure:
+            self.queue.fail(job, run, str(failure), self._clock())
+        else:
+            if lost:
+                self._lose(job)
+            else:
+                self.queue.complete(job, run, output, self._clock())
+        self._at_work.pop(job.id, None)
+        self._tell_ended(job)
+        self._dispatch()
+
+    def _lose(self, job: Job) -> None:
+        job.retries += 1
+        self.queue.fail(job, job.run, _LOST, self._clock())
+
+    def _drop(self, job_id: str) -> None:
+        entry = self._at_work.pop(job_id, None)
+        if entry is not None:
+            entry.cancel()
+
+
+_PURGE_LIMIT = OperationLimit(per_window=2, concurrent=0)
+_OPERATIONS = {operation.value: operation for operation in Operation}
+_METHODS = dict.fromkeys(Operation, ("POST",)) | {
+    Operation.STATUS: ("GET", "POST"),
+    Operation.HEALTH: ("GET",),
+    Operation.STREAM: ("GET", "POST"),
+}
+
+
+def _json(data: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=orjson.dumps(data), status=status, headers=headers, content_type="application/json")
+
+
+def _job(job: Job | None) -> web.Response:
+    return _error(404, "job not found") if job is None else _json(job_body(job.answer()))
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    return _json({"error": message}, status, headers)

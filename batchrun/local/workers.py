@@ -1,0 +1,141 @@
+"""What answers behind the local endpoint: the interface, the request as a worker reads it, and the choice.
+
+A request is read as worker-vllm since 2.24 reads it: `openai_input` with its `openai_route` first, then `messages`,
+then `prompt`, with `sampling_params` spread into the body. So are its errors: the handler's text wraps what the
+model server said, in Python's repr.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+
+from batchrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHAT_ROUTE = "/v1/chat/completions"
+COMPLETIONS_ROUTE = "/v1/completions"
+
+
+class Worker(Protocol):
+    """Runs jobs."""
+
+    name: str
+    """For people."""
+    parallel: int
+    """How many jobs it is good at running at once."""
+
+    async def start(self) -> None:
+        """Get ready.
+
+        Raises:
+            UsageError: it cannot run here.
+        """
+
+    async def run(self, request: dict[str, Any]) -> Any:
+        """The output of a job for its `input` object.
+
+        Raises:
+            WorkerFailure: the job fails.
+        """
+
+    async def close(self) -> None:
+        """Let everything go."""
+
+
+class InstantWorker(Worker, Protocol):
+    """A worker that answers without waiting for anything."""
+
+    def answer(self, request: dict[str, Any]) -> Any:
+        """As `run`, at once.
+
+        Raises:
+            WorkerFailure: the job fails.
+        """
+
+
+class WorkerFailure(Exception):  # noqa: N818 - it is the job that fails, as its handler meant it
+    """A job fails, with the text that `/status` shows as its `error`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """A request as it goes to the model server."""
+
+    route: str
+    body: dict[str, Any]
+
+
+def model_call(request: dict[str, Any]) -> ModelCall | None:
+    """The model server's request for a job's input; None for an input that is no prompt.
+
+    Raises:
+        WorkerFailure: a sampling value that vLLM refuses, with the error that it gives.
+    """
+    sampling = request.get("sampling_params")
+    sampling = sampling if isinstance(sampling, dict) else {}
+    if isinstance(request.get("openai_input"), dict):
+        call = ModelCall(str(request.get("openai_route", CHAT_ROUTE)), request["openai_input"])
+    elif isinstance(request.get("messages"), list):
+        call = ModelCall(CHAT_ROUTE, {"messages": request["messages"], **sampling})
+    elif isinstance(request.get("prompt"), (str, list)):
+        call = ModelCall(COMPLETIONS_ROUTE, {"prompt": request["prompt"], **sampling})
+    else:
+        return None
+    _refuse_bad_sampling(call.body)
+    return call
+
+
+def model_failure(http_status: int, message: str, error_type: str = "BadRequestError") -> WorkerFailure:
+    """The failure of a job whose model server answered with an HTTP error."""
+    inner = {"error": {"message": message, "type": error_type, "param": None, "code": http_status}}
+    return worker_failure(f"vLLM returned HTTP {http_status}: {orjson.dumps(inner).decode()}")
+
+
+def worker_failure(message: str) -> WorkerFailure:
+    """A failure as worker-vllm's handler yields it and the SDK turns it into text."""
+    return WorkerFailure(str({"message": message, "type": "worker_error", "code": None}))
+
+
+def choose_worker(name: str, *, model_file: Path | None, upstream: str | None) -> tuple[Worker, str | None]:
+    """The worker for a name, and a line for people when it is not what they may expect.
+
+    Args:
+        name: `auto`, `smollm2` or `echo`; `auto` is the real model where it is installed, else the echo.
+        model_file: A GGUF file instead of the packaged one; it asks for the real model.
+        upstream: The URL of an OpenAI-compatible server to be the worker.
+
+    Raises:
+        UsageError: what was asked for is not installed, or does not go together.
+    """
+    if upstream is not None:
+        if name != "auto" or model_file is not None:
+            raise UsageError("--upstream does not go with --worker or --model-file", "give one of them")
+        from batchrun.local.upstream import UpstreamWorker
+
+        return UpstreamWorker(upstream), None
+    from batchrun.local.echo import EchoWorker
+    from batchrun.local.smollm2 import SmolLM2Worker, missing
+
+    if name == "echo":
+        return EchoWorker(), None
+    lack = missing(model_file)
+    if lack is None:
+        return SmolLM2Worker(model_file), None
+    if name == "smollm2" or model_file is not None:
+        raise UsageError(*lack)
+    return EchoWorker(), f"the local endpoint only echoes: {lack[0]} -> {lack[1]}"
+
+
+def _refuse_bad_sampling(body: dict[str, Any]) -> None:
+    for key in ("max_tokens", "max_completion_tokens"):
+        value = body.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise model_failure(400, f"{key} must be at least 1, got {value!r}.")
+    temperature = body.get("temperature")
+    if temperature is not None and (not isinstance(temperature, (int, float)) or temperature < 0):
+        raise model_failure(400, f"temperature must be non-negative, got {temperature!r}.")

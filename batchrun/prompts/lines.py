@@ -1,0 +1,101 @@
+"""Lines of a file, with the way back to each: streamed from the front, or one by one by position."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
+
+from batchrun.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+MAX_LINE_BYTES = 64 << 20
+"""A longer line is no prompt: the API takes 10 MB, and metadata beside it has no use for more."""
+_BOM = b"\xef\xbb\xbf"
+
+
+class LineTooLongError(InputError):
+    """A line that cannot be read into memory. The message begins with its number, the path is the caller's."""
+
+
+class RawLine(NamedTuple):
+    """A line that is not blank."""
+
+    number: int
+    """1-based, blank lines counted."""
+    offset: int
+    """Of `raw` in the file, in bytes."""
+    raw: bytes
+    """Without white space around it."""
+
+
+def iter_lines(file: BinaryIO) -> Iterator[RawLine]:
+    """The lines of a binary file from the front that are not blank, in constant memory.
+
+    A byte order mark at the front, CRLF line ends and a last line without an end are fine.
+
+    Raises:
+        LineTooLongError: a line is longer than 64 MiB.
+    """
+    offset, number = 0, 0
+    while line := file.readline(MAX_LINE_BYTES):
+        number += 1
+        start, raw = offset, line
+        offset += len(line)
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            raise LineTooLongError(f"{number}: longer than {MAX_LINE_BYTES >> 20} MiB", "is this a JSONL file?")
+        if number == 1 and raw.startswith(_BOM):
+            start += len(_BOM)
+            raw = raw[len(_BOM) :]
+        stripped = raw.lstrip()
+        start += len(raw) - len(stripped)
+        stripped = stripped.rstrip()
+        if stripped:
+            yield RawLine(number, start, stripped)
+
+
+class LineReader:
+    """Reads lines again by their position.
+
+    The files are opened at once and stay open: one that is replaced by another while the run goes on is still read
+    as it was.
+
+    Args:
+        paths: Source number -> file.
+
+    Raises:
+        InputError: a file cannot be opened.
+    """
+
+    def __init__(self, paths: Mapping[int, Path]) -> None:
+        self._files: dict[int, int] = {}
+        try:
+            for source, path in paths.items():
+                self._files[source] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            self.close()
+            raise InputError(f"{error.filename}: {error.strerror}", "the run needs its input files again") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, source: int, offset: int, length: int) -> bytes:
+        """`length` bytes at `offset`; fewer where the file ends before.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        try:
+            return os.pread(self._files[source], length, offset)
+        except OSError as error:
+            raise InputError(f"an input file cannot be read: {error.strerror}", "check its disk") from error
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._files:
+            os.close(self._files.popitem()[1])

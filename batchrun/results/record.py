@@ -1,0 +1,183 @@
+"""The lines of the results file and of the error file. Their shapes are a contract with whoever reads them.
+
+A line's own fields are carried to its result. Where one has the name of a field of ours, ours stays and theirs
+stands in `carried`, so that neither is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchrun.results.text import Text
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """What is known of the job that ended a row."""
+
+    id: str | None
+    endpoint: str
+    attempts: int
+    """Submissions of the row, the last one included."""
+    delay_ms: float | None
+    execution_ms: float | None
+    worker_id: str | None
+    submitted_at: float | None
+    """UTC epoch seconds."""
+    completed_at: float | None
+    """UTC epoch seconds."""
+    retries: int = 0
+    """How often the platform itself ran the job again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a result line says of its row, as far as the run needs it back."""
+
+    id: str
+    delay_ms: float | None
+    execution_ms: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    finish_reason: str | None
+
+
+def result_line(
+    *,
+    row_id: str,
+    text: Text,
+    output: Any,
+    carried: Mapping[str, Any],
+    file: str,
+    line: int,
+    job: JobInfo,
+    possible_duplicate: bool = False,
+) -> bytes:
+    """The line of a row that succeeded, with its line end."""
+    record: dict[str, Any] = {"id": row_id, "status": "COMPLETED", "text": text.text}
+    if len(text.texts) > 1:
+        record["texts"] = text.texts
+    record["finish_reason"] = text.finish_reason
+    record["usage"] = {"input_tokens": text.input_tokens, "output_tokens": text.output_tokens}
+    record["output"] = output
+    _carry(record, carried)
+    record["source"] = {"file": file, "line": line}
+    record["job"] = _job(job)
+    if possible_duplicate:
+        record["job"]["possible_duplicate"] = True
+    return _dumps(record)
+
+
+def error_line(
+    *,
+    row_id: str,
+    status: str,
+    kind: str,
+    message: str,
+    raw: str,
+    request: Any,
+    file: str,
+    line: int,
+    job: JobInfo | None,
+) -> bytes:
+    """The line of a row that failed, with its line end. As an input line it means its `request`.
+
+    Args:
+        row_id: The row's id.
+        status: The job's final state, or REJECTED, EXPIRED, UNCONFIRMED, INVALID.
+        kind: The failure's short stable word.
+        message: What a person can act on.
+        raw: Exactly what the worker or the API sent.
+        request: The input line as parsed.
+        file: The input file as the user named it.
+        line: 1-based.
+        job: None when nothing was submitted.
+    """
+    return _dumps(
+        {
+            "id": row_id,
+            "status": status,
+            "error": {"kind": kind, "message": message, "raw": raw},
+            "request": request,
+            "source": {"file": file, "line": line},
+            "job": None if job is None else _job(job),
+        }
+    )
+
+
+def read_record(line: bytes) -> Record | None:
+    """What a line of a results file says; None when no `result_line` wrote it."""
+    try:
+        data = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(data, dict) or data.get("status") != "COMPLETED" or not isinstance(data.get("id"), str):
+        return None
+    job, usage = data.get("job"), data.get("usage")
+    if not isinstance(job, dict) or not isinstance(usage, dict):
+        return None
+    return Record(
+        data["id"],
+        job.get("delay_ms"),
+        job.get("execution_ms"),
+        usage.get("input_tokens"),
+        usage.get("output_tokens"),
+        data.get("finish_reason"),
+    )
+
+
+_OURS = frozenset({"id", "status", "text", "texts", "finish_reason", "usage", "output", "source", "job", "carried"})
+
+
+def _carry(record: dict[str, Any], carried: Mapping[str, Any]) -> None:
+    hidden = {}
+    for key, value in carried.items():
+        if key in _OURS:
+            hidden[key] = value
+        else:
+            record[key] = value
+    if hidden:
+        record["carried"] = hidden
+
+
+def _job(job: JobInfo) -> dict[str, Any]:
+    data = {
+        "id": job.id,
+        "endpoint": job.endpoint,
+        "attempts": job.attempts,
+        "delay_ms": _whole(job.delay_ms),
+        "execution_ms": _whole(job.execution_ms),
+        "worker_id": job.worker_id,
+        "submitted_at": iso_time(job.submitted_at),
+        "completed_at": iso_time(job.completed_at),
+    }
+    if job.retries:
+        data["platform_retries"] = job.retries
+    return data
+
+
+def iso_time(epoch_s: float | None) -> str | None:
+    """`2026-01-01T00:00:00.000Z`; None stays None."""
+    if epoch_s is None:
+        return None
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(epoch_s * 1000) % 1000:03d}Z"
+
+
+def _whole(number: float | None) -> int | float | None:
+    return int(number) if number is not None and number == int(number) else number
+
+
+def _dumps(record: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError:
+        # Deeper than orjson writes, though it reads such: the standard library goes on to Python's own limit.
+        return json.dumps(record, ensure_ascii=True).encode("ascii") + b"\n"

@@ -1,0 +1,262 @@
+"""What a run looks like while it goes on, and what it came to. The summary owns the exit code."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WIDTH = 78
+"""Columns of the summary: fits a terminal of 80."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a run looks like at one moment. Rows are counted over the whole run, rates over the last half minute."""
+
+    total: int
+    succeeded: int
+    failed: int
+    held: int
+    pending: int
+    """Rows that nothing is under way for."""
+    waiting: int
+    """Rows that wait before a further submission."""
+    queued: int
+    """Jobs in flight that were in the queue when last asked after, or were not asked after yet."""
+    running: int
+    """Jobs in flight that were at work when last asked after."""
+    retries: int
+    unconfirmed: int
+    ended_in_session: int
+    elapsed_s: float
+    """Of this session."""
+    rows_per_s: float
+    tokens_per_s: float | None
+    """None when no tokens are reported."""
+    input_tokens: int
+    output_tokens: int
+    note: str
+    """Why nothing is submitted; empty when nothing is in the way."""
+
+    @property
+    def done(self) -> int:
+        """Rows that have ended."""
+        return self.succeeded + self.failed + self.held
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs submitted and not known to be final."""
+        return self.queued + self.running
+
+    @property
+    def eta_s(self) -> float | None:
+        """How long the rest takes at the present rate; None when there is no rate yet."""
+        return (self.total - self.done) / self.rows_per_s if self.rows_per_s > 0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The snapshot as JSON values."""
+        eta_s = self.eta_s
+        return {
+            "done": self.done,
+            **asdict(self),
+            "in_flight": self.in_flight,
+            "elapsed_s": round(self.elapsed_s, 3),
+            "rows_per_s": round(self.rows_per_s, 3),
+            "tokens_per_s": None if self.tokens_per_s is None else round(self.tokens_per_s, 1),
+            "eta_s": None if eta_s is None else round(eta_s, 1),
+        }
+
+
+class Observer(Protocol):
+    """Who is told how a run goes."""
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """The run goes on from here."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """What it looks like now; several times a second."""
+
+    def message(self, text: str) -> None:
+        """Something that a person should read."""
+
+    def end(self, snapshot: Snapshot) -> None:
+        """The last that is said."""
+
+
+class Percentiles(NamedTuple):
+    """Of a duration in milliseconds."""
+
+    p50: int
+    p90: int
+    p99: int
+
+
+class FailureGroup(NamedTuple):
+    """Failed rows of one kind."""
+
+    kind: str
+    rows: int
+    example_id: str
+    example_message: str
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run came to, over all of its sessions unless a field says otherwise."""
+
+    outcome: Literal["finished", "stopped", "interrupted"]
+    reason: str
+    """Why it stopped; empty when it did not."""
+    hint: str
+    """What to do about that."""
+    total: int
+    succeeded: int
+    failed: int
+    held: int
+    not_run: int
+    in_flight: int
+    """Jobs that go on at the endpoint."""
+    wall_s: float
+    session_s: float
+    """Of this session."""
+    rows_per_s: float
+    state: Path
+    failures: list[FailureGroup] = field(default_factory=list)
+    delay_ms: Percentiles | None = None
+    execution_ms: Percentiles | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    """None when the worker reports none."""
+    truncated: int = 0
+    """Rows whose text was cut off by max_tokens."""
+    calls: dict[str, int] = field(default_factory=dict)
+    """API calls by operation."""
+    throttled: int = 0
+    """Calls that were answered with 429 or 408."""
+    retries: int = 0
+    """Submissions made again."""
+    unconfirmed: int = 0
+    """Submissions whose answer never arrived: each may be a job that was paid for and is not known."""
+    results: list[Path] = field(default_factory=list)
+    errors: list[Path] = field(default_factory=list)
+    rescue_by: float | None = None
+    """UTC epoch seconds by when to go on, or results of jobs in flight expire; None when none are."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 all succeeded, 3 some did not, 4 stopped early, 130 interrupted."""
+        if self.outcome == "interrupted":
+            return 130
+        if self.outcome == "stopped":
+            return 4
+        return 0 if self.succeeded == self.total else 3
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as JSON values."""
+        data = asdict(self)
+        data["state"] = str(self.state)
+        data["results"] = [str(path) for path in self.results]
+        data["errors"] = [str(path) for path in self.errors]
+        data["failures"] = [group._asdict() for group in self.failures]
+        for key in ("delay_ms", "execution_ms"):
+            value: Percentiles | None = getattr(self, key)
+            data[key] = value._asdict() if value else None
+        return {**data, "exit_code": self.exit_code}
+
+
+def render(summary: Summary) -> str:
+    """The summary for a terminal: at most 78 columns but for paths, ending in what to do next."""
+    blocks = [_headline(summary), *_counts(summary), *_failures(summary), *_figures(summary), *_files(summary)]
+    steps = _next_steps(summary)
+    if steps:
+        blocks += ["", "next", *(f"  {step}" for step in steps)]
+    return "\n" + "\n".join(blocks) + "\n"
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 14 min`."""
+    if seconds < 10:  # noqa: PLR2004 - below ten seconds tenths are worth reading
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:  # noqa: PLR2004 - a minute
+        return f"{whole} s"
+    if whole < 3600:  # noqa: PLR2004 - an hour
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02} min"
+
+
+def _headline(s: Summary) -> str:
+    rows = f"{s.succeeded:,} of {s.total:,} rows succeeded"
+    match s.outcome:
+        case "finished":
+            return f"finished: {rows}"
+        case "interrupted":
+            return f"interrupted: {rows}"
+        case _:
+            lines = [f"stopped: {rows}", *textwrap.wrap(s.reason, WIDTH, initial_indent="  ", subsequent_indent="  ")]
+            return "\n".join(lines)
+
+
+def _counts(s: Summary) -> list[str]:
+    rest = [("failed", s.failed), ("held", s.held), ("in flight", s.in_flight), ("not run", s.not_run)]
+    return [f"  {name:<12}{count:>12,}" for name, count in [("succeeded", s.succeeded), *rest] if count]
+
+
+def _failures(s: Summary) -> list[str]:
+    if not s.failures:
+        return []
+    lines = ["", "failures"]
+    for group in s.failures:
+        example = f"{group.example_id}: {group.example_message}"
+        lines.append(f"  {group.kind:<16}{group.rows:>8,}  {textwrap.shorten(example, WIDTH - 28, placeholder='…')}")
+    return lines
+
+
+def _figures(s: Summary) -> list[str]:
+    lines = ["", f"  time        {duration(s.wall_s)}, {s.rows_per_s:,.1f} rows/s"]
+    if s.wall_s - s.session_s > 1:
+        lines[-1] += f" ({duration(s.session_s)} of it in this session)"
+    for name, value in (("in queue", s.delay_ms), ("at work", s.execution_ms)):
+        if value:
+            p50, p90, p99 = (duration(ms / 1000) for ms in value)
+            lines.append(f"  {name:<10}  p50 {p50}, p90 {p90}, p99 {p99}")
+    if s.input_tokens is not None and s.output_tokens is not None:
+        lines.append(f"  tokens      {s.input_tokens:,} in, {s.output_tokens:,} out")
+    if s.calls:
+        calls = ", ".join(f"{name} {count:,}" for name, count in sorted(s.calls.items()))
+        lines.append(f"  API calls   {calls}" + (f"; {s.throttled:,} throttled" if s.throttled else ""))
+    if s.retries:
+        lines.append(f"  retries     {s.retries:,}")
+    if s.unconfirmed:
+        lines.append(f"  duplicates  {s.unconfirmed:,} possible: submissions whose answer never arrived")
+    return lines
+
+
+def _files(s: Summary) -> list[str]:
+    lines = [""]
+    for name, paths in (("results", s.results), ("errors", s.errors), ("state", [s.state])):
+        lines += [f"  {name:<10}  {path}" for path in paths[:5]]
+        if len(paths) > 5:  # noqa: PLR2004 - a folder of shards would fill the screen
+            lines.append(f"  {'':<10}  … and {len(paths) - 5:,} more")
+    return lines
+
+
+def _next_steps(s: Summary) -> list[str]:
+    steps = [s.hint] if s.hint else []
+    if s.in_flight and s.rescue_by is not None:
+        by = datetime.fromtimestamp(s.rescue_by).astimezone().strftime("%H:%M")
+        steps.append(f"{s.in_flight:,} jobs go on at the endpoint: resume by {by}, or their results may expire")
+    if s.in_flight or s.not_run:
+        steps.append(f"go on: batchrun resume {s.state}")
+    if s.failed:
+        steps.append(f"try the failed rows again: batchrun resume {s.state} --retry-failed")
+    if s.held:
+        steps.append(f"submit the {s.held:,} held rows, which may pay twice: run again with --unconfirmed resubmit")
+    if s.truncated:
+        steps.append(f"{s.truncated:,} texts were cut off at max_tokens: raise it, for example --set max_tokens=512")
+    return steps

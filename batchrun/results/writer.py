@@ -1,0 +1,178 @@
+"""How lines reach the disk: results appended and synced, torn ends found and cut, error files whole by rename."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchrun.errors import OutputError, StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What stands in a results file beyond the committed length."""
+
+    lines: list[bytes]
+    """Whole lines, with their ends."""
+    cut_bytes: int
+    """Length of a torn last line; 0 when there is none."""
+
+
+class ResultsFile:
+    """A results file that is open for appending.
+
+    Args:
+        path: The file; made when it does not exist, with its folder.
+        committed_bytes: Its length; `recover` and `truncate` have made sure of that.
+
+    Raises:
+        OutputError: it cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path, committed_bytes: int) -> None:
+        self.path = path
+        self.size_bytes = committed_bytes
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not path.exists()
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if is_new:
+                _sync_folder(path.parent)
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Append lines; all of them, or none.
+
+        Raises:
+            OutputError: they cannot be written; the file is cut back to what it was.
+        """
+        data = memoryview(b"".join(lines))
+        at = self.size_bytes
+        with _writing(self.path):
+            try:
+                while data:
+                    written = os.pwrite(self._fd, data, at)
+                    at += written
+                    data = data[written:]
+            except OSError:
+                os.ftruncate(self._fd, self.size_bytes)
+                raise
+        self.size_bytes = at
+
+    def sync(self) -> None:
+        """Wait until what was appended is on disk.
+
+        Raises:
+            OutputError: it may not be.
+        """
+        with _writing(self.path):
+            os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def recover(path: Path, committed_bytes: int) -> Tail:
+    """What a crash has left in a results file beyond its committed length. Nothing is changed.
+
+    Raises:
+        StateError: the file is shorter than what is committed, so that results are missing.
+        OutputError: it cannot be read.
+    """
+    with _writing(path):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            size_bytes, tail = 0, b""
+        else:
+            try:
+                size_bytes = os.fstat(fd).st_size
+                tail = b"".join(_blocks(fd, committed_bytes))
+            finally:
+                os.close(fd)
+    if size_bytes < committed_bytes:
+        raise StateError(
+            f"{path} is {committed_bytes - size_bytes:,} bytes shorter than the state file says: results are missing",
+            "put the whole file back, or start a new run with another --output",
+        )
+    *whole, torn = tail.split(b"\n")
+    return Tail([line + b"\n" for line in whole], len(torn))
+
+
+def truncate(path: Path, size_bytes: int) -> None:
+    """Cut a file to a length, on disk.
+
+    Raises:
+        OutputError: it cannot be done.
+    """
+    with _writing(path):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.ftruncate(fd, size_bytes)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def write_errors(path: Path, lines: Iterable[bytes]) -> int:
+    """Write an error file whole, by rename; returns how many lines it has.
+
+    Without any line an older error file is removed: its rows have succeeded since.
+
+    Raises:
+        OutputError: it cannot be written; an older file is as it was.
+    """
+    part = path.with_name(path.name + ".part")
+    count = 0
+    with _writing(path):
+        try:
+            with part.open("wb") as file:
+                for line in lines:
+                    file.write(line)
+                    count += 1
+                file.flush()
+                os.fsync(file.fileno())
+            if count:
+                part.replace(path)
+            else:
+                path.unlink(missing_ok=True)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    return count
+
+
+def _blocks(fd: int, offset: int) -> Iterator[bytes]:
+    while block := os.pread(fd, _BLOCK_BYTES, offset):
+        offset += len(block)
+        yield block
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable too."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: results cannot be written: {error.strerror or error}",
+            "make room or fix the permissions, then run the same command: what was committed is whole",
+        ) from error
