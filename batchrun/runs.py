@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from batchrun.config import RETENTION_S
+from batchrun.config import RETENTION_S, WINDOW_S
 from batchrun.endpoint.client import EndpointClient
 from batchrun.engine import Engine, Outcome
 from batchrun.errors import StateError, StoppedError
@@ -131,6 +131,9 @@ class Run:
         if not any(counts[state] for state in RowState if state.is_open):
             return Outcome("finished")
         scheduler = Scheduler(options.scheduler, rng, next_job=self.store.next_job())
+        now, now_ms = self._clock(), self._now_ms()
+        recent_ms = self.store.recent_submissions_ms(now_ms - round(WINDOW_S * 1000))
+        scheduler.remember_submissions(now - (now_ms - at_ms) / 1000 for at_ms in recent_ms)
         journal = Journal(
             self.store,
             self._session,

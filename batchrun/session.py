@@ -117,8 +117,8 @@ def serve(given: dict[str, Any]) -> None:
 
 
 async def _serve(options: Any, local: LocalWorker) -> None:
+    from batchrun.local.choice import choose_worker
     from batchrun.local.server import LocalEndpoint
-    from batchrun.local.workers import choose_worker
 
     worker, notice = choose_worker(local.worker, model_file=local.model_file, upstream=local.upstream)
     if notice:
@@ -132,13 +132,13 @@ async def _serve(options: Any, local: LocalWorker) -> None:
 
 
 async def _drive_locally(run: Run, observer: Observer, rng: random.Random, local: LocalWorker) -> Outcome:
+    from batchrun.local.choice import choose_worker
     from batchrun.local.server import LocalEndpoint, LocalOptions
-    from batchrun.local.workers import choose_worker
 
     worker, notice = choose_worker(local.worker, model_file=local.model_file, upstream=local.upstream)
     if notice:
         observer.message(notice)
-    async with LocalEndpoint(LocalOptions(), worker) as endpoint:
+    async with LocalEndpoint(LocalOptions(workers=1, jobs_per_worker=worker.parallel), worker) as endpoint:
         return await run.drive(endpoint.base_url, None, rng)
 
 

@@ -8,6 +8,7 @@ breaks afterwards may have.
 from __future__ import annotations
 
 import asyncio
+from io import BytesIO
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0
 """Shorter than any server's own: a POST on a connection that the server just closed would be ambiguous."""
+_SENT_IN_PIECES_BYTES = 1 << 20
+"""A larger body would hold the event loop up if it were sent in one piece."""
 _SPARE_CONNECTIONS = 4
 """For /health, beside those that the scheduler counts."""
 
@@ -115,8 +118,9 @@ class EndpointClient:
         return parse_health(*await self._request("GET", self._health_url, None))
 
     async def _request(self, method: str, url: str, body: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
+        data = BytesIO(body) if body and len(body) > _SENT_IN_PIECES_BYTES else body
         try:
-            async with self._session.request(method, url, data=body, allow_redirects=False) as response:
+            async with self._session.request(method, url, data=data, allow_redirects=False) as response:
                 return response.status, response.headers, await response.read()
         except aiohttp.ClientConnectorError as error:
             raise UnreachableError(f"no connection: {_reason(error)}") from error

@@ -114,9 +114,9 @@ class LocalEndpoint:
             UsageError: the worker cannot run, or the address is taken.
         """
         await self._worker.start()
-        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None))
+        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self.options.host, self.options.port, shutdown_timeout=0.1)
+        site = web.TCPSite(self._runner, self.options.host, self.options.port)
         try:
             await site.start()
         except OSError as error:
@@ -207,7 +207,7 @@ class LocalEndpoint:
     async def _take_in(self, request: web.BaseRequest) -> Job | web.Response:
         if (request.content_length or 0) > MAX_REQUEST_BYTES:
             return _error(413, f"the body is larger than {MAX_REQUEST_BYTES} bytes")
-        raw = await request.content.read()
+        raw = await request.read()
         try:
             body = orjson.loads(raw)
         except orjson.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""What answers behind the local endpoint: the interface, the request as a worker reads it, and the choice.
+"""What answers behind the local endpoint: the interface, and the request as a worker reads it.
 
 A request is read as worker-vllm since 2.24 reads it: `openai_input` with its `openai_route` first, then `messages`,
 then `prompt`, with `sampling_params` spread into the body. So are its errors: the handler's text wraps what the
@@ -8,14 +8,9 @@ model server said, in Python's repr.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import orjson
-
-from batchrun.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CHAT_ROUTE = "/v1/chat/completions"
 COMPLETIONS_ROUTE = "/v1/completions"
@@ -99,36 +94,6 @@ def model_failure(http_status: int, message: str, error_type: str = "BadRequestE
 def worker_failure(message: str) -> WorkerFailure:
     """A failure as worker-vllm's handler yields it and the SDK turns it into text."""
     return WorkerFailure(str({"message": message, "type": "worker_error", "code": None}))
-
-
-def choose_worker(name: str, *, model_file: Path | None, upstream: str | None) -> tuple[Worker, str | None]:
-    """The worker for a name, and a line for people when it is not what they may expect.
-
-    Args:
-        name: `auto`, `smollm2` or `echo`; `auto` is the real model where it is installed, else the echo.
-        model_file: A GGUF file instead of the packaged one; it asks for the real model.
-        upstream: The URL of an OpenAI-compatible server to be the worker.
-
-    Raises:
-        UsageError: what was asked for is not installed, or does not go together.
-    """
-    if upstream is not None:
-        if name != "auto" or model_file is not None:
-            raise UsageError("--upstream does not go with --worker or --model-file", "give one of them")
-        from batchrun.local.upstream import UpstreamWorker
-
-        return UpstreamWorker(upstream), None
-    from batchrun.local.echo import EchoWorker
-    from batchrun.local.smollm2 import SmolLM2Worker, missing
-
-    if name == "echo":
-        return EchoWorker(), None
-    lack = missing(model_file)
-    if lack is None:
-        return SmolLM2Worker(model_file), None
-    if name == "smollm2" or model_file is not None:
-        raise UsageError(*lack)
-    return EchoWorker(), f"the local endpoint only echoes: {lack[0]} -> {lack[1]}"
 
 
 def _refuse_bad_sampling(body: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from batchrun.config import WINDOW_S, OperationLimit
 from batchrun.scheduler.failures import backoff_s
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from random import Random
 
 _MARGIN_S = 0.02
@@ -82,6 +83,11 @@ class Pacer:
     def trouble(self) -> int:
         """Failures in a row, 0 when the last request was answered."""
         return self._trouble
+
+    def remember(self, times: Iterable[float]) -> None:
+        """Count requests of an earlier session, by when they were answered, oldest first."""
+        if self._limit:
+            self._places.extend(at + WINDOW_S + _MARGIN_S for at in times)
 
     def ready(self, now: float) -> int:
         """How many requests may start at `now`."""

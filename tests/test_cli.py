@@ -1,0 +1,271 @@
+"""The command line as a user meets it: one clear line for each mistake, and its exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import orjson
+import pytest
+from click.testing import CliRunner
+
+from batchrun.cli import main
+from tests.rehearsal import read_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def quiet_home(tmp_path: Path, monkeypatch):
+    """No key, no settings, and a folder of its own for each test."""
+    for name in list(os.environ):
+        if name.startswith(("RUNPOD_", "BATCHRUN_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "x y"}\n"z"\n')
+    return tmp_path
+
+
+def batchrun(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "batchrun", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environ},
+    )
+
+
+def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return batchrun("run", *arguments, "-e", "local", "--worker", "echo", "--progress", "none", **environ)
+
+
+def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["p.jsonl"], "Missing option '-e' / '--endpoint'"),
+        (["p.jsonl", "-e", "abc"], "there is no API key"),
+        (["p.jsonl", "-e", "a/b c"], "is no endpoint ID"),
+        (["none.jsonl", "-e", "local"], "none.jsonl: there is no such file or folder"),
+        (["p.jsonl", "p.jsonl", "-e", "local", "-o", "o.jsonl"], "p.jsonl is given twice"),
+        (["p.jsonl", "-", "-e", "local"], "where should the results go?"),
+        (["-", "-e", "local"], "where should the results go?"),
+        (["p.jsonl", "-e", "local", "-o", "-"], "results go to a file"),
+        (["p.jsonl", "-e", "local", "-j", "0"], "0 is not in the range"),
+        (["p.jsonl", "-e", "local", "--set", "temperature"], "is not KEY=VALUE"),
+        (["p.jsonl", "-e", "local", "--execution-timeout", "1"], "1.0 is not in the range"),
+        (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only goes with --retry-failed"),
+        (["p.jsonl", "-e", "local", "--no-such-option"], "No such option"),
+        (["p.jsonl", "-e", "x", "--base-url", "ftp://x", "--api-key-file", "key"], "is no http(s) URL"),
+        (["p.jsonl", "-e", "x", "--api-key-file", "nokey"], "--api-key-file nokey: No such file"),
+        (["p.jsonl", "-e", "local", "--state", "."], ". is a folder"),
+        (["p.jsonl", "-e", "local", "--state", "p.jsonl"], "p.jsonl: the state file is damaged"),
+        (["p.jsonl", "-e", "local", "--model-file", "none.gguf"], "none.gguf: there is no such file"),
+        (["p.jsonl", "-e", "local", "--log-file", "no/such/folder/log"], "--log-file no/such/folder/log"),
+        (["empty.jsonl", "-e", "local"], "there is no line in the input"),
+    ],
+)
+def test_wrong_usage_is_exit_2_with_one_clear_line_and_nothing_left_behind(tmp_path: Path, arguments, words):
+    (tmp_path / "key").write_text("rpa_KEY")
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert_one_clear_line(batchrun("run", *arguments), 2, words)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_invalid_lines_are_listed_by_file_and_line(tmp_path: Path):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": 1}\n{"id": "a", "prompt": "x"}\nnonsense\n')
+    done = local("bad.jsonl")
+    assert_one_clear_line(done, 2, "bad.jsonl:1: `prompt` must be")
+    assert "bad.jsonl:3: invalid JSON" in done.stderr
+    assert "batchrun check bad.jsonl" in done.stderr
+
+
+def test_results_go_beside_the_input_and_nothing_to_stdout(tmp_path: Path):
+    done = local("p.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert sorted(record["text"] for record in read_lines(tmp_path / "p.results.jsonl")) == ["x y", "z"]
+    assert "finished: 2 of 2 rows succeeded" in done.stderr
+
+
+def test_stdin_and_gzip_are_read_and_a_resumed_run_needs_neither_again(tmp_path: Path):
+    import gzip
+
+    (tmp_path / "g.jsonl.gz").write_bytes(gzip.compress(b'"from gzip"\n'))
+    command = [sys.executable, "-m", "batchrun", "run", "-", "g.jsonl.gz", "-e", "local", "--worker", "echo"]
+    done = subprocess.run(
+        [*command, "-o", "o.jsonl", "--limit", "1"], input=b'"from stdin"\n"more"\n', capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [record["text"] for record in read_lines(tmp_path / "o.jsonl")] == ["from stdin"]
+    resumed = batchrun("resume", "o.jsonl.state", "--worker", "echo")
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(read_lines(tmp_path / "o.jsonl")) == 1
+
+
+def test_a_run_can_be_resumed_from_another_folder_and_after_being_moved(tmp_path: Path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    assert local("p.jsonl", "-o", "one/out.jsonl", "--limit", "1").returncode == 0
+    (tmp_path / "one").rename(tmp_path / "two")
+    monkeypatch.chdir(tmp_path / "two")
+    assert batchrun("resume", "out.jsonl.state", "--worker", "echo").returncode == 0
+    assert len(read_lines(tmp_path / "two" / "out.jsonl")) == 1
+
+
+def test_failed_rows_are_exit_3_and_the_error_file_is_input_again(tmp_path: Path):
+    (tmp_path / "f.jsonl").write_text('{"id": "ok", "prompt": "x"}\n{"id": "no", "prompt": "y", "max_tokens": 0}\n')
+    done = local("f.jsonl", "-o", "o.jsonl")
+    assert done.returncode == 3
+    assert "bad_request" in done.stderr
+    assert "--retry-failed" in done.stderr
+    (error,) = read_lines(tmp_path / "o.errors.jsonl")
+    assert error["request"] == {"id": "no", "prompt": "y", "max_tokens": 0}
+    again = local("o.errors.jsonl", "-o", "again.jsonl", "--set", "max_tokens=5")
+    assert again.returncode == 0, again.stderr
+    assert [record["id"] for record in read_lines(tmp_path / "again.jsonl")] == ["no"]
+
+
+def test_a_dry_run_prints_what_would_be_sent_and_sends_nothing(tmp_path: Path):
+    done = batchrun("run", "p.jsonl", "-e", "abc", "--dry-run", "--set", "temperature=0", "--ttl", "60")
+    assert done.returncode == 0, done.stderr
+    bodies = [orjson.loads(line) for line in done.stdout.splitlines()]
+    assert bodies[0] == {"input": {"prompt": "x y", "sampling_params": {"temperature": 0}}, "policy": {"ttl": 60000}}
+    assert "nothing was sent" in done.stderr
+    assert not (tmp_path / "p.results.jsonl").exists()
+
+
+def test_options_can_be_environment_variables(tmp_path: Path):
+    done = batchrun(
+        "run",
+        "p.jsonl",
+        BATCHRUN_OUTPUT="env.jsonl",
+        RUNPOD_ENDPOINT_ID="local",
+        BATCHRUN_WORKER="echo",
+        BATCHRUN_PROGRESS="none",
+        BATCHRUN_LIMIT="1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(read_lines(tmp_path / "env.jsonl")) == 1
+
+
+def test_progress_as_json_is_one_object_a_line_on_stderr():
+    done = batchrun("run", "p.jsonl", "-e", "local", "--worker", "echo", "--progress", "json")
+    events = [orjson.loads(line) for line in done.stderr.splitlines()]
+    assert [event["event"] for event in events][0] == "begin"
+    assert [event["event"] for event in events][-2:] == ["end", "summary"]
+    assert (events[-2]["done"], events[-1]["exit_code"]) == (2, 0)
+
+
+def test_quiet_says_nothing_when_all_is_well():
+    done = batchrun("run", "p.jsonl", "-e", "local", "--worker", "echo", "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_missing_extra_is_one_line_and_the_echo_answers():
+    code = "import sys; sys.modules['xllamacpp'] = None; from batchrun.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "p.jsonl", "-e", "local", "--progress", "plain"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("pip install") == 1
+
+
+def test_check_sums_the_input_up():
+    done = batchrun("check", "p.jsonl")
+    assert done.returncode == 0
+    assert "2: 2 prompt" in done.stdout
+    report = orjson.loads(batchrun("check", "p.jsonl", "--json").stdout)
+    assert (report["rows"], report["with_id"], report["prompt_chars"]) == (2, 1, 4)
+    assert report["largest_line_at"] == "p.jsonl:1"
+
+
+def test_check_names_each_wrong_line_and_each_repeated_id(tmp_path: Path):
+    (tmp_path / "bad.jsonl").write_text('{"id": "a", "prompt": "x"}\n\n{"id": "a", "prompt": "y"}\n[1]\n')
+    done = batchrun("check", "p.jsonl", "bad.jsonl")
+    assert done.returncode == 2
+    assert "bad.jsonl:1: the id 'a' stands already at p.jsonl:1" in done.stdout
+    assert "bad.jsonl:4: a list where" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["status", "resume"])
+@pytest.mark.parametrize("state", ["none.state", "p.jsonl", "."])
+def test_a_wrong_state_file_is_exit_2_with_one_clear_line(command, state):
+    done = batchrun(command, state)
+    assert_one_clear_line(done, 2, state)
+
+
+def test_a_state_file_without_a_run_says_so(tmp_path: Path):
+    from batchrun.state.store import Store
+
+    Store(tmp_path / "e.state").close()
+    assert_one_clear_line(batchrun("resume", "e.state"), 2, "e.state holds no run")
+
+
+def test_status_shows_a_finished_run():
+    local("p.jsonl")
+    done = batchrun("status", "p.results.jsonl.state")
+    assert done.returncode == 0
+    assert "not running" in done.stdout
+    standing = orjson.loads(batchrun("status", "p.results.jsonl.state", "--json").stdout)
+    assert (standing["total"], standing["succeeded"], standing["jobs"]) == (2, 2, [])
+
+
+def test_an_output_that_cannot_be_written_is_exit_4_with_the_remedy(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    done = local("p.jsonl", "-o", "file/out.jsonl")
+    assert_one_clear_line(done, 4, "file")
+
+
+def test_a_disk_that_fills_stops_the_run_and_what_was_committed_is_whole(tmp_path: Path):
+    (tmp_path / "many.jsonl").write_text("".join(f'{{"id": "r{n}", "prompt": "{"x" * 400}"}}\n' for n in range(800)))
+    command = f"ulimit -f 700; exec {sys.executable} -m batchrun run many.jsonl -o o.jsonl -e local --worker echo -q"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    before = (tmp_path / "o.jsonl").read_bytes()
+    assert before.endswith(b"\n") or not before
+    assert batchrun("run", "many.jsonl", "-o", "o.jsonl", "-e", "local", "--worker", "echo", "-q").returncode == 0
+    ids = [record["id"] for record in read_lines(tmp_path / "o.jsonl")]
+    assert len(ids) == len(set(ids)) == 800
+    assert (tmp_path / "o.jsonl").read_bytes().startswith(before)
+
+
+def commands(group=main, way=()) -> list[tuple[tuple[str, ...], object]]:
+    return [((*way, name), command) for name, command in sorted(group.commands.items())]
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), commands(), ids=lambda value: value[0] if isinstance(value, tuple) else ""
+)
+def test_every_command_and_option_has_help_and_an_example(name, command):
+    said = CliRunner().invoke(main, [*name, "--help"])
+    assert said.exit_code == 0
+    assert "Examples:" in said.output
+    assert f"batchrun {name[0]}" in said.output
+    for parameter in command.params:
+        if parameter.param_type_name == "option":
+            assert parameter.help, f"{name[0]} {parameter.name}"
+
+
+def test_help_needs_no_heavy_import():
+    code = "import sys; from batchrun.cli import main; print(sorted(sys.modules.keys() & {'aiohttp', 'asyncio', 'tqdm', 'orjson', 'sqlite3'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,132 @@
+"""Which module may import which: the house as it is drawn in the README."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "batchrun"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+ENGINE_LEVEL = {"errors", "config", "prompts", "scheduler", "endpoint", "state", "results"}
+MAY_IMPORT = {
+    "errors": set(),
+    "config": {"errors"},
+    "prompts": {"errors", "config"},
+    "scheduler": {"errors", "config"},
+    "endpoint": {"errors", "config"},
+    "state": {"errors", "config", "scheduler.states"},
+    "results": {"errors", "config"},
+    "progress": {"results.summary"},
+    "local": {"errors", "config", "endpoint.protocol"},
+    "credentials": {"errors", "config"},
+    "journal": ENGINE_LEVEL,
+    "tally": ENGINE_LEVEL | {"journal"},
+    "engine": ENGINE_LEVEL | {"journal", "tally"},
+    "intake": ENGINE_LEVEL,
+    "runs": ENGINE_LEVEL | {"journal", "tally", "engine", "intake"},
+    "standing": ENGINE_LEVEL,
+    "session": ENGINE_LEVEL | {"intake", "runs", "engine", "credentials", "local"},
+    "cli": ENGINE_LEVEL | {"session", "standing", "intake", "progress", "__version__"},
+    "__init__": set(),
+    "__main__": {"cli"},
+}
+"""Part -> what it may import besides itself; `a.b` allows one module of a folder only."""
+
+LIBRARIES = {
+    "aiohttp": {"endpoint.client", "local.server", "local.upstream"},
+    "sqlite3": {"state.schema", "state.store", "state.intake"},
+    "tqdm": {"progress"},
+    "click": {"cli", "session"},
+    "xllamacpp": {"local.smollm2"},
+    "time": {"engine", "session", "standing", "local.server"},
+    "random": {"session", "local.server"},
+    "asyncio": {"engine", "session", "endpoint.client", "local.server", "local.smollm2"},
+}
+"""What only some modules may import. A type that is only named in annotations is no import here."""
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__") or "__init__"
+
+
+def imports_of(path: Path) -> list[tuple[str, bool]]:
+    """Every imported module with whether it is for annotations only."""
+    found = []
+
+    def visit(node: ast.AST, *, typing_only: bool) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for child in node.body:
+                visit(child, typing_only=True)
+            return
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, typing_only) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            if node.module == "batchrun":
+                found.extend((f"batchrun.{alias.name}", typing_only) for alias in node.names)
+            elif node.module in ("batchrun.scheduler", "batchrun.prompts", "batchrun.state"):
+                found.extend((f"{node.module}.{alias.name}", typing_only) for alias in node.names)
+            else:
+                found.append((node.module or "", typing_only))
+        for child in ast.iter_child_nodes(node):
+            visit(child, typing_only=typing_only)
+
+    visit(ast.parse(path.read_text()), typing_only=False)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_only_where_the_house_allows(path: Path):
+    module = name_of(path)
+    part = module.split(".")[0]
+    allowed = MAY_IMPORT[part]
+    for imported, _ in imports_of(path):
+        if imported.startswith("batchrun."):
+            target = imported.removeprefix("batchrun.")
+            ours = target.split(".")[0] == part
+            assert ours or target in allowed or target.split(".")[0] in allowed, f"{module} imports {target}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_libraries_stay_where_they_belong(path: Path):
+    module = name_of(path)
+    for imported, typing_only in imports_of(path):
+        places = LIBRARIES.get(imported.split(".")[0])
+        if places is not None and not typing_only:
+            assert module in places, f"{module} imports {imported}"
+
+
+def test_there_are_no_cycles():
+    graph = {
+        name_of(path): {
+            imported.removeprefix("batchrun.")
+            for imported, typing_only in imports_of(path)
+            if imported.startswith("batchrun.") and not typing_only
+        }
+        for path in MODULES
+    }
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way, module))
+        if module not in done:
+            for target in sorted(graph.get(module, ())):
+                visit(target, (*way, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_every_part_of_the_package_has_its_place():
+    assert {name_of(path).split(".")[0] for path in MODULES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_file_is_named_after_nothing_or_grows_out_of_sight(path: Path):
+    assert path.stem not in {"utils", "helpers", "common", "base", "types", "constants", "models", "core", "main"}
+    assert len(path.read_text().splitlines()) <= 560
