@@ -388,6 +388,8 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
     )
     if not is_local and not given["endpoint"].replace("-", "").replace("_", "").isalnum():
         raise UsageError(f"--endpoint {given['endpoint']!r} is no endpoint ID", "it is the word in the endpoint's URL")
+    if not given["base_url"].startswith(("http://", "https://")):
+        raise UsageError(f"--base-url {given['base_url']!r} is no http(s) URL", "for example https://api.runpod.ai/v2")
     if given["kinds"] and not given["retry_failed"]:
         raise UsageError("--only goes with --retry-failed")
     return config.RunOptions(
@@ -459,9 +461,11 @@ def _observer(given: dict[str, Any]) -> Observer:
 
 
 def _finish(summary: Summary, given: dict[str, Any]) -> NoReturn:
-    from batchrun.results.summary import render
+    from batchrun.results.summary import render, to_event
 
-    if not given["quiet"] and given["progress"] != "json":
+    if given["progress"] == "json":
+        click.echo(to_event(summary), err=True)
+    elif not given["quiet"]:
         click.echo(render(summary), err=True, nl=False)
     elif summary.reason:
         click.echo(f"batchrun: {summary.reason}", err=True)

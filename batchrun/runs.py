@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from batchrun.config import RETENTION_S, WINDOW_S
 from batchrun.endpoint.client import EndpointClient
 from batchrun.engine import Engine, Outcome
-from batchrun.errors import StateError, StoppedError
+from batchrun.errors import InputError, StateError, StoppedError
 from batchrun.intake import output_paths, take_in
 from batchrun.journal import Journal, LineChangedError, read_line
 from batchrun.prompts.lines import LineReader
@@ -85,10 +85,11 @@ class Run:
 
     def _open(self, *, from_spool: bool) -> None:
         options, stack = self.options, self._stack
+        if options.state.is_dir():
+            raise StateError(f"{options.state} is a folder, not a state file", "give --state a file name")
         is_new = not options.state.exists()
         if is_new:
             _refuse_strange_results(options)
-            options.state.absolute().parent.mkdir(parents=True, exist_ok=True)
         lock = StateLock(options.state)
         stack.callback(lock.release)
         with ExitStack() as undo:
@@ -99,6 +100,8 @@ class Run:
             if not is_new:
                 refuse_other_options(self.store, options)
             merged = take_in(options, self.store, self._observer, from_spool=from_spool)
+            if merged and not merged.rows:
+                raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
             self.store.set_setting("options", options.to_json())
             undo.pop_all()
         stack.callback(self.store.close)

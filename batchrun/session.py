@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.engine import Outcome
+    from batchrun.local.server import LocalOptions
+    from batchrun.local.workers import Worker
     from batchrun.results.summary import Observer, Summary
 
 
@@ -55,13 +57,16 @@ def run(
     Raises:
         BatchrunError: nothing was sent, or a defect. A run that stops early is told by the summary.
     """
-    api_key = None if options.is_local else find_api_key(api_key_file, options.base_url)
+    if options.is_local:
+        api_key, worker = None, _local_worker(local, observer)
+    else:
+        api_key, worker = find_api_key(api_key_file, options.base_url), None
     with Run(options, observer, clock=time.monotonic, wall=time.time, from_spool=resumed) as opened:
         if retry_failed:
             observer.message(f"{opened.retry_failed(kinds):,} failed rows are taken up again")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
-        if options.is_local:
-            outcome = _in_loop(_drive_locally(opened, observer, rng, local))
+        if worker is not None:
+            outcome = _in_loop(_drive_locally(opened, worker, rng))
         else:
             outcome = _in_loop(opened.drive(options.base_url, api_key, rng))
         return opened.conclude(outcome)
@@ -101,6 +106,7 @@ def serve(given: dict[str, Any]) -> None:
         UsageError: the address is taken, or the worker cannot be had.
     """
     from batchrun.local.server import LocalOptions
+    from batchrun.progress import make_observer
 
     options = LocalOptions(
         host=given["host"],
@@ -113,16 +119,13 @@ def serve(given: dict[str, Any]) -> None:
         limits=given["limits"],
         cold_start_s=given["cold_start"],
     )
-    _in_loop(_serve(options, LocalWorker(given["worker"], given["model_file"], given["upstream"])))
+    local = LocalWorker(given["worker"], given["model_file"], given["upstream"])
+    _in_loop(_serve(options, _local_worker(local, make_observer("plain", sys.stderr))))
 
 
-async def _serve(options: Any, local: LocalWorker) -> None:
-    from batchrun.local.choice import choose_worker
+async def _serve(options: LocalOptions, worker: Worker) -> None:
     from batchrun.local.server import LocalEndpoint
 
-    worker, notice = choose_worker(local.worker, model_file=local.model_file, upstream=local.upstream)
-    if notice:
-        click.echo(notice, err=True)
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -131,15 +134,21 @@ async def _serve(options: Any, local: LocalWorker) -> None:
         await stopped.wait()
 
 
-async def _drive_locally(run: Run, observer: Observer, rng: random.Random, local: LocalWorker) -> Outcome:
-    from batchrun.local.choice import choose_worker
+async def _drive_locally(run: Run, worker: Worker, rng: random.Random) -> Outcome:
     from batchrun.local.server import LocalEndpoint, LocalOptions
+
+    options = LocalOptions(workers=1, jobs_per_worker=worker.parallel)
+    async with LocalEndpoint(options, worker) as endpoint:
+        return await run.drive(endpoint.base_url, None, rng)
+
+
+def _local_worker(local: LocalWorker, observer: Observer) -> Worker:
+    from batchrun.local.choice import choose_worker
 
     worker, notice = choose_worker(local.worker, model_file=local.model_file, upstream=local.upstream)
     if notice:
         observer.message(notice)
-    async with LocalEndpoint(LocalOptions(workers=1, jobs_per_worker=worker.parallel), worker) as endpoint:
-        return await run.drive(endpoint.base_url, None, rng)
+    return worker
 
 
 def _in_loop(work: Coroutine[Any, Any, Any]) -> Any:

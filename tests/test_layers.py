@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "intake": ENGINE_LEVEL,
     "runs": ENGINE_LEVEL | {"journal", "tally", "engine", "intake"},
     "standing": ENGINE_LEVEL,
-    "session": ENGINE_LEVEL | {"intake", "runs", "engine", "credentials", "local"},
+    "session": ENGINE_LEVEL | {"intake", "runs", "engine", "credentials", "local", "progress"},
     "cli": ENGINE_LEVEL | {"session", "standing", "intake", "progress", "__version__"},
     "__init__": set(),
     "__main__": {"cli"},

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.errors import UsageError
 from batchrun.local.echo import EchoWorker
-from batchrun.local.smollm2 import SmolLM2Worker, missing
+from batchrun.local.smollm2 import SmolLM2Worker, missing, packaged_model
 from batchrun.local.upstream import UpstreamWorker
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ def choose_worker(name: str, *, model_file: Path | None, upstream: str | None) -
         return UpstreamWorker(upstream), None
     if name == "echo":
         return EchoWorker(), None
-    lack = missing(model_file)
-    if lack is None:
-        return SmolLM2Worker(model_file), None
+    lack, path = missing(model_file), model_file or packaged_model()
+    if lack is None and path is not None:
+        return SmolLM2Worker(path), None
+    lack = lack or ("the real model is not installed", "")
     if name == "smollm2" or model_file is not None:
         raise UsageError(*lack)
     return EchoWorker(), f"the local endpoint only echoes: {lack[0]} -> {lack[1]}"

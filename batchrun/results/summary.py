@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+import orjson
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -167,6 +169,11 @@ class Summary:
             value: Percentiles | None = getattr(self, key)
             data[key] = value._asdict() if value else None
         return {**data, "exit_code": self.exit_code}
+
+
+def to_event(summary: Summary) -> str:
+    """The summary as the last of the JSON events of a run, one line."""
+    return orjson.dumps({"event": "summary", **summary.to_json()}).decode()
 
 
 def render(summary: Summary) -> str:

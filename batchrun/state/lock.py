@@ -35,6 +35,7 @@ class StateLock:
     def _acquire(self, state: Path) -> int:
         while True:
             try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
                 fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except OSError as error:
                 raise OutputError(

@@ -73,7 +73,7 @@ def model_needed():
 
 
 async def test_the_real_model_answers_repeatably_while_the_event_loop_goes_on(model_needed):
-    worker = SmolLM2Worker()
+    worker = SmolLM2Worker(packaged_model())
     await worker.start()
     ticks = 0
 
@@ -106,13 +106,19 @@ async def test_the_real_model_answers_repeatably_while_the_event_loop_goes_on(mo
         await worker.close()
 
 
-@pytest.mark.parametrize("content", [None, b"not a model", b"GGUF" + b"\0" * 100])
-async def test_a_model_file_that_is_none_is_refused_in_one_line(model_needed, tmp_path: Path, content):
+@pytest.mark.parametrize("content", [None, b"not a model"])
+def test_a_model_file_that_is_none_is_refused_in_one_line(tmp_path: Path, content):
     path = tmp_path / "model.gguf"
     if content is not None:
         path.write_bytes(content)
-    worker = SmolLM2Worker(path)
     with pytest.raises(UsageError, match="--model-file"):
+        SmolLM2Worker(path)
+
+
+async def test_a_broken_model_file_is_refused_by_the_time_it_is_loaded(model_needed, tmp_path: Path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + b"\0" * 100)
+    worker = SmolLM2Worker(tmp_path / "model.gguf")
+    with pytest.raises(UsageError, match=r"llama\.cpp cannot load it"):
         await worker.start()
     await worker.close()
 
