@@ -62,7 +62,7 @@ def _give_up(error: BatchrunError) -> NoReturn:
 )
 @click.version_option(__version__, "-V", "--version", prog_name="batchrun")
 def main() -> None:
-    r"""Run JSONL prompt files through a Runpod serverless queue endpoint.
+    """Run JSONL prompt files through a Runpod serverless queue endpoint.
 
     Every prompt is submitted once, tracked in a state file and collected into a JSONL results file.
     The same command again goes on wherever the last one was cut off.
@@ -177,6 +177,7 @@ _RUN_OPTIONS = [
         "-j",
         "--concurrency",
         type=click.IntRange(1, 1_000_000),
+        metavar="N",
         default=_SCHEDULER.concurrency,
         show_default=True,
         help="Jobs in flight at once: submitted and not final.",
@@ -184,6 +185,7 @@ _RUN_OPTIONS = [
     click.option(
         "--connections",
         type=click.IntRange(1, 10_000),
+        metavar="N",
         default=_SCHEDULER.connections,
         show_default=True,
         help="HTTP connections at once, however many jobs are in flight.",
@@ -191,6 +193,7 @@ _RUN_OPTIONS = [
     click.option(
         "--max-retries",
         type=click.IntRange(0, 1000),
+        metavar="N",
         default=_SCHEDULER.max_retries,
         show_default=True,
         help="Further submissions of a row after a failure that another try may mend; 0: none.",
@@ -259,7 +262,7 @@ _RUN_OPTIONS = [
 @main.command(context_settings=_ENVIRONMENT)
 @_with_options([*_RUN_OPTIONS, *_RETRY_OPTIONS, *_LOCAL_OPTIONS, *_SHOW_OPTIONS])
 def run(**given: Any) -> None:
-    r"""Run the prompts of INPUT..., or go on with a run.
+    """Run the prompts of INPUT..., or go on with a run.
 
     INPUT is a JSONL file (also .gz), a folder of such files, or `-` for stdin. A line is a prompt, chat
     messages, an `input` object for any worker, or an OpenAI batch line. The API key comes from RUNPOD_API_KEY.
@@ -285,7 +288,7 @@ def run(**given: Any) -> None:
 @click.argument("state", type=click.Path(path_type=Path))
 @_with_options([*_RETRY_OPTIONS, *_LOCAL_OPTIONS, *_SHOW_OPTIONS])
 def resume(state: Path, **given: Any) -> None:
-    r"""Go on with the run of a STATE file, with the options that it was started with.
+    """Go on with the run of a STATE file, with the options that it was started with.
 
     \b
     Examples:
@@ -302,7 +305,7 @@ def resume(state: Path, **given: Any) -> None:
 @click.argument("state", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def status(state: Path, *, as_json: bool) -> None:
-    r"""Show how the run of a STATE file stands; also while it is going on.
+    """Show how the run of a STATE file stands; also while it is going on.
 
     \b
     Examples:
@@ -319,7 +322,7 @@ def status(state: Path, *, as_json: bool) -> None:
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
-    r"""Say what is wrong with each line of INPUT..., or sum the inputs up.
+    """Say what is wrong with each line of INPUT..., or sum the inputs up.
 
     \b
     Examples:
@@ -359,7 +362,7 @@ def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("--limits/--no-limits", default=False, show_default=True, help="Enforce Runpod's documented rate limits.")
 @_with_options(_LOCAL_OPTIONS)
 def serve(**given: Any) -> None:
-    r"""Serve a local endpoint that speaks Runpod's queue API, for rehearsals and tests.
+    """Serve a local endpoint that speaks Runpod's queue API, for rehearsals and tests.
 
     \b
     Examples:
