@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COMMIT_GAP_S = 0.02
+_COMMIT_GAP_S = 0.01
 """Between the starts of two commits: groups of events share one fsync, at the price of so much delay."""
 _GRACE_S = 1.0
 """How long a stop waits for requests under way: an answer to /run that is still heard is one less unconfirmed."""

@@ -11,7 +11,7 @@ All methods are called from one thread at a time, and block: the driver keeps th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchrun.endpoint.protocol import JobAnswer, run_body
 from batchrun.errors import BatchrunError
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from batchrun.results.writer import ResultsFile
     from batchrun.scheduler.failures import Failure
     from batchrun.state.store import OpenJob, RowRecord, SourceRecord, Store
+
+
+_REMEMBERED_LINE_BYTES = 4096
+"""What longer lines carry is read again when their result comes, so that a window of them stays small."""
 
 
 @dataclass(slots=True)
@@ -94,6 +98,7 @@ class Journal:
         self._results = results
         self._rows: dict[int, RowRecord] = {}
         self._jobs: dict[int, tuple[str, int]] = {}
+        self._carried: dict[int, dict[str, Any]] = {}
         self._last_row = 0
         self.tokens = Tokens()
 
@@ -139,6 +144,7 @@ class Journal:
             self._jobs.pop(ending.job, None)
             if not isinstance(ending, cmd.Requeue):
                 del self._rows[ending.row]
+                self._carried.pop(ending.row, None)
         return bodies
 
     def _append_results(self, work: Work, batch: Batch, now_ms: int) -> None:
@@ -159,12 +165,11 @@ class Journal:
         text = extract(answer.output)
         self._count_tokens(batch, text.input_tokens, text.output_tokens, text.finish_reason)
         remote_id, submitted_ms = self._jobs[finish.job]
-        line = self._line(row)
         return result_line(
             row_id=row.id,
             text=text,
             output=answer.output,
-            carried={} if isinstance(line, LineChangedError) else line.carried,
+            carried=self._carried_of(row),
             file=source.path,
             line=row.line,
             job=JobInfo(
@@ -236,7 +241,17 @@ class Journal:
         line = self._line(self._rows[row])
         if isinstance(line, LineChangedError):
             return line
+        if self._rows[row].length <= _REMEMBERED_LINE_BYTES:
+            self._carried[row] = line.carried
         return run_body(build_request(line, self._options.request), self._options.policy)
+
+    def _carried_of(self, row: RowRecord) -> dict[str, Any]:
+        """What the row's line carries to its result: remembered since its submission, or read again."""
+        carried = self._carried.pop(row.row, None)
+        if carried is None:
+            line = self._line(row)
+            carried = {} if isinstance(line, LineChangedError) else line.carried
+        return carried
 
     def _line(self, row: RowRecord) -> Prompt | LineChangedError:
         return read_line(self._reader, row, self._sources[row.source].path)

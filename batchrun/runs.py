@@ -151,7 +151,7 @@ class Run:
             api_key,
             connections=options.scheduler.connections,
             timeout_s=options.timeout_s,
-            trust_env=not options.is_local,
+            use_proxy=not options.is_local,
         ) as client:
             engine = Engine(
                 scheduler,

@@ -10,8 +10,11 @@ from __future__ import annotations
 import asyncio
 from io import BytesIO
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from yarl import URL
 
 from batchrun.endpoint.protocol import (
     Health,
@@ -44,7 +47,7 @@ class EndpointClient:
         api_key: Sent as a Bearer token; None sends none (a local endpoint).
         connections: HTTP connections at most.
         timeout_s: One request, from the connection to the last byte.
-        trust_env: Whether to heed the proxy variables of the environment.
+        use_proxy: Whether to go through the proxy that the environment names for this URL.
 
     Raises:
         UsageError: the base URL is no http(s) URL.
@@ -58,14 +61,14 @@ class EndpointClient:
         *,
         connections: int,
         timeout_s: float,
-        trust_env: bool = True,
+        use_proxy: bool = True,
     ) -> None:
         if not base_url.startswith(("http://", "https://")):
             raise UsageError(f"--base-url: {base_url!r} is no http(s) URL", "for example https://api.runpod.ai/v2")
-        self._run_url = operation_url(base_url, endpoint, Operation.RUN)
+        self._run_url = URL(operation_url(base_url, endpoint, Operation.RUN))
         self._status_url = operation_url(base_url, endpoint, Operation.STATUS) + "/"
         self._cancel_url = operation_url(base_url, endpoint, Operation.CANCEL) + "/"
-        self._health_url = operation_url(base_url, endpoint, Operation.HEALTH)
+        self._health_url = URL(operation_url(base_url, endpoint, Operation.HEALTH))
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if api_key is not None:
             headers["Authorization"] = f"Bearer {api_key}"
@@ -76,8 +79,8 @@ class EndpointClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_S),
-            trust_env=trust_env,
         )
+        self._proxy = _proxy_for(base_url) if use_proxy else None
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,7 +102,7 @@ class EndpointClient:
         Raises:
             CallError: no usable answer; NotFoundError when the job is unknown or gone.
         """
-        return parse_job(*await self._request("GET", self._status_url + job_id, None))
+        return parse_job(*await self._request("GET", URL(self._status_url + job_id), None))
 
     async def cancel(self, job_id: str) -> JobAnswer:
         """Cancel a job, queued or running.
@@ -107,7 +110,7 @@ class EndpointClient:
         Raises:
             CallError: no usable answer; NotFoundError when the job is unknown or gone.
         """
-        return parse_job(*await self._request("POST", self._cancel_url + job_id, None))
+        return parse_job(*await self._request("POST", URL(self._cancel_url + job_id), None))
 
     async def health(self) -> Health:
         """Ask how the endpoint's queue and workers are.
@@ -117,21 +120,31 @@ class EndpointClient:
         """
         return parse_health(*await self._request("GET", self._health_url, None))
 
-    async def _request(self, method: str, url: str, body: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
+    async def _request(self, method: str, url: URL, body: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
         data = BytesIO(body) if body and len(body) > _SENT_IN_PIECES_BYTES else body
         try:
-            async with self._session.request(method, url, data=data, allow_redirects=False) as response:
+            async with self._session.request(
+                method, url, data=data, allow_redirects=False, proxy=self._proxy
+            ) as response:
                 return response.status, response.headers, await response.read()
         except aiohttp.ClientConnectorError as error:
             raise UnreachableError(f"no connection: {_reason(error)}") from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UnreachableError(f"no connection within {_CONNECT_S:.0f} s") from error
         except aiohttp.InvalidURL as error:
-            raise UsageError(f"--base-url: {url!r} is no valid URL") from error
+            raise UsageError(f"--base-url: {url} is no valid URL") from error
         except TimeoutError as error:
             raise AmbiguousError("no answer in time") from error
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
             raise AmbiguousError(f"the connection broke: {_reason(error)}") from error
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy of the environment for a URL, looked up once: aiohttp's own `trust_env` does so for each request."""
+    parts = urlsplit(url)
+    if parts.hostname is None or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 def _reason(error: BaseException) -> str:

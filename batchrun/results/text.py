@@ -34,10 +34,17 @@ class Text:
 
 def extract(output: Any) -> Text:
     """The text, the finish reason and the token counts of a job's output."""
+    if isinstance(output, list) and output and all(isinstance(part, str) for part in output):
+        # Streams are cut into pieces at any byte, so events are whole only when the pieces are joined again.
+        output = "".join(output) if len(output) == 1 or _has_events(output[0]) else None
     found = _Found()
     for part in output if isinstance(output, list) else (output,):
         found.add(part)
     return found.text()
+
+
+def _has_events(text: str) -> bool:
+    return text.startswith(("data:", "event:"))
 
 
 class _Found:
@@ -59,7 +66,7 @@ class _Found:
         if isinstance(part, dict):
             self._add_object(part)
         elif isinstance(part, str):
-            if part.startswith(("data:", "event:")):
+            if _has_events(part):
                 self._add_events(part)
             else:
                 self.pieces.setdefault(0, []).append(part)
@@ -120,7 +127,7 @@ class _Found:
 
     def _finish(self, reason: Any, index: int) -> None:
         if isinstance(reason, str) and (self.finish_reason is None or index == 0):
-            self.finish_reason = reason
+            self.finish_reason = "length" if reason == "max_tokens" else reason
 
 
 def _largest(known: int | None, usage: dict[str, Any], *keys: str) -> int | None:

@@ -2,8 +2,9 @@
 
 It holds the rows that are in play, a few times the window, and nothing of the other million. The law:
 
-- At most `concurrency` jobs are in flight; at most `connections` requests are under way; each operation keeps to
-  its own budget (`pacing`).
+- At most `concurrency` jobs are in flight; at most `connections` submissions and as many polls are under way, so
+  that neither starves the other (the client holds back what exceeds its connections, and a submission waits for
+  its intent to be on disk meanwhile); each operation keeps to its own budget (`pacing`).
 - Jobs of an earlier session are asked after once, each, before anything new is submitted.
 - Nothing is submitted until `/health` has answered once, nor while submissions meet an outage: there `/health` is
   asked instead, so that an hour without network makes no unconfirmed submissions beyond those under way.
@@ -48,8 +49,6 @@ _PROBE_BASE_S = 1.0
 _PROBE_CAP_S = 30.0
 _LOAD_MOST = 1000
 """Rows kept ready at most: enough for one burst of submissions."""
-_SHARE_OF_CONNECTIONS = 0.75
-"""What submissions or polls may use while the other has something to do as well."""
 _STALL_S = 5.0
 """A gap this long between two calls means that the machine slept: everything is due, and is to start slowly."""
 
@@ -251,7 +250,7 @@ class Scheduler:
 
     def _poll(self, out: list[cmd.Command], now: float) -> None:
         self._plan.refresh(now)
-        room = min(self._status.ready(now), self._free(self._status, shared=self._may_submit(now)))
+        room = min(self._status.ready(now), self._options.connections - self._status.in_use)
         while room > 0 and (job := self._plan.take(now)) is not None:
             room -= 1
             self._status.start(now)
@@ -260,11 +259,9 @@ class Scheduler:
     def _submit(self, out: list[cmd.Command], now: float) -> None:
         if not self._may_submit(now):
             return
-        due_at = self._plan.next_at()
-        polls_wait = due_at is not None and due_at <= now and self._status.ready(now) > 0
         room = min(
             self._run.ready(now),
-            self._free(self._run, shared=polls_wait),
+            2 * self._options.connections - self._run.in_use,
             self._options.concurrency - len(self._flights),
         )
         while room > 0 and (row := self._next_row(now)) is not None:
@@ -285,13 +282,6 @@ class Scheduler:
         if self._waiting and self._waiting[0][0] <= now:
             return heapq.heappop(self._waiting)[2]
         return self._ready.popleft() if self._ready else None
-
-    def _free(self, pacer: Pacer, *, shared: bool) -> int:
-        total = self._options.connections
-        free = total - self._run.in_use - self._status.in_use
-        if shared:
-            free = min(free, max(1, int(total * _SHARE_OF_CONNECTIONS)) - pacer.in_use)
-        return free
 
     def _plan_wakeup(self, now: float) -> float | None:
         due_at, ready_at = self._plan.next_at(), self._status.next_at(now)

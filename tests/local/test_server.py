@@ -21,7 +21,7 @@ from batchrun.local.server import LocalEndpoint, LocalOptions
 async def endpoint(key: str | None = None, **options):
     async with (
         LocalEndpoint(LocalOptions(**options), EchoWorker()) as server,
-        EndpointClient(server.base_url, "abc", key, connections=8, timeout_s=10, trust_env=False) as client,
+        EndpointClient(server.base_url, "abc", key, connections=8, timeout_s=10) as client,
     ):
         yield server, client
 

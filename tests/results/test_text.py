@@ -63,6 +63,13 @@ def chunk(index: int, content: str, **more) -> dict:
             id="server-sent-events",
         ),
         pytest.param(
+            ['data: {"choices":[{"del', 'ta":{"content":"a"}}]}\n', "\ndata: [DONE]\n\n"],
+            Text(("a",)),
+            id="events-cut-anywhere",
+        ),
+        pytest.param(["a", "b"], Text(), id="strings-of-some-handler"),
+        pytest.param(["only"], Text(("only",)), id="one-string-in-a-list"),
+        pytest.param(
             [[chunk(0, "a"), chunk(1, "x")], [chunk(0, "b", finish_reason="stop")]],
             Text(("ab", "x"), "stop"),
             id="chunk-objects",
@@ -92,8 +99,8 @@ def chunk(index: int, content: str, **more) -> dict:
             id="responses-api",
         ),
         pytest.param(
-            [{"type": "message", "content": [{"type": "text", "text": "m"}], "stop_reason": "end_turn"}],
-            Text(("m",), "end_turn"),
+            [{"type": "message", "content": [{"type": "text", "text": "m"}], "stop_reason": "max_tokens"}],
+            Text(("m",), "length"),
             id="messages-api",
         ),
         pytest.param("plain", Text(("plain",)), id="string"),
