@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import orjson
 from tqdm import tqdm
 
 from batchrun.results.summary import Observer, Snapshot, duration
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 PLAIN_EVERY_S = 30.0
 JSON_EVERY_S = 1.0
-_BAR_FORMAT = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
+_BAR_FORMAT = "{percentage:3.0f}% |{bar}| {desc}"
+_MIN_BAR_COLUMNS = 8
+_NARROW_COLUMNS = 80
+"""When the terminal does not say how wide it is."""
 
 
 def make_observer(mode: Literal["auto", "bar", "plain", "json", "none"], stream: TextIO) -> Observer:
@@ -55,26 +55,30 @@ class _Stream:
         self._stream = stream
         self._broken = False
 
-    def attempt(self, action: Callable[[], object]) -> None:
-        if not self._broken:
-            try:
-                action()
-            except (OSError, ValueError):
-                self._broken = True
-
     def write(self, text: str) -> None:
-        def write() -> None:
-            self._stream.write(text)
+        if self._broken:
+            return
+        try:
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                self._stream.write(text.encode("ascii", "backslashreplace").decode("ascii"))
             self._stream.flush()
+        except (OSError, ValueError):
+            self._broken = True
 
-        self.attempt(write)
+    def flush(self) -> None:
+        """Nothing is left to do: every write is flushed."""
+
+    def __getattr__(self, name: str) -> Any:
+        """What tqdm asks a terminal for: its encoding, its width."""
+        return getattr(self._stream, name)
 
 
 class BarObserver:
     """A bar on a terminal; messages scroll above it."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._raw = stream
         self._stream = _Stream(stream)
         self._bar: tqdm[Any] | None = None
 
@@ -83,7 +87,7 @@ class BarObserver:
         self._bar = tqdm(
             total=snapshot.total,
             initial=snapshot.done,
-            file=self._raw,
+            file=self._stream,
             dynamic_ncols=True,
             bar_format=_BAR_FORMAT,
             mininterval=0,
@@ -92,29 +96,28 @@ class BarObserver:
 
     def update(self, snapshot: Snapshot) -> None:
         """Redraw the bar."""
-        bar = self._bar
-        if bar is None:
-            return
-
-        def draw() -> None:
-            bar.n = snapshot.done
-            bar.set_postfix_str(_figures(snapshot), refresh=False)
-            bar.refresh()
-
-        self._stream.attempt(draw)
+        if self._bar is not None:
+            columns = self._bar.format_dict["ncols"] or _NARROW_COLUMNS
+            self._bar.n = snapshot.done
+            self._bar.set_description_str(
+                _fitting(snapshot, columns - len("100% || ") - _MIN_BAR_COLUMNS), refresh=False
+            )
+            self._bar.refresh()
 
     def message(self, text: str) -> None:
         """Print a line above the bar."""
         if self._bar is None:
             self._stream.write(f"{text}\n")
         else:
-            self._stream.attempt(lambda: tqdm.write(text, file=self._raw))
+            self._bar.clear()
+            self._stream.write(f"{text}\n")
+            self._bar.refresh()
 
     def end(self, snapshot: Snapshot) -> None:
         """Leave the bar as it is at last."""
         self.update(snapshot)
         if self._bar is not None:
-            self._stream.attempt(self._bar.close)
+            self._bar.close()
             self._bar = None
 
 
@@ -145,7 +148,7 @@ class PlainObserver:
 
     def _line(self, snapshot: Snapshot) -> None:
         done = f"{snapshot.done:,}/{snapshot.total:,}"
-        self._stream.write(f"{duration(snapshot.elapsed_s)}: {done}, {_figures(snapshot)}\n")
+        self._stream.write(f"{duration(snapshot.elapsed_s)}: {done}, {', '.join(_figures(snapshot))}\n")
 
 
 class JsonObserver:
@@ -177,21 +180,30 @@ class JsonObserver:
         self._stream.write(orjson.dumps(event).decode() + "\n")
 
 
-def _figures(snapshot: Snapshot) -> str:
-    """The figures beside the count: the most useful first, because a narrow terminal cuts the end off."""
+def _figures(snapshot: Snapshot) -> list[str]:
+    """The figures beside the count, the most useful first."""
     s = snapshot
     parts = [f"{s.rows_per_s:,.1f}/s"]
-    if s.eta_s is not None and s.done < s.total:
-        parts.append(f"ETA {duration(s.eta_s)}")
-    parts.append(f"{s.in_flight:,} in flight ({s.queued:,} queued)")
-    if s.failed:
-        parts.append(f"{s.failed:,} failed")
-    if s.waiting:
-        parts.append(f"{s.waiting:,} to retry")
-    if s.held:
-        parts.append(f"{s.held:,} held")
-    if s.tokens_per_s is not None:
-        parts.append(f"{s.tokens_per_s:,.0f} tok/s")
     if s.note:
         parts.append(s.note)
-    return ", ".join(parts)
+    if s.eta_s is not None and s.done < s.total:
+        parts.append(f"ETA {duration(s.eta_s)}")
+    if s.failed:
+        parts.append(f"{s.failed:,} failed")
+    parts += [f"{s.in_flight:,} in flight", f"{s.queued:,} queued"]
+    if s.tokens_per_s is not None:
+        parts.append(f"{s.tokens_per_s:,.0f} tok/s")
+    if s.held:
+        parts.append(f"{s.held:,} held")
+    if s.waiting:
+        parts.append(f"{s.waiting:,} to retry")
+    return parts
+
+
+def _fitting(snapshot: Snapshot, columns: int) -> str:
+    """The count, and those figures that have room: one that has not is left out, rather than cut in the middle."""
+    text = f"{snapshot.done:,}/{snapshot.total:,}"
+    for part in _figures(snapshot):
+        if len(text) + len(", ") + len(part) <= columns:
+            text += f", {part}"
+    return text

@@ -67,6 +67,9 @@ def find_hidden_error(output: Any) -> Any | None:
     worker-vllm before 2.12.1 and runpod-python before December 2024 complete such jobs. An `error` field can be
     legitimate data of some handler, so whoever calls this makes it switchable.
     """
+    if isinstance(output, list) and output and all(isinstance(part, str) for part in output):
+        # A stream is cut into pieces at any byte, so events are whole only when the pieces are joined again.
+        return _error_event("".join(output))
     for part in output if isinstance(output, list) else (output,):
         if isinstance(part, list):
             hidden = next((chunk for chunk in part if _is_error(chunk)), None)
@@ -112,7 +115,8 @@ _SCANNED_CHARS = 4_000
 
 _CLASS_REPR = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
 _LEADING_TYPE = re.compile(r"(?:\w+\.)*([A-Z]\w*(?:Error|Exception))(?=:|$)")
-_HANDLER_TRACEBACK = re.compile(r"\s*\n\s*traceback:\s*", re.IGNORECASE)
+# One line end, then blanks: with any whitespace on both sides, a few thousand blank lines take minutes to search.
+_HANDLER_TRACEBACK = re.compile(r"\n[ \t]*traceback:", re.IGNORECASE)
 _TRACEBACK_START = "Traceback (most recent call last)"
 
 

@@ -134,6 +134,8 @@ def read_record(line: bytes) -> Record | None:
     )
 
 
+_TOO_DEEP = "nested too deeply to be written as JSON"
+
 _OURS = frozenset({"id", "status", "text", "texts", "finish_reason", "usage", "output", "source", "job", "carried"})
 
 
@@ -168,7 +170,7 @@ def iso_time(epoch_s: float | None) -> str | None:
     """`2026-01-01T00:00:00.000Z`; None stays None."""
     if epoch_s is None:
         return None
-    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(epoch_s * 1000) % 1000:03d}Z"
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def _whole(number: float | None) -> int | float | None:
@@ -179,5 +181,12 @@ def _dumps(record: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
-        # Deeper than orjson writes, though it reads such: the standard library goes on to Python's own limit.
-        return json.dumps(record, ensure_ascii=True).encode("ascii") + b"\n"
+        return orjson.dumps({key: _deep(value) for key, value in record.items()}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _deep(value: Any) -> Any:
+    """A value as JSON text. orjson reads 1,024 levels and writes 254; the standard library goes on to nearly 1,000."""
+    try:
+        return orjson.Fragment(json.dumps(value))
+    except RecursionError:
+        return _TOO_DEEP

@@ -186,8 +186,10 @@ def render(summary: Summary) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration for people: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 14 min`."""
-    if seconds < 10:  # noqa: PLR2004 - below ten seconds tenths are worth reading
+    """A duration for people: `31 ms`, `1.4 s`, `12 s`, `3 min 05 s`, `2 h 14 min`."""
+    if round(seconds, 3) < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if round(seconds, 1) < 10:  # noqa: PLR2004 - below ten seconds tenths are worth reading
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:  # noqa: PLR2004 - a minute
@@ -219,8 +221,9 @@ def _failures(s: Summary) -> list[str]:
         return []
     lines = ["", "failures"]
     for group in s.failures:
-        example = f"{group.example_id}: {group.example_message}"
-        lines.append(f"  {group.kind:<16}{group.rows:>8,}  {textwrap.shorten(example, WIDTH - 28, placeholder='…')}")
+        example = " ".join(f"{group.example_id}: {group.example_message}".split())
+        line = f"  {group.kind:<16}{group.rows:>8,}  {example}"
+        lines.append(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…")
     return lines
 
 
@@ -254,16 +257,21 @@ def _files(s: Summary) -> list[str]:
 
 
 def _next_steps(s: Summary) -> list[str]:
-    steps = [s.hint] if s.hint else []
+    """Lines, prose wrapped; a command stays on one line, so that it can be copied."""
+    steps = _wrapped(s.hint)
     if s.in_flight and s.rescue_by is not None:
         by = datetime.fromtimestamp(s.rescue_by).astimezone().strftime("%H:%M")
-        steps.append(f"{s.in_flight:,} jobs go on at the endpoint: resume by {by}, or their results may expire")
+        steps += _wrapped(f"{s.in_flight:,} jobs go on at the endpoint: resume by {by}, or results may expire")
     if s.in_flight or s.not_run:
         steps.append(f"go on: batchrun resume {s.state}")
     if s.failed:
         steps.append(f"try the failed rows again: batchrun resume {s.state} --retry-failed")
     if s.held:
-        steps.append(f"submit the {s.held:,} held rows, which may pay twice: run again with --unconfirmed resubmit")
+        steps += _wrapped(f"submit the {s.held:,} held rows, which may pay twice: --unconfirmed resubmit")
     if s.truncated:
-        steps.append(f"{s.truncated:,} texts were cut off at max_tokens: raise it, for example --set max_tokens=512")
+        steps += _wrapped(f"{s.truncated:,} texts were cut off at max_tokens: raise it, say --set max_tokens=512")
     return steps
+
+
+def _wrapped(step: str) -> list[str]:
+    return textwrap.wrap(step, WIDTH - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -18,8 +18,8 @@ import orjson
 class Text:
     """What an output says."""
 
-    texts: tuple[str, ...] = ()
-    """The text of each choice, in the order of their indices; empty when there is none."""
+    texts: tuple[str | None, ...] = ()
+    """The text of each choice, in the order of their indices, None for one without; empty when none has any."""
     finish_reason: str | None = None
     """Of the first choice; None when the worker does not say."""
     input_tokens: int | None = None
@@ -59,7 +59,10 @@ class _Found:
         self.output_tokens: int | None = None
 
     def text(self) -> Text:
-        texts = tuple("".join(self.pieces[index]) for index in sorted(self.pieces))
+        if not any(self.pieces.values()):
+            self.pieces.clear()
+        in_order = (self.pieces[index] for index in sorted(self.pieces))
+        texts = tuple("".join(pieces) if pieces else None for pieces in in_order)
         return Text(texts, self.finish_reason, self.input_tokens, self.output_tokens)
 
     def add(self, part: Any) -> None:
@@ -93,21 +96,23 @@ class _Found:
                 if isinstance(part.get(key), str):
                     self.pieces[0] = [part[key]]
                     break
-        self._finish(part.get("stop_reason"), 0)
+        details = part.get("incomplete_details")
+        self._finish(details.get("reason") if isinstance(details, dict) else part.get("stop_reason"), 0)
 
     def _add_choice(self, choice: dict[str, Any], position: int) -> None:
         index = choice.get("index")
         index = index if isinstance(index, int) else position
+        pieces = self.pieces.setdefault(index, [])
         for said in (choice.get("message"), choice.get("delta")):
             text = _content(said.get("content")) if isinstance(said, dict) else None
             if text is not None:
-                self.pieces.setdefault(index, []).append(text)
+                pieces.append(text)
         text = choice.get("text")
         if isinstance(text, str):
-            self.pieces.setdefault(index, []).append(text)
+            pieces.append(text)
         tokens = choice.get("tokens")
         if isinstance(tokens, list):
-            self.pieces.setdefault(index, []).extend(token for token in tokens if isinstance(token, str))
+            pieces.extend(token for token in tokens if isinstance(token, str))
         self._finish(choice.get("finish_reason"), index)
 
     def _add_events(self, text: str) -> None:
@@ -127,7 +132,7 @@ class _Found:
 
     def _finish(self, reason: Any, index: int) -> None:
         if isinstance(reason, str) and (self.finish_reason is None or index == 0):
-            self.finish_reason = "length" if reason == "max_tokens" else reason
+            self.finish_reason = "length" if reason in ("max_tokens", "max_output_tokens") else reason
 
 
 def _largest(known: int | None, usage: dict[str, Any], *keys: str) -> int | None:
@@ -145,5 +150,9 @@ def _content(content: Any) -> str | None:
         return content
     if not isinstance(content, list):
         return None
-    texts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    texts = [
+        part["text"]
+        for part in content
+        if isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type") != "reasoning_text"
+    ]
     return "".join(texts) if texts else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BLOCK_BYTES = 1 << 20
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+_sync_data = getattr(os, "fdatasync", os.fsync)
+"""macOS has no fdatasync."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ class ResultsFile:
             OutputError: it may not be.
         """
         with _writing(self.path):
-            os.fdatasync(self._fd)
+            _sync_data(self._fd)
 
     def close(self) -> None:
         """Close the file."""
@@ -163,6 +167,10 @@ def _sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        # Some network and FUSE file systems have no such thing for a folder; they are no less usable for it.
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(fd)
 

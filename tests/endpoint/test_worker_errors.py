@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import orjson
 import pytest
 from hypothesis import given
@@ -64,6 +66,7 @@ def test_every_known_wrapping_is_opened(raw, message, code, error_type):
         ([{"object": "error", "message": "x", "code": 400}], True),
         ({"type": "error", "message": "x"}, True),
         (['data: {"error": {"message": "x"}}\n\n'], True),
+        (['data: {"err', 'or": {"message": "x"}}\n\n'], True),
         ([[{"error": "x"}]], True),
         ({"error": ""}, False),
         ({"error": None, "text": "fine"}, False),
@@ -118,3 +121,10 @@ def test_nothing_that_a_worker_can_send_raises_and_a_message_is_one_line(raw):
 )
 def test_hostile_nesting_neither_raises_nor_hangs(raw):
     assert decode_error(raw).message
+
+
+@pytest.mark.parametrize("blanks", ["\n" * 50_000, " " * 100_000, "\n \t" * 30_000, "\ntraceback" * 10_000])
+def test_a_desert_of_blanks_is_crossed_at_once(blanks):
+    started_s = time.process_time()
+    assert decode_error(f"start{blanks}end").message.startswith("start")
+    assert time.process_time() - started_s < 1

@@ -64,6 +64,12 @@ def test_an_output_that_is_nested_deeper_than_the_fast_writer_goes_is_written_al
     assert line(output=deep)["output"] == deep
 
 
+def test_one_output_that_no_writer_can_take_does_not_end_the_run():
+    deepest = orjson.loads(b"[" * 1024 + b"]" * 1024)
+    record = line(output=deepest, text=Text(("kept",)))
+    assert (record["text"], record["output"]) == ("kept", "nested too deeply to be written as JSON")
+
+
 def test_an_error_line_is_valid_input_for_the_same_row():
     request = {"id": "x", "prompt": "hi", "metadata": {"a": 1}}
     raw = error_line(
@@ -81,6 +87,10 @@ def test_a_result_line_is_read_back_and_others_are_not():
     assert (found.input_tokens, found.output_tokens) == (1, 2)
     for other in (b"", b"{}", b"[]", b"nonsense", b'{"id": "x"}', b'{"id": "x", "status": "COMPLETED"}'):
         assert read_record(other) is None
+
+
+def test_a_time_just_below_a_second_does_not_jump_by_one():
+    assert iso_time(1_767_225_601.9999998) == "2026-01-01T00:00:02.000Z"
 
 
 @given(st.integers(0, 4_000_000_000_000))

@@ -103,6 +103,23 @@ def chunk(index: int, content: str, **more) -> dict:
             Text(("m",), "length"),
             id="messages-api",
         ),
+        pytest.param(
+            [{"choices": [{"index": 0, "message": {"content": None}}, {"index": 1, "message": {"content": "b"}}]}],
+            Text((None, "b")),
+            id="first-of-two-choices-without-text",
+        ),
+        pytest.param(
+            {
+                "object": "response",
+                "output": [
+                    {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]},
+                    {"type": "message", "content": [{"type": "output_text", "text": "r"}]},
+                ],
+                "incomplete_details": {"reason": "max_output_tokens"},
+            },
+            Text(("r",), "length"),
+            id="responses-api-with-reasoning-cut-off",
+        ),
         pytest.param("plain", Text(("plain",)), id="string"),
         pytest.param({"generated_text": "g"}, Text(("g",)), id="generated-text"),
         pytest.param({"image_url": "https://x"}, Text(), id="no-text"),

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrun.results.summary import FailureGroup, Percentiles, Snapshot, Summary, duration, render, to_event
+
+DONE = Summary(
+    outcome="finished",
+    reason="",
+    hint="",
+    total=10_000,
+    succeeded=10_000,
+    failed=0,
+    held=0,
+    not_run=0,
+    in_flight=0,
+    wall_s=8_040.0,
+    session_s=8_040.0,
+    rows_per_s=1.24,
+    state=Path("r.jsonl.state"),
+    delay_ms=Percentiles(31, 250, 1_400),
+    execution_ms=Percentiles(700, 900, 8_000),
+    results=[Path("r.jsonl")],
+)
+EMPTY = Snapshot(
+    total=0,
+    succeeded=0,
+    failed=0,
+    held=0,
+    pending=0,
+    waiting=0,
+    queued=0,
+    running=0,
+    retries=0,
+    unconfirmed=0,
+    ended_in_session=0,
+    elapsed_s=0.0,
+    rows_per_s=0.0,
+    tokens_per_s=None,
+    input_tokens=0,
+    output_tokens=0,
+    note="",
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "exit_code"),
+    [
+        ({}, 0),
+        ({"total": 0, "succeeded": 0}, 0),
+        ({"succeeded": 9_999, "failed": 1}, 3),
+        ({"succeeded": 9_999, "held": 1}, 3),
+        ({"outcome": "stopped"}, 4),
+        ({"outcome": "interrupted"}, 130),
+        ({"outcome": "interrupted", "succeeded": 9_999, "failed": 1}, 130),
+    ],
+)
+def test_the_exit_code_follows_from_how_the_run_ended(changes, exit_code):
+    assert replace(DONE, **changes).exit_code == exit_code
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 ms"),
+        (0.031, "31 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1.0 s"),
+        (1.44, "1.4 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3_599.6, "1 h 00 min"),
+        (8_040, "2 h 14 min"),
+        (360_000, "100 h 00 min"),
+    ],
+)
+def test_a_duration_is_in_the_unit_that_a_person_would_use(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_fast_queue_does_not_look_like_no_queue():
+    assert "p50 31 ms, p90 250 ms, p99 1.4 s" in render(DONE)
+
+
+def test_a_run_that_succeeded_leaves_nothing_to_do():
+    text = render(DONE)
+    assert text.strip().startswith("finished: 10,000 of 10,000 rows succeeded")
+    assert "next" not in text
+
+
+def test_what_to_do_next_is_said_for_everything_that_is_left():
+    text = render(
+        replace(
+            DONE,
+            outcome="interrupted",
+            succeeded=9_000,
+            failed=10,
+            held=3,
+            not_run=587,
+            in_flight=400,
+            truncated=12,
+            rescue_by=1_767_225_600.0,
+        )
+    )
+    next_steps = text.split("\nnext\n")[1].splitlines()
+    assert "  go on: batchrun resume r.jsonl.state" in next_steps
+    assert "  try the failed rows again: batchrun resume r.jsonl.state --retry-failed" in next_steps
+    for words in ("400 jobs go on", "3 held rows", "--unconfirmed resubmit", "12 texts were cut off"):
+        assert words in text
+
+
+def test_a_long_error_is_cut_at_the_edge_and_its_start_is_shown():
+    text = render(replace(DONE, failures=[FailureGroup("handler_error", 2, "h-1", "x" * 200)]))
+    line = next(line for line in text.splitlines() if "handler_error" in line)
+    assert (len(line), "h-1: xxx" in line, line[-1]) == (78, True, "…")
+
+
+counts = st.integers(0, 10_000_000)
+messages = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=300)
+
+
+@given(counts, counts, counts, counts, messages, messages, st.sampled_from(["finished", "stopped", "interrupted"]))
+def test_the_summary_fits_a_terminal_but_for_commands_and_paths(failed, held, in_flight, cut, message, hint, outcome):
+    summary = replace(
+        DONE,
+        outcome=outcome,
+        reason=" ".join(message),
+        hint=" ".join(hint),
+        failed=failed,
+        held=held,
+        in_flight=in_flight,
+        truncated=cut,
+        rescue_by=1_767_225_600.0,
+        failures=[FailureGroup("bad_request", failed, "row-1", message)],
+    )
+    for line in render(summary).split("\n"):
+        assert len(line) <= 78 or "batchrun resume" in line or "r.jsonl" in line
+
+
+def test_a_summary_is_the_last_event_of_a_run():
+    event = orjson.loads(to_event(replace(DONE, failures=[FailureGroup("platform", 2, "x", "lost")])))
+    assert (event["event"], event["exit_code"], event["delay_ms"]["p50"], event["state"]) == (
+        "summary",
+        0,
+        31,
+        "r.jsonl.state",
+    )
+    assert event["failures"] == [{"kind": "platform", "rows": 2, "example_id": "x", "example_message": "lost"}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "eta_s"),
+    [({"total": 100}, None), ({"total": 100, "rows_per_s": 4.0, "succeeded": 60}, 10.0), ({"rows_per_s": 4.0}, 0.0)],
+)
+def test_the_time_that_is_left_is_unknown_without_a_rate(changes, eta_s):
+    snapshot = replace(EMPTY, **changes)
+    assert (snapshot.eta_s, snapshot.to_json()["eta_s"]) == (eta_s, eta_s)
