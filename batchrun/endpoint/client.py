@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from io import BytesIO
-from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0
 """Shorter than any server's own: a POST on a connection that the server just closed would be ambiguous."""
+_WATCH_S = 0.5
+"""How often it is looked at what is overdue."""
 _SENT_IN_PIECES_BYTES = 1 << 20
 """A larger body would hold the event loop up if it were sent in one piece."""
 _SPARE_CONNECTIONS = 4
@@ -78,14 +80,20 @@ class EndpointClient:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=headers,
-            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
         )
+        self._timeout_s = timeout_s
+        self._deadlines: dict[asyncio.Task[Any], float] = {}
+        self._overdue: set[asyncio.Task[Any]] = set()
+        self._watch: asyncio.TimerHandle | None = None
         self._proxy = _proxy_for(base_url) if use_proxy else None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         await self._session.close()
 
     async def run(self, body: bytes) -> JobAnswer:
@@ -102,7 +110,7 @@ class EndpointClient:
         Raises:
             CallError: no usable answer; NotFoundError when the job is unknown or gone.
         """
-        return parse_job(*await self._request("GET", URL(self._status_url + job_id), None))
+        return parse_job(*await self._request("GET", URL(self._status_url + quote(job_id), encoded=True), None))
 
     async def cancel(self, job_id: str) -> JobAnswer:
         """Cancel a job, queued or running.
@@ -110,7 +118,7 @@ class EndpointClient:
         Raises:
             CallError: no usable answer; NotFoundError when the job is unknown or gone.
         """
-        return parse_job(*await self._request("POST", URL(self._cancel_url + job_id), None))
+        return parse_job(*await self._request("POST", URL(self._cancel_url + quote(job_id), encoded=True), None))
 
     async def health(self) -> Health:
         """Ask how the endpoint's queue and workers are.
@@ -122,21 +130,49 @@ class EndpointClient:
 
     async def _request(self, method: str, url: URL, body: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
         data = BytesIO(body) if body and len(body) > _SENT_IN_PIECES_BYTES else body
+        task = self._begin()
         try:
             async with self._session.request(
                 method, url, data=data, allow_redirects=False, proxy=self._proxy
             ) as response:
                 return response.status, response.headers, await response.read()
+        except asyncio.CancelledError:
+            if task not in self._overdue:
+                raise
+            task.uncancel()
+            raise AmbiguousError("no answer in time") from None
         except aiohttp.ClientConnectorError as error:
             raise UnreachableError(f"no connection: {_reason(error)}") from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UnreachableError(f"no connection within {_CONNECT_S:.0f} s") from error
         except aiohttp.InvalidURL as error:
             raise UsageError(f"--base-url: {url} is no valid URL") from error
-        except TimeoutError as error:
-            raise AmbiguousError("no answer in time") from error
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
             raise AmbiguousError(f"the connection broke: {_reason(error)}") from error
+        finally:
+            del self._deadlines[task]
+            self._overdue.discard(task)
+
+    def _begin(self) -> asyncio.Task[Any]:
+        """Note when the request of the running task is overdue. One timer watches all: aiohttp would make one each."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        assert task is not None  # noqa: S101 - a coroutine of asyncio runs in a task
+        self._deadlines[task] = loop.time() + self._timeout_s
+        if self._watch is None:
+            self._watch = loop.call_later(_WATCH_S, self._look, loop)
+        return task
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel what is overdue. Requests began in the order in which they are kept."""
+        now = loop.time()
+        for task, deadline in self._deadlines.items():
+            if deadline > now:
+                break
+            if task not in self._overdue:
+                self._overdue.add(task)
+                task.cancel()
+        self._watch = loop.call_later(_WATCH_S, self._look, loop) if self._deadlines else None
 
 
 def _proxy_for(url: str) -> str | None:

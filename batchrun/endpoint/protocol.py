@@ -65,7 +65,7 @@ class Operation(StrEnum):
     PURGE_QUEUE = "purge-queue"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class JobAnswer:
     """What `/run`, `/status` or `/cancel` says of one job. All but `id` and `status` are optional on the wire."""
 

@@ -2,9 +2,8 @@
 
 It holds the rows that are in play, a few times the window, and nothing of the other million. The law:
 
-- At most `concurrency` jobs are in flight; at most `connections` submissions and as many polls are under way, so
-  that neither starves the other (the client holds back what exceeds its connections, and a submission waits for
-  its intent to be on disk meanwhile); each operation keeps to its own budget (`pacing`).
+- At most `concurrency` jobs are in flight, each operation keeps to its own budget (`pacing`), and neither polls nor
+  submissions get so far ahead of the connections that they starve the other: the client holds back what exceeds them.
 - Jobs of an earlier session are asked after once, each, before anything new is submitted.
 - Nothing is submitted until `/health` has answered once, nor while submissions meet an outage: there `/health` is
   asked instead, so that an hour without network makes no unconfirmed submissions beyond those under way.
@@ -49,6 +48,8 @@ _PROBE_BASE_S = 1.0
 _PROBE_CAP_S = 30.0
 _LOAD_MOST = 1000
 """Rows kept ready at most: enough for one burst of submissions."""
+_SUBMITTING_PER_CONNECTION = 2
+"""One on the wire, one whose intent is being written: more would only mean more unconfirmed ones after a crash."""
 _STALL_S = 5.0
 """A gap this long between two calls means that the machine slept: everything is due, and is to start slowly."""
 
@@ -261,7 +262,7 @@ class Scheduler:
             return
         room = min(
             self._run.ready(now),
-            2 * self._options.connections - self._run.in_use,
+            _SUBMITTING_PER_CONNECTION * self._options.connections - self._run.in_use,
             self._options.concurrency - len(self._flights),
         )
         while room > 0 and (row := self._next_row(now)) is not None:

@@ -17,7 +17,7 @@ from batchrun.state.schema import connect, sqlite_errors
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from batchrun.config import UnconfirmedPolicy
@@ -285,11 +285,12 @@ class Store:
     def commit(self, batch: Batch, session: int, now_ms: int) -> None:
         """Write a batch; it is on disk when this returns."""
         with self.transaction() as db:
-            _write_accepted(db, batch.accepted)
-            _write_ended(db, batch.ended)
+            _write(db, batch.accepted, _NAME_JOBS, _MARK_SUBMITTED)
+            _write(db, [e for e in batch.ended if e.status is not None], _END_JOBS, _END_ROWS)
+            _write(db, [e for e in batch.ended if e.status is None], _FORGET_JOBS, _FORGET_ROWS)
             if batch.failures:
                 db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", batch.failures)
-            _write_submitted(db, batch.submitted)
+            _write(db, batch.submitted, _INSERT_JOBS, _MARK_SUBMITTING)
             _add(db, batch.counters)
             for output, size_bytes in batch.committed_bytes.items():
                 db.execute("UPDATE outputs SET committed_bytes = ? WHERE output = ?", (size_bytes, output))
@@ -354,34 +355,53 @@ def _add(db: sqlite3.Connection, counters: dict[str, int]) -> None:
     )
 
 
-def _write_submitted(db: sqlite3.Connection, submitted: list[Submission]) -> None:
-    db.executemany("INSERT INTO jobs (job, row, attempt, submitted_ms) VALUES (?, ?, ?, ?)", submitted)
-    db.executemany(
-        "UPDATE rows SET state = 1, job = ?, attempts = ? WHERE row = ?", ((s.job, s.attempt, s.row) for s in submitted)
-    )
+# A batch goes into each statement as one JSON array: SQLite then does all of its rows in one step, without Python's
+# lock. Row by row the lock would change hands for each, against a busy event loop.
+
+_INSERT_JOBS = """
+INSERT INTO jobs (job, row, attempt, submitted_ms)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+    json_extract(value, '$[3]')
+FROM json_each(?)
+"""
+_MARK_SUBMITTING = """
+UPDATE rows SET state = 1, job = b.job, attempts = b.attempt
+FROM (SELECT json_extract(value, '$[0]') AS job, json_extract(value, '$[1]') AS row,
+    json_extract(value, '$[2]') AS attempt FROM json_each(?)) AS b
+WHERE rows.row = b.row
+"""
+_NAME_JOBS = """
+UPDATE jobs SET remote_id = b.remote_id, submitted_ms = b.submitted_ms
+FROM (SELECT json_extract(value, '$[0]') AS job, json_extract(value, '$[2]') AS remote_id,
+    json_extract(value, '$[3]') AS submitted_ms FROM json_each(?)) AS b
+WHERE jobs.job = b.job
+"""
+_MARK_SUBMITTED = """
+UPDATE rows SET state = 2 WHERE row IN (SELECT json_extract(value, '$[1]') FROM json_each(?))
+"""
+_END_JOBS = """
+UPDATE jobs SET status = b.status, delay_ms = b.delay_ms, execution_ms = b.execution_ms
+FROM (SELECT json_extract(value, '$[0]') AS job, json_extract(value, '$[3]') AS status,
+    json_extract(value, '$[6]') AS delay_ms, json_extract(value, '$[7]') AS execution_ms FROM json_each(?)) AS b
+WHERE jobs.job = b.job
+"""
+_END_ROWS = """
+UPDATE rows SET state = b.state, retries = b.retries, unconfirmed = b.unconfirmed
+FROM (SELECT json_extract(value, '$[1]') AS row, json_extract(value, '$[2]') AS state,
+    json_extract(value, '$[4]') AS retries, json_extract(value, '$[5]') AS unconfirmed FROM json_each(?)) AS b
+WHERE rows.row = b.row
+"""
+_FORGET_JOBS = """
+DELETE FROM jobs WHERE job IN (SELECT json_extract(value, '$[0]') FROM json_each(?))
+"""
+_FORGET_ROWS = """
+UPDATE rows SET state = 0, job = NULL, attempts = attempts - 1
+WHERE row IN (SELECT json_extract(value, '$[1]') FROM json_each(?))
+"""
 
 
-def _write_accepted(db: sqlite3.Connection, accepted: list[Acceptance]) -> None:
-    db.executemany(
-        "UPDATE jobs SET remote_id = ?, submitted_ms = ? WHERE job = ?",
-        ((a.remote_id, a.submitted_ms, a.job) for a in accepted),
-    )
-    db.executemany("UPDATE rows SET state = 2 WHERE row = ?", ((a.row,) for a in accepted))
-
-
-def _write_ended(db: sqlite3.Connection, ended: list[Ending]) -> None:
-    made = [e for e in ended if e.status is not None]
-    db.executemany(
-        "UPDATE jobs SET status = ?, delay_ms = ?, execution_ms = ? WHERE job = ?",
-        ((e.status, e.delay_ms, e.execution_ms, e.job) for e in made),
-    )
-    db.executemany(
-        "UPDATE rows SET state = ?, retries = ?, unconfirmed = ? WHERE row = ?",
-        ((int(e.state), e.retries, e.unconfirmed, e.row) for e in made),
-    )
-    if len(made) < len(ended):
-        never = [e for e in ended if e.status is None]
-        db.executemany("DELETE FROM jobs WHERE job = ?", ((e.job,) for e in never))
-        db.executemany(
-            "UPDATE rows SET state = 0, job = NULL, attempts = attempts - 1 WHERE row = ?", ((e.row,) for e in never)
-        )
+def _write(db: sqlite3.Connection, records: Sequence[tuple[Any, ...]], *statements: str) -> None:
+    if records:
+        array = orjson.dumps([tuple(record) for record in records]).decode()
+        for statement in statements:
+            db.execute(statement, (array,))

@@ -216,7 +216,8 @@ class World:
         in_play = len(scheduler._ready) + len(scheduler._waiting) + len(scheduler._flights)
         self.most_in_play = max(self.most_in_play, in_play)
         assert self.scheduler.in_flight <= options.concurrency or self.scheduler.in_flight == len(self.open_jobs)
-        assert max(self.under_way["run"], self.under_way["status"]) <= options.connections
+        assert self.under_way["run"] <= 2 * options.connections
+        assert self.under_way["status"] <= options.connections
         for operation, limit in (("run", options.limits.run), ("status", options.limits.status)):
             assert not limit.concurrent or self.under_way[operation] <= limit.concurrent
 
