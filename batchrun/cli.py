@@ -13,10 +13,9 @@ import click
 
 from batchrun import __version__, config
 from batchrun.errors import BatchrunError, UsageError
+from batchrun.options import LOCAL_OPTIONS, RETRY_OPTIONS, RUN_OPTIONS, SHOW_OPTIONS, with_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from batchrun.results.summary import Observer, Summary
 
 _EXIT_CODES = """
@@ -75,192 +74,8 @@ def main() -> None:
     """
 
 
-def _key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
-    """KEY=VALUE options; a value is JSON where it can be read as such, else text."""
-    import orjson
-
-    result: dict[str, object] = {}
-    for value in values:
-        key, equals, text = value.partition("=")
-        if not equals or not key.strip():
-            raise click.BadParameter(f"{value!r} is not KEY=VALUE, for example temperature=0.7", param=param)
-        try:
-            result[key.strip()] = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            result[key.strip()] = text
-    return result
-
-
-def _with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_SCHEDULER = config.SchedulerOptions()
-
-_SHOW_OPTIONS = [
-    click.option(
-        "--progress",
-        type=click.Choice(["auto", "bar", "plain", "json", "none"]),
-        default="auto",
-        show_default=True,
-        help="A bar on a terminal, a line every 30 s elsewhere, one JSON object a line, or nothing; on stderr.",
-    ),
-    click.option("-v", "--verbose", is_flag=True, help="Log what is done, and why, on stderr."),
-    click.option("-q", "--quiet", is_flag=True, help="No progress and no summary: only errors."),
-    click.option("--log-file", type=click.Path(dir_okay=False, path_type=Path), help="Append the log to this file."),
-]
-
-_LOCAL_OPTIONS = [
-    click.option(
-        "--worker",
-        type=click.Choice(["auto", "smollm2", "echo"]),
-        default="auto",
-        show_default=True,
-        help="What answers at the local endpoint: a small real model where it is installed, or an echo.",
-    ),
-    click.option(
-        "--model-file", type=click.Path(path_type=Path), help="A GGUF file for the local model, instead of SmolLM2."
-    ),
-    click.option(
-        "--upstream", metavar="URL", help="An OpenAI-compatible server (vLLM, llama.cpp, Ollama) as the local worker."
-    ),
-]
-
-_RETRY_OPTIONS = [
-    click.option("--retry-failed", is_flag=True, help="Take up the failed rows again, with all their retries."),
-    click.option(
-        "--only",
-        "kinds",
-        multiple=True,
-        metavar="KIND",
-        help="With --retry-failed: only this kind of failure; repeatable.",
-    ),
-    click.option(
-        "--api-key-file",
-        type=click.Path(path_type=Path),
-        help="Read the API key from this file instead of RUNPOD_API_KEY.",
-    ),
-]
-
-_RUN_OPTIONS = [
-    click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
-    click.option(
-        "-e",
-        "--endpoint",
-        required=True,
-        envvar=["BATCHRUN_ENDPOINT", "RUNPOD_ENDPOINT_ID"],
-        metavar="ID",
-        help="The endpoint's ID; `local` starts the built-in one in this process. [env: RUNPOD_ENDPOINT_ID]",
-    ),
-    click.option(
-        "--base-url",
-        envvar=["BATCHRUN_BASE_URL", "RUNPOD_ENDPOINT_BASE_URL"],
-        default=config.DEFAULT_BASE_URL,
-        show_default=True,
-        metavar="URL",
-        help="Jobs go to URL/ID/run. [env: RUNPOD_ENDPOINT_BASE_URL]",
-    ),
-    click.option(
-        "-o",
-        "--output",
-        metavar="PATH",
-        help="A file for all results, or a folder (existing, or ending in /): one file for each input."
-        " [default: <input>.results.jsonl]",
-    ),
-    click.option("--state", metavar="PATH", help="The state file. [default: <output>.state]"),
-    click.option(
-        "-j",
-        "--concurrency",
-        type=click.IntRange(1, 1_000_000),
-        metavar="N",
-        default=_SCHEDULER.concurrency,
-        show_default=True,
-        help="Jobs in flight at once: submitted and not final.",
-    ),
-    click.option(
-        "--connections",
-        type=click.IntRange(1, 10_000),
-        metavar="N",
-        default=_SCHEDULER.connections,
-        show_default=True,
-        help="HTTP connections at once, however many jobs are in flight.",
-    ),
-    click.option(
-        "--max-retries",
-        type=click.IntRange(0, 1000),
-        metavar="N",
-        default=_SCHEDULER.max_retries,
-        show_default=True,
-        help="Further submissions of a row after a failure that another try may mend; 0: none.",
-    ),
-    click.option(
-        "--unconfirmed",
-        type=click.Choice(["resubmit", "hold"]),
-        default=_SCHEDULER.unconfirmed,
-        show_default=True,
-        help="A submission whose answer never arrived may be a paid job: submit it again, or keep it aside.",
-    ),
-    click.option(
-        "--execution-timeout",
-        type=click.FloatRange(5, 604_800),
-        metavar="S",
-        help="Seconds that a job may run. [default: Runpod's, 600]",
-    ),
-    click.option(
-        "--ttl",
-        type=click.FloatRange(10, 604_800),
-        metavar="S",
-        help="Seconds that a job may live, queue included. [default: Runpod's, 86400]",
-    ),
-    click.option("--low-priority", is_flag=True, help="The jobs do not make the endpoint scale up."),
-    click.option(
-        "--set",
-        "override",
-        multiple=True,
-        callback=_key_values,
-        metavar="KEY=VALUE",
-        help="A sampling parameter for every line, winning over the line's own; repeatable.",
-    ),
-    click.option(
-        "--default",
-        "default",
-        multiple=True,
-        callback=_key_values,
-        metavar="KEY=VALUE",
-        help="A sampling parameter for lines that have none of that name; repeatable.",
-    ),
-    click.option("--chat", is_flag=True, help="Send `prompt` lines as chat messages."),
-    click.option("--system", metavar="TEXT", help="A system message for lines that have none; implies --chat."),
-    click.option(
-        "--run-limit",
-        type=click.IntRange(0),
-        metavar="N",
-        help="Submissions in any 10 s; 0: unlimited. [default: 1000; 0 for the local endpoint]",
-    ),
-    click.option(
-        "--status-limit",
-        type=click.IntRange(0),
-        metavar="N",
-        help="Status requests in any 10 s; 0: unlimited. [default: 2000; 0 for the local endpoint]",
-    ),
-    click.option(
-        "--inspect-output/--no-inspect-output",
-        default=True,
-        show_default=True,
-        help="Look for errors inside the output of completed jobs.",
-    ),
-    click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows."),
-    click.option("--dry-run", is_flag=True, help="Print the request bodies that would be sent, and send nothing."),
-]
-
-
 @main.command(context_settings=_ENVIRONMENT)
-@_with_options([*_RUN_OPTIONS, *_RETRY_OPTIONS, *_LOCAL_OPTIONS, *_SHOW_OPTIONS])
+@with_options([*RUN_OPTIONS, *RETRY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
 def run(**given: Any) -> None:
     """Run the prompts of INPUT..., or go on with a run.
 
@@ -286,7 +101,7 @@ def run(**given: Any) -> None:
 
 @main.command(context_settings=_ENVIRONMENT)
 @click.argument("state", type=click.Path(path_type=Path))
-@_with_options([*_RETRY_OPTIONS, *_LOCAL_OPTIONS, *_SHOW_OPTIONS])
+@with_options([*RETRY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
 def resume(state: Path, **given: Any) -> None:
     """Go on with the run of a STATE file, with the options that it was started with.
 
@@ -360,7 +175,7 @@ def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn by chance.")
 @click.option("--cold-start", type=click.FloatRange(0), default=0.0, show_default=True, help="Seconds without workers.")
 @click.option("--limits/--no-limits", default=False, show_default=True, help="Enforce Runpod's documented rate limits.")
-@_with_options(_LOCAL_OPTIONS)
+@with_options(LOCAL_OPTIONS)
 def serve(**given: Any) -> None:
     """Serve a local endpoint that speaks Runpod's queue API, for rehearsals and tests.
 
@@ -393,6 +208,11 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         raise UsageError(f"--endpoint {given['endpoint']!r} is no endpoint ID", "it is the word in the endpoint's URL")
     if not given["base_url"].startswith(("http://", "https://")):
         raise UsageError(f"--base-url {given['base_url']!r} is no http(s) URL", "for example https://api.runpod.ai/v2")
+    if ".api.runpod.ai" in given["base_url"]:
+        raise UsageError(
+            f"--base-url {given['base_url']} is that of a load-balancing endpoint, which has no queue",
+            "use a queue endpoint: its jobs go to https://api.runpod.ai/v2/ID/run",
+        )
     if given["kinds"] and not given["retry_failed"]:
         raise UsageError("--only goes with --retry-failed")
     return config.RunOptions(
@@ -446,21 +266,33 @@ def _session_options(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _observer(given: dict[str, Any]) -> Observer:
-    import logging
-
     from batchrun.progress import make_observer
 
-    level = logging.DEBUG if given["verbose"] else logging.WARNING
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    handlers[0].setLevel(level)
-    if given["log_file"]:
+    observer = make_observer("none" if given["quiet"] else given["progress"], sys.stderr)
+    if given["verbose"] or given["log_file"]:
+        _log(observer if given["verbose"] else None, given["log_file"])
+    return observer
+
+
+def _log(observer: Observer | None, path: Path | None) -> None:
+    """Send the log to the observer, so that it does not tear the bar, and to a file."""
+    import logging
+
+    class ToObserver(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if observer is not None:
+                observer.message(self.format(record))
+
+    handlers: list[logging.Handler] = [ToObserver(logging.DEBUG)] if observer is not None else []
+    if path is not None:
         try:
-            handlers.append(logging.FileHandler(given["log_file"], encoding="utf-8"))
+            handlers.append(logging.FileHandler(path, encoding="utf-8"))
         except OSError as error:
-            raise UsageError(f"--log-file {given['log_file']}: {error.strerror}") from error
-        level = min(level, logging.INFO)
-    logging.basicConfig(level=level, handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return make_observer("none" if given["quiet"] else given["progress"], sys.stderr)
+            raise UsageError(f"--log-file {path}: {error.strerror}", "give a file in a folder that exists") from error
+    logging.basicConfig(
+        level=logging.DEBUG, handlers=handlers, format="%(asctime)s %(levelname)-7s %(message)s", force=True
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 def _finish(summary: Summary, given: dict[str, Any]) -> NoReturn:

@@ -8,6 +8,7 @@ sleeps until something happens or the scheduler wants to be asked.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import time
 from collections import Counter, deque
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from batchrun.tally import Tally
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
 
 _COMMIT_GAP_S = 0.01
 """Between the starts of two commits: groups of events share one fsync, at the price of so much delay."""
@@ -165,22 +168,26 @@ class Engine:
                     self._tally.succeeded += 1
                 else:
                     self._tally.failed += 1
+                    _LOG.info("row %d failed: %s: %s", command.row, command.failure.kind, command.failure.message)
             case cmd.Requeue():
                 self._work.endings.append(command)
-                if command.status is not None:
+                if command.failure is not None:
                     self._tally.retries += 1
                     self._work.count("retries")
+                    _LOG.info("row %d is tried again: %s", command.row, command.failure.message)
                 if command.status == "UNCONFIRMED":
                     self._unconfirmed()
             case cmd.Hold():
                 self._work.endings.append(command)
                 self._tally.held += 1
                 self._unconfirmed()
+                _LOG.info("row %d is held: %s", command.row, command.message)
             case cmd.LoadRows():
                 self._start(self._load(command))
             case cmd.CheckHealth():
                 self._start(self._check_health())
             case cmd.Halt():
+                _LOG.error("stopped: %s", command.error.message)
                 self._fail(command.error)
 
     def _unconfirmed(self) -> None:
@@ -233,7 +240,7 @@ class Engine:
         try:
             answer = await self._client.run(body)
         except CallError as error:
-            self._note_failure(error)
+            self._note_failure("run", error)
             self._tell(ev.SubmitFailed(submit.job, error, sent_at))
             return
         submitted_ms = round((self._wall() - (self._clock() - sent_at) / 2) * 1000)
@@ -246,7 +253,7 @@ class Engine:
         try:
             answer = await self._client.status(poll.remote_id)
         except CallError as error:
-            self._note_failure(error)
+            self._note_failure("status", error)
             self._tell(ev.PollFailed(poll.job, error, sent_at))
             return
         if not answer.status.is_final:
@@ -263,13 +270,16 @@ class Engine:
     async def _check_health(self) -> None:
         self.calls["health"] += 1
         try:
-            await self._client.health()
+            health = await self._client.health()
         except CallError as error:
+            self._note_failure("health", error)
             self._tell(ev.HealthFailed(error))
         else:
+            _LOG.info("the endpoint answers: %s", health)
             self._tell(ev.HealthSeen())
 
-    def _note_failure(self, error: CallError) -> None:
+    def _note_failure(self, operation: str, error: CallError) -> None:
+        _LOG.debug("/%s failed: %s", operation, error.message)
         if isinstance(error, ThrottledError):
             self._work.count("throttled")
 
@@ -330,8 +340,8 @@ class Engine:
         self._stops += 2 if number == signal.SIGHUP else 1
         if self._stops == 1:
             self._observer.message(
-                f"stopping: nothing more is submitted, {self._scheduler.in_flight} jobs in flight are being collected;"
-                " once more leaves at once"
+                f"stopping: collecting the {self._scheduler.in_flight:,} jobs in flight, submitting nothing more;"
+                " Ctrl-C again leaves at once"
             )
             self._tell(ev.StopRequested())
         self._wake.set()

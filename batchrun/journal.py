@@ -63,6 +63,12 @@ class Tokens:
     output: int = 0
     reported: bool = False
 
+    def add(self, used: int | None, made: int | None) -> None:
+        """Add what a result says; None: it does not say."""
+        self.input += used or 0
+        self.output += made or 0
+        self.reported = self.reported or used is not None or made is not None
+
 
 class LineChangedError(BatchrunError):
     """A line is not what it was when the run began."""
@@ -163,7 +169,8 @@ class Journal:
         row, answer = self._rows[finish.row], finish.answer
         assert isinstance(answer, JobAnswer)  # noqa: S101 - the driver hands over what /status answered
         text = extract(answer.output)
-        self._count_tokens(batch, text.input_tokens, text.output_tokens, text.finish_reason)
+        batch.count_tokens(text.input_tokens, text.output_tokens, text.finish_reason)
+        self.tokens.add(text.input_tokens, text.output_tokens)
         remote_id, submitted_ms = self._jobs[finish.job]
         return result_line(
             row_id=row.id,
@@ -185,17 +192,6 @@ class Journal:
             ),
             possible_duplicate=finish.unconfirmed > 0,
         )
-
-    def _count_tokens(self, batch: Batch, used: int | None, made: int | None, finish_reason: str | None) -> None:
-        counters = batch.counters
-        for name, count in (("input_tokens", used), ("output_tokens", made)):
-            if count is not None:
-                counters[name] = counters.get(name, 0) + count
-                self.tokens.reported = True
-        self.tokens.input += used or 0
-        self.tokens.output += made or 0
-        if finish_reason == "length":
-            counters["truncated"] = counters.get("truncated", 0) + 1
 
     def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int) -> None:
         row = self._rows[ending.row]

@@ -193,7 +193,7 @@ class Run:
                 continue
             batch, size_bytes = Batch(), output.committed_bytes
             for line in tail.lines:
-                batch.ended.append(self._taken_over(path, line))
+                self._take_over(path, line, batch)
                 size_bytes += len(line)
             batch.committed_bytes[output.output] = size_bytes
             self.store.commit(batch, self._session, self._now_ms())
@@ -203,7 +203,7 @@ class Run:
                 + (f", cut off a torn line of {tail.cut_bytes} bytes" if tail.cut_bytes else "")
             )
 
-    def _taken_over(self, path: Path, line: bytes) -> Ending:
+    def _take_over(self, path: Path, line: bytes, batch: Batch) -> None:
         record = read_record(line)
         row = self.store.row_by_id(record.id) if record else None
         if record is None or row is None or not row.state.is_open:
@@ -211,17 +211,19 @@ class Run:
                 f"{path} has a line that this run did not write: {line[:80].decode('utf-8', 'replace').strip()}…",
                 "take it out of the file, or start a new run with another --output",
             )
-        job = self.store.query("SELECT job FROM rows WHERE row = ?", (row.row,))[0][0]
-        return Ending(
-            job,
-            row.row,
-            RowState.SUCCEEDED,
-            "COMPLETED",
-            row.retries,
-            row.unconfirmed,
-            None if record.delay_ms is None else round(record.delay_ms),
-            None if record.execution_ms is None else round(record.execution_ms),
+        batch.ended.append(
+            Ending(
+                self.store.query("SELECT job FROM rows WHERE row = ?", (row.row,))[0][0],
+                row.row,
+                RowState.SUCCEEDED,
+                "COMPLETED",
+                row.retries,
+                row.unconfirmed,
+                None if record.delay_ms is None else round(record.delay_ms),
+                None if record.execution_ms is None else round(record.execution_ms),
+            )
         )
+        batch.count_tokens(record.input_tokens, record.output_tokens, record.finish_reason)
 
     def _write_errors(self) -> list[Path]:
         written = []

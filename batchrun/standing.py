@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.config import RETENTION_S
+from batchrun.results.summary import duration
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import holder
 from batchrun.state.store import Store
@@ -124,7 +125,7 @@ def render(standing: Standing) -> str:
         f"  in flight  {s.in_flight:>11,}",
         f"  pending    {s.pending + s.submitting:>11,}",
         "",
-        f"  {s.rows_per_s:,.1f} rows/s over {_duration(s.elapsed_s)} of running",
+        f"  {s.rows_per_s:,.1f} rows/s over {duration(s.elapsed_s)} of running",
     ]
     if s.counters.get("unconfirmed"):
         lines.append(f"  {s.counters['unconfirmed']:,} submissions unconfirmed: possible duplicates")
@@ -134,7 +135,7 @@ def render(standing: Standing) -> str:
     if s.jobs:
         lines += ["", f"oldest jobs in flight ({len(s.jobs)} of {s.in_flight:,})"]
         lines += [
-            f"  {job.id[:24]:<24} {job.job_id[:44]:<44} age {_duration(job.age_s):>8}  {_rescue(job.rescue_in_s)}"
+            f"  {job.id[:24]:<24} {job.job_id[:44]:<44} age {duration(job.age_s):>8}  {_rescue(job.rescue_in_s)}"
             for job in s.jobs
         ]
     if open_rows and s.pid is None:
@@ -143,13 +144,4 @@ def render(standing: Standing) -> str:
 
 
 def _rescue(seconds: float) -> str:
-    return f"rescue within {_duration(seconds)}" if seconds > 0 else "may have expired"
-
-
-def _duration(seconds: float) -> str:
-    whole = int(seconds)
-    if whole < 60:  # noqa: PLR2004 - a minute
-        return f"{whole} s"
-    if whole < 3600:  # noqa: PLR2004 - an hour
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"rescue within {duration(seconds)}" if seconds > 0 else "may have expired"

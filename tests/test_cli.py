@@ -72,6 +72,10 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, wor
         (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only goes with --retry-failed"),
         (["p.jsonl", "-e", "local", "--no-such-option"], "No such option"),
         (["p.jsonl", "-e", "x", "--base-url", "ftp://x", "--api-key-file", "key"], "is no http(s) URL"),
+        (
+            ["p.jsonl", "-e", "x", "--base-url", "https://x.api.runpod.ai"],
+            "load-balancing endpoint, which has no queue",
+        ),
         (["p.jsonl", "-e", "x", "--api-key-file", "nokey"], "--api-key-file nokey: No such file"),
         (["p.jsonl", "-e", "local", "--state", "."], ". is a folder"),
         (["p.jsonl", "-e", "local", "--state", "p.jsonl"], "p.jsonl: the state file is damaged"),
@@ -168,6 +172,19 @@ def test_progress_as_json_is_one_object_a_line_on_stderr():
     assert events[0]["event"] == "begin"
     assert [event["event"] for event in events][-2:] == ["end", "summary"]
     assert (events[-2]["done"], events[-1]["exit_code"]) == (2, 0)
+
+
+def test_the_log_says_what_was_done_and_why(tmp_path: Path):
+    (tmp_path / "f.jsonl").write_text('{"id": "no", "prompt": "y", "max_tokens": 0}\n')
+    done = local("f.jsonl", "-o", "o.jsonl", "--log-file", "log.txt")
+    log = (tmp_path / "log.txt").read_text()
+    assert "the endpoint answers" in log
+    assert "row 1 failed: bad_request: max_tokens must be at least 1" in log
+    assert "endpoint answers" not in done.stderr
+    verbose = batchrun(
+        "run", "f.jsonl", "-o", "v.jsonl", "-e", "local", "--worker", "echo", "--progress", "plain", "-v"
+    )
+    assert "row 1 failed: bad_request" in verbose.stderr
 
 
 def test_quiet_says_nothing_when_all_is_well():

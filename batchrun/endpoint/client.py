@@ -110,7 +110,9 @@ class EndpointClient:
         Raises:
             CallError: no usable answer; NotFoundError when the job is unknown or gone.
         """
-        return parse_job(*await self._request("GET", URL(self._status_url + quote(job_id), encoded=True), None))
+        return parse_job(
+            *await self._request("GET", URL(self._status_url + quote(job_id, safe=""), encoded=True), None)
+        )
 
     async def cancel(self, job_id: str) -> JobAnswer:
         """Cancel a job, queued or running.
@@ -118,7 +120,9 @@ class EndpointClient:
         Raises:
             CallError: no usable answer; NotFoundError when the job is unknown or gone.
         """
-        return parse_job(*await self._request("POST", URL(self._cancel_url + quote(job_id), encoded=True), None))
+        return parse_job(
+            *await self._request("POST", URL(self._cancel_url + quote(job_id, safe=""), encoded=True), None)
+        )
 
     async def health(self) -> Health:
         """Ask how the endpoint's queue and workers are.

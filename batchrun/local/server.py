@@ -81,7 +81,7 @@ class LocalEndpoint:
     ) -> None:
         self.options = options
         self.queue = JobQueue(
-            options.workers, options.jobs_per_worker, name=str(uuid4()), retention_s=options.retention_s
+            options.workers, options.jobs_per_worker, name=f"local-{uuid4().hex[:12]}", retention_s=options.retention_s
         )
         self.base_url = ""
         self._worker = worker

@@ -23,7 +23,6 @@ from batchrun.errors import (
     CallError,
     DeniedError,
     NotFoundError,
-    RefusedError,
     RejectedError,
     ThrottledError,
     UnreachableError,
@@ -31,10 +30,12 @@ from batchrun.errors import (
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.failures import Failure, FailureKind, backoff_s
+from batchrun.scheduler.flight import Flight, Row
 from batchrun.scheduler.pacing import TROUBLE_THRESHOLD, Pacer
 from batchrun.scheduler.polling import MISSING_GAP_S, PollPlan
 from batchrun.scheduler.prediction import Predictor
-from batchrun.scheduler.states import Move, RowState, moved
+from batchrun.scheduler.refusal import refusal
+from batchrun.scheduler.states import Move, RowState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,52 +55,6 @@ _STALL_S = 5.0
 """A gap this long between two calls means that the machine slept: everything is due, and is to start slowly."""
 
 
-class _Row:
-    """A row in play."""
-
-    __slots__ = ("attempts", "retries", "row", "state", "unconfirmed")
-
-    def __init__(self, ticket: ev.Ticket, state: RowState) -> None:
-        self.row = ticket.row
-        self.attempts = ticket.attempts
-        self.retries = ticket.retries
-        self.unconfirmed = ticket.unconfirmed
-        self.state = state
-
-    def move(self, move: Move) -> None:
-        self.state = moved(self.state, move, self.row)
-
-
-class _Flight:
-    """A row's job in flight, or on its way there."""
-
-    __slots__ = (
-        "adopted",
-        "in_progress",
-        "job",
-        "missing",
-        "place",
-        "remote_id",
-        "row",
-        "seen_at",
-        "submitted_at",
-    )
-
-    def __init__(self, job: int, row: _Row) -> None:
-        self.job = job
-        self.row = row
-        self.place = 0
-        self.remote_id = ""
-        self.submitted_at = 0.0
-        self.seen_at = 0.0
-        """When the job was last known not to be over."""
-        self.in_progress = False
-        self.missing = False
-        """Whether the last answer was a 404."""
-        self.adopted = False
-        """Whether it is a job of an earlier session that was not asked after yet."""
-
-
 class Scheduler:
     """Decides what to do next.
 
@@ -117,9 +72,9 @@ class Scheduler:
         self._run = Pacer(options.limits.run, rng)
         self._status = Pacer(options.limits.status, rng)
         self._plan = PollPlan(Predictor(), rng)
-        self._flights: dict[int, _Flight] = {}
-        self._ready: deque[_Row] = deque()
-        self._waiting: list[tuple[float, int, _Row]] = []
+        self._flights: dict[int, Flight] = {}
+        self._ready: deque[Row] = deque()
+        self._waiting: list[tuple[float, int, Row]] = []
         self._decided: list[cmd.Command] = []
         self._loading = False
         self._exhausted = False
@@ -194,7 +149,7 @@ class Scheduler:
             case ev.RowsLoaded():
                 self._loading = False
                 self._exhausted = event.exhausted
-                self._ready.extend(_Row(ticket, RowState.PENDING) for ticket in event.tickets)
+                self._ready.extend(Row(ticket, RowState.PENDING) for ticket in event.tickets)
             case ev.PollFailed():
                 self._poll_failed(event, now)
             case ev.SubmitFailed():
@@ -271,7 +226,7 @@ class Scheduler:
             job, self._next_job = self._next_job, self._next_job + 1
             row.move(Move.SUBMIT)
             row.attempts += 1
-            self._flights[job] = _Flight(job, row)
+            self._flights[job] = Flight(job, row)
             out.append(cmd.Submit(job, row.row, row.attempts))
 
     def _may_submit(self, now: float) -> bool:
@@ -279,7 +234,7 @@ class Scheduler:
             return False
         return bool(self._ready) or (bool(self._waiting) and self._waiting[0][0] <= now)
 
-    def _next_row(self, now: float) -> _Row | None:
+    def _next_row(self, now: float) -> Row | None:
         if self._waiting and self._waiting[0][0] <= now:
             return heapq.heappop(self._waiting)[2]
         return self._ready.popleft() if self._ready else None
@@ -306,8 +261,8 @@ class Scheduler:
         self._plan.add(flight.job, flight.place, flight.submitted_at, now)
 
     def _adopt(self, event: ev.JobAdopted) -> None:
-        row = _Row(event.ticket, RowState.SUBMITTED)
-        flight = self._flights[event.job] = _Flight(event.job, row)
+        row = Row(event.ticket, RowState.SUBMITTED)
+        flight = self._flights[event.job] = Flight(event.job, row)
         flight.remote_id = event.remote_id
         flight.submitted_at = flight.seen_at = event.submitted_at
         flight.place, self._place = self._place, self._place + 1
@@ -407,7 +362,7 @@ class Scheduler:
         flight.row.attempts -= 1
         self._fail(flight, "INVALID", Failure(FailureKind.INVALID, event.message, event.message), None)
 
-    def _unconfirmed(self, flight: _Flight, error: CallError, now: float) -> None:
+    def _unconfirmed(self, flight: Flight, error: CallError, now: float) -> None:
         row = flight.row
         row.unconfirmed += 1
         if self._options.unconfirmed == "hold":
@@ -420,21 +375,21 @@ class Scheduler:
         else:
             self._fail(flight, "UNCONFIRMED", failure, None)
 
-    def _retry_or_fail(self, flight: _Flight, status: str, failure: Failure, now: float, answer: object) -> None:
+    def _retry_or_fail(self, flight: Flight, status: str, failure: Failure, now: float, answer: object) -> None:
         if failure.kind.is_retryable and flight.row.retries < self._options.max_retries:
             flight.row.retries += 1
             self._requeue(flight, status, failure, now, answer)
         else:
             self._fail(flight, status, failure, answer)
 
-    def _requeue(self, flight: _Flight, status: str, failure: Failure, now: float, answer: object) -> None:
+    def _requeue(self, flight: Flight, status: str, failure: Failure, now: float, answer: object) -> None:
         row = flight.row
         row.move(Move.REQUEUE)
         wait_s = backoff_s(row.retries + row.unconfirmed, self._rng, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
         heapq.heappush(self._waiting, (now + wait_s, flight.job, row))
         self._decided.append(cmd.Requeue(flight.job, row.row, status, failure, row.retries, row.unconfirmed, answer))
 
-    def _put_back(self, flight: _Flight, now: float) -> None:
+    def _put_back(self, flight: Flight, now: float) -> None:
         """Undo a submission that surely made no job; the pacer decides when to try again."""
         self._land(flight)
         row = flight.row
@@ -443,7 +398,7 @@ class Scheduler:
         heapq.heappush(self._waiting, (now, flight.job, row))
         self._decided.append(cmd.Requeue(flight.job, row.row, None, None, row.retries, row.unconfirmed))
 
-    def _fail(self, flight: _Flight, status: str, failure: Failure, answer: object) -> None:
+    def _fail(self, flight: Flight, status: str, failure: Failure, answer: object) -> None:
         row = flight.row
         row.move(Move.FAIL)
         self._decided.append(cmd.Finish(flight.job, row.row, status, failure, row.attempts, row.unconfirmed, answer))
@@ -480,43 +435,16 @@ class Scheduler:
                 wait_s = backoff_s(self._probe_failures, self._rng, base_s=_PROBE_BASE_S, cap_s=_PROBE_CAP_S)
                 self._probe_at = now + max(wait_s, error.retry_after_s or 0.0)
 
-    def _asked(self, job: int) -> _Flight:
+    def _asked(self, job: int) -> Flight:
         flight = self._flights[job]
         if flight.adopted:
             flight.adopted = False
             self._unasked -= 1
         return flight
 
-    def _land(self, flight: _Flight, *, watched: bool = True) -> None:
+    def _land(self, flight: Flight, *, watched: bool = True) -> None:
         """The job is in flight no longer."""
         del self._flights[flight.job]
         self._running -= flight.in_progress
         if watched and flight.remote_id:
             self._plan.remove(flight.job)
-
-
-def refusal(error: CallError) -> RefusedError:
-    """Why the run cannot go on after a refused call, with the remedy."""
-    match error.http_status:
-        case 401:
-            return RefusedError(
-                f"the API key is not accepted ({error.message})",
-                "set RUNPOD_API_KEY to a valid key: Runpod console, Settings, API Keys",
-            )
-        case 402:
-            return RefusedError(
-                f"the account has no credit left ({error.message})", "add credit, then run the same command"
-            )
-        case 403:
-            return RefusedError(
-                f"the API key may not use this endpoint ({error.message})",
-                "use a key with access to this endpoint, or check the endpoint ID",
-            )
-        case 404:
-            return RefusedError(
-                f"there is no such endpoint ({error.message})",
-                "check --endpoint and --base-url: serverless queue endpoints live at https://api.runpod.ai/v2,"
-                " api.runpod.io is another API",
-            )
-        case _:
-            return RefusedError(f"the API refuses every request ({error.message})", "check --base-url")

@@ -133,10 +133,12 @@ class Batch:
     committed_bytes: dict[int, int] = field(default_factory=dict)
     """Output -> length of its file that the ended rows have reached."""
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to write but counters."""
-        return not (self.accepted or self.ended or self.submitted or self.failures)
+    def count_tokens(self, used: int | None, made: int | None, finish_reason: str | None) -> None:
+        """Count what a result says of its tokens, and whether its text was cut off by their number."""
+        counts = (("input_tokens", used), ("output_tokens", made), ("truncated", int(finish_reason == "length")))
+        for name, count in counts:
+            if count is not None:
+                self.counters[name] = self.counters.get(name, 0) + count
 
 
 class Store:

@@ -1,0 +1,203 @@
+"""The options of the commands, each with its help; every default is that of `config`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchrun import config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
+    """KEY=VALUE options; a value is JSON where it can be read as such, else text."""
+    import orjson
+
+    result: dict[str, object] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals or not key.strip():
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE, for example temperature=0.7", param=param)
+        try:
+            result[key.strip()] = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            result[key.strip()] = text
+    return result
+
+
+def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Give a command these options, in their order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_SCHEDULER = config.SchedulerOptions()
+
+SHOW_OPTIONS = [
+    click.option(
+        "--progress",
+        type=click.Choice(["auto", "bar", "plain", "json", "none"]),
+        default="auto",
+        show_default=True,
+        help="A bar on a terminal, a line every 30 s elsewhere, one JSON object a line, or nothing; on stderr.",
+    ),
+    click.option("-v", "--verbose", is_flag=True, help="Log what is done, and why, on stderr."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress and no summary: only errors."),
+    click.option("--log-file", type=click.Path(dir_okay=False, path_type=Path), help="Append the log to this file."),
+]
+"""What is shown and logged."""
+
+LOCAL_OPTIONS = [
+    click.option(
+        "--worker",
+        type=click.Choice(["auto", "smollm2", "echo"]),
+        default="auto",
+        show_default=True,
+        help="What answers at the local endpoint: a small real model where it is installed, or an echo.",
+    ),
+    click.option(
+        "--model-file", type=click.Path(path_type=Path), help="A GGUF file for the local model, instead of SmolLM2."
+    ),
+    click.option(
+        "--upstream", metavar="URL", help="An OpenAI-compatible server (vLLM, llama.cpp, Ollama) as the local worker."
+    ),
+]
+"""What answers at the local endpoint."""
+
+RETRY_OPTIONS = [
+    click.option("--retry-failed", is_flag=True, help="Take up the failed rows again, with all their retries."),
+    click.option(
+        "--only",
+        "kinds",
+        multiple=True,
+        metavar="KIND",
+        help="With --retry-failed: only this kind of failure; repeatable.",
+    ),
+    click.option(
+        "--api-key-file",
+        type=click.Path(path_type=Path),
+        help="Read the API key from this file instead of RUNPOD_API_KEY.",
+    ),
+]
+"""What going on with a run can ask for."""
+
+RUN_OPTIONS = [
+    click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
+    click.option(
+        "-e",
+        "--endpoint",
+        required=True,
+        envvar=["BATCHRUN_ENDPOINT", "RUNPOD_ENDPOINT_ID"],
+        metavar="ID",
+        help="The endpoint's ID; `local` starts the built-in one in this process. [env: RUNPOD_ENDPOINT_ID]",
+    ),
+    click.option(
+        "--base-url",
+        envvar=["BATCHRUN_BASE_URL", "RUNPOD_ENDPOINT_BASE_URL"],
+        default=config.DEFAULT_BASE_URL,
+        show_default=True,
+        metavar="URL",
+        help="Jobs go to URL/ID/run. [env: RUNPOD_ENDPOINT_BASE_URL]",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="A file for all results, or a folder (existing, or ending in /): one file for each input."
+        " [default: <input>.results.jsonl]",
+    ),
+    click.option("--state", metavar="PATH", help="The state file. [default: <output>.state]"),
+    click.option(
+        "-j",
+        "--concurrency",
+        type=click.IntRange(1, 1_000_000),
+        metavar="N",
+        default=_SCHEDULER.concurrency,
+        show_default=True,
+        help="Jobs in flight at once: submitted and not final.",
+    ),
+    click.option(
+        "--connections",
+        type=click.IntRange(1, 10_000),
+        metavar="N",
+        default=_SCHEDULER.connections,
+        show_default=True,
+        help="HTTP connections at once, however many jobs are in flight.",
+    ),
+    click.option(
+        "--max-retries",
+        type=click.IntRange(0, 1000),
+        metavar="N",
+        default=_SCHEDULER.max_retries,
+        show_default=True,
+        help="Further submissions of a row after a failure that another try may mend; 0: none.",
+    ),
+    click.option(
+        "--unconfirmed",
+        type=click.Choice(["resubmit", "hold"]),
+        default=_SCHEDULER.unconfirmed,
+        show_default=True,
+        help="A submission whose answer never arrived may be a paid job: submit it again, or keep it aside.",
+    ),
+    click.option(
+        "--execution-timeout",
+        type=click.FloatRange(5, 604_800),
+        metavar="S",
+        help="Seconds that a job may run. [default: Runpod's, 600]",
+    ),
+    click.option(
+        "--ttl",
+        type=click.FloatRange(10, 604_800),
+        metavar="S",
+        help="Seconds that a job may live, queue included. [default: Runpod's, 86400]",
+    ),
+    click.option("--low-priority", is_flag=True, help="The jobs do not make the endpoint scale up."),
+    click.option(
+        "--set",
+        "override",
+        multiple=True,
+        callback=_key_values,
+        metavar="KEY=VALUE",
+        help="A sampling parameter for every line, winning over the line's own; repeatable.",
+    ),
+    click.option(
+        "--default",
+        "default",
+        multiple=True,
+        callback=_key_values,
+        metavar="KEY=VALUE",
+        help="A sampling parameter for lines that have none of that name; repeatable.",
+    ),
+    click.option("--chat", is_flag=True, help="Send `prompt` lines as chat messages."),
+    click.option("--system", metavar="TEXT", help="A system message for lines that have none; implies --chat."),
+    click.option(
+        "--run-limit",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Submissions in any 10 s; 0: unlimited. [default: 1000; 0 for the local endpoint]",
+    ),
+    click.option(
+        "--status-limit",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Status requests in any 10 s; 0: unlimited. [default: 2000; 0 for the local endpoint]",
+    ),
+    click.option(
+        "--inspect-output/--no-inspect-output",
+        default=True,
+        show_default=True,
+        help="Look for errors inside the output of completed jobs.",
+    ),
+    click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows."),
+    click.option("--dry-run", is_flag=True, help="Print the request bodies that would be sent, and send nothing."),
+]
+"""What a run is and asks for."""
