@@ -323,13 +323,12 @@ def refuse_other_options(store: Store, options: RunOptions) -> None:
 def rescue_by(store: Store) -> float | None:
     """By when to resume at the latest, UTC epoch seconds; None when nothing is in flight.
 
-    A job cannot have ended before it was submitted, and its result is kept for 30 minutes after its end.
+    A result is kept for 30 minutes after its job's end; the oldest job is taken to need as long as the last ones did.
     """
     earliest = store.query("SELECT min(j.submitted_ms) FROM rows r JOIN jobs j ON j.job = r.job WHERE r.state = 2")
     if earliest[0][0] is None:
         return None
-    usual = _percentiles(store, "execution_ms")
-    return float(earliest[0][0]) / 1000 + RETENTION_S + (usual.p50 / 1000 if usual else 0.0)
+    return (float(earliest[0][0]) + store.usual_time_ms()) / 1000 + RETENTION_S
 
 
 def errors_path(results: Path) -> Path:

@@ -29,7 +29,7 @@ class JobInFlight:
     job_id: str
     age_s: float
     rescue_in_s: float
-    """How long its result can be fetched at least: 30 minutes after its submission, since it cannot end before."""
+    """How long its result can still be fetched: 30 minutes after its end, as expected from the last jobs' times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ def look(state: Path, now: float | None = None) -> Standing:
         counts, counters = store.counts(), store.counters()
         options = store.get_setting("options")
         elapsed_s = store.sessions_ms() / 1000
+        kept_s = RETENTION_S + store.usual_time_ms() / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
         oldest = store.query(
             "SELECT r.id, j.remote_id, j.submitted_ms FROM rows r JOIN jobs j ON j.job = r.job"
@@ -92,8 +93,7 @@ def look(state: Path, now: float | None = None) -> Standing:
             rows_per_s=ended / elapsed_s if elapsed_s else 0.0,
             elapsed_s=elapsed_s,
             jobs=[
-                JobInFlight(row_id, job_id, now - ms / 1000, ms / 1000 + RETENTION_S - now)
-                for row_id, job_id, ms in oldest
+                JobInFlight(row_id, job_id, now - ms / 1000, ms / 1000 + kept_s - now) for row_id, job_id, ms in oldest
             ],
             failures=store.failure_groups(),
             counters=counters,

@@ -47,6 +47,8 @@ _RETRY_BASE_S = 2.0
 _RETRY_CAP_S = 60.0
 _PROBE_BASE_S = 1.0
 _PROBE_CAP_S = 30.0
+_BLOCK_CAP_S = 120.0
+"""While `/health` answers and `/run` does not, one submission is risked this often: each may be a paid job."""
 _LOAD_MOST = 1000
 """Rows kept ready at most: enough for one burst of submissions."""
 _SUBMITTING_PER_CONNECTION = 2
@@ -85,6 +87,7 @@ class Scheduler:
         self._probe_at = float("-inf")
         self._probe_failures = 0
         self._probe_error = ""
+        self._blocks = 0
         self._unasked = 0
         self._running = 0
         self._last_now: float | None = None
@@ -255,6 +258,7 @@ class Scheduler:
         flight = self._flights[event.job]
         flight.row.move(Move.ACCEPT)
         self._run.succeed(now)
+        self._blocks = 0
         flight.remote_id = event.remote_id
         flight.submitted_at = flight.seen_at = (event.sent_at + now) / 2
         flight.place, self._place = self._place, self._place + 1
@@ -409,10 +413,15 @@ class Scheduler:
             self._decided.append(cmd.Halt(refusal(error)))
 
     def _block_in_trouble(self, error: CallError, now: float) -> None:
-        if self._run.trouble >= TROUBLE_THRESHOLD and not self._blocked:
+        """Submit nothing more until `/health` answers; later and later while no submission succeeds in between."""
+        enough = 1 if self._blocks else TROUBLE_THRESHOLD
+        if self._run.trouble >= enough and not self._blocked:
             self._blocked = True
             self._probe_error = error.message
             self._probe_at = now
+            if self._blocks:
+                self._probe_at += backoff_s(self._blocks, self._rng, base_s=_PROBE_BASE_S, cap_s=_BLOCK_CAP_S)
+            self._blocks += 1
 
     def _health_seen(self, now: float) -> None:
         self._probing = False

@@ -341,6 +341,14 @@ class Store:
         ranks = (min(int(share * count), count - 1) for share in shares)
         return tuple(int(self.query(sql, (rank,))[0][0]) for rank in ranks)
 
+    def usual_time_ms(self) -> int:
+        """How long the last jobs were in the system, on average; 0 without any."""
+        sql = (
+            "SELECT coalesce(avg(delay_ms + execution_ms), 0) FROM"
+            " (SELECT delay_ms, execution_ms FROM jobs WHERE status = 'COMPLETED' ORDER BY job DESC LIMIT 1000)"
+        )
+        return int(self.query(sql)[0][0])
+
     def sessions_ms(self) -> int:
         """Wall time of all sessions together."""
         return int(self.query("SELECT coalesce(sum(seen_ms - started_ms), 0) FROM sessions")[0][0])

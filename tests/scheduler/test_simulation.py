@@ -148,6 +148,17 @@ def test_an_outage_of_an_hour_loses_nothing_and_makes_no_submissions_beyond_thos
     assert world.now < 3630.0 + 3000 / 20 + 60.0
 
 
+def test_when_only_run_is_broken_few_submissions_are_risked_and_the_run_goes_on_by_itself():
+    world = World(Setting(rows=300, faults=Faults(submit_lost_before=1.0)))
+    world.at(3600.0, lambda: setattr(world.setting.faults, "submit_lost_before", 0.0))
+    world.run()
+    assert_every_row_ended_once(world)
+    assert sum(world.unconfirmed.values()) <= 120
+    lost = [finish for finish in world.ended.values() if finish.failure]
+    assert len(lost) <= 40, "an hour of refusals costs a few rows, which are reported as unconfirmed"
+    assert {finish.status for finish in lost} <= {"UNCONFIRMED"}
+
+
 def test_a_flaky_404_does_not_pay_for_a_job_twice():
     setting = Setting(rows=200, faults=Faults(poll_missing_once=0.05), seed=3)
     world = World(setting).run()
