@@ -43,7 +43,7 @@ class _Group(click.Group):
         except BatchrunError as error:
             _give_up(error)
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            click.echo("interrupted; the same command goes on", err=True)
             ctx.exit(130)
 
 

@@ -169,6 +169,8 @@ class Engine:
                 else:
                     self._tally.failed += 1
                     _LOG.info("row %d failed: %s: %s", command.row, command.failure.kind, command.failure.message)
+                if command.status == "UNCONFIRMED":
+                    self._unconfirmed()
             case cmd.Requeue():
                 self._work.endings.append(command)
                 if command.failure is not None:
@@ -227,10 +229,10 @@ class Engine:
             raise
         for submit in work.submits:
             body = bodies[submit.job]
-            if self._leaving:
-                self._work.endings.append(cmd.Requeue(submit.job, submit.row, None, None, 0, 0))
-            elif isinstance(body, LineChangedError):
+            if isinstance(body, LineChangedError):
                 self._tell(ev.LineUnusable(submit.job, body.message))
+            elif self._leaving:
+                self._work.endings.append(cmd.Requeue(submit.job, submit.row, None, None, 0, 0))
             else:
                 self._start(self._submit(submit, body))
 

@@ -309,7 +309,7 @@ def refuse_other_options(store: Store, options: RunOptions) -> None:
     pairs = [(option, stored[key], now[key]) for key, option in _IDENTITY.items()]
     pairs += [(option, stored["request"][key], now["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
     differing = [
-        f"{option} {was} (now {is_now})"
+        f"{option} {_shown(was)} (now {_shown(is_now)})"
         for option, was, is_now in pairs
         if was != is_now and not (option == "--base-url" and options.is_local)
     ]
@@ -318,6 +318,13 @@ def refuse_other_options(store: Store, options: RunOptions) -> None:
             f"{options.state} belongs to a run with {', '.join(differing)}",
             "go on with the same options, or start a new run with another --output",
         )
+
+
+def _shown(value: Any) -> str:
+    """An option's value as it would be given on the command line."""
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in value.items()) or "nothing"
+    return "nothing" if value in (None, False) else "" if value is True else str(value)
 
 
 def rescue_by(store: Store) -> float | None:

@@ -205,6 +205,7 @@ async def test_rows_whose_submissions_are_never_answered_end_as_unconfirmed(tmp_
     (error,) = rehearsal.errors
     assert (error["id"], error["status"], error["error"]["kind"]) == ("r3", "UNCONFIRMED", "unconfirmed")
     assert error["job"]["attempts"] == 2
+    assert rehearsal.summary.unconfirmed == 2
 
 
 async def test_a_job_that_is_gone_is_submitted_again_and_counted(tmp_path: Path):
@@ -390,7 +391,11 @@ async def test_wrong_lines_are_all_named_before_anything_is_sent_and_nothing_is_
 
 @pytest.mark.parametrize(
     ("changed", "option"),
-    [({"endpoint": "other"}, "--endpoint"), ({"request": {"override": {"temperature": 1}}}, "--set")],
+    [
+        ({"endpoint": "other"}, r"--endpoint local \(now other\)"),
+        ({"request": {"override": {"temperature": 1}}}, r"--set nothing \(now temperature=1\)"),
+        ({"request": {"system": "S"}}, r"--system nothing \(now S\)"),
+    ],
 )
 async def test_other_options_for_the_same_state_file_are_refused_by_name(tmp_path: Path, changed, option):
     write_lines(tmp_path, PROMPTS)
