@@ -162,28 +162,9 @@ class Engine:
                 self._start(self._poll(command))
             case cmd.Submit():
                 self._work.submits.append(command)
-            case cmd.Finish():
+            case cmd.Finish() | cmd.Requeue() | cmd.Hold():
                 self._work.endings.append(command)
-                if command.failure is None:
-                    self._tally.succeeded += 1
-                else:
-                    self._tally.failed += 1
-                    _LOG.info("row %d failed: %s: %s", command.row, command.failure.kind, command.failure.message)
-                if command.status == "UNCONFIRMED":
-                    self._unconfirmed()
-            case cmd.Requeue():
-                self._work.endings.append(command)
-                if command.failure is not None:
-                    self._tally.retries += 1
-                    self._work.count("retries")
-                    _LOG.info("row %d is tried again: %s", command.row, command.failure.message)
-                if command.status == "UNCONFIRMED":
-                    self._unconfirmed()
-            case cmd.Hold():
-                self._work.endings.append(command)
-                self._tally.held += 1
-                self._unconfirmed()
-                _LOG.info("row %d is held: %s", command.row, command.message)
+                self._count(command)
             case cmd.LoadRows():
                 self._start(self._load(command))
             case cmd.CheckHealth():
@@ -192,9 +173,23 @@ class Engine:
                 _LOG.error("stopped: %s", command.error.message)
                 self._fail(command.error)
 
-    def _unconfirmed(self) -> None:
-        self._tally.unconfirmed += 1
-        self._work.count("unconfirmed")
+    def _count(self, command: cmd.Finish | cmd.Requeue | cmd.Hold) -> None:
+        match command:
+            case cmd.Finish(failure=None):
+                self._tally.succeeded += 1
+            case cmd.Finish(failure=Failure(kind=kind, message=message)):
+                self._tally.failed += 1
+                _LOG.info("row %d failed: %s: %s", command.row, kind, message)
+            case cmd.Requeue(failure=Failure(message=message)):
+                self._tally.retries += 1
+                self._work.count("retries")
+                _LOG.info("row %d is tried again: %s", command.row, message)
+            case cmd.Hold():
+                self._tally.held += 1
+                _LOG.info("row %d is held: %s", command.row, command.message)
+        if isinstance(command, cmd.Hold) or command.status == "UNCONFIRMED":
+            self._tally.unconfirmed += 1
+            self._work.count("unconfirmed")
 
     def _adopt(self) -> None:
         now, wall_ms = self._clock(), self._wall() * 1000

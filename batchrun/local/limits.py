@@ -31,7 +31,7 @@ class RateLimit:
         while arrivals and now - arrivals[0] > WINDOW_S:
             arrivals.popleft()
         if limit.per_window and len(arrivals) >= limit.per_window:
-            return max(arrivals[0] + WINDOW_S - now, 0.0)
+            return min(max(arrivals[0] + WINDOW_S - now, 0.0), WINDOW_S)
         if limit.concurrent and self._under_way >= limit.concurrent:
             return 0.0
         if limit.per_window:
