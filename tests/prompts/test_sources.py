@@ -80,7 +80,11 @@ def test_every_kind_gives_the_same_lines(folder: Path, kind: str):
     assert target.read_bytes() == LINES
 
 
-@pytest.mark.parametrize("content", [gzip.compress(LINES * 1000)[:-20], b"\x1f\x8bnonsense", b"plain text"])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(LINES * 1000, mtime=0)[:-20], b"\x1f\x8bnonsense", b"plain text"],
+    ids=["cut off", "nonsense", "plain text"],
+)
 def test_a_broken_gzip_file_is_refused_and_leaves_no_copy(tmp_path: Path, content: bytes):
     (tmp_path / "x.jsonl.gz").write_bytes(content)
     (source,) = find_sources([str(tmp_path / "x.jsonl.gz")])
