@@ -213,8 +213,6 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
             f"--base-url {given['base_url']} is that of a load-balancing endpoint, which has no queue",
             "use a queue endpoint: its jobs go to https://api.runpod.ai/v2/ID/run",
         )
-    if given["kinds"] and not given["retry_failed"]:
-        raise UsageError("--only goes with --retry-failed")
     return config.RunOptions(
         inputs=inputs,
         endpoint=given["endpoint"],

@@ -17,10 +17,11 @@ import click
 from batchrun.config import RunOptions
 from batchrun.credentials import find_api_key
 from batchrun.endpoint.protocol import run_body
-from batchrun.errors import StateError
+from batchrun.errors import StateError, UsageError
 from batchrun.intake import preview
 from batchrun.prompts.shapes import build_request
 from batchrun.runs import Run
+from batchrun.scheduler.failures import FailureKind
 from batchrun.state.store import Store
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def run(
     Raises:
         BatchrunError: nothing was sent, or a defect. A run that stops early is told by the summary.
     """
+    _refuse_wrong_kinds(kinds, retry_failed=retry_failed)
     if options.is_local:
         api_key, worker = None, _local_worker(local, observer)
     else:
@@ -75,6 +77,14 @@ def run(
         else:
             outcome = _in_loop(opened.drive(options.base_url, api_key, rng))
         return opened.conclude(outcome)
+
+
+def _refuse_wrong_kinds(kinds: tuple[str, ...], *, retry_failed: bool) -> None:
+    if kinds and not retry_failed:
+        raise UsageError("--only goes with --retry-failed", "give both, or neither")
+    unknown = [kind for kind in kinds if kind not in set(FailureKind)]
+    if unknown:
+        raise UsageError(f"--only {unknown[0]}: there is no such kind of failure", f"one of {', '.join(FailureKind)}")
 
 
 def stored_options(state: Path) -> RunOptions:
