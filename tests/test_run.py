@@ -252,6 +252,22 @@ async def test_a_failed_job_says_why_and_is_retried_only_where_that_may_help(
     assert server.seen["run"] == attempts
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "attempts"),
+    [("CANCELLED", "cancelled", 1), ("TIMED_OUT", "timed_out", 2), ("FAILED", "platform", 2)],
+)
+async def test_a_job_that_ends_without_a_word_is_judged_by_its_state(tmp_path: Path, status, kind, attempts):
+    async def fault(request, operation):
+        job_id = request.path.rpartition("/")[2]
+        return web.json_response({"id": job_id, "status": status}) if operation == "status" else None
+
+    write_lines(tmp_path, [{"id": "x", "prompt": "p"}])
+    async with serving(fault) as server:
+        rehearsal = await rehearse(tmp_path, server.endpoint.base_url, scheduler={"max_retries": 1})
+    (error,) = rehearsal.errors
+    assert (error["status"], error["error"]["kind"], error["job"]["attempts"]) == (status, kind, attempts)
+
+
 async def test_an_error_field_is_data_when_outputs_are_not_inspected(tmp_path: Path):
     write_lines(tmp_path, [{"id": "x", "prompt": "p"}])
     async with serving(worker=Scripted({"p": {"error": 0.03, "model": "fit"}})) as server:
