@@ -8,9 +8,10 @@ the stub that batchrun's own speed is measured against.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
@@ -28,11 +29,21 @@ from batchrun.local.workers import WorkerFailure
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from aiohttp import StreamReader
+    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.http import RawRequestMessage
+    from aiohttp.web_protocol import RequestHandler
+
     from batchrun.local.workers import Worker
+
+log = logging.getLogger(__name__)
 
 _LOST = "job timed out after 1 retries"
 """What Runpod says when a worker was lost: the failure that `fail_rate` makes."""
+_DEFECT = "the worker raised on job %s, which fails as after a handler's exception"
 _RUNSYNC_WAIT_S = 90.0
+_MAX_SYNC_REQUEST_BYTES = 20_000_000
+"""The body limit of `/runsync`."""
 _UNLIMITED = OperationLimit(0, 0)
 
 
@@ -114,7 +125,8 @@ class LocalEndpoint:
             UsageError: the worker cannot run, or the address is taken.
         """
         await self._worker.start()
-        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.1)
+        server = web.Server(self._handle, access_log=None, request_factory=_request)
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.options.host, self.options.port)
         try:
@@ -182,10 +194,15 @@ class LocalEndpoint:
                 response = await self._run(request)
             case Operation.HEALTH:
                 health, retried = self.queue.health()
+                if now < self._opens_at:
+                    health = replace(health, idle=0, ready=0, initializing=self.options.workers)
                 response = _json(health_body(health, retried=retried))
             case Operation.CANCEL:
-                response = _job(self.queue.cancel(job_id, now))
+                job = self.queue.cancel(job_id, now)
+                response = _job(job)
                 self._drop(job_id)
+                if job is not None:
+                    self._tell_ended(job)
                 self._dispatch()
             case Operation.RETRY:
                 response = _job(self.queue.retry(job_id, now))
@@ -199,15 +216,21 @@ class LocalEndpoint:
         return response
 
     async def _run(self, request: web.BaseRequest) -> web.Response:
-        job = await self._take_in(request)
+        job = await self._take_in(request, MAX_REQUEST_BYTES)
         if isinstance(job, web.Response):
             return job
         return _json({"id": job.id, "status": JobStatus.IN_QUEUE.value})
 
-    async def _take_in(self, request: web.BaseRequest) -> Job | web.Response:
-        if (request.content_length or 0) > MAX_REQUEST_BYTES:
-            return _error(413, f"the body is larger than {MAX_REQUEST_BYTES} bytes")
-        raw = await request.read()
+    async def _take_in(self, request: web.BaseRequest, limit_bytes: int) -> Job | web.Response:
+        too_large = _error(413, f"the body is larger than {limit_bytes} bytes")
+        if (request.content_length or 0) > limit_bytes:
+            return too_large
+        try:
+            raw = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return too_large
+        if len(raw) > limit_bytes:
+            return too_large
         try:
             body = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
@@ -220,7 +243,7 @@ class LocalEndpoint:
         return job
 
     async def _runsync(self, request: web.BaseRequest) -> web.Response:
-        job = await self._take_in(request)
+        job = await self._take_in(request, _MAX_SYNC_REQUEST_BYTES)
         if isinstance(job, web.Response):
             return job
         wait = request.query.get("wait", "")
@@ -264,11 +287,14 @@ class LocalEndpoint:
                 self.queue.complete(job, job.run, answer(job.request), self._clock())
             except WorkerFailure as failure:
                 self.queue.fail(job, job.run, str(failure), self._clock())
+            except Exception as error:
+                log.warning(_DEFECT, job.id, exc_info=True)
+                self.queue.fail(job, job.run, f"{type(error).__name__}: {error}", self._clock())
         self._tell_ended(job)
 
     def _start(self, job: Job, *, lost: bool) -> None:
         loop = asyncio.get_running_loop()
-        if self._answer is not None and self.options.latency_s < job.execution_timeout_s:
+        if self._answer is not None and self.options.latency_s < self._allowed_s(job):
             self._at_work[job.id] = loop.call_later(self.options.latency_s, self._finish_later, job, lost)
         else:
             self._at_work[job.id] = loop.create_task(self._work(job, lost=lost))
@@ -281,13 +307,18 @@ class LocalEndpoint:
     async def _work(self, job: Job, *, lost: bool) -> None:
         run = job.run
         try:
-            async with asyncio.timeout(job.execution_timeout_s):
+            async with asyncio.timeout(self._allowed_s(job)):
                 await asyncio.sleep(self.options.latency_s)
                 output = None if lost else await self._worker.run(job.request)
         except TimeoutError:
-            self.queue.fail(job, run, "executionTimeout exceeded", self._clock(), JobStatus.TIMED_OUT)
+            # A job that outlived its ttl is forgotten by this look at it, and there is nothing left to fail.
+            if self.queue.find(job.id, self._clock()) is job:
+                self.queue.fail(job, run, "executionTimeout exceeded", self._clock(), JobStatus.TIMED_OUT)
         except WorkerFailure as failure:
             self.queue.fail(job, run, str(failure), self._clock())
+        except Exception as error:
+            log.warning(_DEFECT, job.id, exc_info=True)
+            self.queue.fail(job, run, f"{type(error).__name__}: {error}", self._clock())
         else:
             if lost:
                 self._lose(job)
@@ -296,6 +327,10 @@ class LocalEndpoint:
         self._at_work.pop(job.id, None)
         self._tell_ended(job)
         self._dispatch()
+
+    def _allowed_s(self, job: Job) -> float:
+        """How long a job that starts now may be at work: until its execution timeout or the end of its ttl."""
+        return max(min(job.execution_timeout_s, job.submitted_at + job.ttl_s - self._clock()), 0.0)
 
     def _lose(self, job: Job) -> None:
         job.retries += 1
@@ -314,6 +349,18 @@ _METHODS = dict.fromkeys(Operation, ("POST",)) | {
     Operation.HEALTH: ("GET",),
     Operation.STREAM: ("GET", "POST"),
 }
+
+
+def _request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> web.BaseRequest:
+    """A request that may be as large as the API allows: aiohttp's own limit is 1 MiB."""
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_MAX_SYNC_REQUEST_BYTES + 1)
 
 
 def _json(data: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

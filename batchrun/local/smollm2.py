@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchrun.errors import UsageError
 from batchrun.local.workers import CHAT_ROUTE, COMPLETIONS_ROUTE, model_call, model_failure, worker_failure
+
+if TYPE_CHECKING:
+    from batchrun.local.workers import ModelCall
 
 _PARALLEL = 4
 _CONTEXT_TOKENS = 2048
@@ -25,8 +29,10 @@ _CHAT_MAX_TOKENS = 256
 _COMPLETION_MAX_TOKENS = 16
 """vLLM's own default for completions."""
 _GGUF_MAGIC = b"GGUF"
-_OF_LLAMA_CPP = ("timings", "system_fingerprint")
-"""Fields of llama.cpp's answers that vLLM's do not have."""
+_OF_ALL_CHOICES = ("model", "stream", "stream_options", "n", "best_of")
+"""What does not stand in the body of one choice."""
+_WHOLE_ONLY = frozenset({"tools", "functions", "logprobs", "top_logprobs"})
+"""What is not put together again from a streamed answer."""
 
 
 def missing(model_file: Path | None) -> tuple[str, str] | None:
@@ -53,6 +59,9 @@ def packaged_model() -> Path | None:
 class SmolLM2Worker:
     """Answers with a language model, in worker-vllm's current shape.
 
+    The model is listened to token by token, so that a job which is cancelled or timed out, and the closing of the
+    worker, end its work at the next token. Temperature 0, or a `seed`, makes the text repeatable.
+
     Args:
         model_file: A GGUF file.
 
@@ -68,6 +77,7 @@ class SmolLM2Worker:
         self.name = model_file.stem.split(".")[0].lower()
         self._threads = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="model")
         self._server: Any = None
+        self._closing = threading.Event()
 
     async def start(self) -> None:
         """Load the model, off the event loop.
@@ -78,7 +88,8 @@ class SmolLM2Worker:
         self._server = await asyncio.get_running_loop().run_in_executor(self._threads, self._load)
 
     async def close(self) -> None:
-        """Wait for what is at work, and let the model go."""
+        """End what is at work at its next token, and let the model go."""
+        self._closing.set()
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
         self._server = None
 
@@ -91,23 +102,42 @@ class SmolLM2Worker:
         call = model_call(request)
         if call is None:
             raise worker_failure("the input has no prompt, messages or openai_input")
-        body = {key: value for key, value in call.body.items() if key not in ("model", "stream")}
-        if not body.get("max_tokens"):
-            default = _CHAT_MAX_TOKENS if call.route == CHAT_ROUTE else _COMPLETION_MAX_TOKENS
-            body["max_tokens"] = body.pop("max_completion_tokens", None) or default
-        ask = {
-            CHAT_ROUTE: self._server.handle_chat_completions,
-            COMPLETIONS_ROUTE: self._server.handle_completions,
-        }.get(call.route)
-        if ask is None:
+        if call.route not in (CHAT_ROUTE, COMPLETIONS_ROUTE):
             raise model_failure(404, f"no route {call.route}", "NotFoundError")
+        stop = threading.Event()
+        loop = asyncio.get_running_loop()
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._threads, ask, body)
+            replies = await asyncio.gather(
+                *(
+                    loop.run_in_executor(self._threads, self._sequence, call.route, body, stop)
+                    for body in _sequences(call)
+                )
+            )
+        finally:
+            stop.set()
+        return [_merged(replies, self.name, call)]
+
+    def _sequence(self, route: str, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
+        """One choice, in a thread of the pool."""
+        server = self._server
+        ask = server.handle_chat_completions if route == CHAT_ROUTE else server.handle_completions
+        chunks: list[dict[str, Any]] = []
+
+        def listen(chunk: dict[str, Any]) -> bool:
+            chunks.append(chunk)
+            return stop.is_set() or self._closing.is_set()
+
+        try:
+            ask(body, listen)
         except (ValueError, TypeError, RuntimeError) as error:
             raise model_failure(400, str(error)) from error
-        if "error" in answer:
-            raise model_failure(int(answer["error"].get("code", 500)), str(answer["error"].get("message", "")))
-        return [self._in_vllms_shape(answer, call.route)]
+        if not chunks:
+            raise worker_failure("Request to vLLM failed: no answer")
+        for chunk in chunks:
+            refusal = chunk.get("error")
+            if refusal is not None:
+                raise model_failure(int(refusal.get("code", 500)), str(refusal.get("message", "")))
+        return _joined(chunks) if body["stream"] else chunks[0]
 
     def _load(self) -> Any:
         from xllamacpp import CommonParams, Server
@@ -125,12 +155,66 @@ class SmolLM2Worker:
         except RuntimeError as error:
             raise UsageError(f"--model-file {self._path}: llama.cpp cannot load it", "is the file whole?") from error
 
-    def _in_vllms_shape(self, answer: dict[str, Any], route: str) -> dict[str, Any]:
-        shaped = {key: value for key, value in answer.items() if key not in _OF_LLAMA_CPP}
-        shaped["model"] = self.name
-        if route == COMPLETIONS_ROUTE:
-            shaped["id"] = str(shaped.get("id", "")).replace("chatcmpl-", "cmpl-")
-        return shaped
+
+def _sequences(call: ModelCall) -> list[dict[str, Any]]:
+    """A body for each choice, since llama.cpp counts the tokens of the first choice only.
+
+    They are in vLLM's order: the n choices of the first prompt, then those of the next.
+    """
+    one = {key: value for key, value in call.body.items() if key not in _OF_ALL_CHOICES}
+    one["stream"] = _WHOLE_ONLY.isdisjoint(one)
+    is_chat = call.route == CHAT_ROUTE
+    if not one.get("max_tokens"):
+        default = _CHAT_MAX_TOKENS if is_chat else _COMPLETION_MAX_TOKENS
+        one["max_tokens"] = one.pop("max_completion_tokens", None) or default
+    if is_chat and one["stream"]:
+        one["stream_options"] = {"include_usage": True}
+    prompt = one.get("prompt")
+    # A list of numbers is one prompt in tokens.
+    if not is_chat and isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        bodies = [{**one, "prompt": item} for item in prompt]
+    else:
+        bodies = [one]
+    copies, seed = call.body.get("n") or 1, one.get("seed")
+    if not isinstance(copies, int) or copies < 1:
+        raise model_failure(400, f"n must be at least 1, got {copies!r}.")
+    if copies > 1 and isinstance(seed, int):
+        return [{**body, "seed": seed + number} for body in bodies for number in range(copies)]
+    return [body for body in bodies for _ in range(copies)]
+
+
+def _joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """A streamed answer as if it had come whole."""
+    joined: dict[str, Any] = {}
+    texts: list[str] = []
+    finish_reason = None
+    is_chat = chunks[0].get("object") == "chat.completion.chunk"
+    for chunk in chunks:
+        joined |= chunk
+        for choice in chunk.get("choices", ()):
+            texts.append((choice["delta"].get("content") if is_chat else choice.get("text")) or "")
+            finish_reason = choice.get("finish_reason") or finish_reason
+    text = "".join(texts)
+    said = {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
+    joined["choices"] = [{**said, "logprobs": None, "finish_reason": finish_reason}]
+    return joined
+
+
+def _merged(replies: list[dict[str, Any]], model: str, call: ModelCall) -> dict[str, Any]:
+    """One answer in vLLM's shape from those of all choices; a prompt's tokens count once, whatever its n."""
+    is_chat, copies = call.route == CHAT_ROUTE, call.body.get("n") or 1
+    choices = [choice for reply in replies for choice in reply["choices"]]
+    used = sum(reply["usage"]["prompt_tokens"] for reply in replies[::copies])
+    made = sum(reply["usage"]["completion_tokens"] for reply in replies)
+    number = str(replies[0]["id"]).removeprefix("chatcmpl-").removeprefix("cmpl-")
+    return {
+        "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{number}",
+        "object": "chat.completion" if is_chat else "text_completion",
+        "created": replies[0]["created"],
+        "model": model,
+        "choices": [{**choice, "index": index} for index, choice in enumerate(choices)],
+        "usage": {"prompt_tokens": used, "completion_tokens": made, "total_tokens": used + made},
+    }
 
 
 def _refuse_what_is_no_model(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -167,3 +168,82 @@ async def test_stopping_with_jobs_at_work_is_quick_and_leaves_nothing_running():
             await submit(client, {"prompt": "x"}, execution_timeout_s=30)
     assert asyncio.get_running_loop().time() - started < 5
     assert len(asyncio.all_tasks()) == 1
+
+
+class StubbornWorker:
+    """Works until it is stopped, or raises what no worker should."""
+
+    name = "stubborn"
+    parallel = 1
+
+    def __init__(self, defect: Exception | None = None) -> None:
+        self._defect = defect
+
+    async def start(self) -> None:
+        """Nothing to get ready."""
+
+    async def close(self) -> None:
+        """Nothing to let go."""
+
+    async def run(self, request: dict) -> object:
+        if self._defect is not None:
+            raise self._defect
+        return await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def stubborn_endpoint(defect: Exception | None = None):
+    async with (
+        LocalEndpoint(LocalOptions(workers=1), StubbornWorker(defect)) as server,
+        EndpointClient(server.base_url, "abc", None, connections=4, timeout_s=10) as client,
+    ):
+        yield server, client
+
+
+@pytest.mark.parametrize(("size_bytes", "accepted"), [(2_000_000, True), (9_990_000, True), (10_000_000, False)])
+async def test_a_body_may_be_as_large_as_documented(size_bytes, accepted):
+    async with endpoint() as (server, _), aiohttp.ClientSession() as session:
+        data = io.BytesIO(orjson.dumps({"input": {"prompt": "a" * size_bytes}}))
+        async with session.post(f"{server.base_url}/abc/run", data=data) as response:
+            assert response.status == (200 if accepted else 413)
+            assert response.content_type == "application/json"
+
+
+async def test_a_defect_of_a_worker_fails_its_job_and_frees_its_slot(caplog):
+    async with stubborn_endpoint(KeyError("x")) as (_, client):
+        first, second = await submit(client, {"prompt": "a"}), await submit(client, {"prompt": "b"})
+        assert (await final(client, first)).error == "KeyError: 'x'"
+        assert (await final(client, second)).status is JobStatus.FAILED
+        assert (await client.health()).in_progress == 0
+    assert first in caplog.text
+
+
+async def test_the_end_of_a_ttl_stops_the_job_at_work_and_lets_the_next_one_start():
+    async with stubborn_endpoint() as (_, client):
+        mortal, heir = await submit(client, {"prompt": "a"}, ttl_s=0.1), await submit(client, {"prompt": "b"})
+        for _ in range(300):
+            if (await client.status(heir)).status is JobStatus.IN_PROGRESS:
+                break
+            await asyncio.sleep(0.01)
+        assert (await client.status(heir)).status is JobStatus.IN_PROGRESS
+        with pytest.raises(NotFoundError):
+            await client.status(mortal)
+
+
+async def test_runsync_returns_as_soon_as_its_job_is_cancelled():
+    async with stubborn_endpoint() as (server, client), aiohttp.ClientSession() as session:
+        url = f"{server.base_url}/abc/runsync?wait=60000"
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            waiting = group.create_task(session.post(url, json={"input": {"prompt": "a"}}))
+            for _ in range(500):
+                if len(server.queue):
+                    break
+                await asyncio.sleep(0.01)
+            group.create_task(client.cancel(next(iter(server.queue._jobs))))
+        assert orjson.loads(await waiting.result().read())["status"] == "CANCELLED"
+
+
+async def test_workers_are_initializing_until_the_cold_start_is_over():
+    async with endpoint(workers=3, cold_start_s=60) as (_, client):
+        health = await client.health()
+        assert (health.initializing, health.ready, health.idle) == (3, 0, 0)

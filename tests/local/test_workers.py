@@ -171,3 +171,31 @@ async def test_an_upstream_server_answers_in_its_own_words(openai_server, suffix
 async def test_an_upstream_that_is_not_there_is_said_before_anything_starts():
     with pytest.raises(UsageError, match="no OpenAI-compatible server answers there"):
         await UpstreamWorker("http://127.0.0.1:9/v1").start()
+
+
+async def test_the_usage_of_the_real_model_counts_every_choice_and_each_prompt_once(model_needed):
+    worker = SmolLM2Worker(packaged_model())
+    await worker.start()
+    sampling = {"max_tokens": 4, "n": 2, "seed": 1, "ignore_eos": True}
+    request = {"prompt": ["one two", "three"], "sampling_params": sampling}
+    try:
+        (once,), (again,) = await worker.run(request), await worker.run(request)
+    finally:
+        await worker.close()
+    assert [choice["index"] for choice in once["choices"]] == [0, 1, 2, 3]
+    assert once["usage"]["completion_tokens"] == 16
+    assert once["usage"]["prompt_tokens"] == 3
+    assert [choice["text"] for choice in once["choices"]] == [choice["text"] for choice in again["choices"]]
+
+
+async def test_the_real_model_is_closed_at_its_next_token(model_needed):
+    worker = SmolLM2Worker(packaged_model())
+    await worker.start()
+    sampling = {"max_tokens": 2000, "ignore_eos": True}
+    running = asyncio.create_task(worker.run({"prompt": "Count:", "sampling_params": sampling}))
+    await asyncio.sleep(0.3)
+    running.cancel()
+    async with asyncio.timeout(3):
+        await worker.close()
+    with pytest.raises(asyncio.CancelledError):
+        await running
