@@ -213,6 +213,11 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
             f"--base-url {given['base_url']} is that of a load-balancing endpoint, which has no queue",
             "use a queue endpoint: its jobs go to https://api.runpod.ai/v2/ID/run",
         )
+    for name, parameters in (("--set", given["override"]), ("--default", given["default"])):
+        if parameters.get("stream"):
+            raise UsageError(f"{name} stream: it is of no use in a batch", "take it out")
+    if not (given["system"] or "").isascii() and any("\ud800" <= char <= "\udfff" for char in given["system"]):
+        raise UsageError("--system is no valid UTF-8", "check the terminal's encoding")
     return config.RunOptions(
         inputs=inputs,
         endpoint=given["endpoint"],

@@ -71,6 +71,8 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, wor
         (["p.jsonl", "-e", "local", "--execution-timeout", "1"], "1.0 is not in the range"),
         (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only goes with --retry-failed"),
         (["p.jsonl", "-e", "local", "--retry-failed", "--only", "bad"], "--only bad: there is no such kind of failure"),
+        (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: it is of no use in a batch"),
+        (["p.jsonl", "-e", "local", "--system", "\udcff"], "--system is no valid UTF-8"),
         (["p.jsonl", "-e", "local", "--no-such-option"], "No such option"),
         (["p.jsonl", "-e", "x", "--base-url", "ftp://x", "--api-key-file", "key"], "is no http(s) URL"),
         (

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from batchrun.local.workers import Worker
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _LOST = "job timed out after 1 retries"
 """What Runpod says when a worker was lost: the failure that `fail_rate` makes."""
@@ -287,8 +287,8 @@ class LocalEndpoint:
                 self.queue.complete(job, job.run, answer(job.request), self._clock())
             except WorkerFailure as failure:
                 self.queue.fail(job, job.run, str(failure), self._clock())
-            except Exception as error:
-                log.warning(_DEFECT, job.id, exc_info=True)
+            except Exception as error:  # noqa: BLE001 - whatever a worker raises is the failure of its job
+                _LOG.warning(_DEFECT, job.id, exc_info=True)
                 self.queue.fail(job, job.run, f"{type(error).__name__}: {error}", self._clock())
         self._tell_ended(job)
 
@@ -316,8 +316,8 @@ class LocalEndpoint:
                 self.queue.fail(job, run, "executionTimeout exceeded", self._clock(), JobStatus.TIMED_OUT)
         except WorkerFailure as failure:
             self.queue.fail(job, run, str(failure), self._clock())
-        except Exception as error:
-            log.warning(_DEFECT, job.id, exc_info=True)
+        except Exception as error:  # noqa: BLE001 - whatever a worker raises is the failure of its job
+            _LOG.warning(_DEFECT, job.id, exc_info=True)
             self.queue.fail(job, run, f"{type(error).__name__}: {error}", self._clock())
         else:
             if lost:
