@@ -17,7 +17,7 @@ COMPLETIONS_ROUTE = "/v1/completions"
 
 
 class Worker(Protocol):
-    """Runs jobs."""
+    """Runs jobs. One that waits for nothing may also have `answer(request)`: `run` without the await, faster."""
 
     name: str
     """For people."""
@@ -40,17 +40,6 @@ class Worker(Protocol):
 
     async def close(self) -> None:
         """Let everything go."""
-
-
-class InstantWorker(Worker, Protocol):
-    """A worker that answers without waiting for anything."""
-
-    def answer(self, request: dict[str, Any]) -> Any:
-        """As `run`, at once.
-
-        Raises:
-            WorkerFailure: the job fails.
-        """
 
 
 class WorkerFailure(Exception):  # noqa: N818 - it is the job that fails, as its handler meant it

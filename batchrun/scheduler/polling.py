@@ -67,9 +67,6 @@ class PollPlan:
         self._planned_version = 0
         self._replan_at = float("-inf")
 
-    def __len__(self) -> int:
-        return len(self._watches)
-
     def add(self, job: int, place: int, submitted_at: float, now: float) -> None:
         """Watch a job from now on."""
         watch = self._watches[job] = _Watch(job, place, submitted_at)
