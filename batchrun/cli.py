@@ -6,6 +6,7 @@ Only click and the options are imported at the top, so that `--help` answers at 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,7 +14,16 @@ import click
 
 from batchrun import __version__, config
 from batchrun.errors import BatchrunError, UsageError
-from batchrun.options import LOCAL_OPTIONS, RETRY_OPTIONS, RUN_OPTIONS, SHOW_OPTIONS, with_options
+from batchrun.options import (
+    GUARD_OPTIONS,
+    KEY_OPTIONS,
+    LOCAL_OPTIONS,
+    NOTIFY_OPTIONS,
+    RETRY_OPTIONS,
+    RUN_OPTIONS,
+    SHOW_OPTIONS,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from batchrun.results.summary import Observer, Summary
@@ -25,7 +35,7 @@ Exit codes:
   1    unexpected error
   2    wrong usage or invalid input; nothing was sent
   3    finished, and some rows failed
-  4    stopped early (refused key or endpoint, disk full); resumable
+  4    stopped early (breaker, budget, deadline, refused key or endpoint, disk full); resumable
   130  interrupted; resumable
 """
 
@@ -75,7 +85,9 @@ def main() -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@with_options([*RUN_OPTIONS, *RETRY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
+@with_options(
+    [*RUN_OPTIONS, *GUARD_OPTIONS, *RETRY_OPTIONS, *NOTIFY_OPTIONS, *KEY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS]
+)
 def run(**given: Any) -> None:
     """Run the prompts of INPUT..., or go on with a run.
 
@@ -88,6 +100,7 @@ def run(**given: Any) -> None:
       batchrun run prompts.jsonl -e abc123xyz -o results.jsonl --set max_tokens=256 --system "Be brief."
       batchrun run shards/ -e abc123xyz -o out/ -j 1000
       zcat big.jsonl.gz | batchrun run - -e abc123xyz -o results.jsonl --limit 100
+      batchrun run prompts.jsonl -e abc123xyz --canary 10 --price-per-hour 2.5 --max-cost 40 --deadline 8h
       batchrun run samples/ -e local -o rehearsal/ --dry-run
     """
     from batchrun import session
@@ -101,7 +114,7 @@ def run(**given: Any) -> None:
 
 @main.command(context_settings=_ENVIRONMENT)
 @click.argument("state", type=click.Path(path_type=Path))
-@with_options([*RETRY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
+@with_options([*GUARD_OPTIONS, *RETRY_OPTIONS, *NOTIFY_OPTIONS, *KEY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
 def resume(state: Path, **given: Any) -> None:
     """Go on with the run of a STATE file, with the options that it was started with.
 
@@ -109,10 +122,12 @@ def resume(state: Path, **given: Any) -> None:
     Examples:
       batchrun resume results.jsonl.state
       batchrun resume results.jsonl.state --retry-failed --only timed_out
+      batchrun resume results.jsonl.state --max-cost 80
     """
     from batchrun import session
 
     options = session.stored_options(state)
+    options = replace(options, guards=_guards(given, options.guards))
     _finish(session.run(options, observer=_observer(given), resumed=True, **_session_options(given)), given)
 
 
@@ -131,6 +146,27 @@ def status(state: Path, *, as_json: bool) -> None:
 
     seen = standing.look(state)
     click.echo(standing.to_json(seen) if as_json else standing.render(seen), nl=False)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("state", type=click.Path(path_type=Path))
+@with_options([*NOTIFY_OPTIONS, *KEY_OPTIONS, *SHOW_OPTIONS])
+def cancel(state: Path, **given: Any) -> None:
+    """Cancel the jobs in flight of the run of a STATE file, queued ones first.
+
+    Only the run's own jobs are cancelled. Those that are over by then are collected; the rows of the others are as if
+    they had not been submitted, and `resume` takes them up again. A run that is going on is asked to cancel and end.
+
+    \b
+    Examples:
+      batchrun cancel results.jsonl.state
+    """
+    from batchrun import session
+
+    summary = session.cancel(
+        state, observer=_observer(given), api_key_file=given["api_key_file"], notify_url=given["notify"]
+    )
+    _finish(summary, given)
 
 
 @main.command(context_settings=_ENVIRONMENT)
@@ -234,9 +270,31 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
             max_retries=given["max_retries"],
             unconfirmed=given["unconfirmed"],
         ),
+        guards=_guards(given, config.GuardOptions()),
         limit=given["limit"],
         inspect_output=given["inspect_output"],
     )
+
+
+def _guards(given: dict[str, Any], known: config.GuardOptions) -> config.GuardOptions:
+    """The guards of a session: what is given, else what is known.
+
+    Raises:
+        UsageError: a budget without a price.
+    """
+    names = {
+        "on_interrupt": "on_interrupt",
+        "halt": "halt",
+        "canary": "canary",
+        "price_per_hour": "price_per_hour",
+        "max_cost": "max_cost",
+        "deadline": "deadline_s",
+        "job_timeout": "job_timeout_s",
+    }
+    guards = replace(known, **{name: given[option] for option, name in names.items() if given[option] is not None})
+    if guards.max_cost is not None and guards.price_per_hour is None:
+        raise UsageError("--max-cost needs --price-per-hour", "give what one worker costs an hour, in dollars")
+    return guards
 
 
 def _output(output: str | None, inputs: tuple[str, ...]) -> tuple[Path, bool]:
@@ -265,7 +323,11 @@ def _session_options(given: dict[str, Any]) -> dict[str, Any]:
     from batchrun.session import LocalWorker
 
     options = {name: given[name] for name in ("retry_failed", "kinds", "api_key_file")}
-    return {**options, "local": LocalWorker(given["worker"], given["model_file"], given["upstream"])}
+    return {
+        **options,
+        "notify_url": given["notify"],
+        "local": LocalWorker(given["worker"], given["model_file"], given["upstream"]),
+    }
 
 
 def _observer(given: dict[str, Any]) -> Observer:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 UnconfirmedPolicy = Literal["resubmit", "hold"]
+InterruptPolicy = Literal["drain", "detach", "cancel"]
 
 DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 """The only data-plane host in Runpod's documentation; jobs go to `<base>/<endpoint>/run`."""
@@ -29,6 +30,9 @@ RETENTION_S = 30 * 60.0
 
 DEFAULT_TTL_S = 24 * 3600.0
 """The API's default life of a job, counted from its submission over queue and execution."""
+
+TTL_GRACE_S = 600.0
+"""A job that is not over so long after its ttl never will be: its state was lost (runpod-python issue 250)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,37 @@ class SchedulerOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class HaltOptions:
+    """How many failed rows stop a run: it then collects what is in flight, and can go on."""
+
+    rows: int | None = None
+    """`--halt N`: so many failed rows, >= 1. None: no such bound."""
+    share: float | None = None
+    """`--halt N%`: this share of the finished rows, 0..1, counted from the 50th of them on. None: no such bound."""
+    automatic: bool = True
+    """Stop when the first 20 finished rows all failed, or the last 200 did: no deployment is worth more proof."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardOptions:
+    """What keeps watch over a run that nobody watches. Each may differ from one session to the next."""
+
+    on_interrupt: InterruptPolicy = "drain"
+    """What the first Ctrl-C or SIGTERM does: what is in flight is paid for, so it is collected."""
+    halt: HaltOptions = field(default_factory=HaltOptions)
+    canary: int = 0
+    """`--canary N`: rows that must succeed before any other is submitted; 0: none."""
+    price_per_hour: float | None = None
+    """Of one worker, in dollars; None: the cost is not estimated."""
+    max_cost: float | None = None
+    """In dollars, over all sessions of the run; None: no bound."""
+    deadline_s: float | None = None
+    """From the session's start; None: no bound."""
+    job_timeout_s: float | None = None
+    """From a job's submission to its end; None: only its ttl bounds it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """Everything that `batchrun run` was asked for; kept in the state file, so that `resume` can go on with it."""
 
@@ -108,6 +143,7 @@ class RunOptions:
     request: RequestOptions = field(default_factory=RequestOptions)
     policy: JobPolicy = field(default_factory=JobPolicy)
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
+    guards: GuardOptions = field(default_factory=GuardOptions)
     limit: int | None = None
     """Only the first N rows; None: all."""
     inspect_output: bool = True
@@ -134,6 +170,8 @@ class RunOptions:
         scheduler = dict(data["scheduler"])
         limits = {name: OperationLimit(**limit) for name, limit in scheduler["limits"].items()}
         scheduler["limits"] = Limits(**limits)
+        guards = dict(data.get("guards", {}))
+        guards["halt"] = HaltOptions(**guards.get("halt", {}))
         return cls(
             **{
                 **data,
@@ -143,5 +181,6 @@ class RunOptions:
                 "request": RequestOptions(**data["request"]),
                 "policy": JobPolicy(**data["policy"]),
                 "scheduler": SchedulerOptions(**scheduler),
+                "guards": GuardOptions(**guards),
             }
         )

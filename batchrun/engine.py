@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from batchrun.endpoint.protocol import JobAnswer, JobStatus
-from batchrun.endpoint.worker_errors import decode_error, find_hidden_error, is_empty_output
+from batchrun.announcer import Announcer
+from batchrun.endpoint.protocol import JobStatus
 from batchrun.errors import CallError, StoppedError, ThrottledError
+from batchrun.interrupts import Wish, catching
 from batchrun.journal import LineChangedError, Work
+from batchrun.results.summary import duration
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
-from batchrun.scheduler.failures import Failure, FailureKind, classify_job
+from batchrun.scheduler.failures import Failure
 from batchrun.state.store import Acceptance
+from batchrun.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from batchrun.config import InterruptPolicy
     from batchrun.endpoint.client import EndpointClient
     from batchrun.journal import Journal
     from batchrun.results.summary import Observer, Snapshot
@@ -44,13 +47,15 @@ _GRACE_S = 1.0
 """How long a stop waits for requests under way: an answer to /run that is still heard is one less unconfirmed."""
 _TICK_S = 0.25
 """How often the observer is told at least."""
+_KEEP_S = 15.0
+"""A quiet run writes down this often how long it has been going on, and what its workers cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a session ended."""
 
-    kind: Literal["finished", "stopped", "interrupted"]
+    kind: Literal["finished", "stopped", "interrupted", "cancelled"]
     error: StoppedError | None = None
     """Why it stopped."""
 
@@ -65,6 +70,7 @@ class Engine:
         tally: Counts for the observer.
         observer: Shows.
         inspect_output: Look for errors inside the output of completed jobs.
+        on_interrupt: What the first Ctrl-C or SIGTERM does.
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
     """
@@ -78,6 +84,7 @@ class Engine:
         observer: Observer,
         *,
         inspect_output: bool = True,
+        on_interrupt: InterruptPolicy = "drain",
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -87,6 +94,7 @@ class Engine:
         self._tally = tally
         self._observer = observer
         self._inspect_output = inspect_output
+        self._on_interrupt = on_interrupt
         self._clock = clock
         self._wall = wall
         self._events: deque[ev.Event] = deque()
@@ -95,7 +103,9 @@ class Engine:
         self._requests: set[asyncio.Task[None]] = set()
         self._writing: asyncio.Task[None] | None = None
         self._committed_at = float("-inf")
-        self._stops = 0
+        self._interrupted = False
+        self._detaching = False
+        self._announcer = Announcer()
         self._failure: BaseException | None = None
         self._leaving = False
         self._writable = True
@@ -103,46 +113,58 @@ class Engine:
         self.calls: Counter[str] = Counter()
         """API calls of this session by operation."""
 
-    async def run(self) -> Outcome:
+    async def run(self, *, cancel: bool = False) -> Outcome:
         """Run until every row has ended, or something stops the run.
+
+        Args:
+            cancel: Submit nothing, and cancel what earlier sessions have left in flight.
 
         Raises:
             BatchrunError: a defect; a StoppedError is returned in the outcome instead.
         """
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, thread_name_prefix="journal") as self._thread:
-            handled = self._catch_signals(loop)
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="journal") as self._thread,
+            catching(self._on_interrupt, self._wished),
+        ):
             try:
                 self._adopt()
+                if cancel:
+                    self._tell(ev.CancelRequested())
                 self._observer.begin(self.snapshot())
-                return await self._rounds()
+                await self._rounds()
+                return self._outcome(cancel=cancel)
             finally:
-                for number in handled:
-                    loop.remove_signal_handler(number)
                 await self._settle()
                 self._observer.end(self.snapshot())
+
+    def _outcome(self, *, cancel: bool) -> Outcome:
+        error = self._failure or self._scheduler.stop
+        if isinstance(error, StoppedError):
+            return Outcome("stopped", error)
+        if self._interrupted:
+            return Outcome("interrupted")
+        return Outcome("cancelled" if cancel else "finished")
 
     def snapshot(self) -> Snapshot:
         """What the run looks like now."""
         return self._tally.snapshot(self._clock(), self._scheduler, self._journal.tokens)
 
-    async def _rounds(self) -> Outcome:
+    async def _rounds(self) -> None:
+        scheduler = self._scheduler
         while True:
             now = self._clock()
             self._wake.clear()
             while self._events:
-                self._scheduler.handle(self._events.popleft(), now)
-            for command in self._scheduler.commands(now):
+                scheduler.handle(self._events.popleft(), now)
+            for command in scheduler.commands(now):
                 self._do(command)
-            if self._failure is not None:
-                if isinstance(self._failure, StoppedError):
-                    return Outcome("stopped", self._failure)
+            if self._failure is not None and not isinstance(self._failure, StoppedError):
                 raise self._failure
-            if self._scheduler.is_done or self._stops > 1:
-                return Outcome("interrupted" if self._stops else "finished")
-            if self._work and self._writing is None:
+            if self._failure is not None or self._detaching or scheduler.is_done:
+                return
+            if self._writing is None and (self._work or now - self._committed_at > _KEEP_S):
                 self._writing = self._start(self._write())
-            await self._sleep(self._scheduler.next_wakeup(now))
+            await self._sleep(scheduler.next_wakeup(now))
 
     async def _sleep(self, wakeup: float | None) -> None:
         wait_s = _TICK_S if wakeup is None else min(max(wakeup - self._clock(), 0.0), _TICK_S)
@@ -154,6 +176,10 @@ class Engine:
         now = self._clock()
         if now >= self._tick_at:
             self._tick_at = now + _TICK_S
+            said = self._announcer.look(self._scheduler.note(now), now)
+            if said is not None:
+                _LOG.info(said)
+                self._observer.message(said)
             self._observer.update(self.snapshot())
 
     def _do(self, command: cmd.Command) -> None:
@@ -167,8 +193,13 @@ class Engine:
                 self._count(command)
             case cmd.LoadRows():
                 self._start(self._load(command))
+            case cmd.Cancel():
+                self._start(self._cancel(command))
             case cmd.CheckHealth():
                 self._start(self._check_health())
+            case cmd.Drain():
+                _LOG.error("stopping: %s", command.error.message)
+                self._observer.message(f"stopping: {command.error.message}; {self._drain_message()}")
             case cmd.Halt():
                 _LOG.error("stopped: %s", command.error.message)
                 self._fail(command.error)
@@ -216,6 +247,7 @@ class Engine:
         for operation, count in self.calls.items():
             work.count(f"calls_{operation}", count)
         self.calls.clear()
+        work.count_time(self._scheduler.meter.take())
         now_ms = round(self._wall() * 1000)
         try:
             bodies = await self._in_thread(lambda: self._journal.write(work, now_ms))
@@ -264,6 +296,17 @@ class Engine:
             )
         )
 
+    async def _cancel(self, cancel: cmd.Cancel) -> None:
+        sent_at = self._clock()
+        self.calls["cancel"] += 1
+        try:
+            answer = await self._client.cancel(cancel.remote_id)
+        except CallError as error:
+            self._note_failure("cancel", error)
+            self._tell(ev.CancelFailed(cancel.job, error, sent_at))
+        else:
+            self._tell(ev.JobCancelled(cancel.job, answer.status.value))
+
     async def _check_health(self) -> None:
         self.calls["health"] += 1
         try:
@@ -272,8 +315,8 @@ class Engine:
             self._note_failure("health", error)
             self._tell(ev.HealthFailed(error))
         else:
-            _LOG.info("the endpoint answers: %s", health)
-            self._tell(ev.HealthSeen())
+            _LOG.debug("the endpoint answers: %s", health)
+            self._tell(ev.HealthSeen(health))
 
     def _note_failure(self, operation: str, error: CallError) -> None:
         _LOG.debug("/%s failed: %s", operation, error.message)
@@ -320,58 +363,30 @@ class Engine:
             self._scheduler.handle(self._events.popleft(), now)
         for command in self._scheduler.decided():
             self._do(command)
+        self._scheduler.meter.close(now)
         if self._writable:
             await self._commit()
 
-    def _catch_signals(self, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
-        handled = []
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            try:
-                loop.add_signal_handler(number, self._signalled, number)
-            except (NotImplementedError, RuntimeError, ValueError):
-                continue
-            handled.append(number)
-        return handled
-
-    def _signalled(self, number: signal.Signals) -> None:
-        self._stops += 2 if number == signal.SIGHUP else 1
-        if self._stops == 1:
-            self._observer.message(
-                f"stopping: collecting the {self._scheduler.in_flight:,} jobs in flight, submitting nothing more;"
-                " Ctrl-C again leaves at once"
-            )
-            self._tell(ev.StopRequested())
+    def _wished(self, wish: Wish) -> None:
+        self._interrupted = True
+        count = self._scheduler.in_flight
+        match wish:
+            case Wish.DRAIN:
+                self._observer.message(f"stopping: {self._drain_message()}; Ctrl-C again leaves at once")
+                self._tell(ev.StopRequested())
+            case Wish.CANCEL:
+                self._observer.message(
+                    f"stopping: cancelling the {count:,} jobs in flight, queued ones first; Ctrl-C again leaves at once"
+                )
+                self._tell(ev.CancelRequested())
+            case Wish.DETACH:
+                self._detaching = True
         self._wake.set()
 
-
-def judge(answer: JobAnswer, *, inspect_output: bool) -> Failure | None:
-    """Why a final answer is no result; None when it is one.
-
-    A COMPLETED job may hide an error in its output, or have none at all (runpod-python issues 299 and 309).
-    """
-    status = answer.status
-    if status is JobStatus.COMPLETED:
-        if not inspect_output:
-            return None
-        raw = find_hidden_error(answer.output) or answer.error
-        if not raw:
-            empty = is_empty_output(answer.output, has_output=answer.has_output)
-            return Failure(FailureKind.NO_OUTPUT, "the job completed without output", "") if empty else None
-    else:
-        raw = answer.error
-        if not raw:
-            kind, message = _SILENT[status]
-            return Failure(kind, message, "")
-    error = decode_error(raw)
-    return Failure(classify_job(status.value, error.message, error.code, error.error_type), error.message, error.raw)
-
-
-_SILENT = {
-    JobStatus.FAILED: (FailureKind.PLATFORM, "the job failed without an error message"),
-    JobStatus.CANCELLED: (FailureKind.CANCELLED, "the job was cancelled by somebody else"),
-    JobStatus.TIMED_OUT: (FailureKind.TIMED_OUT, "the job overran its execution timeout or its ttl"),
-}
-"""What a failed job without an error message means."""
+    def _drain_message(self) -> str:
+        drain_s = self._scheduler.drain_s(self._clock())
+        time = "" if drain_s is None else f", which may take {duration(max(drain_s, 1.0))}"
+        return f"collecting the {self._scheduler.in_flight:,} jobs in flight, submitting nothing more{time}"
 
 
 def _seconds(ms: float | None) -> float | None:

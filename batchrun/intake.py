@@ -16,6 +16,7 @@ from batchrun.errors import InputError, UsageError
 from batchrun.prompts.identity import derived_id, line_digest
 from batchrun.prompts.shapes import LineError, Prompt, parse_line
 from batchrun.prompts.sources import Source, SourceKind, find_sources, iter_source, spool
+from batchrun.results.manifest import digest_file
 from batchrun.state.intake import Merged, StagedLine, merge, stage
 from batchrun.state.store import SourceRecord
 
@@ -62,6 +63,7 @@ def take_in(options: RunOptions, store: Store, observer: Observer, *, from_spool
             str(problems), "mend the lines, or look at all of them: batchrun check " + " ".join(options.inputs)
         )
     merged = merge(store, records, whole=options.limit is None or bool(known), limit=options.limit)
+    store.set_setting("inputs", [tuple(digest_file(_given(record), record.path)) for record in records])
     store.set_setting("intake", mark)
     return merged
 
@@ -125,6 +127,11 @@ def _prepare(
     elif not target.exists():
         raise InputError(f"{target}: the copy of stdin is gone", "pipe the same input into the first command again")
     return record._replace(file=str(target), stamp=_stamp(target))
+
+
+def _given(record: SourceRecord) -> Path:
+    """The file whose digest the user can compare: the input itself, or the copy of what can be read only once."""
+    return Path(record.file if record.origin == "-" or not Path(record.origin).is_file() else record.origin)
 
 
 def _stamp(path: Path) -> str:

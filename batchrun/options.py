@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,39 @@ def _key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, 
         except orjson.JSONDecodeError:
             result[key.strip()] = text
     return result
+
+
+def _duration(_ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """`8h`, `90m`, `1h30m`, `45s`, `2d`; a bare number is seconds. Becomes seconds, more than 0."""
+    if value is None:
+        return None
+    match = _DURATION.fullmatch(value.strip().lower())
+    numbers = match.groups() if match else ()
+    seconds = sum(float(number) * unit_s for number, unit_s in zip(numbers, _UNITS_S, strict=False) if number)
+    if not 0 < seconds < float("inf"):
+        raise click.BadParameter(f"{value!r} is no time above 0, for example 8h, 90m, 1h30m or 45s", param=param)
+    return seconds
+
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_DURATION = re.compile(f"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s?)?")
+_UNITS_S = (86400, 3600, 60, 1)
+
+
+def _halt(_ctx: click.Context, param: click.Parameter, value: str | None) -> config.HaltOptions | None:
+    """`50` failed rows, `10%` of the rows, or `off`."""
+    if value is None:
+        return None
+    text = value.strip().lower()
+    if text == "off":
+        return config.HaltOptions(automatic=False)
+    if text.isdecimal() and int(text) > 0:
+        return config.HaltOptions(rows=int(text))
+    match = re.fullmatch(f"{_NUMBER}\\s*%", text)
+    share = float(match.group(1)) / 100 if match else 0.0
+    if not 0 < share <= 1:
+        raise click.BadParameter(f"{value!r}: give failed rows (50), a share of them (10%), or off", param=param)
+    return config.HaltOptions(share=share)
 
 
 def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
@@ -73,6 +107,70 @@ LOCAL_OPTIONS = [
 ]
 """What answers at the local endpoint."""
 
+GUARD_OPTIONS = [
+    click.option(
+        "--on-interrupt",
+        type=click.Choice(["drain", "detach", "cancel"]),
+        help="What the first Ctrl-C or SIGTERM does with the jobs in flight: collect them, leave them at work, or"
+        " cancel them; the second always leaves at once. [default: drain]",
+    ),
+    click.option(
+        "--halt",
+        callback=_halt,
+        metavar="N|N%|off",
+        help="Stop after so many failed rows, or at this share of them (from the 50th finished row on). Without it, and"
+        " beside it, a run stops when its first 20 finished rows all failed, or its last 200; off: never.",
+    ),
+    click.option(
+        "--canary",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Run N rows first, and the others only when all of these have succeeded.",
+    ),
+    click.option(
+        "--price-per-hour",
+        type=click.FloatRange(0, min_open=True),
+        metavar="$",
+        help="Of one worker: shows what the run costs.",
+    ),
+    click.option(
+        "--max-cost",
+        type=click.FloatRange(0, min_open=True),
+        metavar="$",
+        help="Submit nothing more when what is spent and in flight reaches this; needs --price-per-hour.",
+    ),
+    click.option(
+        "--deadline",
+        callback=_duration,
+        metavar="TIME",
+        help="Submit nothing more when it would not be over by then, and leave then at the latest: 8h, 90m.",
+    ),
+    click.option(
+        "--job-timeout",
+        callback=_duration,
+        metavar="TIME",
+        help="Cancel a job that is not over so long after its submission; it counts as TIMED_OUT."
+        " [default: its ttl and 10 min]",
+    ),
+]
+"""What keeps watch over a run; each may differ from one session to the next."""
+
+NOTIFY_OPTIONS = [
+    click.option(
+        "--notify", metavar="URL", help="POST a JSON object with a `text` to this URL when the run ends or stops."
+    ),
+]
+"""Who is told at the end."""
+
+KEY_OPTIONS = [
+    click.option(
+        "--api-key-file",
+        type=click.Path(path_type=Path),
+        help="Read the API key from this file instead of RUNPOD_API_KEY.",
+    ),
+]
+"""Where the key comes from."""
+
 RETRY_OPTIONS = [
     click.option("--retry-failed", is_flag=True, help="Take up the failed rows again, with all their retries."),
     click.option(
@@ -81,11 +179,6 @@ RETRY_OPTIONS = [
         multiple=True,
         metavar="KIND",
         help="With --retry-failed: only this kind of failure; repeatable.",
-    ),
-    click.option(
-        "--api-key-file",
-        type=click.Path(path_type=Path),
-        help="Read the API key from this file instead of RUNPOD_API_KEY.",
     ),
 ]
 """What going on with a run can ask for."""

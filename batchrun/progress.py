@@ -7,6 +7,7 @@ from typing import Any, Literal, TextIO
 import orjson
 from tqdm import tqdm
 
+from batchrun.results.cost import money
 from batchrun.results.summary import Observer, Snapshot, duration
 
 PLAIN_EVERY_S = 30.0
@@ -191,6 +192,9 @@ def _figures(snapshot: Snapshot) -> list[str]:
     if s.failed:
         parts.append(f"{s.failed:,} failed")
     parts += [f"{s.in_flight:,} in flight", f"{s.queued:,} queued"]
+    if s.cost is not None:
+        projected = s.cost.most_projected
+        parts.append(money(s.cost.most) + ("" if projected is None else f" of ~{money(projected)}"))
     if s.tokens_per_s is not None:
         parts.append(f"{s.tokens_per_s:,.0f} tok/s")
     if s.held:

@@ -11,30 +11,31 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from batchrun.config import RETENTION_S, WINDOW_S
+from batchrun.accounts import worker_time
+from batchrun.conclusion import Conclusion, results_path
+from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
 from batchrun.endpoint.client import EndpointClient
 from batchrun.engine import Engine, Outcome
-from batchrun.errors import InputError, StateError, StoppedError
+from batchrun.errors import InputError, StateError
 from batchrun.intake import output_paths, take_in
-from batchrun.journal import Journal, LineChangedError, read_line
+from batchrun.journal import Journal
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.sources import find_sources
-from batchrun.results.record import JobInfo, error_line, read_record
-from batchrun.results.summary import FailureGroup, Percentiles, Summary
-from batchrun.results.writer import ResultsFile, recover, truncate, write_errors
+from batchrun.recovery import recover_results
+from batchrun.results.writer import ResultsFile
+from batchrun.scheduler.cost import WorkerMeter
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
-from batchrun.state.store import Batch, Ending, Store
+from batchrun.state.store import Store
 from batchrun.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from random import Random
 
     from batchrun.config import RunOptions
-    from batchrun.results.summary import Observer
-    from batchrun.state.store import OutputRecord, RowRecord
+    from batchrun.results.summary import Observer, Summary
 
 _IDENTITY = {"endpoint": "--endpoint", "base_url": "--base-url", "output": "--output"}
 _REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
@@ -49,6 +50,7 @@ class Run:
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
         from_spool: Whether stdin is to be taken from its spooled copy.
+        as_is: Whether to take the rows as they are, without a look at the inputs: for a run that submits nothing.
 
     Raises:
         UsageError: anything that is wrong before something is sent; nothing is left behind by a run that never began.
@@ -63,6 +65,7 @@ class Run:
         clock: Callable[[], float],
         wall: Callable[[], float],
         from_spool: bool = False,
+        as_is: bool = False,
     ) -> None:
         self.options = options
         self._observer = observer
@@ -72,7 +75,7 @@ class Run:
         self._session = 0
         self._session_from = clock()
         try:
-            self._open(from_spool=from_spool)
+            self._open(from_spool=from_spool, as_is=as_is)
         except BaseException:
             self._stack.close()
             raise
@@ -83,7 +86,7 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _open(self, *, from_spool: bool) -> None:
+    def _open(self, *, from_spool: bool, as_is: bool) -> None:
         options, stack = self.options, self._stack
         if options.state.is_dir():
             raise StateError(f"{options.state} is a folder, not a state file", "give --state a file name")
@@ -99,7 +102,7 @@ class Run:
             undo.callback(self.store.close)
             if not is_new:
                 refuse_other_options(self.store, options)
-            merged = take_in(options, self.store, self._observer, from_spool=from_spool)
+            merged = None if as_is else take_in(options, self.store, self._observer, from_spool=from_spool)
             if merged and not merged.rows:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
             self.store.set_setting("options", options.to_json())
@@ -108,12 +111,15 @@ class Run:
         if merged and not is_new and (merged.added or merged.dropped):
             self._observer.message(f"the input has changed: {merged.added} rows new, {merged.dropped} gone")
         self._session = self.store.begin_session(os.getpid(), self._now_ms())
-        self._recover()
+        recover_results(self.store, self._session, self._now_ms(), observer=self._observer)
         self._sources = {source.source: source for source in self.store.sources()}
-        self._reader = stack.enter_context(LineReader({n: Path(s.file) for n, s in self._sources.items()}))
+        files = {number: Path(source.file) for number, source in self._sources.items()}
+        self._reader = stack.enter_context(LineReader(files, missing_ok=as_is))
+        for path in self._reader.missing:
+            self._observer.message(f"{path} is gone: results that are collected now do not carry its lines' own fields")
         self._results = {}
         for output in self.store.outputs():
-            file = ResultsFile(self._path(output), output.committed_bytes)
+            file = ResultsFile(results_path(options.state, output), output.committed_bytes)
             stack.callback(file.close)
             self._results[output.output] = file
 
@@ -121,8 +127,8 @@ class Run:
         """Take up failed rows again: those of some kinds, or all; returns how many."""
         return self.store.retry_failed(kinds)
 
-    async def drive(self, base_url: str, api_key: str | None, rng: Random) -> Outcome:
-        """Submit, poll and collect until the run ends or is stopped."""
+    async def drive(self, base_url: str, api_key: str | None, rng: Random, *, cancel: bool = False) -> Outcome:
+        """Submit, poll and collect until the run ends or is stopped; or cancel what is in flight."""
         options = self.options
         unconfirmed = self.store.settle_unconfirmed(options.scheduler.unconfirmed)
         if unconfirmed:
@@ -131,9 +137,18 @@ class Run:
                 f"{unconfirmed} submissions were cut off before their answer: unconfirmed, they are {fate}"
             )
         counts = self.store.counts()
-        if not any(counts[state] for state in RowState if state.is_open):
-            return Outcome("finished")
-        scheduler = Scheduler(options.scheduler, rng, next_job=self.store.next_job())
+        if not (counts[RowState.SUBMITTED] if cancel else any(counts[state] for state in RowState if state.is_open)):
+            return Outcome("cancelled" if cancel else "finished")
+        execution = self.store.execution()
+        scheduler = Scheduler(
+            options.scheduler,
+            rng,
+            next_job=self.store.next_job(),
+            guards=options.guards,
+            life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
+            meter=WorkerMeter(worker_time(self.store.counters())),
+            jobs_ended=(execution.jobs, execution.total_ms / 1000),
+        )
         now, now_ms = self._clock(), self._now_ms()
         recent_ms = self.store.recent_submissions_ms(now_ms - round(WINDOW_S * 1000))
         scheduler.remember_submissions(now - (now_ms - at_ms) / 1000 for at_ms in recent_ms)
@@ -157,143 +172,29 @@ class Run:
                 scheduler,
                 journal,
                 client,
-                Tally(counts, self._clock()),
+                Tally(counts, self._clock(), price_per_hour=options.guards.price_per_hour),
                 self._observer,
                 inspect_output=options.inspect_output,
+                on_interrupt=options.guards.on_interrupt,
                 clock=self._clock,
                 wall=self._wall,
             )
-            return await engine.run()
+            return await engine.run(cancel=cancel)
 
     def conclude(self, outcome: Outcome) -> Summary:
-        """Write the error files, close the session, and sum up.
-
-        An error file that cannot be written makes a stopped run of a finished one: its rows are in the state.
-        """
-        errors: list[Path] = []
-        try:
-            errors = self._write_errors()
-            self.store.end_session(self._session, self._now_ms(), outcome.kind)
-        except StoppedError as error:
-            outcome = Outcome("stopped", outcome.error or error)
-        return self._summary(outcome, errors)
+        """Write error files and manifest, close the session, and sum up; see `Conclusion.conclude`."""
+        conclusion = Conclusion(
+            self.options,
+            self.store,
+            self._session,
+            self._clock() - self._session_from,
+            sources=self._sources,
+            reader=self._reader,
+        )
+        return conclusion.conclude(outcome, self._wall())
 
     def _now_ms(self) -> int:
         return round(self._wall() * 1000)
-
-    def _path(self, output: OutputRecord) -> Path:
-        return Path(os.path.normpath(self.options.state.absolute().parent / output.path))
-
-    def _recover(self) -> None:
-        """Take over result lines that a crash left uncommitted, and cut off a torn one."""
-        for output in self.store.outputs():
-            path = self._path(output)
-            tail = recover(path, output.committed_bytes)
-            if not tail.lines and not tail.cut_bytes:
-                continue
-            batch, size_bytes = Batch(), output.committed_bytes
-            for line in tail.lines:
-                self._take_over(path, line, batch)
-                size_bytes += len(line)
-            batch.committed_bytes[output.output] = size_bytes
-            self.store.commit(batch, self._session, self._now_ms())
-            truncate(path, size_bytes)
-            self._observer.message(
-                f"{path}: took over {len(tail.lines)} results that were not committed"
-                + (f", cut off a torn line of {tail.cut_bytes} bytes" if tail.cut_bytes else "")
-            )
-
-    def _take_over(self, path: Path, line: bytes, batch: Batch) -> None:
-        record = read_record(line)
-        row = self.store.row_by_id(record.id) if record else None
-        if record is None or row is None or not row.state.is_open:
-            raise StateError(
-                f"{path} has a line that this run did not write: {line[:80].decode('utf-8', 'replace').strip()}…",
-                "take it out of the file, or start a new run with another --output",
-            )
-        batch.ended.append(
-            Ending(
-                self.store.query("SELECT job FROM rows WHERE row = ?", (row.row,))[0][0],
-                row.row,
-                RowState.SUCCEEDED,
-                "COMPLETED",
-                row.retries,
-                row.unconfirmed,
-                None if record.delay_ms is None else round(record.delay_ms),
-                None if record.execution_ms is None else round(record.execution_ms),
-            )
-        )
-        batch.count_tokens(record.input_tokens, record.output_tokens, record.finish_reason)
-
-    def _write_errors(self) -> list[Path]:
-        written = []
-        for output in self.store.outputs():
-            path = errors_path(self._path(output))
-            if write_errors(path, self._error_lines(output.output)):
-                written.append(path)
-        return written
-
-    def _error_lines(self, output: int) -> Iterator[bytes]:
-        for row, failure, (remote_id, submitted_ms) in self.store.failures(output):
-            job = JobInfo(
-                id=remote_id,
-                endpoint=self.options.endpoint,
-                attempts=row.attempts,
-                delay_ms=None,
-                execution_ms=None,
-                worker_id=failure.worker_id,
-                submitted_at=None if submitted_ms is None else submitted_ms / 1000,
-                completed_at=None if failure.completed_ms is None else failure.completed_ms / 1000,
-            )
-            yield error_line(
-                row_id=row.id,
-                status=failure.status,
-                kind=failure.kind,
-                message=failure.message,
-                raw=failure.raw,
-                request=self._request_of(row),
-                file=self._sources[row.source].path,
-                line=row.line,
-                job=job if row.attempts else None,
-            )
-
-    def _request_of(self, row: RowRecord) -> Any:
-        line = read_line(self._reader, row, self._sources[row.source].path)
-        return None if isinstance(line, LineChangedError) else line.line
-
-    def _summary(self, outcome: Outcome, errors: list[Path]) -> Summary:
-        counts, counters = self.store.counts(), self.store.counters()
-        wall_s = self.store.sessions_ms() / 1000
-        ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
-        tokens = "input_tokens" in counters or "output_tokens" in counters
-        return Summary(
-            outcome=outcome.kind,
-            reason=outcome.error.message if outcome.error else "",
-            hint=outcome.error.hint if outcome.error else "",
-            total=sum(counts.values()),
-            succeeded=counts[RowState.SUCCEEDED],
-            failed=counts[RowState.FAILED],
-            held=counts[RowState.HELD],
-            not_run=counts[RowState.PENDING],
-            in_flight=counts[RowState.SUBMITTING] + counts[RowState.SUBMITTED],
-            failures=[FailureGroup(*group) for group in self.store.failure_groups()],
-            wall_s=wall_s,
-            session_s=self._clock() - self._session_from,
-            rows_per_s=ended / wall_s if wall_s else 0.0,
-            delay_ms=_percentiles(self.store, "delay_ms"),
-            execution_ms=_percentiles(self.store, "execution_ms"),
-            input_tokens=counters.get("input_tokens", 0) if tokens else None,
-            output_tokens=counters.get("output_tokens", 0) if tokens else None,
-            truncated=counters.get("truncated", 0),
-            calls={name.removeprefix("calls_"): n for name, n in counters.items() if name.startswith("calls_")},
-            throttled=counters.get("throttled", 0),
-            retries=counters.get("retries", 0),
-            unconfirmed=counters.get("unconfirmed", 0),
-            results=[self._path(output) for output in self.store.outputs()],
-            errors=errors,
-            state=self.options.state,
-            rescue_by=rescue_by(self.store),
-        )
 
 
 def refuse_other_options(store: Store, options: RunOptions) -> None:
@@ -325,27 +226,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{key}={item}" for key, item in value.items()) or "nothing"
     return "nothing" if value in (None, False) else "" if value is True else str(value)
-
-
-def rescue_by(store: Store) -> float | None:
-    """By when to resume at the latest, UTC epoch seconds; None when nothing is in flight.
-
-    A result is kept for 30 minutes after its job's end; the oldest job is taken to need as long as the last ones did.
-    """
-    earliest = store.query("SELECT min(j.submitted_ms) FROM rows r JOIN jobs j ON j.job = r.job WHERE r.state = 2")
-    if earliest[0][0] is None:
-        return None
-    return (float(earliest[0][0]) + store.usual_time_ms()) / 1000 + RETENTION_S
-
-
-def errors_path(results: Path) -> Path:
-    """The error file that belongs to a results file."""
-    return results.with_name(f"{results.name.removesuffix('.jsonl')}.errors.jsonl")
-
-
-def _percentiles(store: Store, column: str) -> Percentiles | None:
-    values = store.percentiles(column, (0.5, 0.9, 0.99))
-    return Percentiles(*values) if values else None
 
 
 def _refuse_strange_results(options: RunOptions) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import random
 import signal
 import sys
@@ -14,26 +15,31 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from batchrun.clock import SteadyClock
 from batchrun.config import RunOptions
 from batchrun.credentials import find_api_key
 from batchrun.endpoint.protocol import run_body
+from batchrun.engine import Outcome
 from batchrun.errors import StateError, UsageError
 from batchrun.intake import preview
+from batchrun.interrupts import CANCEL_SIGNAL
+from batchrun.notify import failure_payload, notify, payload
 from batchrun.prompts.shapes import build_request
 from batchrun.runs import Run
 from batchrun.scheduler.failures import FailureKind
+from batchrun.state.lock import holder
 from batchrun.state.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
     from pathlib import Path
 
-    from batchrun.engine import Outcome
     from batchrun.local.server import LocalOptions
     from batchrun.local.workers import Worker
     from batchrun.results.summary import Observer, Summary
 
 
+_LOOK_AGAIN_S = 0.2
 _COLLECT_EVERY = 20_000
 """Objects between two looks for cycles: requests leave few behind, and the default of 700 costs some percent."""
 
@@ -56,6 +62,7 @@ def run(
     retry_failed: bool = False,
     kinds: tuple[str, ...] = (),
     api_key_file: Path | None = None,
+    notify_url: str | None = None,
     local: LocalWorker = LocalWorker(),
 ) -> Summary:
     """Start a run or go on with it, up to its end or its interruption.
@@ -64,11 +71,15 @@ def run(
         BatchrunError: nothing was sent, or a defect. A run that stops early is told by the summary.
     """
     _refuse_wrong_kinds(kinds, retry_failed=retry_failed)
+    _refuse_bad_url(notify_url)
     if options.is_local:
         api_key, worker = None, _local_worker(local, observer)
     else:
         api_key, worker = find_api_key(api_key_file, options.base_url), None
-    with Run(options, observer, clock=time.monotonic, wall=time.time, from_spool=resumed) as opened:
+    with (
+        _telling(notify_url, options.state, observer) as told,
+        Run(options, observer, clock=_clock(), wall=time.time, from_spool=resumed) as opened,
+    ):
         if retry_failed:
             observer.message(f"{opened.retry_failed(kinds):,} failed rows are taken up again")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
@@ -76,7 +87,88 @@ def run(
             outcome = _in_loop(_drive_locally(opened, worker, rng))
         else:
             outcome = _in_loop(opened.drive(options.base_url, api_key, rng))
-        return opened.conclude(outcome)
+        told.append(opened.conclude(outcome))
+    return told[0]
+
+
+def cancel(
+    state: Path, *, observer: Observer, api_key_file: Path | None = None, notify_url: str | None = None
+) -> Summary:
+    """Cancel what the run of a state file has in flight; a process that drives it is asked to, and waited for.
+
+    Raises:
+        BatchrunError: nothing was cancelled, or a defect.
+    """
+    options = stored_options(state)
+    _refuse_bad_url(notify_url)
+    api_key = None if options.is_local else find_api_key(api_key_file, options.base_url)
+    _ask_holder(state, observer)
+    with (
+        _telling(notify_url, state, observer) as told,
+        Run(options, observer, clock=_clock(), wall=time.time, as_is=True) as opened,
+    ):
+        if options.is_local:
+            observer.message("the jobs of a local endpoint end with its process: nothing is left to cancel")
+            outcome = Outcome("cancelled")
+        else:
+            rng = random.Random()  # noqa: S311 - jitter, not a secret
+            outcome = _in_loop(opened.drive(options.base_url, api_key, rng, cancel=True))
+        told.append(opened.conclude(outcome))
+    return told[0]
+
+
+def _ask_holder(state: Path, observer: Observer) -> None:
+    """Ask the process that drives a run to cancel its jobs, and wait until it is gone.
+
+    Raises:
+        StateError: it cannot be asked.
+    """
+    pid = holder(state)
+    if pid is None:
+        return
+    try:
+        os.kill(pid, CANCEL_SIGNAL)
+    except (OSError, OverflowError) as error:
+        raise StateError(
+            f"{state} is in use by process {pid}, which cannot be asked to cancel: {error}", "stop it first"
+        ) from error
+    observer.message(f"process {pid} drives this run: it cancels its jobs and ends")
+    while holder(state) is not None:
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def _clock() -> SteadyClock:
+    return SteadyClock(time.monotonic, time.time)
+
+
+def _refuse_bad_url(url: str | None) -> None:
+    """Refuse a notification URL that nothing can be sent to.
+
+    Raises:
+        UsageError: it is no http(s) URL; the message does not repeat it, as it may hold a secret.
+    """
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise UsageError("--notify is no http(s) URL", "for example https://hooks.slack.com/services/...")
+
+
+@contextlib.contextmanager
+def _telling(url: str | None, state: Path, observer: Observer) -> Iterator[list[Summary]]:
+    """Notify a URL of the summary that ends up in the list, or of an unexpected error."""
+    told: list[Summary] = []
+    try:
+        yield told
+    except Exception as error:
+        if url is not None and getattr(error, "exit_code", 1) == 1:
+            _notify(url, failure_payload(error, state.name), observer)
+        raise
+    if url is not None:
+        _notify(url, payload(told[0]), observer)
+
+
+def _notify(url: str, data: dict[str, Any], observer: Observer) -> None:
+    failed = asyncio.run(notify(url, data))
+    if failed is not None:
+        observer.message(f"the notification did not arrive: {failed}")
 
 
 def _refuse_wrong_kinds(kinds: tuple[str, ...], *, retry_failed: bool) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.accounts import cost_so_far
 from batchrun.config import RETENTION_S
+from batchrun.results.cost import Cost, cost_lines
 from batchrun.results.summary import duration
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import holder
@@ -55,6 +57,8 @@ class Standing:
     failures: list[tuple[str, int, str, str]]
     """Kind, count, and id and message of the first."""
     counters: dict[str, int]
+    cost: Cost | None
+    """None when no price was given."""
 
 
 def look(state: Path, now: float | None = None) -> Standing:
@@ -97,7 +101,14 @@ def look(state: Path, now: float | None = None) -> Standing:
             ],
             failures=store.failure_groups(),
             counters=counters,
+            cost=cost_so_far(store, counts, counters, _price(options)),
         )
+
+
+def _price(options: object) -> float | None:
+    """The price that the run was started with; older state files have none."""
+    guards = options.get("guards") if isinstance(options, dict) else None
+    return guards.get("price_per_hour") if isinstance(guards, dict) else None
 
 
 def to_json(standing: Standing) -> bytes:
@@ -127,6 +138,9 @@ def render(standing: Standing) -> str:
         "",
         f"  {s.rows_per_s:,.1f} rows/s over {duration(s.elapsed_s)} of running",
     ]
+    if s.cost is not None:
+        first, *more = cost_lines(s.cost, is_over=not open_rows)
+        lines += [f"  cost  {first}", *(f"        {line}" for line in more)]
     if s.counters.get("unconfirmed"):
         lines.append(f"  {s.counters['unconfirmed']:,} submissions unconfirmed: possible duplicates")
     if s.failures:

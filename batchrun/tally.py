@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from batchrun.results.cost import Cost, Work, cost_of
 from batchrun.results.summary import Snapshot
 from batchrun.scheduler.states import RowState
 
 if TYPE_CHECKING:
     from batchrun.journal import Tokens
+    from batchrun.scheduler.cost import WorkerTime
     from batchrun.scheduler.scheduler import Scheduler
 
 _RATE_SPAN_S = 30.0
@@ -23,9 +25,11 @@ class Tally:
     Args:
         counts: The rows by state when the session began.
         started_at: When the session began, on the driver's monotonic clock.
+        price_per_hour: Of one worker; None: the cost is not shown.
     """
 
-    def __init__(self, counts: dict[RowState, int], started_at: float) -> None:
+    def __init__(self, counts: dict[RowState, int], started_at: float, *, price_per_hour: float | None = None) -> None:
+        self._price_per_hour = price_per_hour
         self._total = sum(counts.values())
         self._started_at = started_at
         self._samples: deque[tuple[float, int, int]] = deque([(started_at, 0, 0)])
@@ -69,5 +73,12 @@ class Tally:
             tokens_per_s=(tokens.output - output_then) / span_s if tokens.reported else None,
             input_tokens=tokens.input,
             output_tokens=tokens.output,
-            note=scheduler.note,
+            note=scheduler.note(now),
+            cost=self._cost(scheduler.meter.total),
         )
+
+    def _cost(self, time: WorkerTime) -> Cost | None:
+        if self._price_per_hour is None:
+            return None
+        work = Work(time.running_s, time.most_s, time.unwatched_s)
+        return cost_of(work, price_per_hour=self._price_per_hour, done=self._ended, total=self._total)

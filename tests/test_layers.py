@@ -19,16 +19,25 @@ MAY_IMPORT = {
     "endpoint": {"errors", "config"},
     "state": {"errors", "config", "scheduler.states"},
     "results": {"errors", "config"},
-    "progress": {"results.summary"},
+    "progress": {"results.summary", "results.cost"},
     "local": {"errors", "config", "endpoint.protocol"},
     "credentials": {"errors", "config"},
     "journal": ENGINE_LEVEL,
     "tally": ENGINE_LEVEL | {"journal"},
-    "engine": ENGINE_LEVEL | {"journal", "tally"},
+    "verdict": ENGINE_LEVEL,
+    "interrupts": {"config"},
+    "announcer": set(),
+    "clock": set(),
+    "engine": ENGINE_LEVEL | {"journal", "tally", "verdict", "interrupts", "announcer"},
     "intake": ENGINE_LEVEL,
-    "runs": ENGINE_LEVEL | {"journal", "tally", "engine", "intake"},
-    "standing": ENGINE_LEVEL,
-    "session": ENGINE_LEVEL | {"intake", "runs", "engine", "credentials", "local", "progress"},
+    "accounts": ENGINE_LEVEL,
+    "conclusion": ENGINE_LEVEL | {"journal", "engine", "accounts", "__version__"},
+    "recovery": ENGINE_LEVEL | {"conclusion"},
+    "runs": ENGINE_LEVEL | {"journal", "tally", "engine", "intake", "accounts", "conclusion", "recovery"},
+    "notify": {"results"},
+    "standing": ENGINE_LEVEL | {"accounts"},
+    "session": ENGINE_LEVEL
+    | {"intake", "runs", "engine", "interrupts", "clock", "notify", "credentials", "local", "progress"},
     "options": {"config"},
     "cli": ENGINE_LEVEL | {"session", "standing", "intake", "progress", "options", "__version__"},
     "__init__": set(),
@@ -37,14 +46,14 @@ MAY_IMPORT = {
 """Part -> what it may import besides itself; `a.b` allows one module of a folder only."""
 
 LIBRARIES = {
-    "aiohttp": {"endpoint.client", "local.server", "local.upstream"},
+    "aiohttp": {"endpoint.client", "local.server", "local.upstream", "notify"},
     "sqlite3": {"state.schema", "state.store", "state.intake"},
     "tqdm": {"progress"},
     "click": {"cli", "options", "session"},
     "xllamacpp": {"local.smollm2"},
     "time": {"engine", "session", "standing", "local.server"},
     "random": {"session", "local.server"},
-    "asyncio": {"engine", "session", "endpoint.client", "local.server", "local.smollm2"},
+    "asyncio": {"engine", "interrupts", "session", "endpoint.client", "local.server", "local.smollm2"},
 }
 """What only some modules may import. A type that is only named in annotations is no import here."""
 

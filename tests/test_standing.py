@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from batchrun import standing
-from batchrun.runs import rescue_by
+from batchrun.conclusion import rescue_by
 from batchrun.scheduler.states import RowState
 from batchrun.state.intake import StagedLine, merge, stage
 from batchrun.state.lock import StateLock

@@ -64,19 +64,25 @@ class LineReader:
 
     Args:
         paths: Source number -> file.
+        missing_ok: Whether a file that cannot be opened reads as if it were empty.
 
     Raises:
         InputError: a file cannot be opened.
     """
 
-    def __init__(self, paths: Mapping[int, Path]) -> None:
+    def __init__(self, paths: Mapping[int, Path], *, missing_ok: bool = False) -> None:
         self._files: dict[int, int] = {}
-        try:
-            for source, path in paths.items():
+        self.missing: list[Path] = []
+        """The files that could not be opened."""
+        for source, path in paths.items():
+            try:
                 self._files[source] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            self.close()
-            raise InputError(f"{error.filename}: {error.strerror}", "the run needs its input files again") from error
+            except OSError as error:
+                if missing_ok:
+                    self.missing.append(path)
+                    continue
+                self.close()
+                raise InputError(f"{path}: {error.strerror}", "the run needs its input files again") from error
 
     def __enter__(self) -> Self:
         return self
@@ -90,8 +96,11 @@ class LineReader:
         Raises:
             InputError: the file cannot be read.
         """
+        file = self._files.get(source)
+        if file is None:
+            return b""
         try:
-            return os.pread(self._files[source], length, offset)
+            return os.pread(file, length, offset)
         except OSError as error:
             raise InputError(f"an input file cannot be read: {error.strerror}", "check its disk") from error
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import orjson
 
+from batchrun.results.cost import Cost, cost_lines
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -43,7 +45,9 @@ class Snapshot:
     input_tokens: int
     output_tokens: int
     note: str
-    """Why nothing is submitted; empty when nothing is in the way."""
+    """What is in the way; empty when nothing is."""
+    cost: Cost | None = None
+    """None when no price was given."""
 
     @property
     def done(self) -> int:
@@ -111,7 +115,7 @@ class FailureGroup(NamedTuple):
 class Summary:
     """What a run came to, over all of its sessions unless a field says otherwise."""
 
-    outcome: Literal["finished", "stopped", "interrupted"]
+    outcome: Literal["finished", "stopped", "interrupted", "cancelled"]
     reason: str
     """Why it stopped; empty when it did not."""
     hint: str
@@ -146,16 +150,21 @@ class Summary:
     """Submissions whose answer never arrived: each may be a job that was paid for and is not known."""
     results: list[Path] = field(default_factory=list)
     errors: list[Path] = field(default_factory=list)
+    manifest: Path | None = None
+    cost: Cost | None = None
+    """None when no price was given."""
     rescue_by: float | None = None
     """UTC epoch seconds by when to go on, or results of jobs in flight expire; None when none are."""
 
     @property
     def exit_code(self) -> int:
-        """0 all succeeded, 3 some did not, 4 stopped early, 130 interrupted."""
+        """0 all succeeded, 3 some did not, 4 stopped early, 130 interrupted; of a cancel 0 when nothing is left."""
         if self.outcome == "interrupted":
             return 130
         if self.outcome == "stopped":
             return 4
+        if self.outcome == "cancelled":
+            return 0
         return 0 if self.succeeded == self.total else 3
 
     def to_json(self) -> dict[str, Any]:
@@ -164,6 +173,7 @@ class Summary:
         data["state"] = str(self.state)
         data["results"] = [str(path) for path in self.results]
         data["errors"] = [str(path) for path in self.errors]
+        data["manifest"] = None if self.manifest is None else str(self.manifest)
         data["failures"] = [group._asdict() for group in self.failures]
         for key in ("delay_ms", "execution_ms"):
             value: Percentiles | None = getattr(self, key)
@@ -204,8 +214,8 @@ def _headline(s: Summary) -> str:
     match s.outcome:
         case "finished":
             return f"finished: {rows}"
-        case "interrupted":
-            return f"interrupted: {rows}"
+        case "interrupted" | "cancelled":
+            return f"{s.outcome}: {rows}"
         case _:
             lines = [f"stopped: {rows}", *textwrap.wrap(s.reason, WIDTH, initial_indent="  ", subsequent_indent="  ")]
             return "\n".join(lines)
@@ -237,6 +247,9 @@ def _figures(s: Summary) -> list[str]:
             lines.append(f"  {name:<10}  p50 {p50}, p90 {p90}, p99 {p99}")
     if s.input_tokens is not None and s.output_tokens is not None:
         lines.append(f"  tokens      {s.input_tokens:,} in, {s.output_tokens:,} out")
+    if s.cost is not None:
+        first, *more = cost_lines(s.cost, is_over=not (s.not_run or s.in_flight))
+        lines += [f"  cost        {first}", *(f"  {'':<10}  {line}" for line in more)]
     if s.calls:
         calls = ", ".join(f"{name} {count:,}" for name, count in sorted(s.calls.items()))
         lines.append(f"  API calls   {calls}" + (f"; {s.throttled:,} throttled" if s.throttled else ""))
@@ -249,7 +262,8 @@ def _figures(s: Summary) -> list[str]:
 
 def _files(s: Summary) -> list[str]:
     lines = [""]
-    for name, paths in (("results", s.results), ("errors", s.errors), ("state", [s.state])):
+    manifest = [] if s.manifest is None else [s.manifest]
+    for name, paths in (("results", s.results), ("errors", s.errors), ("state", [s.state]), ("manifest", manifest)):
         lines += [f"  {name:<10}  {path}" for path in paths[:5]]
         if len(paths) > 5:  # noqa: PLR2004 - a folder of shards would fill the screen
             lines.append(f"  {'':<10}  … and {len(paths) - 5:,} more")

@@ -44,7 +44,7 @@ class ResultsFile:
     def __init__(self, path: Path, committed_bytes: int) -> None:
         self.path = path
         self.size_bytes = committed_bytes
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             is_new = not path.exists()
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -59,7 +59,7 @@ class ResultsFile:
         """
         data = memoryview(b"".join(lines))
         at = self.size_bytes
-        with _writing(self.path):
+        with writing(self.path):
             try:
                 while data:
                     written = os.pwrite(self._fd, data, at)
@@ -76,7 +76,7 @@ class ResultsFile:
         Raises:
             OutputError: it may not be.
         """
-        with _writing(self.path):
+        with writing(self.path):
             _sync_data(self._fd)
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ def recover(path: Path, committed_bytes: int) -> Tail:
         StateError: the file is shorter than what is committed, so that results are missing.
         OutputError: it cannot be read.
     """
-    with _writing(path):
+    with writing(path):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -119,7 +119,7 @@ def truncate(path: Path, size_bytes: int) -> None:
     Raises:
         OutputError: it cannot be done.
     """
-    with _writing(path):
+    with writing(path):
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.ftruncate(fd, size_bytes)
@@ -138,7 +138,7 @@ def write_errors(path: Path, lines: Iterable[bytes]) -> int:
     """
     part = path.with_name(path.name + ".part")
     count = 0
-    with _writing(path):
+    with writing(path):
         try:
             with part.open("wb") as file:
                 for line in lines:
@@ -154,6 +154,25 @@ def write_errors(path: Path, lines: Iterable[bytes]) -> int:
             part.unlink(missing_ok=True)
         _sync_folder(path.parent)
     return count
+
+
+def write_whole(path: Path, lines: Iterable[bytes]) -> None:
+    """Write a file whole, by rename.
+
+    Raises:
+        OutputError: it cannot be written; an older file is as it was.
+    """
+    part = path.with_name(path.name + ".part")
+    with writing(path):
+        try:
+            with part.open("wb") as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync_folder(path.parent)
 
 
 def _blocks(fd: int, offset: int) -> Iterator[bytes]:
@@ -176,7 +195,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the file system says about a file of ours into our error.
+
+    Raises:
+        OutputError: it cannot be written, or read.
+    """
     try:
         yield
     except OSError as error:

@@ -36,6 +36,14 @@ class Poll:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancel:
+    """Cancel a job; answered by JobCancelled or CancelFailed."""
+
+    job: int
+    remote_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckHealth:
     """Ask `/health`; answered by HealthSeen or HealthFailed."""
 
@@ -49,6 +57,7 @@ class Requeue:
     status: str | None
     """How the job ended, for the books; None when the submission surely made no job and is to be forgotten."""
     failure: Failure | None
+    """None: nothing failed, the submission was undone or its job cancelled on the user's wish."""
     retries: int
     """The row's counted retries from now on."""
     unconfirmed: int
@@ -83,9 +92,16 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Stop the run: no further request can succeed. Jobs in flight stay as they are."""
+    """Stop the run at once: no further request can succeed, or no time is left. Jobs in flight stay as they are."""
 
     error: StoppedError
 
 
-Command = LoadRows | Submit | Poll | CheckHealth | Requeue | Finish | Hold | Halt
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Tell people that nothing more is submitted, and that the run stops when what is in flight is collected."""
+
+    error: StoppedError
+
+
+Command = LoadRows | Submit | Poll | Cancel | CheckHealth | Requeue | Finish | Hold | Halt | Drain

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from batchrun.errors import CallError
     from batchrun.scheduler.failures import Failure
+    from batchrun.scheduler.health import EndpointHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,28 @@ class PollFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class JobCancelled:
+    """`/cancel` answered."""
+
+    job: int
+    status: str
+    """The job's state in Runpod's word; CANCELLED unless it was over before."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelFailed:
+    """`/cancel` gave no usable answer."""
+
+    job: int
+    error: CallError
+    sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class HealthSeen:
     """`/health` answered."""
+
+    health: EndpointHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +144,11 @@ class StopRequested:
     """Submit nothing more, collect what is in flight."""
 
 
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Submit nothing more, cancel what is in flight."""
+
+
 Event = (
     RowsLoaded
     | JobAdopted
@@ -132,7 +158,10 @@ Event = (
     | JobSeen
     | JobEnded
     | PollFailed
+    | JobCancelled
+    | CancelFailed
     | HealthSeen
     | HealthFailed
     | StopRequested
+    | CancelRequested
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from batchrun.scheduler.states import Move, RowState, moved
 
 if TYPE_CHECKING:
+    from batchrun.scheduler.canceller import CancelCause
     from batchrun.scheduler.events import Ticket
 
 
@@ -36,26 +37,44 @@ class Flight:
 
     __slots__ = (
         "adopted",
+        "asking",
+        "cancelling",
+        "cause",
         "in_progress",
         "job",
         "missing",
+        "overdue",
         "place",
+        "refusals",
         "remote_id",
         "row",
         "seen_at",
         "submitted_at",
+        "tries",
     )
 
-    def __init__(self, job: int, row: Row) -> None:
+    def __init__(self, job: int, row: Row, submitted_at: float) -> None:
         self.job = job
         self.row = row
         self.place = 0
         self.remote_id = ""
-        self.submitted_at = 0.0
-        self.seen_at = 0.0
+        self.submitted_at = submitted_at
+        self.seen_at = submitted_at
         """When the job was last known not to be over."""
         self.in_progress = False
         self.missing = False
         """Whether the last answer was a 404."""
         self.adopted = False
         """Whether it is a job of an earlier session that was not asked after yet."""
+        self.asking = False
+        """Whether it is being asked after."""
+        self.overdue = False
+        """Whether it has lived longer than it may."""
+        self.cause: CancelCause | None = None
+        """Why it is to be cancelled; None: it is not."""
+        self.cancelling = False
+        """Whether a cancel is under way."""
+        self.refusals = 0
+        """How often a cancel, or a question after it became overdue, was answered with nothing of use."""
+        self.tries = 0
+        """How often it was cancelled without success."""

@@ -28,6 +28,8 @@ _BLIND_MOST_GAP_S = 30.0
 _REPLAN_GAP_S = 0.5
 _JOBS_PER_REPLAN_SECOND = 10_000
 """Placing a job costs about 2 µs, so plans are made again at most so often that they cost 2% of the time."""
+_KNOWN_WITHIN_S = 1.0
+"""From the end of a job until its poll is answered, as a rule."""
 MISSING_GAP_S = 2.0
 """A 404 is believed when a second one confirms it this much later: an edge may err, and a new job costs money."""
 
@@ -119,6 +121,29 @@ class PollPlan:
         watch.postponed_until = now + wait_s
         self._place(watch, watch.postponed_until)
 
+    def hold(self, job: int) -> None:
+        """Do not ask after the job until `postponed` says when."""
+        self._watches[job].due_at = None
+
+    def rush(self, now: float) -> None:
+        """Ask first after the jobs that have been over longest: time has passed that nobody saw.
+
+        Their results are kept for 30 minutes from their end, so the order of their ends is that of their rescue.
+        """
+        for watch in self._watches.values():
+            if watch.due_at is None:
+                continue
+            end_at = self._predictor.first_poll_at(watch.place, watch.submitted_at)
+            end_at = watch.submitted_at if end_at is None else end_at
+            if end_at <= now:
+                watch.due_at = end_at
+        self._rebuild()
+
+    def likely_end(self, place: int, submitted_at: float) -> float | None:
+        """When nearly every job of that place and age would be over and known to be; None: nothing is known."""
+        end_at = self._predictor.likely_end(place, submitted_at)
+        return None if end_at is None else end_at + _KNOWN_WITHIN_S
+
     def take(self, now: float) -> int | None:
         """The job to ask after now, which is then being asked after; None when none is due."""
         heap = self._heap
@@ -161,6 +186,9 @@ class PollPlan:
         for watch in self._watches.values():
             if watch.due_at is not None and not watch.failures:
                 watch.due_at = self._due(watch, now)
+        self._rebuild()
+
+    def _rebuild(self) -> None:
         self._heap = [(w.due_at, w.job) for w in self._watches.values() if w.due_at is not None]
         heapq.heapify(self._heap)
 

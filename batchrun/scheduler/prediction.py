@@ -40,6 +40,7 @@ FIRST_QUANTILE = 0.85
 """The share of jobs expected to be over at their first poll."""
 NEXT_QUANTILE = 0.7
 """The same, of those that are left, at a further poll."""
+_NEARLY_ALL = 0.98
 _LEAST_GAP_S = 0.02
 _MOST_GAP_S = 15.0
 _AGE_SHARE = 0.05
@@ -107,6 +108,12 @@ class Predictor:
         if not self._spread:
             return None
         return self.expected_start(place, submitted_at) + _quantile(self._spread, FIRST_QUANTILE)
+
+    def likely_end(self, place: int, submitted_at: float) -> float | None:
+        """When nearly every such job would be over; None when nothing has been learnt yet."""
+        if not self._spread:
+            return None
+        return self.expected_start(place, submitted_at) + _quantile(self._spread, _NEARLY_ALL)
 
     def next_poll_at(self, place: int, submitted_at: float, polled_at: float, polls: int) -> float:
         """When to ask again after a job that was not over at `polled_at`, after `polls` (>= 1) polls."""

@@ -120,6 +120,15 @@ class Ending(NamedTuple):
     execution_ms: int | None
 
 
+class Execution(NamedTuple):
+    """Jobs that have ended, and their time at work."""
+
+    jobs: int
+    total_ms: int
+    failed_ms: int
+    """Of jobs without a result."""
+
+
 @dataclass(slots=True)
 class Batch:
     """What one transaction writes, in the order of the fields."""
@@ -341,6 +350,15 @@ class Store:
         ranks = (min(int(share * count), count - 1) for share in shares)
         return tuple(int(self.query(sql, (rank,))[0][0]) for rank in ranks)
 
+    def execution(self) -> Execution:
+        """What the jobs that have ended come to."""
+        sql = (
+            "SELECT count(*), coalesce(sum(execution_ms), 0),"
+            " coalesce(sum(CASE WHEN status <> 'COMPLETED' THEN execution_ms END), 0)"
+            " FROM jobs WHERE status IS NOT NULL AND status <> 'UNCONFIRMED'"
+        )
+        return Execution(*self.query(sql)[0])
+
     def usual_time_ms(self) -> int:
         """How long the last jobs were in the system, on average; 0 without any."""
         sql = (
@@ -348,6 +366,10 @@ class Store:
             " (SELECT delay_ms, execution_ms FROM jobs WHERE status = 'COMPLETED' ORDER BY job DESC LIMIT 1000)"
         )
         return int(self.query(sql)[0][0])
+
+    def sessions(self) -> list[tuple[int, int, str | None]]:
+        """When the sessions began and last gave a sign, UTC epoch milliseconds, and how they ended (None: cut off)."""
+        return self.query("SELECT started_ms, seen_ms, outcome FROM sessions ORDER BY session")
 
     def sessions_ms(self) -> int:
         """Wall time of all sessions together."""

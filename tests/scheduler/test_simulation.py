@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.config import Limits, OperationLimit, SchedulerOptions
+from batchrun.config import GuardOptions, HaltOptions, Limits, OperationLimit, SchedulerOptions
 from batchrun.scheduler.failures import FailureKind
 from tests.scheduler.world import Faults, Setting, World
 
@@ -143,7 +143,9 @@ def test_an_outage_of_an_hour_loses_nothing_and_makes_no_submissions_beyond_thos
     world = World(setting).run()
     assert_every_row_ended_once(world)
     assert all(finish.failure is None for finish in world.ended.values())
-    assert world.requests["run"] == setting.rows
+    expired = sum(world.requeued.values())
+    assert expired <= setting.options.concurrency, "results of the outage's first half hour are gone"
+    assert world.requests["run"] == setting.rows + expired
     assert world.throttled == 0
     assert world.now < 3630.0 + 3000 / 20 + 60.0
 
@@ -167,10 +169,11 @@ def test_a_flaky_404_does_not_pay_for_a_job_twice():
 
 
 def test_a_bad_request_is_not_paid_for_again_and_a_lost_worker_is_retried():
-    bad = World(Setting(rows=40, faults=Faults(job_bad=1.0))).run()
+    unguarded = GuardOptions(halt=HaltOptions(automatic=False))
+    bad = World(Setting(rows=40, faults=Faults(job_bad=1.0), guards=unguarded)).run()
     assert {finish.failure.kind for finish in bad.ended.values() if finish.failure} == {FailureKind.BAD_REQUEST}
     assert set(bad.accepted.values()) == {1}
-    lost = World(Setting(rows=40, faults=Faults(job_lost=1.0))).run()
+    lost = World(Setting(rows=40, faults=Faults(job_lost=1.0), guards=unguarded)).run()
     assert set(lost.accepted.values()) == {1 + SchedulerOptions().max_retries}
 
 

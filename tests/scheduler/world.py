@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
-from batchrun.config import OperationLimit, SchedulerOptions
+from batchrun.config import RETENTION_S, GuardOptions, OperationLimit, SchedulerOptions
+from batchrun.endpoint.protocol import Health
 from batchrun.errors import AmbiguousError, NotFoundError, RejectedError, ThrottledError, UnreachableError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
@@ -38,8 +39,15 @@ class Faults:
     job_lost: float = 0.0
     job_bad: float = 0.0
     throttled: float = 0.0
+    job_stuck: float = 0.0
+    """Jobs that are at work for ever."""
+    cancel_broken: float = 0.0
     outage: tuple[float, float] = (math.inf, math.inf)
     """From when to when nothing can be reached."""
+    bad_deployment: tuple[float, float] = (math.inf, math.inf)
+    """From when to when every job that starts fails."""
+    suspended: tuple[tuple[float, float], ...] = ()
+    """From when to when the client's machine sleeps."""
 
 
 @dataclass
@@ -59,6 +67,11 @@ class Setting:
     seed: int = 0
     stop_at: float = math.inf
     """When the user asks to stop."""
+    cancel_at: float = math.inf
+    """When the user asks to cancel."""
+    guards: GuardOptions = field(default_factory=GuardOptions)
+    life_s: float = math.inf
+    jobs_per_worker: int = 1
 
 
 @dataclass
@@ -85,7 +98,7 @@ class World:
         self.queue: deque[Job] = deque()
         self.busy = 0
         self.workers = setting.workers
-        self.arrivals: dict[str, deque[float]] = {"run": deque(), "status": deque(), "health": deque()}
+        self.arrivals: dict[str, deque[float]] = {name: deque() for name in ("run", "status", "cancel")}
         self.requests: Counter[str] = Counter()
         self.throttled = 0
         self.under_way: Counter[str] = Counter()
@@ -104,14 +117,30 @@ class World:
         self.attempts: dict[int, int] = {}
         self.lateness_s: list[float] = []
         self.halted: cmd.Halt | None = None
+        self.drained: cmd.Drain | None = None
+        self.worker_s = 0.0
+        """Time of running workers: what would be paid for."""
+        self.metered_at = 0.0
         self.crashed = False
         self.steps = 0
         self.most_in_play = 0
-        self.scheduler = Scheduler(setting.options, Random(setting.seed + 1))
+        self.scheduler = self._scheduler(1)
         for at, count in setting.workers_at:
             self.at(at, lambda count=count: self._set_workers(count))
         if setting.stop_at < math.inf:
             self.at(setting.stop_at, lambda: self.tell(ev.StopRequested()))
+        if setting.cancel_at < math.inf:
+            self.at(setting.cancel_at, lambda: self.tell(ev.CancelRequested()))
+
+    def _scheduler(self, next_job: int) -> Scheduler:
+        setting = self.setting
+        return Scheduler(
+            setting.options,
+            Random(setting.seed + next_job),
+            next_job=next_job,
+            guards=setting.guards,
+            life_s=setting.life_s,
+        )
 
     def at(self, when: float, action: Callable[[], None]) -> None:
         self.order += 1
@@ -138,8 +167,22 @@ class World:
             assert times, f"deadlock: {self.scheduler!r}"
             self.now = min(times)
             assert self.now < until, f"too long: {self.scheduler!r}"
-            while self.agenda and self.agenda[0][0] <= self.now:
-                heapq.heappop(self.agenda)[2]()
+            self._happen()
+
+    def _happen(self) -> None:
+        """Let everything happen that is due; what reaches a machine that sleeps waits until it wakes."""
+        wakes_at = next((end for start, end in self.setting.faults.suspended if start <= self.now < end), None)
+        while self.agenda and self.agenda[0][0] <= (self.now if wakes_at is None else wakes_at):
+            when, _, action = heapq.heappop(self.agenda)
+            if wakes_at is None or getattr(action, "endpoint", False):
+                self.now = max(self.now, when)
+                action()
+            else:
+                self.at(wakes_at, action)
+                if when >= wakes_at:
+                    break
+        if wakes_at is not None:
+            self.now = wakes_at
 
     def resume(self) -> World:
         """A new session on what the store and the endpoint know after a crash."""
@@ -148,9 +191,7 @@ class World:
         self.under_way.clear()
         self.crashed = False
         self.steps = 0
-        self.scheduler = Scheduler(
-            self.setting.options, Random(self.setting.seed + 2), next_job=max(self.open_jobs, default=0) + 100_000
-        )
+        self.scheduler = self._scheduler(max(self.open_jobs, default=0) + 100_000)
         open_rows = set()
         for job, (row, remote_id) in list(self.open_jobs.items()):
             open_rows.add(row)
@@ -191,6 +232,8 @@ class World:
             case cmd.Poll(job, remote_id):
                 self.under_way["status"] += 1
                 self._send_poll(job, remote_id)
+            case cmd.Cancel(job, remote_id):
+                self._send_cancel(job, remote_id)
             case cmd.CheckHealth():
                 self._send_health()
             case cmd.Requeue(job, row, status, _, retries, unconfirmed):
@@ -210,15 +253,19 @@ class World:
                 self.held.add(row)
             case cmd.Halt():
                 self.halted = command
+            case cmd.Drain():
+                self.drained = command
 
     def _check(self) -> None:
         options, scheduler = self.setting.options, self.scheduler
-        in_play = len(scheduler._ready) + len(scheduler._waiting) + len(scheduler._flights)
+        in_play = len(scheduler._backlog) + len(scheduler._flights)
         self.most_in_play = max(self.most_in_play, in_play)
         assert self.scheduler.in_flight <= options.concurrency or self.scheduler.in_flight == len(self.open_jobs)
         assert self.under_way["run"] <= 2 * options.connections
         assert self.under_way["status"] <= options.connections
-        for operation, limit in (("run", options.limits.run), ("status", options.limits.status)):
+        assert self.under_way["cancel"] <= options.connections
+        limits = options.limits
+        for operation, limit in (("run", limits.run), ("status", limits.status), ("cancel", limits.cancel)):
             assert not limit.concurrent or self.under_way[operation] <= limit.concurrent
 
     # the network
@@ -301,9 +348,44 @@ class World:
 
         self.at(self.now + there, arrive)
 
+    def _send_cancel(self, job: int, remote_id: str) -> None:
+        sent_at = self.now
+        self.under_way["cancel"] += 1
+        there, back = self.setting.latency_s(self.rng), self.setting.latency_s(self.rng)
+
+        def answer(event: ev.Event) -> None:
+            self.under_way["cancel"] -= 1
+            self.tell(event)
+
+        def arrive() -> None:
+            error: Exception | None = None
+            if self._down():
+                error = UnreachableError("no route")
+            elif not self._arrive("cancel"):
+                error = ThrottledError("429", http_status=429)
+            elif self.rng.random() < self.setting.faults.cancel_broken:
+                error = AmbiguousError("502", http_status=502)
+            if error is not None:
+                event: ev.Event = ev.CancelFailed(job, error, sent_at)  # type: ignore[arg-type]
+            else:
+                event = self._cancel(job, remote_id)
+            self.at(self.now + back, lambda: answer(event))
+
+        self.at(self.now + there, arrive)
+
+    def _cancel(self, job: int, remote_id: str) -> ev.Event:
+        remote = self.jobs[remote_id]
+        if remote.ended_at is None:
+            if remote.started_at is None:
+                self.queue.remove(remote)
+            else:
+                self._free()
+            remote.ended_at, remote.outcome = self.now, "cancelled"
+        return ev.JobCancelled(job, "CANCELLED" if remote.outcome == "cancelled" else "COMPLETED")
+
     def _send_health(self) -> None:
         self.requests["health"] += 1
-        event: ev.Event = ev.HealthSeen()
+        event: ev.Event = ev.HealthSeen(self.health())
         if self._down():
             event = ev.HealthFailed(UnreachableError("no route"))
         self.at(self.now + self.setting.latency_s(self.rng), lambda: self.tell(event))
@@ -313,11 +395,12 @@ class World:
     def _accept(self, row: int) -> str:
         remote_id = f"job-{len(self.jobs)}"
         job = Job(remote_id, row, self.now, self.setting.service_s(self.rng))
+        faults = self.setting.faults
+        shares = {"lost": faults.job_lost, "bad": faults.job_bad, "stuck": faults.job_stuck}
+        outcomes, weights = zip(*shares.items(), strict=True)
         draw = self.rng.random()
-        if draw < self.setting.faults.job_lost:
-            job.outcome = "lost"
-        elif draw < self.setting.faults.job_lost + self.setting.faults.job_bad:
-            job.outcome = "bad"
+        if draw < sum(weights):
+            job.outcome = self.rng.choices(outcomes, weights)[0]
         self.jobs[remote_id] = job
         self.accepted[row] += 1
         self.queue.append(job)
@@ -325,25 +408,50 @@ class World:
         return remote_id
 
     def _set_workers(self, count: int) -> None:
+        self._meter()
         self.workers = count
         self._dispatch()
 
+    def _running(self) -> int:
+        return min(self.workers, math.ceil(self.busy / self.setting.jobs_per_worker))
+
+    def _meter(self) -> None:
+        """Count the time of the workers that ran until now."""
+        self.worker_s += self._running() * (self.now - self.metered_at)
+        self.metered_at = self.now
+
+    def health(self) -> Health:
+        running = self._running()
+        return Health(len(self.queue), self.busy, 0, 0, self.workers - running, 0, self.workers, running, 0, 0)
+
+    def _free(self) -> None:
+        self._meter()
+        self.busy -= 1
+        self._dispatch()
+
     def _dispatch(self) -> None:
-        while self.queue and self.busy < self.workers:
+        self._meter()
+        while self.queue and self.busy < self.workers * self.setting.jobs_per_worker:
             self.busy += 1
             job = self.queue.popleft()
             job.started_at = self.now
+            start, end_of_it = self.setting.faults.bad_deployment
+            if start <= self.now < end_of_it:
+                job.outcome = "bad"
 
             def end(job: Job = job) -> None:
-                self.busy -= 1
-                job.ended_at = self.now
-                self._dispatch()
+                if job.ended_at is None:
+                    job.ended_at = self.now
+                    self._free()
 
             end.endpoint = True  # type: ignore[attr-defined]
-            self.at(self.now + job.service_s, end)
+            if job.outcome != "stuck":
+                self.at(self.now + job.service_s, end)
 
     def _status(self, job: int, remote_id: str, sent_at: float) -> ev.Event:
         remote = self.jobs[remote_id]
+        if remote.ended_at is not None and self.now >= remote.ended_at + RETENTION_S:
+            return ev.PollFailed(job, NotFoundError("404", http_status=404), sent_at)
         if remote.ended_at is None:
             return ev.JobSeen(job, in_progress=remote.started_at is not None, sent_at=sent_at)
         self.lateness_s.append(self.now - remote.ended_at)
@@ -351,6 +459,9 @@ class World:
         if remote.outcome == "lost":
             failure = Failure(FailureKind.PLATFORM, "job timed out after 1 retries", "")
             return ev.JobEnded(job, "FAILED", failure, *times, sent_at)
+        if remote.outcome == "cancelled":
+            failure = Failure(FailureKind.CANCELLED, "cancelled", "")
+            return ev.JobEnded(job, "CANCELLED", failure, None, None, sent_at)
         if remote.outcome == "bad":
             failure = Failure(FailureKind.BAD_REQUEST, "bad", "")
             return ev.JobEnded(job, "FAILED", failure, *times, sent_at)

@@ -1,0 +1,198 @@
+"""The end of a session, whatever ended it: error files, the summary, the manifest.
+
+All of it is read from the state file, so that it is the same after a crash as it would have been before.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchrun import __version__
+from batchrun.accounts import cost_so_far
+from batchrun.config import RETENTION_S
+from batchrun.errors import OutputError, StoppedError
+from batchrun.journal import LineChangedError, read_line
+from batchrun.results.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
+from batchrun.results.record import JobInfo, error_line
+from batchrun.results.summary import FailureGroup, Percentiles, Summary
+from batchrun.results.writer import write_errors
+from batchrun.scheduler.states import RowState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from batchrun.config import RunOptions
+    from batchrun.engine import Outcome
+    from batchrun.prompts.lines import LineReader
+    from batchrun.state.store import OutputRecord, RowRecord, SourceRecord, Store
+
+
+class Conclusion:
+    """Concludes a session.
+
+    Args:
+        options: The run's options.
+        store: Its state, with the session still open.
+        session: The session's number.
+        session_s: How long it has been going on.
+        sources: The inputs by number.
+        reader: Leads from a row back to its line.
+    """
+
+    def __init__(
+        self,
+        options: RunOptions,
+        store: Store,
+        session: int,
+        session_s: float,
+        *,
+        sources: Mapping[int, SourceRecord],
+        reader: LineReader,
+    ) -> None:
+        self._options = options
+        self._store = store
+        self._session = session
+        self._session_s = session_s
+        self._sources = sources
+        self._reader = reader
+
+    def conclude(self, outcome: Outcome, now: float) -> Summary:
+        """Write what is to be written, close the session, and sum up.
+
+        A file that cannot be written makes a stopped run of a finished one: its rows are in the state.
+
+        Args:
+            outcome: How the session ended.
+            now: UTC epoch seconds.
+        """
+        errors: list[Path] = []
+        error = outcome.error
+        try:
+            errors = self._write_errors()
+            self._store.end_session(self._session, round(now * 1000), outcome.kind)
+        except StoppedError as failed:
+            error = error or failed
+        summary = self._summary(outcome, error, errors)
+        try:
+            summary.manifest = self._write_manifest(summary, now)
+        except OutputError as failed:
+            if error is None:
+                summary.outcome, summary.reason, summary.hint = "stopped", failed.message, failed.hint
+        return summary
+
+    def _write_errors(self) -> list[Path]:
+        written = []
+        for output in self._store.outputs():
+            path = errors_path(self._path(output))
+            if write_errors(path, self._error_lines(output.output)):
+                written.append(path)
+        return written
+
+    def _error_lines(self, output: int) -> Iterator[bytes]:
+        for row, failure, (remote_id, submitted_ms) in self._store.failures(output):
+            job = JobInfo(
+                id=remote_id,
+                endpoint=self._options.endpoint,
+                attempts=row.attempts,
+                delay_ms=None,
+                execution_ms=None,
+                worker_id=failure.worker_id,
+                submitted_at=None if submitted_ms is None else submitted_ms / 1000,
+                completed_at=None if failure.completed_ms is None else failure.completed_ms / 1000,
+            )
+            yield error_line(
+                row_id=row.id,
+                status=failure.status,
+                kind=failure.kind,
+                message=failure.message,
+                raw=failure.raw,
+                request=self._request_of(row),
+                file=self._sources[row.source].path,
+                line=row.line,
+                job=job if row.attempts else None,
+            )
+
+    def _request_of(self, row: RowRecord) -> Any:
+        line = read_line(self._reader, row, self._sources[row.source].path)
+        return None if isinstance(line, LineChangedError) else line.line
+
+    def _summary(self, outcome: Outcome, error: StoppedError | None, errors: list[Path]) -> Summary:
+        counts, counters = self._store.counts(), self._store.counters()
+        wall_s = self._store.sessions_ms() / 1000
+        ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
+        tokens = "input_tokens" in counters or "output_tokens" in counters
+        return Summary(
+            outcome=outcome.kind if error is outcome.error else "stopped",
+            reason=error.message if error else "",
+            hint=error.hint if error else "",
+            total=sum(counts.values()),
+            succeeded=counts[RowState.SUCCEEDED],
+            failed=counts[RowState.FAILED],
+            held=counts[RowState.HELD],
+            not_run=counts[RowState.PENDING],
+            in_flight=counts[RowState.SUBMITTING] + counts[RowState.SUBMITTED],
+            failures=[FailureGroup(*group) for group in self._store.failure_groups()],
+            wall_s=wall_s,
+            session_s=self._session_s,
+            rows_per_s=ended / wall_s if wall_s else 0.0,
+            delay_ms=_percentiles(self._store, "delay_ms"),
+            execution_ms=_percentiles(self._store, "execution_ms"),
+            input_tokens=counters.get("input_tokens", 0) if tokens else None,
+            output_tokens=counters.get("output_tokens", 0) if tokens else None,
+            truncated=counters.get("truncated", 0),
+            calls={name.removeprefix("calls_"): n for name, n in counters.items() if name.startswith("calls_")},
+            throttled=counters.get("throttled", 0),
+            retries=counters.get("retries", 0),
+            unconfirmed=counters.get("unconfirmed", 0),
+            results=[self._path(output) for output in self._store.outputs()],
+            errors=errors,
+            state=self._options.state,
+            cost=cost_so_far(self._store, counts, counters, self._options.guards.price_per_hour),
+            rescue_by=rescue_by(self._store),
+        )
+
+    def _write_manifest(self, summary: Summary, now: float) -> Path:
+        path = manifest_path(self._options.output)
+        inputs = self._store.get_setting("inputs")
+        write_manifest(
+            path,
+            batchrun_version=__version__,
+            written_at=now,
+            options=self._options,
+            summary=summary,
+            inputs=[FileDigest(*entry) for entry in inputs] if isinstance(inputs, list) else [],
+            results=[digest_file(path) for path in summary.results if path.exists()],
+            sessions=[SessionTimes(*times) for times in self._store.sessions()],
+        )
+        return path
+
+    def _path(self, output: OutputRecord) -> Path:
+        return results_path(self._options.state, output)
+
+
+def results_path(state: Path, output: OutputRecord) -> Path:
+    """Where a run's results file is, given its state file."""
+    return Path(os.path.normpath(state.absolute().parent / output.path))
+
+
+def errors_path(results: Path) -> Path:
+    """The error file that belongs to a results file."""
+    return results.with_name(f"{results.name.removesuffix('.jsonl')}.errors.jsonl")
+
+
+def rescue_by(store: Store) -> float | None:
+    """By when to resume at the latest, UTC epoch seconds; None when nothing is in flight.
+
+    A result is kept for 30 minutes after its job's end; the oldest job is taken to need as long as the last ones did.
+    """
+    earliest = store.query("SELECT min(j.submitted_ms) FROM rows r JOIN jobs j ON j.job = r.job WHERE r.state = 2")
+    if earliest[0][0] is None:
+        return None
+    return (float(earliest[0][0]) + store.usual_time_ms()) / 1000 + RETENTION_S
+
+
+def _percentiles(store: Store, column: str) -> Percentiles | None:
+    values = store.percentiles(column, (0.5, 0.9, 0.99))
+    return Percentiles(*values) if values else None

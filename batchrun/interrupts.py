@@ -1,0 +1,68 @@
+"""The ways to leave a session: which signal asks for which.
+
+The first Ctrl-C or SIGTERM does what the user has chosen, the second detaches: whoever asks twice wants to be gone.
+SIGHUP detaches, because nobody is left to watch. SIGUSR1 cancels: `batchrun cancel` sends it to a run that goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import contextmanager
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from batchrun.config import InterruptPolicy
+
+CANCEL_SIGNAL = signal.SIGUSR1
+"""Sent by `batchrun cancel` to the process that drives the run."""
+
+
+class Wish(Enum):
+    """A way to leave."""
+
+    DRAIN = "drain"
+    """Submit nothing more, collect what is in flight."""
+    CANCEL = "cancel"
+    """Submit nothing more, cancel what is in flight."""
+    DETACH = "detach"
+    """Leave at once; what is in flight goes on at the endpoint."""
+
+
+@contextmanager
+def catching(policy: InterruptPolicy, tell: Callable[[Wish], None]) -> Iterator[None]:
+    """Catch the signals in the running event loop.
+
+    Args:
+        policy: What the first Ctrl-C or SIGTERM asks for.
+        tell: Called with each wish.
+    """
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def interrupted() -> None:
+        nonlocal asked
+        wish = Wish.DETACH if asked else Wish(policy)
+        asked = True
+        tell(wish)
+
+    caught = []
+    for number, handler in (
+        (signal.SIGINT, interrupted),
+        (signal.SIGTERM, interrupted),
+        (signal.SIGHUP, lambda: tell(Wish.DETACH)),
+        (CANCEL_SIGNAL, lambda: tell(Wish.CANCEL)),
+    ):
+        try:
+            loop.add_signal_handler(number, handler)
+        except (NotImplementedError, RuntimeError, ValueError):
+            continue
+        caught.append(number)
+    try:
+        yield
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)

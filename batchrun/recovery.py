@@ -1,0 +1,66 @@
+"""What a crash has left in the results files: whole lines are taken over, a torn one is cut off."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchrun.conclusion import results_path
+from batchrun.errors import StateError
+from batchrun.results.record import read_record
+from batchrun.results.writer import recover, truncate
+from batchrun.scheduler.states import RowState
+from batchrun.state.store import Batch, Ending
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batchrun.results.summary import Observer
+    from batchrun.state.store import Store
+
+
+def recover_results(store: Store, session: int, now_ms: int, observer: Observer) -> None:
+    """Make the results files and the state agree after a crash.
+
+    Raises:
+        StateError: a results file is shorter than what is committed, or holds a line that is not of this run.
+        OutputError: a results file cannot be read or cut.
+    """
+    for output in store.outputs():
+        path = results_path(store.path, output)
+        tail = recover(path, output.committed_bytes)
+        if not tail.lines and not tail.cut_bytes:
+            continue
+        batch, size_bytes = Batch(), output.committed_bytes
+        for line in tail.lines:
+            _take_over(store, path, line, batch)
+            size_bytes += len(line)
+        batch.committed_bytes[output.output] = size_bytes
+        store.commit(batch, session, now_ms)
+        truncate(path, size_bytes)
+        observer.message(
+            f"{path}: took over {len(tail.lines)} results that were not committed"
+            + (f", cut off a torn line of {tail.cut_bytes} bytes" if tail.cut_bytes else "")
+        )
+
+
+def _take_over(store: Store, path: Path, line: bytes, batch: Batch) -> None:
+    record = read_record(line)
+    row = store.row_by_id(record.id) if record else None
+    if record is None or row is None or not row.state.is_open:
+        raise StateError(
+            f"{path} has a line that this run did not write: {line[:80].decode('utf-8', 'replace').strip()}…",
+            "take it out of the file, or start a new run with another --output",
+        )
+    batch.ended.append(
+        Ending(
+            store.query("SELECT job FROM rows WHERE row = ?", (row.row,))[0][0],
+            row.row,
+            RowState.SUCCEEDED,
+            "COMPLETED",
+            row.retries,
+            row.unconfirmed,
+            None if record.delay_ms is None else round(record.delay_ms),
+            None if record.execution_ms is None else round(record.execution_ms),
+        )
+    )
+    batch.count_tokens(record.input_tokens, record.output_tokens, record.finish_reason)

@@ -1,0 +1,120 @@
+"""The manifest of a run: what went in, what was asked, what came out, and what it took. One JSON file, no secrets."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+import orjson
+
+from batchrun.results.record import iso_time
+from batchrun.results.writer import write_whole, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from batchrun.config import RunOptions
+    from batchrun.results.summary import Summary
+
+VERSION = 1
+"""Of the manifest's shape."""
+
+
+class SessionTimes(NamedTuple):
+    """When a session was going on, UTC epoch milliseconds."""
+
+    started_ms: int
+    seen_ms: int
+    """When it last gave a sign."""
+    outcome: str | None
+    """None: it was cut off."""
+
+
+class FileDigest(NamedTuple):
+    """A file as it was."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+def digest_file(path: Path, shown: str | None = None) -> FileDigest:
+    """A file's length and SHA-256.
+
+    Args:
+        path: The file.
+        shown: What it is called in the manifest; None: its path.
+
+    Raises:
+        OutputError: it cannot be read.
+    """
+    with writing(path), path.open("rb") as file:
+        return FileDigest(shown or str(path), path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def manifest_path(output: Path) -> Path:
+    """`results.jsonl` has its manifest in `results.manifest.json`, a folder `out` in `out.manifest.json`."""
+    return output.with_name(f"{output.name.removesuffix('.jsonl')}.manifest.json")
+
+
+def write_manifest(
+    path: Path,
+    *,
+    batchrun_version: str,
+    written_at: float,
+    options: RunOptions,
+    summary: Summary,
+    inputs: Sequence[FileDigest],
+    results: Sequence[FileDigest],
+    sessions: Sequence[SessionTimes],
+) -> None:
+    """Write a manifest, whole by rename.
+
+    Args:
+        path: Where.
+        batchrun_version: Of the program.
+        written_at: UTC epoch seconds.
+        options: What the run was asked for.
+        summary: What it came to.
+        inputs: The input files as they were read.
+        results: The results files as they are.
+        sessions: When it was going on.
+
+    Raises:
+        OutputError: it cannot be written; an older one is as it was.
+    """
+    asked = options.to_json()
+    asked["base_url"] = _without_user(options.base_url)
+    said = summary.to_json()
+    for known in ("results", "errors", "manifest", "state"):
+        del said[known]
+    data: dict[str, Any] = {
+        "manifest_version": VERSION,
+        "batchrun_version": batchrun_version,
+        "written_at": iso_time(written_at),
+        "endpoint": options.endpoint,
+        "base_url": asked["base_url"],
+        "inputs": [digest._asdict() for digest in inputs],
+        "results": [digest._asdict() for digest in results],
+        "errors": [str(path) for path in summary.errors],
+        "state": str(summary.state),
+        "options": asked,
+        "sessions": [
+            {
+                "started_at": iso_time(session.started_ms / 1000),
+                "ended_at": iso_time(session.seen_ms / 1000),
+                "outcome": session.outcome,
+            }
+            for session in sessions
+        ],
+        "summary": said,
+    }
+    write_whole(path, [orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
+
+
+def _without_user(url: str) -> str:
+    """A URL without the name and the password that it may carry."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,77 @@
+"""The rows that are to be submitted next: a few hundred of a million, and those that wait for another try."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING
+
+from batchrun.scheduler.flight import Row
+from batchrun.scheduler.states import RowState
+
+if TYPE_CHECKING:
+    from batchrun.scheduler.events import RowsLoaded
+
+_MOST = 1000
+"""Rows kept ready at most: enough for one burst of submissions."""
+
+
+class Backlog:
+    """Rows to submit.
+
+    Args:
+        window: Jobs that may be in flight: about so many rows are kept ready.
+    """
+
+    def __init__(self, window: int) -> None:
+        self._most = min(max(window, 1), _MOST)
+        self._ready: deque[Row] = deque()
+        self._waiting: list[tuple[float, int, Row]] = []
+        self._exhausted = False
+        self.loading = False
+        """Whether further rows are on their way."""
+
+    def __len__(self) -> int:
+        return len(self._ready) + len(self._waiting)
+
+    def __repr__(self) -> str:
+        return f"<Backlog ready={len(self._ready)} waiting={len(self._waiting)}>"
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a further submission."""
+        return len(self._waiting)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row is left, here or in the state file."""
+        return self._exhausted and not self._ready and not self._waiting
+
+    def wanted(self) -> int:
+        """How many further rows to ask for; they are then on their way. 0: none."""
+        if self._exhausted or self.loading or len(self) > self._most // 2:
+            return 0
+        self.loading = True
+        return self._most
+
+    def loaded(self, event: RowsLoaded) -> None:
+        """Rows have come."""
+        self.loading = False
+        self._exhausted = event.exhausted
+        self._ready.extend(Row(ticket, RowState.PENDING) for ticket in event.tickets)
+
+    def put_back(self, row: Row, at: float, job: int) -> None:
+        """A row is to be submitted again, at `at` or later."""
+        heapq.heappush(self._waiting, (at, job, row))
+
+    def take(self, now: float, *, fresh: bool) -> Row | None:
+        """The next row to submit; None when there is none. Not `fresh`: only rows that were submitted before."""
+        if self._waiting and self._waiting[0][0] <= now:
+            return heapq.heappop(self._waiting)[2]
+        return self._ready.popleft() if fresh and self._ready else None
+
+    def next_at(self, *, fresh: bool) -> float | None:
+        """When a row may be submitted, as far as rows are concerned; None when there is none."""
+        if fresh and self._ready:
+            return float("-inf")
+        return self._waiting[0][0] if self._waiting else None

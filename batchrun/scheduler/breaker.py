@@ -1,0 +1,94 @@
+"""The breaker and the canary: a run that only makes failures stops before the money is gone.
+
+Both count the rows that end in this session, so that a run that was halted can go on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchrun.errors import StoppedError
+
+if TYPE_CHECKING:
+    from batchrun.config import HaltOptions
+
+FIRST_ROWS = 20
+"""When the first so many rows all failed, nothing is right with the request or the deployment."""
+LAST_ROWS = 200
+"""When so many in a row failed, something has broken since."""
+SHARE_FROM_ROWS = 50
+"""A share of failed rows means something from so many finished rows on."""
+
+_HINT = "see the failures below; when that is mended, go on, and take the failed rows up again with --retry-failed"
+
+
+class Breaker:
+    """Stops a run when too many of its rows fail.
+
+    Args:
+        options: How many failures are too many.
+    """
+
+    def __init__(self, options: HaltOptions) -> None:
+        self._options = options
+        self._finished = 0
+        self._failed = 0
+        self._failed_in_a_row = 0
+
+    def ended(self, *, failed: bool) -> StoppedError | None:
+        """A row has ended; the reason to stop when that was one failure too many."""
+        self._finished += 1
+        if not failed:
+            self._failed_in_a_row = 0
+            return None
+        self._failed += 1
+        self._failed_in_a_row += 1
+        reason = self._reason()
+        return StoppedError(reason, _HINT) if reason else None
+
+    def _reason(self) -> str:
+        options, finished, failed = self._options, self._finished, self._failed
+        if options.rows is not None and failed >= options.rows:
+            return f"{failed:,} rows failed (--halt {options.rows})"
+        if options.share is not None and finished >= SHARE_FROM_ROWS and failed >= options.share * finished:
+            return f"{failed:,} of {finished:,} rows failed (--halt {options.share * 100:.4g}%)"
+        if options.automatic and finished == failed == FIRST_ROWS:
+            return f"the first {FIRST_ROWS} rows that ended all failed"
+        if options.automatic and self._failed_in_a_row >= LAST_ROWS:
+            return f"the last {LAST_ROWS} rows that ended all failed"
+        return ""
+
+
+class Canary:
+    """Lets a few rows go first, and the others only when all of those have succeeded.
+
+    Args:
+        rows: How many go first; 0: no canary.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._left = rows
+        self._flying: set[int] = set()
+
+    @property
+    def lets_in(self) -> bool:
+        """Whether a row that was not submitted before may be."""
+        return self._left > 0 or not self._flying
+
+    def submitted(self, row: int) -> None:
+        """A row is submitted."""
+        if self._left > 0 and row not in self._flying:
+            self._left -= 1
+            self._flying.add(row)
+
+    def ended(self, row: int, *, failed: bool) -> StoppedError | None:
+        """A row has ended; the reason to stop when it was to go first, and failed."""
+        if row not in self._flying:
+            return None
+        if failed:
+            return StoppedError(
+                f"a row of the canary failed: none of the others was submitted (--canary {self._rows})", _HINT
+            )
+        self._flying.discard(row)
+        return None

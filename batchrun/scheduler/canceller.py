@@ -1,0 +1,196 @@
+"""Which jobs to cancel: those that the user does not want any more, and those that live longer than they may.
+
+Queued jobs go first, the youngest first, because it is the farthest from its start. A job that is overdue is asked
+after once more before it is cancelled: it may be over, and only the question was late. `/cancel` has a budget of its
+own, a tenth of that of submissions; other people's jobs are never touched.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from batchrun.errors import NotFoundError, RejectedError, ThrottledError, UnreachableError
+from batchrun.scheduler import commands as cmd
+from batchrun.scheduler.failures import Failure, FailureKind, backoff_s
+from batchrun.scheduler.pacing import Pacer
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from batchrun.config import SchedulerOptions
+    from batchrun.scheduler import events as ev
+    from batchrun.scheduler.flight import Flight
+    from batchrun.scheduler.polling import PollPlan
+
+_RETRY_BASE_S = 1.0
+_RETRY_CAP_S = 30.0
+_ASK_AGAIN_S = 1.0
+_REFUSALS = 5
+"""An overdue job of which so many questions and cancels were answered with nothing of use is given up."""
+
+
+class CancelCause(Enum):
+    """Why a job is cancelled."""
+
+    WISH = "wish"
+    """The user wants it: its row is as if it had not been submitted."""
+    TIMEOUT = "timeout"
+    """It was not over in time: its row counts it as TIMED_OUT."""
+
+
+class Canceller:
+    """Cancels jobs.
+
+    Args:
+        options: Connections and limits.
+        rng: Where jitter comes from.
+        flights: The jobs in flight, oldest first; the scheduler's own.
+        plan: When they are asked after; the scheduler's own.
+        life_s: How long a job may live from its submission.
+    """
+
+    def __init__(
+        self,
+        options: SchedulerOptions,
+        rng: Random,
+        flights: dict[int, Flight],
+        plan: PollPlan,
+        life_s: float,
+    ) -> None:
+        self._connections = options.connections
+        self._rng = rng
+        self._flights = flights
+        self._plan = plan
+        self._life_s = life_s
+        self._next: deque[int] = deque()
+        self._later: list[tuple[float, int]] = []
+        self._overdue_at: float | None = None
+        self.pacer = Pacer(options.limits.cancel, rng)
+        self.recalling = False
+        """Whether all jobs are to be cancelled on the user's wish."""
+
+    def recall_all(self) -> None:
+        """Cancel all jobs in flight, on the user's wish."""
+        self.recalling = True
+        flights = [flight for flight in self._flights.values() if flight.remote_id and flight.cause is None]
+        for flight in sorted(flights, key=lambda flight: (flight.in_progress, -flight.place)):
+            flight.cause = CancelCause.WISH
+            self._next.append(flight.job)
+
+    def submitted(self, flight: Flight) -> None:
+        """A job is in flight from now on."""
+        if self._overdue_at is None:
+            self._overdue_at = flight.submitted_at + self._life_s
+        if self.recalling:
+            flight.cause = CancelCause.WISH
+            self._next.appendleft(flight.job)
+
+    def find_overdue(self, now: float) -> None:
+        """Ask once more after the jobs that have lived long enough."""
+        if self._overdue_at is None or now < self._overdue_at:
+            return
+        self._overdue_at = None
+        for flight in self._flights.values():
+            if flight.overdue or not flight.remote_id:
+                continue
+            until = flight.submitted_at + self._life_s
+            if until > now:
+                self._overdue_at = until
+                return
+            flight.overdue = True
+            if not flight.asking and not flight.cancelling:
+                self._plan.postponed(flight.job, now, 0.0)
+
+    def seen(self, flight: Flight, sent_at: float, now: float) -> None:
+        """The job was asked after at `sent_at` and is not over."""
+        if flight.cause is not None:
+            self._again(flight, now)
+        elif flight.overdue and sent_at >= flight.submitted_at + self._life_s:
+            self._time_out(flight)
+        elif flight.overdue:
+            self._plan.postponed(flight.job, now, 0.0)
+
+    def unanswered(self, flight: Flight) -> None:
+        """The job was asked after, and something that is no answer came."""
+        if flight.overdue and flight.cause is None:
+            flight.refusals += 1
+            if flight.refusals >= _REFUSALS:
+                self._time_out(flight)
+
+    def commands(self, out: list[cmd.Command], now: float) -> None:
+        """Add what is to be cancelled now."""
+        room = min(self.pacer.ready(now), self._connections - self.pacer.in_use)
+        while room > 0 and (job := self._take(now)) is not None:
+            flight = self._flights.get(job)
+            if flight is None or flight.cancelling or flight.asking:
+                continue
+            room -= 1
+            self.pacer.start(now)
+            flight.cancelling = True
+            self._plan.hold(job)
+            out.append(cmd.Cancel(job, flight.remote_id))
+
+    def next_at(self, now: float) -> float | None:
+        """When there is something to cancel, or a job becomes overdue; None: not without an event."""
+        ready_at = self.pacer.next_at(now)
+        due_at = float("-inf") if self._next else self._later[0][0] if self._later else None
+        times = [None if due_at is None or ready_at is None else max(due_at, ready_at), self._overdue_at]
+        return min((at for at in times if at is not None), default=None)
+
+    def answered(self, flight: Flight, status: str, now: float) -> bool:
+        """`/cancel` answered; returns whether the job is over by it. If not, it is asked after: it was over before."""
+        flight.cancelling = False
+        self.pacer.succeed(now)
+        if status == "CANCELLED":
+            return True
+        self._plan.postponed(flight.job, now, 0.0)
+        return False
+
+    def failed(self, flight: Flight, event: ev.CancelFailed, now: float) -> bool:
+        """`/cancel` gave no usable answer; returns whether the job is given up."""
+        flight.cancelling = False
+        error = event.error
+        wait_s = _ASK_AGAIN_S
+        match error:
+            case ThrottledError():
+                self.pacer.throttle(now, event.sent_at, error.retry_after_s)
+                self._next.append(flight.job)
+            case NotFoundError():
+                self.pacer.succeed(now)
+                wait_s = 0.0
+            case UnreachableError():
+                self.pacer.fail(now, event.sent_at)
+                self._again(flight, now)
+            case _:
+                if isinstance(error, RejectedError):
+                    self.pacer.succeed(now)
+                else:
+                    self.pacer.fail(now, event.sent_at)
+                flight.refusals += 1
+                if flight.cause is CancelCause.TIMEOUT and flight.refusals >= _REFUSALS:
+                    return True
+                self._again(flight, now)
+        self._plan.postponed(flight.job, now, wait_s)
+        return False
+
+    def failure(self) -> Failure:
+        """Why the row of an overdue job has no result."""
+        message = f"the job was not over {self._life_s:,.0f} s after its submission, and was cancelled"
+        return Failure(FailureKind.TIMED_OUT, message, "")
+
+    def _time_out(self, flight: Flight) -> None:
+        flight.cause = CancelCause.TIMEOUT
+        self._next.append(flight.job)
+
+    def _again(self, flight: Flight, now: float) -> None:
+        flight.tries += 1
+        wait_s = backoff_s(flight.tries, self._rng, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
+        heapq.heappush(self._later, (now + wait_s, flight.job))
+
+    def _take(self, now: float) -> int | None:
+        if self._later and self._later[0][0] <= now:
+            return heapq.heappop(self._later)[1]
+        return self._next.popleft() if self._next else None

@@ -1,0 +1,39 @@
+"""The deadline of a session: when to submit nothing more, and when to be gone."""
+
+from __future__ import annotations
+
+from batchrun.errors import StoppedError
+
+
+class Deadline:
+    """A moment by which the session is to be over.
+
+    Args:
+        after_s: From the session's start; None: there is none.
+    """
+
+    def __init__(self, after_s: float | None) -> None:
+        self._after_s = after_s
+        self.at: float | None = None
+        """The moment itself; None before `begin`, or when there is none."""
+
+    def begin(self, now: float) -> None:
+        """The session starts."""
+        self.at = None if self._after_s is None else now + self._after_s
+
+    def last_submission_at(self, now: float, job_end_at: float | None) -> float | None:
+        """Until when to submit, so that what is in flight is over by the deadline; None: there is no deadline.
+
+        Args:
+            now: The present.
+            job_end_at: When a job that is submitted now is likely to be over; None: nobody knows yet.
+        """
+        if self.at is None:
+            return None
+        return self.at - (0.0 if job_end_at is None else max(job_end_at - now, 0.0))
+
+    def reached(self) -> StoppedError:
+        """Why the run stops."""
+        return StoppedError(
+            f"the deadline is reached ({self._after_s:,.0f} s after the start)", "go on in a new session"
+        )

@@ -1,0 +1,151 @@
+"""The gate: whether the endpoint is known to answer, and when to ask `/health`.
+
+It is shut until `/health` has answered once, and whenever submissions meet an outage: there `/health` is asked, with
+backoff, instead of risking jobs that nobody knows. While it is open `/health` is sampled all the same: the answers
+say what workers cost, and why a run stands still.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from batchrun.scheduler.failures import backoff_s
+from batchrun.scheduler.health import obstacle
+from batchrun.scheduler.pacing import TROUBLE_THRESHOLD
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from batchrun.errors import CallError
+    from batchrun.scheduler.health import EndpointHealth
+
+_PROBE_BASE_S = 1.0
+_PROBE_CAP_S = 30.0
+_BLOCK_CAP_S = 120.0
+"""While `/health` answers and `/run` does not, one submission is risked this often: each may be a paid job."""
+_SAMPLE_S = 15.0
+"""Between two samples where nobody asked for the cost: soon enough to tell why a run stands still."""
+_METER_LEAST_S = 0.5
+_METER_MOST_S = 10.0
+_METER_SHARE = 0.02
+"""Samples for the cost lie this share of the session's age apart, so that the last gap is 2% of it at most."""
+_QUEUE_SAMPLES = 40
+"""Ten minutes of samples: what a queue is compared with."""
+_GROWTH = 1.2
+_QUIET_S = 90.0
+_QUIET_TIMES = 3.0
+"""A run is quiet when no job has ended for so long, or for so many times as long as a job usually takes."""
+
+
+class Gate:
+    """Whether to submit, and when to ask `/health`.
+
+    Args:
+        rng: Where jitter comes from.
+        metered: Whether the samples are to be dense enough for a cost.
+    """
+
+    def __init__(self, rng: Random, *, metered: bool = False) -> None:
+        self._rng = rng
+        self._metered = metered
+        self._asking = False
+        self._ask_at = float("-inf")
+        self._began_at: float | None = None
+        self._failures = 0
+        self._blocks = 0
+        self.is_open = False
+        self.error = ""
+        """What is in the way; empty when nothing is, or nothing is known yet."""
+        self._queues: deque[tuple[float, int]] = deque(maxlen=_QUEUE_SAMPLES)
+        self.health: EndpointHealth | None = None
+        """The last answer; None before the first, and while none comes."""
+
+    def due(self, now: float) -> bool:
+        """Whether `/health` is to be asked now."""
+        return not self._asking and now >= self._ask_at
+
+    def next_at(self) -> float | None:
+        """When `/health` is to be asked; None while it is being asked."""
+        return None if self._asking else self._ask_at
+
+    def asked(self, now: float) -> None:
+        """`/health` is being asked."""
+        self._asking = True
+        if self._began_at is None:
+            self._began_at = now
+
+    def seen(self, health: EndpointHealth | None, now: float) -> bool:
+        """`/health` answered (None: not with anything of use); returns whether that has opened the gate."""
+        self._asking = False
+        self._failures = 0
+        self.error = ""
+        self.health = health
+        if health is not None:
+            self._queues.append((now, health.in_queue))
+        self._ask_at = now + self._gap_s(now)
+        opened, self.is_open = not self.is_open, True
+        return opened
+
+    def failed(self, error: CallError, now: float) -> None:
+        """`/health` gave no usable answer; a gate that is open stays open: submissions are the better witness."""
+        self._asking = False
+        self._failures += 1
+        self.health = None
+        if not self.is_open:
+            self.error = error.message
+        wait_s = backoff_s(self._failures, self._rng, base_s=_PROBE_BASE_S, cap_s=_PROBE_CAP_S)
+        if self.is_open:
+            wait_s = max(wait_s, self._gap_s(now))
+        self._ask_at = now + max(wait_s, error.retry_after_s or 0.0)
+
+    def note(self, *, busy: bool, quiet_s: float, usual_s: float) -> str:
+        """What is in the way, as a clause; empty when nothing is.
+
+        Args:
+            busy: Whether jobs are in flight.
+            quiet_s: How long no job has ended.
+            usual_s: How long a job usually takes; 0 when nobody knows.
+        """
+        health = self.health
+        if not self.is_open:
+            return f"waiting for the endpoint: {self.error}" if self.error else ""
+        if not busy or health is None:
+            return ""
+        hindrance = obstacle(health)
+        if hindrance:
+            return f"waiting for the endpoint: {hindrance}"
+        if quiet_s <= max(_QUIET_S, _QUIET_TIMES * usual_s):
+            return ""
+        note = (
+            f"no job has ended for {quiet_s / 60:.0f} min: {health.in_queue:,} queued, {health.in_progress:,} at work"
+        )
+        (first_at, first), (last_at, last) = self._queues[0], self._queues[-1]
+        if last > first * _GROWTH + 1:
+            note += f"; {(last_at - first_at) / 60:.0f} min ago {first:,} were queued"
+        return note
+
+    def submitted(self) -> None:
+        """A submission has succeeded."""
+        self._blocks = 0
+
+    def shut(self, error: CallError, now: float, failures: int) -> None:
+        """A submission met trouble for the `failures`th time in a row: submit nothing more until `/health` answers.
+
+        The gate stays shut longer and longer while no submission succeeds in between.
+        """
+        enough = 1 if self._blocks else TROUBLE_THRESHOLD
+        if failures < enough or not self.is_open:
+            return
+        self.is_open = False
+        self.error = error.message
+        self._ask_at = now
+        if self._blocks:
+            self._ask_at += backoff_s(self._blocks, self._rng, base_s=_PROBE_BASE_S, cap_s=_BLOCK_CAP_S)
+        self._blocks += 1
+
+    def _gap_s(self, now: float) -> float:
+        if not self._metered:
+            return _SAMPLE_S
+        age_s = now - (now if self._began_at is None else self._began_at)
+        return min(max(age_s * _METER_SHARE, _METER_LEAST_S), _METER_MOST_S)

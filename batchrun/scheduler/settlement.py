@@ -1,0 +1,114 @@
+"""What becomes of a row when its submission or its job is over: done, failed, held, or to be submitted again.
+
+A row is submitted again after a failure whose kind allows it, `max_retries` times; submissions whose answer was lost
+are counted apart, and bounded in the same way. Each row that ends is shown to the breaker and to the canary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchrun.scheduler import commands as cmd
+from batchrun.scheduler.breaker import Breaker, Canary
+from batchrun.scheduler.failures import Failure, FailureKind, backoff_s
+from batchrun.scheduler.states import Move
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from batchrun.config import GuardOptions, SchedulerOptions
+    from batchrun.errors import CallError, StoppedError
+    from batchrun.scheduler.backlog import Backlog
+    from batchrun.scheduler.flight import Flight
+
+_RETRY_BASE_S = 2.0
+_RETRY_CAP_S = 60.0
+
+
+class Settlement:
+    """Settles rows.
+
+    Args:
+        options: How often a row may be submitted.
+        guards: How many failures stop the run.
+        backlog: Takes the rows that are to be submitted again.
+        rng: Where jitter comes from.
+    """
+
+    def __init__(self, options: SchedulerOptions, guards: GuardOptions, backlog: Backlog, rng: Random) -> None:
+        self._options = options
+        self._backlog = backlog
+        self._rng = rng
+        self._breaker = Breaker(guards.halt)
+        self.canary = Canary(guards.canary)
+        self.decided: list[cmd.Command] = []
+        """What is to be written down."""
+        self.stop: StoppedError | None = None
+        """Why the run should stop; None: it should not."""
+
+    def succeed(self, flight: Flight, status: str, answer: object) -> None:
+        """The job has a result."""
+        row = flight.row
+        row.move(Move.SUCCEED)
+        self.decided.append(cmd.Finish(flight.job, row.row, status, None, row.attempts, row.unconfirmed, answer))
+        self._ended(row.row, failed=False)
+
+    def retry_or_fail(self, flight: Flight, status: str, failure: Failure, now: float, answer: object = None) -> None:
+        """The job has failed."""
+        if failure.kind.is_retryable and flight.row.retries < self._options.max_retries:
+            flight.row.retries += 1
+            self._requeue(flight, status, failure, now, answer)
+        else:
+            self.fail(flight, status, failure, answer)
+
+    def fail(self, flight: Flight, status: str, failure: Failure, answer: object = None) -> None:
+        """The row has failed for good."""
+        row = flight.row
+        row.move(Move.FAIL)
+        self.decided.append(cmd.Finish(flight.job, row.row, status, failure, row.attempts, row.unconfirmed, answer))
+        self._ended(row.row, failed=True)
+
+    def unconfirmed(self, flight: Flight, error: CallError, now: float) -> None:
+        """The answer to the submission was lost."""
+        row = flight.row
+        row.unconfirmed += 1
+        if self._options.unconfirmed == "hold":
+            row.move(Move.HOLD)
+            self.decided.append(cmd.Hold(flight.job, row.row, row.unconfirmed, error.message))
+            self._stop(self.canary.ended(row.row, failed=True))
+            return
+        failure = Failure(FailureKind.UNCONFIRMED, f"no answer to its submission: {error.message}", error.message)
+        if row.unconfirmed <= self._options.max_retries:
+            self._requeue(flight, "UNCONFIRMED", failure, now, None)
+        else:
+            self.fail(flight, "UNCONFIRMED", failure)
+
+    def undo(self, flight: Flight, now: float) -> None:
+        """The submission surely made no job; the pacer decides when to try again."""
+        flight.row.attempts -= 1
+        self._put_back(flight, None, now)
+
+    def recall(self, flight: Flight, now: float) -> None:
+        """The job was cancelled on the user's wish: the row is pending again, and nothing has failed."""
+        self._put_back(flight, "CANCELLED", now)
+
+    def _put_back(self, flight: Flight, status: str | None, now: float) -> None:
+        row = flight.row
+        row.move(Move.REQUEUE)
+        self._backlog.put_back(row, now, flight.job)
+        self.decided.append(cmd.Requeue(flight.job, row.row, status, None, row.retries, row.unconfirmed))
+
+    def _requeue(self, flight: Flight, status: str, failure: Failure, now: float, answer: object) -> None:
+        row = flight.row
+        row.move(Move.REQUEUE)
+        wait_s = backoff_s(row.retries + row.unconfirmed, self._rng, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
+        self._backlog.put_back(row, now + wait_s, flight.job)
+        self.decided.append(cmd.Requeue(flight.job, row.row, status, failure, row.retries, row.unconfirmed, answer))
+
+    def _ended(self, row: int, *, failed: bool) -> None:
+        self._stop(self.canary.ended(row, failed=failed))
+        self._stop(self._breaker.ended(failed=failed))
+
+    def _stop(self, error: StoppedError | None) -> None:
+        if self.stop is None:
+            self.stop = error

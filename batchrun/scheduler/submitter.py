@@ -1,0 +1,138 @@
+"""The way of a row into flight: which rows are submitted now, and what the answer to a submission means.
+
+A submission must pass the gate, the pacer of `/run`, the window, the canary and the budget, in this order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchrun.errors import AmbiguousError, RejectedError, StoppedError, ThrottledError, UnreachableError
+from batchrun.scheduler import commands as cmd
+from batchrun.scheduler.failures import Failure, FailureKind
+from batchrun.scheduler.flight import Flight
+from batchrun.scheduler.pacing import Pacer
+from batchrun.scheduler.refusal import refusal
+from batchrun.scheduler.states import Move
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from batchrun.config import SchedulerOptions
+    from batchrun.scheduler import events as ev
+    from batchrun.scheduler.backlog import Backlog
+    from batchrun.scheduler.cost import Budget
+    from batchrun.scheduler.gate import Gate
+    from batchrun.scheduler.settlement import Settlement
+
+_SUBMITTING_PER_CONNECTION = 2
+"""One on the wire, one whose intent is being written: more would only mean more unconfirmed ones after a crash."""
+
+
+class Submitter:
+    """Submits rows.
+
+    Args:
+        options: Window, connections and limits.
+        rng: Where jitter comes from.
+        next_job: The number of the first job.
+        flights: The jobs in flight; the scheduler's own.
+        backlog: The rows to submit.
+        gate: Whether the endpoint is known to answer.
+        settlement: What becomes of rows whose submission failed.
+        budget: What there is money for.
+    """
+
+    def __init__(
+        self,
+        options: SchedulerOptions,
+        rng: Random,
+        next_job: int,
+        *,
+        flights: dict[int, Flight],
+        backlog: Backlog,
+        gate: Gate,
+        settlement: Settlement,
+        budget: Budget,
+    ) -> None:
+        self._window = options.concurrency
+        self._at_once = _SUBMITTING_PER_CONNECTION * options.connections
+        self._next_job = next_job
+        self._flights = flights
+        self._backlog = backlog
+        self._gate = gate
+        self._settlement = settlement
+        self._budget = budget
+        self.pacer = Pacer(options.limits.run, rng)
+
+    def commands(self, out: list[cmd.Command], now: float) -> StoppedError | None:
+        """Add what is to be submitted now; the reason to stop when there is no money for more."""
+        if not self._is_open():
+            return None
+        flights, canary = self._flights, self._settlement.canary
+        room = min(self.pacer.ready(now), self._at_once - self.pacer.in_use, self._window - len(flights))
+        affordable = self._budget.room(len(flights)) if room > 0 else None
+        while room > 0 and (row := self._backlog.take(now, fresh=canary.lets_in)) is not None:
+            if affordable is not None and affordable <= 0:
+                self._backlog.put_back(row, now, self._next_job)
+                return self._budget.reached(len(flights))
+            affordable = None if affordable is None else affordable - 1
+            room -= 1
+            self.pacer.start(now)
+            job, self._next_job = self._next_job, self._next_job + 1
+            row.move(Move.SUBMIT)
+            row.attempts += 1
+            canary.submitted(row.row)
+            flights[job] = Flight(job, row, now)
+            out.append(cmd.Submit(job, row.row, row.attempts))
+        return None
+
+    def next_at(self, now: float) -> float | None:
+        """When a row may be submitted; None: not without an event."""
+        if not self._is_open():
+            return None
+        due_at = self._backlog.next_at(fresh=self._settlement.canary.lets_in)
+        ready_at = self.pacer.next_at(now)
+        return None if due_at is None or ready_at is None else max(due_at, ready_at)
+
+    def accepted(self, flight: Flight, event: ev.Submitted, now: float) -> None:
+        """`/run` answered with a job ID."""
+        flight.row.move(Move.ACCEPT)
+        self.pacer.succeed(now)
+        self._gate.submitted()
+        flight.remote_id = event.remote_id
+        flight.submitted_at = flight.seen_at = (event.sent_at + now) / 2
+
+    def failed(self, flight: Flight, event: ev.SubmitFailed, now: float) -> StoppedError | None:
+        """`/run` did not answer with a job ID, and the flight has landed; the reason to stop when none ever will."""
+        error = event.error
+        match error:
+            case RejectedError():
+                self.pacer.succeed(now)
+                failure = Failure(FailureKind.REJECTED, error.message, error.message)
+                self._settlement.fail(flight, "REJECTED", failure)
+            case AmbiguousError():
+                self.pacer.fail(now, event.sent_at)
+                self._settlement.unconfirmed(flight, error, now)
+                self._gate.shut(error, now, self.pacer.trouble)
+            case ThrottledError():
+                self.pacer.throttle(now, event.sent_at, error.retry_after_s)
+                self._settlement.undo(flight, now)
+            case UnreachableError():
+                self.pacer.fail(now, event.sent_at)
+                self._settlement.undo(flight, now)
+                self._gate.shut(error, now, self.pacer.trouble)
+            case _:
+                self.pacer.succeed(now)
+                self._settlement.undo(flight, now)
+                return refusal(error)
+        return None
+
+    def unusable(self, flight: Flight, message: str) -> None:
+        """The row's line cannot be sent; the flight has landed, and nothing was sent."""
+        self.pacer.abandon()
+        flight.row.attempts -= 1
+        self._settlement.fail(flight, "INVALID", Failure(FailureKind.INVALID, message, message))
+
+    def _is_open(self) -> bool:
+        return self._gate.is_open and len(self._flights) < self._window

@@ -1,0 +1,37 @@
+"""What a job's final answer means: a result, or a failure with its kind. Pure."""
+
+from __future__ import annotations
+
+from batchrun.endpoint.protocol import JobAnswer, JobStatus
+from batchrun.endpoint.worker_errors import decode_error, find_hidden_error, is_empty_output
+from batchrun.scheduler.failures import Failure, FailureKind, classify_job
+
+
+def judge(answer: JobAnswer, *, inspect_output: bool) -> Failure | None:
+    """Why a final answer is no result; None when it is one.
+
+    A COMPLETED job may hide an error in its output, or have none at all (runpod-python issues 299 and 309).
+    """
+    status = answer.status
+    if status is JobStatus.COMPLETED:
+        if not inspect_output:
+            return None
+        raw = find_hidden_error(answer.output) or answer.error
+        if not raw:
+            empty = is_empty_output(answer.output, has_output=answer.has_output)
+            return Failure(FailureKind.NO_OUTPUT, "the job completed without output", "") if empty else None
+    else:
+        raw = answer.error
+        if not raw:
+            kind, message = _SILENT[status]
+            return Failure(kind, message, "")
+    error = decode_error(raw)
+    return Failure(classify_job(status.value, error.message, error.code, error.error_type), error.message, error.raw)
+
+
+_SILENT = {
+    JobStatus.FAILED: (FailureKind.PLATFORM, "the job failed without an error message"),
+    JobStatus.CANCELLED: (FailureKind.CANCELLED, "the job was cancelled by somebody else"),
+    JobStatus.TIMED_OUT: (FailureKind.TIMED_OUT, "the job overran its execution timeout or its ttl"),
+}
+"""What a failed job without an error message means."""
