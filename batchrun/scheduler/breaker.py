@@ -38,11 +38,8 @@ class Breaker:
     def ended(self, *, failed: bool) -> StoppedError | None:
         """A row has ended; the reason to stop when that was one failure too many."""
         self._finished += 1
-        if not failed:
-            self._failed_in_a_row = 0
-            return None
-        self._failed += 1
-        self._failed_in_a_row += 1
+        self._failed += failed
+        self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
         reason = self._reason()
         return StoppedError(reason, _HINT) if reason else None
 

@@ -29,7 +29,7 @@ _RETRY_BASE_S = 1.0
 _RETRY_CAP_S = 30.0
 _ASK_AGAIN_S = 1.0
 _REFUSALS = 5
-"""An overdue job of which so many questions and cancels were answered with nothing of use is given up."""
+"""After so many answers of no use an overdue job is cancelled unasked, and given up when that does not work."""
 
 
 class CancelCause(Enum):
@@ -113,19 +113,24 @@ class Canceller:
         elif flight.overdue:
             self._plan.postponed(flight.job, now, 0.0)
 
-    def unanswered(self, flight: Flight) -> None:
-        """The job was asked after, and something that is no answer came."""
-        if flight.overdue and flight.cause is None:
-            flight.refusals += 1
-            if flight.refusals >= _REFUSALS:
-                self._time_out(flight)
+    def unanswered(self, flight: Flight) -> bool:
+        """The job was asked after, and something that is no answer came; returns whether the job is given up."""
+        if not flight.overdue or flight.cause is CancelCause.WISH:
+            return False
+        flight.refusals += 1
+        if flight.cause is None and flight.refusals >= _REFUSALS:
+            self._time_out(flight)
+        return flight.refusals >= 2 * _REFUSALS
 
     def commands(self, out: list[cmd.Command], now: float) -> None:
         """Add what is to be cancelled now."""
         room = min(self.pacer.ready(now), self._connections - self.pacer.in_use)
         while room > 0 and (job := self._take(now)) is not None:
             flight = self._flights.get(job)
-            if flight is None or flight.cancelling or flight.asking:
+            if flight is None or flight.cancelling:
+                continue
+            if flight.asking:
+                heapq.heappush(self._later, (now + _ASK_AGAIN_S, job))
                 continue
             room -= 1
             self.pacer.start(now)
@@ -178,7 +183,7 @@ class Canceller:
 
     def failure(self) -> Failure:
         """Why the row of an overdue job has no result."""
-        message = f"the job was not over {self._life_s:,.0f} s after its submission, and was cancelled"
+        message = f"the job was not known to be over {self._life_s:,.0f} s after its submission, and was cancelled"
         return Failure(FailureKind.TIMED_OUT, message, "")
 
     def _time_out(self, flight: Flight) -> None:

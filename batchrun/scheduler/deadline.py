@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from batchrun.errors import StoppedError
 
+_MARGIN = 0.1
+"""Share of a job's expected time that is kept in reserve."""
+_KNOWN_WITHIN_S = 1.0
+"""From the end of a job until its poll is answered and its result on disk, as a rule."""
+
 
 class Deadline:
     """A moment by which the session is to be over.
@@ -30,7 +35,8 @@ class Deadline:
         """
         if self.at is None:
             return None
-        return self.at - (0.0 if job_end_at is None else max(job_end_at - now, 0.0))
+        time_s = 0.0 if job_end_at is None else max(job_end_at - now, 0.0)
+        return self.at - time_s * (1 + _MARGIN) - _KNOWN_WITHIN_S
 
     def reached(self) -> StoppedError:
         """Why the run stops."""

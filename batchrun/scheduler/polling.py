@@ -28,8 +28,6 @@ _BLIND_MOST_GAP_S = 30.0
 _REPLAN_GAP_S = 0.5
 _JOBS_PER_REPLAN_SECOND = 10_000
 """Placing a job costs about 2 µs, so plans are made again at most so often that they cost 2% of the time."""
-_KNOWN_WITHIN_S = 1.0
-"""From the end of a job until its poll is answered, as a rule."""
 MISSING_GAP_S = 2.0
 """A 404 is believed when a second one confirms it this much later: an edge may err, and a new job costs money."""
 
@@ -37,7 +35,17 @@ MISSING_GAP_S = 2.0
 class _Watch:
     """A job that is being watched."""
 
-    __slots__ = ("due_at", "failures", "job", "place", "polled_at", "polls", "postponed_until", "submitted_at")
+    __slots__ = (
+        "due_at",
+        "failures",
+        "job",
+        "place",
+        "polled_at",
+        "polls",
+        "postponed_until",
+        "submitted_at",
+        "urgent",
+    )
 
     def __init__(self, job: int, place: int, submitted_at: float) -> None:
         self.job = job
@@ -48,6 +56,8 @@ class _Watch:
         self.polls = 0
         self.failures = 0
         self.postponed_until = float("-inf")
+        self.urgent = False
+        """Whether its time stands, whatever is learnt meanwhile: nobody knows how it is."""
         self.due_at: float | None = None
         """None while the job is being asked after."""
 
@@ -80,6 +90,7 @@ class PollPlan:
         """Watch a job of which nobody knows how it stands: it is due since its submission."""
         watch = self._watches[job] = _Watch(job, place, submitted_at)
         watch.polls = 1
+        watch.urgent = True
         self._place(watch, submitted_at)
 
     def remove(self, job: int) -> None:
@@ -104,6 +115,7 @@ class PollPlan:
         watch = self._watches[job]
         watch.polls += 1
         watch.failures = 0
+        watch.urgent = False
         watch.polled_at = sent_at
         if not in_progress:
             self._predictor.saw_queued(watch.place, sent_at)
@@ -136,13 +148,12 @@ class PollPlan:
             end_at = self._predictor.first_poll_at(watch.place, watch.submitted_at)
             end_at = watch.submitted_at if end_at is None else end_at
             if end_at <= now:
-                watch.due_at = end_at
+                watch.due_at, watch.urgent = end_at, True
         self._rebuild()
 
     def likely_end(self, place: int, submitted_at: float) -> float | None:
-        """When nearly every job of that place and age would be over and known to be; None: nothing is known."""
-        end_at = self._predictor.likely_end(place, submitted_at)
-        return None if end_at is None else end_at + _KNOWN_WITHIN_S
+        """When nearly every job of that place and age would be over; None: nothing is known."""
+        return self._predictor.likely_end(place, submitted_at)
 
     def take(self, now: float) -> int | None:
         """The job to ask after now, which is then being asked after; None when none is due."""
@@ -156,7 +167,8 @@ class PollPlan:
             if due_at > now:
                 return None
             heapq.heappop(heap)
-            later = self._due(watch, now) if self._predictor.version and not watch.failures else now
+            settled = watch.urgent or watch.failures or not self._predictor.version
+            later = now if settled else self._due(watch, now)
             if later > now:
                 self._place(watch, later)
                 continue
@@ -184,7 +196,7 @@ class PollPlan:
         self._replan_at = now + max(_REPLAN_GAP_S, len(self._watches) / _JOBS_PER_REPLAN_SECOND)
         self._scouts.clear()
         for watch in self._watches.values():
-            if watch.due_at is not None and not watch.failures:
+            if watch.due_at is not None and not watch.failures and not watch.urgent:
                 watch.due_at = self._due(watch, now)
         self._rebuild()
 

@@ -277,10 +277,12 @@ class Scheduler:
             self._settlement.decided.append(cmd.Halt(error))
 
     def _keep_deadline(self, now: float) -> None:
-        last_at, ends_at = self._last_submission_at(now), self._deadline.at
-        if last_at is not None and now >= last_at:
+        ends_at = self._deadline.at
+        if ends_at is None:
+            return
+        if not self._stopping and now >= (self._last_submission_at(now) or ends_at):
             self._drain(self._deadline.reached())
-        if ends_at is not None and now >= ends_at:
+        if now >= ends_at:
             self._halt(self.stop or self._deadline.reached())
 
     def _last_submission_at(self, now: float) -> float | None:
@@ -360,8 +362,8 @@ class Scheduler:
             case _:
                 self._status.fail(now, event.sent_at)
         self._plan.failed(event.job, now)
-        if not isinstance(error, UnreachableError):
-            self._canceller.unanswered(flight)
+        if not isinstance(error, UnreachableError) and self._canceller.unanswered(flight):
+            self._call_off(flight, now)
 
     def _submit_failed(self, event: ev.SubmitFailed, now: float) -> None:
         flight = self._flights[event.job]

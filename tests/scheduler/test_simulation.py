@@ -59,7 +59,7 @@ def assert_every_row_ended_once(world: World) -> None:
     assert set(world.ended) | world.held == set(range(setting.rows))
     assert not world.open_jobs
     for row in range(setting.rows):
-        allowed = 1 + world.requeued[row] + world.unconfirmed[row]
+        allowed = 1 + world.requeued[row] + world.unconfirmed[row] + world.recalled[row]
         assert world.submissions[row] <= allowed, f"row {row} was submitted more often than its failures say"
         assert world.accepted[row] <= world.submissions[row]
 

@@ -112,6 +112,8 @@ class World:
         self.accepted: Counter[int] = Counter()
         self.requeued: Counter[int] = Counter()
         self.unconfirmed: Counter[int] = Counter()
+        self.recalled: Counter[int] = Counter()
+        """Submissions that were cancelled on the user's wish."""
         self.requeued_pending: dict[int, ev.Ticket] = {}
         self.open_jobs: dict[int, tuple[int, str]] = {}
         self.attempts: dict[int, int] = {}
@@ -240,6 +242,7 @@ class World:
                 del self.open_jobs[job]
                 self.requeued[row] = retries
                 self.unconfirmed[row] = unconfirmed
+                self.recalled[row] += status == "CANCELLED"
                 if status is None:
                     self.submissions[row] -= 1
                     self.attempts[row] -= 1
