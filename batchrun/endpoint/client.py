@@ -1,8 +1,8 @@
 """The client that moves requests and answers over HTTP. What they mean is `protocol`'s business.
 
 Every failure leaves here as a CallError, and the class says what matters about it: whether the request may have
-reached the server. A connection that was never made (refused, DNS, TLS, no route) surely did not; anything that
-breaks afterwards may have.
+reached the server. One that never got a connection (refused, DNS, TLS, proxy, all connections busy) surely did not;
+anything that breaks afterwards may have.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from batchrun.endpoint.protocol import (
     parse_health,
     parse_job,
 )
-from batchrun.errors import AmbiguousError, UnreachableError, UsageError
+from batchrun.errors import AmbiguousError, DeniedError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
 
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0
@@ -36,6 +39,7 @@ _WATCH_S = 0.5
 """How often it is looked at what is overdue."""
 _SENT_IN_PIECES_BYTES = 1 << 20
 """A larger body would hold the event loop up if it were sent in one piece."""
+_PROXY_PASSWORD = 407
 _SPARE_CONNECTIONS = 4
 """For /health, beside those that the scheduler counts."""
 
@@ -74,9 +78,13 @@ class EndpointClient:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if api_key is not None:
             headers["Authorization"] = f"Bearer {api_key}"
+        self._connected: set[asyncio.Task[Any]] = set()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=connections + _SPARE_CONNECTIONS, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=60
+            connector=_Connector(
+                self._connected,
+                limit=connections + _SPARE_CONNECTIONS,
+                keepalive_timeout=_KEEPALIVE_S,
+                ttl_dns_cache=60,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=headers,
@@ -144,18 +152,27 @@ class EndpointClient:
             if task not in self._overdue:
                 raise
             task.uncancel()
+            if task not in self._connected:
+                raise UnreachableError("no connection in time") from None
             raise AmbiguousError("no answer in time") from None
-        except aiohttp.ClientConnectorError as error:
-            raise UnreachableError(f"no connection: {_reason(error)}") from error
+        except aiohttp.ClientHttpProxyError as error:
+            if error.status == _PROXY_PASSWORD:
+                raise DeniedError(
+                    f"the proxy asks for a password: {error.message}", http_status=error.status
+                ) from error
+            raise UnreachableError(f"no connection: the proxy answers {error.status} {error.message}") from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UnreachableError(f"no connection within {_CONNECT_S:.0f} s") from error
         except aiohttp.InvalidURL as error:
             raise UsageError(f"--base-url: {url} is no valid URL") from error
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
+            if task not in self._connected:
+                raise UnreachableError(f"no connection: {_reason(error)}") from error
             raise AmbiguousError(f"the connection broke: {_reason(error)}") from error
         finally:
             del self._deadlines[task]
             self._overdue.discard(task)
+            self._connected.discard(task)
 
     def _begin(self) -> asyncio.Task[Any]:
         """Note when the request of the running task is overdue. One timer watches all: aiohttp would make one each."""
@@ -177,6 +194,26 @@ class EndpointClient:
                 self._overdue.add(task)
                 task.cancel()
         self._watch = loop.call_later(_WATCH_S, self._look, loop) if self._deadlines else None
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Notes which tasks have been given a connection: what fails before that has surely reached nobody."""
+
+    def __init__(self, connected: set[asyncio.Task[Any]], **options: Any) -> None:
+        super().__init__(**options)
+        self._connected_tasks = connected
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own signature
+    ) -> Connection:
+        connection = await super().connect(req, traces, timeout)
+        task = asyncio.current_task()
+        if task is not None:
+            self._connected_tasks.add(task)
+        return connection
 
 
 def _proxy_for(url: str) -> str | None:

@@ -90,6 +90,37 @@ async def test_a_server_that_says_nothing_is_given_up_and_the_client_goes_on():
                 await api.run(b"{}")
 
 
+async def test_a_request_that_never_got_a_connection_surely_reached_nobody():
+    async with server(None, close=False) as (url, requests), client(url, timeout_s=0.1) as api:
+        ends = await asyncio.gather(*(api.run(b"{}") for _ in range(12)), return_exceptions=True)
+    assert [type(end) for end in ends] == [AmbiguousError] * 8 + [UnreachableError] * 4
+    assert len(requests) == 8
+
+
+async def test_a_server_that_never_shakes_hands_surely_saw_no_request():
+    async with server(None, close=False) as (url, _), client(url.replace("http", "https"), timeout_s=0.1) as api:
+        with pytest.raises(UnreachableError, match="no connection in time"):
+            await api.run(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", UnreachableError),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", DeniedError),
+        (b"", UnreachableError),
+        (b"nonsense\r\n\r\n", UnreachableError),
+    ],
+)
+async def test_what_a_proxy_did_not_let_through_surely_reached_nobody(monkeypatch, answer: bytes, error):
+    async with server(answer) as (url, requests):
+        monkeypatch.setenv("https_proxy", url.removesuffix("/v2"))
+        async with client("https://api.example.invalid/v2") as api:
+            with pytest.raises(error):
+                await api.run(b"{}")
+    assert requests[0].startswith(b"CONNECT api.example.invalid:443 ")
+
+
 async def test_a_request_that_is_cancelled_by_its_caller_is_cancelled():
     async with server(None, close=False) as (url, _), client(url) as api:
         asking = asyncio.create_task(api.status("j"))
