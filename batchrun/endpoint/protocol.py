@@ -9,6 +9,7 @@ known from a single capture, or assumed, the docstring says so.
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.endpoint.worker_errors import without_controls
 from batchrun.errors import (
     AmbiguousError,
     CallError,
@@ -34,6 +36,8 @@ MAX_RETRY_AFTER_S = 120.0
 """A longer Retry-After is taken for a mistake: no window of this API is longer than 10 s."""
 
 _MAX_MESSAGE_CHARS = 300
+_MAX_TIME_MS = 30 * 86_400_000.0
+"""A job lives 7 days at most: a longer time is a mistake, and would not fit into the state file at some length."""
 
 
 class JobStatus(StrEnum):
@@ -144,33 +148,35 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
     """The answer of `/run`, `/status` or `/cancel`.
 
     A 400 whose body is a job with a status counts as that job's answer: public endpoints answer so for FAILED
-    jobs (Runpod docs, public endpoints).
+    jobs (Runpod docs, public endpoints). A success with an ID and no status is a job in the queue: it exists, and
+    to submit it again would be to pay twice. So are 201 and 202, which are not documented.
 
     Raises:
         CallError: of the class that fits the HTTP status; AmbiguousError when the body is no job.
     """
-    if http_status not in (200, 400):
+    if http_status not in (200, 201, 202, 400):
         raise call_error(http_status, headers, body)
     try:
         data = _load_object(body)
     except AmbiguousError as error:
-        if http_status == 200:
+        if http_status != 400:
             raise
         raise call_error(http_status, headers, body) from error
     job_id, word = data.get("id"), data.get("status")
+    if word is None and http_status != 400 and not data.get("error"):
+        word = JobStatus.IN_QUEUE.value
     if not isinstance(job_id, str) or not job_id or not isinstance(word, str):
-        if http_status != 200:
+        if http_status == 400:
             raise call_error(http_status, headers, body)
         raise AmbiguousError(f"the answer is no job: {_excerpt(body)}", http_status=http_status)
-    retries = data.get("retries")
     worker_id = data.get("workerId")
     return JobAnswer(
         id=job_id,
         status=JobStatus(word) if word in _STATUS_WORDS else JobStatus.IN_PROGRESS,
-        delay_ms=_number(data.get("delayTime")),
-        execution_ms=_number(data.get("executionTime")),
+        delay_ms=_time_ms(data.get("delayTime")),
+        execution_ms=_time_ms(data.get("executionTime")),
         worker_id=worker_id if isinstance(worker_id, str) else None,
-        retries=retries if isinstance(retries, int) else 0,
+        retries=_count(data.get("retries")),
         output=data.get("output"),
         has_output="output" in data,
         error=data.get("error"),
@@ -253,9 +259,9 @@ def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> Cal
         return ThrottledError(
             message, http_status=http_status, retry_after_s=parse_retry_after(headers.get("Retry-After"))
         )
-    if http_status == 404:
+    if http_status in (404, 410):
         return NotFoundError(message, http_status=http_status)
-    if http_status in (401, 402, 403) or 300 <= http_status < 400:
+    if http_status in (401, 402, 403, 407) or 300 <= http_status < 400:
         return DeniedError(message, http_status=http_status)
     if 400 <= http_status < 500:
         return RejectedError(message, http_status=http_status)
@@ -316,10 +322,13 @@ def _load_object(body: bytes) -> dict[str, Any]:
 def _load_leniently(body: bytes, error: orjson.JSONDecodeError) -> Any:
     """What Python workers take for JSON: NaN becomes null, half of a surrogate pair a question mark.
 
-    Without this a finished job with a NaN in its output would be asked after for ever.
+    So do numbers beyond a double and bytes that are no UTF-8: old workers cut streams at any byte. What is nested
+    deeper than any parser goes is left out. Without this a finished job with a NaN in its output would be asked after
+    for ever.
     """
     try:
-        data = json.loads(body, parse_constant=lambda _: None)
+        text = _flattened(body.decode("utf-8-sig", "replace"))
+        data = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
         return orjson.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         raise AmbiguousError(f"the answer is not JSON: {_excerpt(body)}", http_status=200) from error
@@ -330,12 +339,40 @@ def _excerpt(body: bytes) -> str:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(without_controls(text).split())
     return line if len(line) <= _MAX_MESSAGE_CHARS else line[: _MAX_MESSAGE_CHARS - 1] + "…"
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+_MAX_DEPTH = 500
+_TOO_DEEP = '"nested too deeply to be read"'
+_MARK = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
+
+
+def _flattened(text: str) -> str:
+    """JSON text with everything that is nested too deeply replaced by a string that says so."""
+    kept, start, depth = [], 0, 0
+    for match in _MARK.finditer(text):
+        if match[0] in ("[", "{"):
+            depth += 1
+            if depth == _MAX_DEPTH:
+                kept += [text[start : match.start()], _TOO_DEEP]
+                start = len(text)
+        elif match[0] in ("]", "}"):
+            depth -= 1
+            if depth == _MAX_DEPTH - 1:
+                start = match.end()
+    return "".join([*kept, text[start:]])
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _time_ms(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if 0 <= value <= _MAX_TIME_MS else None
 
 
 def _count(value: object) -> int:

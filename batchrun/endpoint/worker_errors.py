@@ -90,6 +90,16 @@ def is_empty_output(output: Any, *, has_output: bool) -> bool:
     return not has_output or output is None or output == []
 
 
+def without_controls(text: str) -> str:
+    """A text without the colours and controls of a terminal: loggers add them, and messages are shown on others."""
+    return _CONTROLS.sub("", text)
+
+
+_CONTROLS = re.compile(
+    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]"
+)
+
+
 class _Findings:
     """What was found on the way down; deeper finds replace shallower ones."""
 
@@ -219,7 +229,8 @@ def _is_error(part: Any) -> bool:
 def _error_event(text: str) -> Any | None:
     if "data:" not in text or '"error"' not in text:
         return None
-    for line in text.splitlines():
+    # Not splitlines: a line separator within a JSON string ends no line of an event.
+    for line in text.split("\n"):
         if not line.startswith("data:") or '"error"' not in line:
             continue
         try:
@@ -238,7 +249,7 @@ def _last_line(text: str) -> str:
 
 def _one_line(text: str, max_chars: int) -> str:
     # A repr may hold half a surrogate pair, which no JSON file can.
-    line = " ".join(text[: max_chars * 20].split()).encode("utf-8", "replace").decode()
+    line = " ".join(without_controls(text[: max_chars * 20]).split()).encode("utf-8", "replace").decode()
     return line if len(line) <= max_chars else line[: max_chars - 1] + "…"
 
 

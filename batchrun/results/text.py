@@ -13,6 +13,9 @@ from typing import Any
 
 import orjson
 
+_MAX_TOKENS = 10**12
+"""A larger count is a mistake, and the sum of a run's would not fit into the state file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -36,7 +39,8 @@ def extract(output: Any) -> Text:
     """The text, the finish reason and the token counts of a job's output."""
     if isinstance(output, list) and output and all(isinstance(part, str) for part in output):
         # Streams are cut into pieces at any byte, so events are whole only when the pieces are joined again.
-        output = "".join(output) if len(output) == 1 or _has_events(output[0]) else None
+        joined = "".join(output)
+        output = joined if len(output) == 1 or _has_events(joined) else None
     found = _Found()
     for part in output if isinstance(output, list) else (output,):
         found.add(part)
@@ -116,7 +120,8 @@ class _Found:
         self._finish(choice.get("finish_reason"), index)
 
     def _add_events(self, text: str) -> None:
-        for line in text.splitlines():
+        # Not splitlines: a line separator within a JSON string ends no line of an event.
+        for line in text.split("\n"):
             if line.startswith("data:") and not line.endswith("[DONE]"):
                 try:
                     chunk = orjson.loads(line[len("data:") :])
@@ -139,7 +144,7 @@ def _largest(known: int | None, usage: dict[str, Any], *keys: str) -> int | None
     """Usage is cumulative over the parts of one output, so the largest is the whole."""
     for key in keys:
         count = usage.get(key)
-        if isinstance(count, int) and not isinstance(count, bool):
+        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= _MAX_TOKENS:
             return count if known is None else max(known, count)
     return known
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import orjson
 import pytest
@@ -83,6 +84,8 @@ def test_a_400_with_a_job_in_it_is_that_jobs_answer():
         (402, DeniedError),
         (403, DeniedError),
         (404, NotFoundError),
+        (407, DeniedError),
+        (410, NotFoundError),
         (408, ThrottledError),
         (413, RejectedError),
         (422, RejectedError),
@@ -100,7 +103,9 @@ def test_every_http_status_has_its_class_whatever_the_body(http_status, error, b
         parse_job(http_status, {}, body)
 
 
-@pytest.mark.parametrize("body", [b"", b"  ", b"null", b"[]", b'{"id": "j"}', b'{"id": "", "status": "X"}', b'{"id'])
+@pytest.mark.parametrize(
+    "body", [b"", b" ", b"null", b"[]", b'{"id": "j", "error": "x"}', b'{"id": "", "status": "X"}', b"{"]
+)
 def test_a_200_that_is_no_job_is_ambiguous(body):
     with pytest.raises(AmbiguousError):
         parse_job(200, {}, body)
@@ -113,11 +118,38 @@ def test_a_200_that_is_no_job_is_ambiguous(body):
         (b"[1, Infinity]", [1, None]),
         (rb'"a\ud800b"', "a?b"),
         (b"123456789012345678901234567890", 1.2345678901234568e29),
+        (b"[1e999, 1.5]", [None, 1.5]),
+        (b'"a\xffb"', "a\ufffdb"),
+        (b'[NaN, "[[]{\\"]"]', [None, '[[]{"]']),
     ],
 )
 def test_what_python_takes_for_json_does_not_hide_a_finished_job(written, read):
     answer = parse_job(200, {}, b'{"id": "j", "status": "COMPLETED", "output": ' + written + b"}")
     assert (answer.status, answer.output) == (JobStatus.COMPLETED, read)
+
+
+@pytest.mark.parametrize("opened", [b"[", b'{"a":', b'[1, {"b": '])
+def test_what_is_nested_too_deeply_is_left_out_and_hides_no_finished_job(opened):
+    closed = opened.translate(bytes.maketrans(b"[{", b"]}"), b'":ab1, ')[::-1]
+    deep = b'[{"a": "kept"}, ' + opened * 9000 + b"7" + closed * 9000 + b', "kept"]'
+    answer = parse_job(200, {}, b'{"id": "j", "status": "COMPLETED", "output": ' + deep + b', "workerId": "w"}')
+    assert (answer.status, answer.output[0], answer.output[2]) == (JobStatus.COMPLETED, {"a": "kept"}, "kept")
+    assert answer.worker_id == "w"
+
+
+@pytest.mark.parametrize("http_status", [200, 201, 202])
+def test_an_id_without_a_state_is_a_job_that_exists(http_status):
+    assert parse_job(http_status, {}, b'{"id": "j"}').status is JobStatus.IN_QUEUE
+
+
+@pytest.mark.parametrize("time_ms", [-1, 10**13, 10**40, "7", True, None])
+def test_a_time_that_cannot_be_is_as_good_as_missing(time_ms):
+    answer = parse_job(
+        200,
+        {},
+        orjson.dumps({"id": "j", "status": "COMPLETED", "delayTime": 5}).replace(b"5", json.dumps(time_ms).encode()),
+    )
+    assert answer.delay_ms is None
 
 
 @pytest.mark.parametrize(

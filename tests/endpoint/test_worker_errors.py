@@ -67,6 +67,7 @@ def test_every_known_wrapping_is_opened(raw, message, code, error_type):
         ({"type": "error", "message": "x"}, True),
         (['data: {"error": {"message": "x"}}\n\n'], True),
         (['data: {"err', 'or": {"message": "x"}}\n\n'], True),
+        (['data: {"error": {"message": "x", "param": "a\u2028b"}}\r\n\r\n'], True),
         ([[{"error": "x"}]], True),
         ({"error": ""}, False),
         ({"error": None, "text": "fine"}, False),
@@ -121,6 +122,11 @@ def test_nothing_that_a_worker_can_send_raises_and_a_message_is_one_line(raw):
 )
 def test_hostile_nesting_neither_raises_nor_hangs(raw):
     assert decode_error(raw).message
+
+
+def test_a_message_has_none_of_the_colours_of_a_logger():
+    raw = "\x1b[1;31mbo\x00om\x1b[0m\x07 \x1b]0;title\x07\x9b"
+    assert (decode_error(raw).message, decode_error(raw).raw) == ("boom", raw)
 
 
 @pytest.mark.parametrize("blanks", ["\n" * 50_000, " " * 100_000, "\n \t" * 30_000, "\ntraceback" * 10_000])

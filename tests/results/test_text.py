@@ -32,6 +32,16 @@ def chunk(index: int, content: str, **more) -> dict:
             id="vllm-completion",
         ),
         pytest.param([CHAT], Text(("hi",), "stop", 9, 2), id="vllm-chat"),
+        pytest.param(
+            ["dat", 'a: {"choices": [{"delta": {"content": "a\u2028b\u0085c"}}]}\n', "\ndata: [DONE]\n\n"],
+            Text(("a\u2028b\u0085c",)),
+            id="events-cut-anywhere-with-line-separators",
+        ),
+        pytest.param(
+            [{**CHAT, "usage": {"prompt_tokens": 2**63, "completion_tokens": -1}}],
+            Text(("hi",), "stop"),
+            id="counts-that-cannot-be",
+        ),
         pytest.param(CHAT, Text(("hi",), "stop", 9, 2), id="without-the-list"),
         pytest.param(
             [{"choices": [{"index": 1, "text": "b"}, {"index": 0, "text": "a", "finish_reason": "stop"}]}],
