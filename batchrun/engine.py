@@ -132,15 +132,18 @@ class Engine:
                     self._tell(ev.CancelRequested())
                 self._observer.begin(self.snapshot())
                 await self._rounds()
-                return self._outcome(cancel=cancel)
             finally:
                 await self._settle()
                 self._observer.end(self.snapshot())
+        return self._outcome(cancel=cancel)
 
     def _outcome(self, *, cancel: bool) -> Outcome:
+        """How it ended: asked last, because the last batch may be the one that cannot be written."""
         error = self._failure or self._scheduler.stop
         if isinstance(error, StoppedError):
             return Outcome("stopped", error)
+        if error is not None:
+            raise error
         if self._interrupted:
             return Outcome("interrupted")
         return Outcome("cancelled" if cancel else "finished")
@@ -365,7 +368,10 @@ class Engine:
             self._do(command)
         self._scheduler.meter.close(now)
         if self._writable:
-            await self._commit()
+            try:
+                await self._commit()
+            except StoppedError as error:
+                self._fail(error)
 
     def _wished(self, wish: Wish) -> None:
         self._interrupted = True

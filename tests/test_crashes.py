@@ -130,7 +130,8 @@ class Nights:
             run._results = {number: Doomed(file, doom) for number, file in run._results.items()}
             outcome = await run.drive(base_url, None, Random(0))
             run.store = store
-            run.conclude(outcome)
+            summary = run.conclude(outcome)
+            assert outcome.kind == "finished", (outcome, summary)
             return True
         self.crashes += 1
         return False
@@ -147,9 +148,8 @@ class Nights:
             counts = store.counts()
             rows = store.query("SELECT r.id, r.retries, r.unconfirmed, r.state FROM rows r ORDER BY r.row")
             reported = store.counters().get("unconfirmed", 0)
-        print("crashes", self.crashes)
         assert sum(counts.values()) == ROWS
-        assert counts[RowState.SUCCEEDED] + counts[RowState.FAILED] == ROWS
+        assert counts[RowState.SUCCEEDED] + counts[RowState.FAILED] == ROWS, counts
         results = read_lines(self.options.output)
         succeeded = {row_id for row_id, *_, state in rows if state == RowState.SUCCEEDED}
         assert len(results) == len({record["id"] for record in results})
@@ -174,7 +174,7 @@ def at_random(seed: int):
         yield Doom(rng.randint(2, 60), rng.randint(5, 60))
 
 
-@pytest.mark.parametrize("calls", range(12, 46, 3))
+@pytest.mark.parametrize("calls", (12, 14, 17, 20, 24, 29, 35, 42))
 async def test_a_run_that_dies_after_every_kth_call_to_the_disk_loses_nothing_and_doubles_nothing(tmp_path, calls):
     nights = Nights(tmp_path)
     await nights.until_it_is_over(after_every(calls))
@@ -182,9 +182,9 @@ async def test_a_run_that_dies_after_every_kth_call_to_the_disk_loses_nothing_an
     assert nights.crashes > 0
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 async def test_a_run_that_dies_at_random_calls_and_requests_loses_nothing_and_doubles_nothing(tmp_path, seed):
     nights = Nights(tmp_path)
     await nights.until_it_is_over(at_random(seed))
     nights.assert_whole()
-    assert nights.crashes > 5
+    assert nights.crashes > 0
