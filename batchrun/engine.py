@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from batchrun.config import InterruptPolicy
     from batchrun.endpoint.client import EndpointClient
+    from batchrun.endpoint.protocol import JobAnswer
     from batchrun.journal import Journal
     from batchrun.results.summary import Observer, Snapshot
     from batchrun.scheduler.scheduler import Scheduler
@@ -278,6 +279,8 @@ class Engine:
         submitted_ms = round((self._wall() - (self._clock() - sent_at) / 2) * 1000)
         self._work.accepted.append(Acceptance(submit.job, submit.row, answer.id, submitted_ms))
         self._tell(ev.Submitted(submit.job, answer.id, sent_at))
+        if answer.status.is_final:
+            self._tell(self._end(submit.job, answer, sent_at, was_polled=False))
 
     async def _poll(self, poll: cmd.Poll) -> None:
         sent_at = self._clock()
@@ -291,13 +294,13 @@ class Engine:
         if not answer.status.is_final:
             self._tell(ev.JobSeen(poll.job, answer.status is JobStatus.IN_PROGRESS, sent_at))
             return
+        self._tell(self._end(poll.job, answer, sent_at, was_polled=True))
+
+    def _end(self, job: int, answer: JobAnswer, sent_at: float, *, was_polled: bool) -> ev.JobEnded:
         failure = judge(answer, inspect_output=self._inspect_output)
         status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
-        self._tell(
-            ev.JobEnded(
-                poll.job, status, failure, _seconds(answer.delay_ms), _seconds(answer.execution_ms), sent_at, answer
-            )
-        )
+        delay_s, execution_s = _seconds(answer.delay_ms), _seconds(answer.execution_ms)
+        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled)
 
     async def _cancel(self, cancel: cmd.Cancel) -> None:
         sent_at = self._clock()

@@ -87,12 +87,16 @@ class CallError(BatchrunError):
         message: What the server or the transport said, as one line.
         http_status: The HTTP status of the answer; None when there was no answer.
         retry_after_s: The server's Retry-After in seconds, >= 0; None when it sent none.
+        raw: The answer's body as it was sent; empty when there was none, then `raw` is the message.
     """
 
-    def __init__(self, message: str, *, http_status: int | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, http_status: int | None = None, retry_after_s: float | None = None, raw: str = ""
+    ) -> None:
         super().__init__(message)
         self.http_status = http_status
         self.retry_after_s = retry_after_s
+        self.raw = raw or message
 
 
 class ThrottledError(CallError):

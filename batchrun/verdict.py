@@ -21,7 +21,7 @@ def judge(answer: JobAnswer, *, inspect_output: bool) -> Failure | None:
             empty = is_empty_output(answer.output, has_output=answer.has_output)
             return Failure(FailureKind.NO_OUTPUT, "the job completed without output", "") if empty else None
     else:
-        raw = answer.error
+        raw = answer.error or find_hidden_error(answer.output)
         if not raw:
             kind, message = _SILENT[status]
             return Failure(kind, message, "")

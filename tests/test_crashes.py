@@ -174,7 +174,7 @@ def at_random(seed: int):
         yield Doom(rng.randint(2, 60), rng.randint(5, 60))
 
 
-@pytest.mark.parametrize("calls", (12, 14, 17, 20, 24, 29, 35, 42))
+@pytest.mark.parametrize("calls", [12, 14, 17, 20, 24, 29, 35, 42])
 async def test_a_run_that_dies_after_every_kth_call_to_the_disk_loses_nothing_and_doubles_nothing(tmp_path, calls):
     nights = Nights(tmp_path)
     await nights.until_it_is_over(after_every(calls))

@@ -36,6 +36,8 @@ MAX_RETRY_AFTER_S = 120.0
 """A longer Retry-After is taken for a mistake: no window of this API is longer than 10 s."""
 
 _MAX_MESSAGE_CHARS = 300
+_MAX_RAW_BYTES = 100_000
+"""Of an error's body that are kept: an edge's page is not, an API's reason is shorter."""
 _MAX_TIME_MS = 30 * 86_400_000.0
 """A job lives 7 days at most: a longer time is a mistake, and would not fit into the state file at some length."""
 
@@ -255,17 +257,17 @@ def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> Cal
     Cloudflare may answer. On 429 the job was not accepted; on 5xx nobody knows.
     """
     message = f"HTTP {http_status}: {body_message(body)}"
+    raw = body[:_MAX_RAW_BYTES].decode("utf-8", "replace")
+    retry_after_s = parse_retry_after(headers.get("Retry-After"))
     if http_status in (408, 429):
-        return ThrottledError(
-            message, http_status=http_status, retry_after_s=parse_retry_after(headers.get("Retry-After"))
-        )
+        return ThrottledError(message, http_status=http_status, retry_after_s=retry_after_s, raw=raw)
     if http_status in (404, 410):
-        return NotFoundError(message, http_status=http_status)
+        return NotFoundError(message, http_status=http_status, raw=raw)
     if http_status in (401, 402, 403, 407) or 300 <= http_status < 400:
-        return DeniedError(message, http_status=http_status)
+        return DeniedError(message, http_status=http_status, raw=raw)
     if 400 <= http_status < 500:
-        return RejectedError(message, http_status=http_status)
-    return AmbiguousError(message, http_status=http_status, retry_after_s=parse_retry_after(headers.get("Retry-After")))
+        return RejectedError(message, http_status=http_status, raw=raw)
+    return AmbiguousError(message, http_status=http_status, retry_after_s=retry_after_s, raw=raw)
 
 
 def parse_retry_after(value: str | None) -> float | None:

@@ -82,7 +82,7 @@ class JobSeen:
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """`/status` says that the job is over."""
+    """`/status` says that the job is over; or `/run` itself did, right after Submitted."""
 
     job: int
     status: str
@@ -96,6 +96,8 @@ class JobEnded:
     sent_at: float
     answer: object = None
     """Handed back in the command that ends the row; the scheduler does not look at it."""
+    was_polled: bool = True
+    """Whether it is the answer to a Poll."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,16 @@ def refusal(error: CallError) -> RefusedError:
                 f"the API key may not use this endpoint ({error.message})",
                 "use a key with access to this endpoint, or check the endpoint ID",
             )
-        case 404:
+        case 404 | 410:
             return RefusedError(
                 f"there is no such endpoint ({error.message})",
                 "check --endpoint and --base-url: serverless queue endpoints live at https://api.runpod.ai/v2,"
                 " api.runpod.io is another API",
+            )
+        case 407:
+            return RefusedError(
+                f"the proxy asks for a password ({error.message})",
+                "put it into HTTPS_PROXY, http://name:password@host:port, or take the proxy out of the environment",
             )
         case _:
             return RefusedError(f"the API refuses every request ({error.message})", "check --base-url")

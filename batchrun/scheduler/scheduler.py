@@ -318,7 +318,8 @@ class Scheduler:
     def _job_ended(self, event: ev.JobEnded, now: float) -> None:
         adopted = self._flights[event.job].adopted
         flight = self._asked(event.job)
-        self._status.succeed(now)
+        if event.was_polled:
+            self._status.succeed(now)
         age_s = max((flight.seen_at + now) / 2 - flight.submitted_at, 0.0)
         self._plan.ended(event.job, delay_s=event.delay_s, execution_s=event.execution_s, age_s=age_s)
         self._land(flight, now, watched=False)
@@ -340,7 +341,7 @@ class Scheduler:
             case NotFoundError() if flight.missing:
                 self._status.succeed(now)
                 self._land(flight, now)
-                failure = Failure(FailureKind.EXPIRED, f"the job is gone ({error.message})", error.message)
+                failure = Failure(FailureKind.EXPIRED, f"the job is gone ({error.message})", error.raw)
                 self._settlement.retry_or_fail(flight, "EXPIRED", failure, now)
                 return
             case NotFoundError():

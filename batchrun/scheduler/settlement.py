@@ -77,7 +77,7 @@ class Settlement:
             self.decided.append(cmd.Hold(flight.job, row.row, row.unconfirmed, error.message))
             self._stop(self.canary.ended(row.row, failed=True))
             return
-        failure = Failure(FailureKind.UNCONFIRMED, f"no answer to its submission: {error.message}", error.message)
+        failure = Failure(FailureKind.UNCONFIRMED, f"no answer to its submission: {error.message}", error.raw)
         if row.unconfirmed <= self._options.max_retries:
             self._requeue(flight, "UNCONFIRMED", failure, now, None)
         else:

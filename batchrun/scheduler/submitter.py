@@ -109,7 +109,7 @@ class Submitter:
         match error:
             case RejectedError():
                 self.pacer.succeed(now)
-                failure = Failure(FailureKind.REJECTED, error.message, error.message)
+                failure = Failure(FailureKind.REJECTED, error.message, error.raw)
                 self._settlement.fail(flight, "REJECTED", failure)
             case AmbiguousError():
                 self.pacer.fail(now, event.sent_at)

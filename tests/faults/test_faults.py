@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batchrun.config import JobPolicy
+from batchrun.config import GuardOptions
 from tests.faults.server import (
     CLOSE,
     DONE,
@@ -91,11 +91,6 @@ def completed(output: Any, **fields: Any) -> Answer:
     return job("COMPLETED", delayTime=31, executionTime=14, workerId="w", output=output, **fields)
 
 
-def defect(case: Case, reason: str):
-    """A case that does not end so yet."""
-    return pytest.param(case, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
 def sse(*chunks: Any) -> str:
     return "".join(f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
 
@@ -157,29 +152,23 @@ STATES = [
         for what, job_id in (("dots", ".."), ("controls", "a\x00b\r\nX: y"), ("7,000 letters", "x" * 7000))
     ),
     fails("a job that answers 410 is gone", body({"error": "gone"}, 410), kind="expired", status="EXPIRED", attempts=2),
-    defect(
-        fails(
-            "a job that is at work beyond its ttl is given up",
-            job("IN_PROGRESS"),
-            kind="expired",
-            status="EXPIRED",
-            attempts=2,
-            options={"policy": JobPolicy(ttl_s=10.0)},
-            patience_s=4.0,
-        ),
-        "scheduler: no job has a deadline of the client's, so one that is stuck at the server is polled for ever",
+    fails(
+        "a job that is at work beyond its ttl is given up",
+        job("IN_PROGRESS"),
+        kind="timed_out",
+        status="TIMED_OUT",
+        attempts=2,
+        message="10 s after its submission",
+        options={"guards": GuardOptions(job_timeout_s=10.0)},
     ),
-    defect(
-        fails(
-            "a poll that is refused for good beyond the job's ttl is given up",
-            body({"error": "bad request"}, 400),
-            kind="expired",
-            status="EXPIRED",
-            attempts=2,
-            options={"policy": JobPolicy(ttl_s=10.0)},
-            patience_s=4.0,
-        ),
-        "scheduler: no job has a deadline of the client's, so a 400 to every poll is asked after for ever",
+    fails(
+        "a poll that is refused for good beyond the job's ttl is given up",
+        body({"error": "bad request"}, 400),
+        kind="timed_out",
+        status="TIMED_OUT",
+        attempts=2,
+        message="10 s after its submission",
+        options={"guards": GuardOptions(job_timeout_s=10.0)},
     ),
     ends("a job that is gone and found again is not paid for twice", NOT_FOUND, job("IN_PROGRESS"), NOT_FOUND, DONE),
     ends("a job that is gone is submitted again", NOT_FOUND, NOT_FOUND, DONE, attempts=2),
@@ -352,14 +341,11 @@ FAILURES = [
     fails(
         "zero bytes and control characters are kept", failed("a\x00b\x1b[2J"), kind="handler_error", raw="a\x00b\x1b[2J"
     ),
-    defect(
-        fails(
-            "a reason that stands in the output only is found",
-            job("FAILED", output=[{"error": "bad prompt"}]),
-            kind="handler_error",
-            message="bad prompt",
-        ),
-        "engine.judge looks at `error` alone when a job is FAILED",
+    fails(
+        "a reason that stands in the output only is found",
+        job("FAILED", output=[{"error": "bad prompt"}]),
+        kind="handler_error",
+        message="bad prompt",
     ),
 ]
 
@@ -776,12 +762,7 @@ RUNS = [
     ends("a job that is accepted with 202 is a job", run=(body({"id": "$ID", "status": "IN_QUEUE"}, 202),)),
     ends("a job that begins at once is a job", run=(job("IN_PROGRESS"),)),
     ends("a job that is done at once is done", run=(completed("fine"),)),
-    defect(
-        ends(
-            "a job that is done at once is not asked after when it is gone already", NOT_FOUND, run=(completed("fine"),)
-        ),
-        "engine._submit drops the final state that /run answers with, and asks after the job",
-    ),
+    ends("a job that is done at once is not asked after when it is gone already", NOT_FOUND, run=(completed("fine"),)),
     fails(
         "a job that fails at once has failed",
         failed("boom"),
@@ -789,25 +770,19 @@ RUNS = [
         kind="handler_error",
         message="boom",
     ),
-    defect(
-        fails(
-            "a job that fails at once has failed, also when it is gone already",
-            NOT_FOUND,
-            run=(failed("boom"),),
-            kind="handler_error",
-            message="boom",
-        ),
-        "engine._submit drops the final state that /run answers with, and asks after the job",
+    fails(
+        "a job that fails at once has failed, also when it is gone already",
+        NOT_FOUND,
+        run=(failed("boom"),),
+        kind="handler_error",
+        message="boom",
     ),
-    defect(
-        fails(
-            "a 400 that is a failed job is that job's end",
-            NOT_FOUND,
-            run=(Answer(failed("prompt is too long").body, 400),),
-            kind="handler_error",
-            message="prompt is too long",
-        ),
-        "engine._submit drops the final state that /run answers with, and asks after the job",
+    fails(
+        "a 400 that is a failed job is that job's end",
+        NOT_FOUND,
+        run=(Answer(failed("prompt is too long").body, 400),),
+        kind="handler_error",
+        message="prompt is too long",
     ),
     fails(
         "a poll's 400 that is a failed job is that job's end",
@@ -825,15 +800,12 @@ RUNS = [
         )
         for code in (400, 413, 422)
     ),
-    defect(
-        fails(
-            "a refusal is kept as it was sent",
-            run=(body(b'{"error":\n"' + b"x" * 1000 + b'"}', 400),),
-            kind="rejected",
-            status="REJECTED",
-            raw='{"error":\n"' + "x" * 1000 + '"}',
-        ),
-        "errors.CallError carries no body, so scheduler._submit_failed makes `raw` of the message, cut to 300 letters",
+    fails(
+        "a refusal is kept as it was sent",
+        run=(body(b'{"error":\n"' + b"x" * 1000 + b'"}', 400),),
+        kind="rejected",
+        status="REJECTED",
+        raw='{"error":\n"' + "x" * 1000 + '"}',
     ),
     fails(
         "a refusal by the validation says what is wrong",
