@@ -44,7 +44,7 @@ REFUSALS = {
     "moved, 302": (replace(page(302), headers=(("Location", "https://console.runpod.io/login"),)), "refuses every"),
     "moved, 307": (replace(page(307), headers=(("Location", "/v2/local/elsewhere"),)), "refuses every request"),
     "moved, 308": (replace(page(308), headers=(("Location", "/v2/local/elsewhere"),)), "refuses every request"),
-    "a proxy that wants a password": (page(407, "Proxy Authentication Required"), "refuses every request"),
+    "a proxy that wants a password": (page(407, "Proxy Authentication Required"), "the proxy asks for a password"),
 }
 NO_ENDPOINT = {
     "another host": (body({"message": "Not Found"}, 404), "no such endpoint"),
