@@ -34,6 +34,8 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         for line in tail.lines:
             _take_over(store, path, line, batch)
             size_bytes += len(line)
+        for line in tail.behind_hole:
+            _take_over(store, path, line, Batch())  # refuses a strange one; ours are made again
         batch.committed_bytes[output.output] = size_bytes
         store.commit(batch, session, now_ms)
         truncate(path, size_bytes)

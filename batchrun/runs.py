@@ -7,7 +7,7 @@ inputs, then the results files and what a crash has left in them. Nothing is sen
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -102,6 +102,9 @@ class Run:
             undo.callback(self.store.close)
             if not is_new:
                 refuse_other_options(self.store, options)
+                if self.store.get_setting("options") is None:
+                    # Cut off before it began, or emptied since: then the results are no less strange.
+                    _refuse_strange_results(options)
             merged = None if as_is else take_in(options, self.store, self._observer, from_spool=from_spool)
             if merged and not merged.rows:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
@@ -233,13 +236,14 @@ def _refuse_strange_results(options: RunOptions) -> None:
     for path in output_paths(options, find_sources(options.inputs)):
         if path.exists() and path.stat().st_size:
             raise StateError(
-                f"{path} exists, but its state file {options.state} does not",
+                f"{path} exists, but its state file {options.state} does not, or holds no run",
                 "move the results away, or give another --output",
             )
 
 
 def _remove_state(state: Path) -> None:
-    for path in (state, *(state.with_name(state.name + suffix) for suffix in ("-wal", "-shm"))):
-        path.unlink(missing_ok=True)
-    for spooled in state.parent.glob(f"{state.name}.*.jsonl"):
-        spooled.unlink()
+    spooled = state.parent.glob(f"{state.name}.*.jsonl")
+    for path in (state, *(state.with_name(state.name + suffix) for suffix in ("-wal", "-shm")), *spooled):
+        # In a folder that has become read-only what is wrong with the run is still to be told.
+        with suppress(OSError):
+            path.unlink()

@@ -297,18 +297,21 @@ def body_message(body: bytes) -> str:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError:
-        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        title = _TITLE.search(text)
         return _one_line(title.group(1) if title else text)
     for key in ("error", "message", "detail", "title"):
         value = data.get(key) if isinstance(data, dict) else None
         if isinstance(value, dict):
             value = value.get("message", value)
         if value:
-            return _one_line(value if isinstance(value, str) else orjson.dumps(value).decode())
+            return _one_line(value if isinstance(value, str) else _json_text(value))
     return _one_line(text)
 
 
 _STATUS_WORDS = frozenset(status.value for status in JobStatus)
+
+# Nothing here can run across another tag: thousands of tags that are never closed would take minutes to search.
+_TITLE = re.compile(r"<title[^<>]*>([^<]*)</title>", re.IGNORECASE)
 
 
 def _load_object(body: bytes) -> dict[str, Any]:
@@ -330,7 +333,7 @@ def _load_leniently(body: bytes, error: orjson.JSONDecodeError) -> Any:
     """
     try:
         text = _flattened(body.decode("utf-8-sig", "replace"))
-        data = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+        data = json.loads(text, parse_constant=lambda _: None, parse_int=_int_or_none, parse_float=_finite)
         return orjson.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         raise AmbiguousError(f"the answer is not JSON: {_excerpt(body)}", http_status=200) from error
@@ -377,5 +380,32 @@ def _time_ms(value: object) -> float | None:
     return float(value) if 0 <= value <= _MAX_TIME_MS else None
 
 
+def _json_text(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        return "nested too deeply to be shown"
+
+
+def _int_or_none(digits: str) -> int | float | None:
+    """An integer as orjson has it: a float where 64 bits do not hold it."""
+    number = _finite(digits)
+    return number if number is None or abs(number) > _MAX_EXACT else int(digits)
+
+
+_MAX_EXACT else int(digits)
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
+_MAX_EXACT = 2**63
+
+
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and 0 < value <= _MAX_COUNT else 0
+
+
+_MAX_COUNT = 2**53

@@ -143,7 +143,7 @@ def _dig(value: Any, findings: _Findings, depth: int) -> str:
         return "; ".join(message for message in messages if message)
     if value is None or isinstance(value, bool):
         return ""
-    return str(value)
+    return _repr(value)
 
 
 def _dig_object(value: dict[Any, Any], findings: _Findings, depth: int) -> str:
@@ -159,6 +159,9 @@ def _dig_object(value: dict[Any, Any], findings: _Findings, depth: int) -> str:
     if isinstance(nested, (dict, list)) and (message := _dig(nested, findings, depth + 1)):
         return message
     for key in _MESSAGE_KEYS:
+        # What has said nothing once is not asked again: twice on each level is 4,096 times at the bottom.
+        if key == "error" and isinstance(nested, (dict, list)):
+            continue
         if message := _dig(value.get(key), findings, depth + 1):
             return message
     return _raw_text(value) if value and not _only_labels(value) else ""
@@ -269,3 +272,6 @@ def _repr(raw: Any) -> str:
         return repr(raw)
     except RecursionError:
         return "an object that is nested too deeply to be shown"
+    except ValueError:
+        # A repr may hold a hexadecimal number of more digits than Python writes out in decimal.
+        return "an object with a number that is too long to be shown"

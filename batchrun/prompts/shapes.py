@@ -128,7 +128,10 @@ def build_request(prompt: Prompt, options: RequestOptions) -> dict[str, Any]:
         case Shape.INPUT:
             if "prompt" not in request and "messages" not in request:
                 return request
-    sampling = {**options.default, **request.get("sampling_params", {}), **options.override}
+    own = request.get("sampling_params")
+    if own is not None and not isinstance(own, dict):
+        return request  # an `input` object is any worker's: what it means by this is its own affair
+    sampling = {**options.default, **(own or {}), **options.override}
     if sampling:
         request["sampling_params"] = sampling
     return request
@@ -264,7 +267,8 @@ def _refuse_stream(fields: dict[str, Any]) -> None:
 
 
 def _with_system(messages: list[Any], system: str | None) -> list[Any]:
-    if system is None or (isinstance(messages[0], dict) and messages[0].get("role") in ("system", "developer")):
+    first = messages[0] if messages else None
+    if system is None or (isinstance(first, dict) and first.get("role") in ("system", "developer")):
         return messages
     return [{"role": "system", "content": system}, *messages]
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.results.text import is_token_count
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -124,14 +126,21 @@ def read_record(line: bytes) -> Record | None:
     job, usage = data.get("job"), data.get("usage")
     if not isinstance(job, dict) or not isinstance(usage, dict):
         return None
-    return Record(
-        data["id"],
-        job.get("delay_ms"),
-        job.get("execution_ms"),
-        usage.get("input_tokens"),
-        usage.get("output_tokens"),
-        data.get("finish_reason"),
-    )
+    delay_ms, execution_ms, reason = job.get("delay_ms"), job.get("execution_ms"), data.get("finish_reason")
+    counts = (usage.get("input_tokens"), usage.get("output_tokens"))
+    if not (_is_time(delay_ms) and _is_time(execution_ms) and (reason is None or isinstance(reason, str))):
+        return None
+    if not all(count is None or is_token_count(count) for count in counts):
+        return None
+    return Record(data["id"], delay_ms, execution_ms, *counts, reason)
+
+
+_MAX_MS = 1e12
+
+
+def _is_time(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value is None or (is_number and 0 <= value <= _MAX_MS)
 
 
 _TOO_DEEP = "nested too deeply to be written as JSON"

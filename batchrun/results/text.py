@@ -9,12 +9,12 @@ nothing here raises on any JSON value.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
-_MAX_TOKENS = 10**12
-"""A larger count is a mistake, and the sum of a run's would not fit into the state file."""
+_MOST_TOKENS = 2**40
+"""More than any model can have read or written for one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +140,16 @@ class _Found:
             self.finish_reason = "length" if reason in ("max_tokens", "max_output_tokens") else reason
 
 
+def is_token_count(value: Any) -> TypeGuard[int]:
+    """Whether a number of tokens is one: their sum over millions of rows has to fit into the state file."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+
+
 def _largest(known: int | None, usage: dict[str, Any], *keys: str) -> int | None:
     """Usage is cumulative over the parts of one output, so the largest is the whole."""
     for key in keys:
         count = usage.get(key)
-        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= _MAX_TOKENS:
+        if is_token_count(count):
             return count if known is None else max(known, count)
     return known
 

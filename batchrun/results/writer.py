@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
+import re
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BLOCK_BYTES = 1 << 20
+_HOLE = re.compile(rb"[^\0]*\0+[^\0]*")
+"""A line with one run of NUL bytes; several would be somebody's binary data."""
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 _sync_data = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
@@ -27,7 +30,9 @@ class Tail:
     lines: list[bytes]
     """Whole lines, with their ends."""
     cut_bytes: int
-    """Length of a torn last line; 0 when there is none."""
+    """Length of what is to be cut off behind them: a torn last line, or what a loss of power has left; 0: nothing."""
+    behind_hole: list[bytes]
+    """Whole lines in the part to be cut off, behind blocks of NUL bytes that were never written."""
 
 
 class ResultsFile:
@@ -66,18 +71,26 @@ class ResultsFile:
                     at += written
                     data = data[written:]
             except OSError:
-                os.ftruncate(self._fd, self.size_bytes)
+                # Where even that fails, the torn line stays beyond the committed length, and is cut off next time.
+                with suppress(OSError):
+                    os.ftruncate(self._fd, self.size_bytes)
                 raise
         self.size_bytes = at
 
     def sync(self) -> None:
-        """Wait until what was appended is on disk.
+        """Wait until what was appended is on disk, in the file that the path leads to.
 
         Raises:
-            OutputError: it may not be.
+            OutputError: it may not be; or the file was removed or replaced, and nobody would find the results.
         """
         with writing(self.path):
             _sync_data(self._fd)
+            is_there = os.path.samestat(os.fstat(self._fd), self.path.stat())
+        if not is_there:
+            raise OutputError(
+                f"{self.path}: another file has taken the place of the results while the run went on",
+                "put the results back, then run the same command: what was committed stands in them",
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -110,7 +123,11 @@ def recover(path: Path, committed_bytes: int) -> Tail:
             "put the whole file back, or start a new run with another --output",
         )
     *whole, torn = tail.split(b"\n")
-    return Tail([line + b"\n" for line in whole], len(torn))
+    lines = [line + b"\n" for line in whole]
+    # JSON has no NUL bytes. After a loss of power some file systems have the length of a file, but not all its blocks.
+    holed = next((index for index, line in enumerate(lines) if _HOLE.fullmatch(line)), len(lines))
+    cut_bytes = len(torn) + sum(map(len, lines[holed:]))
+    return Tail(lines[:holed], cut_bytes, [line for line in lines[holed:] if not _HOLE.fullmatch(line)])
 
 
 def truncate(path: Path, size_bytes: int) -> None:

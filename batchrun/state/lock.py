@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from batchrun.errors import OutputError, StateError
@@ -52,8 +53,10 @@ class StateLock:
                     "wait for it to end, or watch it with `batchrun status`",
                 ) from error
             if self._is_current(fd):
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+                # The pid is for a message only: on a full disk the lock holds without it.
+                with suppress(OSError):
+                    os.ftruncate(fd, 0)
+                    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
                 return fd
             os.close(fd)
 
@@ -67,7 +70,9 @@ class StateLock:
     def release(self) -> None:
         """Give the right back and remove the lock file."""
         if self._fd >= 0:
-            self._path.unlink(missing_ok=True)
+            # In a folder that has become read-only or is gone the file stays: without its holder it means nothing.
+            with suppress(OSError):
+                self._path.unlink()
             os.close(self._fd)
             self._fd = -1
 
