@@ -393,14 +393,6 @@ def _int_or_none(digits: str) -> int | float | None:
     return number if number is None or abs(number) > _MAX_EXACT else int(digits)
 
 
-_MAX_EXACT else int(digits)
-
-
-def _finite(digits: str) -> float | None:
-    number = float(digits)
-    return number if math.isfinite(number) else None
-
-
 _MAX_EXACT = 2**63
 
 

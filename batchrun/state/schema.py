@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 APPLICATION_ID = 0x62617263
 """`barc`: tells a state file from any other SQLite file."""
@@ -75,6 +75,11 @@ CREATE TABLE sessions (session INTEGER PRIMARY KEY, pid INTEGER NOT NULL, starte
 """
 
 
+_DAMAGED_HINT = (
+    "it was left untouched: restore it from a copy, or move it away together with the results and start again"
+)
+
+
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours.
@@ -95,8 +100,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise StateError(
                 f"{path}: the state file is damaged ({error})",
-                "it was left untouched: restore it from a copy, or move it away together with the results"
-                " and start again",
+                _DAMAGED_HINT,
             ) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StateError(f"{path}: the state file is locked by another program", "close it there") from error
@@ -120,8 +124,9 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         except OSError as error:
             raise OutputError(f"{path.parent}: the folder cannot be made: {error.strerror}") from error
     with sqlite_errors(path):
-        uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        if not read_only and path.exists():
+            _refuse_damaged(path)
+        connection = _open(path, "ro" if read_only else "rwc")
         try:
             _prepare(connection, path, read_only=read_only)
         except BaseException:
@@ -130,11 +135,29 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+def _open(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.resolve().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Look through the whole file, 0.3 s for a million rows, before a connection that would write to it.
+
+    A writing connection folds the log into the file when it is closed, even if nothing was written.
+    """
+    with closing(_open(path, "ro")) as connection:
+        _refuse_strange(connection, path)
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise StateError(f"{path}: the state file is damaged ({' '.join(verdict.split())})", _DAMAGED_HINT)
+
+
+def _refuse_strange(connection: sqlite3.Connection, path: Path, *, may_be_empty: bool = True) -> int:
+    """The number of tables of a file that is ours, or empty."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-    if (tables or read_only) and application_id != APPLICATION_ID:
+    if (tables or not may_be_empty) and application_id != APPLICATION_ID:
         raise StateError(
             f"{path} is not a state file of batchrun", "give another --state; this file was left untouched"
         )
@@ -143,6 +166,11 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> 
             f"{path} was written by a newer batchrun (schema {version}, this one knows {SCHEMA_VERSION})",
             "upgrade: pip install -U runpod-batchrun",
         )
+    return int(tables)
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+    tables = _refuse_strange(connection, path, may_be_empty=not read_only)
     if read_only:
         return
     connection.execute("PRAGMA journal_mode = WAL")

@@ -6,12 +6,14 @@ Every statement that the run depends on stands at the top of its part, once.
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import orjson
 
+from batchrun.errors import OutputError
 from batchrun.scheduler.states import RowState
 from batchrun.state.schema import connect, sqlite_errors
 
@@ -164,6 +166,7 @@ class Store:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._db = connect(path, read_only=read_only)
+        self._stat = path.stat()
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +177,17 @@ class Store:
     def close(self) -> None:
         """Close the file; SQLite folds the write-ahead log into it."""
         self._db.close()
+
+    def _refuse_gone(self) -> None:
+        try:
+            is_there = os.path.samestat(self._stat, self.path.stat())
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise OutputError(
+                f"{self.path}: the state file was removed or replaced while the run went on",
+                "put it back, then run the same command; without it, start a new run with another --output",
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -294,7 +308,12 @@ class Store:
     # What the driver writes while it goes on
 
     def commit(self, batch: Batch, session: int, now_ms: int) -> None:
-        """Write a batch; it is on disk when this returns."""
+        """Write a batch; it is on disk when this returns.
+
+        Raises:
+            OutputError: it cannot be written; or the file was removed or replaced, and no later session would find it.
+        """
+        self._refuse_gone()
         with self.transaction() as db:
             _write(db, batch.accepted, _NAME_JOBS, _MARK_SUBMITTED)
             _write(db, [e for e in batch.ended if e.status is not None], _END_JOBS, _END_ROWS)
