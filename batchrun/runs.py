@@ -27,6 +27,7 @@ from batchrun.scheduler.cost import WorkerMeter
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
+from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
 from batchrun.tally import Tally
 
@@ -90,11 +91,11 @@ class Run:
         options, stack = self.options, self._stack
         if options.state.is_dir():
             raise StateError(f"{options.state} is a folder, not a state file", "give --state a file name")
-        is_new = not options.state.exists()
-        if is_new:
-            _refuse_strange_results(options)
         lock = StateLock(options.state)
         stack.callback(lock.release)
+        is_new = not holds_run(options.state)
+        if is_new:
+            _refuse_strange_results(options)
         with ExitStack() as undo:
             if is_new:
                 undo.callback(_remove_state, options.state)
@@ -102,9 +103,6 @@ class Run:
             undo.callback(self.store.close)
             if not is_new:
                 refuse_other_options(self.store, options)
-                if self.store.get_setting("options") is None:
-                    # Cut off before it began, or emptied since: then the results are no less strange.
-                    _refuse_strange_results(options)
             merged = None if as_is else take_in(options, self.store, self._observer, from_spool=from_spool)
             if merged and not merged.rows:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
@@ -232,7 +230,7 @@ def _shown(value: Any) -> str:
 
 
 def _refuse_strange_results(options: RunOptions) -> None:
-    """Results without their state file may be anybody's: they are never written to."""
+    """Results without a run in their state file may be anybody's: they are never written to."""
     for path in output_paths(options, find_sources(options.inputs)):
         if path.exists() and path.stat().st_size:
             raise StateError(

@@ -135,7 +135,28 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
+def holds_run(path: Path) -> bool:
+    """Whether a file may hold a run: not when it is missing, empty, or was cut off before a run began.
+
+    Nothing is written. What is no state file of ours counts as holding something.
+
+    Raises:
+        StateError: it is damaged, or no database.
+        OutputError: it cannot be opened.
+    """
+    if not path.exists():
+        return False
+    with sqlite_errors(path), closing(_open(path, "ro")) as connection:
+        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        return bool(connection.execute("SELECT count(*) FROM settings WHERE name = 'options'").fetchone()[0])
+
+
 def _open(path: Path, mode: str) -> sqlite3.Connection:
+    log = path.with_name(path.name + "-wal")
+    if path.exists() and not path.stat().st_size and log.exists() and log.stat().st_size:
+        # SQLite takes a log beside an empty file for a leftover, and removes it.
+        raise StateError(f"{path}: the state file is damaged (it is empty, and its log is not)", _DAMAGED_HINT)
     uri = f"{path.resolve().as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
