@@ -16,7 +16,7 @@ from batchrun.conclusion import Conclusion, results_path
 from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
 from batchrun.endpoint.client import EndpointClient
 from batchrun.engine import Engine, Outcome
-from batchrun.errors import InputError, StateError
+from batchrun.errors import InputError, StateError, UsageError
 from batchrun.intake import output_paths, take_in
 from batchrun.journal import Journal
 from batchrun.prompts.lines import LineReader
@@ -89,6 +89,7 @@ class Run:
 
     def _open(self, *, from_spool: bool, as_is: bool) -> None:
         options, stack = self.options, self._stack
+        _refuse_unspeakable_names(options)
         if options.state.is_dir():
             raise StateError(f"{options.state} is a folder, not a state file", "give --state a file name")
         lock = StateLock(options.state)
@@ -237,6 +238,18 @@ def _refuse_strange_results(options: RunOptions) -> None:
                 f"{path} exists, but its state file {options.state} does not, or holds no run",
                 "move the results away, or give another --output",
             )
+
+
+def _refuse_unspeakable_names(options: RunOptions) -> None:
+    """Results, errors and the state name their files, and neither JSON nor SQLite can name these."""
+    inputs = [Path(source.path) for source in find_sources(options.inputs)]
+    for path in (options.output, options.state, *inputs):
+        name = str(path.absolute())
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+            raise UsageError(f"{shown}: the name is not valid UTF-8", "rename it, or make a link to it") from error
 
 
 def _remove_state(state: Path) -> None:

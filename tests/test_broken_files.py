@@ -15,7 +15,7 @@ from random import Random
 import orjson
 import pytest
 
-from batchrun.errors import OutputError, StateError
+from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.results.writer import recover
 from batchrun.runs import Run
 from batchrun.state.store import Store
@@ -220,7 +220,7 @@ async def try_to_run(folder: Path, base_url: str) -> None:
     """A run that may stop early or not begin, but only with an exit code of its own."""
     with suppress(OutputError):
         rehearsal = await rehearse(folder, base_url)
-        assert rehearsal.summary.exit_code in {0, 4}, rehearsal.summary.reason
+        assert rehearsal.summary.exit_code in {0, 4} or rehearsal.summary.in_flight, rehearsal.summary.reason
     for line in (folder / "out.jsonl").read_bytes().splitlines() if (folder / "out.jsonl").exists() else ():
         orjson.loads(line)
 
@@ -255,6 +255,19 @@ def test_a_full_disk_is_exit_4_with_a_reason_and_the_same_command_goes_on(tmp_pa
     assert roomy.returncode == 0, roomy.stderr
     assert len({record["id"] for record in read_lines(tmp_path / "out.jsonl")}) == 60
     assert len(read_lines(tmp_path / "out.jsonl")) == 60
+
+
+@pytest.mark.parametrize("name", ["inputs", "output", "state"])
+def test_a_file_name_that_is_no_utf_8_is_refused_and_nothing_is_left_behind(tmp_path: Path, name: str):
+    path = tmp_path / os.fsdecode(b"b\xff.jsonl")
+    write_lines(tmp_path, PROMPTS)
+    (tmp_path / "in.jsonl").rename(path)
+    given = (
+        {"inputs": (str(path),)} if name == "inputs" else {"inputs": (__file__,), name: path.with_name(path.name + "2")}
+    )
+    with pytest.raises(UsageError, match=r"b\\xff.jsonl2?: the name is not valid UTF-8"):
+        Run(options_for(tmp_path, **given), Listener(), clock=hurried, wall=wall)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.fixture
