@@ -92,13 +92,16 @@ class Run:
         _refuse_unspeakable_names(options)
         if options.state.is_dir():
             raise StateError(f"{options.state} is a folder, not a state file", "give --state a file name")
+        existed = options.state.exists()
+        if existed and not options.state.is_file():
+            raise StateError(f"{options.state} is a device or a pipe, not a state file", "give --state a file name")
         lock = StateLock(options.state)
         stack.callback(lock.release)
         is_new = not holds_run(options.state)
         if is_new:
             _refuse_strange_results(options)
         with ExitStack() as undo:
-            if is_new:
+            if not existed:
                 undo.callback(_remove_state, options.state)
             self.store = Store(options.state)
             undo.callback(self.store.close)

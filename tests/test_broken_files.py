@@ -15,7 +15,7 @@ from random import Random
 import orjson
 import pytest
 
-from batchrun.errors import OutputError, StateError, UsageError
+from batchrun.errors import InputError, OutputError, StateError, UsageError
 from batchrun.results.writer import recover
 from batchrun.runs import Run
 from batchrun.state.store import Store
@@ -268,6 +268,19 @@ def test_a_file_name_that_is_no_utf_8_is_refused_and_nothing_is_left_behind(tmp_
     with pytest.raises(UsageError, match=r"b\\xff.jsonl2?: the name is not valid UTF-8"):
         Run(options_for(tmp_path, **given), Listener(), clock=hurried, wall=wall)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_is_no_regular_file_or_was_there_before_is_never_removed(tmp_path: Path):
+    (tmp_path / "in.jsonl").write_text("not a prompt\n")
+    os.mkfifo(state_of(tmp_path))
+    with pytest.raises(StateError, match="a device or a pipe"):
+        open_and_close(tmp_path)
+    assert state_of(tmp_path).is_fifo()
+    state_of(tmp_path).unlink()
+    state_of(tmp_path).write_bytes(b"")
+    with pytest.raises(InputError):
+        open_and_close(tmp_path)
+    assert state_of(tmp_path).exists()
 
 
 @pytest.fixture
