@@ -234,7 +234,7 @@ async def try_to_run(folder: Path, base_url: str) -> None:
     """A run that may stop early or not begin, but only with an exit code of its own."""
     with suppress(OutputError):
         rehearsal = await rehearse(folder, base_url)
-        assert rehearsal.summary.exit_code in {0, 4} or rehearsal.summary.in_flight, rehearsal.summary.reason
+        assert rehearsal.summary.exit_code in {0, 4}, rehearsal.summary.reason
     for line in (folder / "out.jsonl").read_bytes().splitlines() if (folder / "out.jsonl").exists() else ():
         orjson.loads(line)
 
@@ -323,9 +323,9 @@ async def test_a_file_system_without_room_stops_the_run_and_room_lets_it_go_on(s
     assert server.seen["run"] <= len(PROMPTS) + rehearsal.summary.unconfirmed
 
 
-def once(do):
+def once(do, at_poll=6):
     """A fault that lets the first half of the jobs pass, and does something to the files behind them."""
-    polls = {"left": 6}
+    polls = {"left": at_poll}
 
     async def fault(request, operation):
         if operation == "status":
@@ -436,3 +436,11 @@ async def test_what_turns_read_only_while_the_run_goes_on_stops_it_and_it_goes_o
         rehearsal = await rehearse(folder, server.endpoint.base_url)
     assert (sorted(rehearsal.ids()), rehearsal.summary.exit_code) == (IDS, 0)
     assert server.seen["run"] <= len(PROMPTS) + rehearsal.summary.unconfirmed
+
+
+async def test_the_last_commit_that_fails_makes_a_stopped_run_of_a_finished_one(tmp_path: Path):
+    write_lines(tmp_path, PROMPTS[:1])
+    async with serving(once((tmp_path / "out.jsonl").unlink, at_poll=1)) as server:
+        stopped = await rehearse(tmp_path, server.endpoint.base_url)
+    assert (stopped.summary.outcome, stopped.summary.exit_code) == ("stopped", 4)
+    assert "out.jsonl" in stopped.summary.reason
