@@ -6,7 +6,7 @@ Nothing here reads a file, an environment variable or a clock; the command line 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,8 +78,6 @@ class Limits:
     run: OperationLimit = OperationLimit(per_window=1000, concurrent=200)
     status: OperationLimit = OperationLimit(per_window=2000, concurrent=400)
     cancel: OperationLimit = OperationLimit(per_window=100, concurrent=20)
-    health: OperationLimit = OperationLimit(per_window=20, concurrent=1)
-    """`/health` has no documented limit: a probe every half second is all that is ever needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +166,8 @@ class RunOptions:
     def from_json(cls, data: dict[str, Any], state: Path) -> RunOptions:
         """The inverse of `to_json`, for a state file that may have been moved together with its results."""
         scheduler = dict(data["scheduler"])
-        limits = {name: OperationLimit(**limit) for name, limit in scheduler["limits"].items()}
+        known = {item.name for item in fields(Limits)}
+        limits = {name: OperationLimit(**limit) for name, limit in scheduler["limits"].items() if name in known}
         scheduler["limits"] = Limits(**limits)
         guards = dict(data.get("guards", {}))
         guards["halt"] = HaltOptions(**guards.get("halt", {}))

@@ -89,7 +89,8 @@ class Run:
 
     def _open(self, *, from_spool: bool, as_is: bool) -> None:
         options, stack = self.options, self._stack
-        _refuse_unspeakable_names(options)
+        if not as_is:
+            _refuse_unspeakable_names(options)
         if options.state.is_dir():
             raise StateError(f"{options.state} is a folder, not a state file", "give --state a file name")
         existed = options.state.exists()

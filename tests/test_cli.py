@@ -6,7 +6,7 @@ import gzip
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import orjson
 import pytest
@@ -15,9 +15,6 @@ from click.testing import CliRunner
 from batchrun.cli import main
 from batchrun.state.store import Store
 from tests.rehearsal import read_lines
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +65,18 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, wor
         (["p.jsonl", "-e", "local", "-o", "-"], "results go to a file"),
         (["p.jsonl", "-e", "local", "-j", "0"], "0 is not in the range"),
         (["p.jsonl", "-e", "local", "--set", "temperature"], "is not KEY=VALUE"),
+        (["p.jsonl", "-e", "local", "--max-cost", "5"], "--max-cost needs --price-per-hour"),
+        (["p.jsonl", "-e", "local", "--max-cost", "0", "--price-per-hour", "1"], "0.0 is not in the range"),
+        (["p.jsonl", "-e", "local", "--deadline", "soon"], "'soon' is no time above 0, for example 8h, 90m"),
+        (["p.jsonl", "-e", "local", "--deadline", "0h"], "is no time above 0"),
+        (["p.jsonl", "-e", "local", "--job-timeout", "1.2.3h"], "is no time above 0"),
+        (["p.jsonl", "-e", "local", "--job-timeout", ""], "is no time above 0"),
+        (["p.jsonl", "-e", "local", "--halt", "0"], "give failed rows (50), a share of them (10%), or off"),
+        (["p.jsonl", "-e", "local", "--halt", "101%"], "give failed rows (50), a share of them (10%), or off"),
+        (["p.jsonl", "-e", "local", "--halt", "many"], "give failed rows (50), a share of them (10%), or off"),
+        (["p.jsonl", "-e", "local", "--canary", "-1"], "-1 is not in the range"),
+        (["p.jsonl", "-e", "local", "--on-interrupt", "panic"], "'panic' is not one of 'drain', 'detach', 'cancel'"),
+        (["p.jsonl", "-e", "local", "--notify", "slack"], "--notify is no http(s) URL"),
         (["p.jsonl", "-e", "local", "--execution-timeout", "1"], "1.0 is not in the range"),
         (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only goes with --retry-failed"),
         (["p.jsonl", "-e", "local", "--retry-failed", "--only", "bad"], "--only bad: there is no such kind of failure"),
@@ -288,3 +297,53 @@ def test_help_needs_no_heavy_import():
     code = f"import sys; from batchrun.cli import main; print(sorted(sys.modules.keys() & {heavy}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("8h", 28800.0),
+        ("90m", 5400.0),
+        ("1h30m", 5400.0),
+        ("45s", 45.0),
+        ("2d", 172800.0),
+        ("1.5H", 5400.0),
+        ("7", 7.0),
+    ],
+)
+def test_times_are_said_as_people_say_them(text: str, seconds: float):
+    assert local("p.jsonl", "--deadline", text).returncode == 0
+    with Store(Path("p.results.jsonl.state"), read_only=True) as store:
+        assert store.get_setting("options")["guards"]["deadline_s"] == seconds
+
+
+def test_a_resumed_run_keeps_its_guards_and_those_that_are_given_replace_them():
+    first = local("p.jsonl", "--halt", "10%", "--price-per-hour", "2", "--max-cost", "5", "--limit", "1")
+    assert first.returncode == 0, first.stderr
+    assert "  cost " in first.stderr
+    again = batchrun("resume", "p.results.jsonl.state", "--max-cost", "9", "--worker", "echo")
+    assert again.returncode == 0, again.stderr
+    with Store(Path("p.results.jsonl.state"), read_only=True) as store:
+        guards = store.get_setting("options")["guards"]
+    assert (guards["max_cost"], guards["price_per_hour"], guards["halt"]["share"]) == (9.0, 2.0, 0.1)
+    assert "  cost  $" in batchrun("status", "p.results.jsonl.state").stdout
+
+
+def test_a_notification_is_no_part_of_the_state_or_the_manifest():
+    done = local("p.jsonl", "--notify", "http://127.0.0.1:9/T0KEN")
+    assert done.returncode == 0
+    for path in Path.cwd().glob("p.results*"):
+        assert b"T0KEN" not in path.read_bytes(), path
+    assert "T0KEN" not in done.stderr
+
+
+def test_cancel_of_a_run_with_nothing_in_flight_does_nothing_and_says_so():
+    local("p.jsonl")
+    done = batchrun("cancel", "p.results.jsonl.state", "--progress", "none")
+    assert done.returncode == 0
+    assert "cancelled: 2 of 2 rows succeeded" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "words"), [("none.state", "there is no such state file"), ("p.jsonl", "")])
+def test_cancel_of_what_is_no_state_file_is_refused(name: str, words: str):
+    assert_one_clear_line(batchrun("cancel", name), 2, words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 BATCHRUN = [sys.executable, "-m", "batchrun"]
 ROWS = 600
+KEYED = {**os.environ, "RUNPOD_API_KEY": "rpa_SECRET"}
 
 
 @pytest.fixture
@@ -39,18 +41,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def command(folder: Path, base_url: str) -> list[str]:
-    return [
+def start(folder: Path, base_url: str, *options: str) -> subprocess.Popen[str]:
+    command = [
         *BATCHRUN,
         *("run", str(folder / "in.jsonl"), "-o", str(folder / "out.jsonl"), "-e", "abc", "--base-url", base_url),
-        *("--run-limit", "0", "--status-limit", "0", "-j", "100", "--progress", "none"),
+        *("--run-limit", "0", "--status-limit", "0", "-j", "100", "--progress", "none", *options),
     ]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=KEYED)
 
 
-def start(folder: Path, base_url: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(folder, base_url), stderr=subprocess.PIPE, text=True, env={**os.environ, "RUNPOD_API_KEY": "rpa_SECRET"}
-    )
+def cancel(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [*BATCHRUN, "cancel", str(folder / "out.jsonl.state"), "--progress", "none"]
+    return subprocess.run(command, capture_output=True, text=True, env=KEYED, timeout=60, check=False)
 
 
 def wait_for_results(folder: Path, count: int) -> None:
@@ -63,15 +65,20 @@ def wait_for_results(folder: Path, count: int) -> None:
     raise AssertionError(f"no {count} results in time")
 
 
-def assert_whole(folder: Path) -> None:
+def assert_whole(folder: Path, rows: int = ROWS) -> None:
     ids = [record["id"] for record in read_lines(folder / "out.jsonl")]
-    assert len(ids) == len(set(ids)) == ROWS
+    assert len(ids) == len(set(ids)) == rows
+
+
+def jobs(base_url: str) -> dict[str, int]:
+    """What the endpoint says of its jobs."""
+    with urllib.request.urlopen(f"{base_url}/abc/health") as answer:
+        return orjson.loads(answer.read())["jobs"]
 
 
 def jobs_run(base_url: str) -> int:
     """How many jobs the endpoint has run: what would have been paid for."""
-    with urllib.request.urlopen(f"{base_url}/abc/health") as answer:
-        return orjson.loads(answer.read())["jobs"]["completed"]
+    return jobs(base_url)["completed"]
 
 
 def status(folder: Path) -> dict:
@@ -154,3 +161,96 @@ def test_the_key_is_nowhere(folder: Path, base_url: str):
     assert "rpa_SECRET" not in said
     for path in folder.iterdir():
         assert b"rpa_SECRET" not in path.read_bytes()
+
+
+def wait_for(true, timeout_s: float = 30.0) -> None:
+    until = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < until, "not in time"
+        time.sleep(0.01)
+
+
+def test_twenty_kills_at_random_moments_under_load_lose_and_double_nothing(tmp_path: Path, base_url: str):
+    rows, rng = 3000, random.Random(7)
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"prompt {n}", "max_tokens": 4} for n in range(rows)])
+    for _ in range(20):
+        process = start(tmp_path, base_url)
+        time.sleep(rng.uniform(0.2, 0.9))
+        process.kill()
+        process.communicate()
+    process = start(tmp_path, base_url)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    assert_whole(tmp_path, rows)
+    unconfirmed = status(tmp_path)["counters"].get("unconfirmed", 0)
+    assert rows <= jobs_run(base_url) <= rows + unconfirmed
+    assert unconfirmed <= 20 * 128, "a kill leaves two submissions a connection without an answer at most"
+
+
+def test_detaching_from_a_thousand_jobs_in_flight_takes_less_than_two_seconds(tmp_path: Path, base_url: str):
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"prompt {n}", "max_tokens": 4} for n in range(3000)])
+    process = start(tmp_path, base_url, "-j", "1000", "--on-interrupt", "detach")
+    wait_for_results(tmp_path, 20)
+    wait_for(lambda: jobs(base_url)["inQueue"] > 900)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    said = process.communicate(timeout=20)[1]
+    assert time.monotonic() - began < 2.0
+    assert process.returncode == 130
+    assert "jobs go on at the endpoint: resume by" in said
+    assert f"batchrun resume {tmp_path / 'out.jsonl.state'}" in said
+    assert status(tmp_path)["in_flight"] > 800
+
+
+def test_an_interrupt_cancels_on_request_and_leaves_nothing_at_the_endpoint(folder: Path, base_url: str):
+    process = start(folder, base_url, "--on-interrupt", "cancel")
+    wait_for_results(folder, 50)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "cancelling the 100 jobs in flight" not in said, "--progress none is silent"
+    assert (jobs(base_url)["inQueue"], jobs(base_url)["inProgress"]) == (0, 0)
+    standing = status(folder)
+    assert (standing["in_flight"], standing["failed"]) == (0, 0)
+    assert standing["counters"]["calls_cancel"] > 0
+    process = start(folder, base_url)
+    assert process.communicate(timeout=60) is not None
+    assert process.returncode == 0
+    assert_whole(folder)
+
+
+def test_a_run_that_goes_on_is_cancelled_from_outside(folder: Path, base_url: str):
+    process = start(folder, base_url)
+    wait_for_results(folder, 50)
+    done = cancel(folder)
+    assert done.returncode == 0, done.stderr
+    said = process.communicate(timeout=10)[1]
+    assert process.returncode == 130, said
+    assert (jobs(base_url)["inQueue"], jobs(base_url)["inProgress"]) == (0, 0)
+
+
+def test_what_a_killed_run_has_left_is_cancelled_even_when_its_input_is_gone(folder: Path, base_url: str):
+    process = start(folder, base_url)
+    wait_for_results(folder, 50)
+    process.kill()
+    process.communicate()
+    (folder / "in.jsonl").rename(folder / "kept.jsonl")
+    done = cancel(folder)
+    assert done.returncode == 0, done.stderr
+    assert "cancelled:" in done.stderr
+    (folder / "kept.jsonl").rename(folder / "in.jsonl")
+    assert status(folder)["in_flight"] == 0
+    process = start(folder, base_url)
+    assert process.communicate(timeout=60) is not None
+    assert process.returncode == 0
+    assert_whole(folder)
+
+
+def test_a_closed_terminal_detaches(folder: Path, base_url: str):
+    process = start(folder, base_url)
+    wait_for_results(folder, 20)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert status(folder)["in_flight"] > 0
+    assert (folder / "out.manifest.json").exists()

@@ -73,6 +73,10 @@ class JobQueue:
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
         self._free = deque(slot for _ in range(jobs_per_worker) for slot in range(workers))
+        self._at_work = [0] * workers
+        self._running = 0
+        self._worker_s = 0.0
+        self._counted_at = 0.0
         self._ended: deque[Job] = deque()
         self._number = 0
         self._queued = 0
@@ -113,7 +117,7 @@ class JobQueue:
             if now >= job.submitted_at + job.ttl_s:
                 del self._jobs[job.id]
                 continue
-            job.slot = self._free.popleft()
+            job.slot = self._occupy(now)
             job.status = JobStatus.IN_PROGRESS
             job.started_at = now
             job.run += 1
@@ -139,7 +143,7 @@ class JobQueue:
             return None
         kept_until = job.ended_at + self._retention_s if job.status.is_final else float("inf")
         if now >= min(kept_until, job.submitted_at + job.ttl_s):
-            self._forget(job)
+            self._forget(job, now)
             return None
         return job
 
@@ -160,6 +164,10 @@ class JobQueue:
             self._enqueue(job)
         return job
 
+    def worker_s(self, now: float) -> float:
+        """How long workers have run until now, added up over them: what would be paid for."""
+        return self._worker_s + self._running * (now - self._counted_at)
+
     def purge(self) -> int:
         """Drop every job that waits in the queue, whoever submitted it; returns how many."""
         dropped = [job for job in self._waiting if job.status is JobStatus.IN_QUEUE]
@@ -172,17 +180,15 @@ class JobQueue:
     def health(self) -> tuple[Health, int]:
         """What `/health` says, and the jobs that were retried."""
         slots = self._workers * self._jobs_per_worker
-        busy = slots - len(self._free)
-        running = min(self._workers, busy)
         health = Health(
             in_queue=self._queued,
-            in_progress=busy,
+            in_progress=slots - len(self._free),
             completed=self._completed,
             failed=self._failed,
-            idle=self._workers - running,
+            idle=self._workers - self._running,
             initializing=0,
             ready=self._workers,
-            running=running,
+            running=self._running,
             throttled=0,
             unhealthy=0,
         )
@@ -196,7 +202,7 @@ class JobQueue:
         if job.status is JobStatus.IN_QUEUE and job.slot is None and job.request:
             self._queued -= 1
         if job.status is JobStatus.IN_PROGRESS and job.slot is not None:
-            self._free.append(job.slot)
+            self._release(job.slot, now)
         job.status, job.ended_at = status, now
         if status is JobStatus.COMPLETED:
             self._completed += 1
@@ -204,10 +210,27 @@ class JobQueue:
             self._failed += status is not JobStatus.CANCELLED
         self._ended.append(job)
 
-    def _forget(self, job: Job) -> None:
+    def _occupy(self, now: float) -> int:
+        """Take a free slot; returns its worker."""
+        worker = self._free.popleft()
+        self._at_work[worker] += 1
+        self._count_workers(now, int(self._at_work[worker] == 1))
+        return worker
+
+    def _release(self, worker: int, now: float) -> None:
+        self._free.append(worker)
+        self._at_work[worker] -= 1
+        self._count_workers(now, -int(self._at_work[worker] == 0))
+
+    def _count_workers(self, now: float, change: int) -> None:
+        self._worker_s = self.worker_s(now)
+        self._counted_at = now
+        self._running += change
+
+    def _forget(self, job: Job, now: float) -> None:
         del self._jobs[job.id]
         if job.status is JobStatus.IN_PROGRESS and job.slot is not None:
-            self._free.append(job.slot)
+            self._release(job.slot, now)
             job.run += 1
         elif job.status is JobStatus.IN_QUEUE:
             self._queued -= 1

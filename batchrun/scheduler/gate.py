@@ -26,7 +26,7 @@ _BLOCK_CAP_S = 120.0
 """While `/health` answers and `/run` does not, one submission is risked this often: each may be a paid job."""
 _SAMPLE_S = 15.0
 """Between two samples where nobody asked for the cost: soon enough to tell why a run stands still."""
-_METER_LEAST_S = 0.5
+_METER_LEAST_S = 0.25
 _METER_MOST_S = 10.0
 _METER_SHARE = 0.02
 """Samples for the cost lie this share of the session's age apart, so that the last gap is 2% of it at most."""

@@ -366,9 +366,9 @@ def test_samples_for_a_cost_are_dense_at_first_and_never_farther_apart_than_ten_
         times.append(now)
         now = gate.next_at()
     gaps = [b - a for a, b in pairwise(times)]
-    assert gaps[0] == 0.5
+    assert gaps[0] == 0.25
     assert max(gaps) == 10.0
-    assert all(gap <= max(0.5, 0.02 * at + 1e-9) for gap, at in zip(gaps, times, strict=False))
+    assert all(gap <= max(0.25, 0.02 * at + 1e-9) for gap, at in zip(gaps, times, strict=False))
 
 
 def test_an_open_gate_that_gets_no_health_stays_open_and_goes_on_asking():
