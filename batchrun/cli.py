@@ -170,6 +170,46 @@ def cancel(state: Path, **given: Any) -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT)
+@click.argument("state", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def verify(state: Path, *, as_json: bool) -> None:
+    """Prove that the run of a STATE file is whole; also while it is going on.
+
+    Every row is accounted for, every result is in its file once, and every input line is what it was when it was
+    taken in. Nothing is changed and nothing is sent. Exits with 0 if all adds up, else with 1.
+
+    \b
+    Examples:
+      batchrun verify results.jsonl.state
+      batchrun verify results.jsonl.state --json
+    """
+    from batchrun import verification
+
+    found = verification.verify(state)
+    click.echo(verification.to_json(found) if as_json else verification.render(found), nl=False)
+    sys.exit(0 if found.is_whole else 1)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("state", type=click.Path(path_type=Path))
+@click.option("-o", "--output", metavar="FILE", required=True, help="The file to write; `-` is stdout.")
+def export(state: Path, output: str) -> None:
+    """Write the results of a STATE file's run in the order of its input, into one file.
+
+    FILE is written whole or not at all. While the run is going on, it gets the results so far.
+
+    \b
+    Examples:
+      batchrun export results.jsonl.state -o ordered.jsonl
+      batchrun export out.state -o - | gzip > ordered.jsonl.gz
+    """
+    from batchrun import export as exporting
+
+    target = None if output == "-" else Path(output)
+    click.echo(str(exporting.export(state, target, sys.stdout.buffer)), err=True)
+
+
+@main.command(context_settings=_ENVIRONMENT)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check(inputs: tuple[str, ...], *, as_json: bool) -> None:

@@ -17,7 +17,7 @@ from batchrun.journal import LineChangedError, read_line
 from batchrun.results.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
 from batchrun.results.record import JobInfo, error_line
 from batchrun.results.summary import FailureGroup, Percentiles, Summary
-from batchrun.results.writer import write_errors
+from batchrun.results.writer import errors_path, write_errors
 from batchrun.scheduler.states import RowState
 
 if TYPE_CHECKING:
@@ -175,11 +175,6 @@ class Conclusion:
 def results_path(state: Path, output: OutputRecord) -> Path:
     """Where a run's results file is, given its state file."""
     return Path(os.path.normpath(state.absolute().parent / output.path))
-
-
-def errors_path(results: Path) -> Path:
-    """The error file that belongs to a results file."""
-    return results.with_name(f"{results.name.removesuffix('.jsonl')}.errors.jsonl")
 
 
 def rescue_by(store: Store) -> float | None:

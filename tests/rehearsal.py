@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from batchrun.conclusion import errors_path
 from batchrun.config import JobPolicy, Limits, OperationLimit, RequestOptions, RunOptions, SchedulerOptions
 from batchrun.local.echo import EchoWorker
 from batchrun.local.server import LocalEndpoint, LocalOptions
+from batchrun.results.writer import errors_path
 from batchrun.runs import Run
 
 if TYPE_CHECKING:

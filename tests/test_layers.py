@@ -38,8 +38,11 @@ MAY_IMPORT = {
     "standing": ENGINE_LEVEL | {"accounts"},
     "session": ENGINE_LEVEL
     | {"intake", "runs", "engine", "interrupts", "clock", "notify", "credentials", "local", "progress"},
+    "verification": ENGINE_LEVEL,
+    "export": ENGINE_LEVEL,
     "options": {"config"},
-    "cli": ENGINE_LEVEL | {"session", "standing", "intake", "progress", "options", "__version__"},
+    "cli": ENGINE_LEVEL
+    | {"session", "standing", "verification", "export", "intake", "progress", "options", "__version__"},
     "__init__": set(),
     "__main__": {"cli"},
 }
@@ -47,7 +50,7 @@ MAY_IMPORT = {
 
 LIBRARIES = {
     "aiohttp": {"endpoint.client", "local.server", "local.upstream", "notify"},
-    "sqlite3": {"state.schema", "state.store", "state.intake"},
+    "sqlite3": {"state.schema", "state.store", "state.intake", "state.positions"},
     "tqdm": {"progress"},
     "click": {"cli", "options", "session"},
     "xllamacpp": {"local.smollm2"},

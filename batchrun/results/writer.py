@@ -1,4 +1,4 @@
-"""How lines reach the disk: results appended and synced, torn ends found and cut, error files whole by rename."""
+"""How lines reach the disk: results appended and synced, torn ends found and cut, other files whole by rename."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from batchrun.errors import OutputError, StateError
@@ -153,9 +154,26 @@ def write_errors(path: Path, lines: Iterable[bytes]) -> int:
     Raises:
         OutputError: it cannot be written; an older file is as it was.
     """
-    part = path.with_name(path.name + ".part")
+    with writing(path):
+        lines = iter(lines)
+        first = next(lines, None)
+        if first is not None:
+            return write_whole(path, chain([first], lines))
+        path.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    return 0
+
+
+def write_whole(path: Path, lines: Iterable[bytes]) -> int:
+    """Write a file of lines whole, by rename; returns how many lines it has. Until then it is `<path>.part`.
+
+    Raises:
+        OutputError: it cannot be written; an older file is as it was.
+    """
+    part = part_of(path)
     count = 0
     with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("wb") as file:
                 for line in lines:
@@ -163,33 +181,21 @@ def write_errors(path: Path, lines: Iterable[bytes]) -> int:
                     count += 1
                 file.flush()
                 os.fsync(file.fileno())
-            if count:
-                part.replace(path)
-            else:
-                path.unlink(missing_ok=True)
+            part.replace(path)
         finally:
             part.unlink(missing_ok=True)
         _sync_folder(path.parent)
     return count
 
 
-def write_whole(path: Path, lines: Iterable[bytes]) -> None:
-    """Write a file whole, by rename.
+def errors_path(results: Path) -> Path:
+    """The error file that belongs to a results file."""
+    return results.with_name(f"{results.name.removesuffix('.jsonl')}.errors.jsonl")
 
-    Raises:
-        OutputError: it cannot be written; an older file is as it was.
-    """
-    part = path.with_name(path.name + ".part")
-    with writing(path):
-        try:
-            with part.open("wb") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+
+def part_of(path: Path) -> Path:
+    """Where a file is written before it gets its name."""
+    return path.with_name(path.name + ".part")
 
 
 def _blocks(fd: int, offset: int) -> Iterator[bytes]:

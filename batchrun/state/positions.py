@@ -1,0 +1,77 @@
+"""Where each result line stands, sorted by where its prompt line stands. On disk, in a file that nobody sees."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from batchrun.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_TABLE = """
+CREATE TABLE positions (source INTEGER, line INTEGER, row INTEGER, output INTEGER, offset INTEGER, length INTEGER,
+    PRIMARY KEY (source, line, row)) WITHOUT ROWID
+"""
+
+
+class Position(NamedTuple):
+    """The place of a row's result line. Its first three fields give the order."""
+
+    source: int
+    line: int
+    """Of the prompt, 1-based."""
+    row: int
+    output: int
+    offset: int
+    length: int
+    """In bytes, with the line's end."""
+
+
+class Positions:
+    """The places of the result lines of a run.
+
+    They are in a database of SQLite's own in the folder for temporary files (TMPDIR), some 25 bytes a line; it is gone
+    when it is closed, or when the process ends.
+
+    Raises:
+        OutputError: the disk is full; any method raises it.
+    """
+
+    def __init__(self) -> None:
+        with _errors():
+            self._db = sqlite3.connect("", isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = OFF")
+            self._db.execute("PRAGMA synchronous = OFF")
+            self._db.execute(_TABLE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def add(self, positions: Iterable[Position]) -> None:
+        """Take in the places of rows that are not here yet."""
+        with _errors():
+            self._db.execute("BEGIN")
+            self._db.executemany("INSERT INTO positions VALUES (?, ?, ?, ?, ?, ?)", positions)
+            self._db.execute("COMMIT")
+
+    def __iter__(self) -> Iterator[Position]:
+        """All of them in input order, one in memory at a time."""
+        with _errors():
+            yield from map(Position._make, self._db.execute("SELECT * FROM positions ORDER BY source, line, row"))
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OutputError(
+            f"the places of the results cannot be kept in the folder for temporary files: {error}",
+            "make room there, or name another folder in TMPDIR",
+        ) from error

@@ -1,0 +1,92 @@
+"""A run's state as of one moment, for those who look at all of its rows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchrun.state.schema import sqlite_errors
+from batchrun.state.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batchrun.state.store import OutputRecord
+
+
+class Found(NamedTuple):
+    """A row that was looked up by its id."""
+
+    row: int
+    source: int
+    line: int
+    """1-based."""
+    state: int
+    """A RowState's number; a file that was tampered with may hold others."""
+
+
+class ScannedRow(NamedTuple):
+    """A row and the way back to its line."""
+
+    row: int
+    id: str
+    source: int
+    line: int
+    """1-based."""
+    offset: int
+    length: int
+    """Of the line in bytes, without its end."""
+    digest: bytes
+    state: int
+    """As in `Found`."""
+
+
+class Snapshot(Store):
+    """A state file, read-only, as it was when this was made, whatever another process writes meanwhile.
+
+    The length of each results file and the states of its rows are committed together, so here they agree.
+
+    Args:
+        path: The state file.
+
+    Raises:
+        StateError: there is no such state file, or it cannot be read; any method raises it for a damaged one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, read_only=True)
+        try:
+            with sqlite_errors(path):
+                self._db.execute("BEGIN")
+            # The transaction begins with its first read.
+            self.query("SELECT 1 FROM settings LIMIT 1")
+        except BaseException:
+            self.close()
+            raise
+
+    def results_path(self, output: OutputRecord) -> Path:
+        """Where an output's results file stands."""
+        return Path(os.path.normpath(self.path.parent / output.path))
+
+    def last_row(self) -> int:
+        """The largest number that a row has; 0 without any."""
+        return int(self.query("SELECT coalesce(max(row), 0) FROM rows")[0][0])
+
+    def last_session(self) -> tuple[int, str | None]:
+        """The number of the last session and how it ended; None while it goes on, or when it was cut off."""
+        rows = self.query("SELECT session, outcome FROM sessions ORDER BY session DESC LIMIT 1")
+        return (int(rows[0][0]), rows[0][1]) if rows else (0, None)
+
+    def find(self, ids: Sequence[str]) -> list[Found | None]:
+        """The rows with these ids, in their order; None where there is none. At most 30,000 at a time."""
+        # Not as one JSON array: SQLite would end an id there at a NUL.
+        sql = f"SELECT id, row, source, line, state FROM rows WHERE id IN ({','.join('?' * len(ids))})"
+        found = {row[0]: Found(*row[1:]) for row in self.query(sql, ids)}
+        return [found.get(row_id) for row_id in ids]
+
+    def scan(self) -> Iterator[ScannedRow]:
+        """Every row in order, one in memory at a time."""
+        sql = "SELECT row, id, source, line, offset, length, digest, state FROM rows ORDER BY row"
+        with sqlite_errors(self.path):
+            yield from map(ScannedRow._make, self._db.execute(sql))
