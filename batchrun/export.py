@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from batchrun.errors import StateError, UsageError
-from batchrun.results.reader import PlacedLines, read_lines, size_of
+from batchrun.results.reader import PlacedLines, in_groups, read_lines, size_of
 from batchrun.results.record import read_record
 from batchrun.results.writer import errors_path, part_of, write_whole
 from batchrun.scheduler.states import RowState
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batchrun.results.reader import StoredLine
-
-_GROUP_LINES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +85,7 @@ def _find_positions(store: Snapshot, positions: Positions, succeeded: int) -> No
                 " results are missing",
                 "put the whole file back; `batchrun verify` names the rows",
             )
-        lines = read_lines(path, end=output.committed_bytes)
-        while group := list(islice(lines, _GROUP_LINES)):
+        for group in in_groups(read_lines(path, end=output.committed_bytes)):
             found = list(_placed(store, path, group, seen, output.output))
             positions.add(found)
             count += len(found)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -18,8 +17,8 @@ import orjson
 from batchrun.errors import InputError, StateError
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.lines import LineReader
-from batchrun.results.reader import read_lines, size_of
-from batchrun.results.record import read_record
+from batchrun.results.reader import in_groups, read_lines, size_of
+from batchrun.results.record import read_error_id, read_record
 from batchrun.results.writer import errors_path
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import holder
@@ -32,13 +31,13 @@ if TYPE_CHECKING:
     from batchrun.state.snapshot import Found, ScannedRow
     from batchrun.state.store import OutputRecord, SourceRecord
 
-_GROUP_LINES = 1000
 _NAMED = 5
 """Of each kind of problem so many are named."""
 _RESULT, _ERROR = 1, 2
 """Marks of a row: it was found in a results file, in an error file."""
 
 PROBLEMS = {
+    "damaged": "faults are in the state file itself",
     "unknown_state": "rows are in a state that there is not",
     "no_input": "rows belong to no input of the run",
     "no_failure": "failed rows have no failure on record",
@@ -156,6 +155,8 @@ class _Check:
     def rows(self) -> None:
         """The rows against the failures and the jobs."""
         found, query = self._found, self._store.query
+        for fault in self._store.damage():
+            self._add("damaged", fault)
         for state, count in query("SELECT state, count(*) FROM rows GROUP BY state"):
             found.rows += count
             if state in list(RowState):
@@ -186,7 +187,7 @@ class _Check:
                 what = f"is {short:,} bytes shorter than the state file says" if size_bytes else "is missing or empty"
                 self._add("file", f"{path} {what}")
             last = 0
-            for group in _groups(read_lines(path, end=output.committed_bytes)):
+            for group in in_groups(read_lines(path, end=output.committed_bytes)):
                 last = group[-1].number
                 for line, row_id, row in self._belonging(path, group, _result_id, "no_result"):
                     self._result(output, path, line, row_id, row)
@@ -218,7 +219,7 @@ class _Check:
 
     def _tail(self, path: Path, tail: Iterator[StoredLine]) -> None:
         count = torn_bytes = 0
-        for group in _groups(tail):
+        for group in in_groups(tail):
             if not group[-1].raw.endswith(b"\n"):
                 torn_bytes = len(group.pop().raw)
             count += len(group)
@@ -244,8 +245,8 @@ class _Check:
             if not size_bytes:
                 return
             self._error_files.add(output.output)
-            for group in _groups(read_lines(path, end=size_bytes)):
-                for line, row_id, row in self._belonging(path, group, _error_id, "no_error", unknown="stray_error"):
+            for group in in_groups(read_lines(path, end=size_bytes)):
+                for line, row_id, row in self._belonging(path, group, read_error_id, "no_error", unknown="stray_error"):
                     source = self._sources.get(row.source)
                     if row.state != RowState.FAILED or (source is not None and source.output != output.output):
                         self._add("stray_error", f"{path}:{line.number} ({row_id})")
@@ -260,21 +261,20 @@ class _Check:
     def lines(self) -> None:
         """The input line of each row; and which rows have no result, or no error record."""
         absent: Counter[int] = Counter()
-        with _Inputs(self._sources, self._add) as inputs:
+        with _Inputs(self._add) as inputs:
             for row in self._store.scan():
                 source = self._sources.get(row.source)
                 if source is None:
                     self._add("no_input", row.id)
                     continue
-                where = f"{source.path}:{row.line} ({row.id})"
                 if row.state == RowState.SUCCEEDED and not self._marks[row.row] & _RESULT:
-                    self._add("missing", where)
+                    self._add("missing", _where(source, row))
                 elif row.state == RowState.FAILED and not self._marks[row.row] & _ERROR:
                     if source.output in self._error_files:
-                        self._add("missing_error", where)
+                        self._add("missing_error", _where(source, row))
                     else:
                         absent[source.output] += 1
-                if inputs.is_unchanged(row, where):
+                if inputs.is_unchanged(source, row):
                     self._found.lines += 1
         for output, count in absent.items():
             path = errors_path(self._paths[output]) if output in self._paths else "the error file"
@@ -332,8 +332,7 @@ class _Check:
 class _Inputs:
     """The input files, one open at a time; a missing one is one problem."""
 
-    def __init__(self, sources: dict[int, SourceRecord], add: Callable[[str, str], None]) -> None:
-        self._sources = sources
+    def __init__(self, add: Callable[[str, str], None]) -> None:
         self._add = add
         self._source: int | None = None
         self._reader: LineReader | None = None
@@ -345,31 +344,31 @@ class _Inputs:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def is_unchanged(self, row: ScannedRow, where: str) -> bool:
+    def is_unchanged(self, source: SourceRecord, row: ScannedRow) -> bool:
         """Whether a row's line is what it was; otherwise the problem is noted."""
         if row.source != self._source:
-            self._open(row.source)
+            self._open(source)
         if self._reader is None:
             return False
         try:
             raw = self._reader.read(row.source, row.offset, row.length)
         except InputError as error:
-            self._add("changed", f"{where}: {error.message}")
+            self._add("changed", f"{_where(source, row)}: {error.message}")
             return False
-        if line_digest(raw) != row.digest:
-            self._add("changed", where)
-            return False
-        return True
+        if line_digest(raw) == row.digest:
+            return True
+        self._add("changed", _where(source, row))
+        return False
 
-    def _open(self, source: int) -> None:
+    def _open(self, source: SourceRecord) -> None:
         self._close()
-        self._source = source
-        if source in self._missing:
+        self._source = source.source
+        if source.source in self._missing:
             return
         try:
-            self._reader = LineReader({source: Path(self._sources[source].file)})
+            self._reader = LineReader({source.source: Path(source.file)})
         except InputError as error:
-            self._missing.add(source)
+            self._missing.add(source.source)
             self._add("file", error.message)
 
     def _close(self) -> None:
@@ -378,25 +377,13 @@ class _Inputs:
             self._reader = None
 
 
-def _groups(lines: Iterator[StoredLine]) -> Iterator[list[StoredLine]]:
-    while group := list(islice(lines, _GROUP_LINES)):
-        yield group
+def _where(source: SourceRecord, row: ScannedRow) -> str:
+    return f"{source.path}:{row.line} ({row.id})"
 
 
 def _result_id(raw: bytes) -> str | None:
     record = read_record(raw) if raw.endswith(b"\n") else None
     return None if record is None else record.id
-
-
-def _error_id(raw: bytes) -> str | None:
-    try:
-        data = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
-    if not raw.endswith(b"\n") or not isinstance(data, dict) or not isinstance(data.get("error"), dict):
-        return None
-    row_id = data.get("id")
-    return row_id if isinstance(row_id, str) else None
 
 
 def to_json(found: Verification) -> bytes:

@@ -143,6 +143,17 @@ def _is_time(value: Any) -> bool:
     return value is None or (is_number and 0 <= value <= _MAX_MS)
 
 
+def read_error_id(line: bytes) -> str | None:
+    """The row's id in a line of an error file; None when no `error_line` wrote it."""
+    try:
+        data = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(data, dict) or not isinstance(data.get("error"), dict) or not isinstance(data.get("id"), str):
+        return None
+    return str(data["id"])
+
+
 _TOO_DEEP = "nested too deeply to be written as JSON"
 
 _OURS = frozenset({"id", "status", "text", "texts", "finish_reason", "usage", "output", "source", "job", "carried"})

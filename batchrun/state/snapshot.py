@@ -69,6 +69,10 @@ class Snapshot(Store):
         """Where an output's results file stands."""
         return Path(os.path.normpath(self.path.parent / output.path))
 
+    def damage(self) -> list[str]:
+        """What SQLite finds wrong with the file's tables and indexes; the first few things, none as a rule."""
+        return [text for (text,) in self.query("PRAGMA integrity_check(5)") if text != "ok"]
+
     def last_row(self) -> int:
         """The largest number that a row has; 0 without any."""
         return int(self.query("SELECT coalesce(max(row), 0) FROM rows")[0][0])
