@@ -304,7 +304,7 @@ class _Check:
         """The lines that belong to a row, with it; the others are problems."""
         named = []
         for line in lines:
-            row_id = id_of(line.raw)
+            row_id = id_of(line.raw) if line.raw.endswith(b"\n") else None
             if row_id is None:
                 self._add(wrong, f"{path}:{line.number}")
             else:
@@ -382,7 +382,7 @@ def _where(source: SourceRecord, row: ScannedRow) -> str:
 
 
 def _result_id(raw: bytes) -> str | None:
-    record = read_record(raw) if raw.endswith(b"\n") else None
+    record = read_record(raw)
     return None if record is None else record.id
 
 

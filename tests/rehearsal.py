@@ -14,6 +14,7 @@ import orjson
 from batchrun.config import JobPolicy, Limits, OperationLimit, RequestOptions, RunOptions, SchedulerOptions
 from batchrun.local.echo import EchoWorker
 from batchrun.local.server import LocalEndpoint, LocalOptions
+from batchrun.local.workers import WorkerFailure
 from batchrun.results.writer import errors_path
 from batchrun.runs import Run
 
@@ -132,3 +133,21 @@ async def rehearse(
             run.retry_failed(retry)
         summary = run.conclude(await run.drive(base_url, key, Random(0)))
     return Rehearsal(summary, read_lines(options.output), read_lines(errors_path(options.output)), listener)
+
+
+class Picky(EchoWorker):
+    """An echo that refuses prompts that begin with `bad`."""
+
+    def answer(self, request: dict) -> object:
+        if request["prompt"].startswith("bad"):
+            raise WorkerFailure("vLLM returned HTTP 400: bad prompt")
+        return super().answer(request)
+
+
+async def mixed_run(folder: Path, rows: int = 12) -> Path:
+    """A finished run in which every fourth row has failed; returns its state file."""
+    lines = [{"id": f"r{n}", "prompt": f"{'bad' if n % 4 == 0 else 'good'} {n}"} for n in range(1, rows + 1)]
+    write_lines(folder, lines)
+    async with serving(worker=Picky()) as server:
+        await rehearse(folder, server.endpoint.base_url)
+    return folder / "out.jsonl.state"
