@@ -173,10 +173,10 @@ def cancel(state: Path, **given: Any) -> None:
 @click.argument("state", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def verify(state: Path, *, as_json: bool) -> None:
-    """Prove that the run of a STATE file is whole; also while it is going on.
+    """Prove that the run of a STATE file is whole.
 
     Every row is accounted for, every result is in its file once, and every input line is what it was when it was
-    taken in. Nothing is changed and nothing is sent. Exits with 0 if all adds up, else with 1.
+    taken in. Nothing is changed and nothing is sent; the run may be going on. Exits with 0 if all adds up, else with 1.
 
     \b
     Examples:
@@ -194,9 +194,10 @@ def verify(state: Path, *, as_json: bool) -> None:
 @click.argument("state", type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="FILE", required=True, help="The file to write; `-` is stdout.")
 def export(state: Path, output: str) -> None:
-    """Write the results of a STATE file's run in the order of its input, into one file.
+    """Write the results of a STATE file in input order.
 
-    FILE is written whole or not at all. While the run is going on, it gets the results so far.
+    FILE is written whole or not at all, with the lines of all results files. While the run is going on, it gets the
+    results so far.
 
     \b
     Examples:

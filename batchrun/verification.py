@@ -37,27 +37,27 @@ _RESULT, _ERROR = 1, 2
 """Marks of a row: it was found in a results file, in an error file."""
 
 PROBLEMS = {
-    "damaged": "faults are in the state file itself",
-    "unknown_state": "rows are in a state that there is not",
-    "no_input": "rows belong to no input of the run",
-    "no_failure": "failed rows have no failure on record",
-    "stray_failure": "failures are on record for rows that have not failed",
-    "no_job": "rows are in flight without a job on record",
-    "file": "files are missing, too short or unreadable",
-    "no_result": "lines of the results are no result",
-    "unknown_row": "results belong to no row of the run",
-    "not_succeeded": "results belong to rows that have not succeeded",
-    "twice": "results are there once more",
-    "wrong_file": "results stand in another file than their row's",
-    "missing": "succeeded rows have no result",
-    "changed": "input lines are not what they were",
-    "no_error": "lines of an error file are no error record",
-    "error_twice": "error records are there once more",
-    "stray_error": "error records belong to rows that have not failed",
-    "missing_error": "failed rows are not in the error file",
-    "ended": "results that are not committed belong to rows that have ended",
+    "damaged": "faults of the state file itself",
+    "unknown_state": "rows in a state that there is not",
+    "no_input": "rows of no input of the run",
+    "no_failure": "failed rows without a failure on record",
+    "stray_failure": "failures on record of rows that have not failed",
+    "no_job": "rows in flight without a job on record",
+    "file": "files that are missing, too short or unreadable",
+    "no_result": "lines in a results file that are no result",
+    "unknown_row": "results of no row of the run",
+    "not_succeeded": "results of rows that have not succeeded",
+    "twice": "results that are there once more",
+    "wrong_file": "results in another file than their row's",
+    "missing": "succeeded rows without a result",
+    "changed": "input lines that are not what they were",
+    "no_error": "lines in an error file that are no error record",
+    "error_twice": "error records that are there once more",
+    "stray_error": "error records of rows that have not failed",
+    "missing_error": "failed rows that are not in the error file",
+    "ended": "results of rows that have ended otherwise, not committed",
 }
-"""Kind of problem -> what is said of the number of them."""
+"""Kind of problem -> what there is of it."""
 _UNSETTLED = ("stray_error", "missing_error", "ended")
 """No problems while a process runs, or after one was cut off: the end of the next session settles them."""
 
@@ -73,7 +73,7 @@ class Problem:
     """Where the first of them are."""
 
     def __str__(self) -> str:
-        return f"{self.count:,} {PROBLEMS[self.kind]}"
+        return f"{PROBLEMS[self.kind]}: {self.count:,}"
 
 
 @dataclass(slots=True)
@@ -232,7 +232,9 @@ class _Check:
                     self._marks[row.row] |= _RESULT
         self._found.uncommitted += count
         if count:
-            self._found.notes.append(f"{path}: {count:,} lines are not committed yet; the next start takes them over")
+            self._found.notes.append(
+                f"{path}: lines that are not committed yet: {count:,}; the next start takes them over"
+            )
         if torn_bytes:
             self._found.notes.append(
                 f"{path}: a torn last line of {torn_bytes:,} bytes; it is cut off at the next start"
@@ -278,7 +280,7 @@ class _Check:
                     self._found.lines += 1
         for output, count in absent.items():
             path = errors_path(self._paths[output]) if output in self._paths else "the error file"
-            self._found.notes.append(f"{path} is not there, with {count:,} failed rows; the next session writes it")
+            self._found.notes.append(f"{path} is not there, failed rows: {count:,}; the next session writes it")
 
     def conclude(self, *, is_settled: bool) -> None:
         """Make a list of the problems; what a session that is under way has still to settle is noted instead."""
@@ -287,10 +289,10 @@ class _Check:
             if problem.count and (is_settled or problem.kind not in _UNSETTLED):
                 found.problems.append(problem)
             elif problem.count:
-                found.notes.append(f"{problem}; the end of the next session settles that: {', '.join(problem.first)}")
+                found.notes.append(f"{problem} ({', '.join(problem.first)}); the end of the next session settles that")
         if self._moved:
             found.notes.append(
-                f"{self._moved:,} results stand in the file of the input that their prompts have been moved from"
+                f"results in the file of the input that their prompts were in before they were moved: {self._moved:,}"
             )
 
     def _belonging(

@@ -186,7 +186,7 @@ def test_what_a_crash_has_left_beyond_the_committed_length_is_noted_and_no_probl
     found = verify(state)
     assert found.is_whole
     assert found.uncommitted == 1
-    assert "1 lines are not committed yet; the next start takes them over" in render(found)
+    assert "lines that are not committed yet: 1; the next start takes them over" in render(found)
     assert "a torn last line of 9 bytes; it is cut off at the next start" in render(found)
 
 
@@ -253,7 +253,7 @@ def test_an_error_file_that_is_gone_is_noted_since_the_next_session_writes_it(st
     errors_of(state).unlink()
     found = verify(state)
     assert found.is_whole
-    assert "out.errors.jsonl is not there, with 3 failed rows; the next session writes it" in render(found)
+    assert "out.errors.jsonl is not there, failed rows: 3; the next session writes it" in render(found)
 
 
 @pytest.mark.parametrize("how", ["running", "cut off"])
@@ -265,7 +265,7 @@ def test_an_error_file_that_a_session_has_still_to_write_is_no_problem(state: Pa
         change(state, "INSERT INTO sessions (pid, started_ms, seen_ms) VALUES (1, 1, 1)")
     found = verify(state)
     assert found.is_whole
-    assert "2 failed rows are not in the error file; the end of the next session settles that" in render(found)
+    assert "failed rows that are not in the error file: 2 (" in render(found)
     assert (found.pid is not None) is (how == "running")
     if lock:
         lock.release()
@@ -303,7 +303,7 @@ async def test_a_prompt_that_was_moved_to_another_input_after_it_had_run_is_note
     found = verify(state)
     assert found.is_whole, render(found)
     assert found.results == 6
-    assert "1 results stand in the file of the input that their prompts have been moved from" in render(found)
+    assert "results in the file of the input that their prompts were in before they were moved: 1" in render(found)
 
 
 def test_nothing_is_changed_by_looking(state: Path):
