@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
+from batchrun import verification
 from tests.rehearsal import read_lines, write_lines
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ def wait_for_results(folder: Path, count: int) -> None:
 def assert_whole(folder: Path, rows: int = ROWS) -> None:
     ids = [record["id"] for record in read_lines(folder / "out.jsonl")]
     assert len(ids) == len(set(ids)) == rows
+    assert_adds_up(folder)
+
+
+def assert_adds_up(folder: Path) -> None:
+    found = verification.verify(folder / "out.jsonl.state")
+    assert found.is_whole, verification.render(found)
 
 
 def jobs(base_url: str) -> dict[str, int]:
@@ -97,6 +104,8 @@ def test_a_process_that_is_killed_at_any_moment_goes_on_with_the_same_command(fo
             time.sleep(0.25)
         process.kill()
         process.communicate()
+        if results:
+            assert_adds_up(folder)
     process = start(folder, base_url)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 0, said

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from batchrun.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 _GROUP_LINES = 1000
+_GROUP_BYTES = 4 << 20
 
 
 class StoredLine(NamedTuple):
@@ -69,9 +69,17 @@ def read_lines(path: Path, *, end: int, start: int = 0, first: int = 1) -> Itera
                 number += 1
 
 
-def in_groups(lines: Iterator[StoredLine]) -> Iterator[list[StoredLine]]:
-    """Lines a thousand at a time, for what is cheaper for many at once."""
-    while group := list(islice(lines, _GROUP_LINES)):
+def in_groups(lines: Iterable[StoredLine]) -> Iterator[list[StoredLine]]:
+    """Lines up to a thousand at a time, for what is cheaper for many at once; fewer where they are long."""
+    group: list[StoredLine] = []
+    size_bytes = 0
+    for line in lines:
+        group.append(line)
+        size_bytes += len(line.raw)
+        if len(group) == _GROUP_LINES or size_bytes > _GROUP_BYTES:
+            yield group
+            group, size_bytes = [], 0
+    if group:
         yield group
 
 
