@@ -58,6 +58,8 @@ def export(state: Path, target: Path | None, stdout: BinaryIO) -> Exported:
     """
     with Positions() as positions:
         with Snapshot(state) as store:
+            if faults := store.damage():
+                raise StateError(f"{state}: the state file is damaged ({faults[0]})", "restore it from a copy")
             _refuse_own_files(store, target, stdout)
             paths = {output.output: store.results_path(output) for output in store.outputs()}
             counts = store.counts()

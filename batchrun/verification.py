@@ -38,7 +38,6 @@ _RESULT, _ERROR = 1, 2
 
 PROBLEMS = {
     "damaged": "faults of the state file itself",
-    "unknown_state": "rows in a state that there is not",
     "no_input": "rows of no input of the run",
     "no_failure": "failed rows without a failure on record",
     "stray_failure": "failures on record of rows that have not failed",
@@ -124,6 +123,10 @@ def verify(state: Path) -> Verification:
     found = Verification(str(state), holder(state))
     with Snapshot(state) as store:
         session = store.last_session()
+        faults = store.damage()
+        if faults:
+            found.problems = [Problem("damaged", len(faults), faults)]
+            return found
         check = _Check(store, found)
         check.rows()
         for output in store.outputs():
@@ -155,14 +158,8 @@ class _Check:
     def rows(self) -> None:
         """The rows against the failures and the jobs."""
         found, query = self._found, self._store.query
-        for fault in self._store.damage():
-            self._add("damaged", fault)
-        for state, count in query("SELECT state, count(*) FROM rows GROUP BY state"):
-            found.rows += count
-            if state in list(RowState):
-                found.counts[RowState(state)] = count
-            else:
-                self._add("unknown_state", f"{count:,} in state {state}", count)
+        found.counts = self._store.counts()
+        found.rows = sum(found.counts.values())
         found.failures = query("SELECT count(*) FROM failures")[0][0]
         self._add_rows(
             "no_failure",
@@ -437,7 +434,7 @@ def render(found: Verification) -> str:
         for problem in found.problems:
             lines.append(f"  {problem}")
             lines += [f"    {where}" for where in problem.first]
-            if problem.count > len(problem.first) and problem.kind != "unknown_state":
+            if problem.count > len(problem.first):
                 lines.append(f"    ... and {problem.count - len(problem.first):,} more")
         count = found.problem_count
         verdict = f"NOT whole: {count:,} problem{'s' if count != 1 else ''}"

@@ -291,21 +291,23 @@ def body_message(body: bytes) -> str:
 
     Takes the usual fields of a JSON object, the title of an HTML page, or the text itself.
     """
+    return _one_line(_said(body)) or "empty answer"
+
+
+def _said(body: bytes) -> str:
     text = body.decode("utf-8", "replace").strip()
-    if not text:
-        return "empty answer"
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError:
         title = _TITLE.search(text)
-        return _one_line(title.group(1) if title else text)
+        return title.group(1) if title else text
     for key in ("error", "message", "detail", "title"):
         value = data.get(key) if isinstance(data, dict) else None
         if isinstance(value, dict):
             value = value.get("message", value)
         if value:
-            return _one_line(value if isinstance(value, str) else _json_text(value))
-    return _one_line(text)
+            return value if isinstance(value, str) else _json_text(value)
+    return text
 
 
 _STATUS_WORDS = frozenset(status.value for status in JobStatus)

@@ -90,6 +90,9 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except UnicodeDecodeError as error:
+        # Python's sqlite3 lets it through where SQLite's own message quotes damaged text.
+        raise _damaged(path, error) from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
@@ -98,13 +101,17 @@ def sqlite_errors(path: Path) -> Iterator[None]:
                 "make room or fix the permissions, then run the same command: what was committed is whole",
             ) from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise StateError(
-                f"{path}: the state file is damaged ({error})",
-                _DAMAGED_HINT,
-            ) from error
+            raise _damaged(path, error) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StateError(f"{path}: the state file is locked by another program", "close it there") from error
         raise StateError(f"{path}: the state file cannot be used: {error}") from error
+
+
+def _damaged(path: Path, error: Exception) -> StateError:
+    return StateError(
+        f"{path}: the state file is damaged ({error})",
+        "it was left untouched: restore it from a copy, or move it away together with the results and start again",
+    )
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

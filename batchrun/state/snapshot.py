@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from batchrun.errors import StateError
 from batchrun.state.schema import sqlite_errors
 from batchrun.state.store import Store
 
@@ -13,6 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batchrun.state.store import OutputRecord
+
+_NO_NUMBERS = "max(typeof({0}) <> 'integer', {0} < 0)"
+_WRONG = {
+    "rows": " OR ".join(
+        [
+            "row NOT BETWEEN 1 AND 2147483647 OR typeof(id) <> 'text' OR typeof(digest) <> 'blob' OR state > 5",
+            *(_NO_NUMBERS.format(column) for column in ("source", "line", "offset", "length", "state")),
+            "length > 67108864",
+        ]
+    ),
+    "outputs": f"typeof(path) <> 'text' OR {_NO_NUMBERS.format('committed_bytes')}",
+    "sources": f"typeof(path) <> 'text' OR typeof(file) <> 'text' OR {_NO_NUMBERS.format('output')}",
+}
+"""Table -> which of its rows no batchrun has written. A line has at most 64 MiB."""
 
 
 class Found(NamedTuple):
@@ -23,7 +38,7 @@ class Found(NamedTuple):
     line: int
     """1-based."""
     state: int
-    """A RowState's number; a file that was tampered with may hold others."""
+    """A RowState's number."""
 
 
 class ScannedRow(NamedTuple):
@@ -70,8 +85,15 @@ class Snapshot(Store):
         return Path(os.path.normpath(self.path.parent / output.path))
 
     def damage(self) -> list[str]:
-        """What SQLite finds wrong with the file's tables and indexes; the first few things, none as a rule."""
-        return [text for (text,) in self.query("PRAGMA integrity_check(5)") if text != "ok"]
+        """What is wrong with the file itself, a few things at most; none as a rule. Of a damaged one, read no more."""
+        try:
+            faults = [text for (text,) in self.query("PRAGMA integrity_check(5)") if text != "ok"]
+            for table, wrong in _WRONG.items():
+                count = self.query(f"SELECT count(*) FROM {table} WHERE {wrong}")[0][0]
+                faults += [f"table {table}, values that cannot be: {count:,}"] * bool(count)
+        except StateError as error:
+            return [error.message]
+        return faults
 
     def last_row(self) -> int:
         """The largest number that a row has; 0 without any."""
