@@ -5,6 +5,7 @@ Only click and the options are imported at the top, so that `--help` answers at 
 
 from __future__ import annotations
 
+import gc
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -44,10 +45,16 @@ _ENVIRONMENT = {"auto_envvar_prefix": "BATCHRUN"}
 """Every option can also be given as BATCHRUN_<OPTION>."""
 
 
+_COLLECT_EVERY = 20_000
+"""Objects between two looks for cycles: what is read and sent leaves few behind, and the default of 700 costs a lot."""
+
+
 class _Group(click.Group):
     """Turns our errors into a message, a hint and an exit code, in one place."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        gc.freeze()
+        gc.set_threshold(_COLLECT_EVERY)
         try:
             return super().invoke(ctx)
         except BatchrunError as error:

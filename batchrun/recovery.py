@@ -31,11 +31,12 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         if not tail.lines and not tail.cut_bytes:
             continue
         batch, size_bytes = Batch(), output.committed_bytes
+        taken: set[int] = set()
         for line in tail.lines:
-            _take_over(store, path, line, batch)
+            _take_over(store, path, line, batch, taken)
             size_bytes += len(line)
         for line in tail.behind_hole:
-            _take_over(store, path, line, Batch())  # refuses a strange one; ours are made again
+            _take_over(store, path, line, Batch(), set())  # refuses a strange one; ours are made again
         batch.committed_bytes[output.output] = size_bytes
         store.commit(batch, session, now_ms)
         truncate(path, size_bytes)
@@ -45,14 +46,15 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         )
 
 
-def _take_over(store: Store, path: Path, line: bytes, batch: Batch) -> None:
+def _take_over(store: Store, path: Path, line: bytes, batch: Batch, taken: set[int]) -> None:
     record = read_record(line)
     row = store.row_by_id(record.id) if record else None
-    if record is None or row is None or not row.state.is_open:
+    if record is None or row is None or not row.state.is_open or row.row in taken:
         raise StateError(
             f"{path} has a line that this run did not write: {line[:80].decode('utf-8', 'replace').strip()}…",
             "take it out of the file, or start a new run with another --output",
         )
+    taken.add(row.row)
     batch.ended.append(
         Ending(
             store.query("SELECT job FROM rows WHERE row = ?", (row.row,))[0][0],

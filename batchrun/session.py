@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import random
 import signal
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 
 
 _LOOK_AGAIN_S = 0.2
-_COLLECT_EVERY = 20_000
-"""Objects between two looks for cycles: requests leave few behind, and the default of 700 costs some percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +257,6 @@ def _local_worker(local: LocalWorker, observer: Observer) -> Worker:
 
 def _in_loop(work: Coroutine[Any, Any, Any]) -> Any:
     """Run in an event loop, the faster one where it is installed."""
-    gc.freeze()
-    gc.set_threshold(_COLLECT_EVERY)
     factory = None
     with contextlib.suppress(ImportError):
         import uvloop

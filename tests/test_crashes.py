@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from batchrun import verification
 from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import WorkerFailure
 from batchrun.runs import Run
@@ -161,6 +162,8 @@ class Nights:
             prompt = f"{'refused' if number % 11 == 5 else 'p'} {number}"
             assert self.submitted[prompt] <= 1 + retries + unconfirmed, f"{row_id} was paid for without saying so"
         assert sum(unconfirmed for _, _, unconfirmed, _ in rows) <= reported
+        found = verification.verify(self.options.state)
+        assert found.is_whole, verification.render(found)
 
 
 def after_every(calls: int):

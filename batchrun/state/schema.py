@@ -108,10 +108,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 
 def _damaged(path: Path, error: Exception) -> StateError:
-    return StateError(
-        f"{path}: the state file is damaged ({error})",
-        "it was left untouched: restore it from a copy, or move it away together with the results and start again",
-    )
+    return StateError(f"{path}: the state file is damaged ({error})", _DAMAGED_HINT)
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

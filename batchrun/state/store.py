@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import orjson
 
-from batchrun.errors import OutputError
+from batchrun.errors import OutputError, StateError
 from batchrun.scheduler.states import RowState
 from batchrun.state.schema import connect, sqlite_errors
 
@@ -332,6 +332,11 @@ class Store:
         """How many rows are in each state."""
         counts = dict.fromkeys(RowState, 0)
         for state, count in self.query("SELECT state, count(*) FROM rows GROUP BY state"):
+            if state not in counts:
+                raise StateError(
+                    f"{self.path}: the state file is damaged: {count:,} rows are in state {state!r}",
+                    "look at it with `batchrun verify`, and restore it from a copy",
+                )
             counts[RowState(state)] = int(count)
         return counts
 
