@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from batchrun.config import RunOptions
     from batchrun.engine import Outcome
     from batchrun.prompts.lines import LineReader
-    from batchrun.state.store import OutputRecord, RowRecord, SourceRecord, Store
+    from batchrun.state.records import OutputRecord, RowRecord, SourceRecord
+    from batchrun.state.store import Store
 
 
 class Conclusion:

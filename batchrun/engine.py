@@ -24,7 +24,7 @@ from batchrun.results.summary import duration
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.failures import Failure
-from batchrun.state.store import Acceptance
+from batchrun.state.records import Acceptance
 from batchrun.verdict import judge
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from batchrun.prompts.shapes import LineError, Prompt, parse_line
 from batchrun.prompts.sources import Source, SourceKind, find_sources, iter_source, spool
 from batchrun.results.manifest import digest_file
 from batchrun.state.intake import Merged, StagedLine, merge, stage
-from batchrun.state.store import SourceRecord
+from batchrun.state.records import SourceRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -22,7 +22,7 @@ from batchrun.results.text import extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
 from batchrun.scheduler.states import RowState
-from batchrun.state.store import Acceptance, Batch, Ending, FailureRecord, Submission
+from batchrun.state.records import Acceptance, Batch, Ending, FailureRecord, Submission
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from batchrun.results.writer import ResultsFile
     from batchrun.scheduler.cost import WorkerTime
     from batchrun.scheduler.failures import Failure
-    from batchrun.state.store import OpenJob, RowRecord, SourceRecord, Store
+    from batchrun.state.records import OpenJob, RowRecord, SourceRecord
+    from batchrun.state.store import Store
 
 
 _REMEMBERED_LINE_BYTES = 4096

@@ -9,7 +9,7 @@ from batchrun.errors import StateError
 from batchrun.results.record import read_record
 from batchrun.results.writer import recover, truncate
 from batchrun.scheduler.states import RowState
-from batchrun.state.store import Batch, Ending
+from batchrun.state.records import Batch, Ending
 
 if TYPE_CHECKING:
     from pathlib import Path

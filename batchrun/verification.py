@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from batchrun.results.reader import StoredLine
+    from batchrun.state.records import OutputRecord, SourceRecord
     from batchrun.state.snapshot import Found, ScannedRow
-    from batchrun.state.store import OutputRecord, SourceRecord
 
 _NAMED = 5
 """Of each kind of problem so many are named."""

@@ -10,7 +10,8 @@ from batchrun.conclusion import rescue_by
 from batchrun.scheduler.states import RowState
 from batchrun.state.intake import StagedLine, merge, stage
 from batchrun.state.lock import StateLock
-from batchrun.state.store import Acceptance, Batch, Ending, FailureRecord, SourceRecord, Store, Submission
+from batchrun.state.records import Acceptance, Batch, Ending, FailureRecord, SourceRecord, Submission
+from batchrun.state.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-    from batchrun.state.store import SourceRecord, Store
+    from batchrun.state.records import SourceRecord
+    from batchrun.state.store import Store
 
 _STAGE = """
 CREATE TEMP TABLE incoming (

@@ -13,7 +13,7 @@ from batchrun.state.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batchrun.state.store import OutputRecord
+    from batchrun.state.records import OutputRecord
 
 _NO_NUMBERS = "max(typeof({0}) <> 'integer', {0} < 0)"
 _WRONG = {

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
 from batchrun.errors import OutputError, StateError
 from batchrun.scheduler.states import RowState
+from batchrun.state.records import (
+    Batch,
+    Execution,
+    FailureRecord,
+    OpenJob,
+    OutputRecord,
+    RowRecord,
+    SourceRecord,
+)
 from batchrun.state.schema import connect, sqlite_errors
 
 if TYPE_CHECKING:
@@ -25,131 +33,6 @@ if TYPE_CHECKING:
     from batchrun.config import UnconfirmedPolicy
 
 _COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed"
-
-
-class RowRecord(NamedTuple):
-    """A row as the state file has it."""
-
-    row: int
-    id: str
-    source: int
-    line: int
-    """1-based."""
-    offset: int
-    length: int
-    """Of the line in bytes, without its end."""
-    digest: bytes
-    state: RowState
-    attempts: int
-    retries: int
-    unconfirmed: int
-
-
-class OpenJob(NamedTuple):
-    """A job whose ID is known and whose end is not."""
-
-    row: RowRecord
-    job: int
-    remote_id: str
-    submitted_ms: int
-
-
-class SourceRecord(NamedTuple):
-    """An input of the run."""
-
-    source: int
-    path: str
-    """As the user named it."""
-    origin: str
-    """Its absolute path, `-` for stdin: by this it is known again from another folder."""
-    file: str
-    """The file to read: the input itself, or its spooled copy."""
-    stamp: str
-    """Size, time and inode when it was read; another stamp means that it is to be read again."""
-    output: int
-
-
-class OutputRecord(NamedTuple):
-    """A results file of the run."""
-
-    output: int
-    path: str
-    """Relative to the state file's folder, so that the two can be moved together."""
-    committed_bytes: int
-
-
-class FailureRecord(NamedTuple):
-    """Why a row has no result."""
-
-    row: int
-    status: str
-    kind: str
-    message: str
-    raw: str
-    worker_id: str | None
-    completed_ms: int | None
-
-
-class Submission(NamedTuple):
-    """The intent to submit a row."""
-
-    job: int
-    row: int
-    attempt: int
-    submitted_ms: int
-
-
-class Acceptance(NamedTuple):
-    """The answer to a submission."""
-
-    job: int
-    row: int
-    remote_id: str
-    submitted_ms: int
-
-
-class Ending(NamedTuple):
-    """How a job ended, and where its row stands from then on."""
-
-    job: int
-    row: int
-    state: RowState
-    status: str | None
-    """None: the submission surely made no job, and is forgotten."""
-    retries: int
-    unconfirmed: int
-    delay_ms: int | None
-    execution_ms: int | None
-
-
-class Execution(NamedTuple):
-    """Jobs that have ended, and their time at work."""
-
-    jobs: int
-    total_ms: int
-    failed_ms: int
-    """Of jobs without a result."""
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one transaction writes, in the order of the fields."""
-
-    accepted: list[Acceptance] = field(default_factory=list)
-    ended: list[Ending] = field(default_factory=list)
-    failures: list[FailureRecord] = field(default_factory=list)
-    submitted: list[Submission] = field(default_factory=list)
-    counters: dict[str, int] = field(default_factory=dict)
-    """Added to the run's counters."""
-    committed_bytes: dict[int, int] = field(default_factory=dict)
-    """Output -> length of its file that the ended rows have reached."""
-
-    def count_tokens(self, used: int | None, made: int | None, finish_reason: str | None) -> None:
-        """Count what a result says of its tokens, and whether its text was cut off by their number."""
-        counts = (("input_tokens", used), ("output_tokens", made), ("truncated", int(finish_reason == "length")))
-        for name, count in counts:
-            if count is not None:
-                self.counters[name] = self.counters.get(name, 0) + count
 
 
 class Store:

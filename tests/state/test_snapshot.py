@@ -6,8 +6,9 @@ import pytest
 
 from batchrun.errors import StateError
 from batchrun.state.intake import StagedLine, merge, stage
+from batchrun.state.records import SourceRecord
 from batchrun.state.snapshot import Snapshot
-from batchrun.state.store import SourceRecord, Store
+from batchrun.state.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
