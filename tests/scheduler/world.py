@@ -102,6 +102,10 @@ class World:
         self.requests: Counter[str] = Counter()
         self.throttled = 0
         self.under_way: Counter[str] = Counter()
+        self.lanes = setting.options.connections
+        """Connections that are free."""
+        self.jammed: deque[Callable[[], None]] = deque()
+        """Requests that wait for a connection."""
         self.agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.order = 0
         # what the store would know
@@ -191,6 +195,8 @@ class World:
         self.agenda = [entry for entry in self.agenda if getattr(entry[2], "endpoint", False)]
         heapq.heapify(self.agenda)
         self.under_way.clear()
+        self.jammed.clear()
+        self.lanes = self.setting.options.connections
         self.crashed = False
         self.steps = 0
         self.scheduler = self._scheduler(max(self.open_jobs, default=0) + 100_000)
@@ -230,12 +236,13 @@ class World:
                 self.attempts[row] = attempt
                 self.open_jobs[job] = (row, "")
                 self.under_way["run"] += 1
-                self.at(self.now + self.setting.commit_s, lambda: self._send_submit(job, row))
+                self.at(self.now + self.setting.commit_s, lambda: self._on_wire(lambda: self._send_submit(job, row)))
             case cmd.Poll(job, remote_id):
                 self.under_way["status"] += 1
-                self._send_poll(job, remote_id)
+                self._on_wire(lambda: self._send_poll(job, remote_id))
             case cmd.Cancel(job, remote_id):
-                self._send_cancel(job, remote_id)
+                self.under_way["cancel"] += 1
+                self._on_wire(lambda: self._send_cancel(job, remote_id))
             case cmd.CheckHealth():
                 self._send_health()
             case cmd.Requeue(job, row, status, _, retries, unconfirmed):
@@ -273,6 +280,20 @@ class World:
 
     # the network
 
+    def _on_wire(self, send: Callable[[], None]) -> None:
+        """Send a request once there is a connection for it."""
+        if self.lanes:
+            self.lanes -= 1
+            send()
+        else:
+            self.jammed.append(send)
+
+    def _off_wire(self) -> None:
+        self.lanes += 1
+        if self.jammed:
+            self.lanes -= 1
+            self.at(self.now, self.jammed.popleft())
+
     def _arrive(self, operation: str) -> bool:
         """Whether the limits let a request in."""
         self.requests[operation] += 1
@@ -296,6 +317,7 @@ class World:
 
         def answer(event: ev.Event) -> None:
             self.under_way["run"] -= 1
+            self._off_wire()
             if isinstance(event, ev.Submitted):
                 self.open_jobs[job] = (row, event.remote_id)
             self.tell(event)
@@ -331,6 +353,7 @@ class World:
 
         def answer(event: ev.Event) -> None:
             self.under_way["status"] -= 1
+            self._off_wire()
             self.tell(event)
 
         def arrive() -> None:
@@ -353,11 +376,11 @@ class World:
 
     def _send_cancel(self, job: int, remote_id: str) -> None:
         sent_at = self.now
-        self.under_way["cancel"] += 1
         there, back = self.setting.latency_s(self.rng), self.setting.latency_s(self.rng)
 
         def answer(event: ev.Event) -> None:
             self.under_way["cancel"] -= 1
+            self._off_wire()
             self.tell(event)
 
         def arrive() -> None:
