@@ -84,10 +84,10 @@ class Limits:
 class SchedulerOptions:
     """What the scheduler decides by."""
 
-    concurrency: int = 400
-    """Jobs in flight at once: enough to feed 100 workers at 0.5 s, far below any queue limit seen in the docs."""
-    connections: int = 64
-    """HTTP requests under way at once: aiohttp is fastest with 20 to 64, and 1,000 cost it a quarter."""
+    concurrency: int | None = None
+    """Jobs in flight at once; None: as many as the endpoint's workers need, and no more."""
+    connections: int | None = None
+    """HTTP requests under way at once; None: as many as the distance to the server needs, 64 to 256."""
     limits: Limits = field(default_factory=Limits)
     max_retries: int = 3
     """Further submissions for one row after a retryable failure; 0 means none."""

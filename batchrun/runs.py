@@ -24,6 +24,7 @@ from batchrun.prompts.sources import find_sources
 from batchrun.recovery import recover_results
 from batchrun.results.writer import ResultsFile
 from batchrun.scheduler.cost import WorkerMeter
+from batchrun.scheduler.lanes import MOST as MOST_LANES
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
@@ -170,7 +171,7 @@ class Run:
             base_url,
             options.endpoint,
             api_key,
-            connections=options.scheduler.connections,
+            connections=options.scheduler.connections or MOST_LANES,
             timeout_s=options.timeout_s,
             use_proxy=not options.is_local,
         ) as client:

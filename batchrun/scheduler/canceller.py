@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from batchrun.config import SchedulerOptions
     from batchrun.scheduler import events as ev
     from batchrun.scheduler.flight import Flight
+    from batchrun.scheduler.lanes import Lanes
     from batchrun.scheduler.polling import PollPlan
 
 _RETRY_BASE_S = 1.0
@@ -45,10 +46,11 @@ class Canceller:
     """Cancels jobs.
 
     Args:
-        options: Connections and limits.
+        options: Limits.
         rng: Where jitter comes from.
         flights: The jobs in flight, oldest first; the scheduler's own.
         plan: When they are asked after; the scheduler's own.
+        lanes: How many requests may be under way.
         life_s: How long a job may live from its submission.
     """
 
@@ -56,11 +58,13 @@ class Canceller:
         self,
         options: SchedulerOptions,
         rng: Random,
+        *,
         flights: dict[int, Flight],
         plan: PollPlan,
+        lanes: Lanes,
         life_s: float,
     ) -> None:
-        self._connections = options.connections
+        self._lanes = lanes
         self._rng = rng
         self._flights = flights
         self._plan = plan
@@ -124,7 +128,7 @@ class Canceller:
 
     def commands(self, out: list[cmd.Command], now: float) -> None:
         """Add what is to be cancelled now."""
-        room = min(self.pacer.ready(now), self._connections - self.pacer.in_use)
+        room = min(self.pacer.ready(now), self._lanes.count - self.pacer.in_use)
         while room > 0 and (job := self._take(now)) is not None:
             flight = self._flights.get(job)
             if flight is None or flight.cancelling:

@@ -26,6 +26,8 @@ _BLOCK_CAP_S = 120.0
 """While `/health` answers and `/run` does not, one submission is risked this often: each may be a paid job."""
 _SAMPLE_S = 15.0
 """Between two samples where nobody asked for the cost: soon enough to tell why a run stands still."""
+_HASTE_S = 2.0
+"""Between two samples while the window is what bounds the run."""
 _METER_LEAST_S = 0.25
 _METER_MOST_S = 10.0
 _METER_SHARE = 0.02
@@ -124,6 +126,11 @@ class Gate:
         if last > first * _GROWTH + 1:
             note += f"; {(last_at - first_at) / 60:.0f} min ago {first:,} were queued"
         return note
+
+    def hasten(self, now: float) -> None:
+        """The next answer is worth much: ask soon."""
+        if not self._asking and self.is_open:
+            self._ask_at = min(self._ask_at, now + _HASTE_S)
 
     def submitted(self) -> None:
         """A submission has succeeded."""

@@ -121,6 +121,10 @@ class PollPlan:
             self._predictor.saw_queued(watch.place, sent_at)
         self._place(watch, self._due(watch, now))
 
+    def saw_started(self, place: int, at: float) -> None:
+        """All jobs up to this place had started by `at`."""
+        self._predictor.saw_started(place, at)
+
     def failed(self, job: int, now: float) -> None:
         """The job was asked after in vain; a job is never given up for that."""
         watch = self._watches[job]

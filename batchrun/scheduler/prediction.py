@@ -35,7 +35,10 @@ _REFRESH_EACH_OF_FIRST = 16
 _SPAN_IN_EXECUTIONS = 2.0
 """Workers that started together end together: the pace is taken over at least so many typical executions."""
 _WAITED_S = 0.005
-"""A job that was in the queue for less found a free worker."""
+_IDLE_DELAY_MOST_S = 0.25
+"""What the platform needs to hand a job to a worker that is free; what is longer is a wait."""
+_LEAST_WAITING = 8
+"""Jobs that must have waited, so that there is a queue."""
 FIRST_QUANTILE = 0.85
 """The share of jobs expected to be over at their first poll."""
 NEXT_QUANTILE = 0.7
@@ -52,14 +55,33 @@ class Predictor:
     Jobs are known by their place in the order of submission (0, 1, 2, ...).
     """
 
-    __slots__ = ("_ages", "_jobs", "_last", "_pace_s", "_queued", "_spread", "_unseen", "version")
+    __slots__ = (
+        "_ages",
+        "_jobs",
+        "_last",
+        "_queued",
+        "_spread",
+        "_unseen",
+        "execution_s",
+        "has_queue",
+        "pace_s",
+        "version",
+        "waited_s",
+    )
 
     def __init__(self) -> None:
         self._jobs: list[tuple[int, float, float, float]] = []
         self._ages: deque[float] = deque(maxlen=_KEEP)
         self._spread: list[float] = []
         self._last: tuple[int, float] | None = None
-        self._pace_s = 0.0
+        self.pace_s = 0.0
+        """Seconds from one start to the next while jobs waited; 0 when none did."""
+        self.has_queue = False
+        """Whether the last jobs had to wait: only then the pace says something about the workers."""
+        self.waited_s = _WAITED_S
+        """A job that was in the queue for no longer found a free worker."""
+        self.execution_s = 0.0
+        """What a job typically takes; 0 when nobody knows."""
         self._queued: tuple[int, float] | None = None
         self._unseen = 0
         self.version = 0
@@ -93,12 +115,17 @@ class Predictor:
         if self._queued is None or at > self._queued[1] or place < self._queued[0]:
             self._queued = (place, at)
 
+    def saw_started(self, place: int, at: float) -> None:
+        """All jobs up to this place had started by `at`."""
+        if self._last is not None and place > self._last[0] and self.expected_start(place, float("-inf")) > at:
+            self._last = (place, at)
+
     def expected_start(self, place: int, submitted_at: float) -> float:
         """When a job is likely to start, or to have started."""
         start = submitted_at
         if self._last is not None:
             last_place, last_start = self._last
-            start = max(start, last_start + (place - last_place) * self._pace_s)
+            start = max(start, last_start + (place - last_place) * self.pace_s)
         if self._queued is not None and place >= self._queued[0]:
             start = max(start, self._queued[1])
         return start
@@ -134,6 +161,8 @@ class Predictor:
             self._spread = sorted(self._ages)
             return
         last_place, _, last_start, _ = jobs[-1]
+        idle_delay_s = min(start - submitted for _, submitted, start, _ in jobs)
+        self.waited_s = waited_from_s = _WAITED_S + 2 * min(idle_delay_s, _IDLE_DELAY_MOST_S)
         executions = sorted(end - start for _, _, start, end in jobs[-_KEEP_FOR_PACE:])
         least_span_s = _SPAN_IN_EXECUTIONS * executions[len(executions) // 2]
         waited_s, waiting, first = 0.0, 0, len(jobs) - 1
@@ -141,18 +170,20 @@ class Predictor:
             after_place, after_submitted, after_start, _ = jobs[first]
             first -= 1
             place, _, start, _ = jobs[first]
-            if after_start - after_submitted > _WAITED_S:
+            if after_start - after_submitted > waited_from_s:
                 waited_s += after_start - max(start, after_submitted)
                 waiting += after_place - place
             if waiting >= _KEEP_FOR_PACE and last_start - start >= least_span_s:
                 break
         pace_s = max(waited_s / waiting, 0.0) if waiting else 0.0
-        self._last, self._pace_s = (last_place, last_start), pace_s
+        self._last, self.pace_s = (last_place, last_start), pace_s
+        self.has_queue = pace_s > 0 and waiting >= min(_LEAST_WAITING, len(jobs) - first)
+        self.execution_s = executions[len(executions) // 2]
         spread, expected = [], last_start
         for index in range(len(jobs) - 1, first - 1, -1):
             place, submitted_at, start, end = jobs[index]
             spread.append(end - max(submitted_at, expected))
-            if start - submitted_at > _WAITED_S:
+            if start - submitted_at > waited_from_s:
                 expected -= (place - jobs[index - 1][0]) * pace_s
             else:
                 expected = jobs[index - 1][2]

@@ -34,6 +34,7 @@ from batchrun.scheduler.deadline import Deadline
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.flight import Flight, Row
 from batchrun.scheduler.gate import Gate
+from batchrun.scheduler.lanes import Lanes
 from batchrun.scheduler.pacing import TROUBLE_THRESHOLD, Pacer
 from batchrun.scheduler.polling import MISSING_GAP_S, PollPlan
 from batchrun.scheduler.prediction import Predictor
@@ -41,6 +42,7 @@ from batchrun.scheduler.refusal import refusal
 from batchrun.scheduler.settlement import Settlement
 from batchrun.scheduler.states import RowState
 from batchrun.scheduler.submitter import Submitter
+from batchrun.scheduler.window import MOST, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -76,16 +78,20 @@ class Scheduler:
         meter: WorkerMeter | None = None,
         jobs_ended: tuple[int, float] = (0, 0.0),
     ) -> None:
-        self._options = options
         self._place = 0
         self._flights: dict[int, Flight] = {}
         """The jobs in flight, oldest first."""
         self._status = Pacer(options.limits.status, rng)
-        self._plan = PollPlan(Predictor(), rng)
+        predictor = Predictor()
+        self._plan = PollPlan(predictor, rng)
+        self._lanes = Lanes(options.connections)
+        self.window = Window(options.concurrency, predictor, options.limits.run)
         life_s = min(guards.job_timeout_s or life_s, life_s)
-        self._canceller = Canceller(options, rng, self._flights, self._plan, life_s)
+        self._canceller = Canceller(
+            options, rng, flights=self._flights, plan=self._plan, lanes=self._lanes, life_s=life_s
+        )
         self._gate = Gate(rng, metered=guards.price_per_hour is not None)
-        self._backlog = Backlog(options.concurrency)
+        self._backlog = Backlog(options.concurrency or MOST)
         self._settlement = Settlement(options, guards, self._backlog, rng)
         self.meter = meter or WorkerMeter(WorkerTime())
         self._budget = Budget(
@@ -100,6 +106,8 @@ class Scheduler:
             rng,
             next_job,
             flights=self._flights,
+            window=self.window,
+            lanes=self._lanes,
             backlog=self._backlog,
             gate=self._gate,
             settlement=self._settlement,
@@ -109,6 +117,7 @@ class Scheduler:
         self._halted = False
         self._stopping = False
         self._recall_wanted = False
+        self._health_place = 0
         self._unasked = 0
         self._running = 0
         self._began_at: float | None = None
@@ -216,8 +225,11 @@ class Scheduler:
         self._poll(out, now)
         self._canceller.commands(out, now)
         self._submit(out, now)
+        if self.window.follows and len(self._flights) >= self.window.size:
+            self._gate.hasten(now)
         if self._gate.due(now):
             self._gate.asked(now)
+            self._health_place = self._place
             out.append(cmd.CheckHealth())
         return out
 
@@ -248,7 +260,7 @@ class Scheduler:
 
     def _poll(self, out: list[cmd.Command], now: float) -> None:
         self._plan.refresh(now)
-        room = min(self._status.ready(now), self._options.connections - self._status.in_use)
+        room = min(self._status.ready(now), self._lanes.count - self._status.in_use)
         while room > 0 and (job := self._plan.take(now)) is not None:
             room -= 1
             self._status.start(now)
@@ -259,6 +271,7 @@ class Scheduler:
     def _submit(self, out: list[cmd.Command], now: float) -> None:
         if self._stopping or self._unasked:
             return
+        self.window.update(now, len(self._flights), self._place)
         stop = self._submitter.commands(out, now)
         if stop is not None:
             self._drain(stop)
@@ -308,6 +321,7 @@ class Scheduler:
     def _job_seen(self, event: ev.JobSeen, now: float) -> None:
         flight = self._asked(event.job)
         self._status.succeed(now)
+        self._lanes.answered(event.sent_at, now)
         flight.missing = False
         flight.seen_at = event.sent_at
         self._running += event.in_progress - flight.in_progress
@@ -320,6 +334,9 @@ class Scheduler:
         flight = self._asked(event.job)
         if event.was_polled:
             self._status.succeed(now)
+            self._lanes.answered(event.sent_at, now)
+        if event.delay_s is not None:
+            self.window.saw_start(flight.place, event.delay_s, len(self._flights), self._place, now)
         age_s = max((flight.seen_at + now) / 2 - flight.submitted_at, 0.0)
         self._plan.ended(event.job, delay_s=event.delay_s, execution_s=event.execution_s, age_s=age_s)
         self._land(flight, now, watched=False)
@@ -401,6 +418,8 @@ class Scheduler:
 
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
         self.meter.sample(event.health, now)
+        self._plan.saw_started(self._health_place - event.health.in_queue - 1, now)
+        self.window.saw_health(event.health, len(self._flights), self._place, now)
         if self._gate.seen(event.health, now):
             self._submitter.pacer.restart(now)
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from batchrun.scheduler.backlog import Backlog
     from batchrun.scheduler.cost import Budget
     from batchrun.scheduler.gate import Gate
+    from batchrun.scheduler.lanes import Lanes
     from batchrun.scheduler.settlement import Settlement
+    from batchrun.scheduler.window import Window
 
 _SUBMITTING_PER_CONNECTION = 2
 """One on the wire, one whose intent is being written: more would only mean more unconfirmed ones after a crash."""
@@ -33,10 +35,12 @@ class Submitter:
     """Submits rows.
 
     Args:
-        options: Window, connections and limits.
+        options: Limits.
         rng: Where jitter comes from.
         next_job: The number of the first job.
         flights: The jobs in flight; the scheduler's own.
+        window: How many of them there may be.
+        lanes: How many requests may be under way.
         backlog: The rows to submit.
         gate: Whether the endpoint is known to answer.
         settlement: What becomes of rows whose submission failed.
@@ -50,13 +54,15 @@ class Submitter:
         next_job: int,
         *,
         flights: dict[int, Flight],
+        window: Window,
+        lanes: Lanes,
         backlog: Backlog,
         gate: Gate,
         settlement: Settlement,
         budget: Budget,
     ) -> None:
-        self._window = options.concurrency
-        self._at_once = _SUBMITTING_PER_CONNECTION * options.connections
+        self._window = window
+        self._lanes = lanes
         self._next_job = next_job
         self._flights = flights
         self._backlog = backlog
@@ -70,7 +76,8 @@ class Submitter:
         if not self._is_open():
             return None
         flights, canary = self._flights, self._settlement.canary
-        room = min(self.pacer.ready(now), self._at_once - self.pacer.in_use, self._window - len(flights))
+        at_once = _SUBMITTING_PER_CONNECTION * self._lanes.count
+        room = min(self.pacer.ready(now), at_once - self.pacer.in_use, self._window.size - len(flights))
         affordable = self._budget.room(len(flights)) if room > 0 else None
         while room > 0 and (row := self._backlog.take(now, fresh=canary.lets_in)) is not None:
             if affordable is not None and affordable <= 0:
@@ -99,6 +106,7 @@ class Submitter:
         """`/run` answered with a job ID."""
         flight.row.move(Move.ACCEPT)
         self.pacer.succeed(now)
+        self._lanes.answered(event.sent_at, now)
         self._gate.submitted()
         flight.remote_id = event.remote_id
         flight.submitted_at = flight.seen_at = (event.sent_at + now) / 2
@@ -117,6 +125,7 @@ class Submitter:
                 self._gate.shut(error, now, self.pacer.trouble)
             case ThrottledError():
                 self.pacer.throttle(now, event.sent_at, error.retry_after_s)
+                self._window.refused(len(self._flights), now)
                 self._settlement.undo(flight, now)
             case UnreachableError():
                 self.pacer.fail(now, event.sent_at)
@@ -135,4 +144,4 @@ class Submitter:
         self._settlement.fail(flight, "INVALID", Failure(FailureKind.INVALID, message, message))
 
     def _is_open(self) -> bool:
-        return self._gate.is_open and len(self._flights) < self._window
+        return self._gate.is_open and len(self._flights) < self._window.size

@@ -20,7 +20,9 @@ from batchrun.errors import AmbiguousError, NotFoundError, RejectedError, Thrott
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.failures import Failure, FailureKind
+from batchrun.scheduler.lanes import MOST as LANES
 from batchrun.scheduler.scheduler import Scheduler
+from batchrun.scheduler.window import MOST as WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +104,7 @@ class World:
         self.requests: Counter[str] = Counter()
         self.throttled = 0
         self.under_way: Counter[str] = Counter()
-        self.lanes = setting.options.connections
+        self.lanes = setting.options.connections or LANES
         """Connections that are free."""
         self.jammed: deque[Callable[[], None]] = deque()
         """Requests that wait for a connection."""
@@ -130,6 +132,7 @@ class World:
         self.crashed = False
         self.steps = 0
         self.most_in_play = 0
+        self.longest_queue = 0
         self.scheduler = self._scheduler(1)
         for at, count in setting.workers_at:
             self.at(at, lambda count=count: self._set_workers(count))
@@ -196,7 +199,7 @@ class World:
         heapq.heapify(self.agenda)
         self.under_way.clear()
         self.jammed.clear()
-        self.lanes = self.setting.options.connections
+        self.lanes = self.setting.options.connections or LANES
         self.crashed = False
         self.steps = 0
         self.scheduler = self._scheduler(max(self.open_jobs, default=0) + 100_000)
@@ -270,10 +273,12 @@ class World:
         options, scheduler = self.setting.options, self.scheduler
         in_play = len(scheduler._backlog) + len(scheduler._flights)
         self.most_in_play = max(self.most_in_play, in_play)
-        assert self.scheduler.in_flight <= options.concurrency or self.scheduler.in_flight == len(self.open_jobs)
-        assert self.under_way["run"] <= 2 * options.connections
-        assert self.under_way["status"] <= options.connections
-        assert self.under_way["cancel"] <= options.connections
+        window, lanes = options.concurrency or WINDOW, options.connections or LANES
+        assert self.scheduler.in_flight <= window or self.scheduler.in_flight == len(self.open_jobs)
+        assert self.under_way["run"] <= 2 * lanes
+        assert self.under_way["status"] <= lanes
+        assert self.under_way["cancel"] <= lanes
+        self.longest_queue = max(self.longest_queue, len(self.queue))
         limits = options.limits
         for operation, limit in (("run", limits.run), ("status", limits.status), ("cancel", limits.cancel)):
             assert not limit.concurrent or self.under_way[operation] <= limit.concurrent
