@@ -63,6 +63,19 @@ def _halt(_ctx: click.Context, param: click.Parameter, value: str | None) -> con
     return config.HaltOptions(share=share)
 
 
+def _auto_or(most: int) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
+    """`auto`, which becomes None, or a number of at least 1."""
+
+    def convert(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+        if value is None or value.strip().lower() == "auto":
+            return None
+        if not value.strip().isdecimal() or not 1 <= int(value) <= most:
+            raise click.BadParameter(f"{value!r} is neither auto nor a number from 1 to {most:,}", param=param)
+        return int(value)
+
+    return convert
+
+
 def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
     """Give a command these options, in their order."""
 
@@ -212,19 +225,19 @@ RUN_OPTIONS = [
     click.option(
         "-j",
         "--concurrency",
-        type=click.IntRange(1, 1_000_000),
-        metavar="N",
-        default=_SCHEDULER.concurrency,
+        callback=_auto_or(1_000_000),
+        metavar="N|auto",
+        default="auto",
         show_default=True,
-        help="Jobs in flight at once: submitted and not final.",
+        help="Jobs in flight at once: submitted and not final. auto: as many as keep every worker busy, and no more.",
     ),
     click.option(
         "--connections",
-        type=click.IntRange(1, 10_000),
-        metavar="N",
-        default=_SCHEDULER.connections,
+        callback=_auto_or(10_000),
+        metavar="N|auto",
+        default="auto",
         show_default=True,
-        help="HTTP connections at once, however many jobs are in flight.",
+        help="HTTP connections at once, however many jobs are in flight. auto: 64 to 256, by the distance.",
     ),
     click.option(
         "--max-retries",

@@ -73,6 +73,7 @@ class Tally:
             tokens_per_s=(tokens.output - output_then) / span_s if tokens.reported else None,
             input_tokens=tokens.input,
             output_tokens=tokens.output,
+            window=scheduler.window.size,
             note=scheduler.note(now),
             cost=self._cost(scheduler.meter.total),
         )

@@ -44,6 +44,8 @@ class Snapshot:
     """None when no tokens are reported."""
     input_tokens: int
     output_tokens: int
+    window: int
+    """Jobs that may be in flight."""
     note: str
     """What is in the way; empty when nothing is."""
     cost: Cost | None = None

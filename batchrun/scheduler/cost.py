@@ -72,9 +72,9 @@ class WorkerMeter:
             self._count(now, self._last[1], self._last[1])
             self._last = (now, self._last[1])
 
-    def unwatched(self, execution_s: float) -> None:
-        """A job turns out to have run so long while nobody looked."""
-        self._add(WorkerTime(unwatched_s=execution_s))
+    def unwatched(self, started_at: float, execution_s: float, began_at: float) -> None:
+        """A job that started at `started_at` ran unwatched until the session began at `began_at`, or until its end."""
+        self._add(WorkerTime(unwatched_s=min(execution_s, max(began_at - started_at, 0.0))))
 
     def take(self) -> WorkerTime:
         """What was counted since the last call, to be kept."""

@@ -23,7 +23,7 @@ _SCOUTS = 8
 _SCOUT_LEAST_GAP_S = 0.05
 _SCOUT_MOST_GAP_S = 5.0
 _SCOUT_AGE_SHARE = 0.25
-_BLIND_LEAST_GAP_S = 1.0
+_BLIND_LEAST_GAP_S = 4.0
 _BLIND_MOST_GAP_S = 30.0
 _REPLAN_GAP_S = 0.5
 _JOBS_PER_REPLAN_SECOND = 10_000
@@ -124,6 +124,10 @@ class PollPlan:
     def saw_started(self, place: int, at: float) -> None:
         """All jobs up to this place had started by `at`."""
         self._predictor.saw_started(place, at)
+
+    def enter_tail(self) -> None:
+        """Nothing more is submitted: be early rather than sparing."""
+        self._predictor.enter_tail()
 
     def failed(self, job: int, now: float) -> None:
         """The job was asked after in vain; a job is never given up for that."""

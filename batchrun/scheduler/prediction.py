@@ -37,12 +37,23 @@ _SPAN_IN_EXECUTIONS = 2.0
 _WAITED_S = 0.005
 _IDLE_DELAY_MOST_S = 0.25
 """What the platform needs to hand a job to a worker that is free; what is longer is a wait."""
+_WAITS_GROW = 2.0
+"""No job is expected to wait much longer than so many times the longest wait lately: a pace of few starts misleads."""
 _LEAST_WAITING = 8
 """Jobs that must have waited, so that there is a queue."""
 FIRST_QUANTILE = 0.85
 """The share of jobs expected to be over at their first poll."""
 NEXT_QUANTILE = 0.7
 """The same, of those that are left, at a further poll."""
+_EAGER_FIRST_QUANTILE = 0.6
+_EAGER_NEXT_QUANTILE = 0.5
+"""The same where requests are plenty and times vary much: twice the questions, half the lateness."""
+_PLENTY = 6.0
+"""Status requests that are allowed for each job that ends."""
+_WIDE = 0.25
+"""The spread without its outer parts, as a share of what a job takes."""
+_UNLIMITED_PER_S = 1000.0
+"""Status requests a second that a server without limits is asked at most for the sake of lateness."""
 _NEARLY_ALL = 0.98
 _LEAST_GAP_S = 0.02
 _MOST_GAP_S = 15.0
@@ -53,14 +64,23 @@ class Predictor:
     """What is known of how long jobs take.
 
     Jobs are known by their place in the order of submission (0, 1, 2, ...).
+
+    Args:
+        polls_per_s: Status requests that are allowed; 0: unlimited.
     """
 
     __slots__ = (
         "_ages",
+        "_first_quantile",
+        "_is_tail",
         "_jobs",
         "_last",
+        "_longest_wait_s",
+        "_next_quantile",
+        "_polls_per_s",
         "_queued",
         "_spread",
+        "_started",
         "_unseen",
         "execution_s",
         "has_queue",
@@ -69,10 +89,15 @@ class Predictor:
         "waited_s",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, polls_per_s: float = 0.0) -> None:
+        self._polls_per_s = polls_per_s or _UNLIMITED_PER_S
+        self._first_quantile = FIRST_QUANTILE
+        self._next_quantile = NEXT_QUANTILE
+        self._is_tail = False
         self._jobs: list[tuple[int, float, float, float]] = []
         self._ages: deque[float] = deque(maxlen=_KEEP)
         self._spread: list[float] = []
+        self._started: tuple[int, float] | None = None
         self._last: tuple[int, float] | None = None
         self.pace_s = 0.0
         """Seconds from one start to the next while jobs waited; 0 when none did."""
@@ -82,6 +107,7 @@ class Predictor:
         """A job that was in the queue for no longer found a free worker."""
         self.execution_s = 0.0
         """What a job typically takes; 0 when nobody knows."""
+        self._longest_wait_s = float("inf")
         self._queued: tuple[int, float] | None = None
         self._unseen = 0
         self.version = 0
@@ -110,22 +136,40 @@ class Predictor:
         if self._unseen >= _REFRESH_EVERY or self.version <= _REFRESH_EACH_OF_FIRST:
             self._refresh()
 
+    def enter_tail(self) -> None:
+        """Nothing more is submitted: what is found out late from now on makes the run end late."""
+        if not self._is_tail:
+            self._is_tail = True
+            self._refresh()
+
     def saw_queued(self, place: int, at: float) -> None:
         """A job was still in the queue at `at`."""
         if self._queued is None or at > self._queued[1] or place < self._queued[0]:
             self._queued = (place, at)
 
     def saw_started(self, place: int, at: float) -> None:
-        """All jobs up to this place had started by `at`."""
-        if self._last is not None and place > self._last[0] and self.expected_start(place, float("-inf")) > at:
-            self._last = (place, at)
+        """All jobs up to this place had started by `at`: `/health` knows of faster workers before any of them ends."""
+        if self._started is None or place > self._started[0]:
+            self._started = (place, at)
+            self._hurry()
+
+    def _hurry(self) -> None:
+        """Believe in no slower pace than what is known to have started allows."""
+        if self._last is None or self._started is None:
+            return
+        (last_place, last_start), (place, at) = self._last, self._started
+        if place > last_place and last_start + (place - last_place) * self.pace_s > at:
+            self.pace_s = max(at - last_start, 0.0) / (place - last_place) or self.pace_s
+            self._last = self._started
 
     def expected_start(self, place: int, submitted_at: float) -> float:
         """When a job is likely to start, or to have started."""
         start = submitted_at
         if self._last is not None:
             last_place, last_start = self._last
-            start = max(start, last_start + (place - last_place) * self.pace_s)
+            start = max(
+                start, min(last_start + (place - last_place) * self.pace_s, submitted_at + self._longest_wait_s)
+            )
         if self._queued is not None and place >= self._queued[0]:
             start = max(start, self._queued[1])
         return start
@@ -134,7 +178,7 @@ class Predictor:
         """When to ask first after a job; None when nothing has been learnt yet."""
         if not self._spread:
             return None
-        return self.expected_start(place, submitted_at) + _quantile(self._spread, FIRST_QUANTILE)
+        return self.expected_start(place, submitted_at) + _quantile(self._spread, self._first_quantile)
 
     def likely_end(self, place: int, submitted_at: float) -> float | None:
         """When nearly every such job would be over; None when nothing has been learnt yet."""
@@ -144,13 +188,14 @@ class Predictor:
 
     def next_poll_at(self, place: int, submitted_at: float, polled_at: float, polls: int) -> float:
         """When to ask again after a job that was not over at `polled_at`, after `polls` (>= 1) polls."""
-        age_s = max(polled_at - submitted_at, 0.0)
-        gap_s = min(_MOST_GAP_S, max(_AGE_SHARE * age_s, _LEAST_GAP_S * 2.0 ** min(polls - 1, 5)))
         passed_s = polled_at - self.expected_start(place, submitted_at)
+        most_s = max(_MOST_GAP_S, _AGE_SHARE * self.execution_s)
+        share = _AGE_SHARE / 2 if self._is_tail else _AGE_SHARE
+        gap_s = min(most_s, max(share * passed_s, _LEAST_GAP_S * 2.0 ** min(polls - 1, 5)))
         above = bisect_right(self._spread, passed_s)
         left = len(self._spread) - above
         if left:
-            gap_s = max(gap_s, self._spread[above + min(int(left * NEXT_QUANTILE), left - 1)] - passed_s)
+            gap_s = max(gap_s, self._spread[above + min(int(left * self._next_quantile), left - 1)] - passed_s)
         return polled_at + gap_s
 
     def _refresh(self) -> None:
@@ -177,8 +222,11 @@ class Predictor:
                 break
         pace_s = max(waited_s / waiting, 0.0) if waiting else 0.0
         self._last, self.pace_s = (last_place, last_start), pace_s
-        self.has_queue = pace_s > 0 and waiting >= min(_LEAST_WAITING, len(jobs) - first)
+        self._hurry()
+        self.has_queue = self.pace_s > 0 and waiting >= min(_LEAST_WAITING, len(jobs) - first)
         self.execution_s = executions[len(executions) // 2]
+        longest_s = max(start - submitted for _, submitted, start, _ in jobs)
+        self._longest_wait_s = _WAITS_GROW * longest_s + self.execution_s
         spread, expected = [], last_start
         for index in range(len(jobs) - 1, first - 1, -1):
             place, submitted_at, start, end = jobs[index]
@@ -189,6 +237,12 @@ class Predictor:
                 expected = jobs[index - 1][2]
         spread.sort()
         self._spread = spread
+        ends = [end for *_, end in jobs]
+        per_job = self._polls_per_s * (max(ends) - min(ends)) / len(jobs)
+        is_wide = _quantile(spread, 0.85) - _quantile(spread, 0.15) > _WIDE * self.execution_s
+        eager = self._is_tail or (is_wide and per_job >= _PLENTY)
+        self._first_quantile = _EAGER_FIRST_QUANTILE if eager else FIRST_QUANTILE
+        self._next_quantile = _EAGER_NEXT_QUANTILE if eager else NEXT_QUANTILE
 
 
 def _quantile(ordered: list[float], share: float) -> float:

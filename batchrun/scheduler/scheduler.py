@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, GuardOptions
+from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S, GuardOptions
 from batchrun.errors import (
     DeniedError,
     NotFoundError,
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
     from batchrun.config import SchedulerOptions
 
+_TAIL = 128
+"""The last jobs in flight: they decide when the run is over, and cost few requests."""
 _STALL_S = 5.0
 """A gap this long between two calls means that the machine slept: everything is due, and is to start slowly."""
 
@@ -82,7 +84,7 @@ class Scheduler:
         self._flights: dict[int, Flight] = {}
         """The jobs in flight, oldest first."""
         self._status = Pacer(options.limits.status, rng)
-        predictor = Predictor()
+        predictor = Predictor(options.limits.status.per_window / WINDOW_S)
         self._plan = PollPlan(predictor, rng)
         self._lanes = Lanes(options.connections)
         self.window = Window(options.concurrency, predictor, options.limits.run)
@@ -136,8 +138,8 @@ class Scheduler:
             ev.CancelFailed: self._cancel_failed,
             ev.HealthSeen: self._health_seen,
             ev.HealthFailed: self._health_failed,
-            ev.StopRequested: self._stop_requested,
-            ev.CancelRequested: self._cancel_requested,
+            ev.StopRequested: self._leave,
+            ev.CancelRequested: self._leave,
         }
         self.stop: StoppedError | None = None
         """Why the run stops before its end; None: it does not, or the user stops it."""
@@ -243,8 +245,9 @@ class Scheduler:
 
     def next_wakeup(self, now: float) -> float | None:
         """When `commands` has something to say without a further event, later than `now`; None: only an event helps."""
+        due_at, ready_at = self._plan.next_at(), self._status.next_at(now)
         times = (
-            _later(self._plan.next_at(), self._status.next_at(now)),
+            None if due_at is None or ready_at is None else max(due_at, ready_at),
             self._canceller.next_at(now),
             None if self._stopping or self._unasked else self._submitter.next_at(now),
             self._gate.next_at(),
@@ -259,6 +262,8 @@ class Scheduler:
             out.append(cmd.LoadRows(count))
 
     def _poll(self, out: list[cmd.Command], now: float) -> None:
+        if len(self._flights) <= _TAIL and self._backlog.is_empty:
+            self._plan.enter_tail()
         self._plan.refresh(now)
         room = min(self._status.ready(now), self._lanes.count - self._status.in_use)
         while room > 0 and (job := self._plan.take(now)) is not None:
@@ -342,8 +347,7 @@ class Scheduler:
         self._land(flight, now, watched=False)
         self._budget.job_ended(event.execution_s)
         if adopted and event.execution_s and self._began_at is not None:
-            started_at = flight.submitted_at + (event.delay_s or 0.0)
-            self.meter.unwatched(min(event.execution_s, max(self._began_at - started_at, 0.0)))
+            self.meter.unwatched(flight.submitted_at + (event.delay_s or 0.0), event.execution_s, self._began_at)
         if event.status == "CANCELLED" and flight.cause is not None:
             self._call_off(flight, now)
         elif event.failure is None:
@@ -434,11 +438,9 @@ class Scheduler:
             case _:
                 self._gate.failed(error, now)
 
-    def _stop_requested(self, _event: ev.StopRequested, _now: float) -> None:
+    def _leave(self, event: ev.StopRequested | ev.CancelRequested, _: float) -> None:
         self._stopping = True
-
-    def _cancel_requested(self, _event: ev.CancelRequested, _now: float) -> None:
-        self._stopping = self._recall_wanted = True
+        self._recall_wanted = self._recall_wanted or isinstance(event, ev.CancelRequested)
 
     def _asked(self, job: int) -> Flight:
         flight = self._flights[job]
@@ -455,8 +457,3 @@ class Scheduler:
         self._running -= flight.in_progress
         if watched and flight.remote_id:
             self._plan.remove(flight.job)
-
-
-def _later(a: float | None, b: float | None) -> float | None:
-    """The later of two times; None when either never comes."""
-    return None if a is None or b is None else max(a, b)

@@ -45,6 +45,7 @@ EMPTY = Snapshot(
     tokens_per_s=None,
     input_tokens=0,
     output_tokens=0,
+    window=400,
     note="",
 )
 
