@@ -105,7 +105,7 @@ def run(**given: Any) -> None:
     Examples:
       batchrun run prompts.jsonl -e abc123xyz -o results.jsonl
       batchrun run prompts.jsonl -e abc123xyz -o results.jsonl --set max_tokens=256 --system "Be brief."
-      batchrun run shards/ -e abc123xyz -o out/ -j 1000
+      batchrun run shards/ -e abc123xyz -o out/
       zcat big.jsonl.gz | batchrun run - -e abc123xyz -o results.jsonl --limit 100
       batchrun run prompts.jsonl -e abc123xyz --canary 10 --price-per-hour 2.5 --max-cost 40 --deadline 8h
       batchrun run samples/ -e local -o rehearsal/ --dry-run

@@ -17,6 +17,7 @@ from batchrun.journal import LineChangedError, read_line
 from batchrun.results.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
 from batchrun.results.record import JobInfo, error_line
 from batchrun.results.summary import FailureGroup, Percentiles, Summary
+from batchrun.results.timeline import Timeline
 from batchrun.results.writer import errors_path, write_errors
 from batchrun.scheduler.states import RowState
 
@@ -150,6 +151,7 @@ class Conclusion:
             results=[self._path(output) for output in self._store.outputs()],
             errors=errors,
             state=self._options.state,
+            windows=Timeline(self._store.get_setting("timeline")).windows(),
             cost=cost_so_far(self._store, counts, counters, self._options.guards.price_per_hour),
             rescue_by=rescue_by(self._store),
         )

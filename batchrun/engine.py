@@ -21,6 +21,7 @@ from batchrun.errors import CallError, StoppedError, ThrottledError
 from batchrun.interrupts import Wish, catching
 from batchrun.journal import LineChangedError, Work
 from batchrun.results.summary import duration
+from batchrun.results.timeline import Point
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.failures import Failure
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from batchrun.endpoint.protocol import JobAnswer
     from batchrun.journal import Journal
     from batchrun.results.summary import Observer, Snapshot
+    from batchrun.results.timeline import Timeline
     from batchrun.scheduler.scheduler import Scheduler
     from batchrun.tally import Tally
 
@@ -70,6 +72,7 @@ class Engine:
         client: Talks to the endpoint.
         tally: Counts for the observer.
         observer: Shows.
+        timeline: How the run has gone so far; added to.
         inspect_output: Look for errors inside the output of completed jobs.
         on_interrupt: What the first Ctrl-C or SIGTERM does.
         clock: Monotonic seconds.
@@ -84,6 +87,7 @@ class Engine:
         tally: Tally,
         observer: Observer,
         *,
+        timeline: Timeline,
         inspect_output: bool = True,
         on_interrupt: InterruptPolicy = "drain",
         clock: Callable[[], float] = time.monotonic,
@@ -107,6 +111,9 @@ class Engine:
         self._interrupted = False
         self._detaching = False
         self._announcer = Announcer()
+        self._timeline = timeline
+        self._noted = False
+        self._kept_at = float("-inf")
         self._failure: BaseException | None = None
         self._leaving = False
         self._writable = True
@@ -184,7 +191,18 @@ class Engine:
             if said is not None:
                 _LOG.info(said)
                 self._observer.message(said)
-            self._observer.update(self.snapshot())
+            snapshot = self.snapshot()
+            self._observer.update(snapshot)
+            self._note_down(snapshot)
+
+    def _note_down(self, snapshot: Snapshot) -> None:
+        """Add to the timeline, which is written with the next batch."""
+        at_ms = round(self._wall() * 1000)
+        if not self._timeline.is_due(at_ms):
+            return
+        s = snapshot
+        self._timeline.add(Point(at_ms, s.window, s.in_flight, s.running, s.succeeded, s.failed, s.output_tokens))
+        self._noted = True
 
     def _do(self, command: cmd.Command) -> None:
         match command:
@@ -252,6 +270,9 @@ class Engine:
             work.count(f"calls_{operation}", count)
         self.calls.clear()
         work.count_time(self._scheduler.meter.take())
+        if self._noted and (self._leaving or self._clock() - self._kept_at > _KEEP_S):
+            self._noted, self._kept_at = False, self._clock()
+            work.timeline = self._timeline.to_json()
         now_ms = round(self._wall() * 1000)
         try:
             bodies = await self._in_thread(lambda: self._journal.write(work, now_ms))

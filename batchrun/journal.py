@@ -48,6 +48,8 @@ class Work:
     accepted: list[Acceptance] = field(default_factory=list)
     endings: list[cmd.Requeue | cmd.Finish | cmd.Hold] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
+    timeline: list[Any] | None = None
+    """How the run has gone so far; None: as it was written last."""
 
     def __bool__(self) -> bool:
         return bool(self.submits or self.accepted or self.endings)
@@ -144,7 +146,7 @@ class Journal:
         """
         for accepted in work.accepted:
             self._jobs[accepted.job] = (accepted.remote_id, accepted.submitted_ms)
-        batch = Batch(accepted=work.accepted, counters=work.counters)
+        batch = Batch(accepted=work.accepted, counters=work.counters, timeline=work.timeline)
         self._append_results(work, batch, now_ms)
         for ending in work.endings:
             self._end(ending, batch, now_ms)

@@ -22,6 +22,7 @@ from batchrun.journal import Journal
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.sources import find_sources
 from batchrun.recovery import recover_results
+from batchrun.results.timeline import Timeline
 from batchrun.results.writer import ResultsFile
 from batchrun.scheduler.cost import WorkerMeter
 from batchrun.scheduler.lanes import MOST as MOST_LANES
@@ -181,6 +182,7 @@ class Run:
                 client,
                 Tally(counts, self._clock(), price_per_hour=options.guards.price_per_hour),
                 self._observer,
+                timeline=Timeline(self.store.get_setting("timeline")),
                 inspect_output=options.inspect_output,
                 on_interrupt=options.guards.on_interrupt,
                 clock=self._clock,

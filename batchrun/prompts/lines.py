@@ -42,18 +42,20 @@ def iter_lines(file: BinaryIO) -> Iterator[RawLine]:
     offset, number = 0, 0
     while line := file.readline(MAX_LINE_BYTES):
         number += 1
-        start, raw = offset, line
-        offset += len(line)
         if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
             raise LineTooLongError(f"{number}: longer than {MAX_LINE_BYTES >> 20} MiB", "is this a JSONL file?")
+        start = offset
+        offset += len(line)
+        raw = line.rstrip()
         if number == 1 and raw.startswith(_BOM):
             start += len(_BOM)
             raw = raw[len(_BOM) :]
-        stripped = raw.lstrip()
-        start += len(raw) - len(stripped)
-        stripped = stripped.rstrip()
-        if stripped:
-            yield RawLine(number, start, stripped)
+        if raw[:1].isspace():
+            stripped = raw.lstrip()
+            start += len(raw) - len(stripped)
+            raw = stripped
+        if raw:
+            yield RawLine(number, start, raw)
 
 
 class LineReader:

@@ -60,9 +60,9 @@ class LineError(InputError):
     """A line cannot be used. The message has no file and line number: those are the caller's."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prompt:
-    """A line as it was understood."""
+    """A line as it was understood. Not to be changed; a frozen one would cost a tenth of the reading of a line."""
 
     id: str | None
     """The line's own id; None when it has none."""
@@ -88,10 +88,11 @@ def parse_line(raw: bytes) -> Prompt:
     fallback_id = None
     if isinstance(line, dict) and "request" in line and "error" in line and "status" in line:
         fallback_id, line = line.get("id"), line["request"]
-    if isinstance(line, str):
-        line_object: dict[str, Any] = {"prompt": line}
-    elif isinstance(line, dict):
+    line_object: dict[str, Any]
+    if isinstance(line, dict):
         line_object = line
+    elif isinstance(line, str):
+        line_object = {"prompt": line}
     else:
         raise LineError(f"{_kind(line)} where an object or a string was expected")
     shape = _shape(line_object)
@@ -164,6 +165,8 @@ def _refuse_what_cannot_be_sent(request: dict[str, Any]) -> None:
 
 
 def _shape(line: dict[str, Any]) -> Shape:
+    if "prompt" in line and "messages" not in line and "input" not in line and "body" not in line:
+        return Shape.PROMPT
     found = [key for key in _SHAPE_KEYS if key in line]
     is_openai = "body" in line and "url" in line
     if is_openai and not found:
@@ -174,16 +177,22 @@ def _shape(line: dict[str, Any]) -> Shape:
     if not found:
         keys = ", ".join(f"`{key}`" for key in list(line)[:5]) or "an empty object"
         raise LineError(f"no prompt in the line (it has {keys}): {_EXPECTED}")
-    return Shape(found[0])
+    return _SHAPES[found[0]]
+
+
+_SHAPES = {"prompt": Shape.PROMPT, "messages": Shape.MESSAGES, "input": Shape.INPUT}
 
 
 def _id(line: dict[str, Any], fallback: Any) -> str | None:
-    own = [line[key] for key in ("id", "custom_id") if line.get(key) is not None]
-    if len(own) > 1 and own[0] != own[1]:
-        raise LineError(f"`id` {own[0]!r} and `custom_id` {own[1]!r} differ")
-    value = own[0] if own else fallback
+    value, other = line.get("id"), line.get("custom_id")
+    if value is None:
+        value = fallback if other is None else other
+    elif other is not None and value != other:
+        raise LineError(f"`id` {value!r} and `custom_id` {other!r} differ")
     if value is None:
         return None
+    if type(value) is str and 0 < len(value) <= _MAX_ID_CHARS and value.isprintable():
+        return value
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise LineError(f"`id` must be a string or a number, not {_kind(value)}")
     text = str(value)
@@ -194,6 +203,8 @@ def _id(line: dict[str, Any], fallback: Any) -> str | None:
 
 def _read_prompt(line: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     prompt = line["prompt"]
+    if type(prompt) is str and prompt:
+        return _with_sampling({"prompt": prompt}, line, "prompt")
     texts = prompt if isinstance(prompt, list) else [prompt]
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise LineError("`prompt` must be a text that is not empty, or a list of such texts")
@@ -244,20 +255,27 @@ def _with_sampling(request: dict[str, Any], line: dict[str, Any], key: str) -> t
     inner = line.get("sampling_params")
     if inner is not None and not isinstance(inner, dict):
         raise LineError(f"`sampling_params` must be an object, not {_kind(inner)}")
-    _refuse_stream(line)
     sampling = dict(inner) if inner else {}
     carried = {}
     for name, value in line.items():
+        if name == key or name in _NOT_CARRIED:
+            continue
         if name in SAMPLING_PARAMETERS:
-            if name in sampling and sampling[name] != value:
+            if inner and name in sampling and sampling[name] != value:
                 raise LineError(f"`{name}` stands beside the prompt and in `sampling_params` with different values")
             sampling[name] = value
-        elif name not in (key, "sampling_params", "id", "custom_id", "stream"):
+        else:
             carried[name] = value
-    _refuse_stream(sampling)
+    if "stream" in line:
+        _refuse_stream(line)
+    if "stream" in sampling:
+        _refuse_stream(sampling)
     if sampling:
         request["sampling_params"] = sampling
     return request, carried
+
+
+_NOT_CARRIED = frozenset({"sampling_params", "id", "custom_id", "stream"})
 
 
 def _refuse_stream(fields: dict[str, Any]) -> None:

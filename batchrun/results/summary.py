@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import orjson
 
 from batchrun.results.cost import Cost, cost_lines
+from batchrun.results.timeline import sparkline
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 WIDTH = 78
 """Columns of the summary: fits a terminal of 80."""
+_SPARK_COLUMNS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,8 @@ class Summary:
     results: list[Path] = field(default_factory=list)
     errors: list[Path] = field(default_factory=list)
     manifest: Path | None = None
+    windows: list[int] = field(default_factory=list)
+    """Jobs that might be in flight, over time."""
     cost: Cost | None = None
     """None when no price was given."""
     rescue_by: float | None = None
@@ -255,6 +259,9 @@ def _figures(s: Summary) -> list[str]:
     if s.calls:
         calls = ", ".join(f"{name} {count:,}" for name, count in sorted(s.calls.items()))
         lines.append(f"  API calls   {calls}" + (f"; {s.throttled:,} throttled" if s.throttled else ""))
+    if len(s.windows) > 1 and max(s.windows) > min(s.windows):
+        line = sparkline(s.windows, _SPARK_COLUMNS)
+        lines.append(f"  window      {line} {min(s.windows):,} to {max(s.windows):,} jobs in flight")
     if s.retries:
         lines.append(f"  retries     {s.retries:,}")
     if s.unconfirmed:

@@ -17,6 +17,7 @@ from batchrun.scheduler.failures import backoff_s
 if TYPE_CHECKING:
     from random import Random
 
+    from batchrun.scheduler.health import EndpointHealth
     from batchrun.scheduler.prediction import Predictor
 
 _SCOUTS = 8
@@ -121,9 +122,18 @@ class PollPlan:
             self._predictor.saw_queued(watch.place, sent_at)
         self._place(watch, self._due(watch, now))
 
-    def saw_started(self, place: int, at: float) -> None:
-        """All jobs up to this place had started by `at`."""
-        self._predictor.saw_started(place, at)
+    def saw_health(self, health: EndpointHealth, place: int, now: float, *, is_shared: bool) -> None:
+        """`/health` answered: it knows how far the queue is.
+
+        Args:
+            health: What it said.
+            place: That of the next job when it was asked.
+            now: The present.
+            is_shared: Whether most jobs of the endpoint are other people's.
+        """
+        at_work = 0 if is_shared else health.in_progress
+        is_queue = health.in_queue > 0
+        self._predictor.saw_started(place - health.in_queue - 1, now, at_work=at_work, is_queue=is_queue)
 
     def enter_tail(self) -> None:
         """Nothing more is submitted: be early rather than sparing."""

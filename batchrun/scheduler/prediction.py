@@ -12,11 +12,19 @@ jobs start in the order of their submission. Two things are learnt from the last
 - *The spread around it*: how long after the start that the pace gives them the same jobs really ended. That holds
   the execution time and the unevenness of the starts, and is kept as a spread of values, not as one number.
 
-An answer IN_QUEUE says more than it seems: neither has any later job started by then.
+Other answers help the pace. An answer IN_QUEUE says that neither has any later job started by then. `/health` knows
+the length of the queue, and so the farthest job that has started, minutes before any of the new ones ends; and the
+number of jobs at work, which with the time that a job takes is a pace of its own: starts come in clusters, and a pace
+that differs much from that one is not believed. So workers that come or go are followed within a sample.
 
 A job is asked after when most of the spread has passed, and a job that was not over by then again by what is left
-of the spread, and never more often than its age makes useful. An endpoint that reports no delayTime is handled by
-the same code: the start is then the submission, and the spread is that of the whole time in the system.
+of the spread, and never more often than its time at work makes useful. Where status requests are plenty for each job
+that ends, and times vary much, it is asked after earlier: twice the questions for half the lateness. So it is for the
+last jobs of a run, whose lateness is the run's. Where they are scarce the plan asks for what has been due longest.
+
+An endpoint that reports no delayTime is handled by the same code: the start is then the submission, and the spread is
+that of the whole time in the system. `max_tokens` or the prompt's length are not looked at: in simulations of long
+answers (log-normal times, 90 slots) the workers are kept busy to 97% without, so that there is little to gain.
 """
 
 from __future__ import annotations
@@ -37,6 +45,8 @@ _SPAN_IN_EXECUTIONS = 2.0
 _WAITED_S = 0.005
 _IDLE_DELAY_MOST_S = 0.25
 """What the platform needs to hand a job to a worker that is free; what is longer is a wait."""
+_CREDIBLE = 2.0
+"""A pace that differs more than so many times from what the jobs at work make is not believed."""
 _WAITS_GROW = 2.0
 """No job is expected to wait much longer than so many times the longest wait lately: a pace of few starts misleads."""
 _LEAST_WAITING = 8
@@ -60,6 +70,18 @@ _MOST_GAP_S = 15.0
 _AGE_SHARE = 0.05
 
 
+class _Seen:
+    """What `/health` said of the queue."""
+
+    __slots__ = ("at", "at_work", "is_queue", "place")
+
+    def __init__(self, place: int, at: float, at_work: int, *, is_queue: bool) -> None:
+        self.place = place
+        self.at = at
+        self.at_work = at_work
+        self.is_queue = is_queue
+
+
 class Predictor:
     """What is known of how long jobs take.
 
@@ -79,8 +101,8 @@ class Predictor:
         "_next_quantile",
         "_polls_per_s",
         "_queued",
+        "_seen",
         "_spread",
-        "_started",
         "_unseen",
         "execution_s",
         "has_queue",
@@ -97,7 +119,7 @@ class Predictor:
         self._jobs: list[tuple[int, float, float, float]] = []
         self._ages: deque[float] = deque(maxlen=_KEEP)
         self._spread: list[float] = []
-        self._started: tuple[int, float] | None = None
+        self._seen: _Seen | None = None
         self._last: tuple[int, float] | None = None
         self.pace_s = 0.0
         """Seconds from one start to the next while jobs waited; 0 when none did."""
@@ -147,20 +169,36 @@ class Predictor:
         if self._queued is None or at > self._queued[1] or place < self._queued[0]:
             self._queued = (place, at)
 
-    def saw_started(self, place: int, at: float) -> None:
-        """All jobs up to this place had started by `at`: `/health` knows of faster workers before any of them ends."""
-        if self._started is None or place > self._started[0]:
-            self._started = (place, at)
+    def saw_started(self, place: int, at: float, *, at_work: int, is_queue: bool) -> None:
+        """All jobs up to this place had started by `at`: `/health` knows it before any of them ends.
+
+        Args:
+            place: In the order of submission.
+            at: When `/health` answered.
+            at_work: Jobs that were at work then; 0: nobody knows, or they were other people's.
+            is_queue: Whether jobs were waiting, so that no more can be at work.
+        """
+        self._seen = _Seen(place, at, at_work, is_queue=is_queue)
+        if self._last is not None:
+            self.pace_s = self._credible(self.pace_s)
             self._hurry()
 
+    def _credible(self, pace_s: float) -> float:
+        """A pace that agrees with the number of jobs at work: starts come in clusters, which mislead."""
+        seen = self._seen
+        if seen is None or not seen.at_work or not pace_s:
+            return pace_s
+        level_s = self.execution_s / seen.at_work
+        least_s = level_s / _CREDIBLE if seen.is_queue else 0.0
+        return min(max(pace_s, least_s), level_s * _CREDIBLE)
+
     def _hurry(self) -> None:
-        """Believe in no slower pace than what is known to have started allows."""
-        if self._last is None or self._started is None:
+        """Count from the last job that is known to have started, if that is farther than the pace leads."""
+        if self._last is None or self._seen is None:
             return
-        (last_place, last_start), (place, at) = self._last, self._started
-        if place > last_place and last_start + (place - last_place) * self.pace_s > at:
-            self.pace_s = max(at - last_start, 0.0) / (place - last_place) or self.pace_s
-            self._last = self._started
+        (last_place, last_start), seen = self._last, self._seen
+        if seen.place > last_place and last_start + (seen.place - last_place) * self.pace_s > seen.at:
+            self._last = (seen.place, seen.at)
 
     def expected_start(self, place: int, submitted_at: float) -> float:
         """When a job is likely to start, or to have started."""
@@ -207,7 +245,7 @@ class Predictor:
             return
         last_place, _, last_start, _ = jobs[-1]
         idle_delay_s = min(start - submitted for _, submitted, start, _ in jobs)
-        self.waited_s = waited_from_s = _WAITED_S + 2 * min(idle_delay_s, _IDLE_DELAY_MOST_S)
+        self.waited_s = waited_from_s = _WAITED_S + min(idle_delay_s, _IDLE_DELAY_MOST_S)
         executions = sorted(end - start for _, _, start, end in jobs[-_KEEP_FOR_PACE:])
         least_span_s = _SPAN_IN_EXECUTIONS * executions[len(executions) // 2]
         waited_s, waiting, first = 0.0, 0, len(jobs) - 1
@@ -221,10 +259,10 @@ class Predictor:
             if waiting >= _KEEP_FOR_PACE and last_start - start >= least_span_s:
                 break
         pace_s = max(waited_s / waiting, 0.0) if waiting else 0.0
-        self._last, self.pace_s = (last_place, last_start), pace_s
+        self.execution_s = executions[len(executions) // 2]
+        self._last, self.pace_s = (last_place, last_start), self._credible(pace_s)
         self._hurry()
         self.has_queue = self.pace_s > 0 and waiting >= min(_LEAST_WAITING, len(jobs) - first)
-        self.execution_s = executions[len(executions) // 2]
         longest_s = max(start - submitted for _, submitted, start, _ in jobs)
         self._longest_wait_s = _WAITS_GROW * longest_s + self.execution_s
         spread, expected = [], last_start

@@ -422,8 +422,8 @@ class Scheduler:
 
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
         self.meter.sample(event.health, now)
-        self._plan.saw_started(self._health_place - event.health.in_queue - 1, now)
         self.window.saw_health(event.health, len(self._flights), self._place, now)
+        self._plan.saw_health(event.health, self._health_place, now, is_shared=self.window.is_shared)
         if self._gate.seen(event.health, now):
             self._submitter.pacer.restart(now)
 

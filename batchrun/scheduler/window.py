@@ -43,6 +43,8 @@ _RESERVE_MOST_S = 120.0
 _FULL = 0.8
 """A window is in use when this share of it is: growth without use would mean nothing."""
 _BOUND_BY_RATE = 0.7
+_IDLE_S = 4.0
+"""Workers that `/health` saw idle, with nothing in the queue, are believed in for so long, whatever the pace says."""
 _HELD_S = 30.0
 """A refusal by `/run` holds the growth for so long."""
 
@@ -64,7 +66,9 @@ class Window:
         self._most = _FIRST_MOST
         self._mark = 0
         self._held_until = float("-inf")
-        self._is_shared = False
+        self._idle_until = float("-inf")
+        self.is_shared = False
+        """Whether most jobs of the endpoint are other people's."""
         self.size = FIRST if fixed is None else fixed
         """Jobs that may be in flight now."""
 
@@ -89,7 +93,9 @@ class Window:
             return
         wait_s = predictor.expected_start(place, now) - now
         wanted = in_flight + int((self._horizon_s() - wait_s) / predictor.pace_s)
-        self.size = max(min(wanted, self._most), SHARED if self._is_shared else LEAST)
+        self.size = max(min(wanted, self._most), SHARED if self.is_shared else LEAST)
+        if now < self._idle_until:
+            self.size = max(self.size, self._grown)
         self._grown = min(self.size, self._grown)
 
     def saw_start(self, place: int, delay_s: float, in_flight: int, next_place: int, now: float) -> None:
@@ -101,12 +107,13 @@ class Window:
     def saw_health(self, health: EndpointHealth, in_flight: int, next_place: int, now: float) -> None:
         """`/health` answered."""
         foreign = health.in_queue + health.in_progress - in_flight
-        self._is_shared = foreign > in_flight
+        self.is_shared = foreign > in_flight
         workers = max(health.idle + health.running, health.ready)
         if self._predictor.version == 0:
             self._grown = max(self._grown, min(_PER_WORKER * workers, _FIRST_MOST))
         if workers and health.in_queue * 10 <= in_flight:
             self._grow(in_flight, next_place, now, to=max(2 * self._grown, in_flight + _PER_WORKER * health.idle))
+            self._idle_until = now + _IDLE_S if health.idle else float("-inf")
 
     def refused(self, in_flight: int, now: float) -> None:
         """`/run` refused a submission: too fast, or its queue is full."""

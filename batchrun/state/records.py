@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from batchrun.scheduler.states import RowState
@@ -125,6 +125,8 @@ class Batch:
     """Added to the run's counters."""
     committed_bytes: dict[int, int] = field(default_factory=dict)
     """Output -> length of its file that the ended rows have reached."""
+    timeline: list[Any] | None = None
+    """How the run has gone so far; None: as it was written last."""
 
     def count_tokens(self, used: int | None, made: int | None, finish_reason: str | None) -> None:
         """Count what a result says of its tokens, and whether its text was cut off by their number."""

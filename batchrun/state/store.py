@@ -207,6 +207,8 @@ class Store:
             _add(db, batch.counters)
             for output, size_bytes in batch.committed_bytes.items():
                 db.execute("UPDATE outputs SET committed_bytes = ? WHERE output = ?", (size_bytes, output))
+            if batch.timeline is not None:
+                db.execute("INSERT OR REPLACE INTO settings VALUES ('timeline', ?)", (orjson.dumps(batch.timeline),))
             db.execute("UPDATE sessions SET seen_ms = ? WHERE session = ?", (now_ms, session))
 
     # What people ask for

@@ -1,0 +1,74 @@
+"""How a run went over time, in a few hundred points whatever its length. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+MOST_POINTS = 400
+"""When there are more, every second one is dropped, and points are taken half as often from then on."""
+_LEAST_GAP_S = 1.0
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+class Point(NamedTuple):
+    """What a run looked like at one moment."""
+
+    at_ms: int
+    """UTC epoch."""
+    window: int
+    """Jobs that may be in flight."""
+    in_flight: int
+    running: int
+    """Jobs at work when last asked after."""
+    succeeded: int
+    failed: int
+    output_tokens: int
+    """Of this session."""
+
+
+class Timeline:
+    """The points of a run, over all its sessions.
+
+    Args:
+        points: Those of earlier sessions, as `to_json` gave them; anything else is taken for none.
+    """
+
+    def __init__(self, points: object = None) -> None:
+        self._points = [Point(*point) for point in points if _is_point(point)] if isinstance(points, list) else []
+        self._gap_s = _LEAST_GAP_S
+        if len(self._points) > 1:
+            gaps = sorted(b.at_ms - a.at_ms for a, b in zip(self._points, self._points[1:], strict=False))
+            self._gap_s = max(gaps[len(gaps) // 2] / 1000, _LEAST_GAP_S)
+
+    def is_due(self, at_ms: int) -> bool:
+        """Whether it is time for a point."""
+        return not self._points or at_ms - self._points[-1].at_ms >= self._gap_s * 1000
+
+    def add(self, point: Point) -> None:
+        """Add a point."""
+        self._points.append(point)
+        if len(self._points) > MOST_POINTS:
+            self._points = self._points[::2]
+            self._gap_s *= 2
+
+    def to_json(self) -> list[Any]:
+        """The points as JSON values."""
+        return [list(point) for point in self._points]
+
+    def windows(self) -> list[int]:
+        """The window over time."""
+        return [point.window for point in self._points]
+
+
+def sparkline(values: list[int], columns: int) -> str:
+    """Numbers as a line of blocks, the largest as a full one; each column is the largest of its part."""
+    if not values:
+        return ""
+    columns = min(columns, len(values))
+    parts = [values[len(values) * i // columns : len(values) * (i + 1) // columns] for i in range(columns)]
+    most = max(values)
+    return "".join(_BLOCKS[round(max(part) / most * (len(_BLOCKS) - 1)) if most else 0] for part in parts)
+
+
+def _is_point(point: object) -> bool:
+    return isinstance(point, list) and len(point) == len(Point._fields) and all(type(item) is int for item in point)
