@@ -191,10 +191,10 @@ def _figures(snapshot: Snapshot) -> list[str]:
         parts.append(f"ETA {duration(s.eta_s)}")
     if s.failed:
         parts.append(f"{s.failed:,} failed")
-    parts += [f"{s.in_flight:,}/{s.window:,} in flight", f"{s.queued:,} queued"]
     if s.cost is not None:
         projected = s.cost.most_projected
         parts.append(money(s.cost.most) + ("" if projected is None else f" of ~{money(projected)}"))
+    parts += [f"{s.in_flight:,} in flight", f"{s.queued:,} queued", f"window {s.window:,}"]
     if s.tokens_per_s is not None:
         parts.append(f"{s.tokens_per_s:,.0f} tok/s")
     if s.held:

@@ -92,8 +92,17 @@ def test_the_bar_fits_its_terminal_and_cuts_no_figure_in_the_middle(columns, not
     frames = [frame for frame in terminal.text().replace("\n", "\r").split("\r") if "|" in frame]
     assert len(frames) >= 3
     assert all(len(frame) <= columns for frame in frames)
-    busy = {"12.5/s", "ETA 6 min 40 s", "3 failed", "400/400 in flight", "300 queued", "850 tok/s", "12 to retry"}
-    at_the_end = {"0/400 in flight", "0 queued"}
+    busy = {
+        "12.5/s",
+        "ETA 6 min 40 s",
+        "3 failed",
+        "400 in flight",
+        "300 queued",
+        "window 400",
+        "850 tok/s",
+        "12 to retry",
+    }
+    at_the_end = {"0 in flight", "0 queued"}
     shown = {figure for frame in frames[:-1] for figure in frame.split("| ")[1].strip().split(", ")[1:]}
     assert shown <= {*busy, *at_the_end, note}
     assert "12.5/s" in shown
@@ -154,7 +163,9 @@ def test_plain_lines_come_at_the_ends_and_every_thirty_seconds():
     assert lines[0].startswith("10,000 rows, 5,000")
     assert lines[1] == "one worker is throttled"
     assert [line.split(":")[0] for line in lines[2:]] == ["30 s", "1 min 00 s", "1 min 30 s", "1 min 00 s"]
-    assert "5,000/10,000, 12.5/s, ETA 6 min 40 s, 3 failed, 400/400 in flight, 300 queued, 850 tok/s" in lines[2]
+    assert (
+        "5,000/10,000, 12.5/s, ETA 6 min 40 s, 3 failed, 400 in flight, 300 queued, window 400, 850 tok/s" in lines[2]
+    )
 
 
 def test_json_is_one_event_a_line_and_at_most_one_progress_a_second():
