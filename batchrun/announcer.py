@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from batchrun.results.summary import duration
+
 _LASTS_S = 5.0
 """What is over sooner is nobody's business."""
 _REPEAT_S = 300.0
@@ -40,4 +42,4 @@ class Announcer:
             return None
         lasted_s, said = now - self._since, self._said
         self._since, self._clear_since, self._said = None, None, ""
-        return f"going on after {lasted_s / 60:,.0f} min" if said else None
+        return f"going on after {duration(lasted_s)}" if said else None

@@ -36,7 +36,7 @@ Exit codes:
   1    unexpected error
   2    wrong usage or invalid input; nothing was sent
   3    finished, and some rows failed
-  4    stopped early (breaker, budget, deadline, refused key or endpoint, disk full); resumable
+  4    stopped early (breaker, canary, budget, deadline, refused key, disk full); resumable
   130  interrupted; resumable
 """
 
@@ -113,6 +113,7 @@ def run(**given: Any) -> None:
     from batchrun import session
 
     options = run_options(given)
+    _refuse_local_options(given, options)
     if given["dry_run"]:
         session.dry_run(options, sys.stdout.buffer, _observer(given))
         return
@@ -135,6 +136,7 @@ def resume(state: Path, **given: Any) -> None:
 
     options = session.stored_options(state)
     options = replace(options, guards=_guards(given, options.guards))
+    _refuse_local_options(given, options)
     _finish(session.run(options, observer=_observer(given), resumed=True, **_session_options(given)), given)
 
 
@@ -155,7 +157,7 @@ def status(state: Path, *, as_json: bool) -> None:
     click.echo(standing.to_json(seen) if as_json else standing.render(seen), nl=False)
 
 
-@main.command(context_settings=_ENVIRONMENT)
+@main.command(context_settings=_ENVIRONMENT, short_help="Cancel the jobs in flight of a STATE file's run.")
 @click.argument("state", type=click.Path(path_type=Path))
 @with_options([*NOTIFY_OPTIONS, *KEY_OPTIONS, *SHOW_OPTIONS])
 def cancel(state: Path, **given: Any) -> None:
@@ -324,6 +326,21 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
     )
 
 
+def _refuse_local_options(given: dict[str, Any], options: config.RunOptions) -> None:
+    """Refuse to send prompts elsewhere than the options seem to say.
+
+    Raises:
+        UsageError: a worker was chosen for an endpoint that is not the local one.
+    """
+    for option, chosen in (
+        ("--worker", given["worker"] != "auto"),
+        ("--model-file", given["model_file"] is not None),
+        ("--upstream", given["upstream"] is not None),
+    ):
+        if chosen and not options.is_local:
+            raise UsageError(f"{option} is for --endpoint local", f"take it out, or run on -e {config.LOCAL_ENDPOINT}")
+
+
 def _guards(given: dict[str, Any], known: config.GuardOptions) -> config.GuardOptions:
     """The guards of a session: what is given, else what is known.
 
@@ -382,7 +399,12 @@ def _observer(given: dict[str, Any]) -> Observer:
     from batchrun.progress import make_observer
 
     observer = make_observer("none" if given["quiet"] else given["progress"], sys.stderr)
-    if given["verbose"] or given["log_file"]:
+    if not (given["verbose"] or given["log_file"]):
+        import logging
+
+        # Without a handler Python prints warnings itself, and each of ours would be said twice.
+        logging.getLogger("batchrun").addHandler(logging.NullHandler())
+    else:
         _log(observer if given["verbose"] else None, given["log_file"])
     return observer
 

@@ -30,7 +30,9 @@ def payload(summary: Summary) -> dict[str, Any]:
         text += f", for {span(s.cost.least, s.cost.most)}"
     if s.reason:
         text += f". {s.reason}"
-    text += f" ({s.state.name})"
+    if s.failures:
+        text += f" Most failures: {s.failures[0].kind} ({s.failures[0].rows:,})."
+    text += f" ({s.state.absolute()})"
     return {"text": text, "event": s.outcome, **s.to_json()}
 
 

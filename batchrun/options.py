@@ -31,9 +31,13 @@ def _key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, 
 
 
 def _duration(_ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """`8h`, `90m`, `1h30m`, `45s`, `2d`; a bare number is seconds. Becomes seconds, more than 0."""
+    """`8h`, `90m`, `1h30m`, `45s`, `2d`. Becomes seconds, more than 0."""
     if value is None:
         return None
+    if value.strip().replace(".", "", 1).isdecimal():
+        raise click.BadParameter(
+            f"{value!r}: hours, minutes or seconds? Say {value}h, {value}m or {value}s", param=param
+        )
     match = _DURATION.fullmatch(value.strip().lower())
     numbers = match.groups() if match else ()
     seconds = sum(float(number) * unit_s for number, unit_s in zip(numbers, _UNITS_S, strict=False) if number)
@@ -43,7 +47,7 @@ def _duration(_ctx: click.Context, param: click.Parameter, value: str | None) ->
 
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
-_DURATION = re.compile(f"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s?)?")
+_DURATION = re.compile(f"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
 _UNITS_S = (86400, 3600, 60, 1)
 
 
@@ -162,8 +166,8 @@ GUARD_OPTIONS = [
         "--job-timeout",
         callback=_duration,
         metavar="TIME",
-        help="Cancel a job that is not over so long after its submission; it counts as TIMED_OUT."
-        " [default: its ttl and 10 min]",
+        help="Cancel a job that is not over so long after its submission, its time in the queue included; it counts"
+        " as TIMED_OUT, and is tried again up to --max-retries times. [default: its ttl and 10 min]",
     ),
 ]
 """What keeps watch over a run; each may differ from one session to the next."""

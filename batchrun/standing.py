@@ -134,7 +134,7 @@ def render(standing: Standing) -> str:
         lines.append(f"  held       {s.held:>11,}")
     lines += [
         f"  in flight  {s.in_flight:>11,}",
-        f"  pending    {s.pending + s.submitting:>11,}",
+        f"  not run    {s.pending + s.submitting:>11,}",
         "",
         f"  {s.rows_per_s:,.1f} rows/s over {duration(s.elapsed_s)} of running",
     ]
@@ -148,14 +148,11 @@ def render(standing: Standing) -> str:
         lines += [f"  {kind:<14} {count:>9,}  {row_id}: {message[:80]}" for kind, count, row_id, message in s.failures]
     if s.jobs:
         lines += ["", f"oldest jobs in flight ({len(s.jobs)} of {s.in_flight:,})"]
-        lines += [
-            f"  {job.id[:24]:<24} {job.job_id[:44]:<44} age {duration(job.age_s):>8}  {_rescue(job.rescue_in_s)}"
-            for job in s.jobs
-        ]
+        lines += [f"  {job.id[:26]:<26} age {duration(job.age_s):>12}  {_rescue(job.rescue_in_s)}" for job in s.jobs]
     if open_rows and s.pid is None:
         lines += ["", f"go on: batchrun resume {s.state}"]
     return "\n".join(lines) + "\n"
 
 
 def _rescue(seconds: float) -> str:
-    return f"rescue within {duration(seconds)}" if seconds > 0 else "may have expired"
+    return f"fetch within {duration(seconds)}" if seconds > 0 else "may have expired"

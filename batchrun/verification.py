@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import orjson
 
-from batchrun.errors import InputError, StateError
-from batchrun.prompts.identity import line_digest
-from batchrun.prompts.lines import LineReader
+from batchrun.errors import StateError
+from batchrun.inputlines import InputLines, where
 from batchrun.results.reader import in_groups, read_lines, size_of
 from batchrun.results.record import read_error_id, read_record
 from batchrun.results.writer import errors_path
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from batchrun.results.reader import StoredLine
-    from batchrun.state.records import OutputRecord, SourceRecord
-    from batchrun.state.snapshot import Found, ScannedRow
+    from batchrun.state.records import OutputRecord
+    from batchrun.state.snapshot import Found
 
 _NAMED = 5
 """Of each kind of problem so many are named."""
@@ -260,21 +259,25 @@ class _Check:
     def lines(self) -> None:
         """The input line of each row; and which rows have no result, or no error record."""
         absent: Counter[int] = Counter()
-        with _Inputs(self._add) as inputs:
+        with InputLines(self._add) as inputs:
             for row in self._store.scan():
                 source = self._sources.get(row.source)
                 if source is None:
                     self._add("no_input", row.id)
                     continue
                 if row.state == RowState.SUCCEEDED and not self._marks[row.row] & _RESULT:
-                    self._add("missing", _where(source, row))
+                    self._add("missing", where(source, row))
                 elif row.state == RowState.FAILED and not self._marks[row.row] & _ERROR:
                     if source.output in self._error_files:
-                        self._add("missing_error", _where(source, row))
+                        self._add("missing_error", where(source, row))
                     else:
                         absent[source.output] += 1
                 if inputs.is_unchanged(source, row):
                     self._found.lines += 1
+        if inputs.moved:
+            self._found.notes.append(
+                f"input lines that stand elsewhere now: {inputs.moved:,}; the next start finds them"
+            )
         for output, count in absent.items():
             path = errors_path(self._paths[output]) if output in self._paths else "the error file"
             self._found.notes.append(f"{path} is not there, failed rows: {count:,}; the next session writes it")
@@ -326,58 +329,6 @@ class _Check:
         problem.count = self._store.query(f"SELECT count(*) {sql}")[0][0]
         named = self._store.query(f"SELECT coalesce(r.id, 'row ' || {row}) {sql} ORDER BY {row} LIMIT {_NAMED}")
         problem.first = [name for (name,) in named]
-
-
-class _Inputs:
-    """The input files, one open at a time; a missing one is one problem."""
-
-    def __init__(self, add: Callable[[str, str], None]) -> None:
-        self._add = add
-        self._source: int | None = None
-        self._reader: LineReader | None = None
-        self._missing: set[int] = set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def is_unchanged(self, source: SourceRecord, row: ScannedRow) -> bool:
-        """Whether a row's line is what it was; otherwise the problem is noted."""
-        if row.source != self._source:
-            self._open(source)
-        if self._reader is None:
-            return False
-        try:
-            raw = self._reader.read(row.source, row.offset, row.length)
-        except InputError as error:
-            self._add("changed", f"{_where(source, row)}: {error.message}")
-            return False
-        if line_digest(raw) == row.digest:
-            return True
-        self._add("changed", _where(source, row))
-        return False
-
-    def _open(self, source: SourceRecord) -> None:
-        self._close()
-        self._source = source.source
-        if source.source in self._missing:
-            return
-        try:
-            self._reader = LineReader({source.source: Path(source.file)})
-        except InputError as error:
-            self._missing.add(source.source)
-            self._add("file", error.message)
-
-    def _close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-
-
-def _where(source: SourceRecord, row: ScannedRow) -> str:
-    return f"{source.path}:{row.line} ({row.id})"
 
 
 def _result_id(raw: bytes) -> str | None:

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "tally": ENGINE_LEVEL | {"journal"},
     "verdict": ENGINE_LEVEL,
     "interrupts": {"config"},
-    "announcer": set(),
+    "announcer": {"results"},
     "clock": set(),
     "engine": ENGINE_LEVEL | {"journal", "tally", "verdict", "interrupts", "announcer"},
     "intake": ENGINE_LEVEL,
@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "standing": ENGINE_LEVEL | {"accounts"},
     "session": ENGINE_LEVEL
     | {"intake", "runs", "engine", "interrupts", "clock", "notify", "credentials", "local", "progress"},
-    "verification": ENGINE_LEVEL,
+    "inputlines": ENGINE_LEVEL,
+    "verification": ENGINE_LEVEL | {"inputlines"},
     "export": ENGINE_LEVEL,
     "options": {"config"},
     "cli": ENGINE_LEVEL

@@ -74,7 +74,7 @@ def test_the_picture_names_what_a_person_looks_for(state: Path):
     text = standing.render(standing.look(state, NOW))
     assert "not running" in text
     assert "bad_request" in text
-    assert "rescue within 21 min 00 s" in text
+    assert "fetch within 21 min 00 s" in text
     assert f"go on: batchrun resume {state}" in text
     assert "may have expired" in standing.render(standing.look(state, NOW + 3600))
 

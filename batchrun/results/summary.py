@@ -292,7 +292,7 @@ def _next_steps(s: Summary) -> list[str]:
     if s.held:
         steps += _wrapped(f"submit the {s.held:,} held rows, which may pay twice: --unconfirmed resubmit")
     if s.truncated:
-        steps += _wrapped(f"{s.truncated:,} texts were cut off at max_tokens: raise it, say --set max_tokens=512")
+        steps += _wrapped(f"{s.truncated:,} texts were cut off at max_tokens: raise it in a new run, with another -o")
     return steps
 
 

@@ -19,7 +19,7 @@ LAST_ROWS = 200
 SHARE_FROM_ROWS = 50
 """A share of failed rows means something from so many finished rows on."""
 
-_HINT = "see the failures below; when that is mended, go on, and take the failed rows up again with --retry-failed"
+_HINT = "when what made the rows fail is mended, go on, and take them up again with --retry-failed"
 
 
 class Breaker:

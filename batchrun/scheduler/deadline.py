@@ -41,5 +41,6 @@ class Deadline:
     def reached(self) -> StoppedError:
         """Why the run stops."""
         return StoppedError(
-            f"the deadline is reached ({self._after_s:,.0f} s after the start)", "go on in a new session"
+            f"the deadline is reached ({self._after_s:,.0f} s after the start)",
+            "a new session has a deadline of its own",
         )

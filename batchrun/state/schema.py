@@ -23,6 +23,7 @@ from contextlib import closing, contextmanager
 APPLICATION_ID = 0x62617263
 """`barc`: tells a state file from any other SQLite file."""
 SCHEMA_VERSION = 1
+_MAGIC = b"SQLite format 3\0"
 
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -119,7 +120,9 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         OutputError: it cannot be created or written.
     """
     if path.is_dir():
-        raise StateError(f"{path} is a folder, not a state file", "give --state a file name")
+        raise StateError(
+            f"{path} is a folder, not a state file", _meant(path, "that of a folder stands beside it: <folder>.state")
+        )
     if read_only and not path.exists():
         raise StateError(f"{path}: there is no such state file", "it stands beside the results: <output>.state")
     if not path.exists():
@@ -127,6 +130,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{path.parent}: the folder cannot be made: {error.strerror}") from error
+    _refuse_other_file(path)
     with sqlite_errors(path):
         if not read_only and path.exists():
             _refuse_damaged(path)
@@ -137,6 +141,23 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Refuse what is no database at all: a results file is the likeliest slip, and it is not damaged."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+    except OSError:
+        return  # what opens it next says why
+    if not head or head == _MAGIC:
+        return
+    raise StateError(f"{path} is no state file", _meant(path, "it stands beside the results: <output>.state"))
+
+
+def _meant(path: Path, otherwise: str) -> str:
+    beside = path.absolute().with_name(path.absolute().name + ".state")
+    return f"did you mean {path}.state?" if beside.exists() else otherwise
 
 
 def holds_run(path: Path) -> bool:
@@ -150,6 +171,7 @@ def holds_run(path: Path) -> bool:
     """
     if not path.exists():
         return False
+    _refuse_other_file(path)
     with sqlite_errors(path), closing(_open(path, "ro")) as connection:
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
