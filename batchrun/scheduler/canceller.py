@@ -82,7 +82,7 @@ class Canceller:
         flights = [flight for flight in self._flights.values() if flight.remote_id and flight.cause is None]
         for flight in sorted(flights, key=lambda flight: (flight.in_progress, -flight.place)):
             flight.cause = CancelCause.WISH
-            self._next.append(flight.job)
+            self._list(flight)
 
     def submitted(self, flight: Flight) -> None:
         """A job is in flight from now on."""
@@ -90,6 +90,7 @@ class Canceller:
             self._overdue_at = flight.submitted_at + self._life_s
         if self.recalling:
             flight.cause = CancelCause.WISH
+            flight.listed = True
             self._next.appendleft(flight.job)
 
     def find_overdue(self, now: float) -> None:
@@ -138,6 +139,7 @@ class Canceller:
                 continue
             room -= 1
             self.pacer.start(now)
+            flight.listed = False
             flight.cancelling = True
             self._plan.hold(job)
             out.append(cmd.Cancel(job, flight.remote_id))
@@ -166,7 +168,8 @@ class Canceller:
         match error:
             case ThrottledError():
                 self.pacer.throttle(now, event.sent_at, error.retry_after_s)
-                self._next.append(flight.job)
+                flight.listed = True
+                self._next.appendleft(flight.job)
             case NotFoundError():
                 self.pacer.succeed(now)
                 wait_s = 0.0
@@ -192,9 +195,17 @@ class Canceller:
 
     def _time_out(self, flight: Flight) -> None:
         flight.cause = CancelCause.TIMEOUT
-        self._next.append(flight.job)
+        self._list(flight)
+
+    def _list(self, flight: Flight) -> None:
+        if not flight.listed:
+            flight.listed = True
+            self._next.append(flight.job)
 
     def _again(self, flight: Flight, now: float) -> None:
+        if flight.listed:
+            return
+        flight.listed = True
         flight.tries += 1
         wait_s = backoff_s(flight.tries, self._rng, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
         heapq.heappush(self._later, (now + wait_s, flight.job))

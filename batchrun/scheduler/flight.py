@@ -42,6 +42,7 @@ class Flight:
         "cause",
         "in_progress",
         "job",
+        "listed",
         "missing",
         "overdue",
         "place",
@@ -72,6 +73,8 @@ class Flight:
         """Whether it has lived longer than it may."""
         self.cause: CancelCause | None = None
         """Why it is to be cancelled; None: it is not."""
+        self.listed = False
+        """Whether its turn to be cancelled is still to come: each job has one."""
         self.cancelling = False
         """Whether a cancel is under way."""
         self.refusals = 0
