@@ -145,6 +145,13 @@ class Budget:
         per_job = self._spent() / self._ended
         return max(int(left / per_job) - in_flight, 0) if per_job > 0 else None
 
+    def is_spent(self, in_flight: int) -> bool:
+        """Whether to stop where there is no room, rather than to wait for the end of jobs in flight.
+
+        The first jobs to end look as dear as all those at work beside them: a whole window has to end first.
+        """
+        return self._max_cost is not None and (self._spent() >= self._max_cost or self._ended >= in_flight)
+
     def reached(self, in_flight: int) -> StoppedError:
         """The reason to stop when there is no room left."""
         return StoppedError(

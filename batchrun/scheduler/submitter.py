@@ -79,11 +79,12 @@ class Submitter:
         at_once = _SUBMITTING_PER_CONNECTION * self._lanes.count
         room = min(self.pacer.ready(now), at_once - self.pacer.in_use, self._window.size - len(flights))
         affordable = self._budget.room(len(flights)) if room > 0 else None
+        if affordable == 0:
+            due_at = self._backlog.next_at(fresh=canary.lets_in)
+            is_over = due_at is not None and due_at <= now and self._budget.is_spent(len(flights))
+            return self._budget.reached(len(flights)) if is_over else None
+        room = room if affordable is None else min(room, affordable)
         while room > 0 and (row := self._backlog.take(now, fresh=canary.lets_in)) is not None:
-            if affordable is not None and affordable <= 0:
-                self._backlog.put_back(row, now, self._next_job)
-                return self._budget.reached(len(flights))
-            affordable = None if affordable is None else affordable - 1
             room -= 1
             self.pacer.start(now)
             job, self._next_job = self._next_job, self._next_job + 1
