@@ -238,7 +238,7 @@ class Scheduler:
     def decided(self) -> list[cmd.Command]:
         """What was decided about rows and is to be written down, without starting anything new."""
         settlement = self._settlement
-        if settlement.stop is not None:
+        if settlement.stop is not None and not self._backlog.is_empty:
             self._drain(settlement.stop)
         out, settlement.decided = settlement.decided, []
         return out
@@ -298,7 +298,8 @@ class Scheduler:
         ends_at = self._deadline.at
         if ends_at is None:
             return
-        if not self._stopping and now >= (self._last_submission_at(now) or ends_at):
+        # With no row left to submit there is nothing to stop: what is in flight may yet end in time.
+        if not self._stopping and not self._backlog.is_empty and now >= (self._last_submission_at(now) or ends_at):
             self._drain(self._deadline.reached())
         if now >= ends_at:
             self._halt(self.stop or self._deadline.reached())
