@@ -2,7 +2,7 @@
 
 The first Ctrl-C or SIGTERM does what the user has chosen, the second detaches: whoever asks twice wants to be gone.
 SIGHUP detaches, because nobody is left to watch. SIGUSR1 cancels: `batchrun cancel` sends it to a run that goes on.
-What was ignored before stays ignored: `nohup` means it, and so does a shell that starts a job in the background.
+A hangup or an interrupt that was ignored before stays ignored: `nohup` and a shell's background jobs mean it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def catching(policy: InterruptPolicy, tell: Callable[[Wish], None]) -> Iterator[
         (signal.SIGHUP, lambda: tell(Wish.DETACH)),
         (CANCEL_SIGNAL, lambda: tell(Wish.CANCEL)),
     ):
-        if signal.getsignal(number) is signal.SIG_IGN:
+        if number in (signal.SIGHUP, signal.SIGINT) and signal.getsignal(number) is signal.SIG_IGN:
             continue
         try:
             loop.add_signal_handler(number, handler)
