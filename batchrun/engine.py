@@ -1,8 +1,8 @@
 """The driver: persist, act, feed back, re-arm one timer. It decides nothing; the scheduler does.
 
 One round: events go to the scheduler, its commands come back; requests start at once, whatever is to be on disk
-first is collected and written in a thread, in groups; submissions leave when their intent is committed. Then it
-sleeps until something happens or the scheduler wants to be asked.
+first is collected and written in a thread, in groups; submissions and cancels leave when their intent is committed.
+Then it sleeps until something happens or the scheduler wants to be asked.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class Engine:
             case cmd.LoadRows():
                 self._start(self._load(command))
             case cmd.Cancel():
-                self._start(self._cancel(command))
+                self._work.cancels.append(command)
             case cmd.CheckHealth():
                 self._start(self._check_health())
             case cmd.Drain():
@@ -249,7 +249,8 @@ class Engine:
         for job in self._journal.adopt():
             ticket = ev.Ticket(job.row.row, job.row.attempts, job.row.retries, job.row.unconfirmed)
             submitted_at = now - max(wall_ms - job.submitted_ms, 0.0) / 1000
-            self._scheduler.handle(ev.JobAdopted(ticket, job.job, job.remote_id, submitted_at), now)
+            adopted = ev.JobAdopted(ticket, job.job, job.remote_id, submitted_at, cancelling=job.is_cancelling)
+            self._scheduler.handle(adopted, now)
 
     async def _load(self, command: cmd.LoadRows) -> None:
         tickets, exhausted = await self._in_thread(lambda: self._journal.load(command.count))
@@ -279,6 +280,9 @@ class Engine:
         except BaseException:
             self._writable = False
             raise
+        if not self._leaving:
+            for cancel in work.cancels:
+                self._start(self._cancel(cancel))
         for submit in work.submits:
             body = bodies[submit.job]
             if isinstance(body, LineChangedError):
@@ -377,6 +381,7 @@ class Engine:
         """Hear the requests under way for a moment, write down what they said, and leave the rest for later."""
         self._leaving = True
         self._work.submits.clear()
+        self._work.cancels.clear()
         if self._writing is not None:
             await asyncio.wait([self._writing])
         if self._requests:

@@ -47,12 +47,13 @@ class Work:
     submits: list[cmd.Submit] = field(default_factory=list)
     accepted: list[Acceptance] = field(default_factory=list)
     endings: list[cmd.Requeue | cmd.Finish | cmd.Hold] = field(default_factory=list)
+    cancels: list[cmd.Cancel] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     timeline: list[Any] | None = None
     """How the run has gone so far; None: as it was written last."""
 
     def __bool__(self) -> bool:
-        return bool(self.submits or self.accepted or self.endings)
+        return bool(self.submits or self.accepted or self.endings or self.cancels)
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to one of the run's counters."""
@@ -146,7 +147,10 @@ class Journal:
         """
         for accepted in work.accepted:
             self._jobs[accepted.job] = (accepted.remote_id, accepted.submitted_ms)
-        batch = Batch(accepted=work.accepted, counters=work.counters, timeline=work.timeline)
+        cancelling = [(cancel.job,) for cancel in work.cancels]
+        batch = Batch(
+            accepted=work.accepted, cancelling=cancelling, counters=work.counters, timeline=work.timeline
+        )
         self._append_results(work, batch, now_ms)
         for ending in work.endings:
             self._end(ending, batch, now_ms)

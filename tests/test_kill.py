@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BATCHRUN = [sys.executable, "-m", "batchrun"]
 ROWS = 600
 KEYED = {**os.environ, "RUNPOD_API_KEY": "rpa_SECRET"}
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a hangup that is ignored here would be ignored by the processes too
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class Poll:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Cancel a job; answered by JobCancelled or CancelFailed."""
+    """Write the intent down, then cancel the job; answered by JobCancelled or CancelFailed."""
 
     job: int
     remote_id: str

@@ -43,6 +43,8 @@ class JobAdopted:
     remote_id: str
     submitted_at: float
     """On the scheduler's clock, so it may lie before the clock's zero."""
+    cancelling: bool = False
+    """Whether the earlier session has cancelled it, or was about to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class Flight:
     __slots__ = (
         "adopted",
         "asking",
+        "called_off",
         "cancelling",
         "cause",
         "in_progress",
@@ -71,6 +72,8 @@ class Flight:
         """Whether it is being asked after."""
         self.overdue = False
         """Whether it has lived longer than it may."""
+        self.called_off = False
+        """Whether an earlier session has cancelled it, or was about to."""
         self.cause: CancelCause | None = None
         """Why it is to be cancelled; None: it is not."""
         self.listed = False

@@ -320,6 +320,7 @@ class Scheduler:
         flight.remote_id = event.remote_id
         flight.place, self._place = self._place, self._place + 1
         flight.adopted = True
+        flight.called_off = event.cancelling
         self._unasked += 1
         self._plan.add_overdue(event.job, flight.place, event.submitted_at)
         self._canceller.submitted(flight)
@@ -349,7 +350,7 @@ class Scheduler:
         self._budget.job_ended(event.execution_s)
         if adopted and event.execution_s and self._began_at is not None:
             self.meter.unwatched(flight.submitted_at + (event.delay_s or 0.0), event.execution_s, self._began_at)
-        if event.status == "CANCELLED" and flight.cause is not None:
+        if event.status == "CANCELLED" and (flight.cause is not None or flight.called_off):
             self._call_off(flight, now)
         elif event.failure is None:
             self._settlement.succeed(flight, event.status, event.answer)
@@ -416,10 +417,10 @@ class Scheduler:
         """The job is over because it was cancelled, or given up."""
         if flight.job in self._flights:
             self._land(flight, now)
-        if flight.cause is CancelCause.WISH:
-            self._settlement.recall(flight, now)
-        else:
+        if flight.cause is CancelCause.TIMEOUT:
             self._settlement.retry_or_fail(flight, "TIMED_OUT", self._canceller.failure(), now)
+        else:
+            self._settlement.recall(flight, now)
 
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
         self.meter.sample(event.health, now)

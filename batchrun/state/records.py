@@ -34,6 +34,8 @@ class OpenJob(NamedTuple):
     job: int
     remote_id: str
     submitted_ms: int
+    is_cancelling: bool
+    """Whether the session that saw it last has cancelled it, or was about to."""
 
 
 class SourceRecord(NamedTuple):
@@ -118,6 +120,8 @@ class Batch:
     """What one transaction writes, in the order of the fields."""
 
     accepted: list[Acceptance] = field(default_factory=list)
+    cancelling: list[tuple[int]] = field(default_factory=list)
+    """Jobs that are about to be cancelled."""
     ended: list[Ending] = field(default_factory=list)
     failures: list[FailureRecord] = field(default_factory=list)
     submitted: list[Submission] = field(default_factory=list)

@@ -132,10 +132,11 @@ class Store:
         """The jobs whose ID is known and whose end is not, oldest first. There are about a window of them."""
         columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
         sql = (
-            f"SELECT {columns}, j.job, j.remote_id, j.submitted_ms FROM rows r JOIN jobs j ON j.job = r.job"
+            f"SELECT {columns}, j.job, j.remote_id, j.submitted_ms, j.status IS 'CANCELLING'"
+            " FROM rows r JOIN jobs j ON j.job = r.job"
             " WHERE r.state = 2 ORDER BY j.submitted_ms, j.job"
         )
-        return [OpenJob(_row(row[:-3]), *row[-3:]) for row in self.query(sql)]
+        return [OpenJob(_row(row[:-4]), row[-4], row[-3], row[-2], bool(row[-1])) for row in self.query(sql)]
 
     def recent_submissions_ms(self, since_ms: int) -> list[int]:
         """When the last submissions since then were answered, oldest first; at most 10,000 of them."""
@@ -199,6 +200,7 @@ class Store:
         self._refuse_gone()
         with self.transaction() as db:
             _write(db, batch.accepted, _NAME_JOBS, _MARK_SUBMITTED)
+            _write(db, batch.cancelling, _MARK_CANCELLING)
             _write(db, [e for e in batch.ended if e.status is not None], _END_JOBS, _END_ROWS)
             _write(db, [e for e in batch.ended if e.status is None], _FORGET_JOBS, _FORGET_ROWS)
             if batch.failures:
@@ -264,7 +266,7 @@ class Store:
         sql = (
             "SELECT count(*), coalesce(sum(execution_ms), 0),"
             " coalesce(sum(CASE WHEN status <> 'COMPLETED' THEN execution_ms END), 0)"
-            " FROM jobs WHERE status IS NOT NULL AND status <> 'UNCONFIRMED'"
+            " FROM jobs WHERE status IS NOT NULL AND status NOT IN ('UNCONFIRMED', 'CANCELLING')"
         )
         return Execution(*self.query(sql)[0])
 
@@ -319,6 +321,9 @@ WHERE jobs.job = b.job
 """
 _MARK_SUBMITTED = """
 UPDATE rows SET state = 2 WHERE row IN (SELECT json_extract(value, '$[1]') FROM json_each(?))
+"""
+_MARK_CANCELLING = """
+UPDATE jobs SET status = 'CANCELLING' WHERE job IN (SELECT json_extract(value, '$[0]') FROM json_each(?))
 """
 _END_JOBS = """
 UPDATE jobs SET status = b.status, delay_ms = b.delay_ms, execution_ms = b.execution_ms

@@ -122,6 +122,8 @@ class World:
         """Submissions that were cancelled on the user's wish."""
         self.requeued_pending: dict[int, ev.Ticket] = {}
         self.open_jobs: dict[int, tuple[int, str]] = {}
+        self.cancelling: set[int] = set()
+        """Jobs whose cancel was written down."""
         self.attempts: dict[int, int] = {}
         self.lateness_s: list[float] = []
         self.halted: cmd.Halt | None = None
@@ -208,7 +210,8 @@ class World:
             open_rows.add(row)
             ticket = ev.Ticket(row, self.attempts[row], self.requeued[row], self.unconfirmed[row])
             if remote_id:
-                self.tell(ev.JobAdopted(ticket, job, remote_id, self.jobs[remote_id].arrived_at))
+                at = self.jobs[remote_id].arrived_at
+                self.tell(ev.JobAdopted(ticket, job, remote_id, at, cancelling=job in self.cancelling))
             else:
                 del self.open_jobs[job]
                 self.unconfirmed[row] += 1
@@ -245,7 +248,8 @@ class World:
                 self._on_wire(lambda: self._send_poll(job, remote_id))
             case cmd.Cancel(job, remote_id):
                 self.under_way["cancel"] += 1
-                self._on_wire(lambda: self._send_cancel(job, remote_id))
+                self.cancelling.add(job)
+                self.at(self.now + self.setting.commit_s, lambda: self._on_wire(lambda: self._send_cancel(job, remote_id)))
             case cmd.CheckHealth():
                 self._send_health()
             case cmd.Requeue(job, row, status, _, retries, unconfirmed):

@@ -118,12 +118,23 @@ def test_the_life_of_a_row_can_be_read_back_at_every_step(store: Store):
     commit(store, accepted=[Acceptance(1, 1, "remote-1", 600)])
     (job,) = store.open_jobs()
     assert (job.job, job.remote_id, job.submitted_ms, job.row.id, job.row.attempts) == (1, "remote-1", 600, "x", 1)
+    assert not job.is_cancelling
     commit(store, ended=[Ending(1, 1, RowState.SUCCEEDED, "COMPLETED", 0, 0, 30, 1400)], committed_bytes={1: 77})
     assert store.open_jobs() == []
     assert store.counts()[RowState.SUCCEEDED] == 1
     assert store.outputs()[0].committed_bytes == 77
     assert store.percentiles("execution_ms", (0.5, 0.99)) == (1400, 1400)
     assert store.next_job() == 2
+
+
+def test_a_job_that_is_about_to_be_cancelled_is_open_and_known_as_such(store: Store):
+    take(store, line("x", 1))
+    submit(store, row=1, job=1)
+    commit(store, cancelling=[(1,)])
+    assert [job.is_cancelling for job in store.open_jobs()] == [True]
+    assert store.execution().jobs == 0, "it has not ended"
+    commit(store, ended=[Ending(1, 1, RowState.PENDING, "CANCELLED", 0, 0, None, None)])
+    assert (store.open_jobs(), store.execution().jobs) == ([], 1)
 
 
 def test_a_submission_that_made_no_job_is_forgotten(store: Store):
