@@ -337,7 +337,6 @@ class Scheduler:
         self._canceller.seen(flight, event.sent_at, now)
 
     def _job_ended(self, event: ev.JobEnded, now: float) -> None:
-        adopted = self._flights[event.job].adopted
         flight = self._asked(event.job)
         if event.was_polled:
             self._status.succeed(now)
@@ -348,7 +347,7 @@ class Scheduler:
         self._plan.ended(event.job, delay_s=event.delay_s, execution_s=event.execution_s, age_s=age_s)
         self._land(flight, now, watched=False)
         self._budget.job_ended(event.execution_s)
-        if adopted and event.execution_s and self._began_at is not None:
+        if event.execution_s and self._began_at is not None:
             self.meter.unwatched(flight.submitted_at + (event.delay_s or 0.0), event.execution_s, self._began_at)
         if event.status == "CANCELLED" and (flight.cause is not None or flight.called_off):
             self._call_off(flight, now)
