@@ -12,6 +12,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from batchrun.config import RETENTION_S
 from batchrun.errors import NotFoundError, RejectedError, ThrottledError, UnreachableError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.failures import Failure, FailureKind, backoff_s
@@ -31,6 +32,9 @@ _RETRY_CAP_S = 30.0
 _ASK_AGAIN_S = 1.0
 _REFUSALS = 5
 """After so many answers of no use an overdue job is cancelled unasked, and given up when that does not work."""
+
+_SILENCE_S = 10.0
+"""When no `/status` was answered for so long, its failures say nothing about a job."""
 
 
 class CancelCause(Enum):
@@ -73,6 +77,8 @@ class Canceller:
         self._later: list[tuple[float, int]] = []
         self._overdue_at: float | None = None
         self.pacer = Pacer(options.limits.cancel, rng)
+        self.heard_at = float("-inf")
+        """When a `/status` was answered last."""
         self.recalling = False
         """Whether all jobs are to be cancelled on the user's wish."""
 
@@ -111,6 +117,7 @@ class Canceller:
 
     def seen(self, flight: Flight, sent_at: float, now: float) -> None:
         """The job was asked after at `sent_at` and is not over."""
+        self.heard_at = now
         if flight.cause is not None:
             self._again(flight, now)
         elif flight.overdue and sent_at >= flight.submitted_at + self._life_s:
@@ -118,9 +125,9 @@ class Canceller:
         elif flight.overdue:
             self._plan.postponed(flight.job, now, 0.0)
 
-    def unanswered(self, flight: Flight) -> bool:
+    def unanswered(self, flight: Flight, now: float) -> bool:
         """The job was asked after, and something that is no answer came; returns whether the job is given up."""
-        if not flight.overdue or flight.cause is CancelCause.WISH:
+        if not flight.overdue or flight.cause is CancelCause.WISH or self._is_outage(flight, now):
             return False
         flight.refusals += 1
         if flight.cause is None and flight.refusals >= _REFUSALS:
@@ -181,7 +188,7 @@ class Canceller:
                     self.pacer.succeed(now)
                 else:
                     self.pacer.fail(now, event.sent_at)
-                flight.refusals += 1
+                flight.refusals += not self._is_outage(flight, now)
                 if flight.cause is CancelCause.TIMEOUT and flight.refusals >= _REFUSALS:
                     return True
                 self._again(flight, now)
@@ -192,6 +199,10 @@ class Canceller:
         """Why the row of an overdue job has no result."""
         message = f"the job was not known to be over {self._life_s:,.0f} s after its submission, and was cancelled"
         return Failure(FailureKind.TIMED_OUT, message, "")
+
+    def _is_outage(self, flight: Flight, now: float) -> bool:
+        """Whether it is rather the API that fails than this job, whose result, if it has one, is still kept."""
+        return now - self.heard_at > _SILENCE_S and now < flight.submitted_at + self._life_s + RETENTION_S
 
     def _time_out(self, flight: Flight) -> None:
         flight.cause = CancelCause.TIMEOUT

@@ -340,6 +340,7 @@ class Scheduler:
         flight = self._asked(event.job)
         if event.was_polled:
             self._status.succeed(now)
+            self._canceller.heard_at = now
             self._lanes.answered(event.sent_at, now)
         if event.delay_s is not None:
             self.window.saw_start(flight.place, event.delay_s, len(self._flights), self._place, now)
@@ -385,7 +386,9 @@ class Scheduler:
             case _:
                 self._status.fail(now, event.sent_at)
         self._plan.failed(event.job, now)
-        if not isinstance(error, UnreachableError) and self._canceller.unanswered(flight):
+        if isinstance(error, UnreachableError):
+            return
+        if self._canceller.unanswered(flight, now):
             self._call_off(flight, now)
 
     def _submit_failed(self, event: ev.SubmitFailed, now: float) -> None:

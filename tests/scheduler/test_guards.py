@@ -119,10 +119,12 @@ def test_a_job_that_was_over_in_time_and_asked_after_late_is_not_cancelled():
     assert all(finish.failure is None for finish in world.ended.values())
 
 
-def test_an_outage_is_no_reason_to_give_a_job_up():
+@pytest.mark.parametrize("answers", [False, True])
+@pytest.mark.parametrize("rows", [1, 20])
+def test_an_outage_is_no_reason_to_give_a_job_up(rows: int, answers: bool):
     guards = replace(UNGUARDED, job_timeout_s=30.0)
-    faults = Faults(outage=(5.0, 900.0))
-    world = World(Setting(rows=20, workers=20, service_s=lambda _: 20.0, faults=faults, guards=guards)).run()
+    faults = Faults(outage=(5.0, 900.0), outage_answers=answers)
+    world = World(Setting(rows=rows, workers=20, service_s=lambda _: 20.0, faults=faults, guards=guards)).run()
     assert all(finish.failure is None for finish in world.ended.values())
     assert set(world.accepted.values()) == {1}
 

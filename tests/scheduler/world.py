@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.config import RETENTION_S, GuardOptions, OperationLimit, SchedulerOptions
 from batchrun.endpoint.protocol import Health
-from batchrun.errors import AmbiguousError, NotFoundError, RejectedError, ThrottledError, UnreachableError
+from batchrun.errors import AmbiguousError, CallError, NotFoundError, RejectedError, ThrottledError, UnreachableError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.failures import Failure, FailureKind
@@ -46,6 +46,8 @@ class Faults:
     cancel_broken: float = 0.0
     outage: tuple[float, float] = (math.inf, math.inf)
     """From when to when nothing can be reached."""
+    outage_answers: bool = False
+    """Whether something answers meanwhile, with a 502."""
     bad_deployment: tuple[float, float] = (math.inf, math.inf)
     """From when to when every job that starts fails."""
     suspended: tuple[tuple[float, float], ...] = ()
@@ -320,6 +322,9 @@ class World:
         start, end = self.setting.faults.outage
         return start <= self.now < end
 
+    def _no_answer(self) -> CallError:
+        return AmbiguousError("502", http_status=502) if self.setting.faults.outage_answers else UnreachableError("no")
+
     def _send_submit(self, job: int, row: int) -> None:
         faults, sent_at = self.setting.faults, self.now
         there, back = self.setting.latency_s(self.rng), self.setting.latency_s(self.rng)
@@ -334,7 +339,10 @@ class World:
         def fail(error: Exception, after: float) -> None:
             self.at(self.now + after, lambda: answer(ev.SubmitFailed(job, error, sent_at)))  # type: ignore[arg-type]
 
-        if self._down() or self.rng.random() < faults.submit_unreachable:
+        if self._down():
+            fail(self._no_answer(), there)
+            return
+        if self.rng.random() < faults.submit_unreachable:
             fail(UnreachableError("connection refused"), there)
             return
         if self.rng.random() < faults.submit_lost_before:
@@ -368,7 +376,7 @@ class World:
         def arrive() -> None:
             error: Exception | None = None
             if self._down():
-                error = UnreachableError("no route")
+                error = self._no_answer()
             elif not self._arrive("status"):
                 error = ThrottledError("429", http_status=429, retry_after_s=1.0)
             elif self.rng.random() < faults.poll_broken:
@@ -395,7 +403,7 @@ class World:
         def arrive() -> None:
             error: Exception | None = None
             if self._down():
-                error = UnreachableError("no route")
+                error = self._no_answer()
             elif not self._arrive("cancel"):
                 error = ThrottledError("429", http_status=429)
             elif self.rng.random() < self.setting.faults.cancel_broken:
@@ -422,7 +430,7 @@ class World:
         self.requests["health"] += 1
         event: ev.Event = ev.HealthSeen(self.health())
         if self._down():
-            event = ev.HealthFailed(UnreachableError("no route"))
+            event = ev.HealthFailed(self._no_answer())
         self.at(self.now + self.setting.latency_s(self.rng), lambda: self.tell(event))
 
     # the endpoint
