@@ -383,6 +383,7 @@ class Scheduler:
                 return
             case RejectedError():
                 self._status.succeed(now)
+                self._canceller.heard_at = now
             case _:
                 self._status.fail(now, event.sent_at)
         self._plan.failed(event.job, now)
@@ -434,6 +435,8 @@ class Scheduler:
     def _health_failed(self, event: ev.HealthFailed, now: float) -> None:
         error = event.error
         match error:
+            case NotFoundError() if self._gate.missed():
+                self._gate.failed(error, now)
             case NotFoundError() | DeniedError():
                 self._halt(refusal(error))
             case RejectedError():

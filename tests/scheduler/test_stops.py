@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from batchrun.config import GuardOptions, HaltOptions, SchedulerOptions
+from batchrun.endpoint.protocol import Health
+from batchrun.errors import NotFoundError
+from batchrun.scheduler import commands as cmd
+from batchrun.scheduler import events as ev
+from batchrun.scheduler.scheduler import Scheduler
 from tests.scheduler.test_simulation import assert_every_row_ended_once
 from tests.scheduler.world import Faults, Setting, World
 
@@ -39,3 +46,31 @@ def test_a_breaker_that_trips_while_the_last_jobs_are_in_flight_stops_those_that
     assert "--halt 1" in world.scheduler.stop.message
     assert not world.open_jobs
     assert len(world.ended) < 200
+
+
+def opened(scheduler: Scheduler) -> Scheduler:
+    """A scheduler with a job in flight at an endpoint that has answered."""
+    scheduler.commands(0.0)
+    scheduler.handle(ev.HealthSeen(Health(0, 0, 0, 0, 0, 0, 1, 1, 0, 0)), 0.1)
+    scheduler.handle(ev.RowsLoaded((ev.Ticket(0), ev.Ticket(1)), exhausted=True), 0.1)
+    for command in scheduler.commands(0.2):
+        if isinstance(command, cmd.Submit):
+            scheduler.handle(ev.Submitted(command.job, f"remote-{command.job}", 0.2), 0.3)
+    return scheduler
+
+
+def test_one_404_of_health_does_not_end_a_run_whose_endpoint_has_answered():
+    scheduler = opened(Scheduler(SchedulerOptions(), Random(0)))
+    for now in (15.0, 16.0):
+        scheduler.handle(ev.HealthFailed(NotFoundError("404", http_status=404)), now)
+        assert not scheduler.is_done
+        scheduler.handle(ev.HealthSeen(Health(0, 0, 0, 0, 0, 0, 1, 1, 0, 0)), now + 0.5)
+    assert not scheduler.is_done
+
+
+def test_a_health_that_answers_404_again_and_again_ends_a_run():
+    scheduler = opened(Scheduler(SchedulerOptions(), Random(0)))
+    for now in (15.0, 30.0, 45.0):
+        assert not scheduler.is_done
+        scheduler.handle(ev.HealthFailed(NotFoundError("404", http_status=404)), now)
+    assert scheduler.is_done
