@@ -73,7 +73,11 @@ class Conclusion:
         error = outcome.error
         try:
             errors = self._write_errors()
-            self._store.end_session(self._session, round(now * 1000), outcome.kind)
+        except StoppedError as failed:
+            error = error or failed
+        try:
+            kind = outcome.kind if error is outcome.error else "stopped"
+            self._store.end_session(self._session, round(now * 1000), kind)
         except StoppedError as failed:
             error = error or failed
         summary = self._summary(outcome, error, errors)
