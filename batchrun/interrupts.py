@@ -69,3 +69,6 @@ def catching(policy: InterruptPolicy, tell: Callable[[Wish], None]) -> Iterator[
     finally:
         for number in caught:
             loop.remove_signal_handler(number)
+        if CANCEL_SIGNAL in caught:
+            # Left to its default it would kill a session that is writing its error files; `batchrun cancel` only waits.
+            signal.signal(CANCEL_SIGNAL, signal.SIG_IGN)

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from batchrun.interrupts import Wish, catching
+from batchrun.interrupts import CANCEL_SIGNAL, Wish, catching
 
 
 @pytest.fixture
@@ -35,3 +35,13 @@ async def test_under_nohup_a_hangup_is_ignored_and_stays_so(hangup):
     hangup(signal.SIG_IGN)
     assert await wishes_after(signal.SIGHUP) == []
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+async def test_a_cancel_that_comes_while_the_session_is_concluded_does_not_kill_it():
+    before = signal.getsignal(CANCEL_SIGNAL)
+    try:
+        assert await wishes_after(CANCEL_SIGNAL) == [Wish.CANCEL]
+        os.kill(os.getpid(), CANCEL_SIGNAL)
+        assert await wishes_after(CANCEL_SIGNAL) == [Wish.CANCEL], "the next session hears it again"
+    finally:
+        signal.signal(CANCEL_SIGNAL, before)
