@@ -107,7 +107,7 @@ class Ending(NamedTuple):
 
 
 class Execution(NamedTuple):
-    """Jobs that have ended, and their time at work."""
+    """Jobs that were at work and have ended, and their time there: one cancelled in the queue has cost nothing."""
 
     jobs: int
     total_ms: int

@@ -264,7 +264,8 @@ class Store:
     def execution(self) -> Execution:
         """What the jobs that have ended come to."""
         sql = (
-            "SELECT count(*), coalesce(sum(execution_ms), 0),"
+            "SELECT coalesce(sum(status IN ('COMPLETED', 'FAILED') OR execution_ms IS NOT NULL), 0),"
+            " coalesce(sum(execution_ms), 0),"
             " coalesce(sum(CASE WHEN status <> 'COMPLETED' THEN execution_ms END), 0)"
             " FROM jobs WHERE status IS NOT NULL AND status NOT IN ('UNCONFIRMED', 'CANCELLING')"
         )

@@ -134,7 +134,16 @@ def test_a_job_that_is_about_to_be_cancelled_is_open_and_known_as_such(store: St
     assert [job.is_cancelling for job in store.open_jobs()] == [True]
     assert store.execution().jobs == 0, "it has not ended"
     commit(store, ended=[Ending(1, 1, RowState.PENDING, "CANCELLED", 0, 0, None, None)])
-    assert (store.open_jobs(), store.execution().jobs) == ([], 1)
+    assert store.open_jobs() == []
+
+
+def test_jobs_that_never_ran_make_no_other_job_look_cheap(store: Store):
+    ends = [("COMPLETED", 1000), ("FAILED", None), ("TIMED_OUT", 500), ("CANCELLED", None), ("REJECTED", None)]
+    take(store, *(line(f"r{n}", n) for n in range(1, 6)))
+    for number, (status, execution_ms) in enumerate(ends, 1):
+        submit(store, row=number, job=number)
+        commit(store, ended=[Ending(number, number, RowState.PENDING, status, 0, 0, None, execution_ms)])
+    assert store.execution() == (3, 1500, 500)
 
 
 def test_a_submission_that_made_no_job_is_forgotten(store: Store):
