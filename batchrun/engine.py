@@ -410,15 +410,18 @@ class Engine:
                 self._observer.message(f"stopping: {self._drain_message()}; Ctrl-C again leaves at once")
                 self._tell(ev.StopRequested())
             case Wish.CANCEL:
-                self._observer.message(
-                    f"stopping: cancelling the {count:,} jobs in flight, queued ones first; Ctrl-C again leaves at once"
+                what = (
+                    f"cancelling the {count:,} jobs in flight, queued ones first" if count else "nothing is in flight"
                 )
+                self._observer.message(f"stopping: {what}; Ctrl-C again leaves at once")
                 self._tell(ev.CancelRequested())
             case Wish.DETACH:
                 self._detaching = True
         self._wake.set()
 
     def _drain_message(self) -> str:
+        if not self._scheduler.in_flight:
+            return "nothing is in flight"
         drain_s = self._scheduler.drain_s(self._clock())
         time = "" if drain_s is None else f", which may take {duration(max(drain_s, 1.0))}"
         return f"collecting the {self._scheduler.in_flight:,} jobs in flight, submitting nothing more{time}"

@@ -148,9 +148,7 @@ class Journal:
         for accepted in work.accepted:
             self._jobs[accepted.job] = (accepted.remote_id, accepted.submitted_ms)
         cancelling = [(cancel.job,) for cancel in work.cancels]
-        batch = Batch(
-            accepted=work.accepted, cancelling=cancelling, counters=work.counters, timeline=work.timeline
-        )
+        batch = Batch(accepted=work.accepted, cancelling=cancelling, counters=work.counters, timeline=work.timeline)
         self._append_results(work, batch, now_ms)
         for ending in work.endings:
             self._end(ending, batch, now_ms)

@@ -14,6 +14,7 @@ PLAIN_EVERY_S = 30.0
 JSON_EVERY_S = 1.0
 _BAR_FORMAT = "{percentage:3.0f}% |{bar}| {desc}"
 _MIN_BAR_COLUMNS = 8
+_LEAST_NOTE_COLUMNS = 16
 _NARROW_COLUMNS = 80
 """When the terminal does not say how wide it is."""
 
@@ -187,7 +188,7 @@ def _figures(snapshot: Snapshot) -> list[str]:
     parts = [f"{s.rows_per_s:,.1f}/s"]
     if s.note:
         parts.append(s.note)
-    if s.eta_s is not None and s.done < s.total:
+    elif s.eta_s is not None and s.done < s.total:
         parts.append(f"ETA {duration(s.eta_s)}")
     if s.failed:
         parts.append(f"{s.failed:,} failed")
@@ -205,9 +206,15 @@ def _figures(snapshot: Snapshot) -> list[str]:
 
 
 def _fitting(snapshot: Snapshot, columns: int) -> str:
-    """The count, and those figures that have room: one that has not is left out, rather than cut in the middle."""
+    """The count, and those figures that have room: one that has not is left out, rather than cut in the middle.
+
+    Only why nothing goes on is cut, because half of that is worth more than all the rest.
+    """
     text = f"{snapshot.done:,}/{snapshot.total:,}"
     for part in _figures(snapshot):
-        if len(text) + len(", ") + len(part) <= columns:
+        room = columns - len(text) - len(", ")
+        if len(part) <= room:
             text += f", {part}"
+        elif part == snapshot.note and room >= _LEAST_NOTE_COLUMNS:
+            text += f", {part[: room - 1]}…"
     return text

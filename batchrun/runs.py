@@ -135,6 +135,19 @@ class Run:
         """Take up failed rows again: those of some kinds, or all; returns how many."""
         return self.store.retry_failed(kinds)
 
+    @property
+    def has_jobs(self) -> bool:
+        """Whether jobs are in flight, or may be."""
+        counts = self.store.counts()
+        return counts[RowState.SUBMITTED] + counts[RowState.SUBMITTING] > 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is left to do."""
+        counts = self.store.counts()
+        held = counts[RowState.HELD] if self.options.scheduler.unconfirmed == "resubmit" else 0
+        return held > 0 or any(counts[state] for state in RowState if state.is_open)
+
     async def drive(self, base_url: str, api_key: str | None, rng: Random, *, cancel: bool = False) -> Outcome:
         """Submit, poll and collect until the run ends or is stopped; or cancel what is in flight."""
         options = self.options

@@ -80,7 +80,9 @@ def run(
         if retry_failed:
             observer.message(f"{opened.retry_failed(kinds):,} failed rows are taken up again")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
-        if worker is not None:
+        if not opened.has_work:
+            outcome = Outcome("finished")
+        elif worker is not None:
             outcome = _in_loop(_drive_locally(opened, worker, rng))
         else:
             outcome = _in_loop(opened.drive(options.base_url, api_key, rng))
@@ -106,6 +108,9 @@ def cancel(
     ):
         if options.is_local:
             observer.message("the jobs of a local endpoint end with its process: nothing is left to cancel")
+            outcome = Outcome("cancelled")
+        elif not opened.has_jobs:
+            observer.message("nothing is in flight: there is nothing to cancel")
             outcome = Outcome("cancelled")
         else:
             rng = random.Random()  # noqa: S311 - jitter, not a secret

@@ -182,3 +182,12 @@ def test_nothing_is_shown_when_nothing_is_asked_for():
     stream = io.StringIO()
     play(make_observer("none", stream), HALF)
     assert stream.getvalue() == ""
+
+
+def test_why_nothing_goes_on_is_cut_rather_than_left_out():
+    terminal = Terminal(80)
+    why = "waiting for the endpoint: no connection: api.runpod.ai: Temporary failure in name resolution"
+    play(make_observer("bar", terminal.stream), replace(HALF, note=why))
+    shown = terminal.text()
+    assert "waiting for the endpoint: no c" in shown
+    assert "…" in shown

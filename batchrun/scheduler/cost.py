@@ -155,8 +155,8 @@ class Budget:
     def reached(self, in_flight: int) -> StoppedError:
         """The reason to stop when there is no room left."""
         return StoppedError(
-            f"the budget is reached: ${self._spent():,.2f} spent at most, {in_flight:,} jobs in flight"
-            f" (--max-cost {self._max_cost:g})",
+            f"the budget is reached: ${self._spent():,.2f} spent at most, and about"
+            f" ${in_flight * self._spent() / max(self._ended, 1):,.2f} in flight (--max-cost {self._max_cost:g})",
             "go on with a larger --max-cost",
         )
 

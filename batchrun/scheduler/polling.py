@@ -10,6 +10,7 @@ is the likeliest to be over, and also the nearest to the end of the 30 minutes f
 from __future__ import annotations
 
 import heapq
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from batchrun.scheduler.failures import backoff_s
@@ -29,6 +30,9 @@ _BLIND_MOST_GAP_S = 30.0
 _REPLAN_GAP_S = 0.5
 _JOBS_PER_REPLAN_SECOND = 10_000
 """Placing a job costs about 2 µs, so plans are made again at most so often that they cost 2% of the time."""
+_MOSTLY_OVER = 0.5
+_FEW = 8
+"""When `/health` sees that more jobs than these are over and unknown, the predictions are wrong: the oldest are due."""
 MISSING_GAP_S = 2.0
 """A 404 is believed when a second one confirms it this much later: an edge may err, and a new job costs money."""
 
@@ -122,18 +126,23 @@ class PollPlan:
             self._predictor.saw_queued(watch.place, sent_at)
         self._place(watch, self._due(watch, now))
 
-    def saw_health(self, health: EndpointHealth, place: int, now: float, *, is_shared: bool) -> None:
-        """`/health` answered: it knows how far the queue is.
+    def saw_health(self, health: EndpointHealth, place: int, now: float, foreign: int) -> None:
+        """`/health` answered: it knows how far the queue is, and how many of the jobs are over.
 
         Args:
             health: What it said.
             place: That of the next job when it was asked.
             now: The present.
-            is_shared: Whether most jobs of the endpoint are other people's.
+            foreign: Jobs of other people that it counts; negative: so many of ours must be over.
         """
-        at_work = 0 if is_shared else health.in_progress
+        at_work = 0 if foreign > len(self._watches) else health.in_progress
         is_queue = health.in_queue > 0
         self._predictor.saw_started(place - health.in_queue - 1, now, at_work=at_work, is_queue=is_queue)
+        if -foreign > max(len(self._watches) * _MOSTLY_OVER, _FEW):
+            for watch in islice(self._watches.values(), -foreign):
+                if watch.due_at is not None:
+                    watch.due_at, watch.urgent = min(watch.due_at, now), True
+            self._rebuild()
 
     def enter_tail(self) -> None:
         """Nothing more is submitted: be early rather than sparing."""

@@ -199,6 +199,7 @@ class Predictor:
         (last_place, last_start), seen = self._last, self._seen
         if seen.place > last_place and last_start + (seen.place - last_place) * self.pace_s > seen.at:
             self._last = (seen.place, seen.at)
+            self.version += 1
 
     def expected_start(self, place: int, submitted_at: float) -> float:
         """When a job is likely to start, or to have started."""

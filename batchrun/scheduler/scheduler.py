@@ -120,8 +120,10 @@ class Scheduler:
         self._stopping = False
         self._recall_wanted = False
         self._health_place = 0
+        self._trouble = ""
         self._unasked = 0
-        self._running = 0
+        self.running = 0
+        """Jobs that were IN_PROGRESS when last asked after."""
         self._began_at: float | None = None
         self._ended_at = 0.0
         self._last_now: float | None = None
@@ -147,7 +149,7 @@ class Scheduler:
     def __repr__(self) -> str:
         flags = f"{'' if self._gate.is_open else ' shut'}{' stopping' if self._stopping else ''}"
         return (
-            f"<Scheduler {self._backlog!r} in_flight={len(self._flights)} running={self._running}"
+            f"<Scheduler {self._backlog!r} in_flight={len(self._flights)} running={self.running}"
             f" run={self._submitter.pacer!r} status={self._status!r}{flags}>"
         )
 
@@ -166,22 +168,16 @@ class Scheduler:
         return len(self._flights)
 
     @property
-    def running(self) -> int:
-        """Jobs that were IN_PROGRESS when last asked after."""
-        return self._running
-
-    @property
     def waiting(self) -> int:
         """Rows that wait for a further submission."""
         return self._backlog.waiting
 
     def note(self, now: float) -> str:
         """What is in the way at the moment, as a clause; empty when nothing is."""
-        in_trouble = self._submitter.pacer.trouble or self._status.trouble >= TROUBLE_THRESHOLD
-        if self._gate.is_open and in_trouble:
-            return "slowed down: the API is refusing or failing requests"
-        if self._canceller.recalling:
-            return "cancelling"
+        if self._gate.is_open and (self._submitter.pacer.trouble or self._status.trouble >= TROUBLE_THRESHOLD):
+            return f"slowed down: {self._trouble or self._submitter.trouble}"
+        if self._stopping and self._flights:
+            return "cancelling" if self._canceller.recalling else "collecting the rest"
         usual_s = (self._plan.likely_end(self._place, now) or now) - now
         return self._gate.note(busy=bool(self._flights), quiet_s=now - self._ended_at, usual_s=usual_s)
 
@@ -223,7 +219,8 @@ class Scheduler:
         out = self.decided()
         if self._halted:
             return out
-        self._load(out)
+        if not self._stopping and (count := self._backlog.wanted()):
+            out.append(cmd.LoadRows(count))
         self._poll(out, now)
         self._canceller.commands(out, now)
         self._submit(out, now)
@@ -256,10 +253,6 @@ class Scheduler:
         )
         later = [at for at in times if at is not None and at > now]
         return min(later) if later and not self._halted else None
-
-    def _load(self, out: list[cmd.Command]) -> None:
-        if not self._stopping and (count := self._backlog.wanted()):
-            out.append(cmd.LoadRows(count))
 
     def _poll(self, out: list[cmd.Command], now: float) -> None:
         if len(self._flights) <= _TAIL and self._backlog.is_empty:
@@ -331,7 +324,7 @@ class Scheduler:
         self._lanes.answered(event.sent_at, now)
         flight.missing = False
         flight.seen_at = event.sent_at
-        self._running += event.in_progress - flight.in_progress
+        self.running += event.in_progress - flight.in_progress
         flight.in_progress = event.in_progress
         self._plan.seen(event.job, event.sent_at, now, in_progress=event.in_progress)
         self._canceller.seen(flight, event.sent_at, now)
@@ -386,6 +379,7 @@ class Scheduler:
                 self._canceller.heard_at = now
             case _:
                 self._status.fail(now, event.sent_at)
+        self._trouble = error.message
         self._plan.failed(event.job, now)
         if isinstance(error, UnreachableError):
             return
@@ -428,7 +422,7 @@ class Scheduler:
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
         self.meter.sample(event.health, now)
         self.window.saw_health(event.health, len(self._flights), self._place, now)
-        self._plan.saw_health(event.health, self._health_place, now, is_shared=self.window.is_shared)
+        self._plan.saw_health(event.health, self._health_place, now, self.window.foreign)
         if self._gate.seen(event.health, now):
             self._submitter.pacer.restart(now)
 
@@ -461,6 +455,6 @@ class Scheduler:
         """The job is in flight no longer."""
         del self._flights[flight.job]
         self._ended_at = now
-        self._running -= flight.in_progress
+        self.running -= flight.in_progress
         if watched and flight.remote_id:
             self._plan.remove(flight.job)

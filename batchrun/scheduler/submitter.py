@@ -70,6 +70,8 @@ class Submitter:
         self._settlement = settlement
         self._budget = budget
         self.pacer = Pacer(options.limits.run, rng)
+        self.trouble = ""
+        """Why the last submission that failed did."""
 
     def commands(self, out: list[cmd.Command], now: float) -> StoppedError | None:
         """Add what is to be submitted now; the reason to stop when there is no money for more."""
@@ -115,6 +117,7 @@ class Submitter:
     def failed(self, flight: Flight, event: ev.SubmitFailed, now: float) -> StoppedError | None:
         """`/run` did not answer with a job ID, and the flight has landed; the reason to stop when none ever will."""
         error = event.error
+        self.trouble = error.message
         match error:
             case RejectedError():
                 self.pacer.succeed(now)

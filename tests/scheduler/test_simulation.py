@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrun.config import GuardOptions, HaltOptions, Limits, OperationLimit, SchedulerOptions
+from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.failures import FailureKind
 from tests.scheduler.world import Faults, Setting, World
 
@@ -51,6 +52,7 @@ worlds = st.builds(
     options=options,
     faults=faults,
     seed=st.integers(0, 2**32),
+    guards=st.just(GuardOptions(halt=HaltOptions(automatic=False))),
 )
 
 
@@ -183,3 +185,27 @@ def test_rows_in_memory_are_bounded_by_the_window_and_not_by_their_number(rows: 
     options = SchedulerOptions(concurrency=100, limits=unlimited)
     world = World(Setting(rows=rows, workers=500, options=options, faults=Faults(job_lost=0.3)))
     assert world.run().most_in_play <= 4 * options.concurrency
+
+
+@pytest.mark.parametrize("concurrency", [60, None])
+def test_after_an_outage_what_ended_meanwhile_is_collected_at_once(concurrency: int | None):
+    setting = Setting(
+        rows=300,
+        workers=10,
+        service_s=lambda _: 3.0,
+        latency_s=lambda _: 0.02,
+        options=SchedulerOptions(concurrency=concurrency),
+        faults=Faults(outage=(20.0, 80.0)),
+    )
+    world = World(setting)
+    known: list[float] = []
+    plain = world._do
+    world._do = lambda command: (  # type: ignore[method-assign]
+        known.append(world.now) if isinstance(command, cmd.Finish) else None,
+        plain(command),
+    )
+    world.run()
+    ended = sum(job.ended_at is not None and job.ended_at < 80.0 for job in world.jobs.values())
+    late = sorted(known)[ended - 1]
+    assert late < 80.0 + 35.0, "30 s of backoff at most, and a few seconds to ask"
+    assert world.now < 80.0 + 35.0 + 3.0 * 300 / 10

@@ -251,7 +251,9 @@ class World:
             case cmd.Cancel(job, remote_id):
                 self.under_way["cancel"] += 1
                 self.cancelling.add(job)
-                self.at(self.now + self.setting.commit_s, lambda: self._on_wire(lambda: self._send_cancel(job, remote_id)))
+                self.at(
+                    self.now + self.setting.commit_s, lambda: self._on_wire(lambda: self._send_cancel(job, remote_id))
+                )
             case cmd.CheckHealth():
                 self._send_health()
             case cmd.Requeue(job, row, status, _, retries, unconfirmed):
