@@ -1,94 +1,93 @@
-"""An endpoint that completes every job at once, as cheaply as Python can: a bare asyncio.Protocol, no framework.
+"""The stub endpoint: a C program, because only that is clearly faster than every client that is measured against it.
 
-Run as a process of its own: `python -m tests.bench.stub`. It prints its port, and answers `GET /report` with what it
-has seen since the last report.
+It holds a queue that is exact to the event, the documented limits, a latency and a report of what it has seen;
+`stub.c` says how. It is built once for a process of the bench, with the machine's C compiler, and needs Linux.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
-from collections import Counter
+import shutil
+import subprocess
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
 
-_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
-_HEALTH = b'{"jobs": {"inQueue": 0}, "workers": {"idle": 1, "ready": 1}}'
-_OUTPUT = (
-    b'","status":"COMPLETED","delayTime":0,"executionTime":0,"workerId":"stub","output":[{"id":"cmpl-1",'
-    b'"object":"text_completion","model":"stub","choices":[{"index":0,"text":"'
-    + b"All the rivers run into the sea, yet the sea is not full. " * 4
-    + b'","finish_reason":"stop"}],"usage":{"prompt_tokens":12,"completion_tokens":60,"total_tokens":72}}]}'
-)
-
-
-class Seen:
-    """What the stub has seen."""
-
-    def __init__(self) -> None:
-        self.requests: Counter[str] = Counter()
-        self.first = 0.0
-        self.last = 0.0
-        self.jobs = 0
-
-    def report(self) -> bytes:
-        data = {"requests": dict(self.requests), "span_s": self.last - self.first}
-        self.__init__()
-        return json.dumps(data).encode()
+_FOLDER = Path(__file__).parent
+_BUILT = tempfile.TemporaryDirectory(prefix="batchrun-bench-")
 
 
-class Stub(asyncio.Protocol):
-    """One connection."""
+@dataclass(frozen=True)
+class Setting:
+    """What the endpoint is like."""
 
-    def __init__(self, seen: Seen) -> None:
-        self._seen = seen
-        self._buffer = b""
-        self._transport: asyncio.Transport
+    workers_at: tuple[tuple[float, int], ...] = ((0.0, 1),)
+    """How many workers there are, from so many seconds after the first submission on."""
+    service: str = "constant:0"
+    """A job's time: `constant:S`, `exponential:MEAN` or `lognormal:MEDIAN:SIGMA`; the n-th job has the n-th draw."""
+    latency_s: float = 0.0
+    """Of the network, in each direction."""
+    limits: bool = False
+    """Whether the documented limits are enforced."""
+    retention_s: float = 1800.0
+    seed: int = 1
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
-        buffer = self._buffer + data if self._buffer else data
-        while (end := buffer.find(b"\r\n\r\n")) >= 0:
-            head = buffer[:end]
-            at = head.find(b"Content-Length: ")
-            length = int(head[at + 16 : head.find(b"\r\n", at) if head.find(b"\r\n", at) > 0 else end]) if at > 0 else 0
-            if len(buffer) < end + 4 + length:
-                break
-            buffer = buffer[end + 4 + length :]
-            body = self._answer(head[: head.find(b"\r\n")].split(b" ")[1])
-            self._transport.write(_HEAD + str(len(body)).encode() + b"\r\n\r\n" + body)
-        self._buffer = buffer
-
-    def _answer(self, path: bytes) -> bytes:
-        seen = self._seen
-        if path == b"/report":
-            return seen.report()
-        operation = path.split(b"/")[3].decode()
-        seen.requests[operation] += 1
-        if operation == "health":
-            return _HEALTH
-        seen.last = time.perf_counter()
-        if not seen.first:
-            seen.first = seen.last
-        if operation == "run":
-            seen.jobs += 1
-            return b'{"id":"2f0a4c1e-6b1d-4a7e-9f39-%012d-u1","status":"IN_QUEUE"}' % seen.jobs
-        return b'{"id":"' + path.rpartition(b"/")[2] + _OUTPUT
+    def arguments(self) -> list[str]:
+        """For the program."""
+        steps = ",".join(f"{at}:{count}" for at, count in self.workers_at)
+        return [
+            *("--workers-at", steps, "--service", self.service, "--latency", str(self.latency_s)),
+            *("--retention", str(self.retention_s), "--seed", str(self.seed)),
+            *(["--limits"] if self.limits else []),
+        ]
 
 
-async def main() -> None:
-    """Serve until the process is ended."""
-    seen = Seen()
-    server = await asyncio.get_running_loop().create_server(lambda: Stub(seen), "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+INSTANT = Setting()
+"""Every job is over as soon as it arrives."""
 
 
-if __name__ == "__main__":
-    try:
-        import uvloop
+class Stub:
+    """A running stub, as a context."""
 
-        uvloop.run(main())
-    except ImportError:
-        asyncio.run(main())
+    def __init__(self, setting: Setting = INSTANT) -> None:
+        self.setting = setting
+        self._process = subprocess.Popen([_program(), *setting.arguments()], stdout=subprocess.PIPE, text=True)
+        self._root = f"http://127.0.0.1:{self._process.stdout.readline().strip()}"
+        self.base_url = f"{self._root}/v2"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def report(self) -> dict[str, Any]:
+        """What it has seen since it began, or since `reset`."""
+        return self._ask("/report")
+
+    def reset(self) -> None:
+        """Forget all jobs, and begin again with the first draw."""
+        self._ask("/reset")
+
+    def _ask(self, path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(self._root + path) as answer:
+            return json.loads(answer.read())
+
+
+def compiler() -> str | None:
+    """The machine's C compiler."""
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+@cache
+def _program() -> str:
+    found = compiler()
+    if found is None:
+        raise SystemExit("the stub endpoint is a C program: install a C compiler (Debian: apt install gcc libc6-dev)")
+    target = f"{_BUILT.name}/stub"
+    subprocess.run([found, "-O2", "-o", target, str(_FOLDER / "stub.c"), "-lm"], check=True)
+    return target

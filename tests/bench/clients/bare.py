@@ -1,11 +1,13 @@
 """The reference: a bare aiohttp loop that makes one /run and one /status for each row, and keeps no state.
 
-`python -m tests.bench.bare INPUT BASE_URL CONNECTIONS`: the fastest that a Python client can be that promises nothing.
+`python -m tests.bench.clients.bare INPUT BASE_URL CONNECTIONS`, for jobs that are over at once: as fast as a client in
+Python can be that promises nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 
@@ -29,6 +31,7 @@ async def main(path: str, base_url: str, connections: int) -> None:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections)) as session:
         await asyncio.gather(*(work(session) for _ in range(connections)))
     Path(path + ".bare").write_bytes(b"\n".join(out))  # noqa: ASYNC240 - after everything else ran
+    print(json.dumps({"rows": len(out), "results": len(out)}))
 
 
 if __name__ == "__main__":
