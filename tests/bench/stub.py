@@ -6,6 +6,7 @@ It holds a queue that is exact to the event, the documented limits, a latency an
 
 from __future__ import annotations
 
+import atexit
 import json
 import shutil
 import subprocess
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any, Self
 
 _FOLDER = Path(__file__).parent
-_BUILT = tempfile.TemporaryDirectory(prefix="batchrun-bench-")
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ def _program() -> str:
     found = compiler()
     if found is None:
         raise SystemExit("the stub endpoint is a C program: install a C compiler (Debian: apt install gcc libc6-dev)")
-    target = f"{_BUILT.name}/stub"
+    folder = tempfile.mkdtemp(prefix="batchrun-bench-")
+    atexit.register(shutil.rmtree, folder)
+    target = f"{folder}/stub"
     subprocess.run([found, "-O2", "-o", target, str(_FOLDER / "stub.c"), "-lm"], check=True)
     return target
