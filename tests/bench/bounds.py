@@ -32,32 +32,33 @@ def draws(setting: Setting, count: int) -> Iterator[float]:
                 yield first
 
 
-def ideal_s(setting: Setting, rows: int) -> float:
-    """From the first submission leaving to the last result arriving, when only workers, limits and distance delay.
+def ideal_s(setting: Setting, rows: int, share: float = 1.0) -> float:
+    """From the first submission leaving to this share of the results, when only workers, limits and distance delay.
 
     Without limits all jobs are there at once; with them as early as the limit on submissions allows, in bursts. The
     queue is first in, first out, as the endpoint's own.
     """
     if setting.limits:
         burst = Limits().run.per_window
-        arrivals: Iterable[float] = (n // burst * WINDOW_S for n in range(rows))
+        arrivals = [n // burst * WINDOW_S for n in range(rows)]
     else:
         arrivals = [0.0] * rows
-    return fifo_s(setting.workers_at, arrivals, draws(setting, rows)) + 2 * setting.latency_s
+    ends = sorted(fifo(setting.workers_at, arrivals, draws(setting, rows)))
+    return ends[math.ceil(rows * share) - 1] + 2 * setting.latency_s
 
 
-def fifo_s(workers_at: tuple[tuple[float, int], ...], arrivals: Iterable[float], services: Iterable[float]) -> float:
-    """When the last job ends. The workers may only become more."""
+def fifo(
+    workers_at: tuple[tuple[float, int], ...], arrivals: Iterable[float], services: Iterable[float]
+) -> Iterator[float]:
+    """When each job ends. The workers may only become more."""
     free: list[float] = []
-    last = 0.0
     for at, count in workers_at:
         free += [at] * (count - len(free))
     heapq.heapify(free)
     for arrival, service in zip(arrivals, services, strict=False):
         end = max(arrival, free[0]) + service
         heapq.heapreplace(free, end)
-        last = max(last, end)
-    return last
+        yield end
 
 
 def _uniform(seed: int, n: int) -> float:

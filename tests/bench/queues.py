@@ -41,19 +41,21 @@ def exponential(asked: Asked) -> Figures:
 def lognormal(asked: Asked) -> Figures:
     """300 workers, median 2 s, sigma 1, 50 ms of network, the documented limits, no option given.
 
-    The bound has submissions arrive as fast as the limit allows: 1,000 at once, 1,000 after 10 s, and so on.
+    The bound has submissions arrive as fast as the limit allows: 1,000 at once, 1,000 after 10 s, and so on. The end
+    of a run hangs on a few long jobs, so the time to nine tenths of the results is told as well.
     """
     setting = Setting(((0.0, 300),), "lognormal:2:1", _LATENCY_S, limits=True)
-    return _against_ideal(setting, asked, (), ideal=">= 0.95", calls="<= 1.5")
+    return _against_ideal(setting, asked, (), ideal=">= 0.95")
 
 
 def limits(asked: Asked) -> Figures:
-    """The documented limits, enforced; 50 ms of network, 1,000 workers, each job 1 s; and what others lose there.
+    """The documented limits, enforced; 50 ms of network, 200 workers, each job 0.2 s; and what others lose there.
 
-    The others may have 200 jobs in flight, one look a second. The SDK's threads do better here than they would in
-    production: its retries are mounted on http:// alone.
+    The workers take 1,000 jobs a second, ten times what the limits let through. The others may have 200 jobs in
+    flight, and look once a second. The SDK's threads do better here than they would in production: it repeats
+    requests over http:// alone.
     """
-    setting = Setting(((0.0, 1000),), "constant:1", _LATENCY_S, limits=True)
+    setting = Setting(((0.0, 200),), "constant:0.2", _LATENCY_S, limits=True)
     found = _against_ideal(setting, asked, (), ideal=">= 0.97", calls="<= 1.5", lost=True)
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "in.jsonl"
@@ -74,8 +76,8 @@ def cold(asked: Asked) -> Figures:
     setting = Setting(((0.0, 0), (60.0, 5), (120.0, 50)), "exponential:2", _LATENCY_S, limits=True)
     found: Figures = {}
     ideals, queues = [], []
-    for report, ideal in _reports(setting, asked, (), rows=2000):
-        ideals.append(ideal / report["makespan_s"])
+    for report in _reports(setting, asked, (), rows=2000):
+        ideals.append(report["near"])
         queues.append(report["max_queue"] / (50 / 2 * 10))
     found["ideal over actual time"] = Figure(ideals, ">= 0.95")
     found["longest queue over what 50 workers take in 10 s"] = Figure(queues, "<= 3")
@@ -87,26 +89,23 @@ def _against_ideal(
 ) -> Figures:
     reports = list(_reports(setting, asked, options))
     found = {
-        "ideal over actual time": Figure([best / report["makespan_s"] for report, best in reports], ideal),
-        "status requests a job": Figure(
-            [report["requests"]["status"] / report["jobs"] for report, _ in reports], calls
-        ),
-        "seconds from a job's end to its result": Figure([report["detection_s"]["mean"] for report, _ in reports]),
-        "the same, 99th percentile": Figure([report["detection_s"]["p99"] for report, _ in reports]),
-        "utilisation of the workers": Figure([report["utilisation"] for report, _ in reports]),
+        "ideal over actual time": Figure([report["near"] for report in reports], ideal),
+        "the same, to nine tenths of the results": Figure([report["near_most"] for report in reports]),
+        "status requests a job": Figure([report["requests"]["status"] / report["jobs"] for report in reports], calls),
+        "seconds from a job's end to its result": Figure([report["detection_s"]["mean"] for report in reports]),
+        "the same, 99th percentile": Figure([report["detection_s"]["p99"] for report in reports]),
+        "utilisation of the workers": Figure([report["utilisation"] for report in reports]),
     }
     if setting.limits:
-        found["share of 429"] = Figure([_refused(report) for report, _ in reports], "<= 0.001")
+        found["share of 429"] = Figure([_refused(report) for report in reports], "<= 0.001")
     if lost:
-        found["rows lost"] = Figure([report["lost"] for report, _ in reports], "0")
-        found["rows submitted twice"] = Figure([report["twice"] for report, _ in reports], "0")
+        found["rows lost"] = Figure([report["lost"] for report in reports], "0")
+        found["rows submitted twice"] = Figure([report["twice"] for report in reports], "0")
     return found
 
 
-def _reports(
-    setting: Setting, asked: Asked, options: tuple[str, ...], rows: int = _ROWS
-) -> Iterator[tuple[dict[str, Any], float]]:
-    """What the stub saw in each run, and how long it would have had to take; every run has its own draws."""
+def _reports(setting: Setting, asked: Asked, options: tuple[str, ...], rows: int = _ROWS) -> Iterator[dict[str, Any]]:
+    """What the stub saw in each run, and how near that is to the ideal; every run has its own draws."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         runs.write_rows(folder / "in.jsonl", rows)
@@ -115,7 +114,9 @@ def _reports(
             with Stub(seeded) as stub:
                 ran = runs.batchrun(folder, stub.base_url, f"{number}.jsonl", *options)
                 report = stub.report()
-            yield {**report, "lost": rows - ran.results}, ideal_s(seeded, rows)
+            near = ideal_s(seeded, rows) / report["makespan_s"]
+            near_most = ideal_s(seeded, rows, 0.9) / report["nine_tenths_s"]
+            yield {**report, "lost": rows - ran.results, "near": near, "near_most": near_most}
 
 
 def _refused(report: dict[str, Any]) -> float:

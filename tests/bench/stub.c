@@ -78,7 +78,11 @@ static int report(char *out) {
     delays[count] = count ? delays[count - 1] : 0;
     at += sprintf(at, "\"detection_s\":{\"mean\":%.6f,\"p50\":%.6f,", count ? sum / count : 0, delays[count / 2]);
     at += sprintf(at, "\"p99\":%.6f,\"max\":%.6f},", delays[count * 99 / 100], delays[count]);
-    at += sprintf(at, "\"first_at\":%.6f,", first_seen);
+    for (long i = count = 0; i < job_count; i++)
+        if (jobs[i].told >= 0) delays[count++] = jobs[i].told;
+    qsort(delays, count, sizeof *delays, ascending);
+    double most = count ? delays[(count * 9 + 9) / 10 - 1] - began + 2 * latency : 0;
+    at += sprintf(at, "\"first_at\":%.6f,\"nine_tenths_s\":%.6f,", first_seen, most);
     at += sprintf(at, "\"utilisation\":%.4f,\"makespan_s\":%.6f,\"span_s\":%.6f,\"cpu_s\":%.6f}",
                   capacity > 0 ? busy / capacity : 0, makespan, last_seen - first_seen,
                   seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu_before);

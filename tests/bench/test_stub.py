@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from tests.bench import runs
-from tests.bench.bounds import draws, fifo_s, ideal_s
+from tests.bench.bounds import draws, fifo, ideal_s
 from tests.bench.stub import Setting, Stub, compiler
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def test_a_freed_worker_starts_the_next_job_at_once_however_late_somebody_asks()
         time.sleep(0.8)
         assert times(line, ids) == [(0, 200), (0, 200), (200, 200), (200, 200), (400, 200)]
         report = stub.report()
-    assert report["max_queue"] == 3
+    assert (report["max_queue"], report["told"]) == (3, 5)
+    assert 0.8 < report["nine_tenths_s"] <= report["makespan_s"]
     assert report["detection_s"]["max"] == pytest.approx(report["makespan_s"] - 0.2, abs=0.1)
 
 
@@ -142,8 +143,9 @@ def test_rows_are_counted_by_what_they_ask_for_and_unknown_or_old_jobs_are_not_f
 
 
 def test_a_bound_is_that_of_a_queue_whose_workers_become_more():
-    assert fifo_s(((0, 0), (10, 1), (11, 2)), [0, 0, 0, 30], [3, 3, 3, 1]) == 31
-    assert fifo_s(((0, 0), (10, 1), (11, 2)), [0, 0, 0], [3, 3, 3]) == 16
+    assert list(fifo(((0, 0), (10, 1), (11, 2)), [0, 0, 0, 30], [3, 3, 3, 1])) == [13, 14, 16, 31]
+    assert ideal_s(Setting(((0, 1000),), "constant:1", latency_s=0.25, limits=True), 2001) == 21.5
+    assert ideal_s(Setting(((0, 1),), "constant:2"), 10, 0.9) == 18
 
 
 def test_the_obvious_script_loses_each_row_that_is_over_the_limit(tmp_path: Path):
