@@ -21,7 +21,7 @@ BATCHRUN = [sys.executable, "-m", "batchrun"]
 UNLIMITED = ("--run-limit", "0", "--status-limit", "0")
 SDK = "runpod==1.12.0"
 _ROWS_FAILED = 3
-_SENTENCE = "Tell me in one sentence what the sea is like on a day without wind. "
+_SENTENCE = "Tell me in one short sentence what the open sea is like on a day without any wind. "
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tests.bench.stub import Stub
 
 _CONNECTIONS = 64
 _WINDOW = 200
-_ROWS = 10_000
+_ROWS = 8000
 
 
 def speed(asked: Asked) -> Figures:
