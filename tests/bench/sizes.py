@@ -47,9 +47,11 @@ def million(_: Asked) -> Figures:
         intake_s = report["first_at"] - began
         state = folder / "out.jsonl.state"
         resume = runs.batchrun(folder, stub.base_url, "out.jsonl", *runs.UNLIMITED)
-        status = runs.process([*runs.BATCHRUN, "status", str(state)])
-        verify = runs.process([*runs.BATCHRUN, "verify", str(state)])
-        export = runs.process([*runs.BATCHRUN, "export", str(state), "-o", str(folder / "all.jsonl")])
+        with (folder / "words").open("wb") as words:
+            status = runs.process([*runs.BATCHRUN, "status", str(state)], stderr=words)
+            verify = runs.process([*runs.BATCHRUN, "verify", str(state)], stderr=words)
+            target = str(folder / "all.jsonl")
+            export = runs.process([*runs.BATCHRUN, "export", str(state), "-o", target], stderr=words)
         return {
             "intake, rows/s": one(_MILLION / intake_s),
             "intake, seconds to the first submission": one(intake_s),
