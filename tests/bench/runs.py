@@ -20,6 +20,8 @@ CLIENTS = Path(__file__).parent / "clients"
 BATCHRUN = [sys.executable, "-m", "batchrun"]
 UNLIMITED = ("--run-limit", "0", "--status-limit", "0")
 SDK = "runpod==1.12.0"
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("BATCHRUN_", "RUNPOD_"))}
+"""No option that is set for real runs changes what is measured, and no key goes to the stub."""
 _ROWS_FAILED = 3
 _SENTENCE = "Tell me in one short sentence what the open sea is like on a day without any wind. "
 
@@ -63,7 +65,7 @@ def process(command: list[str], stdout: Path | None = None, stderr: BinaryIO | N
     """Run a command to its end; that it failed ends the bench, that rows failed does not."""
     began = time.perf_counter()
     with (stdout or Path(os.devnull)).open("wb") as out:
-        child = subprocess.Popen(command, stdout=out, stderr=stderr, cwd=ROOT, env={**os.environ, **environment})
+        child = subprocess.Popen(command, stdout=out, stderr=stderr, cwd=ROOT, env={**_ENVIRONMENT, **environment})
         _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode not in {0, _ROWS_FAILED}:

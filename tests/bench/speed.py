@@ -14,6 +14,7 @@ from tests.bench.stub import Stub
 _CONNECTIONS = 64
 _WINDOW = 200
 _ROWS = 8000
+_SDK_ROWS = 4000
 
 
 def speed(asked: Asked) -> Figures:
@@ -27,6 +28,7 @@ def speed(asked: Asked) -> Figures:
     with tempfile.TemporaryDirectory() as name, Stub() as stub:
         folder = Path(name)
         runs.write_rows(folder / "in.jsonl", _ROWS)
+        runs.write_rows(folder / "few.jsonl", _SDK_ROWS)
         for number in range(asked.rounds + 1):
             for client, found in rates.items():
                 stub.reset()
@@ -34,8 +36,8 @@ def speed(asked: Asked) -> Figures:
                     options = (*runs.UNLIMITED, "-j", str(_WINDOW), "--connections", str(_CONNECTIONS))
                     ran = runs.batchrun(folder, stub.base_url, f"{number}.jsonl", *options)
                 else:
-                    width = _CONNECTIONS if client == "bare" else _WINDOW
-                    ran = runs.client(client, folder / "in.jsonl", stub.base_url, width)
+                    path, width = ("in.jsonl", _CONNECTIONS) if client == "bare" else ("few.jsonl", _WINDOW)
+                    ran = runs.client(client, folder / path, stub.base_url, width)
                 report = stub.report()
                 found.append(ran.results / report["span_s"])
                 if client == "batchrun":
