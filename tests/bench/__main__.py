@@ -26,8 +26,8 @@ FIGURES = {
     "cpu": speed.cpu,
     "start-up": speed.start_up,
 }
-LONG = {"cold": queues.cold, "million": sizes.million}
-"""Only when they are asked for: several minutes each."""
+LONG = {"lognormal-wide": queues.lognormal_wide, "cold": queues.cold, "million": sizes.million}
+"""Only when they are asked for: minutes each."""
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     every = {**FIGURES, **LONG}
     parser.add_argument("--only", choices=sorted(every), action="append", help="only this figure; repeatable")
-    parser.add_argument("--full", action="store_true", help=f"also {' and '.join(LONG)}, which take minutes")
+    parser.add_argument("--full", action="store_true", help=f"also {', '.join(LONG)}, which take minutes")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each side (default 5)")
     given = parser.parse_args()
