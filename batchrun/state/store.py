@@ -252,14 +252,29 @@ class Store:
         )
 
     def percentiles(self, column: str, shares: tuple[float, ...]) -> tuple[int, ...] | None:
-        """Nearest-rank percentiles of `delay_ms` or `execution_ms` over completed jobs; None without any."""
-        where = f"FROM jobs WHERE status = 'COMPLETED' AND {column} IS NOT NULL"
-        count = int(self.query(f"SELECT count(*) {where}")[0][0])
-        if not count:
+        """Nearest-rank percentiles of `delay_ms` or `execution_ms` over completed jobs; None without any.
+
+        Above a second they are exact to three digits: so a million jobs are counted in one pass, and not sorted.
+        """
+        sql = (
+            f"SELECT CASE WHEN {column} < 1000 THEN {column} WHEN {column} < 10000 THEN {column} - {column} % 10"
+            f" WHEN {column} < 100000 THEN {column} - {column} % 100 WHEN {column} < 1000000"
+            f" THEN {column} - {column} % 1000 ELSE {column} - {column} % 10000 END AS value, count(*)"
+            f" FROM jobs WHERE status = 'COMPLETED' AND {column} IS NOT NULL GROUP BY value ORDER BY value"
+        )
+        values = self.query(sql)
+        total = sum(count for _, count in values)
+        if not total:
             return None
-        sql = f"SELECT {column} {where} ORDER BY {column} LIMIT 1 OFFSET ?"
-        ranks = (min(int(share * count), count - 1) for share in shares)
-        return tuple(int(self.query(sql, (rank,))[0][0]) for rank in ranks)
+        found = []
+        for share in shares:
+            rank, seen = min(int(share * total), total - 1), 0
+            for value, count in values:
+                seen += count
+                if seen > rank:
+                    found.append(int(value))
+                    break
+        return tuple(found)
 
     def execution(self) -> Execution:
         """What the jobs that have ended come to."""
