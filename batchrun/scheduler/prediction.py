@@ -160,7 +160,7 @@ class Predictor:
 
     def enter_tail(self) -> None:
         """Nothing more is submitted: what is found out late from now on makes the run end late."""
-        if not self._is_tail:
+        if self._spread and not self._is_tail:
             self._is_tail = True
             self._refresh()
 

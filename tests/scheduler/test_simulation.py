@@ -209,3 +209,10 @@ def test_after_an_outage_what_ended_meanwhile_is_collected_at_once(concurrency: 
     late = sorted(known)[ended - 1]
     assert late < 80.0 + 35.0, "30 s of backoff at most, and a few seconds to ask"
     assert world.now < 80.0 + 35.0 + 3.0 * 300 / 10
+
+
+def test_a_few_slow_jobs_are_not_asked_after_all_the_time():
+    setting = Setting(rows=100, workers=0, workers_at=[(60.0, 100)], service_s=lambda _: 30.0)
+    world = World(setting).run()
+    assert world.requests["status"] <= 12 * setting.rows
+    assert world.now < 60.0 + 30.0 + 6.0
