@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
-_COMMIT_GAP_S = 0.01
+_COMMIT_GAP_S = 0.02
 """Between the starts of two commits: groups of events share one fsync, at the price of so much delay."""
 _GRACE_S = 1.0
 """How long a stop waits for requests under way: an answer to /run that is still heard is one less unconfirmed."""
