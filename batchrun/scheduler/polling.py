@@ -126,20 +126,21 @@ class PollPlan:
             self._predictor.saw_queued(watch.place, sent_at)
         self._place(watch, self._due(watch, now))
 
-    def saw_health(self, health: EndpointHealth, place: int, now: float, foreign: int) -> None:
+    def saw_health(self, health: EndpointHealth, place: int, now: float, *, is_shared: bool) -> None:
         """`/health` answered: it knows how far the queue is, and how many of the jobs are over.
 
         Args:
             health: What it said.
             place: That of the next job when it was asked.
             now: The present.
-            foreign: Jobs of other people that it counts; negative: so many of ours must be over.
+            is_shared: Whether most jobs of the endpoint are other people's.
         """
-        at_work = 0 if foreign > len(self._watches) else health.in_progress
+        at_work = 0 if is_shared else health.in_progress
         is_queue = health.in_queue > 0
         self._predictor.saw_started(place - health.in_queue - 1, now, at_work=at_work, is_queue=is_queue)
-        if -foreign > max(len(self._watches) * _MOSTLY_OVER, _FEW):
-            for watch in islice(self._watches.values(), -foreign):
+        over = len(self._watches) - health.in_queue - health.in_progress
+        if over > max(len(self._watches) * _MOSTLY_OVER, _FEW):
+            for watch in islice(self._watches.values(), over):
                 if watch.due_at is not None:
                     watch.due_at, watch.urgent = min(watch.due_at, now), True
             self._rebuild()

@@ -175,7 +175,7 @@ class Scheduler:
     def note(self, now: float) -> str:
         """What is in the way at the moment, as a clause; empty when nothing is."""
         if self._gate.is_open and (self._submitter.pacer.trouble or self._status.trouble >= TROUBLE_THRESHOLD):
-            return f"slowed down: {self._trouble or self._submitter.trouble}"
+            return f"slowed down: {self._submitter.trouble if self._submitter.pacer.trouble else self._trouble}"
         if self._stopping and self._flights:
             return "cancelling" if self._canceller.recalling else "collecting the rest"
         usual_s = (self._plan.likely_end(self._place, now) or now) - now
@@ -249,7 +249,7 @@ class Scheduler:
             None if self._stopping or self._unasked else self._submitter.next_at(now),
             self._gate.next_at(),
             self._deadline.at,
-            None if self._stopping else self._last_submission_at(now),
+            None if self._stopping or self._deadline.at is None else self._last_submission_at(now),
         )
         later = [at for at in times if at is not None and at > now]
         return min(later) if later and not self._halted else None
@@ -353,6 +353,7 @@ class Scheduler:
     def _poll_failed(self, event: ev.PollFailed, now: float) -> None:
         flight = self._asked(event.job)
         error = event.error
+        self._trouble = error.message
         match error:
             case NotFoundError() if flight.missing:
                 self._status.succeed(now)
@@ -379,7 +380,6 @@ class Scheduler:
                 self._canceller.heard_at = now
             case _:
                 self._status.fail(now, event.sent_at)
-        self._trouble = error.message
         self._plan.failed(event.job, now)
         if isinstance(error, UnreachableError):
             return
@@ -422,7 +422,7 @@ class Scheduler:
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
         self.meter.sample(event.health, now)
         self.window.saw_health(event.health, len(self._flights), self._place, now)
-        self._plan.saw_health(event.health, self._health_place, now, self.window.foreign)
+        self._plan.saw_health(event.health, self._health_place, now, is_shared=self.window.is_shared)
         if self._gate.seen(event.health, now):
             self._submitter.pacer.restart(now)
 

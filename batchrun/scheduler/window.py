@@ -67,8 +67,6 @@ class Window:
         self._mark = 0
         self._held_until = float("-inf")
         self._idle_until = float("-inf")
-        self.foreign = 0
-        """Jobs that `/health` sees and that are not in flight here; negative: some in flight are over, unknown yet."""
         self.is_shared = False
         """Whether most jobs of the endpoint are other people's."""
         self.size = FIRST if fixed is None else fixed
@@ -108,8 +106,7 @@ class Window:
 
     def saw_health(self, health: EndpointHealth, in_flight: int, next_place: int, now: float) -> None:
         """`/health` answered."""
-        self.foreign = health.in_queue + health.in_progress - in_flight
-        self.is_shared = self.foreign > in_flight
+        self.is_shared = health.in_queue + health.in_progress > 2 * in_flight
         workers = max(health.idle + health.running, health.ready)
         if self._predictor.version == 0:
             self._grown = max(self._grown, min(_PER_WORKER * workers, _FIRST_MOST))
