@@ -12,16 +12,6 @@ if TYPE_CHECKING:
     from batchrun.state.store import Store
 
 
-def worker_time(counters: dict[str, int]) -> WorkerTime:
-    """The workers' time over all sessions, from the run's counters."""
-    return WorkerTime(
-        running_s=counters.get("running_ms", 0) / 1000,
-        idle_s=counters.get("idle_ms", 0) / 1000,
-        initializing_s=counters.get("initializing_ms", 0) / 1000,
-        unwatched_s=counters.get("unwatched_ms", 0) / 1000,
-    )
-
-
 def cost_so_far(
     store: Store, counts: dict[RowState, int], counters: dict[str, int], price_per_hour: float | None
 ) -> Cost | None:
@@ -35,7 +25,7 @@ def cost_so_far(
     """
     if price_per_hour is None:
         return None
-    time, execution = worker_time(counters), store.execution()
+    time, execution = WorkerTime.from_counters(counters), store.execution()
     work = Work(
         running_s=time.running_s,
         most_s=time.most_s,

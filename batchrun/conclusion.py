@@ -91,7 +91,7 @@ class Conclusion:
     def _write_errors(self) -> list[Path]:
         written = []
         for output in self._store.outputs():
-            path = errors_path(self._path(output))
+            path = errors_path(results_path(self._store, output))
             if write_errors(path, self._error_lines(output.output)):
                 written.append(path)
         return written
@@ -152,7 +152,7 @@ class Conclusion:
             throttled=counters.get("throttled", 0),
             retries=counters.get("retries", 0),
             unconfirmed=counters.get("unconfirmed", 0),
-            results=[self._path(output) for output in self._store.outputs()],
+            results=[results_path(self._store, output) for output in self._store.outputs()],
             errors=errors,
             state=self._options.state,
             windows=Timeline(self._store.get_setting("timeline")).windows(),
@@ -175,13 +175,10 @@ class Conclusion:
         )
         return path
 
-    def _path(self, output: OutputRecord) -> Path:
-        return results_path(self._options.state, output)
 
-
-def results_path(state: Path, output: OutputRecord) -> Path:
-    """Where a run's results file is, given its state file."""
-    return Path(os.path.normpath(state.absolute().parent / output.path))
+def results_path(store: Store, output: OutputRecord) -> Path:
+    """Where an output's results file stands, as people are told: absolute."""
+    return Path(os.path.abspath(store.results_path(output)))  # noqa: PTH100 - pathlib would keep a `..`
 
 
 def rescue_by(store: Store) -> float | None:

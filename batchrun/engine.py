@@ -169,8 +169,6 @@ class Engine:
                 scheduler.handle(self._events.popleft(), now)
             for command in scheduler.commands(now):
                 self._do(command)
-            if self._failure is not None and not isinstance(self._failure, StoppedError):
-                raise self._failure
             if self._failure is not None or self._detaching or scheduler.is_done:
                 return
             if self._writing is None and (self._work or now - self._committed_at > _KEEP_S):
@@ -270,7 +268,8 @@ class Engine:
         for operation, count in self.calls.items():
             work.count(f"calls_{operation}", count)
         self.calls.clear()
-        work.count_time(self._scheduler.meter.take())
+        for name, count in self._scheduler.meter.take().to_counters().items():
+            work.count(name, count)
         if self._noted and (self._leaving or self._clock() - self._kept_at > _KEEP_S):
             self._noted, self._kept_at = False, self._clock()
             work.timeline = self._timeline.to_json()

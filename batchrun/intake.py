@@ -31,11 +31,14 @@ _PROBLEMS_SHOWN = 10
 _PROGRESS_EVERY_LINES = 200_000
 
 
-def take_in(options: RunOptions, store: Store, observer: Observer, *, from_spool: bool = False) -> Merged | None:
+def take_in(
+    options: RunOptions, sources: Sequence[Source], store: Store, observer: Observer, *, from_spool: bool = False
+) -> Merged | None:
     """Make the lines of the inputs the run's rows; None when the inputs are as they were.
 
     Args:
         options: The run's options.
+        sources: Its inputs, as found.
         store: Its state file; the results files are registered in it too.
         observer: Told about a long validation.
         from_spool: Take stdin from its spooled copy: a resumed run has no stdin to read.
@@ -45,7 +48,6 @@ def take_in(options: RunOptions, store: Store, observer: Observer, *, from_spool
         StateError: a line that was submitted has changed or is gone.
         OutputError: the spooled copy of an input cannot be written.
     """
-    sources = find_sources(options.inputs)
     numbers = _register_outputs(store, output_paths(options, sources))
     known = {source.origin: source for source in store.sources()}
     records = [

@@ -10,7 +10,7 @@ All methods are called from one thread at a time, and block: the driver keeps th
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from batchrun.endpoint.protocol import JobAnswer, run_body
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from batchrun.config import RunOptions
     from batchrun.prompts.lines import LineReader
     from batchrun.results.writer import ResultsFile
-    from batchrun.scheduler.cost import WorkerTime
     from batchrun.scheduler.failures import Failure
     from batchrun.state.records import OpenJob, RowRecord, SourceRecord
     from batchrun.state.store import Store
@@ -58,12 +57,6 @@ class Work:
     def count(self, name: str, by: int = 1) -> None:
         """Add to one of the run's counters."""
         self.counters[name] = self.counters.get(name, 0) + by
-
-    def count_time(self, time: WorkerTime) -> None:
-        """Add to the workers' time, kept in milliseconds."""
-        for name, seconds in asdict(time).items():
-            if seconds:
-                self.count(f"{name.removesuffix('_s')}_ms", round(seconds * 1000))
 
 
 @dataclass(slots=True)

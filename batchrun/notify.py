@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -14,8 +13,6 @@ from batchrun.results.summary import duration
 if TYPE_CHECKING:
     from batchrun.results.summary import Summary
 
-_LOG = logging.getLogger(__name__)
-
 _TIMEOUT_S = 10.0
 
 
@@ -23,8 +20,7 @@ def payload(summary: Summary) -> dict[str, Any]:
     """What is sent: `text` for Slack and its like, and the figures for programs. No secrets."""
     s = summary
     text = f"batchrun {s.outcome}: {s.succeeded:,} of {s.total:,} rows succeeded"
-    rest = [("failed", s.failed), ("held", s.held), ("in flight", s.in_flight), ("not run", s.not_run)]
-    text += "".join(f", {count:,} {name}" for name, count in rest if count)
+    text += "".join(f", {count:,} {name}" for name, count in s.rest)
     text += f", in {duration(s.wall_s)}"
     if s.cost is not None:
         text += f", for {span(s.cost.least, s.cost.most)}"
@@ -62,5 +58,4 @@ async def notify(url: str, data: dict[str, Any]) -> str | None:
                 return None
             return f"HTTP {answer.status}"
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        _LOG.warning("the notification failed: %s", type(error).__name__)
         return f"{type(error).__name__}"

@@ -26,7 +26,7 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         OutputError: a results file cannot be read or cut.
     """
     for output in store.outputs():
-        path = results_path(store.path, output)
+        path = results_path(store, output)
         tail = recover(path, output.committed_bytes)
         if not tail.lines and not tail.cut_bytes:
             continue

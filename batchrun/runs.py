@@ -11,7 +11,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from batchrun.accounts import worker_time
 from batchrun.conclusion import Conclusion, results_path
 from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
 from batchrun.endpoint.client import EndpointClient
@@ -24,20 +23,22 @@ from batchrun.prompts.sources import find_sources
 from batchrun.recovery import recover_results
 from batchrun.results.timeline import Timeline
 from batchrun.results.writer import ResultsFile
-from batchrun.scheduler.cost import WorkerMeter
+from batchrun.scheduler.cost import WorkerMeter, WorkerTime
 from batchrun.scheduler.lanes import MOST as MOST_LANES
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
+from batchrun.state.records import Execution
 from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
 from batchrun.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from random import Random
 
     from batchrun.config import RunOptions
+    from batchrun.prompts.sources import Source
     from batchrun.results.summary import Observer, Summary
 
 _IDENTITY = {"endpoint": "--endpoint", "base_url": "--base-url", "output": "--output"}
@@ -91,8 +92,8 @@ class Run:
 
     def _open(self, *, from_spool: bool, as_is: bool) -> None:
         options, stack = self.options, self._stack
-        if not as_is:
-            _refuse_unspeakable_names(options)
+        sources = () if as_is else find_sources(options.inputs)
+        _refuse_unspeakable_names(options, sources)
         if options.state.is_dir():
             raise StateError(f"{options.state} is a folder, not a state file", "give --state a file name")
         existed = options.state.exists()
@@ -102,7 +103,7 @@ class Run:
         stack.callback(lock.release)
         is_new = not holds_run(options.state)
         if is_new:
-            _refuse_strange_results(options)
+            _refuse_strange_results(options, sources)
         with ExitStack() as undo:
             if not existed:
                 undo.callback(_remove_state, options.state)
@@ -110,7 +111,7 @@ class Run:
             undo.callback(self.store.close)
             if not is_new:
                 refuse_other_options(self.store, options)
-            merged = None if as_is else take_in(options, self.store, self._observer, from_spool=from_spool)
+            merged = None if as_is else take_in(options, sources, self.store, self._observer, from_spool=from_spool)
             if merged and not merged.rows:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
             self.store.set_setting("options", options.to_json())
@@ -127,7 +128,7 @@ class Run:
             self._observer.message(f"{path} is gone: results that are collected now do not carry its lines' own fields")
         self._results = {}
         for output in self.store.outputs():
-            file = ResultsFile(results_path(options.state, output), output.committed_bytes)
+            file = ResultsFile(results_path(self.store, output), output.committed_bytes)
             stack.callback(file.close)
             self._results[output.output] = file
 
@@ -160,14 +161,15 @@ class Run:
         counts = self.store.counts()
         if not (counts[RowState.SUBMITTED] if cancel else any(counts[state] for state in RowState if state.is_open)):
             return Outcome("cancelled" if cancel else "finished")
-        execution = self.store.execution()
+        # A look at every job, which only a budget needs.
+        execution = self.store.execution() if options.guards.max_cost is not None else Execution(0, 0, 0)
         scheduler = Scheduler(
             options.scheduler,
             rng,
             next_job=self.store.next_job(),
             guards=options.guards,
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
-            meter=WorkerMeter(worker_time(self.store.counters())),
+            meter=WorkerMeter(WorkerTime.from_counters(self.store.counters())),
             jobs_ended=(execution.jobs, execution.total_ms / 1000),
         )
         now, now_ms = self._clock(), self._now_ms()
@@ -250,9 +252,9 @@ def _shown(value: Any) -> str:
     return "nothing" if value in (None, False) else "" if value is True else str(value)
 
 
-def _refuse_strange_results(options: RunOptions) -> None:
+def _refuse_strange_results(options: RunOptions, sources: Sequence[Source]) -> None:
     """Results without a run in their state file may be anybody's: they are never written to."""
-    for path in output_paths(options, find_sources(options.inputs)):
+    for path in output_paths(options, sources):
         if path.exists() and path.stat().st_size:
             raise StateError(
                 f"{path} exists, but its state file {options.state} does not, or holds no run",
@@ -260,10 +262,9 @@ def _refuse_strange_results(options: RunOptions) -> None:
             )
 
 
-def _refuse_unspeakable_names(options: RunOptions) -> None:
+def _refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) -> None:
     """Results, errors and the state name their files, and neither JSON nor SQLite can name these."""
-    inputs = [Path(source.path) for source in find_sources(options.inputs)]
-    for path in (options.output, options.state, *inputs):
+    for path in (options.output, options.state, *(Path(source.path) for source in sources)):
         name = str(path.absolute())
         try:
             name.encode()

@@ -80,9 +80,7 @@ def run(
         if retry_failed:
             observer.message(f"{opened.retry_failed(kinds):,} failed rows are taken up again")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
-        if not opened.has_work:
-            outcome = Outcome("finished")
-        elif worker is not None:
+        if worker is not None:
             outcome = _in_loop(_drive_locally(opened, worker, rng))
         else:
             outcome = _in_loop(opened.drive(options.base_url, api_key, rng))
@@ -246,6 +244,8 @@ async def _serve(options: LocalOptions, worker: Worker) -> None:
 async def _drive_locally(run: Run, worker: Worker, rng: random.Random) -> Outcome:
     from batchrun.local.server import LocalEndpoint, LocalOptions
 
+    if not run.has_work:
+        return Outcome("finished")  # without the seconds that a model takes to load
     options = LocalOptions(workers=1, jobs_per_worker=worker.parallel)
     async with LocalEndpoint(options, worker) as endpoint:
         return await run.drive(endpoint.base_url, None, rng)

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "accounts": ENGINE_LEVEL,
     "conclusion": ENGINE_LEVEL | {"journal", "engine", "accounts", "__version__"},
     "recovery": ENGINE_LEVEL | {"conclusion"},
-    "runs": ENGINE_LEVEL | {"journal", "tally", "engine", "intake", "accounts", "conclusion", "recovery"},
+    "runs": ENGINE_LEVEL | {"journal", "tally", "engine", "intake", "conclusion", "recovery"},
     "notify": {"results"},
     "standing": ENGINE_LEVEL | {"accounts"},
     "session": ENGINE_LEVEL

@@ -173,6 +173,17 @@ class Summary:
             return 0
         return 0 if self.succeeded == self.total else 3
 
+    @property
+    def rest(self) -> list[tuple[str, int]]:
+        """The rows that did not succeed, by what became of them; what there is none of is left out."""
+        counts = [
+            ("failed", self.failed),
+            ("held", self.held),
+            ("in flight", self.in_flight),
+            ("not run", self.not_run),
+        ]
+        return [(name, count) for name, count in counts if count]
+
     def to_json(self) -> dict[str, Any]:
         """The summary as JSON values."""
         data = asdict(self)
@@ -228,8 +239,8 @@ def _headline(s: Summary) -> str:
 
 
 def _counts(s: Summary) -> list[str]:
-    rest = [("failed", s.failed), ("held", s.held), ("in flight", s.in_flight), ("not run", s.not_run)]
-    return [f"  {name:<12}{count:>12,}" for name, count in [("succeeded", s.succeeded), *rest] if count]
+    succeeded = [("succeeded", s.succeeded)] if s.succeeded else []
+    return [f"  {name:<12}{count:>12,}" for name, count in succeeded + s.rest]
 
 
 def _failures(s: Summary) -> list[str]:

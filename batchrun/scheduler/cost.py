@@ -16,12 +16,17 @@ from typing import TYPE_CHECKING
 from batchrun.errors import StoppedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batchrun.scheduler.health import EndpointHealth
 
 _TRUSTED_GAP_S = 60.0
 """Between samples farther apart nobody knows how many workers there were: each bound takes what suits it."""
 _JOBS_FOR_MEAN = 5
 """Ended jobs that make a cost of one."""
+
+
+_COUNTERS = ("running_ms", "idle_ms", "initializing_ms", "unwatched_ms")
 
 
 @dataclass(slots=True)
@@ -38,6 +43,16 @@ class WorkerTime:
     def most_s(self) -> float:
         """All that may be billed of what was watched."""
         return self.running_s + self.idle_s + self.initializing_s
+
+    @classmethod
+    def from_counters(cls, counters: Mapping[str, int]) -> WorkerTime:
+        """The time that was kept in a run's counters."""
+        return cls(*(counters.get(name, 0) / 1000 for name in _COUNTERS))
+
+    def to_counters(self) -> dict[str, int]:
+        """The time as counters to add to a run's, in milliseconds; without those that are nothing."""
+        times = (self.running_s, self.idle_s, self.initializing_s, self.unwatched_s)
+        return {name: round(time_s * 1000) for name, time_s in zip(_COUNTERS, times, strict=True) if time_s}
 
     def add(self, other: WorkerTime) -> None:
         """Add to it."""

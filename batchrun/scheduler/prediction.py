@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import deque
+from typing import NamedTuple
 
 _KEEP = 256
 """Ended jobs that count: enough for a 90% quantile, few enough to follow a change within one window of jobs."""
@@ -70,16 +71,13 @@ _MOST_GAP_S = 15.0
 _AGE_SHARE = 0.05
 
 
-class _Seen:
+class _Seen(NamedTuple):
     """What `/health` said of the queue."""
 
-    __slots__ = ("at", "at_work", "is_queue", "place")
-
-    def __init__(self, place: int, at: float, at_work: int, *, is_queue: bool) -> None:
-        self.place = place
-        self.at = at
-        self.at_work = at_work
-        self.is_queue = is_queue
+    place: int
+    at: float
+    at_work: int
+    is_queue: bool
 
 
 class Predictor:
@@ -178,7 +176,7 @@ class Predictor:
             at_work: Jobs that were at work then; 0: nobody knows, or they were other people's.
             is_queue: Whether jobs were waiting, so that no more can be at work.
         """
-        self._seen = _Seen(place, at, at_work, is_queue=is_queue)
+        self._seen = _Seen(place, at, at_work, is_queue)
         if self._last is not None:
             self.pace_s = self._credible(self.pace_s)
             self._hurry()
@@ -245,8 +243,8 @@ class Predictor:
             self._spread = sorted(self._ages)
             return
         last_place, _, last_start, _ = jobs[-1]
-        idle_delay_s = min(start - submitted for _, submitted, start, _ in jobs)
-        self.waited_s = waited_from_s = _WAITED_S + min(idle_delay_s, _IDLE_DELAY_MOST_S)
+        delays = [start - submitted for _, submitted, start, _ in jobs]
+        self.waited_s = waited_from_s = _WAITED_S + min(*delays, _IDLE_DELAY_MOST_S)
         executions = sorted(end - start for _, _, start, end in jobs[-_KEEP_FOR_PACE:])
         least_span_s = _SPAN_IN_EXECUTIONS * executions[len(executions) // 2]
         waited_s, waiting, first = 0.0, 0, len(jobs) - 1
@@ -264,8 +262,7 @@ class Predictor:
         self._last, self.pace_s = (last_place, last_start), self._credible(pace_s)
         self._hurry()
         self.has_queue = self.pace_s > 0 and waiting >= min(_LEAST_WAITING, len(jobs) - first)
-        longest_s = max(start - submitted for _, submitted, start, _ in jobs)
-        self._longest_wait_s = _WAITS_GROW * longest_s + self.execution_s
+        self._longest_wait_s = _WAITS_GROW * max(delays) + self.execution_s
         spread, expected = [], last_start
         for index in range(len(jobs) - 1, first - 1, -1):
             place, submitted_at, start, end = jobs[index]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.errors import StateError
@@ -12,8 +10,8 @@ from batchrun.state.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-    from batchrun.state.records import OutputRecord
 
 _NO_NUMBERS = "max(typeof({0}) <> 'integer', {0} < 0)"
 _WRONG = {
@@ -79,10 +77,6 @@ class Snapshot(Store):
         except BaseException:
             self.close()
             raise
-
-    def results_path(self, output: OutputRecord) -> Path:
-        """Where an output's results file stands."""
-        return Path(os.path.normpath(self.path.parent / output.path))
 
     def damage(self) -> list[str]:
         """What is wrong with the file itself, a few things at most; none as a rule. Of a damaged one, read no more."""

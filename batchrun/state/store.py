@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import orjson
@@ -28,7 +29,6 @@ from batchrun.state.schema import connect, sqlite_errors
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from batchrun.config import UnconfirmedPolicy
 
@@ -104,6 +104,10 @@ class Store:
     def outputs(self) -> list[OutputRecord]:
         """The results files, in order."""
         return [OutputRecord(*row) for row in self.query("SELECT * FROM outputs ORDER BY output")]
+
+    def results_path(self, output: OutputRecord) -> Path:
+        """Where an output's results file stands; relative when the state file's path is."""
+        return Path(os.path.normpath(self.path.parent / output.path))
 
     def sources(self) -> list[SourceRecord]:
         """The inputs, in order."""
