@@ -46,6 +46,8 @@ _LOG = logging.getLogger(__name__)
 
 _COMMIT_GAP_S = 0.02
 """Between the starts of two commits: groups of events share one fsync, at the price of so much delay."""
+_SUBMITS_AT_ONCE = 96
+"""So many submissions do not wait for that: else the connections would run dry before the next commit."""
 _GRACE_S = 1.0
 """How long a stop waits for requests under way: an answer to /run that is still heard is one less unconfirmed."""
 _TICK_S = 0.25
@@ -171,12 +173,21 @@ class Engine:
                 self._do(command)
             if self._failure is not None or self._detaching or scheduler.is_done:
                 return
-            if self._writing is None and (self._work or now - self._committed_at > _KEEP_S):
+            if self._writing is None and self._is_write_due(now):
+                self._committed_at = now
                 self._writing = self._start(self._write())
             await self._sleep(scheduler.next_wakeup(now))
 
+    def _is_write_due(self, now: float) -> bool:
+        gap_s = now - self._committed_at
+        if not self._work:
+            return gap_s > _KEEP_S
+        return gap_s >= _COMMIT_GAP_S or len(self._work.submits) >= _SUBMITS_AT_ONCE
+
     async def _sleep(self, wakeup: float | None) -> None:
         wait_s = _TICK_S if wakeup is None else min(max(wakeup - self._clock(), 0.0), _TICK_S)
+        if self._work and self._writing is None:
+            wait_s = min(wait_s, max(self._committed_at + _COMMIT_GAP_S - self._clock(), 0.0))
         timer = asyncio.get_running_loop().call_later(wait_s, self._wake.set)
         try:
             await self._wake.wait()
@@ -255,10 +266,6 @@ class Engine:
         self._tell(ev.RowsLoaded(tickets, exhausted))
 
     async def _write(self) -> None:
-        gap_s = self._committed_at + _COMMIT_GAP_S - self._clock()
-        if gap_s > 0:
-            await asyncio.sleep(gap_s)
-        self._committed_at = self._clock()
         await self._commit()
         self._writing = None
         self._wake.set()

@@ -224,7 +224,8 @@ class Journal:
                 _whole(answer.execution_ms) if answer else None,
             )
         )
-        self._rows[ending.row] = row._replace(retries=retries, unconfirmed=ending.unconfirmed)
+        if state is RowState.PENDING:
+            self._rows[ending.row] = row._replace(retries=retries, unconfirmed=ending.unconfirmed)
 
     def _failure(self, ending: cmd.Finish, failure: Failure, answer: JobAnswer | None, now_ms: int) -> FailureRecord:
         submitted_ms = self._jobs.get(ending.job, ("", now_ms))[1]

@@ -144,10 +144,9 @@ class EndpointClient:
         data = BytesIO(body) if body and len(body) > _SENT_IN_PIECES_BYTES else body
         task = self._begin()
         try:
-            async with self._session.request(
-                method, url, data=data, allow_redirects=False, proxy=self._proxy
-            ) as response:
-                return response.status, response.headers, await response.read()
+            # Reading to the end gives the connection back, and a failure closes it: a context would only cost time.
+            response = await self._session.request(method, url, data=data, allow_redirects=False, proxy=self._proxy)
+            return response.status, response.headers, await response.read()
         except asyncio.CancelledError:
             if task not in self._overdue:
                 raise

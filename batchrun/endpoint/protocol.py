@@ -173,15 +173,15 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
         raise AmbiguousError(f"the answer is no job: {_excerpt(body)}", http_status=http_status)
     worker_id = data.get("workerId")
     return JobAnswer(
-        id=job_id,
-        status=JobStatus(word) if word in _STATUS_WORDS else JobStatus.IN_PROGRESS,
-        delay_ms=_time_ms(data.get("delayTime")),
-        execution_ms=_time_ms(data.get("executionTime")),
-        worker_id=worker_id if isinstance(worker_id, str) else None,
-        retries=_count(data.get("retries")),
-        output=data.get("output"),
-        has_output="output" in data,
-        error=data.get("error"),
+        job_id,
+        _STATUSES.get(word, JobStatus.IN_PROGRESS),
+        _time_ms(data.get("delayTime")),
+        _time_ms(data.get("executionTime")),
+        worker_id if isinstance(worker_id, str) else None,
+        _count(data.get("retries")),
+        data.get("output"),
+        "output" in data,
+        data.get("error"),
     )
 
 
@@ -310,7 +310,7 @@ def _said(body: bytes) -> str:
     return text
 
 
-_STATUS_WORDS = frozenset(status.value for status in JobStatus)
+_STATUSES = {status.value: status for status in JobStatus}
 
 # Nothing here can run across another tag: thousands of tags that are never closed would take minutes to search.
 _TITLE = re.compile(r"<title[^<>]*>([^<]*)</title>", re.IGNORECASE)
@@ -377,7 +377,7 @@ def _finite(text: str) -> float | None:
 
 
 def _time_ms(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if 0 <= value <= _MAX_TIME_MS else None
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from batchrun.results.text import Text
 
 
-@dataclass(frozen=True, slots=True)
-class JobInfo:
+class JobInfo(NamedTuple):
     """What is known of the job that ended a row."""
 
     id: str | None
@@ -190,7 +190,14 @@ def iso_time(epoch_s: float | None) -> str | None:
     """`2026-01-01T00:00:00.000Z`; None stays None."""
     if epoch_s is None:
         return None
-    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    second, ms = divmod(round(epoch_s * 1000), 1000)
+    return f"{_iso_second(second)}.{ms:03d}Z"
+
+
+@lru_cache(256)
+def _iso_second(epoch_s: int) -> str:
+    """Thousands of results a second share theirs."""
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
 def _whole(number: float | None) -> int | float | None:

@@ -8,8 +8,7 @@ nothing here raises on any JSON value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import orjson
 
@@ -17,8 +16,7 @@ _MOST_TOKENS = 2**40
 """More than any model can have read or written for one row."""
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """What an output says."""
 
     texts: tuple[str | None, ...] = ()

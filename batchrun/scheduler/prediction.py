@@ -38,7 +38,9 @@ _KEEP = 256
 _KEEP_FOR_PACE = 32
 """The least number of starts that make a pace."""
 _REFRESH_EVERY = 32
-"""Ended jobs between two looks at the samples: keeps the cost at some 2 µs a job."""
+"""Ended jobs between two looks at the samples: each look takes some 0.2 ms."""
+_REFRESH_GAP_S = 0.05
+"""The same in time, where so many jobs end that this would be sooner; within the samples that are kept."""
 _REFRESH_EACH_OF_FIRST = 16
 """The first jobs are looked at one by one: each says much."""
 _SPAN_IN_EXECUTIONS = 2.0
@@ -99,6 +101,7 @@ class Predictor:
         "_next_quantile",
         "_polls_per_s",
         "_queued",
+        "_refresh_every",
         "_seen",
         "_spread",
         "_unseen",
@@ -130,6 +133,7 @@ class Predictor:
         self._longest_wait_s = float("inf")
         self._queued: tuple[int, float] | None = None
         self._unseen = 0
+        self._refresh_every = _REFRESH_EVERY
         self.version = 0
         """Grows whenever the predictions may have changed."""
 
@@ -153,7 +157,7 @@ class Predictor:
             if len(self._jobs) > _KEEP:
                 del self._jobs[0]
         self._unseen += 1
-        if self._unseen >= _REFRESH_EVERY or self.version <= _REFRESH_EACH_OF_FIRST:
+        if self._unseen >= self._refresh_every or self.version <= _REFRESH_EACH_OF_FIRST:
             self._refresh()
 
     def enter_tail(self) -> None:
@@ -274,7 +278,10 @@ class Predictor:
         spread.sort()
         self._spread = spread
         ends = [end for *_, end in jobs]
-        per_job = self._polls_per_s * (max(ends) - min(ends)) / len(jobs)
+        span_s = max(ends) - min(ends)
+        in_gap = int(_REFRESH_GAP_S * len(jobs) / max(span_s, _REFRESH_GAP_S))
+        self._refresh_every = max(in_gap, _REFRESH_EVERY)
+        per_job = self._polls_per_s * span_s / len(jobs)
         is_wide = _quantile(spread, 0.85) - _quantile(spread, 0.15) > _WIDE * self.execution_s
         eager = self._is_tail or (is_wide and per_job >= _PLENTY)
         self._first_quantile = _EAGER_FIRST_QUANTILE if eager else FIRST_QUANTILE

@@ -12,7 +12,7 @@ unconfirmed submission. SUBMITTING may also succeed: after a crash between the r
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 
 from batchrun.errors import IllegalMoveError
 
@@ -39,7 +39,7 @@ class RowState(IntEnum):
         return self <= RowState.SUBMITTED
 
 
-class Move(Enum):
+class Move(StrEnum):
     """What makes a row change its state."""
 
     SUBMIT = "submit"

@@ -13,7 +13,7 @@ from tests.bench.stub import Stub
 
 _CONNECTIONS = 64
 _WINDOW = 200
-_ROWS = 8000
+_ROWS = 16_000
 _SDK_ROWS = 4000
 
 
