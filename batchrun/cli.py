@@ -312,6 +312,7 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         output_is_folder=is_folder,
         state=Path(given["state"]) if given["state"] else output.with_name(output.name + ".state"),
         request=config.RequestOptions(given["override"], given["default"], given["chat"], given["system"]),
+        sweep=_sweep_options(given),
         policy=config.JobPolicy(given["execution_timeout"], given["ttl"], given["low_priority"]),
         scheduler=config.SchedulerOptions(
             concurrency=given["concurrency"],
@@ -324,6 +325,22 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         limit=given["limit"],
         inspect_output=given["inspect_output"],
     )
+
+
+def _sweep_options(given: dict[str, Any]) -> config.SweepOptions:
+    """The sweep, looked at before anything is opened.
+
+    Raises:
+        UsageError: a key is unknown, set twice, has no values, or a value does not fit it.
+    """
+    from batchrun.prompts.sweep import Sweep
+
+    options = config.SweepOptions(given["sweep"], given["repeat"])
+    for key, _ in options.keys:
+        if key in given["override"]:
+            raise UsageError(f"--set {key} would win over --sweep {key}", "take one of the two out")
+    Sweep(options)
+    return options
 
 
 def _refuse_local_options(given: dict[str, Any], options: config.RunOptions) -> None:

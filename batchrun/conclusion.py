@@ -14,6 +14,7 @@ from batchrun.accounts import cost_so_far
 from batchrun.config import RETENTION_S
 from batchrun.errors import OutputError, StoppedError
 from batchrun.journal import LineChangedError, read_line
+from batchrun.prompts.sweep import Sweep
 from batchrun.results.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
 from batchrun.results.record import JobInfo, error_line
 from batchrun.results.summary import FailureGroup, Percentiles, Summary
@@ -59,6 +60,7 @@ class Conclusion:
         self._session_s = session_s
         self._sources = sources
         self._reader = reader
+        self._sweep = Sweep(options.sweep)
 
     def conclude(self, outcome: Outcome, now: float) -> Summary:
         """Write what is to be written, close the session, and sum up.
@@ -115,6 +117,7 @@ class Conclusion:
                 message=failure.message,
                 raw=failure.raw,
                 request=self._request_of(row),
+                variant=self._sweep.variant(row.variant).values,
                 file=self._sources[row.source].path,
                 line=row.line,
                 job=job if row.attempts else None,
@@ -122,7 +125,7 @@ class Conclusion:
 
     def _request_of(self, row: RowRecord) -> Any:
         line = read_line(self._reader, row, self._sources[row.source].path)
-        return None if isinstance(line, LineChangedError) else line.line
+        return None if isinstance(line, LineChangedError) else self._sweep.apply(line, row.variant).line
 
     def _summary(self, outcome: Outcome, error: StoppedError | None, errors: list[Path]) -> Summary:
         counts, counters = self._store.counts(), self._store.counters()

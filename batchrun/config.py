@@ -50,6 +50,26 @@ class RequestOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class SweepOptions:
+    """How many rows a line makes. These decide what is asked, so a resumed run must have the same."""
+
+    keys: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    """`--sweep`: each key with its values, in the order given; the rows are their product."""
+    repeat: int = 1
+    """`--repeat`: samples of each combination, >= 1."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as JSON values."""
+        return {"keys": [[key, list(values)] for key, values in self.keys], "repeat": self.repeat}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> SweepOptions:
+        """The inverse of `to_json`."""
+        keys = tuple((key, tuple(values)) for key, values in data.get("keys", ()))
+        return cls(keys, data.get("repeat", 1))
+
+
+@dataclass(frozen=True, slots=True)
 class JobPolicy:
     """The job's `policy` object. None leaves Runpod's default. Sent in milliseconds."""
 
@@ -139,6 +159,7 @@ class RunOptions:
     state: Path
     base_url: str = DEFAULT_BASE_URL
     request: RequestOptions = field(default_factory=RequestOptions)
+    sweep: SweepOptions = field(default_factory=SweepOptions)
     policy: JobPolicy = field(default_factory=JobPolicy)
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     guards: GuardOptions = field(default_factory=GuardOptions)
@@ -158,6 +179,7 @@ class RunOptions:
         """The options as JSON values, for the state file: inputs absolute, output relative to the state file."""
         data = asdict(self)
         del data["state"]
+        data["sweep"] = self.sweep.to_json()
         data["inputs"] = [name if name == "-" else str(Path(name).absolute()) for name in self.inputs]
         data["output"] = os.path.relpath(self.output, self.state.parent)
         return data
@@ -178,6 +200,7 @@ class RunOptions:
                 "output": Path(os.path.normpath(state.absolute().parent / data["output"])),
                 "state": state,
                 "request": RequestOptions(**data["request"]),
+                "sweep": SweepOptions.from_json(data.get("sweep", {})),
                 "policy": JobPolicy(**data["policy"]),
                 "scheduler": SchedulerOptions(**scheduler),
                 "guards": GuardOptions(**guards),

@@ -16,6 +16,7 @@ from batchrun.errors import InputError, UsageError
 from batchrun.prompts.identity import derived_id, line_digest
 from batchrun.prompts.shapes import LineError, Prompt, parse_line
 from batchrun.prompts.sources import Source, SourceKind, find_sources, iter_source, spool
+from batchrun.prompts.sweep import MAX_ROWS, Sweep
 from batchrun.results.manifest import digest_file
 from batchrun.state.intake import Merged, StagedLine, merge, stage
 from batchrun.state.records import SourceRecord
@@ -58,7 +59,8 @@ def take_in(
     if store.get_setting("intake") == mark:
         return None
     problems = _Problems()
-    lines = _valid_lines(records, problems, observer, limit=None if known else options.limit)
+    sweep = Sweep(options.sweep)
+    lines = _valid_lines(records, problems, observer, sweep, limit=None if known else options.limit)
     stage(store, lines)
     if problems.count:
         raise InputError(
@@ -145,17 +147,22 @@ def _stamp(path: Path) -> str:
 
 
 def preview(options: RunOptions, stdin: BinaryIO) -> Iterator[Prompt]:
-    """The prompts of the inputs in order, up to the limit, read without a state file.
+    """The prompts of the inputs in order, each as all of its variants, up to the limit, read without a state file.
 
     Raises:
         InputError: an input or a line of it is wrong.
     """
-    lines = ((source, line) for source in find_sources(options.inputs) for line in iter_source(source, stdin))
-    for source, line in islice(lines, options.limit):
-        try:
-            yield parse_line(line.raw)
-        except LineError as error:
-            raise InputError(f"{source.path}:{line.number}: {error.message}", error.hint) from error
+    return islice(_previewed(find_sources(options.inputs), Sweep(options.sweep), stdin), options.limit)
+
+
+def _previewed(sources: Sequence[Source], sweep: Sweep, stdin: BinaryIO) -> Iterator[Prompt]:
+    for source in sources:
+        for line in iter_source(source, stdin):
+            try:
+                prompt = parse_line(line.raw)
+                yield from (sweep.apply(prompt, number) for number in range(sweep.size))
+            except LineError as error:
+                raise InputError(f"{source.path}:{line.number}: {error.message}", error.hint) from error
 
 
 class _Problems:
@@ -176,27 +183,38 @@ class _Problems:
 
 
 def _valid_lines(
-    sources: Sequence[SourceRecord], problems: _Problems, observer: Observer, *, limit: int | None
+    sources: Sequence[SourceRecord], problems: _Problems, observer: Observer, sweep: Sweep, *, limit: int | None
 ) -> Iterator[StagedLine]:
+    suffixes = [sweep.variant(number).suffix for number in range(sweep.size)]
     plain = (
         (source, line)
         for source in sources
         for line in iter_source(Source(source.file, SourceKind.FILE), sys.stdin.buffer)
     )
-    for count, (source, line) in enumerate(islice(plain, limit), 1):
+    for count, (source, line) in enumerate(islice(plain, None if limit is None else -(-limit // sweep.size)), 1):
+        if count * sweep.size > MAX_ROWS and sweep.size > 1:
+            raise UsageError(
+                f"the sweep makes {sweep.size:,} rows of each line, which is more than {MAX_ROWS:,} in all",
+                "sweep over fewer values, or take part of the lines: --limit",
+            )
         if count % _PROGRESS_EVERY_LINES == 0:
             observer.message(f"reading: {count:,} lines so far")
         try:
             prompt = parse_line(line.raw)
+            sweep.apply(prompt, 0)
         except LineError as error:
             problems.add(f"{source.path}:{line.number}: {error.message}")
             continue
-        yield StagedLine(
-            derived_id(prompt) if prompt.id is None else prompt.id,
-            prompt.id is None,
-            source.source,
-            line.number,
-            line.offset,
-            len(line.raw),
-            line_digest(line.raw),
-        )
+        row_id, digest = derived_id(prompt) if prompt.id is None else prompt.id, line_digest(line.raw)
+        for variant, suffix in enumerate(suffixes):
+            yield StagedLine(
+                row_id,
+                prompt.id is None,
+                source.source,
+                line.number,
+                line.offset,
+                len(line.raw),
+                digest,
+                variant,
+                suffix,
+            )

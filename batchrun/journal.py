@@ -17,6 +17,7 @@ from batchrun.endpoint.protocol import JobAnswer, run_body
 from batchrun.errors import BatchrunError
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shapes import Prompt, build_request, parse_line
+from batchrun.prompts.sweep import Sweep
 from batchrun.results.record import JobInfo, result_line
 from batchrun.results.text import extract
 from batchrun.scheduler import commands as cmd
@@ -110,6 +111,7 @@ class Journal:
         self._jobs: dict[int, tuple[str, int]] = {}
         self._carried: dict[int, dict[str, Any]] = {}
         self._last_row = 0
+        self._sweep = Sweep(options.sweep)
         self.tokens = Tokens()
 
     def load(self, count: int) -> tuple[tuple[Ticket, ...], bool]:
@@ -182,6 +184,7 @@ class Journal:
             text=text,
             output=answer.output,
             carried=self._carried_of(row),
+            variant=self._sweep.variant(row.variant).values,
             file=source.path,
             line=row.line,
             job=JobInfo(
@@ -245,6 +248,7 @@ class Journal:
             return line
         if self._rows[row].length <= _REMEMBERED_LINE_BYTES:
             self._carried[row] = line.carried
+        line = self._sweep.apply(line, self._rows[row].variant)
         return run_body(build_request(line, self._options.request), self._options.policy)
 
     def _carried_of(self, row: RowRecord) -> dict[str, Any]:

@@ -16,18 +16,48 @@ if TYPE_CHECKING:
 
 def _key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
     """KEY=VALUE options; a value is JSON where it can be read as such, else text."""
-    import orjson
-
     result: dict[str, object] = {}
     for value in values:
         key, equals, text = value.partition("=")
         if not equals or not key.strip():
             raise click.BadParameter(f"{value!r} is not KEY=VALUE, for example temperature=0.7", param=param)
-        try:
-            result[key.strip()] = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            result[key.strip()] = text
+        result[key.strip()] = _json_or(text)
     return result
+
+
+def _json_or(text: str) -> Any:
+    """Text as JSON where it can be read as such, else as it is."""
+    import orjson
+
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _sweeps(
+    _ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, tuple[object, ...]], ...]:
+    """KEY=V1,V2,... options, or KEY=[V1, V2, ...] as JSON; each value is JSON where it can be read as such."""
+    keys: dict[str, tuple[object, ...]] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise click.BadParameter(f"{value!r} is not KEY=V1,V2,..., for example temperature=0,0.7", param=param)
+        if key in keys:
+            raise click.BadParameter(f"{key} is given twice: put all of its values into one", param=param)
+        whole = _json_or(text)
+        if isinstance(whole, list):
+            keys[key] = tuple(whole)
+        elif isinstance(whole, dict):
+            keys[key] = (whole,)
+        else:
+            parts = [part.strip() for part in text.split(",")] if text.strip() else []
+            if "" in parts:
+                raise click.BadParameter(f"{value!r}: a value between the commas is empty", param=param)
+            keys[key] = tuple(_json_or(part) for part in parts)
+    return tuple(keys.items())
 
 
 def _duration(_ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -286,6 +316,22 @@ RUN_OPTIONS = [
         callback=_key_values,
         metavar="KEY=VALUE",
         help="A sampling parameter for lines that have none of that name; repeatable.",
+    ),
+    click.option(
+        "--sweep",
+        multiple=True,
+        callback=_sweeps,
+        metavar="KEY=V1,V2,...",
+        help="Run every line with each of these values; several: with all of their combinations. KEY is a sampling"
+        " parameter, endpoint, body.FIELD of an OpenAI line, or input.FIELD of an `input` object.",
+    ),
+    click.option(
+        "--repeat",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Samples of every line, or of each combination of a sweep; each with a seed of its own.",
     ),
     click.option("--chat", is_flag=True, help="Send `prompt` lines as chat messages."),
     click.option("--system", metavar="TEXT", help="A system message for lines that have none; implies --chat."),

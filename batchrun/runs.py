@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from batchrun.conclusion import Conclusion, results_path
-from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
+from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S, SweepOptions
 from batchrun.endpoint.client import EndpointClient
 from batchrun.engine import Engine, Outcome
 from batchrun.errors import InputError, StateError, UsageError
@@ -20,6 +20,7 @@ from batchrun.intake import output_paths, take_in
 from batchrun.journal import Journal
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.sources import find_sources
+from batchrun.prompts.sweep import Sweep
 from batchrun.recovery import recover_results
 from batchrun.results.timeline import Timeline
 from batchrun.results.writer import ResultsFile
@@ -232,6 +233,8 @@ def refuse_other_options(store: Store, options: RunOptions) -> None:
         return
     now = options.to_json()
     pairs = [(option, stored[key], now[key]) for key, option in _IDENTITY.items()]
+    swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
+    pairs.append(("--sweep", swept[0], swept[1]))
     pairs += [(option, stored["request"][key], now["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
     differing = [
         f"{option} {_shown(was)} (now {_shown(is_now)})"

@@ -24,6 +24,7 @@ from batchrun.intake import preview
 from batchrun.interrupts import CANCEL_SIGNAL
 from batchrun.notify import failure_payload, notify, payload
 from batchrun.prompts.shapes import build_request
+from batchrun.prompts.sweep import Sweep
 from batchrun.runs import Run
 from batchrun.scheduler.failures import FailureKind
 from batchrun.state.lock import holder
@@ -198,6 +199,9 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
     Raises:
         InputError: an input or a line of it is wrong.
     """
+    sweep = Sweep(options.sweep)
+    if sweep.size > 1:
+        observer.message(f"sweep: {sweep}: {sweep.size:,} rows of each line")
     count = 0
     for prompt in preview(options, sys.stdin.buffer):
         out.write(run_body(build_request(prompt, options.request), options.policy) + b"\n")

@@ -61,6 +61,7 @@ def result_line(
     file: str,
     line: int,
     job: JobInfo,
+    variant: Mapping[str, Any] | None = None,
     possible_duplicate: bool = False,
 ) -> bytes:
     """The line of a row that succeeded, with its line end."""
@@ -71,6 +72,8 @@ def result_line(
     record["usage"] = {"input_tokens": text.input_tokens, "output_tokens": text.output_tokens}
     record["output"] = output
     _carry(record, carried)
+    if variant:
+        record["variant"] = variant
     record["source"] = {"file": file, "line": line}
     record["job"] = _job(job)
     if possible_duplicate:
@@ -89,6 +92,7 @@ def error_line(
     file: str,
     line: int,
     job: JobInfo | None,
+    variant: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The line of a row that failed, with its line end. As an input line it means its `request`.
 
@@ -98,21 +102,22 @@ def error_line(
         kind: The failure's short stable word.
         message: What a person can act on.
         raw: Exactly what the worker or the API sent.
-        request: The input line as parsed.
+        request: The input line as parsed, with the values of its variant.
         file: The input file as the user named it.
         line: 1-based.
         job: None when nothing was submitted.
+        variant: The values of the sweep; None or empty without one.
     """
-    return _dumps(
-        {
-            "id": row_id,
-            "status": status,
-            "error": {"kind": kind, "message": message, "raw": raw},
-            "request": request,
-            "source": {"file": file, "line": line},
-            "job": None if job is None else _job(job),
-        }
-    )
+    record = {
+        "id": row_id,
+        "status": status,
+        "error": {"kind": kind, "message": message, "raw": raw},
+        "request": request,
+        **({"variant": variant} if variant else {}),
+        "source": {"file": file, "line": line},
+        "job": None if job is None else _job(job),
+    }
+    return _dumps(record)
 
 
 def read_record(line: bytes) -> Record | None:
@@ -156,7 +161,9 @@ def read_error_id(line: bytes) -> str | None:
 
 _TOO_DEEP = "nested too deeply to be written as JSON"
 
-_OURS = frozenset({"id", "status", "text", "texts", "finish_reason", "usage", "output", "source", "job", "carried"})
+_OURS = frozenset(
+    {"id", "status", "text", "texts", "finish_reason", "usage", "output", "variant", "source", "job", "carried"}
+)
 
 
 def _carry(record: dict[str, Any], carried: Mapping[str, Any]) -> None:

@@ -28,14 +28,19 @@ CREATE TEMP TABLE incoming (
     line INTEGER NOT NULL,
     offset INTEGER NOT NULL,
     length INTEGER NOT NULL,
-    digest BLOB NOT NULL
+    digest BLOB NOT NULL,
+    variant INTEGER NOT NULL,
+    suffix TEXT NOT NULL
 )
 """
 _NUMBER_DERIVED = """
 UPDATE incoming SET id = incoming.id || '-' || again.occurrence
-FROM (SELECT n, row_number() OVER (PARTITION BY id ORDER BY n) AS occurrence FROM incoming WHERE derived) AS again
+FROM (
+    SELECT n, row_number() OVER (PARTITION BY id, variant ORDER BY n) AS occurrence FROM incoming WHERE derived
+) AS again
 WHERE again.n = incoming.n AND again.occurrence > 1
 """
+_NAME_VARIANTS = "UPDATE incoming SET id = id || suffix WHERE suffix <> ''"
 _TWICE = """
 SELECT a.id, a.source, a.line, b.source, b.line FROM incoming a JOIN incoming b ON b.id = a.id AND b.n > a.n
 ORDER BY b.n LIMIT 5
@@ -52,20 +57,22 @@ _DROP_UNSENT = """
 DELETE FROM rows WHERE attempts = 0 AND state = 0 AND id NOT IN (SELECT id FROM incoming)
 """
 _MOVE = """
-UPDATE rows SET source = i.source, line = i.line, offset = i.offset, length = i.length, digest = i.digest
+UPDATE rows SET source = i.source, line = i.line, offset = i.offset, length = i.length, digest = i.digest,
+    variant = i.variant
 FROM incoming i WHERE i.id = rows.id
 """
 _ADD = """
-INSERT INTO rows (id, source, line, offset, length, digest)
-SELECT i.id, i.source, i.line, i.offset, i.length, i.digest FROM incoming i
+INSERT INTO rows (id, source, line, offset, length, digest, variant)
+SELECT i.id, i.source, i.line, i.offset, i.length, i.digest, i.variant FROM incoming i
 WHERE NOT EXISTS (SELECT 1 FROM rows r WHERE r.id = i.id) ORDER BY i.n
 """
 
 
 class StagedLine(NamedTuple):
-    """A valid line of an input."""
+    """A valid line of an input, as one of its rows."""
 
     id: str
+    """Of the line."""
     derived: bool
     """Whether the id comes from the content: equal lines are then numbered, instead of being an error."""
     source: int
@@ -73,6 +80,9 @@ class StagedLine(NamedTuple):
     offset: int
     length: int
     digest: bytes
+    variant: int
+    suffix: str
+    """What the variant adds to the id."""
 
 
 class Merged(NamedTuple):
@@ -91,7 +101,8 @@ def stage(store: Store, lines: Iterable[StagedLine]) -> None:
         db.execute("DROP TABLE IF EXISTS temp.incoming")
         db.execute(_STAGE)
         db.executemany(
-            "INSERT INTO incoming (id, derived, source, line, offset, length, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO incoming (id, derived, source, line, offset, length, digest, variant, suffix)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             lines,
         )
 
@@ -112,6 +123,7 @@ def merge(store: Store, sources: Sequence[SourceRecord], *, whole: bool, limit: 
     names = {source.source: source.path for source in sources}
     with store.transaction() as db:
         db.execute(_NUMBER_DERIVED)
+        db.execute(_NAME_VARIANTS)
         db.execute("CREATE INDEX temp.incoming_by_id ON incoming (id)")
         _refuse_twice(db, names)
         known = db.execute("SELECT count(*) FROM rows").fetchone()[0]

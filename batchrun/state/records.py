@@ -25,6 +25,8 @@ class RowRecord(NamedTuple):
     attempts: int
     retries: int
     unconfirmed: int
+    variant: int
+    """Its combination of sweep values; 0 without a sweep."""
 
 
 class OpenJob(NamedTuple):

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from batchrun.config import UnconfirmedPolicy
 
-_COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed"
+_COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed, variant"
+_WIDTH = len(RowRecord._fields)
 
 
 class Store:
@@ -245,7 +246,7 @@ class Store:
         )
         with sqlite_errors(self.path):
             for row in self._db.execute(sql, (output,)):
-                yield _row(row[:11]), FailureRecord(*row[11:18]), (row[18], row[19])
+                yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-2]), (row[-2], row[-1])
 
     def failure_groups(self) -> list[tuple[str, int, str, str]]:
         """Failed rows by kind, most first: kind, count, and the id and message of the first."""
@@ -308,7 +309,7 @@ class Store:
 
 
 def _row(values: tuple[Any, ...]) -> RowRecord:
-    return RowRecord._make((*values[:7], RowState(values[7]), *values[8:11]))
+    return RowRecord._make((*values[:7], RowState(values[7]), *values[8:]))
 
 
 def _add(db: sqlite3.Connection, counters: dict[str, int]) -> None:

@@ -1,0 +1,214 @@
+"""Several rows of one line: the values of a sweep, and how often each is sampled.
+
+A sweep is the product of the values of its keys, times the repeats. Its variants are numbered from 0, and a number
+leads back to the values by arithmetic, so that a million rows need no table of them. The rows of a line stand
+together in the run: whatever cuts it short leaves every variant with the same lines, to within one line.
+
+A key is `endpoint`, a sampling parameter, or a path with dots: `body.` leads into an OpenAI line's body, any other path
+into the `input` object. A value replaces the line's own, in its request and in the line itself, so that a line of
+an error file asks for the same again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from hashlib import blake2b
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from batchrun.errors import UsageError
+from batchrun.prompts.shapes import SAMPLING_PARAMETERS, LineError, Shape
+
+if TYPE_CHECKING:
+    from batchrun.config import SweepOptions
+    from batchrun.prompts.shapes import Prompt
+
+MAX_ROWS = 10_000_000
+"""More rows in one run are a slip: at the documented limits they would take more than a day to submit."""
+ENDPOINT = "endpoint"
+REPEAT = "repeat"
+"""The name of the sample's number, 1-based, in a record's `variant`."""
+_MAX_SHOWN_CHARS = 40
+_NUMBERS = frozenset(
+    "temperature top_p min_p presence_penalty frequency_penalty repetition_penalty length_penalty".split()  # noqa: SIM905
+)
+_WHOLE_NUMBERS = frozenset(
+    "n best_of top_k max_tokens max_completion_tokens min_tokens seed logprobs top_logprobs prompt_logprobs".split()  # noqa: SIM905
+)
+
+
+class Variant(NamedTuple):
+    """One combination of a sweep's values."""
+
+    number: int
+    values: dict[str, Any]
+    """Key -> value, in the order of the keys; with the sample's number under `repeat` where there are several."""
+    suffix: str
+    """What it adds to the id of its line: `/temperature=0.7/2`; empty for the only variant of a run."""
+
+
+class Sweep:
+    """The variants of a run.
+
+    Args:
+        options: Keys with their values, and repeats.
+
+    Raises:
+        UsageError: a key is unknown, has no values or the same twice, or a value does not fit its key.
+    """
+
+    def __init__(self, options: SweepOptions) -> None:
+        for key, values in options.keys:
+            _refuse_wrong_key(key, values)
+        self._keys = options.keys
+        self._repeat = options.repeat
+        self.size = prod(len(values) for _, values in options.keys) * options.repeat
+        """Rows of each line; 1 without a sweep."""
+        if self.size > MAX_ROWS:
+            raise UsageError(
+                f"--sweep and --repeat make {self.size:,} rows of each line, and a run has {MAX_ROWS:,} at most",
+                "sweep over fewer values",
+            )
+        self.endpoints: tuple[str, ...] = next((values for key, values in options.keys if key == ENDPOINT), ())
+        """The endpoints that are compared; empty: only the run's own."""
+        self.variant = lru_cache(4096)(self._variant)
+        """The variant of a number below `size`."""
+
+    def _variant(self, number: int) -> Variant:
+        rest, sample = divmod(number, self._repeat)
+        values: dict[str, Any] = {}
+        for key, choices in reversed(self._keys):
+            rest, index = divmod(rest, len(choices))
+            values[key] = choices[index]
+        values = dict(reversed(values.items()))
+        suffix = "".join(f"/{key}={shown(value)}" for key, value in values.items())
+        if self._repeat > 1:
+            values[REPEAT] = sample + 1
+            suffix += f"/{sample + 1}"
+        return Variant(number, values, suffix)
+
+    def apply(self, prompt: Prompt, number: int) -> Prompt:
+        """A line as one of its variants.
+
+        Raises:
+            LineError: the line has no place for a key.
+        """
+        variant = self.variant(number)
+        if not variant.values:
+            return prompt
+        for key, value in variant.values.items():
+            if key == REPEAT:
+                prompt = _with_seed(prompt, value)
+            elif key != ENDPOINT:
+                prompt = _with_path(prompt, key, value) if "." in key else _with_parameter(prompt, key, value)
+        return replace(prompt, id=None if prompt.id is None else prompt.id + variant.suffix)
+
+    def __str__(self) -> str:
+        """The matrix, for people: `temperature (0, 0.7) x 3 samples`."""
+        parts = [f"{key} ({', '.join(shown(value) for value in values)})" for key, values in self._keys]
+        return " x ".join([*parts, f"{self._repeat} samples"] if self._repeat > 1 else parts)
+
+
+def shown(value: Any) -> str:
+    """A value within an id: short, printable, and different for different values."""
+    text = value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    if text and len(text) <= _MAX_SHOWN_CHARS and text.isprintable():
+        return text
+    return "~" + blake2b(orjson.dumps(value, option=orjson.OPT_SORT_KEYS), digest_size=6).hexdigest()
+
+
+def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
+    if "." in key:
+        if not all(key.split(".")):
+            raise UsageError(f"--sweep {key}: a name between the dots is empty", "for example input.image.width")
+    elif key == "stream":
+        raise UsageError("--sweep stream: it is of no use in a batch", "take it out")
+    elif key != ENDPOINT and key not in SAMPLING_PARAMETERS:
+        raise UsageError(
+            f"--sweep {key}: there is no such sampling parameter",
+            f"a field of an OpenAI line's body is body.{key}, and one of an `input` object input.{key}",
+        )
+    if not values:
+        raise UsageError(f"--sweep {key}: there is no value", f"for example --sweep {key}=0,0.5")
+    texts = [shown(value) for value in values]
+    twice = next((text for index, text in enumerate(texts) if text in texts[:index]), None)
+    if twice is not None:
+        raise UsageError(f"--sweep {key}: {twice} is there twice", "samples of one value are made by --repeat")
+    for value in values:
+        if wrong := _misfit(key, value):
+            raise UsageError(
+                f"--sweep {key}: {shown(value)!r} is no {wrong}", "a value with a comma in it is given in a JSON list"
+            )
+
+
+def _misfit(key: str, value: Any) -> str:
+    """What a value should have been; empty when it may be right. Which range is valid the worker knows."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if key in _NUMBERS and not is_number:
+        return "number"
+    if key in _WHOLE_NUMBERS and not (is_number and isinstance(value, int)):
+        return "whole number"
+    if key == "model" and not (isinstance(value, str) and value):
+        return "model's name"
+    if key == ENDPOINT and not (isinstance(value, str) and value.replace("-", "").replace("_", "").isalnum()):
+        return "endpoint ID"
+    return ""
+
+
+def _with_parameter(prompt: Prompt, key: str, value: Any) -> Prompt:
+    """The line with a sampling parameter, wherever its shape has them."""
+    request = dict(prompt.request)
+    line: dict[str, Any] = dict(prompt.line) if isinstance(prompt.line, dict) else {"prompt": prompt.line}
+    match prompt.shape:
+        case Shape.OPENAI:
+            request["openai_input"] = line["body"] = {**request["openai_input"], key: value}
+        case Shape.INPUT:
+            own = request.get("sampling_params", {})
+            if not ("prompt" in request or "messages" in request) or not isinstance(own, dict):
+                raise LineError(f"--sweep {key}: the `input` object has no sampling parameters; a field is input.{key}")
+            request["sampling_params"] = {**own, key: value}
+            line["input"] = request
+        case _:
+            request["sampling_params"] = {**request.get("sampling_params", {}), key: value}
+            if isinstance(own := line.get("sampling_params"), dict) and key in own:
+                line["sampling_params"] = {**own, key: value}
+                line.pop(key, None)
+            else:
+                line[key] = value
+    return replace(prompt, request=request, line=line)
+
+
+def _with_path(prompt: Prompt, path: str, value: Any) -> Prompt:
+    """The line with a field somewhere within its body or its `input` object."""
+    first, *rest = path.split(".")
+    if first == "body" and prompt.shape is Shape.OPENAI:
+        body = _placed(prompt.request["openai_input"], rest, value, path)
+        return replace(prompt, request={**prompt.request, "openai_input": body}, line={**prompt.line, "body": body})
+    if prompt.shape is not Shape.INPUT or first == "body":
+        needed = "an OpenAI line" if first == "body" else "a line with an `input` object"
+        raise LineError(f"--sweep {path}: that is for {needed}")
+    request = _placed(prompt.request, rest if first == "input" else [first, *rest], value, path)
+    return replace(prompt, request=request, line={**prompt.line, "input": request})
+
+
+def _placed(value: Any, names: list[str], new: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise LineError(f"--sweep {path}: `{names[0]}` is within something that is no object")
+    name, *rest = names
+    return {**value, name: _placed(value.get(name, {}), rest, new, path) if rest else new}
+
+
+def _with_seed(prompt: Prompt, sample: int) -> Prompt:
+    """Each sample has a seed of its own, its number, unless the line says which; any worker's `input` has none."""
+    match prompt.shape:
+        case Shape.OPENAI:
+            has_seed = "seed" in prompt.request["openai_input"]
+        case Shape.INPUT if "prompt" not in prompt.request and "messages" not in prompt.request:
+            has_seed = True
+        case _:
+            own = prompt.request.get("sampling_params")
+            has_seed = own is not None and (not isinstance(own, dict) or "seed" in own)
+    return prompt if has_seed else _with_parameter(prompt, "seed", sample)
