@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from batchrun import __version__, config
+from batchrun import __version__
 from batchrun.errors import BatchrunError, UsageError
 from batchrun.options import (
     GUARD_OPTIONS,
@@ -111,9 +111,10 @@ def run(**given: Any) -> None:
       batchrun run samples/ -e local -o rehearsal/ --dry-run
     """
     from batchrun import session
+    from batchrun.parameters import refuse_local_options, run_options
 
     options = run_options(given)
-    _refuse_local_options(given, options)
+    refuse_local_options(given, options)
     if given["dry_run"]:
         session.dry_run(options, sys.stdout.buffer, _observer(given))
         return
@@ -133,10 +134,11 @@ def resume(state: Path, **given: Any) -> None:
       batchrun resume results.jsonl.state --max-cost 80
     """
     from batchrun import session
+    from batchrun.parameters import guards, refuse_local_options
 
     options = session.stored_options(state)
-    options = replace(options, guards=_guards(given, options.guards))
-    _refuse_local_options(given, options)
+    options = replace(options, guards=guards(given, options.guards))
+    refuse_local_options(given, options)
     _finish(session.run(options, observer=_observer(given), resumed=True, **_session_options(given)), given)
 
 
@@ -275,130 +277,6 @@ def serve(**given: Any) -> None:
     from batchrun import session
 
     session.serve(given)
-
-
-def run_options(given: dict[str, Any]) -> config.RunOptions:
-    """The options of a run from those of the command line.
-
-    Raises:
-        UsageError: the options do not go together.
-    """
-    inputs: tuple[str, ...] = given["inputs"]
-    is_local = given["endpoint"] == config.LOCAL_ENDPOINT
-    output, is_folder = _output(given["output"], inputs)
-    limits = config.Limits(
-        run=_limit(given["run_limit"], config.Limits().run, unlimited=is_local),
-        status=_limit(given["status_limit"], config.Limits().status, unlimited=is_local),
-    )
-    if not is_local and not given["endpoint"].replace("-", "").replace("_", "").isalnum():
-        raise UsageError(f"--endpoint {given['endpoint']!r} is no endpoint ID", "it is the word in the endpoint's URL")
-    if not given["base_url"].startswith(("http://", "https://")):
-        raise UsageError(f"--base-url {given['base_url']!r} is no http(s) URL", "for example https://api.runpod.ai/v2")
-    if ".api.runpod.ai" in given["base_url"]:
-        raise UsageError(
-            f"--base-url {given['base_url']} is that of a load-balancing endpoint, which has no queue",
-            "use a queue endpoint: its jobs go to https://api.runpod.ai/v2/ID/run",
-        )
-    for name, parameters in (("--set", given["override"]), ("--default", given["default"])):
-        if parameters.get("stream"):
-            raise UsageError(f"{name} stream: it is of no use in a batch", "take it out")
-    if not (given["system"] or "").isascii() and any("\ud800" <= char <= "\udfff" for char in given["system"]):
-        raise UsageError("--system is no valid UTF-8", "check the terminal's encoding")
-    return config.RunOptions(
-        inputs=inputs,
-        endpoint=given["endpoint"],
-        base_url=given["base_url"].rstrip("/"),
-        output=output,
-        output_is_folder=is_folder,
-        state=Path(given["state"]) if given["state"] else output.with_name(output.name + ".state"),
-        request=config.RequestOptions(given["override"], given["default"], given["chat"], given["system"]),
-        sweep=_sweep_options(given),
-        policy=config.JobPolicy(given["execution_timeout"], given["ttl"], given["low_priority"]),
-        scheduler=config.SchedulerOptions(
-            concurrency=given["concurrency"],
-            connections=given["connections"],
-            limits=limits,
-            max_retries=given["max_retries"],
-            unconfirmed=given["unconfirmed"],
-        ),
-        guards=_guards(given, config.GuardOptions()),
-        limit=given["limit"],
-        inspect_output=given["inspect_output"],
-    )
-
-
-def _sweep_options(given: dict[str, Any]) -> config.SweepOptions:
-    """The sweep, looked at before anything is opened.
-
-    Raises:
-        UsageError: a key is unknown, set twice, has no values, or a value does not fit it.
-    """
-    from batchrun.prompts.sweep import Sweep
-
-    options = config.SweepOptions(given["sweep"], given["repeat"])
-    for key, _ in options.keys:
-        if key in given["override"]:
-            raise UsageError(f"--set {key} would win over --sweep {key}", "take one of the two out")
-    Sweep(options)
-    return options
-
-
-def _refuse_local_options(given: dict[str, Any], options: config.RunOptions) -> None:
-    """Refuse to send prompts elsewhere than the options seem to say.
-
-    Raises:
-        UsageError: a worker was chosen for an endpoint that is not the local one.
-    """
-    for option, chosen in (
-        ("--worker", given["worker"] != "auto"),
-        ("--model-file", given["model_file"] is not None),
-        ("--upstream", given["upstream"] is not None),
-    ):
-        if chosen and not options.is_local:
-            raise UsageError(f"{option} is for --endpoint local", f"take it out, or run on -e {config.LOCAL_ENDPOINT}")
-
-
-def _guards(given: dict[str, Any], known: config.GuardOptions) -> config.GuardOptions:
-    """The guards of a session: what is given, else what is known.
-
-    Raises:
-        UsageError: a budget without a price.
-    """
-    names = {
-        "on_interrupt": "on_interrupt",
-        "halt": "halt",
-        "canary": "canary",
-        "price_per_hour": "price_per_hour",
-        "max_cost": "max_cost",
-        "deadline": "deadline_s",
-        "job_timeout": "job_timeout_s",
-    }
-    guards = replace(known, **{name: given[option] for option, name in names.items() if given[option] is not None})
-    if guards.max_cost is not None and guards.price_per_hour is None:
-        raise UsageError("--max-cost needs --price-per-hour", "give what one worker costs an hour, in dollars")
-    return guards
-
-
-def _output(output: str | None, inputs: tuple[str, ...]) -> tuple[Path, bool]:
-    if output is not None:
-        if output == "-":
-            raise UsageError("-o -: results go to a file", "they are synced and resumed, which a pipe cannot be")
-        is_folder = output.endswith("/") or Path(output).is_dir()
-        return Path(output), is_folder
-    if len(inputs) != 1 or inputs[0] == "-" or Path(inputs[0]).is_dir():
-        raise UsageError(
-            "where should the results go?", "give -o results.jsonl, or -o results/ for one file for each input"
-        )
-    from batchrun.intake import results_name
-
-    path = Path(inputs[0])
-    return path.with_name(results_name(path.name)), False
-
-
-def _limit(given: int | None, documented: config.OperationLimit, *, unlimited: bool) -> config.OperationLimit:
-    if given is None:
-        return config.OperationLimit(0, 0) if unlimited else documented
-    return config.OperationLimit(given, documented.concurrent if given else 0)
 
 
 def _session_options(given: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from batchrun.accounts import cost_so_far
 from batchrun.config import RETENTION_S
 from batchrun.errors import OutputError, StoppedError
 from batchrun.journal import LineChangedError, read_line
-from batchrun.prompts.sweep import Sweep
+from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
 from batchrun.results.record import JobInfo, error_line
 from batchrun.results.summary import FailureGroup, Percentiles, Summary
@@ -102,7 +102,7 @@ class Conclusion:
         for row, failure, (remote_id, submitted_ms) in self._store.failures(output):
             job = JobInfo(
                 id=remote_id,
-                endpoint=self._options.endpoint,
+                endpoint=self._sweep.variant(row.variant).values.get(ENDPOINT, self._options.endpoint),
                 attempts=row.attempts,
                 delay_ms=None,
                 execution_ms=None,

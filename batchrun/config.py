@@ -175,6 +175,12 @@ class RunOptions:
         """Whether the run is on the built-in endpoint, which lives and dies with this process."""
         return self.endpoint == LOCAL_ENDPOINT
 
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Where the rows go: the endpoint, or those that the sweep compares."""
+        swept = next((values for key, values in self.sweep.keys if key == "endpoint"), ())
+        return swept or (self.endpoint,)
+
     def to_json(self) -> dict[str, Any]:
         """The options as JSON values, for the state file: inputs absolute, output relative to the state file."""
         data = asdict(self)

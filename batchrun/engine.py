@@ -1,4 +1,4 @@
-"""The driver: persist, act, feed back, re-arm one timer. It decides nothing; the scheduler does.
+"""The driver of one endpoint: persist, act, feed back, re-arm one timer. It decides nothing; the scheduler does.
 
 One round: events go to the scheduler, its commands come back; requests start at once, whatever is to be on disk
 first is collected and written in a thread, in groups; submissions and cancels leave when their intent is committed.
@@ -11,17 +11,15 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from batchrun.announcer import Announcer
 from batchrun.endpoint.protocol import JobStatus
 from batchrun.errors import CallError, StoppedError, ThrottledError
-from batchrun.interrupts import Wish, catching
+from batchrun.interrupts import Wish
 from batchrun.journal import LineChangedError, Work
 from batchrun.results.summary import duration
-from batchrun.results.timeline import Point
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.failures import Failure
@@ -30,8 +28,8 @@ from batchrun.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from concurrent.futures import ThreadPoolExecutor
 
-    from batchrun.config import InterruptPolicy
     from batchrun.endpoint.client import EndpointClient
     from batchrun.endpoint.protocol import JobAnswer
     from batchrun.journal import Journal
@@ -74,9 +72,9 @@ class Engine:
         client: Talks to the endpoint.
         tally: Counts for the observer.
         observer: Shows.
-        timeline: How the run has gone so far; added to.
+        timeline: How the run has gone so far; written down now and then.
+        thread: Where the journal is written: one thread, shared by all who write the same state file.
         inspect_output: Look for errors inside the output of completed jobs.
-        on_interrupt: What the first Ctrl-C or SIGTERM does.
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
     """
@@ -90,8 +88,8 @@ class Engine:
         observer: Observer,
         *,
         timeline: Timeline,
+        thread: ThreadPoolExecutor,
         inspect_output: bool = True,
-        on_interrupt: InterruptPolicy = "drain",
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -101,7 +99,7 @@ class Engine:
         self._tally = tally
         self._observer = observer
         self._inspect_output = inspect_output
-        self._on_interrupt = on_interrupt
+        self._thread = thread
         self._clock = clock
         self._wall = wall
         self._events: deque[ev.Event] = deque()
@@ -114,7 +112,6 @@ class Engine:
         self._detaching = False
         self._announcer = Announcer()
         self._timeline = timeline
-        self._noted = False
         self._kept_at = float("-inf")
         self._failure: BaseException | None = None
         self._leaving = False
@@ -122,6 +119,15 @@ class Engine:
         self._tick_at = float("-inf")
         self.calls: Counter[str] = Counter()
         """API calls of this session by operation."""
+
+    def adopt(self) -> None:
+        """Take over the jobs in flight of earlier sessions; before `run`."""
+        now, wall_ms = self._clock(), self._wall() * 1000
+        for job in self._journal.adopt():
+            ticket = ev.Ticket(job.row.row, job.row.attempts, job.row.retries, job.row.unconfirmed)
+            submitted_at = now - max(wall_ms - job.submitted_ms, 0.0) / 1000
+            adopted = ev.JobAdopted(ticket, job.job, job.remote_id, submitted_at, cancelling=job.is_cancelling)
+            self._scheduler.handle(adopted, now)
 
     async def run(self, *, cancel: bool = False) -> Outcome:
         """Run until every row has ended, or something stops the run.
@@ -132,19 +138,12 @@ class Engine:
         Raises:
             BatchrunError: a defect; a StoppedError is returned in the outcome instead.
         """
-        with (
-            ThreadPoolExecutor(1, thread_name_prefix="journal") as self._thread,
-            catching(self._on_interrupt, self._wished),
-        ):
-            try:
-                self._adopt()
-                if cancel:
-                    self._tell(ev.CancelRequested())
-                self._observer.begin(self.snapshot())
-                await self._rounds()
-            finally:
-                await self._settle()
-                self._observer.end(self.snapshot())
+        try:
+            if cancel:
+                self._tell(ev.CancelRequested())
+            await self._rounds()
+        finally:
+            await self._settle()
         return self._outcome(cancel=cancel)
 
     def _outcome(self, *, cancel: bool) -> Outcome:
@@ -200,18 +199,7 @@ class Engine:
             if said is not None:
                 _LOG.info(said)
                 self._observer.message(said)
-            snapshot = self.snapshot()
-            self._observer.update(snapshot)
-            self._note_down(snapshot)
-
-    def _note_down(self, snapshot: Snapshot) -> None:
-        """Add to the timeline, which is written with the next batch."""
-        at_ms = round(self._wall() * 1000)
-        if not self._timeline.is_due(at_ms):
-            return
-        s = snapshot
-        self._timeline.add(Point(at_ms, s.window, s.in_flight, s.running, s.succeeded, s.failed, s.output_tokens))
-        self._noted = True
+            self._observer.update(self.snapshot())
 
     def _do(self, command: cmd.Command) -> None:
         match command:
@@ -253,14 +241,6 @@ class Engine:
             self._tally.unconfirmed += 1
             self._work.count("unconfirmed")
 
-    def _adopt(self) -> None:
-        now, wall_ms = self._clock(), self._wall() * 1000
-        for job in self._journal.adopt():
-            ticket = ev.Ticket(job.row.row, job.row.attempts, job.row.retries, job.row.unconfirmed)
-            submitted_at = now - max(wall_ms - job.submitted_ms, 0.0) / 1000
-            adopted = ev.JobAdopted(ticket, job.job, job.remote_id, submitted_at, cancelling=job.is_cancelling)
-            self._scheduler.handle(adopted, now)
-
     async def _load(self, command: cmd.LoadRows) -> None:
         tickets, exhausted = await self._in_thread(lambda: self._journal.load(command.count))
         self._tell(ev.RowsLoaded(tickets, exhausted))
@@ -277,8 +257,8 @@ class Engine:
         self.calls.clear()
         for name, count in self._scheduler.meter.take().to_counters().items():
             work.count(name, count)
-        if self._noted and (self._leaving or self._clock() - self._kept_at > _KEEP_S):
-            self._noted, self._kept_at = False, self._clock()
+        if self._timeline.is_new and (self._leaving or self._clock() - self._kept_at > _KEEP_S):
+            self._kept_at = self._clock()
             work.timeline = self._timeline.to_json()
         now_ms = round(self._wall() * 1000)
         try:
@@ -408,7 +388,8 @@ class Engine:
             except StoppedError as error:
                 self._fail(error)
 
-    def _wished(self, wish: Wish) -> None:
+    def leave(self, wish: Wish) -> None:
+        """Leave, in the way that was asked for."""
         self._interrupted = True
         count = self._scheduler.in_flight
         match wish:

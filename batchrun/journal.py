@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from batchrun.endpoint.protocol import JobAnswer, run_body
-from batchrun.errors import BatchrunError
+from batchrun.errors import BatchrunError, OutputError
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shapes import Prompt, build_request, parse_line
 from batchrun.prompts.sweep import Sweep
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from batchrun.prompts.lines import LineReader
     from batchrun.results.writer import ResultsFile
     from batchrun.scheduler.failures import Failure
-    from batchrun.state.records import OpenJob, RowRecord, SourceRecord
+    from batchrun.state.records import OpenJob, RowRecord, Share, SourceRecord
     from batchrun.state.store import Store
 
 
@@ -89,6 +89,8 @@ class Journal:
         sources: The inputs by number.
         reader: Leads from a row back to its line.
         results: The results file for each output.
+        endpoint: Where its jobs go.
+        share: The rows that go there.
     """
 
     def __init__(
@@ -100,7 +102,11 @@ class Journal:
         sources: Mapping[int, SourceRecord],
         reader: LineReader,
         results: Mapping[int, ResultsFile],
+        endpoint: str,
+        share: Share,
     ) -> None:
+        self._endpoint = endpoint
+        self._share = share
         self._store = store
         self._session = session
         self._options = options
@@ -116,7 +122,7 @@ class Journal:
 
     def load(self, count: int) -> tuple[tuple[Ticket, ...], bool]:
         """Up to `count` further pending rows, and whether they were the last."""
-        records = self._store.pending(self._last_row, count)
+        records = self._store.pending(self._last_row, count, self._share)
         if records:
             self._last_row = records[-1].row
         for record in records:
@@ -125,7 +131,7 @@ class Journal:
 
     def adopt(self) -> list[OpenJob]:
         """The jobs of earlier sessions that are still to be asked after."""
-        jobs = self._store.open_jobs()
+        jobs = self._store.open_jobs(self._share)
         for job in jobs:
             self._rows[job.row.row] = job.row
             self._jobs[job.job] = (job.remote_id, job.submitted_ms)
@@ -138,8 +144,18 @@ class Journal:
             For each job of `work.submits` the body to send, or why there is none.
 
         Raises:
-            OutputError: results or state cannot be written. What was committed before is whole.
+            OutputError: results or state cannot be written, now or before: what follows a line that was not committed
+                would commit it too. What was committed before is whole.
         """
+        if self._store.has_failed:
+            raise OutputError(f"{self._store.path}: nothing is written after a write that failed", "run it again")
+        try:
+            return self._write(work, now_ms)
+        except BaseException:
+            self._store.has_failed = True
+            raise
+
+    def _write(self, work: Work, now_ms: int) -> dict[int, bytes | LineChangedError]:
         for accepted in work.accepted:
             self._jobs[accepted.job] = (accepted.remote_id, accepted.submitted_ms)
         cancelling = [(cancel.job,) for cancel in work.cancels]
@@ -189,7 +205,7 @@ class Journal:
             line=row.line,
             job=JobInfo(
                 id=remote_id,
-                endpoint=self._options.endpoint,
+                endpoint=self._endpoint,
                 attempts=finish.attempts,
                 delay_ms=answer.delay_ms,
                 execution_ms=answer.execution_ms,

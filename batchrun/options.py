@@ -235,10 +235,10 @@ RUN_OPTIONS = [
     click.option(
         "-e",
         "--endpoint",
-        required=True,
         envvar=["BATCHRUN_ENDPOINT", "RUNPOD_ENDPOINT_ID"],
         metavar="ID",
-        help="The endpoint's ID; `local` starts the built-in one in this process. [env: RUNPOD_ENDPOINT_ID]",
+        help="The endpoint's ID; `local` starts the built-in one in this process. A --sweep over endpoint names"
+        " several instead. [env: RUNPOD_ENDPOINT_ID]",
     ),
     click.option(
         "--base-url",

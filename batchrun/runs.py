@@ -7,7 +7,10 @@ inputs, then the results files and what a crash has left in them. Nothing is sen
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack, suppress
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +19,7 @@ from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S, SweepOptions
 from batchrun.endpoint.client import EndpointClient
 from batchrun.engine import Engine, Outcome
 from batchrun.errors import InputError, StateError, UsageError
+from batchrun.fleet import Fleet
 from batchrun.intake import output_paths, take_in
 from batchrun.journal import Journal
 from batchrun.prompts.lines import LineReader
@@ -29,13 +33,13 @@ from batchrun.scheduler.lanes import MOST as MOST_LANES
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
-from batchrun.state.records import Execution
+from batchrun.state.records import Execution, Share
 from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
 from batchrun.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from random import Random
 
     from batchrun.config import RunOptions
@@ -162,49 +166,74 @@ class Run:
         counts = self.store.counts()
         if not (counts[RowState.SUBMITTED] if cancel else any(counts[state] for state in RowState if state.is_open)):
             return Outcome("cancelled" if cancel else "finished")
+        timeline = Timeline(self.store.get_setting("timeline"))
+        fleet = Fleet(self._observer, timeline, options.guards.on_interrupt, self._wall)
+        async with AsyncExitStack() as stack:
+            thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
+            first_job = self.store.next_job()
+            for index, endpoint in enumerate(options.endpoints):
+                client = EndpointClient(
+                    base_url,
+                    endpoint,
+                    api_key,
+                    connections=options.scheduler.connections or MOST_LANES,
+                    timeout_s=options.timeout_s,
+                    use_proxy=not options.is_local,
+                )
+                await stack.enter_async_context(client)
+                numbers = count(first_job + index, len(options.endpoints))
+                observer = fleet.observer_of(endpoint, alone=len(options.endpoints) == 1)
+                share = self._share(index)
+                engine = Engine(
+                    self._scheduler(share, numbers, rng),
+                    self._journal(endpoint, share),
+                    client,
+                    Tally(self.store.counts(share), self._clock(), price_per_hour=options.guards.price_per_hour),
+                    observer,
+                    timeline=timeline,
+                    thread=thread,
+                    inspect_output=options.inspect_output,
+                    clock=self._clock,
+                    wall=self._wall,
+                )
+                fleet.add(endpoint, engine)
+            return await fleet.run(cancel=cancel)
+
+    def _share(self, index: int) -> Share:
+        """The rows of one of the endpoints."""
+        return Share(index, len(self.options.endpoints), Sweep(self.options.sweep).endpoint_stride)
+
+    def _scheduler(self, share: Share, numbers: Iterator[int], rng: Random) -> Scheduler:
+        """A scheduler for the rows of an endpoint; of what the run may cost, and has cost, each has an equal part."""
+        options, store = self.options, self.store
         # A look at every job, which only a budget needs.
-        execution = self.store.execution() if options.guards.max_cost is not None else Execution(0, 0, 0)
+        execution = store.execution() if options.guards.max_cost is not None else Execution(0, 0, 0)
+        max_cost = None if options.guards.max_cost is None else options.guards.max_cost / share.count
         scheduler = Scheduler(
             options.scheduler,
             rng,
-            next_job=self.store.next_job(),
-            guards=options.guards,
+            numbers=numbers,
+            guards=replace(options.guards, max_cost=max_cost),
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
-            meter=WorkerMeter(WorkerTime.from_counters(self.store.counters())),
-            jobs_ended=(execution.jobs, execution.total_ms / 1000),
+            meter=WorkerMeter(WorkerTime.from_counters(store.counters(), share=1 / share.count)),
+            jobs_ended=(execution.jobs // share.count, execution.total_ms / 1000 / share.count),
         )
         now, now_ms = self._clock(), self._now_ms()
-        recent_ms = self.store.recent_submissions_ms(now_ms - round(WINDOW_S * 1000))
+        recent_ms = store.recent_submissions_ms(now_ms - round(WINDOW_S * 1000), share)
         scheduler.remember_submissions(now - (now_ms - at_ms) / 1000 for at_ms in recent_ms)
-        journal = Journal(
+        return scheduler
+
+    def _journal(self, endpoint: str, share: Share) -> Journal:
+        return Journal(
             self.store,
             self._session,
-            options,
+            self.options,
             sources=self._sources,
             reader=self._reader,
             results=self._results,
+            endpoint=endpoint,
+            share=share,
         )
-        async with EndpointClient(
-            base_url,
-            options.endpoint,
-            api_key,
-            connections=options.scheduler.connections or MOST_LANES,
-            timeout_s=options.timeout_s,
-            use_proxy=not options.is_local,
-        ) as client:
-            engine = Engine(
-                scheduler,
-                journal,
-                client,
-                Tally(counts, self._clock(), price_per_hour=options.guards.price_per_hour),
-                self._observer,
-                timeline=Timeline(self.store.get_setting("timeline")),
-                inspect_output=options.inspect_output,
-                on_interrupt=options.guards.on_interrupt,
-                clock=self._clock,
-                wall=self._wall,
-            )
-            return await engine.run(cancel=cancel)
 
     def conclude(self, outcome: Outcome) -> Summary:
         """Write error files and manifest, close the session, and sum up; see `Conclusion.conclude`."""

@@ -55,7 +55,7 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, wor
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["p.jsonl"], "Missing option '-e' / '--endpoint'"),
+        (["p.jsonl"], "which endpoint? There is no --endpoint"),
         (["p.jsonl", "-e", "abc"], "there is no API key"),
         (["p.jsonl", "-e", "a/b c"], "is no endpoint ID"),
         (["none.jsonl", "-e", "local"], "none.jsonl: there is no such file or folder"),

@@ -29,11 +29,12 @@ MAY_IMPORT = {
     "announcer": {"results"},
     "clock": set(),
     "engine": ENGINE_LEVEL | {"journal", "tally", "verdict", "interrupts", "announcer"},
+    "fleet": ENGINE_LEVEL | {"engine", "interrupts"},
     "intake": ENGINE_LEVEL,
     "accounts": ENGINE_LEVEL,
     "conclusion": ENGINE_LEVEL | {"journal", "engine", "accounts", "__version__"},
     "recovery": ENGINE_LEVEL | {"conclusion"},
-    "runs": ENGINE_LEVEL | {"journal", "tally", "engine", "intake", "conclusion", "recovery"},
+    "runs": ENGINE_LEVEL | {"journal", "tally", "engine", "fleet", "intake", "conclusion", "recovery"},
     "notify": {"results"},
     "standing": ENGINE_LEVEL | {"accounts"},
     "session": ENGINE_LEVEL
@@ -42,8 +43,9 @@ MAY_IMPORT = {
     "verification": ENGINE_LEVEL | {"inputlines"},
     "export": ENGINE_LEVEL,
     "options": {"config"},
+    "parameters": {"config", "errors", "intake", "prompts"},
     "cli": ENGINE_LEVEL
-    | {"session", "standing", "verification", "export", "intake", "progress", "options", "__version__"},
+    | {"session", "standing", "verification", "export", "intake", "progress", "options", "parameters", "__version__"},
     "__init__": set(),
     "__main__": {"cli"},
 }
@@ -53,11 +55,11 @@ LIBRARIES = {
     "aiohttp": {"endpoint.client", "local.server", "local.upstream", "notify"},
     "sqlite3": {"state.schema", "state.store", "state.intake", "state.positions"},
     "tqdm": {"progress"},
-    "click": {"cli", "options", "session"},
+    "click": {"cli", "options", "parameters", "session"},
     "xllamacpp": {"local.smollm2"},
     "time": {"engine", "session", "standing", "local.server"},
     "random": {"session", "local.server"},
-    "asyncio": {"engine", "interrupts", "session", "endpoint.client", "local.server", "local.smollm2"},
+    "asyncio": {"engine", "fleet", "interrupts", "session", "endpoint.client", "local.server", "local.smollm2"},
 }
 """What only some modules may import. A type that is only named in annotations is no import here."""
 

@@ -74,6 +74,11 @@ class Sweep:
             )
         self.endpoints: tuple[str, ...] = next((values for key, values in options.keys if key == ENDPOINT), ())
         """The endpoints that are compared; empty: only the run's own."""
+        later = False
+        self._stride = options.repeat
+        for key, values in options.keys:
+            self._stride *= len(values) if later else 1
+            later = later or key == ENDPOINT
         self.variant = lru_cache(4096)(self._variant)
         """The variant of a number below `size`."""
 
@@ -89,6 +94,11 @@ class Sweep:
             values[REPEAT] = sample + 1
             suffix += f"/{sample + 1}"
         return Variant(number, values, suffix)
+
+    @property
+    def endpoint_stride(self) -> int:
+        """Variants in a row that are of one endpoint: number // stride % endpoints is the endpoint's index."""
+        return self._stride
 
     def apply(self, prompt: Prompt, number: int) -> Prompt:
         """A line as one of its variants.

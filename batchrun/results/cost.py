@@ -7,6 +7,10 @@ its start until it has stopped, but counts as idle also those that sleep and cos
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PROJECTED_FROM = 0.02
 """Share of the rows that must have ended before the whole run's cost is projected."""
@@ -65,15 +69,52 @@ def cost_of(work: Work, *, price_per_hour: float, done: int, total: int) -> Cost
         total: Rows of the run.
     """
     per_s = price_per_hour / 3600
-    least, most = work.running_s * per_s, work.most_s * per_s
+    most = work.most_s * per_s
+    return _rated(
+        price_per_hour,
+        least=work.running_s * per_s,
+        most=most,
+        unwatched=work.unwatched_s * per_s,
+        failed=most * work.failed_s / work.execution_s if work.execution_s else 0.0,
+        duplicates=most * min(work.duplicates / work.jobs, 1.0) if work.jobs else 0.0,
+        done=done,
+        total=total,
+    )
+
+
+def added(costs: Sequence[Cost], *, done: int, total: int) -> Cost:
+    """The cost of a run on several endpoints; `done` and `total` are of all its rows."""
+    return _rated(
+        costs[0].price_per_hour,
+        least=sum(cost.least for cost in costs),
+        most=sum(cost.most for cost in costs),
+        unwatched=sum(cost.unwatched for cost in costs),
+        failed=sum(cost.failed for cost in costs),
+        duplicates=sum(cost.duplicates for cost in costs),
+        done=done,
+        total=total,
+    )
+
+
+def _rated(
+    price_per_hour: float,
+    *,
+    least: float,
+    most: float,
+    unwatched: float,
+    failed: float,
+    duplicates: float,
+    done: int,
+    total: int,
+) -> Cost:
     projected = total / done if done and done >= PROJECTED_FROM * total else None
     return Cost(
         price_per_hour=price_per_hour,
         least=least,
         most=most,
-        unwatched=work.unwatched_s * per_s,
-        failed=most * work.failed_s / work.execution_s if work.execution_s else 0.0,
-        duplicates=most * min(work.duplicates / work.jobs, 1.0) if work.jobs else 0.0,
+        unwatched=unwatched,
+        failed=failed,
+        duplicates=duplicates,
         least_per_1000=least / done * 1000 if done else None,
         most_per_1000=most / done * 1000 if done else None,
         least_projected=None if projected is None else least * projected,

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import orjson
 
-from batchrun.results.cost import Cost, cost_lines
+from batchrun.results.cost import Cost, added, cost_lines
 from batchrun.results.timeline import sparkline
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 WIDTH = 78
@@ -80,6 +81,30 @@ class Snapshot:
             "tokens_per_s": None if self.tokens_per_s is None else round(self.tokens_per_s, 1),
             "eta_s": None if eta_s is None else round(eta_s, 1),
         }
+
+
+def merged(parts: Mapping[str, Snapshot]) -> Snapshot:
+    """The picture of a run from those of its endpoints, by their IDs."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    pieces = list(parts.values())
+    counts = {name: sum(getattr(piece, name) for piece in pieces) for name in _ADDED_UP}
+    speeds = [piece.tokens_per_s for piece in pieces if piece.tokens_per_s is not None]
+    costs = [piece.cost for piece in pieces if piece.cost is not None]
+    done = counts["succeeded"] + counts["failed"] + counts["held"]
+    return Snapshot(
+        **counts,
+        elapsed_s=max(piece.elapsed_s for piece in pieces),
+        tokens_per_s=sum(speeds) if speeds else None,
+        note="; ".join(f"{endpoint}: {piece.note}" for endpoint, piece in parts.items() if piece.note),
+        cost=added(costs, done=done, total=counts["total"]) if costs else None,
+    )
+
+
+_ADDED_UP = (
+    *("total", "succeeded", "failed", "held", "pending", "waiting", "queued", "running", "retries", "unconfirmed"),
+    *("ended_in_session", "rows_per_s", "input_tokens", "output_tokens", "window"),
+)
 
 
 class Observer(Protocol):

@@ -35,6 +35,8 @@ class Timeline:
 
     def __init__(self, points: object = None) -> None:
         self._points = [Point(*point) for point in points if _is_point(point)] if isinstance(points, list) else []
+        self.is_new = False
+        """Whether there are points that `to_json` has not given yet."""
         self._gap_s = _LEAST_GAP_S
         if len(self._points) > 1:
             gaps = sorted(b.at_ms - a.at_ms for a, b in zip(self._points, self._points[1:], strict=False))
@@ -47,12 +49,14 @@ class Timeline:
     def add(self, point: Point) -> None:
         """Add a point."""
         self._points.append(point)
+        self.is_new = True
         if len(self._points) > MOST_POINTS:
             self._points = self._points[::2]
             self._gap_s *= 2
 
     def to_json(self) -> list[Any]:
         """The points as JSON values."""
+        self.is_new = False
         return [list(point) for point in self._points]
 
     def windows(self) -> list[int]:

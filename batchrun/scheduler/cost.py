@@ -45,9 +45,9 @@ class WorkerTime:
         return self.running_s + self.idle_s + self.initializing_s
 
     @classmethod
-    def from_counters(cls, counters: Mapping[str, int]) -> WorkerTime:
-        """The time that was kept in a run's counters."""
-        return cls(*(counters.get(name, 0) / 1000 for name in _COUNTERS))
+    def from_counters(cls, counters: Mapping[str, int], *, share: float = 1.0) -> WorkerTime:
+        """The time that was kept in a run's counters, or a share (0 to 1) of it."""
+        return cls(*(counters.get(name, 0) / 1000 * share for name in _COUNTERS))
 
     def to_counters(self) -> dict[str, int]:
         """The time as counters to add to a run's, in milliseconds; without those that are nothing."""

@@ -14,6 +14,7 @@ It holds the rows that are in play, a few times the window, and nothing of the o
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S, GuardOptions
@@ -45,7 +46,7 @@ from batchrun.scheduler.submitter import Submitter
 from batchrun.scheduler.window import MOST, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from random import Random
 
     from batchrun.config import SchedulerOptions
@@ -62,7 +63,7 @@ class Scheduler:
     Args:
         options: Window, connections, limits and retries.
         rng: Where jitter comes from.
-        next_job: The number of the first job that this session makes; larger than any in the state file.
+        numbers: Those of the jobs that this session makes, rising, and larger than any in the state file.
         guards: What stops the run early; the deadline counts from the first call of `commands`.
         life_s: How long a job may live from its submission, its ttl with some grace, whatever `guards` say.
         meter: What workers have been counted for.
@@ -74,7 +75,7 @@ class Scheduler:
         options: SchedulerOptions,
         rng: Random,
         *,
-        next_job: int = 1,
+        numbers: Iterator[int] | None = None,
         guards: GuardOptions = GuardOptions(),  # noqa: B008 - frozen
         life_s: float = DEFAULT_TTL_S + TTL_GRACE_S,
         meter: WorkerMeter | None = None,
@@ -106,7 +107,7 @@ class Scheduler:
         self._submitter = Submitter(
             options,
             rng,
-            next_job,
+            numbers or count(1),
             flights=self._flights,
             window=self.window,
             lanes=self._lanes,
@@ -288,8 +289,7 @@ class Scheduler:
             self._settlement.decided.append(cmd.Halt(error))
 
     def _keep_deadline(self, now: float) -> None:
-        ends_at = self._deadline.at
-        if ends_at is None:
+        if (ends_at := self._deadline.at) is None:
             return
         # With no row left to submit there is nothing to stop: what is in flight may yet end in time.
         if not self._stopping and not self._backlog.is_empty and now >= (self._last_submission_at(now) or ends_at):

@@ -16,6 +16,7 @@ from batchrun.scheduler.refusal import refusal
 from batchrun.scheduler.states import Move
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from random import Random
 
     from batchrun.config import SchedulerOptions
@@ -37,7 +38,7 @@ class Submitter:
     Args:
         options: Limits.
         rng: Where jitter comes from.
-        next_job: The number of the first job.
+        numbers: Of the jobs.
         flights: The jobs in flight; the scheduler's own.
         window: How many of them there may be.
         lanes: How many requests may be under way.
@@ -51,7 +52,7 @@ class Submitter:
         self,
         options: SchedulerOptions,
         rng: Random,
-        next_job: int,
+        numbers: Iterator[int],
         *,
         flights: dict[int, Flight],
         window: Window,
@@ -63,7 +64,7 @@ class Submitter:
     ) -> None:
         self._window = window
         self._lanes = lanes
-        self._next_job = next_job
+        self._numbers = numbers
         self._flights = flights
         self._backlog = backlog
         self._gate = gate
@@ -89,7 +90,7 @@ class Submitter:
         while room > 0 and (row := self._backlog.take(now, fresh=canary.lets_in)) is not None:
             room -= 1
             self.pacer.start(now)
-            job, self._next_job = self._next_job, self._next_job + 1
+            job = next(self._numbers)
             row.move(Move.SUBMIT)
             row.attempts += 1
             canary.submitted(row.row)

@@ -80,8 +80,8 @@ class StagedLine(NamedTuple):
     offset: int
     length: int
     digest: bytes
-    variant: int
-    suffix: str
+    variant: int = 0
+    suffix: str = ""
     """What the variant adds to the id."""
 
 

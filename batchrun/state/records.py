@@ -29,6 +29,19 @@ class RowRecord(NamedTuple):
     """Its combination of sweep values; 0 without a sweep."""
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Rows of some variants only: those whose variant, divided by `stride`, leaves `index` over modulo `count`."""
+
+    index: int = 0
+    count: int = 1
+    stride: int = 1
+
+    def where(self, variant: str = "variant") -> str:
+        """The condition in SQL."""
+        return f"({variant} / {self.stride}) % {self.count} = {self.index}" if self.count > 1 else "1"
+
+
 class OpenJob(NamedTuple):
     """A job whose ID is known and whose end is not."""
 

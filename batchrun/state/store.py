@@ -22,6 +22,7 @@ from batchrun.state.records import (
     OpenJob,
     OutputRecord,
     RowRecord,
+    Share,
     SourceRecord,
 )
 from batchrun.state.schema import connect, sqlite_errors
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from batchrun.config import UnconfirmedPolicy
 
 _COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed, variant"
+ALL = Share()
 _WIDTH = len(RowRecord._fields)
 
 
@@ -49,6 +51,8 @@ class Store:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        self.has_failed = False
+        """Whether a batch could not be written."""
         self._db = connect(path, read_only=read_only)
         self._stat = path.stat()
 
@@ -119,9 +123,9 @@ class Store:
         """A job number larger than all that were given."""
         return int(self.query("SELECT coalesce(max(job), 0) + 1 FROM jobs")[0][0])
 
-    def pending(self, after_row: int, count: int) -> list[RowRecord]:
+    def pending(self, after_row: int, count: int, share: Share = ALL) -> list[RowRecord]:
         """Up to `count` pending rows behind `after_row`, in order."""
-        sql = f"SELECT {_COLUMNS} FROM rows WHERE row > ? AND state = 0 ORDER BY row LIMIT ?"
+        sql = f"SELECT {_COLUMNS} FROM rows WHERE row > ? AND state = 0 AND {share.where()} ORDER BY row LIMIT ?"
         return [_row(row) for row in self.query(sql, (after_row, count))]
 
     def row(self, row: int) -> RowRecord:
@@ -133,20 +137,23 @@ class Store:
         rows = self.query(f"SELECT {_COLUMNS} FROM rows WHERE id = ?", (row_id,))
         return _row(rows[0]) if rows else None
 
-    def open_jobs(self) -> list[OpenJob]:
+    def open_jobs(self, share: Share = ALL) -> list[OpenJob]:
         """The jobs whose ID is known and whose end is not, oldest first. There are about a window of them."""
         columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
         sql = (
             f"SELECT {columns}, j.job, j.remote_id, j.submitted_ms, j.status IS 'CANCELLING'"
             " FROM rows r JOIN jobs j ON j.job = r.job"
-            " WHERE r.state = 2 ORDER BY j.submitted_ms, j.job"
+            f" WHERE r.state = 2 AND {share.where('r.variant')} ORDER BY j.submitted_ms, j.job"
         )
         return [OpenJob(_row(row[:-4]), row[-4], row[-3], row[-2], bool(row[-1])) for row in self.query(sql)]
 
-    def recent_submissions_ms(self, since_ms: int) -> list[int]:
-        """When the last submissions since then were answered, oldest first; at most 10,000 of them."""
-        sql = "SELECT submitted_ms FROM (SELECT submitted_ms FROM jobs ORDER BY job DESC LIMIT 10000)"
-        return sorted(row[0] for row in self.query(sql) if row[0] >= since_ms)
+    def recent_submissions_ms(self, since_ms: int, share: Share = ALL) -> list[int]:
+        """When the last submissions since then were answered, oldest first; of the last 10,000 jobs."""
+        sql = (
+            "SELECT j.submitted_ms FROM (SELECT submitted_ms, row FROM jobs ORDER BY job DESC LIMIT 10000) j"
+            f" JOIN rows r ON r.row = j.row WHERE j.submitted_ms >= ? AND {share.where('r.variant')}"
+        )
+        return sorted(row[0] for row in self.query(sql, (since_ms,)))
 
     def settle_unconfirmed(self, policy: UnconfirmedPolicy) -> int:
         """Decide about the rows whose submission a crash left without an answer; returns how many there were.
@@ -220,10 +227,10 @@ class Store:
 
     # What people ask for
 
-    def counts(self) -> dict[RowState, int]:
+    def counts(self, share: Share = ALL) -> dict[RowState, int]:
         """How many rows are in each state."""
         counts = dict.fromkeys(RowState, 0)
-        for state, count in self.query("SELECT state, count(*) FROM rows GROUP BY state"):
+        for state, count in self.query(f"SELECT state, count(*) FROM rows WHERE {share.where()} GROUP BY state"):
             if state not in counts:
                 raise StateError(
                     f"{self.path}: the state file is damaged: {count:,} rows are in state {state!r}",

@@ -8,6 +8,7 @@ step, and a scheduler that neither acts nor waits for anything is a deadlock.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -150,7 +151,7 @@ class World:
         return Scheduler(
             setting.options,
             Random(setting.seed + next_job),
-            next_job=next_job,
+            numbers=itertools.count(next_job),
             guards=setting.guards,
             life_s=setting.life_s,
         )
