@@ -68,7 +68,7 @@ async def test_a_run_that_was_never_finished_is_whole_and_says_what_has_not_run(
     async with serving() as server:
         await rehearse(tmp_path, server.endpoint.base_url, limit=3)
     change(tmp_path / "out.jsonl.state", "INSERT INTO rows SELECT 9, 'r9', source, line, offset, length, digest,"
-           " 0, NULL, 0, 0, 0 FROM rows WHERE row = 1")  # fmt: skip
+           " 0, NULL, 0, 0, 0, 0, NULL FROM rows WHERE row = 1")  # fmt: skip
     found = verify(tmp_path / "out.jsonl.state")
     assert found.is_whole
     assert (found.rows, found.not_run) == (4, 1)
