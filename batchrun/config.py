@@ -58,6 +58,11 @@ class SweepOptions:
     repeat: int = 1
     """`--repeat`: samples of each combination, >= 1."""
 
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The endpoints that are compared; empty: only the run's own."""
+        return next((values for key, values in self.keys if key == "endpoint"), ())
+
     def to_json(self) -> dict[str, Any]:
         """The options as JSON values."""
         return {"keys": [[key, list(values)] for key, values in self.keys], "repeat": self.repeat}
@@ -178,8 +183,7 @@ class RunOptions:
     @property
     def endpoints(self) -> tuple[str, ...]:
         """Where the rows go: the endpoint, or those that the sweep compares."""
-        swept = next((values for key, values in self.sweep.keys if key == "endpoint"), ())
-        return swept or (self.endpoint,)
+        return self.sweep.endpoints or (self.endpoint,)
 
     def to_json(self) -> dict[str, Any]:
         """The options as JSON values, for the state file: inputs absolute, output relative to the state file."""

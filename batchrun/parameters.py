@@ -73,7 +73,7 @@ def _endpoint(given: str | None, sweep: config.SweepOptions) -> str:
     Raises:
         UsageError: none is named, or not clearly, or it is no endpoint ID.
     """
-    swept = next((values for key, values in sweep.keys if key == "endpoint"), ())
+    swept = sweep.endpoints
     if swept:
         source = click.get_current_context().get_parameter_source("endpoint")
         if given is not None and source is click.core.ParameterSource.COMMANDLINE:

@@ -207,7 +207,8 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
         out.write(run_body(build_request(prompt, options.request), options.policy) + b"\n")
         count += 1
     out.flush()
-    observer.message(f"dry run: {count:,} rows would go to {options.base_url}/{options.endpoint}/run; nothing was sent")
+    where = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
+    observer.message(f"dry run: {count:,} rows would go to {where}; nothing was sent")
 
 
 def serve(given: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.accounts import cost_so_far
-from batchrun.config import RETENTION_S
+from batchrun.config import RETENTION_S, SweepOptions
 from batchrun.results.cost import Cost, cost_lines
 from batchrun.results.summary import duration
 from batchrun.scheduler.states import RowState
@@ -85,7 +85,7 @@ def look(state: Path, now: float | None = None) -> Standing:
         )
         return Standing(
             state=str(state),
-            endpoint=options["endpoint"] if isinstance(options, dict) else "",
+            endpoint=_endpoints(options),
             pid=holder(state),
             total=sum(counts.values()),
             succeeded=counts[RowState.SUCCEEDED],
@@ -103,6 +103,12 @@ def look(state: Path, now: float | None = None) -> Standing:
             counters=counters,
             cost=cost_so_far(store, counts, counters, _price(options)),
         )
+
+
+def _endpoints(options: object) -> str:
+    if not isinstance(options, dict):
+        return ""
+    return ", ".join(SweepOptions.from_json(options.get("sweep", {})).endpoints) or str(options["endpoint"])
 
 
 def _price(options: object) -> float | None:

@@ -72,8 +72,6 @@ class Sweep:
                 f"--sweep and --repeat make {self.size:,} rows of each line, and a run has {MAX_ROWS:,} at most",
                 "sweep over fewer values",
             )
-        self.endpoints: tuple[str, ...] = next((values for key, values in options.keys if key == ENDPOINT), ())
-        """The endpoints that are compared; empty: only the run's own."""
         later = False
         self._stride = options.repeat
         for key, values in options.keys:

@@ -94,7 +94,7 @@ def write_manifest(
         "manifest_version": VERSION,
         "batchrun_version": batchrun_version,
         "written_at": iso_time(written_at),
-        "endpoint": options.endpoint,
+        "endpoint": ", ".join(options.endpoints),
         "base_url": asked["base_url"],
         "inputs": [digest._asdict() for digest in inputs],
         "results": [digest._asdict() for digest in results],
