@@ -185,7 +185,6 @@ class _Problems:
 def _valid_lines(
     sources: Sequence[SourceRecord], problems: _Problems, observer: Observer, sweep: Sweep, *, limit: int | None
 ) -> Iterator[StagedLine]:
-    suffixes = [sweep.variant(number).suffix for number in range(sweep.size)]
     plain = (
         (source, line)
         for source in sources
@@ -206,7 +205,7 @@ def _valid_lines(
             problems.add(f"{source.path}:{line.number}: {error.message}")
             continue
         row_id, digest = derived_id(prompt) if prompt.id is None else prompt.id, line_digest(line.raw)
-        for variant, suffix in enumerate(suffixes):
+        for variant in range(sweep.size):
             yield StagedLine(
                 row_id,
                 prompt.id is None,
@@ -216,5 +215,5 @@ def _valid_lines(
                 len(line.raw),
                 digest,
                 variant,
-                suffix,
+                sweep.variant(variant).suffix,
             )
