@@ -200,20 +200,22 @@ def _valid_lines(
             observer.message(f"reading: {count:,} lines so far")
         try:
             prompt = parse_line(line.raw)
-            sweep.apply(prompt, 0)
+            if sweep:
+                sweep.apply(prompt, 0)
         except LineError as error:
             problems.add(f"{source.path}:{line.number}: {error.message}")
             continue
-        row_id, digest = derived_id(prompt) if prompt.id is None else prompt.id, line_digest(line.raw)
-        for variant in range(sweep.size):
-            yield StagedLine(
-                row_id,
-                prompt.id is None,
-                source.source,
-                line.number,
-                line.offset,
-                len(line.raw),
-                digest,
-                variant,
-                sweep.variant(variant).suffix,
-            )
+        staged = StagedLine(
+            derived_id(prompt) if prompt.id is None else prompt.id,
+            prompt.id is None,
+            source.source,
+            line.number,
+            line.offset,
+            len(line.raw),
+            line_digest(line.raw),
+        )
+        if not sweep:
+            yield staged
+            continue
+        for number in range(sweep.size):
+            yield staged._replace(variant=number, suffix=sweep.variant(number).suffix)

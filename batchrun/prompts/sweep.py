@@ -80,6 +80,10 @@ class Sweep:
         self.variant = lru_cache(4096)(self._variant)
         """The variant of a number below `size`."""
 
+    def __bool__(self) -> bool:
+        """Whether rows differ from their lines at all."""
+        return bool(self._keys) or self._repeat > 1
+
     def _variant(self, number: int) -> Variant:
         rest, sample = divmod(number, self._repeat)
         values: dict[str, Any] = {}
@@ -104,9 +108,9 @@ class Sweep:
         Raises:
             LineError: the line has no place for a key.
         """
-        variant = self.variant(number)
-        if not variant.values:
+        if not self:
             return prompt
+        variant = self.variant(number)
         for key, value in variant.values.items():
             if key == REPEAT:
                 prompt = _with_seed(prompt, value)
