@@ -69,6 +69,9 @@ _UNLIMITED_PER_S = 1000.0
 """Status requests a second that a server without limits is asked at most for the sake of lateness."""
 _NEARLY_ALL = 0.98
 _LEAST_GAP_S = 0.02
+_DOUBLINGS = 5
+"""Of the least gap, from poll to poll: what is asked after in vain is asked after less and less."""
+_TAIL_DOUBLINGS = 2
 _MOST_GAP_S = 15.0
 _AGE_SHARE = 0.05
 
@@ -232,7 +235,8 @@ class Predictor:
         passed_s = polled_at - self.expected_start(place, submitted_at)
         most_s = max(_MOST_GAP_S, _AGE_SHARE * self.execution_s)
         share = _AGE_SHARE / 2 if self._is_tail else _AGE_SHARE
-        gap_s = min(most_s, max(share * passed_s, _LEAST_GAP_S * 2.0 ** min(polls - 1, 5)))
+        doublings = min(polls - 1, _TAIL_DOUBLINGS if self._is_tail else _DOUBLINGS)
+        gap_s = min(most_s, max(share * passed_s, _LEAST_GAP_S * 2.0**doublings))
         above = bisect_right(self._spread, passed_s)
         left = len(self._spread) - above
         if left:
