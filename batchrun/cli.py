@@ -181,10 +181,10 @@ def cancel(state: Path, **given: Any) -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("state", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def verify(state: Path, *, as_json: bool) -> None:
-    """Prove that the run of a STATE file is whole.
+@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each STATE on stdout.")
+def verify(states: tuple[Path, ...], *, as_json: bool) -> None:
+    """Prove that the run of a STATE file is whole; of several, that they are the shards of one input.
 
     Every row is accounted for, every result is in its file once, and every input line is what it was when it was
     taken in. Nothing is changed and nothing is sent; the run may be going on. Exits with 0 if all adds up, else with 1.
@@ -193,12 +193,38 @@ def verify(state: Path, *, as_json: bool) -> None:
     Examples:
       batchrun verify results.jsonl.state
       batchrun verify results.jsonl.state --json
+      batchrun verify prompts.shard-*.results.jsonl.state
     """
-    from batchrun import verification
+    from batchrun import merging, verification
 
-    found = verification.verify(state)
-    click.echo(verification.to_json(found) if as_json else verification.render(found), nl=False)
-    sys.exit(0 if found.is_whole else 1)
+    found = []
+    for state in states:
+        found.append(verification.verify(state))
+        click.echo(verification.to_json(found[-1]) if as_json else verification.render(found[-1]), nl=False)
+    if len(states) > 1:
+        click.echo(merging.whole_shards(states), err=as_json)
+    sys.exit(0 if all(each.is_whole for each in found) else 1)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=click.Path(path_type=Path))
+@click.option("-o", "--output", metavar="FILE", required=True, help="The file to write; `-` is stdout.")
+@click.option("--partial", is_flag=True, help="Merge what there is: shards may be missing, and rows not have ended.")
+def merge(states: tuple[Path, ...], output: str, *, partial: bool) -> None:
+    """Put the results of shards together, in input order.
+
+    STATE... are the state files of all shards of one input, in any order. FILE is written whole or not at all, and the
+    rows that failed go to its error file. Shards that overlap, are missing or not finished are refused.
+
+    \b
+    Examples:
+      batchrun merge prompts.shard-*.results.jsonl.state -o results.jsonl
+      batchrun merge out/*.state -o sofar.jsonl --partial
+    """
+    from batchrun import merging
+
+    target = None if output == "-" else Path(output)
+    click.echo(str(merging.merge(states, target, sys.stdout.buffer, partial=partial)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)

@@ -170,6 +170,8 @@ class RunOptions:
     guards: GuardOptions = field(default_factory=GuardOptions)
     limit: int | None = None
     """Only the first N rows; None: all."""
+    shard: str | None = None
+    """`I/N`: only the lines that fall to this shard; None: all of them."""
     inspect_output: bool = True
     """Look for errors inside the output of completed jobs (runpod-api: error-in-COMPLETED)."""
     timeout_s: float = 30.0

@@ -20,7 +20,7 @@ from batchrun.state.positions import Position, Positions
 from batchrun.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from batchrun.results.reader import StoredLine
 
@@ -60,10 +60,10 @@ def export(state: Path, target: Path | None, stdout: BinaryIO) -> Exported:
         with Snapshot(state) as store:
             if faults := store.damage():
                 raise StateError(f"{state}: the state file is damaged ({faults[0]})", "restore it from a copy")
-            _refuse_own_files(store, target, stdout)
+            refuse_own_files(store, target, stdout)
             paths = {output.output: store.results_path(output) for output in store.outputs()}
             counts = store.counts()
-            _find_positions(store, positions, counts[RowState.SUCCEEDED])
+            find_positions(store, positions, counts[RowState.SUCCEEDED], {number: number for number in paths})
         with PlacedLines(paths) as placed:
             lines = (placed.read(at.output, at.offset, at.length) for at in positions)
             if target is not None:
@@ -75,7 +75,21 @@ def export(state: Path, target: Path | None, stdout: BinaryIO) -> Exported:
     return Exported(name, counts[RowState.SUCCEEDED], sum(counts.values()), counts[RowState.FAILED])
 
 
-def _find_positions(store: Snapshot, positions: Positions, succeeded: int) -> None:
+def find_positions(
+    store: Snapshot, positions: Positions, succeeded: int, numbers: Mapping[int, int], *, first_row: int = 0
+) -> None:
+    """Note where the committed results of a run stand.
+
+    Args:
+        store: The run's state.
+        positions: Takes them.
+        succeeded: How many there have to be.
+        numbers: Output -> the number by which its file is known to the reader.
+        first_row: Added to the numbers of its rows, which tell them apart where several runs are put together.
+
+    Raises:
+        StateError: a results file cannot be read, or does not fit the state.
+    """
     seen = bytearray(store.last_row() + 1)
     count = 0
     for output in store.outputs():
@@ -88,8 +102,8 @@ def _find_positions(store: Snapshot, positions: Positions, succeeded: int) -> No
                 "put the whole file back; `batchrun verify` names the rows",
             )
         for group in in_groups(read_lines(path, end=output.committed_bytes)):
-            found = list(_placed(store, path, group, seen, output.output))
-            positions.add(found)
+            found = list(_placed(store, path, group, seen, numbers[output.output]))
+            positions.add(at._replace(row=first_row + at.row) for at in found)
             count += len(found)
     if count != succeeded:
         raise StateError(
@@ -122,7 +136,7 @@ def _placed(store: Snapshot, path: Path, group: list[StoredLine], seen: bytearra
         raise StateError(f"{path}:{line.number} {wrong}", f"look at all that is wrong: batchrun verify {store.path}")
 
 
-def _refuse_own_files(store: Snapshot, target: Path | None, stdout: BinaryIO) -> None:
+def refuse_own_files(store: Snapshot, target: Path | None, stdout: BinaryIO) -> None:
     """Refuse to write over anything of the run, or over what is no file.
 
     Raises:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from batchrun.errors import InputError, UsageError
 from batchrun.prompts.identity import derived_id, line_digest
 from batchrun.prompts.shapes import LineError, Prompt, parse_line
+from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sources import Source, SourceKind, find_sources, iter_source, spool
 from batchrun.prompts.sweep import MAX_ROWS, Sweep
 from batchrun.results.manifest import digest_file
@@ -60,13 +61,19 @@ def take_in(
         return None
     problems = _Problems()
     sweep = Sweep(options.sweep)
-    lines = _valid_lines(records, problems, observer, sweep, limit=None if known else options.limit)
-    stage(store, lines)
+    shard = None if options.shard is None else Shard.parse(options.shard)
+    # A shard knows the whole input, so that all of them together can be proven to be whole.
+    limit = None if known or shard else options.limit
+    whole_input = LineSum()
+    lines = _valid_lines(records, problems, observer, sweep, limit=limit)
+    stage(store, lines if shard is None else _fallen_to(shard, lines, whole_input))
     if problems.count:
         raise InputError(
             str(problems), "mend the lines, or look at all of them: batchrun check " + " ".join(options.inputs)
         )
-    merged = merge(store, records, whole=options.limit is None or bool(known), limit=options.limit)
+    merged = merge(store, records, whole=limit is None, limit=options.limit)
+    if shard:
+        store.set_setting("whole_input", whole_input.to_json())
     store.set_setting("inputs", [tuple(digest_file(_given(record), record.path)) for record in records])
     store.set_setting("intake", mark)
     return merged
@@ -90,9 +97,9 @@ def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:
     return paths
 
 
-def results_name(input_name: str) -> str:
-    """`haikus.jsonl` and `haikus.jsonl.gz` have their results in `haikus.results.jsonl`."""
-    return input_name.removesuffix(".gz").removesuffix(".jsonl") + ".results.jsonl"
+def results_name(input_name: str, part: str = "") -> str:
+    """`haikus.jsonl` and `haikus.jsonl.gz` have their results in `haikus.results.jsonl`, those of a part beside it."""
+    return input_name.removesuffix(".gz").removesuffix(".jsonl") + f"{part}.results.jsonl"
 
 
 def _register_outputs(store: Store, paths: Sequence[Path]) -> list[int]:
@@ -152,17 +159,28 @@ def preview(options: RunOptions, stdin: BinaryIO) -> Iterator[Prompt]:
     Raises:
         InputError: an input or a line of it is wrong.
     """
-    return islice(_previewed(find_sources(options.inputs), Sweep(options.sweep), stdin), options.limit)
+    shard = None if options.shard is None else Shard.parse(options.shard)
+    return islice(_previewed(find_sources(options.inputs), Sweep(options.sweep), shard, stdin), options.limit)
 
 
-def _previewed(sources: Sequence[Source], sweep: Sweep, stdin: BinaryIO) -> Iterator[Prompt]:
+def _previewed(sources: Sequence[Source], sweep: Sweep, shard: Shard | None, stdin: BinaryIO) -> Iterator[Prompt]:
     for source in sources:
         for line in iter_source(source, stdin):
             try:
                 prompt = parse_line(line.raw)
+                if shard is not None and not shard.holds(prompt.id or derived_id(prompt)):
+                    continue
                 yield from (sweep.apply(prompt, number) for number in range(sweep.size))
             except LineError as error:
                 raise InputError(f"{source.path}:{line.number}: {error.message}", error.hint) from error
+
+
+def _fallen_to(shard: Shard, lines: Iterator[StagedLine], whole_input: LineSum) -> Iterator[StagedLine]:
+    for line in lines:
+        if line.variant == 0:
+            whole_input.add(line.digest)
+        if shard.holds(line.id):
+            yield line
 
 
 class _Problems:

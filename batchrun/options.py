@@ -353,6 +353,12 @@ RUN_OPTIONS = [
         show_default=True,
         help="Look for errors inside the output of completed jobs.",
     ),
+    click.option(
+        "--shard",
+        metavar="I/N",
+        help="Only the lines that fall to part I of N, by their ids: one of N machines, counted from 1."
+        " `merge` puts the parts together.",
+    ),
     click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows."),
     click.option("--dry-run", is_flag=True, help="Print the request bodies that would be sent, and send nothing."),
 ]

@@ -14,6 +14,7 @@ import click
 from batchrun import config
 from batchrun.errors import UsageError
 from batchrun.intake import results_name
+from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import Sweep
 
 
@@ -27,7 +28,8 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
     sweep = _sweep_options(given)
     endpoint = _endpoint(given["endpoint"], sweep)
     is_local = endpoint == config.LOCAL_ENDPOINT
-    output, is_folder = _output(given["output"], inputs)
+    shard = None if given["shard"] is None else Shard.parse(given["shard"])
+    output, is_folder = _output(given["output"], inputs, shard)
     limits = config.Limits(
         run=_limit(given["run_limit"], config.Limits().run, unlimited=is_local),
         status=_limit(given["status_limit"], config.Limits().status, unlimited=is_local),
@@ -63,6 +65,7 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         ),
         guards=guards(given, config.GuardOptions()),
         limit=given["limit"],
+        shard=None if shard is None else str(shard),
         inspect_output=given["inspect_output"],
     )
 
@@ -143,7 +146,7 @@ def guards(given: dict[str, Any], known: config.GuardOptions) -> config.GuardOpt
     return chosen
 
 
-def _output(output: str | None, inputs: tuple[str, ...]) -> tuple[Path, bool]:
+def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) -> tuple[Path, bool]:
     if output is not None:
         if output == "-":
             raise UsageError("-o -: results go to a file", "they are synced and resumed, which a pipe cannot be")
@@ -154,7 +157,8 @@ def _output(output: str | None, inputs: tuple[str, ...]) -> tuple[Path, bool]:
             "where should the results go?", "give -o results.jsonl, or -o results/ for one file for each input"
         )
     path = Path(inputs[0])
-    return path.with_name(results_name(path.name)), False
+    part = "" if shard is None else f".shard-{shard.index}-of-{shard.count}"
+    return path.with_name(results_name(path.name, part)), False
 
 
 def _limit(given: int | None, documented: config.OperationLimit, *, unlimited: bool) -> config.OperationLimit:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from batchrun.prompts.sources import Source
     from batchrun.results.summary import Observer, Summary
 
-_IDENTITY = {"endpoint": "--endpoint", "base_url": "--base-url", "output": "--output"}
+_IDENTITY = {"endpoint": "--endpoint", "base_url": "--base-url", "output": "--output", "shard": "--shard"}
 _REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
 
 
@@ -117,7 +117,7 @@ class Run:
             if not is_new:
                 refuse_other_options(self.store, options)
             merged = None if as_is else take_in(options, sources, self.store, self._observer, from_spool=from_spool)
-            if merged and not merged.rows:
+            if merged and not merged.rows and options.shard is None:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
             self.store.set_setting("options", options.to_json())
             undo.pop_all()
@@ -261,7 +261,7 @@ def refuse_other_options(store: Store, options: RunOptions) -> None:
     if not isinstance(stored, dict):
         return
     now = options.to_json()
-    pairs = [(option, stored[key], now[key]) for key, option in _IDENTITY.items()]
+    pairs = [(option, stored.get(key), now[key]) for key, option in _IDENTITY.items()]
     swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
     pairs.append(("--sweep", swept[0], swept[1]))
     pairs += [(option, stored["request"][key], now["request"][key]) for key, option in _REQUEST_IDENTITY.items()]

@@ -198,13 +198,13 @@ def test_a_row_that_succeeded_and_has_no_line_is_refused(state: Path, tmp_path: 
 
 
 def test_results_that_change_between_the_two_passes_leave_no_file(state: Path, tmp_path: Path, monkeypatch):
-    place = module._find_positions
+    place = module.find_positions
 
-    def place_and_cut(store: object, positions: object, succeeded: int) -> None:
-        place(store, positions, succeeded)
+    def place_and_cut(*arguments: object) -> None:
+        place(*arguments)
         os.truncate(tmp_path / "out.jsonl", 100)
 
-    monkeypatch.setattr(module, "_find_positions", place_and_cut)
+    monkeypatch.setattr(module, "find_positions", place_and_cut)
     with pytest.raises(StateError, match="was changed while it was read"):
         export(state, tmp_path / "x", io.BytesIO())
     assert not {"x", "x.part"} & {path.name for path in tmp_path.iterdir()}

@@ -42,10 +42,12 @@ MAY_IMPORT = {
     "inputlines": ENGINE_LEVEL,
     "verification": ENGINE_LEVEL | {"inputlines"},
     "export": ENGINE_LEVEL,
+    "merging": ENGINE_LEVEL | {"export"},
     "options": {"config"},
     "parameters": {"config", "errors", "intake", "prompts"},
     "cli": ENGINE_LEVEL
-    | {"session", "standing", "verification", "export", "intake", "progress", "options", "parameters", "__version__"},
+    | {"session", "standing", "verification", "export", "merging", "intake", "progress", "options", "parameters"}
+    | {"__version__"},
     "__init__": set(),
     "__main__": {"cli"},
 }

@@ -105,6 +105,12 @@ class Snapshot(Store):
         found = {row[0]: Found(*row[1:]) for row in self.query(sql, ids)}
         return [found.get(row_id) for row_id in ids]
 
+    def line_digests(self) -> Iterator[bytes]:
+        """The digest of each line that rows were made of, once for all of its rows."""
+        with sqlite_errors(self.path):
+            for (digest,) in self._db.execute("SELECT digest FROM rows WHERE variant = 0"):
+                yield digest
+
     def scan(self) -> Iterator[ScannedRow]:
         """Every row in order, one in memory at a time."""
         sql = "SELECT row, id, source, line, offset, length, digest, state FROM rows ORDER BY row"

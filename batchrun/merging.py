@@ -1,0 +1,227 @@
+"""The results of the shards of one input, put together, and the proof that nothing is missing.
+
+The shards of an input know how many lines it has, and the sum of their digests. Their own lines must come to that sum.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchrun.errors import StateError
+from batchrun.export import find_positions, refuse_own_files
+from batchrun.prompts.shard import LineSum, Shard
+from batchrun.results.reader import PlacedLines
+from batchrun.results.writer import errors_path, write_errors, write_whole
+from batchrun.scheduler.states import RowState
+from batchrun.state.positions import Positions
+from batchrun.state.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from typing import Any, BinaryIO
+
+_SAME = {
+    "endpoint": "--endpoint",
+    "request": "--set, --default, --chat or --system",
+    "sweep": "--sweep or --repeat",
+}
+_LISTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What the shards come to."""
+
+    target: str
+    shards: int
+    """Those that were merged."""
+    of: int
+    """Those that the input was divided into."""
+    results: int
+    failed: int
+    unfinished: int
+    """Rows of these shards that have not ended."""
+    errors: Path | None
+    """The failed rows; None when there are none."""
+
+    def __str__(self) -> str:
+        rest = [f"{self.failed:,} failed ({self.errors})"] if self.failed else []
+        rest += [f"{self.unfinished:,} have not ended"] if self.unfinished else []
+        rest += [f"{self.of - self.shards:,} of {self.of:,} shards are missing"] if self.shards < self.of else []
+        said = f"{self.results:,} results of {self.shards:,} shards merged into {self.target}"
+        return f"{said}; {', '.join(rest)}" if rest else said
+
+
+def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, partial: bool = False) -> Merged:
+    """Write the results of all shards in input order.
+
+    Args:
+        states: The shards' state files, in any order.
+        target: The file to write, whole by rename, with the failed rows beside it; None: results to `stdout`.
+        stdout: Where the lines go without a target.
+        partial: Take what there is: shards may be missing, and rows unfinished.
+
+    Raises:
+        StateError: the shards are not of one input, overlap, or are not whole; or a file of one cannot be read.
+        UsageError: the target is a folder, a device, or a file of a shard.
+        OutputError: the target cannot be written.
+    """
+    with ExitStack() as stack:
+        stores = [stack.enter_context(Snapshot(state)) for state in states]
+        shards = _refuse_strangers(stores)
+        missing = prove(stores, shards)
+        counts = [store.counts() for store in stores]
+        unfinished = sum(count for each in counts for state, count in each.items() if state.is_open)
+        unfinished += sum(each[RowState.HELD] for each in counts)
+        if not partial:
+            _refuse_partial(stores, counts, missing)
+        paths: dict[int, Path] = {}
+        first_row = 0
+        positions = stack.enter_context(Positions())
+        for store, each in zip(stores, counts, strict=True):
+            refuse_own_files(store, target, stdout)
+            numbers = {}
+            for output in store.outputs():
+                numbers[output.output] = len(paths)
+                paths[len(paths)] = store.results_path(output)
+            find_positions(store, positions, each[RowState.SUCCEEDED], numbers, first_row=first_row)
+            first_row += store.last_row()
+        placed = stack.enter_context(PlacedLines(paths))
+        lines = (placed.read(at.output, at.offset, at.length) for at in positions)
+        errors = None
+        if target is None:
+            stdout.writelines(lines)
+            stdout.flush()
+        else:
+            write_whole(target, lines)
+            if write_errors(errors_path(target), _error_lines(stores)):
+                errors = errors_path(target)
+        return Merged(
+            "stdout" if target is None else str(target),
+            len(stores),
+            shards[0].count,
+            sum(each[RowState.SUCCEEDED] for each in counts),
+            sum(each[RowState.FAILED] for each in counts),
+            unfinished,
+            errors,
+        )
+
+
+def prove(stores: Sequence[Snapshot], shards: Sequence[Shard]) -> list[int]:
+    """The indices of the shards that are missing; none when these are whole.
+
+    Raises:
+        StateError: all are there, and their lines do not come to those of the input.
+    """
+    missing = sorted(set(range(1, shards[0].count + 1)) - {shard.index for shard in shards})
+    if missing:
+        return missing
+    whole = LineSum.from_json(stores[0].get_setting("whole_input"))
+    found = LineSum()
+    for store in stores:
+        for digest in store.line_digests():
+            found.add(digest)
+    if found != whole:
+        raise StateError(
+            f"the shards have {found.lines:,} lines, and the input has {whole.lines:,}: they are not whole",
+            "was one of them run with --limit, or begun before the input was changed? Run it again",
+        )
+    return []
+
+
+def shards_of(stores: Sequence[Snapshot]) -> list[Shard]:
+    """Which part of the input each state file holds.
+
+    Raises:
+        StateError: one holds no run, or a run that is no shard.
+    """
+    found = []
+    for store in stores:
+        options = store.get_setting("options")
+        shard = options.get("shard") if isinstance(options, dict) else None
+        if not isinstance(shard, str):
+            raise StateError(f"{store.path} is not that of a shard", "it was run without --shard: `batchrun export` it")
+        found.append(Shard.parse(shard))
+    return found
+
+
+def _refuse_strangers(stores: Sequence[Snapshot]) -> list[Shard]:
+    """Refuse state files that are not different shards of one input under the same options."""
+    for store in stores:
+        if faults := store.damage():
+            raise StateError(f"{store.path}: the state file is damaged ({faults[0]})", "restore it from a copy")
+    shards = shards_of(stores)
+    first, first_options = stores[0], _options(stores[0])
+    by_index: dict[int, Snapshot] = {}
+    for store, shard in zip(stores, shards, strict=True):
+        if shard.count != shards[0].count:
+            raise StateError(
+                f"{store.path} is shard {shard}, and {first.path} is {shards[0]}", "give shards of one division"
+            )
+        if shard.index in by_index:
+            raise StateError(
+                f"{by_index[shard.index].path} and {store.path} are both shard {shard}", "give each shard once"
+            )
+        by_index[shard.index] = store
+        if LineSum.from_json(store.get_setting("whole_input")) != LineSum.from_json(first.get_setting("whole_input")):
+            raise StateError(
+                f"{store.path} and {first.path} are shards of different inputs", "each has to see the same lines"
+            )
+        options = _options(store)
+        differing = [option for key, option in _SAME.items() if options.get(key) != first_options.get(key)]
+        if differing:
+            raise StateError(
+                f"{store.path} and {first.path} were run with different {' and '.join(differing)}",
+                "their results are no answer to one question",
+            )
+    return shards
+
+
+def _refuse_partial(stores: Sequence[Snapshot], counts: Sequence[dict[RowState, int]], missing: list[int]) -> None:
+    if missing:
+        raise StateError(_missing(missing), "give all of them, or --partial")
+    for store, each in zip(stores, counts, strict=True):
+        open_rows = sum(count for state, count in each.items() if state.is_open or state is RowState.HELD)
+        if open_rows:
+            raise StateError(
+                f"{store.path} has {open_rows:,} rows that have not ended",
+                f"batchrun resume {store.path}, or merge what there is with --partial",
+            )
+
+
+def _missing(indices: list[int]) -> str:
+    listed = ", ".join(map(str, indices[:_LISTED])) + (", ..." if len(indices) > _LISTED else "")
+    return f"{len(indices):,} {'shard is' if len(indices) == 1 else 'shards are'} missing: {listed}"
+
+
+def _options(store: Snapshot) -> dict[str, Any]:
+    options = store.get_setting("options")
+    return options if isinstance(options, dict) else {}
+
+
+def _error_lines(stores: Sequence[Snapshot]) -> Iterator[bytes]:
+    for store in stores:
+        for output in store.outputs():
+            path = errors_path(store.results_path(output))
+            if path.exists():
+                with path.open("rb") as file:
+                    yield from file
+
+
+def whole_shards(states: Sequence[Path]) -> str:
+    """What the state files of shards prove together, as a line for people.
+
+    Raises:
+        StateError: they overlap, are not of one input, or are not whole.
+    """
+    with ExitStack() as stack:
+        stores = [stack.enter_context(Snapshot(state)) for state in states]
+        shards = _refuse_strangers(stores)
+        missing = prove(stores, shards)
+        if missing:
+            raise StateError(_missing(missing), "give all of them")
+        lines = LineSum.from_json(stores[0].get_setting("whole_input")).lines
+    return f"together: {len(stores):,} shards, each of the {lines:,} lines of the input is in one of them"
