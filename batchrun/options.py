@@ -230,8 +230,26 @@ RETRY_OPTIONS = [
 ]
 """What going on with a run can ask for."""
 
+
+def _config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+    """Take the options of a file as the defaults of the others."""
+    if path is not None:
+        from batchrun.runfile import read_run_file
+
+        ctx.default_map = read_run_file(path, ctx.command)
+    return path
+
+
 RUN_OPTIONS = [
     click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        callback=_config,
+        metavar="FILE",
+        help="A TOML file in which any of these options may stand; INPUT... as `inputs`. The command line wins.",
+    ),
     click.option(
         "-e",
         "--endpoint",

@@ -43,7 +43,8 @@ MAY_IMPORT = {
     "verification": ENGINE_LEVEL | {"inputlines"},
     "export": ENGINE_LEVEL,
     "merging": ENGINE_LEVEL | {"export"},
-    "options": {"config"},
+    "options": {"config", "runfile"},
+    "runfile": {"errors"},
     "parameters": {"config", "errors", "intake", "prompts"},
     "cli": ENGINE_LEVEL
     | {"session", "standing", "verification", "export", "merging", "intake", "progress", "options", "parameters"}
@@ -57,7 +58,7 @@ LIBRARIES = {
     "aiohttp": {"endpoint.client", "local.server", "local.upstream", "notify"},
     "sqlite3": {"state.schema", "state.store", "state.intake", "state.positions"},
     "tqdm": {"progress"},
-    "click": {"cli", "options", "parameters", "session"},
+    "click": {"cli", "options", "parameters", "runfile", "session"},
     "xllamacpp": {"local.smollm2"},
     "time": {"engine", "session", "standing", "local.server"},
     "random": {"session", "local.server"},

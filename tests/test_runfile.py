@@ -1,0 +1,137 @@
+"""Options of a run in a TOML file, through the command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import click
+import orjson
+import pytest
+
+from batchrun.cli import main
+from batchrun.errors import UsageError
+from batchrun.runfile import read_run_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def batchrun(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "batchrun", *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def bodies(done: subprocess.CompletedProcess[str]) -> list[dict]:
+    assert done.returncode == 0, done.stderr
+    return [orjson.loads(line)["input"] for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    return tmp_path
+
+
+def test_the_options_of_a_file_are_those_of_the_run(folder: Path):
+    (folder / "run.toml").write_text(
+        'inputs = ["in.jsonl"]\nendpoint = "x"\nchat = true\nsystem = "Be brief."\nlimit = 1\nrepeat = 2\n'
+        'deadline = "8h"\ndry-run = true\n[set]\nmax_tokens = 7\nstop = ["a,b"]\n[sweep]\ntemperature = [0, 0.5]\n'
+    )
+    found = bodies(batchrun(folder, "run", "--config", "run.toml"))
+    assert found == [
+        {
+            "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}],
+            "sampling_params": {"temperature": 0, "seed": 1, "max_tokens": 7, "stop": ["a,b"]},
+        }
+    ]
+
+
+def test_a_whole_run_leaves_its_files_where_the_file_says(folder: Path):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "run.toml").write_text(
+        'inputs = "../in.jsonl"\noutput = "results/"\nendpoint = "local"\nworker = "echo"\nquiet = true\n'
+    )
+    done = batchrun(folder, "run", "--config", "sub/run.toml")
+    assert done.returncode == 0, done.stderr
+    assert len((folder / "sub" / "results" / "in.results.jsonl").read_bytes().splitlines()) == 2
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(folder: Path):
+    (folder / "run.toml").write_text('inputs = ["in.jsonl"]\nendpoint = "x"\nsystem = "file"\n')
+    arguments = ("run", "--config", "run.toml", "--dry-run")
+
+    def system(*more: str, **environment: str) -> str:
+        return bodies(batchrun(folder, *arguments, *more, **environment))[0]["messages"][0]["content"]
+
+    assert system() == "file"
+    assert system(BATCHRUN_SYSTEM="environment") == "environment"
+    assert system("--system", "command", BATCHRUN_SYSTEM="environment") == "command"
+
+
+def test_tables_within_a_sweep_are_paths(folder: Path):
+    (folder / "in.jsonl").write_text('{"input": {"image": {"width": 1}}}\n')
+    (folder / "run.toml").write_text(
+        'inputs = ["in.jsonl"]\nendpoint = "x"\n[sweep.input]\nsteps = 4\n[sweep.input.image]\nwidth = [8, 9]\n'
+    )
+    found = bodies(batchrun(folder, "run", "--config", "run.toml", "--dry-run"))
+    assert found == [{"image": {"width": width}, "steps": 4} for width in (8, 9)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('inptus = ["in.jsonl"]', "'inptus' is no option of `batchrun run`"),
+        ("inptus = 1", "did you mean inputs?"),
+        ("config = 'other.toml'", "'config' is no option"),
+        ("[x", "this is no TOML"),
+        ("repeat = true", "repeat is one value, not True"),
+        ("system = ['a']", "system is one value, not a list"),
+        ("chat = 'yes'", "chat is true or false, not 'yes'"),
+        ("inputs = [1]", "inputs is a text or a list of texts"),
+        ("only = {a = 1}", "only is no table"),
+        ("max-retries = 1\nmax_retries = 2", "is there twice, in two spellings"),
+        ("[set]\nseed = 1979-05-27", "cannot be sent as JSON"),
+        ("[set]\nseed = inf", "cannot be sent as JSON"),
+        ("repeat = 0", "Invalid value for '--repeat'"),
+        ("deadline = '8'", "hours, minutes or seconds"),
+        ("[sweep]\ntemprature = [1]", "no such sampling parameter"),
+        ("[sweep]\ntemperature = []", "there is no value"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_line_and_exit_2(folder: Path, text: str, words: str):
+    (folder / "run.toml").write_text(text)
+    done = batchrun(folder, "run", "in.jsonl", "-e", "x", "--config", "run.toml")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(folder.glob("*.state"))
+
+
+def test_a_file_that_is_not_there_is_said_so(folder: Path):
+    done = batchrun(folder, "run", "in.jsonl", "-e", "x", "--config", "none.toml")
+    assert (done.returncode, "--config none.toml: No such file" in done.stderr) == (2, True)
+
+
+def test_every_option_of_run_may_stand_in_a_file(tmp_path: Path):
+    command = main.commands["run"]
+    for parameter in command.params:
+        if parameter.name in ("config", "help"):
+            continue
+        longest = next((opt for opt in parameter.opts if opt.startswith("--")), str(parameter.name))
+        is_flag = isinstance(parameter, click.Option) and parameter.is_flag
+        value = "true" if is_flag else '["a"]' if parameter.multiple or parameter.nargs == -1 else '"a"'
+        (tmp_path / "run.toml").write_text(f"{longest.removeprefix('--')} = {value}\n")
+        assert parameter.name in read_run_file(tmp_path / "run.toml", command)
+    (tmp_path / "run.toml").write_text("help = true\n")
+    with pytest.raises(UsageError):
+        read_run_file(tmp_path / "run.toml", command)
