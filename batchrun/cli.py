@@ -23,11 +23,14 @@ from batchrun.options import (
     RETRY_OPTIONS,
     RUN_OPTIONS,
     SHOW_OPTIONS,
+    WATCH_OPTIONS,
     with_options,
 )
 
 if TYPE_CHECKING:
+    from batchrun.queued import Total
     from batchrun.results.summary import Observer, Summary
+    from batchrun.watching import Ending
 
 _EXIT_CODES = """
 \b
@@ -65,10 +68,14 @@ class _Group(click.Group):
 
 
 def _give_up(error: BatchrunError) -> NoReturn:
-    click.echo(f"batchrun: {error.message}", err=True)
-    if error.hint:
-        click.echo(f"  -> {error.hint}", err=True)
+    _say(error.message, error.hint)
     sys.exit(error.exit_code)
+
+
+def _say(message: str, hint: str) -> None:
+    click.echo(f"batchrun: {message}", err=True)
+    if hint:
+        click.echo(f"  -> {hint}", err=True)
 
 
 @click.group(
@@ -142,6 +149,40 @@ def resume(state: Path, **given: Any) -> None:
     options = replace(options, guards=guards(given, options.guards))
     refuse_local_options(given, options)
     _finish(session.run(options, observer=_observer(given), resumed=True, **_session_options(given)), given)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@with_options([*WATCH_OPTIONS, *GUARD_OPTIONS, *NOTIFY_OPTIONS, *KEY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
+def watch(**given: Any) -> None:
+    """Run each JSONL file that arrives in FOLDER, one after the other.
+
+    Each file is a run of its own, with results, state file and options as `batchrun run` has them; guards and --limit
+    hold for each. Beside its results a file gets a record, NAME.done or NAME.failed; nothing in FOLDER is touched. The
+    same command again goes on with what was cut off, and takes up what has no record.
+
+    \b
+    Examples:
+      batchrun watch inbox/ -e abc123xyz -o results/
+      batchrun watch inbox/ -e abc123xyz -o results/ --until-empty --set max_tokens=256
+    """
+    from batchrun import session
+    from batchrun.parameters import refuse_local_options, run_options
+
+    folder, output = given["folder"], given["output"]
+    options = run_options({**given, "inputs": (str(folder),), "output": f"{output}/", "state": None, "shard": None})
+    refuse_local_options(given, options)
+    shared = _session_options({**given, "retry_failed": False, "kinds": ()})
+    total = session.watch(
+        options,
+        folder,
+        settle_s=given["settle"],
+        until_empty=given["until_empty"],
+        observer=_observer(given),
+        show=lambda file, ending: _show_ending(file, ending, given),
+        **{name: shared[name] for name in ("api_key_file", "notify_url", "local")},
+    )
+    _show_total(total, given)
+    sys.exit(total.exit_code)
 
 
 @main.command(context_settings=_ENVIRONMENT)
@@ -354,6 +395,11 @@ def _log(observer: Observer | None, path: Path | None) -> None:
 
 
 def _finish(summary: Summary, given: dict[str, Any]) -> NoReturn:
+    _show_summary(summary, given)
+    sys.exit(summary.exit_code)
+
+
+def _show_summary(summary: Summary, given: dict[str, Any]) -> None:
     from batchrun.results.summary import render, to_event
 
     if given["progress"] == "json":
@@ -362,4 +408,26 @@ def _finish(summary: Summary, given: dict[str, Any]) -> NoReturn:
         click.echo(render(summary), err=True, nl=False)
     elif summary.reason:
         click.echo(f"batchrun: {summary.reason}", err=True)
-    sys.exit(summary.exit_code)
+
+
+def _show_ending(file: str, ending: Ending, given: dict[str, Any]) -> None:
+    """How the run of a file in a watched folder ended."""
+    if ending.summary is not None:
+        _show_summary(ending.summary, given)
+    elif given["progress"] == "json":
+        _show_event({"event": "refused", "file": file, **ending.to_json()})
+    elif ending.error is not None:
+        _say(f"{file} is refused, nothing of it was sent: {ending.error.message}", ending.error.hint)
+
+
+def _show_total(total: Total, given: dict[str, Any]) -> None:
+    if given["progress"] == "json":
+        _show_event({"event": "total", **total.to_json()})
+    elif not given["quiet"]:
+        click.echo(f"\n{total}", err=True)
+
+
+def _show_event(event: dict[str, Any]) -> None:
+    import orjson
+
+    click.echo(orjson.dumps(event).decode(), err=True)

@@ -33,6 +33,16 @@ class Wish(Enum):
     """Leave at once; what is in flight goes on at the endpoint."""
 
 
+def interrupt_by_signals() -> None:
+    """Let SIGTERM and SIGHUP end what goes on outside of an event loop as Ctrl-C does: by KeyboardInterrupt.
+
+    To be called again after each event loop that has caught them. A hangup that is ignored stays ignored.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
 @contextmanager
 def catching(policy: InterruptPolicy, tell: Callable[[Wish], None]) -> Iterator[None]:
     """Catch the signals in the running event loop.

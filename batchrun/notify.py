@@ -11,6 +11,7 @@ from batchrun.results.cost import span
 from batchrun.results.summary import duration
 
 if TYPE_CHECKING:
+    from batchrun.errors import BatchrunError
     from batchrun.results.summary import Summary
 
 _TIMEOUT_S = 10.0
@@ -36,6 +37,15 @@ def failure_payload(error: BaseException, state: str) -> dict[str, Any]:
     """What is sent when a run ends by a defect."""
     text = f"batchrun ended by an unexpected error: {type(error).__name__}: {error} ({state})"
     return {"text": text, "event": "failed", "exit_code": 1}
+
+
+def refusal_payload(error: BatchrunError, file: str) -> dict[str, Any]:
+    """What is sent when a file of a watched folder was refused."""
+    return {
+        "text": f"batchrun refused {file}: nothing was sent. {error.message}",
+        "event": "refused",
+        "exit_code": error.exit_code,
+    }
 
 
 async def notify(url: str, data: dict[str, Any]) -> str | None:

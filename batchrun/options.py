@@ -121,6 +121,16 @@ def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
     return decorate
 
 
+def without(options: list[Callable[[Any], Any]], *names: str) -> list[Callable[[Any], Any]]:
+    """These options but for those with the given parameter names."""
+
+    def name(option: Callable[[Any], Any]) -> str | None:
+        command: click.Command = click.command()(option(lambda: None))
+        return command.params[0].name
+
+    return [option for option in options if name(option) not in names]
+
+
 _SCHEDULER = config.SchedulerOptions()
 
 SHOW_OPTIONS = [
@@ -381,3 +391,26 @@ RUN_OPTIONS = [
     click.option("--dry-run", is_flag=True, help="Print the request bodies that would be sent, and send nothing."),
 ]
 """What a run is and asks for."""
+
+WATCH_OPTIONS = [
+    click.argument("folder", type=click.Path(path_type=Path)),
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="FOLDER",
+        required=True,
+        help="Where results, state files and records go; made when it is missing, and never the watched folder.",
+    ),
+    click.option(
+        "--settle",
+        callback=_duration,
+        default="2s",
+        show_default=True,
+        metavar="TIME",
+        help="A file is whole when its size and time have not changed for so long.",
+    ),
+    click.option("--until-empty", is_flag=True, help="End when no file is left that has no record."),
+    *without(RUN_OPTIONS, "inputs", "output", "state", "shard", "dry_run"),
+]
+"""What a watch is and asks for: the options of a run, for each of its files."""

@@ -132,6 +132,7 @@ class PlainObserver:
 
     def begin(self, snapshot: Snapshot) -> None:
         """Say where the run begins."""
+        self._next_s = PLAIN_EVERY_S
         self._stream.write(f"{snapshot.total:,} rows, {snapshot.done:,} of them done before\n")
 
     def update(self, snapshot: Snapshot) -> None:
@@ -162,6 +163,7 @@ class JsonObserver:
 
     def begin(self, snapshot: Snapshot) -> None:
         """Event `begin`."""
+        self._next_s = 0.0
         self._write({"event": "begin", **snapshot.to_json()})
 
     def update(self, snapshot: Snapshot) -> None:

@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -19,24 +19,28 @@ from batchrun.config import RunOptions
 from batchrun.credentials import find_api_key
 from batchrun.endpoint.protocol import run_body
 from batchrun.engine import Outcome
-from batchrun.errors import StateError, UsageError
+from batchrun.errors import BatchrunError, OutputError, RefusedError, StateError, UsageError
 from batchrun.intake import preview
-from batchrun.interrupts import CANCEL_SIGNAL
-from batchrun.notify import failure_payload, notify, payload
+from batchrun.interrupts import CANCEL_SIGNAL, interrupt_by_signals
+from batchrun.notify import failure_payload, notify, payload, refusal_payload
 from batchrun.prompts.shapes import build_request
 from batchrun.prompts.sweep import Sweep
-from batchrun.runs import Run
+from batchrun.runs import Run, refuse_other_options
 from batchrun.scheduler.failures import FailureKind
 from batchrun.state.lock import holder
 from batchrun.state.store import Store
+from batchrun.watching import Ending, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
+    from batchrun.errors import StoppedError
     from batchrun.local.server import LocalOptions
     from batchrun.local.workers import Worker
+    from batchrun.queued import Total
     from batchrun.results.summary import Observer, Summary
+    from batchrun.watching import Task
 
 
 _LOOK_AGAIN_S = 0.2
@@ -87,6 +91,130 @@ def run(
             outcome = _in_loop(opened.drive(options.base_url, api_key, rng))
         told.append(opened.conclude(outcome))
     return told[0]
+
+
+def watch(
+    options: RunOptions,
+    folder: Path,
+    *,
+    settle_s: float,
+    until_empty: bool,
+    observer: Observer,
+    show: Callable[[str, Ending], None],
+    api_key_file: Path | None = None,
+    notify_url: str | None = None,
+    local: LocalWorker = LocalWorker(),
+) -> Total:
+    """Run each file that arrives in a folder; see `Watch`.
+
+    Args:
+        options: Of the run of each file, but for its input, results and state; the output is the folder for these.
+        folder: Where the files arrive.
+        settle_s: How long a file must have been the same to be whole, seconds > 0.
+        until_empty: Whether to end when no file is left without a record.
+        observer: Shown every run.
+        show: Shown how each ended, with the file's name.
+        api_key_file: Where the key is; None: where it is looked for.
+        notify_url: Told how each ended; None: nobody is.
+        local: What answers at the local endpoint, which is started once, for the first file with work.
+
+    Raises:
+        BatchrunError: nothing more can be run, or a defect. A file that is refused or stops is shown.
+    """
+    _refuse_bad_url(notify_url)
+    interrupt_by_signals()
+    api_key = None if options.is_local else find_api_key(api_key_file, options.base_url)
+    worker = _local_worker(local, observer) if options.is_local else None
+    rng = random.Random()  # noqa: S311 - jitter, not a secret
+    with contextlib.ExitStack() as stack:
+        runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
+        drives = _Drives(runner, stack, worker)
+
+        def take(task: Task) -> Ending:
+            own = replace(
+                options, inputs=(str(task.path),), output=task.results, output_is_folder=False, state=task.state
+            )
+            _refuse_other_command(own)
+            try:
+                opened = Run(own, observer, clock=_clock(), wall=time.time)
+            except UsageError as error:
+                if notify_url is not None:
+                    _notify(notify_url, refusal_payload(error, task.path.name), observer)
+                return Ending(error=error)
+            with _telling(notify_url, own.state, observer) as told, opened:
+                outcome = drives.drive(opened, api_key, rng)
+                told.append(opened.conclude(outcome))
+            return Ending(told[0], *_why_stopped(told[0], outcome))
+
+        watched = Watch(
+            folder,
+            options.output,
+            settle_s=settle_s,
+            until_empty=until_empty,
+            observer=observer,
+            take=take,
+            show=show,
+            clock=time.time,
+            pause=time.sleep,
+        )
+        return watched.run()
+
+
+class _Drives:
+    """Drives one run after the other in one event loop, and starts the local endpoint for the first that needs it.
+
+    Args:
+        runner: The loop; it stands still in between.
+        stack: Ends the endpoint.
+        worker: Of the local endpoint; None: the runs are on a real one.
+    """
+
+    def __init__(self, runner: asyncio.Runner, stack: contextlib.ExitStack, worker: Worker | None) -> None:
+        self._runner = runner
+        self._stack = stack
+        self._worker = worker
+        self._local_url: str | None = None
+
+    def drive(self, run: Run, api_key: str | None, rng: random.Random) -> Outcome:
+        """Drive a run to its end or its interruption."""
+        if self._worker is not None and not run.has_work:
+            return Outcome("finished")
+        base_url = run.options.base_url if self._worker is None else self._start(self._worker)
+        outcome = self._runner.run(run.drive(base_url, api_key, rng))
+        interrupt_by_signals()
+        return outcome
+
+    def _start(self, worker: Worker) -> str:
+        from batchrun.local.server import LocalEndpoint, LocalOptions
+
+        if self._local_url is None:
+            endpoint = LocalEndpoint(LocalOptions(workers=1, jobs_per_worker=worker.parallel), worker)
+            self._stack.callback(lambda: self._runner.run(endpoint.stop()))
+            self._runner.run(endpoint.start())
+            self._local_url = endpoint.base_url
+        return self._local_url
+
+
+def _refuse_other_command(options: RunOptions) -> None:
+    """Refuse to go on with a file under options that ask for something else: it is the command that is wrong.
+
+    Raises:
+        StateError: names each option that differs.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            store = stack.enter_context(Store(options.state, read_only=True))
+        except BatchrunError:
+            return  # there is none yet, or its run says what is wrong with it
+        refuse_other_options(store, options)
+
+
+def _why_stopped(summary: Summary, outcome: Outcome) -> tuple[StoppedError | None, bool]:
+    """Why a run stopped early, and whether the next one would, too: the API refuses all, or nothing can be written."""
+    if summary.outcome != "stopped":
+        return None, False
+    error = outcome.error or OutputError(summary.reason, summary.hint)
+    return error, isinstance(error, (RefusedError, OutputError))
 
 
 def cancel(
@@ -267,10 +395,13 @@ def _local_worker(local: LocalWorker, observer: Observer) -> Worker:
 
 def _in_loop(work: Coroutine[Any, Any, Any]) -> Any:
     """Run in an event loop, the faster one where it is installed."""
-    factory = None
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(work)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     with contextlib.suppress(ImportError):
         import uvloop
 
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work)
+        return uvloop.new_event_loop
+    return None

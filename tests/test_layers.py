@@ -35,10 +35,13 @@ MAY_IMPORT = {
     "conclusion": ENGINE_LEVEL | {"journal", "engine", "accounts", "__version__"},
     "recovery": ENGINE_LEVEL | {"conclusion"},
     "runs": ENGINE_LEVEL | {"journal", "tally", "engine", "fleet", "intake", "conclusion", "recovery"},
-    "notify": {"results"},
+    "notify": {"results", "errors"},
     "standing": ENGINE_LEVEL | {"accounts"},
     "session": ENGINE_LEVEL
-    | {"intake", "runs", "engine", "interrupts", "clock", "notify", "credentials", "local", "progress"},
+    | {"intake", "runs", "engine", "interrupts", "clock", "notify", "credentials", "local", "progress"}
+    | {"watching", "queued"},
+    "queued": {"results.record"},
+    "watching": ENGINE_LEVEL | {"queued", "intake"},
     "inputlines": ENGINE_LEVEL,
     "verification": ENGINE_LEVEL | {"inputlines"},
     "export": ENGINE_LEVEL,
@@ -48,7 +51,7 @@ MAY_IMPORT = {
     "parameters": {"config", "errors", "intake", "prompts"},
     "cli": ENGINE_LEVEL
     | {"session", "standing", "verification", "export", "merging", "intake", "progress", "options", "parameters"}
-    | {"__version__"},
+    | {"queued", "watching", "__version__"},
     "__init__": set(),
     "__main__": {"cli"},
 }

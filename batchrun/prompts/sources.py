@@ -65,6 +65,11 @@ def find_sources(inputs: Sequence[str]) -> tuple[Source, ...]:
     return tuple(sources)
 
 
+def is_prompt_file(name: str) -> bool:
+    """Whether a file of this name is taken for prompts when it lies in a folder of them."""
+    return name.endswith((".jsonl", ".jsonl.gz")) and not name.endswith(_OWN_FILES)
+
+
 def spool(source: Source, target: Path, stdin: BinaryIO) -> None:
     """Copy a source in plain text to `target`, whole or not at all.
 
@@ -144,11 +149,7 @@ def _expand(name: str) -> list[Source]:
         mode = path.stat().st_mode
         if not stat.S_ISDIR(mode):
             return [Source(name, _kind(path, mode))]
-        found = sorted(
-            entry
-            for entry in path.iterdir()
-            if entry.name.endswith((".jsonl", ".jsonl.gz")) and not entry.name.endswith(_OWN_FILES) and entry.is_file()
-        )
+        found = sorted(entry for entry in path.iterdir() if is_prompt_file(entry.name) and entry.is_file())
         if not found:
             raise InputError(f"{name}: the folder has no *.jsonl files", "name the files, or another folder")
         return [Source(str(entry), _kind(entry, entry.stat().st_mode)) for entry in found]
