@@ -169,7 +169,8 @@ def watch(**given: Any) -> None:
     from batchrun.parameters import refuse_local_options, run_options
 
     folder, output = given["folder"], given["output"]
-    options = run_options({**given, "inputs": (str(folder),), "output": f"{output}/", "state": None, "shard": None})
+    asked = {**given, "inputs": (str(folder),), "output": f"{output}/", "state": str(output), "shard": None}
+    options = run_options(asked)
     refuse_local_options(given, options)
     shared = _session_options({**given, "retry_failed": False, "kinds": ()})
     total = session.watch(

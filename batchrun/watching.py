@@ -121,9 +121,10 @@ class Watch:
             BatchrunError: the folders or a record in them cannot be used, or a defect.
         """
         with ExitStack() as stack:
-            for folder in (self._output, self._folder):
-                if folder is self._output or os.access(folder, os.W_OK):
-                    stack.callback(_lock(folder).release)
+            stack.callback(_lock(self._output).release)
+            # A folder that can only be read is watched without a lock of its own.
+            if os.access(self._folder, os.W_OK):
+                stack.callback(_lock(self._folder).release)
             try:
                 return self._go_on()
             except KeyboardInterrupt:
@@ -243,10 +244,10 @@ class Watch:
     def _tell_waiting(self, picture: Picture) -> None:
         """Say what is waited for, once for each reason."""
         waits = [
-            f"{_listed(entries)} {reason}"
+            _listed(entries) + reason
             for entries, reason in (
-                (picture.settling, "to be written to the end"),
-                (picture.busy, "which another process runs"),
+                (picture.settling, " to be written to the end"),
+                (picture.busy, ", which another process runs"),
             )
             if entries
         ]
