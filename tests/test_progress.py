@@ -178,6 +178,16 @@ def test_json_is_one_event_a_line_and_at_most_one_progress_a_second():
     assert events[1]["message"] == "one worker is throttled"
 
 
+@pytest.mark.parametrize("mode", ["plain", "json"])
+def test_a_second_run_is_shown_like_the_first(mode):
+    stream = io.StringIO()
+    observer = make_observer(mode, stream)
+    for _ in range(2):
+        play(observer, *(later(elapsed_s) for elapsed_s in range(100)))
+    lines = stream.getvalue().splitlines()
+    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
+
+
 def test_nothing_is_shown_when_nothing_is_asked_for():
     stream = io.StringIO()
     play(make_observer("none", stream), HALF)
