@@ -148,13 +148,13 @@ class Engine:
 
     def _outcome(self, *, cancel: bool) -> Outcome:
         """How it ended: asked last, because the last batch may be the one that cannot be written."""
+        if self._failure is None and self._interrupted:
+            return Outcome("interrupted")
         error = self._failure or self._scheduler.stop
         if isinstance(error, StoppedError):
             return Outcome("stopped", error)
         if error is not None:
             raise error
-        if self._interrupted:
-            return Outcome("interrupted")
         return Outcome("cancelled" if cancel else "finished")
 
     def snapshot(self) -> Snapshot:
@@ -390,7 +390,8 @@ class Engine:
 
     def leave(self, wish: Wish) -> None:
         """Leave, in the way that was asked for."""
-        self._interrupted = True
+        # What stopped the run before is still the reason.
+        self._interrupted = self._interrupted or self._scheduler.stop is None
         count = self._scheduler.in_flight
         match wish:
             case Wish.DRAIN:

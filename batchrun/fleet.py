@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from batchrun.engine import Engine, Outcome
-from batchrun.errors import StoppedError
+from batchrun.errors import RefusedError, StoppedError
 from batchrun.interrupts import catching
 from batchrun.results.summary import Snapshot, merged
 from batchrun.results.timeline import Point
@@ -142,6 +142,7 @@ def _whole(outcomes: dict[str, Outcome]) -> Outcome:
         if len(outcomes) == 1:
             return Outcome("stopped", first)
         listed = "; ".join(f"endpoint {endpoint}: {error.message}" for endpoint, error in stopped.items())
-        return Outcome("stopped", StoppedError(listed, first.hint))
+        all_refused = len(stopped) == len(outcomes) and all(isinstance(e, RefusedError) for e in stopped.values())
+        return Outcome("stopped", (RefusedError if all_refused else StoppedError)(listed, first.hint))
     kinds = {outcome.kind for outcome in outcomes.values()}
     return Outcome("interrupted") if "interrupted" in kinds else next(iter(outcomes.values()))

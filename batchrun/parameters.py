@@ -150,8 +150,14 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
     if output is not None:
         if output == "-":
             raise UsageError("-o -: results go to a file", "they are synced and resumed, which a pipe cannot be")
-        is_folder = output.endswith("/") or Path(output).is_dir()
-        return Path(output), is_folder
+        path = Path(output)
+        if not path.name or path.name == "..":
+            path = path.resolve()
+        if not path.name:
+            raise UsageError(
+                f"-o {output}: the state file stands beside it, and there is no such place", "name a folder"
+            )
+        return path, output.endswith("/") or path.is_dir()
     if len(inputs) != 1 or inputs[0] == "-" or Path(inputs[0]).is_dir():
         raise UsageError(
             "where should the results go?", "give -o results.jsonl, or -o results/ for one file for each input"
