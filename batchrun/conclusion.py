@@ -21,6 +21,7 @@ from batchrun.results.summary import FailureGroup, Percentiles, Summary
 from batchrun.results.timeline import Timeline
 from batchrun.results.writer import errors_path, write_errors
 from batchrun.scheduler.states import RowState
+from batchrun.state.following import count_shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -99,7 +100,7 @@ class Conclusion:
         return written
 
     def _error_lines(self, output: int) -> Iterator[bytes]:
-        for row, failure, (remote_id, submitted_ms) in self._store.failures(output):
+        for row, failure, (remote_id, submitted_ms, same_as) in self._store.failures(output):
             job = JobInfo(
                 id=remote_id,
                 endpoint=self._sweep.variant(row.variant).values.get(ENDPOINT, self._options.endpoint),
@@ -121,6 +122,7 @@ class Conclusion:
                 file=self._sources[row.source].path,
                 line=row.line,
                 job=job if row.attempts else None,
+                same_as=same_as,
             )
 
     def _request_of(self, row: RowRecord) -> Any:
@@ -161,6 +163,7 @@ class Conclusion:
             windows=Timeline(self._store.get_setting("timeline")).windows(),
             cost=cost_so_far(self._store, counts, counters, self._options.guards.price_per_hour),
             rescue_by=rescue_by(self._store),
+            shared=count_shared(self._store) if self._options.dedupe else 0,
         )
 
     def _write_manifest(self, summary: Summary, now: float) -> Path:

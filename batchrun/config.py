@@ -172,6 +172,8 @@ class RunOptions:
     """Only the first N rows; None: all."""
     shard: str | None = None
     """`I/N`: only the lines that fall to this shard; None: all of them."""
+    dedupe: bool = False
+    """`--dedupe`: rows that ask for the same share one job. A resumed run must have the same."""
     inspect_output: bool = True
     """Look for errors inside the output of completed jobs (runpod-api: error-in-COMPLETED)."""
     timeout_s: float = 30.0

@@ -266,6 +266,8 @@ class Engine:
         except BaseException:
             self._writable = False
             raise
+        self._tally.succeeded += work.followers_succeeded
+        self._tally.failed += work.followers_failed
         if not self._leaving:
             for cancel in work.cancels:
                 self._start(self._cancel(cancel))

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from batchrun.errors import InputError, UsageError
-from batchrun.prompts.identity import derived_id, line_digest
-from batchrun.prompts.shapes import LineError, Prompt, parse_line
+from batchrun.prompts.identity import derived_id, line_digest, request_key
+from batchrun.prompts.shapes import LineError, Prompt, build_request, parse_line
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sources import Source, SourceKind, find_sources, iter_source, spool
-from batchrun.prompts.sweep import MAX_ROWS, Sweep
+from batchrun.prompts.sweep import ENDPOINT, MAX_ROWS, REPEAT, Sweep
 from batchrun.results.manifest import digest_file
 from batchrun.state.intake import Merged, StagedLine, merge, stage
 from batchrun.state.records import SourceRecord
@@ -65,13 +65,14 @@ def take_in(
     # A shard knows the whole input, so that all of them together can be proven to be whole.
     limit = None if known or shard else options.limit
     whole_input = LineSum()
-    lines = _valid_lines(records, problems, observer, sweep, limit=limit)
+    key_of = RequestKeys(options) if options.dedupe else None
+    lines = _valid_lines(records, problems, observer, sweep, key_of, limit=limit)
     stage(store, lines if shard is None else _fallen_to(shard, lines, whole_input))
     if problems.count:
         raise InputError(
             str(problems), "mend the lines, or look at all of them: batchrun check " + " ".join(options.inputs)
         )
-    merged = merge(store, records, whole=limit is None, limit=options.limit)
+    merged = merge(store, records, whole=limit is None, limit=options.limit, dedupe=options.dedupe)
     if shard:
         store.set_setting("whole_input", whole_input.to_json())
     store.set_setting("inputs", [tuple(digest_file(_given(record), record.path)) for record in records])
@@ -183,6 +184,23 @@ def _fallen_to(shard: Shard, lines: Iterator[StagedLine], whole_input: LineSum) 
             yield line
 
 
+class RequestKeys:
+    """By which rows are known to ask for the same.
+
+    Args:
+        options: The run's options.
+    """
+
+    def __init__(self, options: RunOptions) -> None:
+        self._options = options.request
+        self._sweep = Sweep(options.sweep)
+
+    def __call__(self, prompt: Prompt, variant: int) -> bytes:
+        """16 bytes for a line as one of its variants: of its request, and of the endpoint and sample that it is for."""
+        values = self._sweep.variant(variant).values
+        return request_key(build_request(prompt, self._options), values.get(ENDPOINT), values.get(REPEAT))
+
+
 class _Problems:
     """The wrong lines: the first few, and how many."""
 
@@ -201,7 +219,13 @@ class _Problems:
 
 
 def _valid_lines(
-    sources: Sequence[SourceRecord], problems: _Problems, observer: Observer, sweep: Sweep, *, limit: int | None
+    sources: Sequence[SourceRecord],
+    problems: _Problems,
+    observer: Observer,
+    sweep: Sweep,
+    key_of: RequestKeys | None,
+    *,
+    limit: int | None,
 ) -> Iterator[StagedLine]:
     plain = (
         (source, line)
@@ -233,7 +257,8 @@ def _valid_lines(
             line_digest(line.raw),
         )
         if not sweep:
-            yield staged
+            yield staged if key_of is None else staged._replace(key=key_of(prompt, 0))
             continue
         for number in range(sweep.size):
-            yield staged._replace(variant=number, suffix=sweep.variant(number).suffix)
+            key = None if key_of is None else key_of(sweep.apply(prompt, number), number)
+            yield staged._replace(variant=number, suffix=sweep.variant(number).suffix, key=key)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchrun.config import RunOptions
+    from batchrun.followers import Followers
     from batchrun.prompts.lines import LineReader
     from batchrun.results.writer import ResultsFile
     from batchrun.scheduler.failures import Failure
@@ -51,6 +52,9 @@ class Work:
     counters: dict[str, int] = field(default_factory=dict)
     timeline: list[Any] | None = None
     """How the run has gone so far; None: as it was written last."""
+    followers_succeeded: int = 0
+    """Rows that another's job has answered, as the journal has found."""
+    followers_failed: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.submits or self.accepted or self.endings or self.cancels)
@@ -91,6 +95,7 @@ class Journal:
         results: The results file for each output.
         endpoint: Where its jobs go.
         share: The rows that go there.
+        followers: Ends the rows that follow others; None: no row does.
     """
 
     def __init__(
@@ -104,7 +109,9 @@ class Journal:
         results: Mapping[int, ResultsFile],
         endpoint: str,
         share: Share,
+        followers: Followers | None = None,
     ) -> None:
+        self._followers = followers
         self._endpoint = endpoint
         self._share = share
         self._store = store
@@ -163,6 +170,8 @@ class Journal:
         self._append_results(work, batch, now_ms)
         for ending in work.endings:
             self._end(ending, batch, now_ms)
+            if self._followers is not None and isinstance(ending, cmd.Finish) and ending.failure is not None:
+                work.followers_failed += self._followers.fail(ending.row, batch)
         bodies: dict[int, bytes | LineChangedError] = {}
         for submit in work.submits:
             body = bodies[submit.job] = self._body(submit.row)
@@ -178,15 +187,22 @@ class Journal:
 
     def _append_results(self, work: Work, batch: Batch, now_ms: int) -> None:
         lines: dict[int, list[bytes]] = {}
+        leaders: list[tuple[int, bytes]] = []
         for ending in work.endings:
             if isinstance(ending, cmd.Finish) and ending.failure is None:
                 source = self._sources[self._rows[ending.row].source]
-                lines.setdefault(source.output, []).append(self._result_line(ending, source, batch, now_ms))
+                line = self._result_line(ending, source, batch, now_ms)
+                lines.setdefault(source.output, []).append(line)
+                if self._followers is not None:
+                    leaders.append((ending.row, line))
         for output, new in lines.items():
             self._results[output].append(new)
-        for output in lines:
-            self._results[output].sync()
             batch.committed_bytes[output] = self._results[output].size_bytes
+        if self._followers is not None:
+            for row, line in leaders:
+                work.followers_succeeded += self._followers.answer(row, line, batch)
+        for output in batch.committed_bytes:
+            self._results[output].sync()
 
     def _result_line(self, finish: cmd.Finish, source: SourceRecord, batch: Batch, now_ms: int) -> bytes:
         row, answer = self._rows[finish.row], finish.answer

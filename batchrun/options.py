@@ -361,6 +361,11 @@ RUN_OPTIONS = [
         metavar="N",
         help="Samples of every line, or of each combination of a sweep; each with a seed of its own.",
     ),
+    click.option(
+        "--dedupe",
+        is_flag=True,
+        help="Pay equal requests once: the answer is written for each of their rows. Samples of --repeat stay apart.",
+    ),
     click.option("--chat", is_flag=True, help="Send `prompt` lines as chat messages."),
     click.option("--system", metavar="TEXT", help="A system message for lines that have none; implies --chat."),
     click.option(

@@ -66,6 +66,7 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         guards=guards(given, config.GuardOptions()),
         limit=given["limit"],
         shard=None if shard is None else str(shard),
+        dedupe=given["dedupe"],
         inspect_output=given["inspect_output"],
     )
 

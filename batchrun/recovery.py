@@ -55,9 +55,10 @@ def _take_over(store: Store, path: Path, line: bytes, batch: Batch, taken: set[i
             "take it out of the file, or start a new run with another --output",
         )
     taken.add(row.row)
+    owner = row.row if row.same_as is None else row.same_as
     batch.ended.append(
         Ending(
-            store.query("SELECT job FROM rows WHERE row = ?", (row.row,))[0][0],
+            store.query("SELECT job FROM rows WHERE row = ?", (owner,))[0][0],
             row.row,
             RowState.SUCCEEDED,
             "COMPLETED",
@@ -67,4 +68,7 @@ def _take_over(store: Store, path: Path, line: bytes, batch: Batch, taken: set[i
             None if record.execution_ms is None else round(record.execution_ms),
         )
     )
-    batch.count_tokens(record.input_tokens, record.output_tokens, record.finish_reason)
+    if row.same_as is None:
+        batch.count_tokens(record.input_tokens, record.output_tokens, record.finish_reason)
+    else:
+        batch.count_tokens(None, None, record.finish_reason)

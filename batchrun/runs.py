@@ -20,6 +20,7 @@ from batchrun.endpoint.client import EndpointClient
 from batchrun.engine import Engine, Outcome
 from batchrun.errors import InputError, StateError, UsageError
 from batchrun.fleet import Fleet
+from batchrun.followers import Followers
 from batchrun.intake import output_paths, take_in
 from batchrun.journal import Journal
 from batchrun.prompts.lines import LineReader
@@ -163,6 +164,8 @@ class Run:
             self._observer.message(
                 f"{unconfirmed} submissions were cut off before their answer: unconfirmed, they are {fate}"
             )
+        if options.dedupe and not cancel:
+            self._settle_followers()
         counts = self.store.counts()
         if not (counts[RowState.SUBMITTED] if cancel else any(counts[state] for state in RowState if state.is_open)):
             return Outcome("cancelled" if cancel else "finished")
@@ -233,7 +236,23 @@ class Run:
             results=self._results,
             endpoint=endpoint,
             share=share,
+            followers=self._followers() if self.options.dedupe else None,
         )
+
+    def _followers(self) -> Followers:
+        return Followers(
+            self.store,
+            sources=self._sources,
+            reader=self._reader,
+            sweep=Sweep(self.options.sweep),
+            results=self._results,
+        )
+
+    def _settle_followers(self) -> None:
+        """Give rows the answer that an equal one has got in an earlier session."""
+        count = self._followers().settle(self._session, self._now_ms())
+        if count:
+            self._observer.message(f"{count:,} rows get the answer that another has got to the same request")
 
     def conclude(self, outcome: Outcome) -> Summary:
         """Write error files and manifest, close the session, and sum up; see `Conclusion.conclude`."""
@@ -264,6 +283,7 @@ def refuse_other_options(store: Store, options: RunOptions) -> None:
     pairs = [(option, stored.get(key), now[key]) for key, option in _IDENTITY.items()]
     swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
     pairs.append(("--sweep", swept[0], swept[1]))
+    pairs.append(("--dedupe", stored.get("dedupe", False), now["dedupe"]))
     pairs += [(option, stored["request"][key], now["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
     differing = [
         f"{option} {_shown(was)} (now {_shown(is_now)})"

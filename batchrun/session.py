@@ -20,7 +20,7 @@ from batchrun.credentials import find_api_key
 from batchrun.endpoint.protocol import run_body
 from batchrun.engine import Outcome
 from batchrun.errors import BatchrunError, OutputError, RefusedError, StateError, UsageError
-from batchrun.intake import preview
+from batchrun.intake import RequestKeys, preview
 from batchrun.interrupts import CANCEL_SIGNAL, interrupt_by_signals
 from batchrun.notify import failure_payload, notify, payload, refusal_payload
 from batchrun.prompts.shapes import build_request
@@ -330,13 +330,21 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
     sweep = Sweep(options.sweep)
     if sweep.size > 1:
         observer.message(f"sweep: {sweep}: {sweep.size:,} rows of each line")
-    count = 0
-    for prompt in preview(options, sys.stdin.buffer):
+    count = equal = 0
+    key_of, seen = RequestKeys(options), set[bytes]()
+    for number, prompt in enumerate(preview(options, sys.stdin.buffer)):
+        if options.dedupe:
+            key = key_of(prompt, number % sweep.size)
+            if key in seen:
+                equal += 1
+                continue
+            seen.add(key)
         out.write(run_body(build_request(prompt, options.request), options.policy) + b"\n")
         count += 1
     out.flush()
     where = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
-    observer.message(f"dry run: {count:,} rows would go to {where}; nothing was sent")
+    more = f", and {equal:,} more ask for the same as one of them" if equal else ""
+    observer.message(f"dry run: {count:,} rows would go to {where}{more}; nothing was sent")
 
 
 def serve(given: dict[str, Any]) -> None:

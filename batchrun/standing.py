@@ -13,6 +13,7 @@ from batchrun.config import RETENTION_S, SweepOptions
 from batchrun.results.cost import Cost, cost_lines
 from batchrun.results.summary import duration
 from batchrun.scheduler.states import RowState
+from batchrun.state.following import count_shared
 from batchrun.state.lock import holder
 from batchrun.state.store import Store
 
@@ -59,6 +60,8 @@ class Standing:
     counters: dict[str, int]
     cost: Cost | None
     """None when no price was given."""
+    shared: int = 0
+    """Rows that succeeded by the job of another row that asks for the same."""
 
 
 def look(state: Path, now: float | None = None) -> Standing:
@@ -102,6 +105,7 @@ def look(state: Path, now: float | None = None) -> Standing:
             failures=store.failure_groups(),
             counters=counters,
             cost=cost_so_far(store, counts, counters, _price(options)),
+            shared=count_shared(store) if isinstance(options, dict) and options.get("dedupe") else 0,
         )
 
 
@@ -147,6 +151,8 @@ def render(standing: Standing) -> str:
     if s.cost is not None:
         first, *more = cost_lines(s.cost, is_over=not open_rows)
         lines += [f"  cost  {first}", *(f"        {line}" for line in more)]
+    if s.shared:
+        lines.append(f"  {s.shared:,} rows have the answer of another that asks for the same")
     if s.counters.get("unconfirmed"):
         lines.append(f"  {s.counters['unconfirmed']:,} submissions unconfirmed: possible duplicates")
     if s.failures:

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "progress": {"results.summary", "results.cost"},
     "local": {"errors", "config", "endpoint.protocol"},
     "credentials": {"errors", "config"},
-    "journal": ENGINE_LEVEL,
+    "followers": ENGINE_LEVEL,
+    "journal": ENGINE_LEVEL | {"followers"},
     "tally": ENGINE_LEVEL | {"journal"},
     "verdict": ENGINE_LEVEL,
     "interrupts": {"config"},
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "accounts": ENGINE_LEVEL,
     "conclusion": ENGINE_LEVEL | {"journal", "engine", "accounts", "__version__"},
     "recovery": ENGINE_LEVEL | {"conclusion"},
-    "runs": ENGINE_LEVEL | {"journal", "tally", "engine", "fleet", "intake", "conclusion", "recovery"},
+    "runs": ENGINE_LEVEL | {"journal", "tally", "engine", "fleet", "intake", "conclusion", "recovery", "followers"},
     "notify": {"results", "errors"},
     "standing": ENGINE_LEVEL | {"accounts"},
     "session": ENGINE_LEVEL

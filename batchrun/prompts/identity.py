@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from base64 import b32encode
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batchrun.prompts.shapes import Prompt
 
 _DIGEST_BYTES = 16
@@ -19,6 +21,16 @@ _ID_BYTES = 10
 def line_digest(raw: bytes) -> bytes:
     """16 bytes that change when the line does."""
     return blake2b(raw, digest_size=_DIGEST_BYTES).digest()
+
+
+def request_key(request: Mapping[str, Any], *apart: object) -> bytes:
+    """16 bytes that two requests share when they ask for the same, whatever the order of their keys.
+
+    Args:
+        request: The `input` object that is sent.
+        apart: What else must be equal.
+    """
+    return blake2b(orjson.dumps([request, *apart], option=orjson.OPT_SORT_KEYS), digest_size=_DIGEST_BYTES).digest()
 
 
 def derived_id(prompt: Prompt) -> str:

@@ -81,6 +81,35 @@ def result_line(
     return _dumps(record)
 
 
+def shared_line(
+    answer: bytes,
+    *,
+    row_id: str,
+    carried: Mapping[str, Any],
+    file: str,
+    line: int,
+    variant: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The line of a row that the job of another row has answered, with its line end; its job says which, `same_as`.
+
+    Args:
+        answer: The other row's `result_line`.
+        row_id: The row's id.
+        carried: What its own line carries.
+        file: Its input file as the user named it.
+        line: 1-based.
+        variant: The values of the sweep; None or empty without one.
+    """
+    theirs = orjson.loads(answer)
+    record = {"id": row_id, **{key: theirs[key] for key in _ANSWER if key in theirs}}
+    _carry(record, carried)
+    if variant:
+        record["variant"] = variant
+    record["source"] = {"file": file, "line": line}
+    record["job"] = {**theirs["job"], "same_as": theirs["id"]}
+    return _dumps(record)
+
+
 def error_line(
     *,
     row_id: str,
@@ -93,6 +122,7 @@ def error_line(
     line: int,
     job: JobInfo | None,
     variant: Mapping[str, Any] | None = None,
+    same_as: str | None = None,
 ) -> bytes:
     """The line of a row that failed, with its line end. As an input line it means its `request`.
 
@@ -107,6 +137,7 @@ def error_line(
         line: 1-based.
         job: None when nothing was submitted.
         variant: The values of the sweep; None or empty without one.
+        same_as: The id of the row whose job it was; None: the row's own.
     """
     record = {
         "id": row_id,
@@ -115,7 +146,7 @@ def error_line(
         "request": request,
         **({"variant": variant} if variant else {}),
         "source": {"file": file, "line": line},
-        "job": None if job is None else _job(job),
+        "job": None if job is None else {**_job(job), **({"same_as": same_as} if same_as is not None else {})},
     }
     return _dumps(record)
 
@@ -161,9 +192,8 @@ def read_error_id(line: bytes) -> str | None:
 
 _TOO_DEEP = "nested too deeply to be written as JSON"
 
-_OURS = frozenset(
-    {"id", "status", "text", "texts", "finish_reason", "usage", "output", "variant", "source", "job", "carried"}
-)
+_ANSWER = ("status", "text", "texts", "finish_reason", "usage", "output")
+_OURS = frozenset({"id", *_ANSWER, "variant", "source", "job", "carried"})
 
 
 def _carry(record: dict[str, Any], carried: Mapping[str, Any]) -> None:

@@ -186,6 +186,8 @@ class Summary:
     """None when no price was given."""
     rescue_by: float | None = None
     """UTC epoch seconds by when to go on, or results of jobs in flight expire; None when none are."""
+    shared: int = 0
+    """Rows that succeeded by the job of another row that asks for the same."""
 
     @property
     def exit_code(self) -> int:
@@ -300,6 +302,8 @@ def _figures(s: Summary) -> list[str]:
         lines.append(f"  window      {line} {min(s.windows):,} to {max(s.windows):,} jobs in flight")
     if s.retries:
         lines.append(f"  retries     {s.retries:,}")
+    if s.shared:
+        lines.append(f"  shared      {s.shared:,} rows have the answer of another that asks for the same")
     if s.unconfirmed:
         lines.append(f"  duplicates  {s.unconfirmed:,} possible: submissions whose answer never arrived")
     return lines

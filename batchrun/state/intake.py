@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.errors import InputError, StateError
+from batchrun.state.following import choose_leaders
 from batchrun.state.schema import sqlite_errors
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ CREATE TEMP TABLE incoming (
     length INTEGER NOT NULL,
     digest BLOB NOT NULL,
     variant INTEGER NOT NULL,
-    suffix TEXT NOT NULL
+    suffix TEXT NOT NULL,
+    key BLOB
 )
 """
 _NUMBER_DERIVED = """
@@ -83,6 +85,8 @@ class StagedLine(NamedTuple):
     variant: int = 0
     suffix: str = ""
     """What the variant adds to the id."""
+    key: bytes | None = None
+    """Shared by the rows that ask for the same; None: nobody wants to know."""
 
 
 class Merged(NamedTuple):
@@ -101,13 +105,15 @@ def stage(store: Store, lines: Iterable[StagedLine]) -> None:
         db.execute("DROP TABLE IF EXISTS temp.incoming")
         db.execute(_STAGE)
         db.executemany(
-            "INSERT INTO incoming (id, derived, source, line, offset, length, digest, variant, suffix)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO incoming (id, derived, source, line, offset, length, digest, variant, suffix, key)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             lines,
         )
 
 
-def merge(store: Store, sources: Sequence[SourceRecord], *, whole: bool, limit: int | None) -> Merged:
+def merge(
+    store: Store, sources: Sequence[SourceRecord], *, whole: bool, limit: int | None, dedupe: bool = False
+) -> Merged:
     """Make the staged lines the run's rows.
 
     Args:
@@ -115,6 +121,7 @@ def merge(store: Store, sources: Sequence[SourceRecord], *, whole: bool, limit: 
         sources: The inputs that the lines' `source` numbers mean from now on.
         whole: Whether every line of the inputs was staged; otherwise a row without a line is no surprise.
         limit: At most so many rows in the run; lines beyond it are left for a later session. None: all.
+        dedupe: Whether rows with one key share a job.
 
     Raises:
         InputError: an id stands on two lines.
@@ -135,6 +142,8 @@ def merge(store: Store, sources: Sequence[SourceRecord], *, whole: bool, limit: 
         kept = db.execute("SELECT count(*) FROM rows").fetchone()[0]
         room = -1 if limit is None else max(limit - kept, 0)
         added = db.execute(f"{_ADD} LIMIT ?", (room,)).rowcount
+        if dedupe:
+            choose_leaders(db)
         db.execute("DELETE FROM sources")
         db.executemany(
             "INSERT INTO sources (source, path, origin, file, stamp, output) VALUES (?, ?, ?, ?, ?, ?)", sources

@@ -27,6 +27,8 @@ class RowRecord(NamedTuple):
     unconfirmed: int
     variant: int
     """Its combination of sweep values; 0 without a sweep."""
+    same_as: int | None = None
+    """The row whose job answers this one too; None: it has jobs of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,17 @@ class FailureRecord(NamedTuple):
     completed_ms: int | None
 
 
+class FailedJob(NamedTuple):
+    """The last job of a row that failed."""
+
+    remote_id: str | None
+    """None: nothing was accepted."""
+    submitted_ms: int | None
+    """None: nothing was submitted."""
+    same_as: str | None
+    """The id of the row whose job it was; None: the row's own."""
+
+
 class Submission(NamedTuple):
     """The intent to submit a row."""
 
@@ -139,6 +152,8 @@ class Batch:
     """Jobs that are about to be cancelled."""
     ended: list[Ending] = field(default_factory=list)
     failures: list[FailureRecord] = field(default_factory=list)
+    leaders: list[tuple[int]] = field(default_factory=list)
+    """Rows that have ended, and those that ask for the same end with them."""
     submitted: list[Submission] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     """Added to the run's counters."""

@@ -18,6 +18,7 @@ from batchrun.scheduler.states import RowState
 from batchrun.state.records import (
     Batch,
     Execution,
+    FailedJob,
     FailureRecord,
     OpenJob,
     OutputRecord,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from batchrun.config import UnconfirmedPolicy
 
-_COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed, variant"
+_COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed, variant, same_as"
 ALL = Share()
 _WIDTH = len(RowRecord._fields)
 
@@ -124,9 +125,17 @@ class Store:
         return int(self.query("SELECT coalesce(max(job), 0) + 1 FROM jobs")[0][0])
 
     def pending(self, after_row: int, count: int, share: Share = ALL) -> list[RowRecord]:
-        """Up to `count` pending rows behind `after_row`, in order."""
-        sql = f"SELECT {_COLUMNS} FROM rows WHERE row > ? AND state = 0 AND {share.where()} ORDER BY row LIMIT ?"
+        """Up to `count` pending rows behind `after_row`, in order, without those that another's job answers."""
+        sql = (
+            f"SELECT {_COLUMNS} FROM rows WHERE row > ? AND state = 0 AND same_as IS NULL AND {share.where()}"
+            " ORDER BY row LIMIT ?"
+        )
         return [_row(row) for row in self.query(sql, (after_row, count))]
+
+    def followers(self, leader: int, after_row: int, count: int) -> list[RowRecord]:
+        """Up to `count` pending rows behind `after_row`, in order, that the job of another row answers."""
+        sql = f"SELECT {_COLUMNS} FROM rows WHERE same_as = ? AND state = 0 AND row > ? ORDER BY row LIMIT ?"
+        return [_row(row) for row in self.query(sql, (leader, after_row, count))]
 
     def row(self, row: int) -> RowRecord:
         """One row by its number."""
@@ -217,6 +226,7 @@ class Store:
             _write(db, [e for e in batch.ended if e.status is None], _FORGET_JOBS, _FORGET_ROWS)
             if batch.failures:
                 db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", batch.failures)
+            _write(db, batch.leaders, _FAIL_FOLLOWERS, _END_FOLLOWERS)
             _write(db, batch.submitted, _INSERT_JOBS, _MARK_SUBMITTING)
             _add(db, batch.counters)
             for output, size_bytes in batch.committed_bytes.items():
@@ -243,17 +253,18 @@ class Store:
         """The run's counters over all sessions."""
         return dict(self.query("SELECT name, value FROM counters"))
 
-    def failures(self, output: int) -> Iterator[tuple[RowRecord, FailureRecord, tuple[str | None, int | None]]]:
-        """The failed rows of an output in input order: row, failure, and its last job's ID and submission time."""
+    def failures(self, output: int) -> Iterator[tuple[RowRecord, FailureRecord, FailedJob]]:
+        """The failed rows of an output in input order, each with its failure and its last job."""
         columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
         sql = (
-            f"SELECT {columns}, f.*, j.remote_id, j.submitted_ms FROM rows r JOIN failures f ON f.row = r.row"
+            f"SELECT {columns}, f.*, j.remote_id, j.submitted_ms, l.id FROM rows r JOIN failures f ON f.row = r.row"
             " JOIN sources s ON s.source = r.source LEFT JOIN jobs j ON j.job = r.job"
+            " LEFT JOIN rows l ON l.row = j.row AND l.row <> r.row"
             " WHERE r.state = 4 AND s.output = ? ORDER BY r.row"
         )
         with sqlite_errors(self.path):
             for row in self._db.execute(sql, (output,)):
-                yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-2]), (row[-2], row[-1])
+                yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-3]), FailedJob(*row[-3:])
 
     def failure_groups(self) -> list[tuple[str, int, str, str]]:
         """Failed rows by kind, most first: kind, count, and the id and message of the first."""
@@ -364,6 +375,18 @@ UPDATE rows SET state = b.state, retries = b.retries, unconfirmed = b.unconfirme
 FROM (SELECT json_extract(value, '$[1]') AS row, json_extract(value, '$[2]') AS state,
     json_extract(value, '$[4]') AS retries, json_extract(value, '$[5]') AS unconfirmed FROM json_each(?)) AS b
 WHERE rows.row = b.row
+"""
+_FAIL_FOLLOWERS = """
+INSERT OR REPLACE INTO failures
+SELECT r.row, f.status, f.kind, f.message, f.raw, f.worker_id, f.completed_ms
+FROM rows r JOIN failures f ON f.row = r.same_as
+WHERE r.state = 0 AND r.same_as IN (SELECT json_extract(value, '$[0]') FROM json_each(?))
+"""
+_END_FOLLOWERS = """
+UPDATE rows SET state = l.state, job = l.job, attempts = l.attempts
+FROM rows l
+WHERE l.row = rows.same_as AND rows.state = 0
+    AND rows.same_as IN (SELECT json_extract(value, '$[0]') FROM json_each(?))
 """
 _FORGET_JOBS = """
 DELETE FROM jobs WHERE job IN (SELECT json_extract(value, '$[0]') FROM json_each(?))

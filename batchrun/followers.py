@@ -1,0 +1,149 @@
+"""The results of rows whose answer is another row's: each gets a line of its own, and only one of them a job.
+
+Their lines stand behind the leader's. So a crash in between leaves a leader that has succeeded and followers without
+an answer, and the next session takes it from the leader's line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchrun.prompts.identity import line_digest
+from batchrun.prompts.shapes import parse_line
+from batchrun.results.reader import in_groups, read_lines
+from batchrun.results.record import read_record, shared_line
+from batchrun.state.following import answered_leaders, count_followers, has_unanswered, lead_again
+from batchrun.state.records import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from batchrun.prompts.lines import LineReader
+    from batchrun.prompts.sweep import Sweep
+    from batchrun.results.writer import ResultsFile
+    from batchrun.state.records import RowRecord, SourceRecord
+    from batchrun.state.store import Store
+
+_ROWS_AT_ONCE = 500
+"""So many lines are in memory: a leader may have any number of followers."""
+
+
+class Followers:
+    """Ends the rows that follow others.
+
+    Args:
+        store: The state file.
+        sources: The inputs by number.
+        reader: Leads from a row back to its line.
+        sweep: The variants of the run.
+        results: The results file for each output.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        sources: Mapping[int, SourceRecord],
+        reader: LineReader,
+        sweep: Sweep,
+        results: Mapping[int, ResultsFile],
+    ) -> None:
+        self._store = store
+        self._sources = sources
+        self._reader = reader
+        self._sweep = sweep
+        self._results = results
+
+    def answer(self, leader: int, line: bytes, batch: Batch) -> int:
+        """Append a leader's answer for each of its followers, without a sync; returns how many there are.
+
+        Args:
+            leader: The leader's number.
+            line: Its line of the results.
+            batch: Gets what is to be committed: whose followers end, what their lines say, how long the files are.
+
+        Raises:
+            OutputError: the lines cannot be written.
+        """
+        record = read_record(line)
+        reason = None if record is None else record.finish_reason
+        count = after_row = 0
+        while rows := self._store.followers(leader, after_row, _ROWS_AT_ONCE):
+            after_row = rows[-1].row
+            count += len(rows)
+            lines: dict[int, list[bytes]] = {}
+            for row in rows:
+                batch.count_tokens(None, None, reason)
+                lines.setdefault(self._sources[row.source].output, []).append(self._line(row, line))
+            for output, new in lines.items():
+                self._results[output].append(new)
+                batch.committed_bytes[output] = self._results[output].size_bytes
+        if count:
+            batch.leaders.append((leader,))
+        return count
+
+    def fail(self, leader: int, batch: Batch) -> int:
+        """Let the followers of a row that failed fail with it; returns how many there are."""
+        count = count_followers(self._store, leader)
+        if count:
+            batch.leaders.append((leader,))
+        return count
+
+    def settle(self, session: int, now_ms: int) -> int:
+        """Answer the pending rows whose leader has succeeded without them; returns how many there were.
+
+        Such rows were added later, failed before and are to be tried again, or a crash came between. The first of
+        those whose leader has failed, or has lost its line, leads the others from now on.
+
+        Args:
+            session: The session's number.
+            now_ms: UTC epoch milliseconds.
+
+        Raises:
+            StateError: results cannot be read.
+            OutputError: results or state cannot be written.
+        """
+        count = self._settle(session, now_ms) if has_unanswered(self._store) else 0
+        lead_again(self._store)
+        return count
+
+    def _settle(self, session: int, now_ms: int) -> int:
+        count = 0
+        for output in self._store.outputs():
+            path = self._store.results_path(output)
+            for group in in_groups(read_lines(path, end=output.committed_bytes)):
+                named = [(record.id, line.raw) for line in group if (record := read_record(line.raw)) is not None]
+                leaders = answered_leaders(self._store, [row_id for row_id, _ in named])
+                batch = Batch()
+                for row_id, raw in named:
+                    if row_id in leaders:
+                        count += self.answer(leaders[row_id], raw, batch)
+                if batch.leaders:
+                    self.sync(batch)
+                    self._store.commit(batch, session, now_ms)
+        return count
+
+    def sync(self, batch: Batch) -> None:
+        """Wait until the lines that a batch is about are on disk.
+
+        Raises:
+            OutputError: they may not be.
+        """
+        for output in batch.committed_bytes:
+            self._results[output].sync()
+
+    def _line(self, row: RowRecord, answer: bytes) -> bytes:
+        return shared_line(
+            answer,
+            row_id=row.id,
+            carried=self._carried_of(row),
+            file=self._sources[row.source].path,
+            line=row.line,
+            variant=self._sweep.variant(row.variant).values,
+        )
+
+    def _carried_of(self, row: RowRecord) -> dict[str, Any]:
+        """What the row's line carries to its result; nothing when it has changed since it was taken in."""
+        raw = self._reader.read(row.source, row.offset, row.length)
+        return parse_line(raw).carried if line_digest(raw) == row.digest else {}
