@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -101,18 +102,27 @@ class Flaky(EchoWorker):
 
 
 class Nights:
-    """A run that is started again until it is over."""
+    """A run that is started again until it is over.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where its files go.
+        copies: So many rows ask for the same, and share a job.
+    """
+
+    def __init__(self, folder: Path, copies: int = 1) -> None:
         self.folder = folder
-        self.options: RunOptions = options_for(folder, scheduler={"concurrency": 8, "connections": 4})
+        self.different = ROWS // copies
+        scheduler = {"concurrency": 8, "connections": 4}
+        self.options: RunOptions = options_for(folder, scheduler=scheduler, dedupe=copies > 1)
         self.crashes = 0
         self.doom = Doom(10**9, 10**9)
         self.submitted: Counter[str] = Counter()
         self.requests = 0
-        write_lines(
-            folder, [{"id": f"r{n}", "prompt": f"{'refused' if n % 11 == 5 else 'p'} {n}"} for n in range(ROWS)]
-        )
+        write_lines(folder, [{"id": f"r{n}", "prompt": self.prompt_of(n), "metadata": n} for n in range(ROWS)])
+
+    def prompt_of(self, number: int) -> str:
+        number %= self.different
+        return f"{'refused' if number % 11 == 5 else 'p'} {number}"
 
     async def fault(self, request: web.BaseRequest, operation: str) -> web.StreamResponse | None:
         """Some answers are lost after the server has acted; a process that dies hears no answer at all."""
@@ -157,10 +167,14 @@ class Nights:
         assert {record["id"] for record in results} == succeeded
         errors = read_lines(self.folder / "out.errors.jsonl")
         assert {record["id"] for record in errors} == {row_id for row_id, *_ in rows} - succeeded
+        for record in results:
+            number = record["metadata"]
+            assert (record["id"], record["text"]) == (f"r{number}", self.prompt_of(number))
+        said: Counter[str] = Counter()
         for row_id, retries, unconfirmed, _ in rows:
-            number = int(row_id[1:])
-            prompt = f"{'refused' if number % 11 == 5 else 'p'} {number}"
-            assert self.submitted[prompt] <= 1 + retries + unconfirmed, f"{row_id} was paid for without saying so"
+            said[self.prompt_of(int(row_id[1:]))] += retries + unconfirmed
+        for prompt, more in said.items():
+            assert self.submitted[prompt] <= 1 + more, f"{prompt} was paid for without saying so"
         assert sum(unconfirmed for _, _, unconfirmed, _ in rows) <= reported
         found = verification.verify(self.options.state)
         assert found.is_whole, verification.render(found)
@@ -191,3 +205,30 @@ async def test_a_run_that_dies_at_random_calls_and_requests_loses_nothing_and_do
     await nights.until_it_is_over(at_random(seed))
     nights.assert_whole()
     assert nights.crashes > 0
+
+
+@pytest.mark.parametrize("calls", range(8, 33))
+async def test_rows_that_share_a_job_are_each_answered_once_wherever_the_run_dies(tmp_path, calls):
+    nights = Nights(tmp_path, copies=5)
+    await nights.until_it_is_over(chain([Doom(calls, 10**9)] * 2, at_random(calls)))
+    nights.assert_whole()
+    assert nights.crashes > 0
+
+
+async def test_answers_that_were_cut_off_are_taken_from_the_one_that_was_written(tmp_path):
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": "p", "metadata": n} for n in range(8)])
+    options, listener = options_for(tmp_path, dedupe=True), Listener()
+    async with serving() as server:
+        with suppress(Crash), Run(options, Listener(), clock=hurried, wall=time.time) as run:
+            doom = Doom(2, 10**9)
+            run._results = {number: Doomed(file, doom) for number, file in run._results.items()}
+            await run.drive(server.endpoint.base_url, None, Random(0))
+        assert 1 < options.output.read_bytes().count(b"\n") < 8
+        with Run(options, listener, clock=hurried, wall=time.time) as run:
+            summary = run.conclude(await run.drive(server.endpoint.base_url, None, Random(0)))
+        assert server.seen["run"] == 1
+    assert (summary.succeeded, summary.shared, summary.input_tokens) == (8, 7, 1)
+    assert any("rows get the answer" in message for message in listener.messages)
+    results = read_lines(options.output)
+    assert sorted((record["id"], record["metadata"]) for record in results) == [(f"r{n}", n) for n in range(8)]
+    assert verification.verify(options.state).is_whole
