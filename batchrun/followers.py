@@ -66,21 +66,20 @@ class Followers:
         Raises:
             OutputError: the lines cannot be written.
         """
-        record = read_record(line)
-        reason = None if record is None else record.finish_reason
         count = after_row = 0
         while rows := self._store.followers(leader, after_row, _ROWS_AT_ONCE):
             after_row = rows[-1].row
             count += len(rows)
             lines: dict[int, list[bytes]] = {}
             for row in rows:
-                batch.count_tokens(None, None, reason)
                 lines.setdefault(self._sources[row.source].output, []).append(self._line(row, line))
             for output, new in lines.items():
                 self._results[output].append(new)
                 batch.committed_bytes[output] = self._results[output].size_bytes
         if count:
             batch.leaders.append((leader,))
+            record = read_record(line)
+            batch.count_tokens(None, None, None if record is None else record.finish_reason, count)
         return count
 
     def fail(self, leader: int, batch: Batch) -> int:
@@ -120,18 +119,10 @@ class Followers:
                     if row_id in leaders:
                         count += self.answer(leaders[row_id], raw, batch)
                 if batch.leaders:
-                    self.sync(batch)
+                    for written in batch.committed_bytes:
+                        self._results[written].sync()
                     self._store.commit(batch, session, now_ms)
         return count
-
-    def sync(self, batch: Batch) -> None:
-        """Wait until the lines that a batch is about are on disk.
-
-        Raises:
-            OutputError: they may not be.
-        """
-        for output in batch.committed_bytes:
-            self._results[output].sync()
 
     def _line(self, row: RowRecord, answer: bytes) -> bytes:
         return shared_line(

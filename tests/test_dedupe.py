@@ -103,6 +103,32 @@ async def test_what_is_compared_is_what_is_sent(tmp_path: Path):
     assert len(rehearsal.results) == 2
 
 
+async def test_a_row_carries_its_own_fields_and_none_of_its_leader(tmp_path: Path):
+    write_lines(tmp_path, [{"prompt": "p", "topic": "rain", "status": "old"}, {"prompt": "p", "output": 1}])
+    async with serving() as server:
+        rehearsal = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True)
+    first, second = rehearsal.results
+    assert (first["topic"], first["carried"]) == ("rain", {"status": "old"})
+    assert ("topic" in second, second["carried"]) == (False, {"output": 1})
+    assert (second["output"], second["usage"]) == (first["output"], first["usage"])
+    assert second["job"] == {**first["job"], "same_as": first["id"]}
+    assert list(second) == [key for key in first if key != "topic"]
+
+
+class Cut(EchoWorker):
+    """Its text ends at max_tokens."""
+
+    def answer(self, request: dict) -> Any:
+        return [{"choices": [{"text": "a", "finish_reason": "length"}]}]
+
+
+async def test_texts_that_were_cut_off_are_counted_in_each_row(tmp_path: Path):
+    write_lines(tmp_path, lines_of("p", "p", "p"))
+    async with serving(worker=Cut()) as server:
+        rehearsal = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True)
+    assert rehearsal.summary.truncated == 3
+
+
 async def test_a_leader_of_many_rows_is_one_job_and_all_pictures_add_up(tmp_path: Path):
     write_lines(tmp_path, lines_of(*["p"] * 1200, *["bad"] * 700))
     async with serving(worker=Picky()) as server:
@@ -262,7 +288,7 @@ async def test_a_leader_whose_line_is_gone_leaves_its_rows_to_the_first_of_the_o
 
 
 @pytest.mark.parametrize("before", [True, False])
-async def test_a_run_goes_on_only_as_it_began(tmp_path: Path, before: bool):  # noqa: FBT001 - a parameter of the test
+async def test_a_run_goes_on_only_as_it_began(tmp_path: Path, before: bool):
     write_lines(tmp_path, lines_of("p", "p"))
     async with serving() as server:
         await rehearse(tmp_path, server.endpoint.base_url, dedupe=before)
@@ -302,7 +328,7 @@ def test_of_equal_rows_one_at_most_is_to_be_paid_for_whatever_became_of_them(tmp
     for added, states in steps:
         prompts += [str(number) for number in added]
         write_lines(folder, lines_of(*prompts))
-        with Run(options, Listener(), clock=hurried, wall=time.time) as run:
+        with Run(options, Listener(), clock=hurried, wall=time.time):
             pass
         with Store(options.state) as store:
             rows = store.query("SELECT row, id, state, same_as FROM rows")

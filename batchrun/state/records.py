@@ -162,9 +162,10 @@ class Batch:
     timeline: list[Any] | None = None
     """How the run has gone so far; None: as it was written last."""
 
-    def count_tokens(self, used: int | None, made: int | None, finish_reason: str | None) -> None:
-        """Count what a result says of its tokens, and whether its text was cut off by their number."""
-        counts = (("input_tokens", used), ("output_tokens", made), ("truncated", int(finish_reason == "length")))
+    def count_tokens(self, used: int | None, made: int | None, finish_reason: str | None, rows: int = 1) -> None:
+        """Count what a result says of its tokens, and the rows whose text was cut off by their number."""
+        truncated = rows if finish_reason == "length" else 0
+        counts = (("input_tokens", used), ("output_tokens", made), ("truncated", truncated))
         for name, count in counts:
             if count is not None:
                 self.counters[name] = self.counters.get(name, 0) + count
