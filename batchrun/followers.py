@@ -6,7 +6,9 @@ an answer, and the next session takes it from the leader's line.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shapes import parse_line
@@ -17,7 +19,6 @@ from batchrun.state.records import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from batchrun.prompts.lines import LineReader
     from batchrun.prompts.sweep import Sweep
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from batchrun.state.store import Store
 
 _ROWS_AT_ONCE = 500
-"""So many lines are in memory: a leader may have any number of followers."""
+_BYTES_AT_ONCE = 4 << 20
+"""So much is in memory: a leader may have any number of followers, and an answer of any length."""
 
 
 class Followers:
@@ -66,20 +68,22 @@ class Followers:
         Raises:
             OutputError: the lines cannot be written.
         """
-        count = after_row = 0
-        while rows := self._store.followers(leader, after_row, _ROWS_AT_ONCE):
-            after_row = rows[-1].row
+        at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // len(line)))
+        rows = self._store.followers(leader, 0, at_once)
+        if not rows:
+            return 0
+        record, count = orjson.loads(line), 0
+        while rows:
             count += len(rows)
             lines: dict[int, list[bytes]] = {}
             for row in rows:
-                lines.setdefault(self._sources[row.source].output, []).append(self._line(row, line))
+                lines.setdefault(self._sources[row.source].output, []).append(self._line(row, record))
             for output, new in lines.items():
                 self._results[output].append(new)
                 batch.committed_bytes[output] = self._results[output].size_bytes
-        if count:
-            batch.leaders.append((leader,))
-            record = read_record(line)
-            batch.count_tokens(None, None, None if record is None else record.finish_reason, count)
+            rows = self._store.followers(leader, rows[-1].row, at_once)
+        batch.leaders.append((leader,))
+        batch.count_tokens(None, None, record["finish_reason"], count)
         return count
 
     def fail(self, leader: int, batch: Batch) -> int:
@@ -124,7 +128,7 @@ class Followers:
                     self._store.commit(batch, session, now_ms)
         return count
 
-    def _line(self, row: RowRecord, answer: bytes) -> bytes:
+    def _line(self, row: RowRecord, answer: Mapping[str, Any]) -> bytes:
         return shared_line(
             answer,
             row_id=row.id,

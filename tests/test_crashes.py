@@ -19,7 +19,7 @@ from batchrun.local.workers import WorkerFailure
 from batchrun.runs import Run
 from batchrun.scheduler.states import RowState
 from batchrun.state.store import Store
-from tests.rehearsal import Listener, hurried, options_for, read_lines, serving, write_lines
+from tests.rehearsal import Listener, Picky, hurried, options_for, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,17 +216,22 @@ async def test_rows_that_share_a_job_are_each_answered_once_wherever_the_run_die
 
 
 async def test_answers_that_were_cut_off_are_taken_from_the_one_that_was_written(tmp_path):
-    write_lines(tmp_path, [{"id": f"r{n}", "prompt": "p", "metadata": n} for n in range(8)])
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": "bad", "metadata": n} for n in range(8)])
     options, listener = options_for(tmp_path, dedupe=True), Listener()
+    async with serving(worker=Picky()) as server:
+        await rehearse(tmp_path, server.endpoint.base_url, dedupe=True)
     async with serving() as server:
         with suppress(Crash), Run(options, Listener(), clock=hurried, wall=time.time) as run:
+            run.retry_failed(())
             doom = Doom(2, 10**9)
             run._results = {number: Doomed(file, doom) for number, file in run._results.items()}
             await run.drive(server.endpoint.base_url, None, Random(0))
         assert 1 < options.output.read_bytes().count(b"\n") < 8
         with Run(options, listener, clock=hurried, wall=time.time) as run:
             summary = run.conclude(await run.drive(server.endpoint.base_url, None, Random(0)))
+            statuses = run.store.query("SELECT status FROM jobs ORDER BY job")
         assert server.seen["run"] == 1
+    assert statuses == [("FAILED",), ("COMPLETED",)]
     assert (summary.succeeded, summary.shared, summary.input_tokens) == (8, 7, 1)
     assert any("rows get the answer" in message for message in listener.messages)
     results = read_lines(options.output)

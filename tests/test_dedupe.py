@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from batchrun.config import GuardOptions, RequestOptions, SweepOptions
 from batchrun.errors import StateError
 from batchrun.local.echo import EchoWorker
+from batchrun.local.workers import WorkerFailure
 from batchrun.results.summary import render
 from batchrun.runs import Run
 from batchrun.scheduler.states import RowState
@@ -236,8 +237,38 @@ async def test_rows_that_failed_get_the_answer_that_an_equal_one_has_got_since(t
         assert (server.seen["run"], added.ids(), len(added.errors)) == (1, ["r2"], 2)
         again = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True, retry=())
         assert server.seen["run"] == 1
-    assert (sorted(again.ids()), again.errors) == (["r0", "r1", "r2"], [])
+        assert (sorted(again.ids()), again.errors) == (["r0", "r1", "r2"], [])
+        write_lines(tmp_path, lines_of("bad", "bad", "bad", "bad"))
+        again = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True)
+        assert server.seen["run"] == 1
+    assert {record["job"].get("same_as") for record in again.results} == {None, "r2"}
     assert verify(tmp_path / "out.jsonl.state").is_whole
+
+
+class Lost(EchoWorker):
+    """Is lost with every job."""
+
+    def answer(self, request: dict) -> Any:
+        raise WorkerFailure("job timed out after 1 retries")
+
+
+async def test_of_rows_that_are_tried_again_without_their_leader_the_first_leads(tmp_path: Path):
+    write_lines(tmp_path, lines_of("bad", "bad"))
+    async with serving(worker=Picky()) as server:
+        await rehearse(tmp_path, server.endpoint.base_url, dedupe=True)
+    write_lines(tmp_path, lines_of("bad", "bad", "bad"))
+    async with serving(worker=Lost()) as server:
+        lost = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True, scheduler={"max_retries": 0})
+    assert {error["id"]: error["error"]["kind"] for error in lost.errors} == {
+        "r0": "bad_request",
+        "r1": "bad_request",
+        "r2": "platform",
+    }
+    async with serving() as server:
+        again = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True, retry=("bad_request",))
+        assert server.seen["run"] == 1
+    assert [record["job"].get("same_as") for record in again.results] == [None, "r0"]
+    assert [error["id"] for error in again.errors] == ["r2"]
 
 
 async def lose_every_answer(request: web.BaseRequest, operation: str) -> web.StreamResponse | None:

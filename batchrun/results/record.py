@@ -82,7 +82,7 @@ def result_line(
 
 
 def shared_line(
-    answer: bytes,
+    answer: Mapping[str, Any],
     *,
     row_id: str,
     carried: Mapping[str, Any],
@@ -93,20 +93,19 @@ def shared_line(
     """The line of a row that the job of another row has answered, with its line end; its job says which, `same_as`.
 
     Args:
-        answer: The other row's `result_line`.
+        answer: The other row's record, as `result_line` wrote it.
         row_id: The row's id.
         carried: What its own line carries.
         file: Its input file as the user named it.
         line: 1-based.
         variant: The values of the sweep; None or empty without one.
     """
-    theirs = orjson.loads(answer)
-    record = {"id": row_id, **{key: theirs[key] for key in _ANSWER if key in theirs}}
+    record = {"id": row_id, **{key: answer[key] for key in _ANSWER if key in answer}}
     _carry(record, carried)
     if variant:
         record["variant"] = variant
     record["source"] = {"file": file, "line": line}
-    record["job"] = {**theirs["job"], "same_as": theirs["id"]}
+    record["job"] = {**answer["job"], "same_as": answer["id"]}
     return _dumps(record)
 
 
