@@ -29,6 +29,7 @@ from batchrun.options import (
 
 if TYPE_CHECKING:
     from batchrun.queued import Total
+    from batchrun.config import ResultFormat
     from batchrun.results.summary import Observer, Summary
     from batchrun.watching import Ending
 
@@ -274,7 +275,13 @@ def merge(states: tuple[Path, ...], output: str, *, partial: bool) -> None:
 @main.command(context_settings=_ENVIRONMENT)
 @click.argument("state", type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="FILE", required=True, help="The file to write; `-` is stdout.")
-def export(state: Path, output: str) -> None:
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["openai", "batchrun"]),
+    help="The format to write. [default: as the run wrote them]",
+)
+def export(state: Path, output: str, form: ResultFormat | None) -> None:
     """Write the results of a STATE file in input order.
 
     FILE is written whole or not at all, with the lines of all results files. While the run is going on, it gets the
@@ -284,11 +291,12 @@ def export(state: Path, output: str) -> None:
     Examples:
       batchrun export results.jsonl.state -o ordered.jsonl
       batchrun export out.state -o - | gzip > ordered.jsonl.gz
+      batchrun export results.jsonl.state -o batch_output.jsonl --format openai
     """
     from batchrun import export as exporting
 
     target = None if output == "-" else Path(output)
-    click.echo(str(exporting.export(state, target, sys.stdout.buffer)), err=True)
+    click.echo(str(exporting.export(state, target, sys.stdout.buffer, form)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)

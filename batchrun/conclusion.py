@@ -14,8 +14,10 @@ from batchrun.accounts import cost_so_far
 from batchrun.config import RETENTION_S
 from batchrun.errors import OutputError, StoppedError
 from batchrun.journal import LineChangedError, read_line
+from batchrun.ordering import order_results
 from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
+from batchrun.results.openai import openai_error_line
 from batchrun.results.record import JobInfo, error_line
 from batchrun.results.summary import FailureGroup, Percentiles, Summary
 from batchrun.results.timeline import Timeline
@@ -76,6 +78,8 @@ class Conclusion:
         error = outcome.error
         try:
             errors = self._write_errors()
+            if self._options.ordered and outcome.kind == "finished":
+                order_results(self._store.path)
         except StoppedError as failed:
             error = error or failed
         try:
@@ -123,6 +127,7 @@ class Conclusion:
                 line=row.line,
                 job=job if row.attempts else None,
                 same_as=same_as,
+                write=openai_error_line if self._options.format == "openai" else None,
             )
 
     def _request_of(self, row: RowRecord) -> Any:

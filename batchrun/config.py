@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 UnconfirmedPolicy = Literal["resubmit", "hold"]
 InterruptPolicy = Literal["drain", "detach", "cancel"]
+ResultFormat = Literal["openai", "batchrun"]
+FormatChoice = Literal["auto", "openai", "batchrun"]
 
 DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 """The only data-plane host in Runpod's documentation; jobs go to `<base>/<endpoint>/run`."""
@@ -174,6 +176,10 @@ class RunOptions:
     """`I/N`: only the lines that fall to this shard; None: all of them."""
     dedupe: bool = False
     """`--dedupe`: rows that ask for the same share one job. A resumed run must have the same."""
+    format: FormatChoice = "auto"
+    """Of the results and error files. `auto` is decided by the input when the run begins, and stays as decided."""
+    ordered: bool = False
+    """`--ordered`: the results files of a finished run are put into input order."""
     inspect_output: bool = True
     """Look for errors inside the output of completed jobs (runpod-api: error-in-COMPLETED)."""
     timeout_s: float = 30.0
@@ -211,6 +217,7 @@ class RunOptions:
             **{
                 **data,
                 "inputs": tuple(data["inputs"]),
+                "format": data.get("format", "batchrun"),
                 "output": Path(os.path.normpath(state.absolute().parent / data["output"])),
                 "state": state,
                 "request": RequestOptions(**data["request"]),

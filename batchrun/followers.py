@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.prompts.identity import line_digest
-from batchrun.prompts.shapes import parse_line
+from batchrun.prompts.shapes import build_request, parse_line
+from batchrun.results.completion import Asked, asked_of
+from batchrun.results.openai import batchrun_record, is_openai, openai_line
 from batchrun.results.reader import in_groups, read_lines
 from batchrun.results.record import read_record, shared_line
 from batchrun.state.following import answered_leaders, count_followers, has_unanswered, lead_again
@@ -20,6 +22,7 @@ from batchrun.state.records import Batch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from batchrun.config import RequestOptions
     from batchrun.prompts.lines import LineReader
     from batchrun.prompts.sweep import Sweep
     from batchrun.results.writer import ResultsFile
@@ -40,6 +43,7 @@ class Followers:
         reader: Leads from a row back to its line.
         sweep: The variants of the run.
         results: The results file for each output.
+        request: How lines become requests, for results in OpenAI's format; None: they are in our own.
     """
 
     def __init__(
@@ -50,12 +54,14 @@ class Followers:
         reader: LineReader,
         sweep: Sweep,
         results: Mapping[int, ResultsFile],
+        request: RequestOptions | None,
     ) -> None:
         self._store = store
         self._sources = sources
         self._reader = reader
         self._sweep = sweep
         self._results = results
+        self._request = request
 
     def answer(self, leader: int, line: bytes, batch: Batch) -> int:
         """Append a leader's answer for each of its followers, without a sync; returns how many there are.
@@ -73,6 +79,8 @@ class Followers:
         if not rows:
             return 0
         record, count = orjson.loads(line), 0
+        if is_openai(record):
+            record = batchrun_record(record)
         while rows:
             count += len(rows)
             lines: dict[int, list[bytes]] = {}
@@ -129,16 +137,21 @@ class Followers:
         return count
 
     def _line(self, row: RowRecord, answer: Mapping[str, Any]) -> bytes:
+        raw = self._reader.read(row.source, row.offset, row.length)
+        # A line that has changed since it was taken in carries nothing, and asks for nothing that is known.
+        prompt = parse_line(raw) if line_digest(raw) == row.digest else None
+
+        def asked() -> Asked:
+            if prompt is None or self._request is None:
+                return Asked()
+            return asked_of(build_request(self._sweep.apply(prompt, row.variant), self._request))
+
         return shared_line(
             answer,
             row_id=row.id,
-            carried=self._carried_of(row),
+            carried={} if prompt is None else prompt.carried,
             file=self._sources[row.source].path,
             line=row.line,
             variant=self._sweep.variant(row.variant).values,
+            write=None if self._request is None else lambda record: openai_line(record, asked),
         )
-
-    def _carried_of(self, row: RowRecord) -> dict[str, Any]:
-        """What the row's line carries to its result; nothing when it has changed since it was taken in."""
-        raw = self._reader.read(row.source, row.offset, row.length)
-        return parse_line(raw).carried if line_digest(raw) == row.digest else {}

@@ -12,9 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from batchrun.config import RunOptions
 from batchrun.errors import InputError, UsageError
 from batchrun.prompts.identity import derived_id, line_digest, request_key
-from batchrun.prompts.shapes import LineError, Prompt, build_request, parse_line
+from batchrun.prompts.shapes import LineError, Prompt, Shape, build_request, parse_line
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sources import Source, SourceKind, find_sources, iter_source, spool
 from batchrun.prompts.sweep import ENDPOINT, MAX_ROWS, REPEAT, Sweep
@@ -25,7 +26,7 @@ from batchrun.state.records import SourceRecord
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batchrun.config import RunOptions
+    from batchrun.config import FormatChoice
     from batchrun.results.summary import Observer
     from batchrun.state.store import Store
 
@@ -66,7 +67,8 @@ def take_in(
     limit = None if known or shard else options.limit
     whole_input = LineSum()
     key_of = RequestKeys(options) if options.dedupe else None
-    lines = _valid_lines(records, problems, observer, sweep, key_of, limit=limit)
+    shapes: set[Shape] = set()
+    lines = _valid_lines(records, problems, shapes, observer, sweep, key_of, limit=limit)
     stage(store, lines if shard is None else _fallen_to(shard, lines, whole_input))
     if problems.count:
         raise InputError(
@@ -76,8 +78,20 @@ def take_in(
     if shard:
         store.set_setting("whole_input", whole_input.to_json())
     store.set_setting("inputs", [tuple(digest_file(_given(record), record.path)) for record in records])
+    if store.get_setting("options") is None:
+        store.set_setting("format", "openai" if shapes == {Shape.OPENAI} else "batchrun")
     store.set_setting("intake", mark)
     return merged
+
+
+def result_format(store: Store, options: RunOptions) -> FormatChoice:
+    """The format of a run's results: as was decided when it began, else as it is asked for, else by its lines."""
+    stored = store.get_setting("options")
+    if isinstance(stored, dict):
+        return RunOptions.from_json(stored, options.state).format
+    if options.format != "auto":
+        return options.format
+    return "openai" if store.get_setting("format") == "openai" else "batchrun"
 
 
 def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:
@@ -221,6 +235,7 @@ class _Problems:
 def _valid_lines(
     sources: Sequence[SourceRecord],
     problems: _Problems,
+    shapes: set[Shape],
     observer: Observer,
     sweep: Sweep,
     key_of: RequestKeys | None,
@@ -247,6 +262,7 @@ def _valid_lines(
         except LineError as error:
             problems.add(f"{source.path}:{line.number}: {error.message}")
             continue
+        shapes.add(prompt.shape)
         staged = StagedLine(
             derived_id(prompt) if prompt.id is None else prompt.id,
             prompt.id is None,

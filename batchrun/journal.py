@@ -18,6 +18,8 @@ from batchrun.errors import BatchrunError, OutputError
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shapes import Prompt, build_request, parse_line
 from batchrun.prompts.sweep import Sweep
+from batchrun.results.completion import Asked, asked_of
+from batchrun.results.openai import openai_line
 from batchrun.results.record import JobInfo, result_line
 from batchrun.results.text import extract
 from batchrun.scheduler import commands as cmd
@@ -125,6 +127,7 @@ class Journal:
         self._carried: dict[int, dict[str, Any]] = {}
         self._last_row = 0
         self._sweep = Sweep(options.sweep)
+        self._is_openai = options.format == "openai"
         self.tokens = Tokens()
 
     def load(self, count: int) -> tuple[tuple[Ticket, ...], bool]:
@@ -231,7 +234,15 @@ class Journal:
                 retries=answer.retries,
             ),
             possible_duplicate=finish.unconfirmed > 0,
+            write=(lambda record: openai_line(record, lambda: self._asked(row))) if self._is_openai else None,
         )
+
+    def _asked(self, row: RowRecord) -> Asked:
+        """What a row's request asked for, read again: only answers that do not tell have need of it."""
+        line = self._line(row)
+        if isinstance(line, LineChangedError):
+            return Asked()
+        return asked_of(build_request(self._sweep.apply(line, row.variant), self._options.request))
 
     def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int) -> None:
         row = self._rows[ending.row]

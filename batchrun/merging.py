@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchrun.errors import StateError
-from batchrun.export import find_positions, refuse_own_files
+from batchrun.export import refuse_own_files
+from batchrun.ordering import find_positions
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.results.reader import PlacedLines
 from batchrun.results.writer import errors_path, write_errors, write_whole
@@ -27,6 +28,7 @@ _SAME = {
     "endpoint": "--endpoint",
     "request": "--set, --default, --chat or --system",
     "sweep": "--sweep or --repeat",
+    "format": "--format",
 }
 _LISTED = 5
 
@@ -79,16 +81,13 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
         if not partial:
             _refuse_partial(stores, counts, missing)
         paths: dict[int, Path] = {}
-        first_row = 0
+        after = (0, 0)
         positions = stack.enter_context(Positions())
         for store, each in zip(stores, counts, strict=True):
             refuse_own_files(store, target, stdout)
-            numbers = {}
-            for output in store.outputs():
-                numbers[output.output] = len(paths)
-                paths[len(paths)] = store.results_path(output)
-            find_positions(store, positions, each[RowState.SUCCEEDED], numbers, first_row=first_row)
-            first_row += store.last_row()
+            paths |= {after[0] + output.output: store.results_path(output) for output in store.outputs()}
+            find_positions(store, positions, each[RowState.SUCCEEDED], after)
+            after = (max(paths), after[1] + store.last_row())
         placed = stack.enter_context(PlacedLines(paths))
         lines = (placed.read(at.output, at.offset, at.length) for at in positions)
         errors = None

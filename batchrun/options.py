@@ -392,6 +392,14 @@ RUN_OPTIONS = [
         help="Only the lines that fall to part I of N, by their ids: one of N machines, counted from 1."
         " `merge` puts the parts together.",
     ),
+        "--format",
+        type=click.Choice(["auto", "openai", "batchrun"]),
+        default="auto",
+        show_default=True,
+        help="Of the results: as the OpenAI batch API writes them, or batchrun's own. auto: openai when all lines are"
+        " OpenAI batch lines.",
+    ),
+    click.option("--ordered", is_flag=True, help="Leave the results of a finished run in input order."),
     click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows."),
     click.option("--dry-run", is_flag=True, help="Print the request bodies that would be sent, and send nothing."),
 ]

@@ -67,6 +67,8 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         limit=given["limit"],
         shard=None if shard is None else str(shard),
         dedupe=given["dedupe"],
+        format=given["format"],
+        ordered=given["ordered"],
         inspect_output=given["inspect_output"],
     )
 

@@ -21,7 +21,7 @@ from batchrun.engine import Engine, Outcome
 from batchrun.errors import InputError, StateError, UsageError
 from batchrun.fleet import Fleet
 from batchrun.followers import Followers
-from batchrun.intake import output_paths, take_in
+from batchrun.intake import output_paths, result_format, take_in
 from batchrun.journal import Journal
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.sources import find_sources
@@ -120,6 +120,7 @@ class Run:
             merged = None if as_is else take_in(options, sources, self.store, self._observer, from_spool=from_spool)
             if merged and not merged.rows and options.shard is None:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
+            options = self.options = replace(options, format=result_format(self.store, options))
             self.store.set_setting("options", options.to_json())
             undo.pop_all()
         stack.callback(self.store.close)
@@ -246,6 +247,7 @@ class Run:
             reader=self._reader,
             sweep=Sweep(self.options.sweep),
             results=self._results,
+            request=self.options.request if self.options.format == "openai" else None,
         )
 
     def _settle_followers(self) -> None:
@@ -284,6 +286,8 @@ def refuse_other_options(store: Store, options: RunOptions) -> None:
     swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
     pairs.append(("--sweep", swept[0], swept[1]))
     pairs.append(("--dedupe", stored.get("dedupe", False), now["dedupe"]))
+    if options.format != "auto":
+        pairs.append(("--format", stored.get("format", "batchrun"), options.format))
     pairs += [(option, stored["request"][key], now["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
     differing = [
         f"{option} {_shown(was)} (now {_shown(is_now)})"

@@ -16,7 +16,7 @@ import orjson
 from batchrun.errors import StateError
 from batchrun.inputlines import InputLines, where
 from batchrun.results.reader import in_groups, read_lines, size_of
-from batchrun.results.record import read_error_id, read_record
+from batchrun.results.record import read_error_id, read_record, source_file
 from batchrun.results.writer import errors_path
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import holder
@@ -206,8 +206,7 @@ class _Check:
 
     def _elsewhere(self, output: OutputRecord, path: Path, line: StoredLine, row_id: str) -> None:
         """A result in the file of another input than its row's: fine when that is where the prompt once stood."""
-        written_for = orjson.loads(line.raw).get("source")
-        file = written_for.get("file") if isinstance(written_for, dict) else None
+        file = source_file(line.raw)
         if any(source.path == file and source.output != output.output for source in self._sources.values()):
             self._add("wrong_file", f"{path}:{line.number} ({row_id})")
         else:

@@ -52,7 +52,7 @@ def test_haikus_are_written_by_a_real_model(tmp_path: Path):
 @pytest.mark.skipif(missing(None) is not None, reason="the extra `local` is not installed")
 def test_an_openai_batch_file_is_answered_by_a_real_model(tmp_path: Path):
     records = run("openai-batch.jsonl", tmp_path)
-    assert {record["output"][0]["object"] for record in records} == {"chat.completion", "text_completion"}
+    assert {record["response"]["body"]["object"] for record in records} == {"chat.completion", "text_completion"}
 
 
 def test_evaluation_results_carry_their_references(tmp_path: Path):

@@ -86,8 +86,8 @@ def parse_line(raw: bytes) -> Prompt:
     except orjson.JSONDecodeError as error:
         raise LineError(f"invalid JSON at column {error.colno}: {error.msg}") from error
     fallback_id = None
-    if isinstance(line, dict) and "request" in line and "error" in line and "status" in line:
-        fallback_id, line = line.get("id"), line["request"]
+    if isinstance(line, dict) and "error" in line:
+        fallback_id, line = _of_error_line(line)
     line_object: dict[str, Any]
     if isinstance(line, dict):
         line_object = line
@@ -101,6 +101,16 @@ def parse_line(raw: bytes) -> Prompt:
     if len(raw) > MAX_REQUEST_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS_UNCHECKED:
         _refuse_what_cannot_be_sent(request)
     return Prompt(line_id, shape, request, carried, line)
+
+
+def _of_error_line(line: dict[str, Any]) -> tuple[Any, Any]:
+    """The row's id and the request in a line of an error file, in either format; of another line none, and itself."""
+    if "request" in line and "status" in line:
+        return line.get("id"), line["request"]
+    facts = line.get("batchrun")
+    if "custom_id" in line and isinstance(facts, dict) and "request" in facts and "status" in facts:
+        return line["custom_id"], facts["request"]
+    return None, line
 
 
 def build_request(prompt: Prompt, options: RequestOptions) -> dict[str, Any]:

@@ -86,12 +86,18 @@ def in_groups(lines: Iterable[StoredLine]) -> Iterator[list[StoredLine]]:
 class PlacedLines:
     """Reads lines again by their place. One file is open at a time, however many there are.
 
+    To be made before the places are looked for: a file that is another one when it is read was changed meanwhile.
+
     Args:
         paths: Output number -> results file.
+
+    Raises:
+        StateError: one may not be looked at.
     """
 
     def __init__(self, paths: Mapping[int, Path]) -> None:
         self._paths = paths
+        self._found = {output: _identity(path) for output, path in paths.items()}
         self._output = 0
         self._fd = -1
 
@@ -112,11 +118,13 @@ class PlacedLines:
             if self._fd < 0 or output != self._output:
                 self.close()
                 self._fd, self._output = os.open(path, os.O_RDONLY | os.O_CLOEXEC), output
+                if _numbers(os.fstat(self._fd)) != self._found[output]:
+                    raise _changed(path)
             raw = os.pread(self._fd, length, offset)
         except OSError as error:
             raise _unreadable(path, error) from error
         if len(raw) != length or not raw.endswith(b"\n"):
-            raise StateError(f"{path} was changed while it was read", "run the same command again")
+            raise _changed(path)
         return raw
 
     def close(self) -> None:
@@ -124,6 +132,23 @@ class PlacedLines:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another in its place; None when there is none."""
+    with _reading(path):
+        try:
+            return _numbers(path.stat())
+        except FileNotFoundError:
+            return None
+
+
+def _numbers(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _changed(path: Path) -> StateError:
+    return StateError(f"{path} was changed while it was read", "run the same command again")
 
 
 @contextmanager

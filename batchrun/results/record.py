@@ -17,7 +17,7 @@ import orjson
 from batchrun.results.text import is_token_count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from batchrun.results.text import Text
 
@@ -63,8 +63,9 @@ def result_line(
     job: JobInfo,
     variant: Mapping[str, Any] | None = None,
     possible_duplicate: bool = False,
+    write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
-    """The line of a row that succeeded, with its line end."""
+    """The line of a row that succeeded, with its line end; `write` makes it from its record, None in our own format."""
     record: dict[str, Any] = {"id": row_id, "status": "COMPLETED", "text": text.text}
     if len(text.texts) > 1:
         record["texts"] = text.texts
@@ -78,7 +79,7 @@ def result_line(
     record["job"] = _job(job)
     if possible_duplicate:
         record["job"]["possible_duplicate"] = True
-    return _dumps(record)
+    return (write or write_line)(record)
 
 
 def shared_line(
@@ -89,6 +90,7 @@ def shared_line(
     file: str,
     line: int,
     variant: Mapping[str, Any] | None = None,
+    write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
     """The line of a row that the job of another row has answered, with its line end; its job says which, `same_as`.
 
@@ -99,6 +101,7 @@ def shared_line(
         file: Its input file as the user named it.
         line: 1-based.
         variant: The values of the sweep; None or empty without one.
+        write: Makes the line from its record; None: in our own format.
     """
     record = {"id": row_id, **{key: answer[key] for key in _ANSWER if key in answer}}
     _carry(record, carried)
@@ -106,7 +109,7 @@ def shared_line(
         record["variant"] = variant
     record["source"] = {"file": file, "line": line}
     record["job"] = {**answer["job"], "same_as": answer["id"]}
-    return _dumps(record)
+    return (write or write_line)(record)
 
 
 def error_line(
@@ -122,6 +125,7 @@ def error_line(
     job: JobInfo | None,
     variant: Mapping[str, Any] | None = None,
     same_as: str | None = None,
+    write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
     """The line of a row that failed, with its line end. As an input line it means its `request`.
 
@@ -137,6 +141,7 @@ def error_line(
         job: None when nothing was submitted.
         variant: The values of the sweep; None or empty without one.
         same_as: The id of the row whose job it was; None: the row's own.
+        write: Makes the line from its record; None: in our own format.
     """
     record = {
         "id": row_id,
@@ -147,16 +152,13 @@ def error_line(
         "source": {"file": file, "line": line},
         "job": None if job is None else {**_job(job), **({"same_as": same_as} if same_as is not None else {})},
     }
-    return _dumps(record)
+    return (write or write_line)(record)
 
 
 def read_record(line: bytes) -> Record | None:
-    """What a line of a results file says; None when no `result_line` wrote it."""
-    try:
-        data = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(data, dict) or data.get("status") != "COMPLETED" or not isinstance(data.get("id"), str):
+    """What a line of a results file says, in either format; None when no `result_line` wrote it."""
+    data = _facts(line)
+    if data is None or data.get("status") != "COMPLETED" or not isinstance(data.get("id"), str):
         return None
     job, usage = data.get("job"), data.get("usage")
     if not isinstance(job, dict) or not isinstance(usage, dict):
@@ -170,6 +172,26 @@ def read_record(line: bytes) -> Record | None:
     return Record(data["id"], delay_ms, execution_ms, *counts, reason)
 
 
+def source_file(line: bytes) -> str | None:
+    """The input file that a line of a results file names, in either format; None when it names none."""
+    source = (_facts(line) or {}).get("source")
+    file = source.get("file") if isinstance(source, dict) else None
+    return file if isinstance(file, str) else None
+
+
+def _facts(line: bytes) -> dict[str, Any] | None:
+    """What a line says of its row: itself, or in OpenAI's format what stands beside the response."""
+    try:
+        data = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(data, dict):
+        return None
+    if "status" not in data and isinstance(facts := data.get("batchrun"), dict):
+        return {**facts, "id": data.get("custom_id")}
+    return data
+
+
 _MAX_MS = 1e12
 
 
@@ -179,20 +201,21 @@ def _is_time(value: Any) -> bool:
 
 
 def read_error_id(line: bytes) -> str | None:
-    """The row's id in a line of an error file; None when no `error_line` wrote it."""
+    """The row's id in a line of an error file, in either format; None when no `error_line` wrote it."""
     try:
         data = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(data, dict) or not isinstance(data.get("error"), dict) or not isinstance(data.get("id"), str):
+    if not isinstance(data, dict) or not isinstance(data.get("error"), dict):
         return None
-    return str(data["id"])
+    row_id = data.get("custom_id", data.get("id"))
+    return row_id if isinstance(row_id, str) else None
 
 
-_TOO_DEEP = "nested too deeply to be written as JSON"
+TOO_DEEP = "nested too deeply to be written as JSON"
 
 _ANSWER = ("status", "text", "texts", "finish_reason", "usage", "output")
-_OURS = frozenset({"id", *_ANSWER, "variant", "source", "job", "carried"})
+_OURS = frozenset({"id", *_ANSWER, "output_in_body", "variant", "source", "job", "carried"})
 
 
 def _carry(record: dict[str, Any], carried: Mapping[str, Any]) -> None:
@@ -240,7 +263,8 @@ def _whole(number: float | None) -> int | float | None:
     return int(number) if number is not None and number == int(number) else number
 
 
-def _dumps(record: dict[str, Any]) -> bytes:
+def write_line(record: dict[str, Any]) -> bytes:
+    """A record as a line with its end; a field that is nested too deeply for any writer is replaced by `TOO_DEEP`."""
     try:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
@@ -252,4 +276,4 @@ def _deep(value: Any) -> Any:
     try:
         return orjson.Fragment(json.dumps(value))
     except RecursionError:
-        return _TOO_DEEP
+        return TOO_DEEP

@@ -8,9 +8,12 @@ nothing here raises on any JSON value.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _MOST_TOKENS = 2**40
 """More than any model can have read or written for one row."""
@@ -47,6 +50,19 @@ def extract(output: Any) -> Text:
 
 def _has_events(text: str) -> bool:
     return text.startswith(("data:", "event:"))
+
+
+def events(text: str) -> Iterator[dict[str, Any]]:
+    """The objects in the data of server-sent events; what is no event is passed over."""
+    # Not splitlines: a line separator within a JSON string ends no line of an event.
+    for line in text.split("\n"):
+        if line.startswith("data:") and not line.endswith("[DONE]"):
+            try:
+                chunk = orjson.loads(line[len("data:") :])
+            except orjson.JSONDecodeError:
+                continue
+            if isinstance(chunk, dict):
+                yield chunk
 
 
 class _Found:
@@ -118,15 +134,8 @@ class _Found:
         self._finish(choice.get("finish_reason"), index)
 
     def _add_events(self, text: str) -> None:
-        # Not splitlines: a line separator within a JSON string ends no line of an event.
-        for line in text.split("\n"):
-            if line.startswith("data:") and not line.endswith("[DONE]"):
-                try:
-                    chunk = orjson.loads(line[len("data:") :])
-                except orjson.JSONDecodeError:
-                    continue
-                if isinstance(chunk, dict):
-                    self._add_object(chunk)
+        for chunk in events(text):
+            self._add_object(chunk)
 
     def _add_usage(self, usage: Any) -> None:
         if isinstance(usage, dict):

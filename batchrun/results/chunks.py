@@ -1,0 +1,109 @@
+"""Streamed answers put together: the chunks of a chat completion or of a text completion become one object. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchrun.results.text import events
+
+
+def chunks_of(output: Any) -> list[dict[str, Any]]:
+    """The chunks that an output consists of; none when it is anything else.
+
+    They come as server-sent events in strings that are cut at any byte, as lists of objects, or as objects.
+    """
+    parts = output if isinstance(output, list) else [output]
+    if parts and all(isinstance(part, str) for part in parts):
+        chunks = list(events("".join(parts)))
+    else:
+        chunks = []
+        for part in parts:
+            chunks += part if isinstance(part, list) else [part]
+    return chunks if any(map(_has_choices, chunks)) and all(map(_is_chunk, chunks)) else []
+
+
+def merge(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The answer that some chunks make: texts and tool calls joined, of all else the first word, of usage the last."""
+    whole: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    usage = None
+    for chunk in chunks:
+        for key, value in chunk.items():
+            if key not in ("choices", "usage", "object") and value is not None:
+                whole.setdefault(key, value)
+        usage = chunk.get("usage") or usage
+        for position, piece in enumerate(chunk.get("choices") or ()):
+            index = piece.get("index")
+            index = index if type(index) is int else position
+            _add_piece(choices.setdefault(index, {"index": index}), piece)
+    whole["choices"] = [choices[index] for index in sorted(choices)]
+    if usage is not None:
+        whole["usage"] = usage
+    return whole
+
+
+def _has_choices(chunk: Any) -> bool:
+    return isinstance(chunk, dict) and bool(chunk.get("choices"))
+
+
+def _is_chunk(chunk: Any) -> bool:
+    """Whether it is a piece of an answer; the last may have usage and no choices."""
+    if not isinstance(chunk, dict) or not isinstance(chunk.get("choices"), list):
+        return False
+    return all(
+        isinstance(choice, dict)
+        and "message" not in choice
+        and (isinstance(choice.get("delta"), dict) or isinstance(choice.get("text"), str))
+        for choice in chunk["choices"]
+    )
+
+
+def _add_piece(choice: dict[str, Any], piece: dict[str, Any]) -> None:
+    for key, value in piece.items():
+        if key == "delta" and isinstance(value, dict):
+            _add_delta(choice.setdefault("message", {"role": "assistant", "content": None}), value)
+        elif key == "text" and isinstance(value, str):
+            choice["text"] = choice.get("text", "") + value
+        elif key == "logprobs" and isinstance(value, dict):
+            _extend(choice.setdefault("logprobs", {}), value)
+        elif key not in ("index", "delta", "text", "logprobs") and value is not None:
+            choice[key] = value
+
+
+def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    for key, value in delta.items():
+        if key == "tool_calls" and isinstance(value, list):
+            _add_calls(message.setdefault("tool_calls", []), value)
+        elif key == "role":
+            continue
+        elif isinstance(value, str) and isinstance(message.get(key), str):
+            message[key] += value
+        elif value is not None:
+            message[key] = value
+
+
+def _add_calls(calls: list[dict[str, Any]], pieces: list[Any]) -> None:
+    """Add pieces of tool calls: the first of each has its id and its name, the rest bring more of its arguments."""
+    for piece in pieces:
+        if not isinstance(piece, dict):
+            continue
+        known = next((call for call in calls if call["index"] == piece.get("index")), None)
+        if known is None:
+            function = piece.get("function")
+            function = dict(function) if isinstance(function, dict) else {}
+            function = {"name": "", "arguments": "", **{k: v for k, v in function.items() if v is not None}}
+            kept = {key: value for key, value in piece.items() if value is not None}
+            calls.append({"index": piece.get("index"), "id": "", "type": "function", **kept, "function": function})
+            continue
+        function = piece.get("function")
+        for key, value in function.items() if isinstance(function, dict) else ():
+            if isinstance(value, str):
+                known["function"][key] = f"{known['function'].get(key) or ''}{value}"
+
+
+def _extend(logprobs: dict[str, Any], more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, list) and isinstance(logprobs.get(key), list):
+            logprobs[key] = [*logprobs[key], *value]
+        else:
+            logprobs[key] = value

@@ -1,0 +1,113 @@
+"""Result and error lines as the OpenAI batch API and `vllm run-batch` write them, and the way back.
+
+    {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error", "batchrun": {...}}
+
+`batchrun` has what a record of ours says besides, and no reader of that format looks at it: status, usage, the line's
+own fields, variant, source, job. The output stands there only when it is not the body; otherwise `output_in_body`
+says how the body was made of it. So a line can be turned into a record of ours and back without a loss.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.results.completion import body_of
+from batchrun.results.record import TOO_DEEP, write_line
+from batchrun.results.text import extract
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from batchrun.results.completion import Asked
+
+_IN_BODY = "output_in_body"
+
+
+def openai_line(record: dict[str, Any], asked: Callable[[], Asked]) -> bytes:
+    """A result line in OpenAI's format, with its line end.
+
+    Args:
+        record: As `result_line` makes it.
+        asked: What its request asked for; called only when the answer alone does not tell.
+    """
+    try:
+        return orjson.dumps(openai_record(record, asked), option=orjson.OPT_APPEND_NEWLINE)
+    except (orjson.JSONEncodeError, RecursionError):
+        shallow = {key: value if _can_be_written(value) else TOO_DEEP for key, value in record.items()}
+        return write_line(openai_record(shallow, asked))
+
+
+def openai_record(record: Mapping[str, Any], asked: Callable[[], Asked]) -> dict[str, Any]:
+    """A record of ours in OpenAI's format."""
+    facts = {key: value for key, value in record.items() if key not in ("id", "text", "texts")}
+    body = body_of(record, asked)
+    if body.added is not None:
+        place = {"in_list": isinstance(record["output"], list), "added": body.added}
+        facts = {(_IN_BODY if key == "output" else key): place if key == "output" else facts[key] for key in facts}
+    job_id = record["job"]["id"]
+    return {
+        "id": f"batch_req_{job_id}",
+        "custom_id": record["id"],
+        "response": {"status_code": 200, "request_id": str(job_id), "body": body.value},
+        "error": None,
+        "batchrun": facts,
+    }
+
+
+def batchrun_record(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of ours that `openai_record` had."""
+    facts = data["batchrun"]
+    place = facts.get(_IN_BODY)
+    if place is None:
+        output = facts["output"]
+    else:
+        body = data["response"]["body"]
+        output = {key: value for key, value in body.items() if key not in place["added"]}
+        output = [output] if place["in_list"] else output
+    text = extract(output)
+    record: dict[str, Any] = {"id": data["custom_id"], "status": facts["status"], "text": text.text}
+    if len(text.texts) > 1:
+        record["texts"] = list(text.texts)
+    for key, value in facts.items():
+        if key in (_IN_BODY, "output"):
+            record["output"] = output
+        else:
+            record[key] = value
+    return record
+
+
+def is_openai(data: Mapping[str, Any]) -> bool:
+    """Whether a parsed result line of ours is in OpenAI's format."""
+    return "status" not in data and "custom_id" in data
+
+
+def openai_error_line(record: dict[str, Any]) -> bytes:
+    """An error line in OpenAI's format, with its line end. As an input line it means its request.
+
+    Args:
+        record: As `error_line` makes it.
+    """
+    error, job = record["error"], record["job"]
+    facts = {key: value for key, value in record.items() if key not in ("id", "error")}
+    facts["raw"] = error["raw"]
+    return write_line(
+        {
+            "id": f"batch_req_{record['id'] if job is None else job['id']}",
+            "custom_id": record["id"],
+            "response": None,
+            "error": {"code": error["kind"], "message": error["message"]},
+            "batchrun": facts,
+        }
+    )
+
+
+def _can_be_written(value: Any) -> bool:
+    """Whether the standard library can write it some levels further down."""
+    try:
+        json.dumps([[[[[[[[value]]]]]]]])
+    except RecursionError:
+        return False
+    return True
