@@ -51,6 +51,11 @@ def _order(store: Snapshot, output: OutputRecord, seen: bytearray) -> None:
     path = store.results_path(output).resolve()
     with Positions() as positions, PlacedLines({output.output: path}) as placed:
         _find_in(store, output, path, positions, seen)
+        if (strange_bytes := size_of(path) - output.committed_bytes) > 0:
+            raise StateError(
+                f"{path} has {strange_bytes:,} bytes that this run did not write: it is left in the order that it has",
+                "take them out of the file, then run the same command",
+            )
         if not _is_ordered(positions):
             write_whole(path, (placed.read(at.output, at.offset, at.length) for at in positions))
 

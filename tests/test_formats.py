@@ -14,7 +14,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
 from batchrun import verification
-from batchrun.errors import StateError
+from batchrun.errors import OutputError, StateError
 from batchrun.local.echo import EchoWorker
 from batchrun.ordering import order_results
 from batchrun.results.reader import PlacedLines
@@ -273,6 +273,23 @@ def test_a_results_file_that_is_a_link_stays_one(late: Path):
     assert run(late, "-j", "1", "--ordered").returncode == 0
     assert ids(late) == IN_ORDER
     assert (late / "out.jsonl").is_symlink()
+
+
+def test_results_that_nobody_else_may_read_stay_so(late: Path):
+    (late / "out.jsonl").chmod(0o600)
+    assert run(late, "-j", "1", "--ordered").returncode == 0
+    assert ids(late) == IN_ORDER
+    assert (late / "out.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_somebody_else_has_written_into_the_results_is_not_lost(late: Path):
+    assert run(late, "-j", "1").returncode == 0
+    with (late / "out.jsonl").open("ab") as file:
+        file.write(b"mine\n")
+    before = (late / "out.jsonl").read_bytes()
+    with pytest.raises(OutputError, match="has 5 bytes that this run did not write"):
+        order_results(late / "out.jsonl.state")
+    assert (late / "out.jsonl").read_bytes() == before
 
 
 def test_results_that_cannot_be_put_in_order_are_as_they_were_and_the_run_says_so(late: Path):

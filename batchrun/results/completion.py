@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchrun.results.chunks import chunks_of, merge
-from batchrun.results.text import is_token_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -109,10 +108,8 @@ def _completed(own: dict[str, Any], record: Mapping[str, Any], asked: Callable[[
     is_own = all(new is old for new, old in zip(choices, own["choices"], strict=True))
     if not is_own:
         body["choices"] = choices
-    if own.get("usage") is None or not _is_usage(own["usage"]):
-        usage = _usage(record["usage"])
-        if usage is not None or "usage" in own:
-            body["usage"] = usage
+    if not _is_usage(own.get("usage")):
+        body["usage"] = _usage(record["usage"])
     added = [name for name in body if name not in own]
     is_own = is_own and all(body[name] is own[name] for name in own)
     return Body(body, added if is_own else None)
@@ -172,12 +169,10 @@ def _is_usage(usage: Any) -> bool:
     return isinstance(usage, dict) and all(type(usage.get(name)) is int for name in _COUNTS)
 
 
-def _usage(usage: Mapping[str, int | None]) -> dict[str, int] | None:
-    """A record's usage in OpenAI's words; None when the worker did not say, and 0 for one of the two."""
-    used, made = usage["input_tokens"], usage["output_tokens"]
-    if not is_token_count(used) and not is_token_count(made):
-        return None
-    return dict(zip(_COUNTS, (used or 0, made or 0, (used or 0) + (made or 0)), strict=True))
+def _usage(usage: Mapping[str, int | None]) -> dict[str, int]:
+    """A record's usage in OpenAI's words. What the worker did not say is 0: readers add it up without a look."""
+    used, made = usage["input_tokens"] or 0, usage["output_tokens"] or 0
+    return dict(zip(_COUNTS, (used, made, used + made), strict=True))
 
 
 def _epoch_s(iso: str | None) -> int:

@@ -8,6 +8,7 @@ import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
+from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from batchrun.errors import OutputError, StateError
@@ -167,6 +168,8 @@ def write_errors(path: Path, lines: Iterable[bytes]) -> int:
 def write_whole(path: Path, lines: Iterable[bytes]) -> int:
     """Write a file of lines whole, by rename; returns how many lines it has. Until then it is `<path>.part`.
 
+    It may be read and written by whom an older one in its place may be.
+
     Raises:
         OutputError: it cannot be written; an older file is as it was.
     """
@@ -176,6 +179,8 @@ def write_whole(path: Path, lines: Iterable[bytes]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("wb") as file:
+                with suppress(OSError):
+                    os.fchmod(file.fileno(), S_IMODE(path.stat().st_mode))
                 for line in lines:
                     file.write(line)
                     count += 1

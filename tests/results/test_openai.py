@@ -128,7 +128,8 @@ def test_the_older_workers_pieces_become_what_was_asked_for():
 def test_any_other_answer_is_the_text_of_one_choice(output: Any, said: str):
     made = parsed(body(output))
     assert [choice.message.content for choice in made.choices] == [said]
-    assert made.usage is None
+    assert made.usage.total_tokens == 0
+    assert orjson.loads(lines(output)[1])["batchrun"]["usage"] == {"input_tokens": None, "output_tokens": None}
 
 
 def test_several_texts_are_several_choices():
@@ -230,7 +231,7 @@ USED = st.none() | st.dictionaries(
     st.sampled_from(["prompt_tokens", "completion_tokens", "total_tokens", "input", "output"]), COUNT
 )
 KNOWN = {
-    "id": st.none() | st.text(max_size=5) | st.integers(),
+    "id": st.none() | st.text(max_size=5) | st.integers(-(2**60), 2**60),
     "object": st.sampled_from(["chat.completion", "text_completion", "x", None]),
     "created": st.none() | st.integers(0, 2**40) | st.just(1.5),
     "model": st.none() | st.just("m"),
@@ -261,7 +262,14 @@ OUTPUT = (
 
 @given(OUTPUT, st.sampled_from([CHAT, TEXT]))
 def test_whatever_the_worker_gave_the_body_is_what_the_openai_package_takes(output: Any, asked: Asked):
-    parsed(body(output, asked))
+    assert parsed(body(output, asked)).usage.prompt_tokens >= 0
+
+
+@given(st.lists(objects(TOKEN_CHOICE), min_size=1, max_size=3))
+def test_each_text_of_the_older_worker_is_a_choice(output: Any):
+    said = [choice.message.content for choice in parsed(body(output, CHAT)).choices]
+    assert said == [choice.text for choice in parsed(body(output, TEXT)).choices]
+    assert said == [text or "" for text in extract(output).texts or ("",)]
 
 
 @given(OUTPUT, st.sampled_from([CHAT, TEXT, Asked("/v1/responses")]), st.dictionaries(st.text(max_size=5), JSON))
