@@ -111,6 +111,15 @@ def test_what_was_decided_stays_and_another_format_is_refused_by_name(tmp_path: 
     assert_whole(tmp_path / "out.jsonl.state")
 
 
+def test_the_rows_of_a_sweep_have_their_ids_and_values_in_the_format(tmp_path: Path):
+    write_lines(tmp_path, openai_lines(2))
+    assert run(tmp_path, "--sweep", "temperature=0,1", "--ordered").returncode == 0
+    lines = read_lines(tmp_path / "out.jsonl")
+    assert [(line["custom_id"], line["batchrun"]["variant"]) for line in lines] == [
+        (f"r{n}/temperature={value}", {"temperature": value}) for n in range(2) for value in (0, 1)
+    ]
+
+
 def test_a_state_file_from_before_there_were_formats_goes_on_in_ours(tmp_path: Path):
     write_lines(tmp_path, openai_lines(2))
     assert run(tmp_path, "--format", "batchrun").returncode == 0

@@ -94,16 +94,15 @@ def _completed(own: dict[str, Any], record: Mapping[str, Any], asked: Callable[[
     """A completion with all that a strict reader needs; nothing that is well is changed."""
     is_chat = isinstance(own["choices"][0].get("message"), dict)
     job = record["job"]
-    needed: dict[str, tuple[bool, Callable[[], Any]]] = {
-        "id": (isinstance(own.get("id"), str), lambda: f"{'chatcmpl' if is_chat else 'cmpl'}-{job['id']}"),
-        "object": (own.get("object") == _object(is_chat=is_chat), lambda: _object(is_chat=is_chat)),
-        "created": (type(own.get("created")) is int, lambda: _epoch_s(job["completed_at"])),
-        "model": (isinstance(own.get("model"), str), lambda: asked().model or job["endpoint"]),
-    }
     body = dict(own)
-    for name, (is_well, value) in needed.items():
-        if not is_well:
-            body[name] = value()
+    if not isinstance(own.get("id"), str):
+        body["id"] = f"{'chatcmpl' if is_chat else 'cmpl'}-{job['id']}"
+    if own.get("object") != (kind := "chat.completion" if is_chat else "text_completion"):
+        body["object"] = kind
+    if type(own.get("created")) is not int:
+        body["created"] = _epoch_s(job["completed_at"])
+    if not isinstance(own.get("model"), str):
+        body["model"] = asked().model or job["endpoint"]
     choices = [_choice(choice, position, is_chat=is_chat) for position, choice in enumerate(own["choices"])]
     is_own = all(new is old for new, old in zip(choices, own["choices"], strict=True))
     if not is_own:
@@ -113,10 +112,6 @@ def _completed(own: dict[str, Any], record: Mapping[str, Any], asked: Callable[[
     added = [name for name in body if name not in own]
     is_own = is_own and all(body[name] is own[name] for name in own)
     return Body(body, added if is_own else None)
-
-
-def _object(*, is_chat: bool) -> str:
-    return "chat.completion" if is_chat else "text_completion"
 
 
 def _choice(choice: dict[str, Any], position: int, *, is_chat: bool) -> dict[str, Any]:
