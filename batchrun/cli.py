@@ -28,8 +28,8 @@ from batchrun.options import (
 )
 
 if TYPE_CHECKING:
-    from batchrun.queued import Total
     from batchrun.config import ResultFormat
+    from batchrun.queued import Total
     from batchrun.results.summary import Observer, Summary
     from batchrun.watching import Ending
 

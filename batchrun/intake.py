@@ -68,7 +68,7 @@ def take_in(
     whole_input = LineSum()
     key_of = RequestKeys(options) if options.dedupe else None
     shapes: set[Shape] = set()
-    lines = _valid_lines(records, problems, shapes, observer, sweep, key_of, limit=limit)
+    lines = _valid_lines(records, problems, shapes, observer, sweep=sweep, key_of=key_of, limit=limit)
     stage(store, lines if shard is None else _fallen_to(shard, lines, whole_input))
     if problems.count:
         raise InputError(
@@ -237,9 +237,9 @@ def _valid_lines(
     problems: _Problems,
     shapes: set[Shape],
     observer: Observer,
+    *,
     sweep: Sweep,
     key_of: RequestKeys | None,
-    *,
     limit: int | None,
 ) -> Iterator[StagedLine]:
     plain = (

@@ -392,6 +392,7 @@ RUN_OPTIONS = [
         help="Only the lines that fall to part I of N, by their ids: one of N machines, counted from 1."
         " `merge` puts the parts together.",
     ),
+    click.option(
         "--format",
         type=click.Choice(["auto", "openai", "batchrun"]),
         default="auto",

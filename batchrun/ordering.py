@@ -75,7 +75,7 @@ def find_positions(store: Snapshot, positions: Positions, succeeded: int, after:
     seen = bytearray(store.last_row() + 1)
     count = 0
     for output in store.outputs():
-        count += _find_in(store, output, store.results_path(output), positions, seen, after)
+        count += _find_in(store, output, store.results_path(output), positions, seen, after=after)
     if count != succeeded:
         raise StateError(
             f"{succeeded - count:,} rows that succeeded have no line in the results",
@@ -89,6 +89,7 @@ def _find_in(
     path: Path,
     positions: Positions,
     seen: bytearray,
+    *,
     after: tuple[int, int] = (0, 0),
 ) -> int:
     size_bytes = size_of(path)
