@@ -300,6 +300,24 @@ def export(state: Path, output: str, form: ResultFormat | None) -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT)
+@click.argument("state", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with all variants on stdout.")
+def report(state: Path, *, as_json: bool) -> None:
+    """Show what the run of a STATE file came to, by the variants of its sweep; also while it is going on.
+
+    \b
+    Examples:
+      batchrun report sweep.jsonl.state
+      batchrun report sweep.jsonl.state --json | jq '.variants[] | [.label, .execution_ms.p50]'
+    """
+    from batchrun import reporting
+    from batchrun.results import report as tables
+
+    seen = reporting.read(state)
+    click.echo(tables.to_json(seen) if as_json else tables.render(seen), nl=False)
+
+
+@main.command(context_settings=_ENVIRONMENT)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check(inputs: tuple[str, ...], *, as_json: bool) -> None:

@@ -48,13 +48,14 @@ MAY_IMPORT = {
     "inputlines": ENGINE_LEVEL,
     "verification": ENGINE_LEVEL | {"inputlines"},
     "export": ENGINE_LEVEL | {"ordering", "conversion"},
+    "reporting": ENGINE_LEVEL | {"accounts"},
     "merging": ENGINE_LEVEL | {"export", "ordering"},
     "options": {"config", "runfile"},
     "runfile": {"errors"},
     "parameters": {"config", "errors", "intake", "prompts"},
     "cli": ENGINE_LEVEL
     | {"session", "standing", "verification", "export", "merging", "intake", "progress", "options", "parameters"}
-    | {"queued", "watching", "__version__"},
+    | {"queued", "watching", "reporting", "__version__"},
     "__init__": set(),
     "__main__": {"cli"},
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchrun.errors import StateError
 from batchrun.state.schema import sqlite_errors
@@ -104,6 +104,15 @@ class Snapshot(Store):
         sql = f"SELECT id, row, source, line, state FROM rows WHERE id IN ({','.join('?' * len(ids))})"
         found = {row[0]: Found(*row[1:]) for row in self.query(sql, ids)}
         return [found.get(row_id) for row_id in ids]
+
+    def variants(self, ids: Sequence[str]) -> dict[str, int]:
+        """Row id -> the number of its variant, for the rows that there are. At most 30,000 at a time."""
+        return dict(self.query(f"SELECT id, variant FROM rows WHERE id IN ({','.join('?' * len(ids))})", ids))
+
+    def each(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        """What a reading statement finds, one in memory at a time."""
+        with sqlite_errors(self.path):
+            yield from self._db.execute(sql)
 
     def line_digests(self) -> Iterator[bytes]:
         """The digest of each line that rows were made of, once for all of its rows."""
