@@ -302,7 +302,8 @@ def export(state: Path, output: str, form: ResultFormat | None) -> None:
 @main.command(context_settings=_ENVIRONMENT)
 @click.argument("state", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with all variants on stdout.")
-def report(state: Path, *, as_json: bool) -> None:
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with plots, too.")
+def report(state: Path, *, as_json: bool, html: Path | None) -> None:
     """Show what the run of a STATE file came to, by the variants of its sweep; also while it is going on.
 
     \b
@@ -313,7 +314,11 @@ def report(state: Path, *, as_json: bool) -> None:
     from batchrun import reporting
     from batchrun.results import report as tables
 
+    if html is not None:
+        from batchrun import webpage
     seen = reporting.read(state)
+    if html is not None:
+        webpage.write(seen, html)
     click.echo(tables.to_json(seen) if as_json else tables.render(seen), nl=False)
 
 

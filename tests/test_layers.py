@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "inputlines": ENGINE_LEVEL,
     "verification": ENGINE_LEVEL | {"inputlines"},
     "export": ENGINE_LEVEL | {"ordering", "conversion"},
+    "webpage": ENGINE_LEVEL | {"accounts", "export"},
     "reporting": ENGINE_LEVEL | {"accounts"},
     "merging": ENGINE_LEVEL | {"export", "ordering"},
     "options": {"config", "runfile"},
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     "parameters": {"config", "errors", "intake", "prompts"},
     "cli": ENGINE_LEVEL
     | {"session", "standing", "verification", "export", "merging", "intake", "progress", "options", "parameters"}
-    | {"queued", "watching", "reporting", "__version__"},
+    | {"queued", "watching", "reporting", "webpage", "__version__"},
     "__init__": set(),
     "__main__": {"cli"},
 }
@@ -65,6 +66,7 @@ LIBRARIES = {
     "aiohttp": {"endpoint.client", "local.server", "local.upstream", "notify"},
     "sqlite3": {"state.schema", "state.store", "state.intake", "state.positions"},
     "tqdm": {"progress"},
+    "matplotlib": {"results.charts"},
     "click": {"cli", "options", "parameters", "runfile", "session"},
     "xllamacpp": {"local.smollm2"},
     "time": {"engine", "session", "standing", "local.server"},

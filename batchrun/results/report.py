@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -123,6 +123,15 @@ def render(report: Report) -> str:
     """For a terminal of 100 columns: of many variants the first 40 by their rows."""
     shown = sorted(report.variants, key=lambda variant: -variant.rows)[:_SHOWN]
     shown = [variant for variant in report.variants if any(variant is one for one in shown)]
+    lines = "\n\n".join("\n".join(_table(rows)) for rows in tables(replace(report, variants=shown))).split("\n")
+    if len(report.variants) > len(shown):
+        lines += ["", f"{len(report.variants) - len(shown):,} more variants with no more rows each: --json has all"]
+    return "\n".join(lines) + "\n"
+
+
+def tables(report: Report) -> list[list[list[str]]]:
+    """Rows and tokens, times, and failures where there are any, as rows of cells below a head."""
+    shown = report.variants
     labels = [_cut(variant.label) for variant in shown]
     with_cost = any(variant.cost is not None for variant in shown)
     head = ["variant", "rows", "succeeded", "failed", "in mean", "p95", "out mean", "p95"]
@@ -138,18 +147,14 @@ def render(report: Report) -> str:
         [label, *_times(variant.delay_ms), *_times(variant.execution_ms)]
         for label, variant in zip(labels, shown, strict=True)
     ]
-    lines = [*_table([head, *rows])]
-    lines += ["", *_table([["variant", "delay p50", "p90", "p99", "execution p50", "p90", "p99"], *times])]
+    timed = [["variant", "delay p50", "p90", "p99", "execution p50", "p90", "p99"], *times]
     failures = [
         [label, kind, f"{count:,}"]
         for label, variant in zip(labels, shown, strict=True)
         for kind, count in variant.failures.items()
     ]
-    if failures:
-        lines += ["", *_table([["variant", "failure", "rows"], *failures])]
-    if len(report.variants) > len(shown):
-        lines += ["", f"{len(report.variants) - len(shown):,} more variants with no more rows each: --json has all"]
-    return "\n".join(lines) + "\n"
+    found = [[head, *rows], timed]
+    return [*found, [["variant", "failure", "rows"], *failures]] if failures else found
 
 
 def _tokens(tokens: Tokens | None) -> tuple[str, str]:
