@@ -15,7 +15,7 @@ from batchrun.results.cost import span
 from batchrun.results.page import page, plot, table
 from batchrun.results.report import tables
 from batchrun.results.summary import duration
-from batchrun.results.timeline import Point
+from batchrun.results.timeline import Point, Timeline
 from batchrun.results.writer import write_whole
 from batchrun.state.snapshot import Snapshot
 
@@ -81,8 +81,7 @@ def _page(report: Report, store: Snapshot) -> bytes:
 
 
 def _over_time(store: Snapshot) -> list[str]:
-    stored = store.get_setting("timeline")
-    points = [Point(*point) for point in stored] if isinstance(stored, list) else []
+    points = [Point(*point) for point in Timeline(store.get_setting("timeline")).to_json()]
     sections = []
     start_ms = min([session[0] for session in store.sessions()], default=0)
     if len(points) > 1:
@@ -93,14 +92,24 @@ def _over_time(store: Snapshot) -> list[str]:
             max(ended[b] - ended[a], 0) / max((points[b].at_ms - points[a].at_ms) / 1000, 0.001) for a, b in pairs
         ]
         sections.append(plot("Rows per second", charts.lines("rows per second", "minutes", {"rows/s": (x, rate)})))
-        jobs = {name.replace("_", " "): (x, [getattr(p, name) for p in points]) for name in ("window", "in_flight")}
+        jobs = {
+            name.replace("_", " "): (x, [getattr(p, name) for p in points])
+            for name in ("window", "in_flight", "running")
+        }
         sections.append(plot("Jobs in flight", charts.lines("jobs in flight", "minutes", jobs)))
-    failed = store.query("SELECT kind, completed_ms FROM failures WHERE completed_ms IS NOT NULL ORDER BY kind")
+    failed = store.query(
+        "SELECT kind, completed_ms / 1000 * 1000, count(*) FROM failures"
+        " WHERE completed_ms IS NOT NULL GROUP BY 1, 2 ORDER BY 1"
+    )
     if failed:
         sections.append(
             plot(
                 "Failures over time",
-                _histogram("failures", "minutes", [(kind, (at_ms - start_ms) / 60_000, 1) for kind, at_ms in failed]),
+                _histogram(
+                    "failures",
+                    "minutes",
+                    [(kind, max(at_ms - start_ms, 0) / 60_000, count) for kind, at_ms, count in failed],
+                ),
             )
         )
     return sections

@@ -73,7 +73,7 @@ def _both(
             axes.set_ylim(bottom=0)
             axes.set_xlabel(x_label)
             axes.xaxis.set_major_locator(MaxNLocator(5))
-            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(4, integer=is_bars))
             axes.grid(visible=False, axis="x")
             if len(series) > 1:
                 axes.legend(loc="upper left", bbox_to_anchor=(0, 1.2), ncols=3)
