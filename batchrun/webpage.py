@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 from sys import stdout
@@ -13,7 +14,7 @@ from batchrun.errors import UsageError
 from batchrun.export import refuse_own_files
 from batchrun.results.cost import span
 from batchrun.results.page import page, plot, table
-from batchrun.results.report import tables
+from batchrun.results.report import largest, tables
 from batchrun.results.summary import duration
 from batchrun.results.timeline import Point, Timeline
 from batchrun.results.writer import write_whole
@@ -59,10 +60,14 @@ def _page(report: Report, store: Snapshot) -> bytes:
     facts += [("running time", duration(seconds))]
     facts += [] if cost is None else [("cost", span(cost.least, cost.most))]
     sections = [*_over_time(store), *_latency(store)]
-    names = ("Variants", "Delay and execution", "Failures by kind")
-    sections += [
-        table(name, head, rest, numbers=True) for name, (head, *rest) in zip(names, tables(report), strict=False)
-    ]
+    shown = tables(replace(report, variants=largest(report)))
+    more = len(report.variants) > len(largest(report))
+    names = (
+        f"Variants: the largest of {len(report.variants):,}" if more else "Variants",
+        "Delay and execution",
+        "Failures by kind",
+    )
+    sections += [table(name, head, rest, numbers=True) for name, (head, *rest) in zip(names, shown, strict=False)]
     longest = store.query(
         "SELECT r.id, j.execution_ms, coalesce(j.delay_ms, 0) FROM jobs j JOIN rows r ON r.row = j.row"
         " WHERE j.status = 'COMPLETED' AND j.execution_ms IS NOT NULL ORDER BY 2 DESC LIMIT 15"

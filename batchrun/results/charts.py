@@ -75,7 +75,7 @@ def _both(
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=is_bars))
             axes.grid(visible=False, axis="x")
-            if len(series) > 1:
+            if is_bars or len(series) > 1:
                 axes.legend(loc="upper left", bbox_to_anchor=(0, 1.2), ncols=3)
             file = StringIO()
             figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})

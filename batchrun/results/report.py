@@ -121,12 +121,17 @@ def _variant_json(variant: VariantReport) -> dict[str, Any]:
 
 def render(report: Report) -> str:
     """For a terminal of 100 columns: of many variants the first 40 by their rows."""
-    shown = sorted(report.variants, key=lambda variant: -variant.rows)[:_SHOWN]
-    shown = [variant for variant in report.variants if any(variant is one for one in shown)]
+    shown = largest(report)
     lines = "\n\n".join("\n".join(_table(rows)) for rows in tables(replace(report, variants=shown))).split("\n")
     if len(report.variants) > len(shown):
         lines += ["", f"{len(report.variants) - len(shown):,} more variants with no more rows each: --json has all"]
     return "\n".join(lines) + "\n"
+
+
+def largest(report: Report) -> list[VariantReport]:
+    """The 40 variants with the most rows, in the order of the sweep."""
+    numbers = sorted(range(len(report.variants)), key=lambda number: -report.variants[number].rows)[:_SHOWN]
+    return [report.variants[number] for number in sorted(numbers)]
 
 
 def tables(report: Report) -> list[list[list[str]]]:
