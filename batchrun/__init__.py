@@ -1,3 +1,37 @@
-"""Run JSONL prompt files through a Runpod serverless queue endpoint, resumably."""
+"""Run JSONL prompt files through a Runpod serverless queue endpoint, resumably.
+
+From Python: `run` for a file or a list of requests, `stream` for requests that come one by one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batchrun.api import Stream, run, stream
+    from batchrun.errors import BatchrunError
+    from batchrun.results.summary import Summary
 
 __version__ = "0.1.0"
+
+__all__ = ["BatchrunError", "Stream", "Summary", "__version__", "run", "stream"]
+
+_PLACES = {
+    "BatchrunError": "batchrun.errors",
+    "Stream": "batchrun.api",
+    "Summary": "batchrun.results.summary",
+    "run": "batchrun.api",
+    "stream": "batchrun.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What the API offers, imported when it is asked for: `batchrun --help` needs none of it."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'batchrun' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

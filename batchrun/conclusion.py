@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from batchrun import __version__
 from batchrun.accounts import cost_so_far
 from batchrun.config import RETENTION_S
 from batchrun.errors import OutputError, StoppedError
-from batchrun.journal import LineChangedError, read_line
+from batchrun.journal import failure_line
 from batchrun.ordering import order_results
-from batchrun.prompts.sweep import ENDPOINT, Sweep
+from batchrun.prompts.sweep import Sweep
 from batchrun.results.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
 from batchrun.results.openai import openai_error_line
-from batchrun.results.record import JobInfo, error_line
 from batchrun.results.summary import FailureGroup, Percentiles, Summary
 from batchrun.results.timeline import Timeline
 from batchrun.results.writer import errors_path, write_errors
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from batchrun.config import RunOptions
     from batchrun.engine import Outcome
     from batchrun.prompts.lines import LineReader
-    from batchrun.state.records import OutputRecord, RowRecord, SourceRecord
+    from batchrun.state.records import OutputRecord, SourceRecord
     from batchrun.state.store import Store
 
 
@@ -104,35 +103,17 @@ class Conclusion:
         return written
 
     def _error_lines(self, output: int) -> Iterator[bytes]:
-        for row, failure, (remote_id, submitted_ms, same_as) in self._store.failures(output):
-            job = JobInfo(
-                id=remote_id,
-                endpoint=self._sweep.variant(row.variant).values.get(ENDPOINT, self._options.endpoint),
-                attempts=row.attempts,
-                delay_ms=None,
-                execution_ms=None,
-                worker_id=failure.worker_id,
-                submitted_at=None if submitted_ms is None else submitted_ms / 1000,
-                completed_at=None if failure.completed_ms is None else failure.completed_ms / 1000,
-            )
-            yield error_line(
-                row_id=row.id,
-                status=failure.status,
-                kind=failure.kind,
-                message=failure.message,
-                raw=failure.raw,
-                request=self._request_of(row),
-                variant=self._sweep.variant(row.variant).values,
-                file=self._sources[row.source].path,
-                line=row.line,
-                job=job if row.attempts else None,
-                same_as=same_as,
+        for row, failure, job in self._store.failures(output):
+            yield failure_line(
+                row,
+                failure,
+                job,
+                source=self._sources[row.source],
+                reader=self._reader,
+                sweep=self._sweep,
+                endpoint=self._options.endpoint,
                 write=openai_error_line if self._options.format == "openai" else None,
             )
-
-    def _request_of(self, row: RowRecord) -> Any:
-        line = read_line(self._reader, row, self._sources[row.source].path)
-        return None if isinstance(line, LineChangedError) else self._sweep.apply(line, row.variant).line
 
     def _summary(self, outcome: Outcome, error: StoppedError | None, errors: list[Path]) -> Summary:
         counts, counters = self._store.counts(), self._store.counters()

@@ -25,13 +25,13 @@ def find_api_key(key_file: Path | None, base_url: str, environ: Mapping[str, str
         UsageError: there is no key, or what is there cannot be one. The message never holds it.
     """
     if key_file is not None:
-        return _checked(_read(key_file), str(key_file))
+        return checked(_read(key_file), str(key_file))
     if environ.get("RUNPOD_API_KEY", "").strip():
-        return _checked(environ["RUNPOD_API_KEY"], "RUNPOD_API_KEY")
+        return checked(environ["RUNPOD_API_KEY"], "RUNPOD_API_KEY")
     config = Path(environ.get("HOME", "~")).expanduser() / ".runpod" / "config.toml"
     key = _from_config(config) if config.is_file() else None
     if key:
-        return _checked(key, str(config))
+        return checked(key, str(config))
     if urlsplit(base_url).hostname in _LOOPBACK:
         return None
     raise UsageError(
@@ -61,7 +61,12 @@ def _from_config(path: Path) -> str | None:
     return None
 
 
-def _checked(key: str, where: str) -> str:
+def checked(key: str, where: str) -> str:
+    """A key without white space around it.
+
+    Raises:
+        UsageError: it cannot be one; the message says where it stands, and never holds it.
+    """
     key = key.strip()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(f"{where} does not hold an API key", "a key is one word of letters, digits and underscores")

@@ -27,12 +27,12 @@ from batchrun.state.records import Acceptance
 from batchrun.verdict import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
     from concurrent.futures import ThreadPoolExecutor
 
     from batchrun.endpoint.client import EndpointClient
     from batchrun.endpoint.protocol import JobAnswer
-    from batchrun.journal import Journal
+    from batchrun.journal import Journal, Loaded
     from batchrun.results.summary import Observer, Snapshot
     from batchrun.results.timeline import Timeline
     from batchrun.scheduler.scheduler import Scheduler
@@ -74,6 +74,7 @@ class Engine:
         observer: Shows.
         timeline: How the run has gone so far; written down now and then.
         thread: Where the journal is written: one thread, shared by all who write the same state file.
+        load: Where further rows come from; None: those that the journal has are all.
         inspect_output: Look for errors inside the output of completed jobs.
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
@@ -89,6 +90,7 @@ class Engine:
         *,
         timeline: Timeline,
         thread: ThreadPoolExecutor,
+        load: Callable[[int], Awaitable[Loaded]] | None = None,
         inspect_output: bool = True,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -100,6 +102,7 @@ class Engine:
         self._observer = observer
         self._inspect_output = inspect_output
         self._thread = thread
+        self._load_rows = load or self._load_known
         self._clock = clock
         self._wall = wall
         self._events: deque[ev.Event] = deque()
@@ -242,8 +245,12 @@ class Engine:
             self._work.count("unconfirmed")
 
     async def _load(self, command: cmd.LoadRows) -> None:
-        tickets, exhausted = await self._in_thread(lambda: self._journal.load(command.count))
-        self._tell(ev.RowsLoaded(tickets, exhausted))
+        loaded = await self._load_rows(command.count)
+        self._tally.total += loaded.added
+        self._tell(ev.RowsLoaded(loaded.tickets, loaded.exhausted))
+
+    async def _load_known(self, count: int) -> Loaded:
+        return await self._in_thread(lambda: self._journal.load(count))
 
     async def _write(self) -> None:
         await self._commit()

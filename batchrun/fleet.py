@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.engine import Engine, Outcome
 from batchrun.errors import RefusedError, StoppedError
-from batchrun.interrupts import catching
+from batchrun.interrupts import Leaving, catching
 from batchrun.results.summary import Snapshot, merged
 from batchrun.results.timeline import Point
 
@@ -32,11 +32,18 @@ class Fleet:
         timeline: How the run has gone so far; added to.
         on_interrupt: What the first Ctrl-C or SIGTERM does.
         wall: UTC epoch seconds.
+        leaving: Through which other threads ask to leave; None: none do.
     """
 
     def __init__(
-        self, observer: Observer, timeline: Timeline, on_interrupt: InterruptPolicy, wall: Callable[[], float]
+        self,
+        observer: Observer,
+        timeline: Timeline,
+        on_interrupt: InterruptPolicy,
+        wall: Callable[[], float],
+        leaving: Leaving | None = None,
     ) -> None:
+        self._leaving = leaving or Leaving()
         self._observer = observer
         self._timeline = timeline
         self._on_interrupt = on_interrupt
@@ -62,7 +69,7 @@ class Fleet:
         for engine in self._engines.values():
             engine.adopt()
         self._look()
-        with catching(self._on_interrupt, self._wished):
+        with catching(self._on_interrupt, self._wished), self._leaving.heard_by(self._wished):
             self._observer.begin(merged(self._parts))
             try:
                 outcomes = await self._gather(cancel=cancel)

@@ -20,6 +20,7 @@ from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sources import Source, SourceKind, find_sources, iter_source, spool
 from batchrun.prompts.sweep import ENDPOINT, MAX_ROWS, REPEAT, Sweep
 from batchrun.results.manifest import digest_file
+from batchrun.results.writer import cut_torn_line
 from batchrun.state.intake import Merged, StagedLine, merge, stage
 from batchrun.state.records import SourceRecord
 
@@ -94,6 +95,26 @@ def result_format(store: Store, options: RunOptions) -> FormatChoice:
     return "openai" if store.get_setting("format") == "openai" else "batchrun"
 
 
+def requests_path(state: Path) -> Path:
+    """Where the requests that a program gives a run are kept: an input that grows."""
+    return state.with_name(f"{state.name}.requests.jsonl")
+
+
+def note_growth(store: Store) -> None:
+    """Note what the only input of a run looks like now that it has grown, and all of its lines are rows.
+
+    Raises:
+        InputError: it is gone.
+        OutputError: it cannot be read, or the state cannot be written.
+    """
+    (record,) = store.sources()
+    stamp = _stamp(Path(record.file))
+    with store.transaction() as db:
+        db.execute("UPDATE sources SET stamp = ? WHERE source = ?", (stamp, record.source))
+    store.set_setting("inputs", [tuple(digest_file(_given(record), record.path))])
+    store.set_setting("intake", {"stamps": [[record.origin, stamp]], "limit": None})
+
+
 def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:
     """The results file for each input.
 
@@ -138,6 +159,8 @@ def _prepare(
     """Where a source is to be read, spooled first where it can be read only once."""
     origin = _origin(source)
     record = SourceRecord(number, known.path if known else source.path, origin, origin, "", output)
+    if origin == str(requests_path(options.state).absolute()):
+        cut_torn_line(Path(origin))
     if source.kind is SourceKind.FILE:
         return record._replace(stamp=_stamp(Path(origin)))
     if source.kind is SourceKind.GZIP:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -41,6 +42,50 @@ def interrupt_by_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
+
+
+class Leaving:
+    """How another thread asks a session to leave; what is asked before the session has begun is heard then."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a signal may come while it is held
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tell: Callable[[Wish], None] | None = None
+        self._early: list[Wish] = []
+
+    def ask(self, wish: Wish) -> None:
+        """Ask to leave; from any thread, or from a signal handler."""
+        with self._lock:
+            if self._loop is None or self._tell is None:
+                self._early.append(wish)
+            else:
+                self._loop.call_soon_threadsafe(self._tell, wish)
+
+    @contextmanager
+    def heard_by(self, tell: Callable[[Wish], None]) -> Iterator[None]:
+        """Call `tell` in the running event loop with each wish."""
+        with self._lock:
+            self._loop, self._tell = asyncio.get_running_loop(), tell
+            for wish in self._early:
+                self._loop.call_soon(tell, wish)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._loop = self._tell = None
+
+
+@contextmanager
+def cancellable(leaving: Leaving) -> Iterator[None]:
+    """Let `batchrun cancel` reach a session in another thread: signals come to the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(CANCEL_SIGNAL, lambda *_: leaving.ask(Wish.CANCEL))
+    try:
+        yield
+    finally:
+        signal.signal(CANCEL_SIGNAL, before)
 
 
 @contextmanager

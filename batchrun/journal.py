@@ -11,24 +11,24 @@ All methods are called from one thread at a time, and block: the driver keeps th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchrun.endpoint.protocol import JobAnswer, run_body
 from batchrun.errors import BatchrunError, OutputError
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shapes import Prompt, build_request, parse_line
-from batchrun.prompts.sweep import Sweep
+from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import openai_line
-from batchrun.results.record import JobInfo, result_line
+from batchrun.results.record import JobInfo, error_line, result_line
 from batchrun.results.text import extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
 from batchrun.scheduler.states import RowState
-from batchrun.state.records import Acceptance, Batch, Ending, FailureRecord, Submission
+from batchrun.state.records import Acceptance, Batch, Ending, FailedJob, FailureRecord, Submission
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from batchrun.config import RunOptions
     from batchrun.followers import Followers
@@ -81,6 +81,16 @@ class Tokens:
         self.reported = self.reported or used is not None or made is not None
 
 
+class Loaded(NamedTuple):
+    """Rows to submit next."""
+
+    tickets: tuple[Ticket, ...]
+    exhausted: bool
+    """Whether there are no more."""
+    added: int = 0
+    """How many of them the run did not have before."""
+
+
 class LineChangedError(BatchrunError):
     """A line is not what it was when the run began."""
 
@@ -98,6 +108,7 @@ class Journal:
         endpoint: Where its jobs go.
         share: The rows that go there.
         followers: Ends the rows that follow others; None: no row does.
+        deliver: Given the records of rows that have ended, as lines, once they are on disk; None: nobody waits.
     """
 
     def __init__(
@@ -112,9 +123,12 @@ class Journal:
         endpoint: str,
         share: Share,
         followers: Followers | None = None,
+        deliver: Callable[[list[bytes]], None] | None = None,
     ) -> None:
         self._followers = followers
         self._endpoint = endpoint
+        self._deliver = deliver
+        self._delivered: list[bytes] = []
         self._share = share
         self._store = store
         self._session = session
@@ -130,14 +144,14 @@ class Journal:
         self._is_openai = options.format == "openai"
         self.tokens = Tokens()
 
-    def load(self, count: int) -> tuple[tuple[Ticket, ...], bool]:
-        """Up to `count` further pending rows, and whether they were the last."""
+    def load(self, count: int) -> Loaded:
+        """Up to `count` further pending rows."""
         records = self._store.pending(self._last_row, count, self._share)
         if records:
             self._last_row = records[-1].row
         for record in records:
             self._rows[record.row] = record
-        return tuple(_ticket(record) for record in records), len(records) < count
+        return Loaded(tuple(_ticket(record) for record in records), exhausted=len(records) < count)
 
     def adopt(self) -> list[OpenJob]:
         """The jobs of earlier sessions that are still to be asked after."""
@@ -186,6 +200,9 @@ class Journal:
             if not isinstance(ending, cmd.Requeue):
                 del self._rows[ending.row]
                 self._carried.pop(ending.row, None)
+        if self._deliver is not None and self._delivered:
+            self._deliver(self._delivered)
+            self._delivered = []
         return bodies
 
     def _append_results(self, work: Work, batch: Batch, now_ms: int) -> None:
@@ -200,6 +217,7 @@ class Journal:
                     leaders.append((ending.row, line))
         for output, new in lines.items():
             self._results[output].append(new)
+            self._keep(*new)
             batch.committed_bytes[output] = self._results[output].size_bytes
         if self._followers is not None:
             for row, line in leaders:
@@ -253,7 +271,10 @@ class Journal:
                 state = RowState.FAILED if ending.failure else RowState.SUCCEEDED
                 status, answer = ending.status, _answer(ending.answer)
                 if ending.failure:
-                    batch.failures.append(self._failure(ending, ending.failure, answer, now_ms))
+                    failure = self._failure(ending, ending.failure, answer, now_ms)
+                    batch.failures.append(failure)
+                    if self._deliver is not None:
+                        self._keep(self._failure_line(row._replace(attempts=ending.attempts), failure, ending.job))
             case cmd.Hold():
                 state, status = RowState.HELD, "UNCONFIRMED"
             case cmd.Requeue():
@@ -285,6 +306,21 @@ class Journal:
             completed_ms(submitted_ms, answer, now_ms) if answer else None,
         )
 
+    def _keep(self, *lines: bytes) -> None:
+        if self._deliver is not None:
+            self._delivered.extend(lines)
+
+    def _failure_line(self, row: RowRecord, failure: FailureRecord, job: int) -> bytes:
+        return failure_line(
+            row,
+            failure,
+            FailedJob(*(self._jobs.get(job) or self._store.submission(job)), None),
+            source=self._sources[row.source],
+            reader=self._reader,
+            sweep=self._sweep,
+            endpoint=self._endpoint,
+        )
+
     def _body(self, row: int) -> bytes | LineChangedError:
         line = self._line(self._rows[row])
         if isinstance(line, LineChangedError):
@@ -304,6 +340,57 @@ class Journal:
 
     def _line(self, row: RowRecord) -> Prompt | LineChangedError:
         return read_line(self._reader, row, self._sources[row.source].path)
+
+
+def failure_line(
+    row: RowRecord,
+    failure: FailureRecord,
+    failed: FailedJob,
+    *,
+    source: SourceRecord,
+    reader: LineReader,
+    sweep: Sweep,
+    endpoint: str,
+    write: Callable[[dict[str, Any]], bytes] | None = None,
+) -> bytes:
+    """The error record of a row that has failed.
+
+    Args:
+        row: The row, with all of its attempts.
+        failure: Why.
+        failed: Its last job.
+        source: Its input.
+        reader: Leads to its line.
+        sweep: Its run's.
+        endpoint: Its run's; a sweep may say another.
+        write: Makes the line from its record; None: in our own format.
+    """
+    variant = sweep.variant(row.variant).values
+    line = read_line(reader, row, source.path)
+    job = JobInfo(
+        id=failed.remote_id,
+        endpoint=variant.get(ENDPOINT, endpoint),
+        attempts=row.attempts,
+        delay_ms=None,
+        execution_ms=None,
+        worker_id=failure.worker_id,
+        submitted_at=None if failed.submitted_ms is None else failed.submitted_ms / 1000,
+        completed_at=None if failure.completed_ms is None else failure.completed_ms / 1000,
+    )
+    return error_line(
+        row_id=row.id,
+        status=failure.status,
+        kind=failure.kind,
+        message=failure.message,
+        raw=failure.raw,
+        request=None if isinstance(line, LineChangedError) else sweep.apply(line, row.variant).line,
+        variant=variant,
+        file=source.path,
+        line=row.line,
+        job=job if row.attempts else None,
+        same_as=failed.same_as,
+        write=write,
+    )
 
 
 def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineChangedError:

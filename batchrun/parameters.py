@@ -81,7 +81,8 @@ def _endpoint(given: str | None, sweep: config.SweepOptions) -> str:
     """
     swept = sweep.endpoints
     if swept:
-        source = click.get_current_context().get_parameter_source("endpoint")
+        context = click.get_current_context(silent=True)
+        source = click.core.ParameterSource.COMMANDLINE if context is None else context.get_parameter_source("endpoint")
         if given is not None and source is not click.core.ParameterSource.ENVIRONMENT:
             raise UsageError("the endpoints stand in --sweep endpoint=...", "take --endpoint out")
         if config.LOCAL_ENDPOINT in swept:

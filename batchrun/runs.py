@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, closing, suppress
 from dataclasses import replace
-from itertools import count
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,17 +19,18 @@ from batchrun.conclusion import Conclusion, results_path
 from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S, SweepOptions
 from batchrun.endpoint.client import EndpointClient
 from batchrun.engine import Engine, Outcome
-from batchrun.errors import InputError, StateError, UsageError
+from batchrun.errors import InputError, StateError, StoppedError, UsageError
+from batchrun.feed import Spool, StoredRecords
 from batchrun.fleet import Fleet
 from batchrun.followers import Followers
-from batchrun.intake import output_paths, result_format, take_in
+from batchrun.intake import note_growth, output_paths, requests_path, result_format, take_in
 from batchrun.journal import Journal
 from batchrun.prompts.lines import LineReader
-from batchrun.prompts.sources import find_sources
+from batchrun.prompts.sources import Source, SourceKind, find_sources
 from batchrun.prompts.sweep import Sweep
 from batchrun.recovery import recover_results
 from batchrun.results.timeline import Timeline
-from batchrun.results.writer import ResultsFile
+from batchrun.results.writer import ResultsFile, writing
 from batchrun.scheduler.cost import WorkerMeter, WorkerTime
 from batchrun.scheduler.lanes import MOST as MOST_LANES
 from batchrun.scheduler.scheduler import Scheduler
@@ -40,13 +42,15 @@ from batchrun.state.store import Store
 from batchrun.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from random import Random
 
     from batchrun.config import RunOptions
-    from batchrun.prompts.sources import Source
+    from batchrun.feed import Feed
+    from batchrun.interrupts import Leaving
     from batchrun.results.summary import Observer, Summary
 
+_REQUESTS_AT_ONCE = 1000
 _IDENTITY = {"endpoint": "--endpoint", "base_url": "--base-url", "output": "--output", "shard": "--shard"}
 _REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
 
@@ -61,6 +65,8 @@ class Run:
         wall: UTC epoch seconds.
         from_spool: Whether stdin is to be taken from its spooled copy.
         as_is: Whether to take the rows as they are, without a look at the inputs: for a run that submits nothing.
+        requests: Lines to be added to the requests that are kept beside the state file, which are the only input then;
+            None: the inputs are files.
 
     Raises:
         UsageError: anything that is wrong before something is sent; nothing is left behind by a run that never began.
@@ -76,6 +82,7 @@ class Run:
         wall: Callable[[], float],
         from_spool: bool = False,
         as_is: bool = False,
+        requests: Iterable[bytes] | None = None,
     ) -> None:
         self.options = options
         self._observer = observer
@@ -85,7 +92,7 @@ class Run:
         self._session = 0
         self._session_from = clock()
         try:
-            self._open(from_spool=from_spool, as_is=as_is)
+            self._open(from_spool=from_spool, as_is=as_is, requests=requests)
         except BaseException:
             self._stack.close()
             raise
@@ -96,20 +103,20 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _open(self, *, from_spool: bool, as_is: bool) -> None:
+    def _open(self, *, from_spool: bool, as_is: bool, requests: Iterable[bytes] | None) -> None:
         options, stack = self.options, self._stack
-        sources = () if as_is else find_sources(options.inputs)
+        if requests is None:
+            sources = () if as_is else find_sources(options.inputs)
+        else:
+            sources = (Source(str(requests_path(options.state)), SourceKind.FILE),)
         _refuse_unspeakable_names(options, sources)
-        if options.state.is_dir():
-            raise StateError(f"{options.state} is a folder, not a state file", "give --state a file name")
+        _refuse_no_file(options.state)
         existed = options.state.exists()
-        if existed and not options.state.is_file():
-            raise StateError(f"{options.state} is a device or a pipe, not a state file", "give --state a file name")
         lock = StateLock(options.state)
         stack.callback(lock.release)
         is_new = not holds_run(options.state)
         if is_new:
-            _refuse_strange_results(options, sources)
+            _refuse_strange_results(options, sources, keeps_requests=requests is not None)
         with ExitStack() as undo:
             if not existed:
                 undo.callback(_remove_state, options.state)
@@ -117,11 +124,15 @@ class Run:
             undo.callback(self.store.close)
             if not is_new:
                 refuse_other_options(self.store, options)
+            if requests is not None and is_new:
+                _make_empty(requests_path(options.state))
             merged = None if as_is else take_in(options, sources, self.store, self._observer, from_spool=from_spool)
-            if merged and not merged.rows and options.shard is None:
+            if merged and not merged.rows and options.shard is None and requests is None:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
             options = self.options = replace(options, format=result_format(self.store, options))
             self.store.set_setting("options", options.to_json())
+            if requests is not None:
+                self._add(iter(requests))
             undo.pop_all()
         stack.callback(self.store.close)
         if merged and not is_new and (merged.added or merged.dropped):
@@ -138,6 +149,16 @@ class Run:
             file = ResultsFile(results_path(self.store, output), output.committed_bytes)
             stack.callback(file.close)
             self._results[output.output] = file
+
+    def _add(self, requests: Iterator[bytes]) -> None:
+        with closing(self._spool()) as spool:
+            while lines := list(islice(requests, _REQUESTS_AT_ONCE)):
+                spool.add_all(lines)
+                note_growth(self.store)
+
+    def _spool(self) -> Spool:
+        (source,) = self.store.sources()
+        return Spool(self.store, source.source, Path(source.file))
 
     def retry_failed(self, kinds: tuple[str, ...]) -> int:
         """Take up failed rows again: those of some kinds, or all; returns how many."""
@@ -156,8 +177,26 @@ class Run:
         held = counts[RowState.HELD] if self.options.scheduler.unconfirmed == "resubmit" else 0
         return held > 0 or any(counts[state] for state in RowState if state.is_open)
 
-    async def drive(self, base_url: str, api_key: str | None, rng: Random, *, cancel: bool = False) -> Outcome:
-        """Submit, poll and collect until the run ends or is stopped; or cancel what is in flight."""
+    async def drive(
+        self,
+        base_url: str,
+        api_key: str | None,
+        rng: Random,
+        *,
+        cancel: bool = False,
+        feed: Feed | None = None,
+        leaving: Leaving | None = None,
+    ) -> Outcome:
+        """Submit, poll and collect until the run ends or is stopped; or cancel what is in flight.
+
+        Args:
+            base_url: Jobs go to `<base_url>/<endpoint>/run`.
+            api_key: None: none is sent.
+            rng: Where jitter comes from.
+            cancel: Whether to cancel what is in flight, and to submit nothing.
+            feed: Where further rows come from; only for a run on requests that a program gives it, at one endpoint.
+            leaving: Through which other threads ask to leave; None: none do.
+        """
         options = self.options
         unconfirmed = self.store.settle_unconfirmed(options.scheduler.unconfirmed)
         if unconfirmed:
@@ -168,13 +207,15 @@ class Run:
         if options.dedupe and not cancel:
             self._settle_followers()
         counts = self.store.counts()
-        if not (counts[RowState.SUBMITTED] if cancel else any(counts[state] for state in RowState if state.is_open)):
+        has_work = counts[RowState.SUBMITTED] if cancel else any(counts[state] for state in RowState if state.is_open)
+        if not has_work and feed is None:
             return Outcome("cancelled" if cancel else "finished")
         timeline = Timeline(self.store.get_setting("timeline"))
-        fleet = Fleet(self._observer, timeline, options.guards.on_interrupt, self._wall)
+        fleet = Fleet(self._observer, timeline, options.guards.on_interrupt, self._wall, leaving)
         async with AsyncExitStack() as stack:
             thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
             first_job = self.store.next_job()
+            spool = load = None
             for index, endpoint in enumerate(options.endpoints):
                 client = EndpointClient(
                     base_url,
@@ -188,20 +229,45 @@ class Run:
                 numbers = count(first_job + index, len(options.endpoints))
                 observer = fleet.observer_of(endpoint, alone=len(options.endpoints) == 1)
                 share = self._share(index)
+                scheduler = self._scheduler(share, numbers, rng)
+                journal = self._journal(endpoint, share, None if feed is None else feed.deliver)
+                if feed is not None:
+                    spool = stack.enter_context(closing(self._spool()))
+                    load = partial(feed.load, journal=journal, spool=spool, thread=thread)
+                    feed.opened(self._stored(), counts[RowState.SUBMITTED], scheduler.window)
                 engine = Engine(
-                    self._scheduler(share, numbers, rng),
-                    self._journal(endpoint, share),
+                    scheduler,
+                    journal,
                     client,
                     Tally(self.store.counts(share), self._clock(), price_per_hour=options.guards.price_per_hour),
                     observer,
                     timeline=timeline,
                     thread=thread,
+                    load=load,
                     inspect_output=options.inspect_output,
                     clock=self._clock,
                     wall=self._wall,
                 )
                 fleet.add(endpoint, engine)
-            return await fleet.run(cancel=cancel)
+            outcome = await fleet.run(cancel=cancel)
+            if feed is not None and spool is not None:
+                try:
+                    await feed.settle(spool, thread)
+                    note_growth(self.store)
+                except StoppedError as error:
+                    return Outcome("stopped", outcome.error or error)
+            return outcome
+
+    def _stored(self) -> StoredRecords:
+        (output,) = self.store.outputs()
+        return StoredRecords(
+            self.store,
+            (results_path(self.store, output), output.committed_bytes),
+            sources=self._sources,
+            reader=self._reader,
+            sweep=Sweep(self.options.sweep),
+            endpoint=self.options.endpoint,
+        )
 
     def _share(self, index: int) -> Share:
         """The rows of one of the endpoints."""
@@ -227,7 +293,7 @@ class Run:
         scheduler.remember_submissions(now - (now_ms - at_ms) / 1000 for at_ms in recent_ms)
         return scheduler
 
-    def _journal(self, endpoint: str, share: Share) -> Journal:
+    def _journal(self, endpoint: str, share: Share, deliver: Callable[[list[bytes]], None] | None = None) -> Journal:
         return Journal(
             self.store,
             self._session,
@@ -238,6 +304,7 @@ class Run:
             endpoint=endpoint,
             share=share,
             followers=self._followers() if self.options.dedupe else None,
+            deliver=deliver,
         )
 
     def _followers(self) -> Followers:
@@ -308,9 +375,17 @@ def _shown(value: Any) -> str:
     return "nothing" if value in (None, False) else "" if value is True else str(value)
 
 
-def _refuse_strange_results(options: RunOptions, sources: Sequence[Source]) -> None:
+def _refuse_no_file(state: Path) -> None:
+    if state.is_dir():
+        raise StateError(f"{state} is a folder, not a state file", "give --state a file name")
+    if state.exists() and not state.is_file():
+        raise StateError(f"{state} is a device or a pipe, not a state file", "give --state a file name")
+
+
+def _refuse_strange_results(options: RunOptions, sources: Sequence[Source], *, keeps_requests: bool) -> None:
     """Results without a run in their state file may be anybody's: they are never written to."""
-    for path in output_paths(options, sources):
+    kept = [requests_path(options.state)] if keeps_requests else []
+    for path in [*output_paths(options, sources), *kept]:
         if path.exists() and path.stat().st_size:
             raise StateError(
                 f"{path} exists, but its state file {options.state} does not, or holds no run",
@@ -327,6 +402,16 @@ def _refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) ->
         except UnicodeEncodeError as error:
             shown = os.fsencode(name).decode("utf-8", "backslashreplace")
             raise UsageError(f"{shown}: the name is not valid UTF-8", "rename it, or make a link to it") from error
+
+
+def _make_empty(path: Path) -> None:
+    """Make the file of a run's requests.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    with writing(path):
+        path.touch()
 
 
 def _remove_state(state: Path) -> None:

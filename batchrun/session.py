@@ -10,13 +10,14 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from batchrun.clock import SteadyClock
 from batchrun.config import RunOptions
-from batchrun.credentials import find_api_key
+from batchrun.credentials import checked, find_api_key
 from batchrun.endpoint.protocol import run_body
 from batchrun.engine import Outcome
 from batchrun.errors import BatchrunError, OutputError, RefusedError, StateError, UsageError
@@ -32,10 +33,12 @@ from batchrun.state.store import Store
 from batchrun.watching import Ending, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
     from pathlib import Path
 
     from batchrun.errors import StoppedError
+    from batchrun.feed import Feed
+    from batchrun.interrupts import Leaving
     from batchrun.local.server import LocalOptions
     from batchrun.local.workers import Worker
     from batchrun.queued import Total
@@ -63,11 +66,29 @@ def run(
     resumed: bool = False,
     retry_failed: bool = False,
     kinds: tuple[str, ...] = (),
+    api_key: str | None = None,
     api_key_file: Path | None = None,
     notify_url: str | None = None,
     local: LocalWorker = LocalWorker(),
+    requests: Iterable[bytes] | None = None,
+    feed: Feed | None = None,
+    leaving: Leaving | None = None,
 ) -> Summary:
     """Start a run or go on with it, up to its end or its interruption.
+
+    Args:
+        options: What is asked for.
+        observer: Told what a person should know.
+        resumed: Whether stdin is to be taken from its copy.
+        retry_failed: Whether to take up failed rows again.
+        kinds: Only these kinds of failures; empty: all.
+        api_key: None: it is looked for, see `find_api_key`.
+        api_key_file: Where it is looked for first.
+        notify_url: Told at the end; None: nobody is.
+        local: What answers at the local endpoint.
+        requests: The input, as lines, of a run that a program gives its requests; None: the inputs are files.
+        feed: Where further requests come from.
+        leaving: Through which other threads ask to leave.
 
     Raises:
         BatchrunError: nothing was sent, or a defect. A run that stops early is told by the summary.
@@ -75,20 +96,25 @@ def run(
     _refuse_wrong_kinds(kinds, retry_failed=retry_failed)
     _refuse_bad_url(notify_url)
     if options.is_local:
-        api_key, worker = None, _local_worker(local, observer)
+        key, worker = None, _local_worker(local, observer)
+    elif api_key is not None:
+        key, worker = checked(api_key, "api_key"), None
     else:
-        api_key, worker = find_api_key(api_key_file, options.base_url), None
+        key, worker = find_api_key(api_key_file, options.base_url), None
     with (
         _telling(notify_url, options.state, observer) as told,
-        Run(options, observer, clock=_clock(), wall=time.time, from_spool=resumed) as opened,
+        Run(options, observer, clock=_clock(), wall=time.time, from_spool=resumed, requests=requests) as opened,
     ):
         if retry_failed:
             observer.message(f"{opened.retry_failed(kinds):,} failed rows are taken up again")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
-        if worker is not None:
-            outcome = _in_loop(_drive_locally(opened, worker, rng))
+        drive = partial(opened.drive, feed=feed, leaving=leaving)
+        if worker is None:
+            outcome = _in_loop(drive(options.base_url, key, rng))
+        elif opened.has_work or feed is not None:
+            outcome = _in_loop(_drive_locally(drive, worker, rng))
         else:
-            outcome = _in_loop(opened.drive(options.base_url, api_key, rng))
+            outcome = Outcome("finished")  # without the seconds that a model takes to load
         told.append(opened.conclude(outcome))
     return told[0]
 
@@ -382,14 +408,14 @@ async def _serve(options: LocalOptions, worker: Worker) -> None:
         await stopped.wait()
 
 
-async def _drive_locally(run: Run, worker: Worker, rng: random.Random) -> Outcome:
+async def _drive_locally(
+    drive: Callable[[str, str | None, random.Random], Awaitable[Outcome]], worker: Worker, rng: random.Random
+) -> Outcome:
     from batchrun.local.server import LocalEndpoint, LocalOptions
 
-    if not run.has_work:
-        return Outcome("finished")  # without the seconds that a model takes to load
     options = LocalOptions(workers=1, jobs_per_worker=worker.parallel)
     async with LocalEndpoint(options, worker) as endpoint:
-        return await run.drive(endpoint.base_url, None, rng)
+        return await drive(endpoint.base_url, None, rng)
 
 
 def _local_worker(local: LocalWorker, observer: Observer) -> Worker:

@@ -30,7 +30,8 @@ class Tally:
 
     def __init__(self, counts: dict[RowState, int], started_at: float, *, price_per_hour: float | None = None) -> None:
         self._price_per_hour = price_per_hour
-        self._total = sum(counts.values())
+        self.total = sum(counts.values())
+        """Rows that are known; of a stream there may be more to come."""
         self._started_at = started_at
         self._samples: deque[tuple[float, int, int]] = deque([(started_at, 0, 0)])
         self.succeeded = counts[RowState.SUCCEEDED]
@@ -55,9 +56,9 @@ class Tally:
                 samples.popleft()
         since, ended_then, output_then = samples[0]
         span_s = max(now - since, 1e-9)
-        pending = self._total - self._ended - scheduler.in_flight
+        pending = self.total - self._ended - scheduler.in_flight
         return Snapshot(
-            total=self._total,
+            total=self.total,
             succeeded=self.succeeded,
             failed=self.failed,
             held=self.held,
@@ -82,4 +83,4 @@ class Tally:
         if self._price_per_hour is None:
             return None
         work = Work(time.running_s, time.most_s, time.unwatched_s)
-        return cost_of(work, price_per_hour=self._price_per_hour, done=self._ended, total=self._total)
+        return cost_of(work, price_per_hour=self._price_per_hour, done=self._ended, total=self.total)

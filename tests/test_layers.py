@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "announcer": {"results"},
     "clock": set(),
     "engine": ENGINE_LEVEL | {"journal", "tally", "verdict", "interrupts", "announcer"},
+    "feed": ENGINE_LEVEL | {"journal", "interrupts"},
     "fleet": ENGINE_LEVEL | {"engine", "interrupts"},
     "intake": ENGINE_LEVEL,
     "accounts": ENGINE_LEVEL,
@@ -37,14 +38,15 @@ MAY_IMPORT = {
     "conversion": ENGINE_LEVEL | {"journal"},
     "conclusion": ENGINE_LEVEL | {"journal", "engine", "accounts", "ordering", "__version__"},
     "recovery": ENGINE_LEVEL | {"conclusion"},
-    "runs": ENGINE_LEVEL | {"journal", "tally", "engine", "fleet", "intake", "conclusion", "recovery", "followers"},
     "notify": {"results", "errors"},
     "standing": ENGINE_LEVEL | {"accounts"},
     "session": ENGINE_LEVEL
     | {"intake", "runs", "engine", "interrupts", "clock", "notify", "credentials", "local", "progress"}
-    | {"watching", "queued"},
+    | {"feed", "watching", "queued"},
     "queued": {"results.record"},
     "watching": ENGINE_LEVEL | {"queued", "intake"},
+    "runs": ENGINE_LEVEL
+    | {"journal", "tally", "engine", "fleet", "intake", "conclusion", "recovery", "followers", "feed", "interrupts"},
     "inputlines": ENGINE_LEVEL,
     "verification": ENGINE_LEVEL | {"inputlines"},
     "export": ENGINE_LEVEL | {"ordering", "conversion"},
@@ -57,21 +59,33 @@ MAY_IMPORT = {
     "cli": ENGINE_LEVEL
     | {"session", "standing", "verification", "export", "merging", "intake", "progress", "options", "parameters"}
     | {"queued", "watching", "reporting", "webpage", "__version__"},
-    "__init__": set(),
+    "arguments": {"config", "errors", "parameters"},
+    "api": {"config", "errors", "results", "session", "arguments", "feed", "intake", "interrupts", "progress"},
+    "__init__": {"api", "errors", "results.summary"},
     "__main__": {"cli"},
 }
 """Part -> what it may import besides itself; `a.b` allows one module of a folder only."""
 
 LIBRARIES = {
     "aiohttp": {"endpoint.client", "local.server", "local.upstream", "notify"},
-    "sqlite3": {"state.schema", "state.store", "state.intake", "state.positions"},
+    "sqlite3": {"state.schema", "state.store", "state.intake", "state.positions", "state.arrivals"},
     "tqdm": {"progress"},
     "matplotlib": {"results.charts"},
     "click": {"cli", "options", "parameters", "runfile", "session"},
     "xllamacpp": {"local.smollm2"},
     "time": {"engine", "session", "standing", "local.server"},
     "random": {"session", "local.server"},
-    "asyncio": {"engine", "fleet", "interrupts", "session", "endpoint.client", "local.server", "local.smollm2"},
+    "asyncio": {
+        "api",
+        "engine",
+        "feed",
+        "fleet",
+        "interrupts",
+        "session",
+        "endpoint.client",
+        "local.server",
+        "local.smollm2",
+    },
 }
 """What only some modules may import. A type that is only named in annotations is no import here."""
 

@@ -147,6 +147,24 @@ def truncate(path: Path, size_bytes: int) -> None:
             os.close(fd)
 
 
+def cut_torn_line(path: Path) -> None:
+    """Cut off what stands behind the last line end of a file: the half of a line that a crash has left.
+
+    Raises:
+        OutputError: it cannot be done.
+    """
+    with writing(path), path.open("rb") as file:
+        end = size_bytes = file.seek(0, os.SEEK_END)
+        found = -1
+        while end and found < 0:
+            start = max(end - _BLOCK_BYTES, 0)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            end = start + found + 1 if found >= 0 else start
+    if end < size_bytes:
+        truncate(path, end)
+
+
 def write_errors(path: Path, lines: Iterable[bytes]) -> int:
     """Write an error file whole, by rename; returns how many lines it has.
 

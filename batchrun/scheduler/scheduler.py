@@ -159,7 +159,7 @@ class Scheduler:
         """Whether nothing is left to do: every row ended, or none may be submitted and nothing is in flight."""
         if self._halted:
             return True
-        if self._flights or self._backlog.loading or self._settlement.decided:
+        if self._flights or self._settlement.decided:
             return False
         return self._stopping or self._backlog.is_empty
 

@@ -266,6 +266,11 @@ class Store:
             for row in self._db.execute(sql, (output,)):
                 yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-3]), FailedJob(*row[-3:])
 
+    def submission(self, job: int) -> tuple[str | None, int | None]:
+        """A job's ID, and when it was submitted in UTC epoch milliseconds; None: not known."""
+        found = self.query("SELECT remote_id, submitted_ms FROM jobs WHERE job = ?", (job,))
+        return (found[0][0], found[0][1]) if found else (None, None)
+
     def failure_groups(self) -> list[tuple[str, int, str, str]]:
         """Failed rows by kind, most first: kind, count, and the id and message of the first."""
         return self.query(
