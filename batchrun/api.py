@@ -212,7 +212,7 @@ def stream(
         price_per_hour: Of one worker, in dollars; None: the cost is not estimated.
         max_cost: In dollars; nothing more is submitted when it is reached. None: no bound.
         on_interrupt: What leaving the loop early, or its cancellation, does with the jobs in flight: `drain` waits for
-            them, `detach` leaves them to the next call, `cancel` cancels them. Asked again, it detaches.
+            them, `detach` leaves them to the next call, `cancel` cancels them. A cancellation meanwhile detaches.
         retry_failed: Whether to take up the failed requests of earlier calls again.
         progress: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal; on stderr.
         worker: What answers at the endpoint `local`: `smollm2`, `echo`, or `auto`, the model where it is installed.
@@ -288,6 +288,7 @@ class Stream:
         self._work = work
         self._wish = wish
         self._leaving = Leaving()
+        self._is_left = False
         self._done: asyncio.Future[Summary] | None = None
         self._feed: Feed | None = None
         self.summary: Summary | None = None
@@ -335,9 +336,11 @@ class Stream:
         done, feed = self._done, self._feed
         if done is None or feed is None or done.done():
             return
-        feed.stop()
-        self._leaving.ask(self._wish)
-        self._wish = Wish.DETACH
+        if not self._is_left:
+            # Both the end of the loop and that of an `async with` around it come here.
+            self._is_left = True
+            feed.stop()
+            self._leaving.ask(self._wish)
         try:
             self.summary = await asyncio.shield(done)
         except asyncio.CancelledError:
