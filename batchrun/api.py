@@ -1,8 +1,8 @@
 """The Python API: `run` for inputs that are there, `stream` for requests that come one by one.
 
-Both drive the same engine as the command line, with the same state file: `batchrun status`, `verify`, `cancel`,
-`export` and `resume` work on what they leave. A stream is driven in a thread with an event loop of its own, so that a
-program that is busy with a record holds up nothing.
+Both go through `session.run`, as the command line does, with the same state file: `batchrun status`, `verify`,
+`cancel`, `export` and `resume` work on what they leave. A stream is driven in a thread with an event loop of its own,
+so that a program that is busy with a record holds up nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from batchrun.arguments import checked, options_of
 from batchrun.errors import InputError, RunInterrupted, StoppedError, UsageError
 from batchrun.feed import Feed, as_line
 from batchrun.intake import requests_path
-from batchrun.interrupts import Leaving, Wish, cancellable
+from batchrun.interrupts import Leaving, Wish, catching_for
 from batchrun.progress import make_observer
 
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ def run(
         max_cost=max_cost,
         on_interrupt=on_interrupt,
     )
+    if requests is not None and options.output_is_folder:
+        raise UsageError(f"output={options.output} is a folder", "give a file: one for all results")
     with tempfile.TemporaryFile() as kept:
         if requests is not None:
             _keep(requests, kept)
@@ -157,7 +159,7 @@ def run(
             asyncio.get_running_loop()
         except RuntimeError:
             return work()
-        return _beside(work, Wish(on_interrupt))
+        return _beside(work, on_interrupt)
 
 
 def stream(
@@ -245,7 +247,7 @@ def stream(
         on_interrupt=on_interrupt,
     )
     if options.output_is_folder:
-        raise UsageError(f"output={options.output} is a folder", "a stream has one results file")
+        raise UsageError(f"output={options.output} is a folder", "give a file: one for all results")
     if isinstance(requests, (str, bytes, Mapping)) or not isinstance(requests, (Iterable, AsyncIterable)):
         raise UsageError("requests is no iterable of requests", "for one request give a list of it")
     work = partial(
@@ -310,7 +312,7 @@ class Stream:
         feed = self._feed = Feed(self._requests, self._leaving)
         done = self._done = asyncio.wrap_future(_started(partial(self._work, feed=feed, leaving=self._leaving)))
         done.add_done_callback(lambda _: feed.end())
-        with cancellable(self._leaving):
+        with catching_for(self._leaving):
             try:
                 if await feed.is_open() and feed.stored is not None:
                     for line in feed.stored:
@@ -349,17 +351,11 @@ class Stream:
             raise
 
 
-def _beside(work: Callable[..., Summary], wish: Wish) -> Summary:
+def _beside(work: Callable[..., Summary], policy: config.InterruptPolicy) -> Summary:
     """Work in another thread, because an event loop is running in this one, and wait for it."""
     leaving = Leaving()
-    done = _started(partial(work, leaving=leaving))
-    with cancellable(leaving):
-        while True:
-            try:
-                return done.result()
-            except KeyboardInterrupt:
-                leaving.ask(wish)
-                wish = Wish.DETACH
+    with catching_for(leaving, policy):
+        return _started(partial(work, leaving=leaving)).result()
 
 
 def _started(work: Callable[[], Summary]) -> Future[Summary]:

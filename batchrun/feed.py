@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
@@ -28,7 +28,7 @@ from batchrun.results.writer import ResultsFile
 from batchrun.state.arrivals import Arrival, Arrivals
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
     from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
 
@@ -347,11 +347,12 @@ class Feed:
         """Pull requests as long as there is room."""
         try:
             await self._until(self._has_room)
-            async for request in _each(self._requests):
-                self._count += 1
-                self._pulled.append((self._count, request))
-                self._hold(1)
-                await self._until(self._has_room)
+            async with aclosing(_each(self._requests)) as each:
+                async for request in each:
+                    self._count += 1
+                    self._pulled.append((self._count, request))
+                    self._hold(1)
+                    await self._until(self._has_room)
         except Exception as error:  # noqa: BLE001 - whatever it is, the program gets it back
             self.error = self.error or error
         finally:
@@ -375,7 +376,7 @@ class _GoneError(Exception):
     """The program's event loop is closed."""
 
 
-async def _each(requests: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+async def _each(requests: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
     if isinstance(requests, AsyncIterable):
         async for request in requests:
             yield request

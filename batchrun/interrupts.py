@@ -76,16 +76,35 @@ class Leaving:
 
 
 @contextmanager
-def cancellable(leaving: Leaving) -> Iterator[None]:
-    """Let `batchrun cancel` reach a session in another thread: signals come to the main thread only."""
+def catching_for(leaving: Leaving, policy: InterruptPolicy | None = None) -> Iterator[None]:
+    """Catch the signals for a session in another thread: they come to the main thread only. Elsewhere nothing is done.
+
+    Args:
+        leaving: Asks the session.
+        policy: What the first Ctrl-C or SIGTERM asks for; None: those are left alone, and only `batchrun cancel` heard.
+    """
+    asked = False
+
+    def interrupted(*_: object) -> None:
+        nonlocal asked
+        leaving.ask(Wish.DETACH if asked else Wish(policy))
+        asked = True
+
+    handlers: dict[signal.Signals, Callable[..., None]] = {CANCEL_SIGNAL: lambda *_: leaving.ask(Wish.CANCEL)}
+    if policy is not None:
+        handlers |= {signal.SIGINT: interrupted, signal.SIGTERM: interrupted}
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(CANCEL_SIGNAL, lambda *_: leaving.ask(Wish.CANCEL))
+        handlers = {}
+    before = {number: signal.getsignal(number) for number in handlers}
+    caught = [number for number in handlers if before[number] is not signal.SIG_IGN or number is CANCEL_SIGNAL]
+    for number in caught:
+        signal.signal(number, handlers[number])
     try:
         yield
     finally:
-        signal.signal(CANCEL_SIGNAL, before)
+        for number in caught:
+            # None is a handler that is not Python's, and cannot be put back by it.
+            signal.signal(number, before[number] or signal.SIG_DFL)
 
 
 @contextmanager

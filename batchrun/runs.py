@@ -124,8 +124,8 @@ class Run:
             undo.callback(self.store.close)
             if not is_new:
                 refuse_other_options(self.store, options)
-            if requests is not None and is_new:
-                _make_empty(requests_path(options.state))
+            if requests is not None:
+                _have_file(requests_path(options.state), options.state, is_new=is_new)
             merged = None if as_is else take_in(options, sources, self.store, self._observer, from_spool=from_spool)
             if merged and not merged.rows and options.shard is None and requests is None:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
@@ -154,7 +154,7 @@ class Run:
         with closing(self._spool()) as spool:
             while lines := list(islice(requests, _REQUESTS_AT_ONCE)):
                 spool.add_all(lines)
-                note_growth(self.store)
+        note_growth(self.store)
 
     def _spool(self) -> Spool:
         (source,) = self.store.sources()
@@ -404,14 +404,21 @@ def _refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) ->
             raise UsageError(f"{shown}: the name is not valid UTF-8", "rename it, or make a link to it") from error
 
 
-def _make_empty(path: Path) -> None:
-    """Make the file of a run's requests.
+def _have_file(requests: Path, state: Path, *, is_new: bool) -> None:
+    """Make the file of a new run's requests; see that an earlier one has it.
 
     Raises:
+        StateError: it has not.
         OutputError: it cannot be made.
     """
-    with writing(path):
-        path.touch()
+    if is_new:
+        with writing(requests):
+            requests.touch()
+    elif not requests.exists():
+        raise StateError(
+            f"{state} belongs to a run whose requests are not in {requests}",
+            "give another state file; or put the requests back, if they were there",
+        )
 
 
 def _remove_state(state: Path) -> None:

@@ -157,9 +157,21 @@ def test_a_request_that_has_changed_is_refused_and_what_was_there_stays(tmp_path
     assert run([{"id": "x", "prompt": "a"}], tmp_path).exit_code == 0
 
 
+def test_a_state_file_of_other_inputs_is_refused(tmp_path: Path):
+    (tmp_path / "in.jsonl").write_text('"one"\n')
+    assert run(tmp_path / "in.jsonl", tmp_path).exit_code == 0
+    with pytest.raises(StateError, match="belongs to a run whose requests are not in") as caught:
+        run([{"prompt": "one"}], tmp_path)
+    said(caught.value)
+    (tmp_path / "new.jsonl.state.requests.jsonl").write_text('"somebody\'s"\n')
+    with pytest.raises(StateError, match="exists, but its state file"):
+        run([{"prompt": "one"}], tmp_path, output=tmp_path / "new.jsonl")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"output": "./"}, "is a folder"),
         ({"concurrency": 0}, "concurrency=0"),
         ({"max_retries": None}, "max_retries=None"),
         ({"ttl": 1}, "ttl=1"),
@@ -336,6 +348,18 @@ async def test_a_cancelled_program_leaves_as_it_was_told_to(tmp_path: Path):
             await asyncio.wait_for(take(records, got), 1)
         assert [record["text"] for record in got] == ["only one"]
         assert (records.summary.total, records.summary.succeeded) == (1, 1)
+
+
+async def test_a_program_that_is_cancelled_before_the_run_is_open_leaves_it_as_it_is(tmp_path: Path):
+    async with serving() as server:
+        records = stream(numbered(count()), tmp_path, server.endpoint.base_url)
+        taking = asyncio.create_task(take(records, []))
+        await asyncio.sleep(0)
+        taking.cancel()
+        await asyncio.wait([taking])
+        assert taking.cancelled()
+        assert (records.summary.outcome, records.summary.in_flight) == ("interrupted", 0)
+    assert verification.verify(tmp_path / "s.state").is_whole
 
 
 async def test_a_request_that_failed_is_its_error_record(tmp_path: Path):

@@ -60,9 +60,17 @@ def test_evaluation_results_carry_their_references(tmp_path: Path):
     assert all(record["metadata"]["reference"] for record in records)
 
 
+def test_the_stream_gives_an_answer_to_each_question_and_the_same_again(tmp_path: Path):
+    command = [sys.executable, str(SAMPLES / "stream.py"), str(tmp_path), "echo"]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True, timeout=60) for _ in range(2))
+    assert first.stdout == second.stdout
+    assert first.stdout.count(" squared: ") == 12
+    assert len(read_lines(tmp_path / "squares.results.jsonl")) == 12
+
+
 def test_all_samples_are_valid_and_described():
     assert batchrun("check", str(SAMPLES)).returncode == 0
     described = (SAMPLES / "README.md").read_text()
-    for sample in SAMPLES.glob("*.jsonl"):
+    for sample in [*SAMPLES.glob("*.jsonl"), *SAMPLES.glob("*.py")]:
         if not sample.name.endswith((".results.jsonl", ".errors.jsonl")):
             assert f"`{sample.name}`" in described
