@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batchrun.config import FormatChoice
+    from batchrun.prompts.lines import RawLine
     from batchrun.results.summary import Observer
     from batchrun.state.store import Store
 
@@ -67,6 +68,8 @@ def take_in(
     # A shard knows the whole input, so that all of them together can be proven to be whole.
     limit = None if known or shard else options.limit
     whole_input = LineSum()
+    if sweep:
+        _refuse_too_many(records, sweep, shard.count if shard else 1, options.limit)
     key_of = RequestKeys(options) if options.dedupe else None
     shapes: set[Shape] = set()
     lines = _valid_lines(records, problems, shapes, observer, sweep=sweep, key_of=key_of, limit=limit)
@@ -255,6 +258,23 @@ class _Problems:
         return "\n".join(self.first) + (f"\n... and {more:,} more" if more else "")
 
 
+def _plain_lines(sources: Sequence[SourceRecord]) -> Iterator[tuple[SourceRecord, RawLine]]:
+    for source in sources:
+        for line in iter_source(Source(source.file, SourceKind.FILE), sys.stdin.buffer):
+            yield source, line
+
+
+def _refuse_too_many(sources: Sequence[SourceRecord], sweep: Sweep, shards: int, limit: int | None) -> None:
+    """Count the lines before they are made several rows each: ten million rows take a minute to stage."""
+    most = MAX_ROWS // sweep.size * shards
+    lines = sum(1 for _ in islice(_plain_lines(sources), most + 1))
+    if lines > most and (limit is None or limit > MAX_ROWS):
+        raise UsageError(
+            f"the sweep makes {sweep.size:,} rows of each line, which is more than {MAX_ROWS:,} in all",
+            "sweep over fewer values, or take part of the lines: --limit",
+        )
+
+
 def _valid_lines(
     sources: Sequence[SourceRecord],
     problems: _Problems,
@@ -265,17 +285,8 @@ def _valid_lines(
     key_of: RequestKeys | None,
     limit: int | None,
 ) -> Iterator[StagedLine]:
-    plain = (
-        (source, line)
-        for source in sources
-        for line in iter_source(Source(source.file, SourceKind.FILE), sys.stdin.buffer)
-    )
-    for count, (source, line) in enumerate(islice(plain, None if limit is None else -(-limit // sweep.size)), 1):
-        if count * sweep.size > MAX_ROWS and sweep.size > 1:
-            raise UsageError(
-                f"the sweep makes {sweep.size:,} rows of each line, which is more than {MAX_ROWS:,} in all",
-                "sweep over fewer values, or take part of the lines: --limit",
-            )
+    plain = islice(_plain_lines(sources), None if limit is None else -(-limit // sweep.size))
+    for count, (source, line) in enumerate(plain, 1):
         if count % _PROGRESS_EVERY_LINES == 0:
             observer.message(f"reading: {count:,} lines so far")
         try:

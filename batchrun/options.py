@@ -428,3 +428,32 @@ WATCH_OPTIONS = [
     *without(RUN_OPTIONS, "inputs", "output", "state", "shard", "dry_run"),
 ]
 """What a watch is and asks for: the options of a run, for each of its files."""
+
+SERVE_OPTIONS = [
+    click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen."),
+    click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 picks a free one."),
+    click.option(
+        "--workers", type=click.IntRange(0, 100_000), default=2, show_default=True, help="Workers to emulate."
+    ),
+    click.option(
+        "--jobs-per-worker",
+        type=click.IntRange(1, 10_000),
+        default=1,
+        show_default=True,
+        help="Jobs a worker runs at once.",
+    ),
+    click.option(
+        "--latency", type=click.FloatRange(0), default=0.0, show_default=True, help="Seconds added to each job."
+    ),
+    click.option(
+        "--fail-rate", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of the jobs that fail."
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn by chance."),
+    click.option(
+        "--cold-start", type=click.FloatRange(0), default=0.0, show_default=True, help="Seconds without workers."
+    ),
+    click.option(
+        "--limits/--no-limits", default=False, show_default=True, help="Enforce Runpod's documented rate limits."
+    ),
+]
+"""What a served endpoint is like."""
