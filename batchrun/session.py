@@ -434,8 +434,9 @@ def _in_loop(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    found: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):
         import uvloop
 
-        return uvloop.new_event_loop
-    return None
+        found = uvloop.new_event_loop
+    return found

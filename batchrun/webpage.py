@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _LISTED = 50
 _MESSAGE_CHARS = 500
+_UNITS_LEAST = 3
+"""An axis has so many of its unit at least."""
 _BINS = 40
 
 
@@ -90,34 +92,42 @@ def _over_time(store: Snapshot) -> list[str]:
     sections = []
     start_ms = min([session[0] for session in store.sessions()], default=0)
     if len(points) > 1:
-        x = [(point.at_ms - start_ms) / 60_000 for point in points]
+        unit, unit_ms = _unit(points[-1].at_ms - start_ms)
+        x = [(point.at_ms - start_ms) / unit_ms for point in points]
         ended = [point.succeeded + point.failed for point in points]
         pairs = zip(range(len(points) - 1), range(1, len(points)), strict=True)
         rate = [nan] + [
             max(ended[b] - ended[a], 0) / max((points[b].at_ms - points[a].at_ms) / 1000, 0.001) for a, b in pairs
         ]
-        sections.append(plot("Rows per second", charts.lines("rows per second", "minutes", {"rows/s": (x, rate)})))
+        sections.append(plot("Rows per second", charts.lines("rows per second", unit, {"rows/s": (x, rate)})))
         jobs = {
             name.replace("_", " "): (x, [getattr(p, name) for p in points])
             for name in ("window", "in_flight", "running")
         }
-        sections.append(plot("Jobs in flight", charts.lines("jobs in flight", "minutes", jobs)))
+        sections.append(plot("Jobs in flight", charts.lines("jobs in flight", unit, jobs)))
     failed = store.query(
         "SELECT kind, completed_ms / 1000 * 1000, count(*) FROM failures"
         " WHERE completed_ms IS NOT NULL GROUP BY 1, 2 ORDER BY 1"
     )
     if failed:
+        unit, unit_ms = _unit(max(at_ms for _, at_ms, _ in failed) - start_ms)
         sections.append(
             plot(
                 "Failures over time",
                 _histogram(
                     "failures",
-                    "minutes",
-                    [(kind, max(at_ms - start_ms, 0) / 60_000, count) for kind, at_ms, count in failed],
+                    unit,
+                    [(kind, max(at_ms - start_ms, 0) / unit_ms, count) for kind, at_ms, count in failed],
                 ),
             )
         )
     return sections
+
+
+def _unit(span_ms: int) -> tuple[str, int]:
+    """What a time axis of such a length is read in, and its milliseconds."""
+    units = (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000))
+    return next((unit for unit in units if span_ms >= _UNITS_LEAST * unit[1]), ("seconds", 1000))
 
 
 def _latency(store: Snapshot) -> list[str]:
