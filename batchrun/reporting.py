@@ -37,6 +37,11 @@ def read(state: Path) -> Report:
         options = RunOptions.from_json(stored, state)
         repeat = options.sweep.repeat
         variants = _variants(options)
+        last = store.query("SELECT coalesce(max(variant), 0) FROM rows")[0][0]
+        if last // repeat >= len(variants):
+            raise StateError(
+                f"{state}: the state file is damaged: a row is of variant {last}", "restore it from a copy"
+            )
         for number, row_state, count in store.query(
             f"SELECT variant / {repeat}, state, count(*) FROM rows GROUP BY 1, 2"
         ):

@@ -15,6 +15,7 @@ from batchrun.cli import main
 from batchrun.config import GuardOptions, SweepOptions
 from batchrun.errors import StateError
 from batchrun.results.report import Report, Tally, VariantReport, render
+from batchrun.state.store import Store
 from tests.rehearsal import Picky, mixed_run, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:
@@ -48,6 +49,38 @@ async def test_variants_are_told_apart_and_their_samples_pooled(tmp_path: Path):
     shown = CliRunner().invoke(main, ["report", str(tmp_path / "out.jsonl.state")]).stdout
     assert "temperature=0.5 top_p=0.9" in shown
     assert max(map(len, shown.splitlines())) <= 100
+
+
+async def test_the_parts_of_the_variants_add_up_to_the_cost_of_the_run(tmp_path: Path):
+    write_lines(tmp_path, [{"id": f"q{n}", "prompt": f"good {n}"} for n in range(12)])
+    sweep = SweepOptions((("temperature", (0, 0.5)),))
+    async with serving(latency_s=0.2) as server:
+        guards = GuardOptions(price_per_hour=3600.0)
+        rehearsal = await rehearse(tmp_path, server.endpoint.base_url, sweep=sweep, guards=guards)
+    variants = reporting.read(tmp_path / "out.jsonl.state").variants
+    assert rehearsal.summary.cost is not None
+    assert rehearsal.summary.cost.most > 0
+    assert sum(variant.cost for variant in variants) == pytest.approx(rehearsal.summary.cost.most)
+    assert variants[0].cost == pytest.approx(variants[1].cost, rel=0.5)
+
+
+async def test_a_run_that_has_not_ended_is_reported_as_far_as_it_is(tmp_path: Path):
+    write_lines(tmp_path, [{"id": f"q{n}", "prompt": f"good {n}"} for n in range(20)])
+    sweep = SweepOptions((("temperature", (0, 0.5)),))
+    async with serving() as server:
+        await rehearse(tmp_path, server.endpoint.base_url, sweep=sweep, limit=10)
+    with Store(tmp_path / "out.jsonl.state") as store, store.transaction() as db:
+        db.execute("UPDATE rows SET state = 0 WHERE id = 'q4/temperature=0.5'")
+    first, second = reporting.read(tmp_path / "out.jsonl.state").variants
+    assert (first.rows, first.succeeded, second.rows, second.succeeded) == (5, 5, 5, 4)
+
+
+async def test_a_variant_that_the_sweep_does_not_have_is_damage(tmp_path: Path):
+    state = await mixed_run(tmp_path)
+    with Store(state) as store, store.transaction() as db:
+        db.execute("UPDATE rows SET variant = 7 WHERE row = 1")
+    with pytest.raises(StateError, match="damaged: a row is of variant 7"):
+        reporting.read(state)
 
 
 async def test_results_that_are_missing_are_named(tmp_path: Path):

@@ -18,7 +18,7 @@ _WRONG = {
     "rows": " OR ".join(
         [
             "row NOT BETWEEN 1 AND 2147483647 OR typeof(id) <> 'text' OR typeof(digest) <> 'blob' OR state > 5",
-            *(_NO_NUMBERS.format(column) for column in ("source", "line", "offset", "length", "state")),
+            *(_NO_NUMBERS.format(column) for column in ("source", "line", "offset", "length", "state", "variant")),
             "length > 67108864",
         ]
     ),
