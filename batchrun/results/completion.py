@@ -86,13 +86,16 @@ def _is_completion(part: dict[str, Any]) -> bool:
     choices = part.get("choices")
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
         return False
-    is_chat = all(isinstance(choice.get("message"), dict) for choice in choices)
-    return is_chat or all(isinstance(choice.get("text"), str) for choice in choices)
+    return _is_chat(choices) or all(isinstance(choice.get("text"), str) for choice in choices)
+
+
+def _is_chat(choices: list[dict[str, Any]]) -> bool:
+    return all(isinstance(choice.get("message"), dict) for choice in choices)
 
 
 def _completed(own: dict[str, Any], record: Mapping[str, Any], asked: Callable[[], Asked]) -> Body:
     """A completion with all that a strict reader needs; nothing that is well is changed."""
-    is_chat = isinstance(own["choices"][0].get("message"), dict)
+    is_chat = _is_chat(own["choices"])
     job = record["job"]
     body = dict(own)
     if not isinstance(own.get("id"), str):

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
@@ -272,6 +272,7 @@ def test_each_text_of_the_older_worker_is_a_choice(output: Any):
     assert said == [text or "" for text in extract(output).texts or ("",)]
 
 
+@example(output=[{"choices": [{"text": ""}, {"text": ""}]}, {"choices": [{"delta": {}}]}], asked=CHAT, carried={})
 @given(OUTPUT, st.sampled_from([CHAT, TEXT, Asked("/v1/responses")]), st.dictionaries(st.text(max_size=5), JSON))
 def test_a_line_comes_back_as_it_was_from_either_format(output: Any, asked: Asked, carried: dict):
     ours, theirs = lines(output, asked, carried=carried, variant={"repeat": 1}, possible_duplicate=True)
