@@ -47,10 +47,10 @@ class Merged:
     unfinished: int
     """Rows of these shards that have not ended."""
     errors: Path | None
-    """The failed rows; None when there are none."""
+    """The failed rows; None when there are none, or nowhere to write them."""
 
     def __str__(self) -> str:
-        rest = [f"{self.failed:,} failed ({self.errors})"] if self.failed else []
+        rest = [f"{self.failed:,} failed" + (f" ({self.errors})" if self.errors else "")] if self.failed else []
         rest += [f"{self.unfinished:,} have not ended"] if self.unfinished else []
         rest += [f"{self.of - self.shards:,} of {self.of:,} shards are missing"] if self.shards < self.of else []
         said = f"{self.results:,} results of {self.shards:,} shards merged into {self.target}"
@@ -64,27 +64,28 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
         states: The shards' state files, in any order.
         target: The file to write, whole by rename, with the failed rows beside it; None: results to `stdout`.
         stdout: Where the lines go without a target.
-        partial: Take what there is: shards may be missing, and rows unfinished.
+        partial: Take what there is: shards may be missing, limited to a few of their lines, and rows unfinished.
 
     Raises:
         StateError: the shards are not of one input, overlap, or are not whole; or a file of one cannot be read.
-        UsageError: the target is a folder, a device, or a file of a shard.
+        UsageError: the target or its error file is a folder, a device, or a file of a shard.
         OutputError: the target cannot be written.
     """
     with ExitStack() as stack:
         stores = [stack.enter_context(Snapshot(state)) for state in states]
         shards = _refuse_strangers(stores)
-        missing = prove(stores, shards)
         counts = [store.counts() for store in stores]
         unfinished = sum(count for each in counts for state, count in each.items() if state.is_open)
         unfinished += sum(each[RowState.HELD] for each in counts)
         if not partial:
-            _refuse_partial(stores, counts, missing)
+            _refuse_partial(stores, shards, counts)
         paths: dict[int, Path] = {}
         after = (0, 0)
         positions = stack.enter_context(Positions())
         for store, each in zip(stores, counts, strict=True):
             refuse_own_files(store, target, stdout)
+            if target is not None:
+                refuse_own_files(store, errors_path(target), stdout)
             paths |= {after[0] + output.output: store.results_path(output) for output in store.outputs()}
             find_positions(store, positions, each[RowState.SUCCEEDED], after)
             after = (max(paths), after[1] + store.last_row())
@@ -109,15 +110,11 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
         )
 
 
-def prove(stores: Sequence[Snapshot], shards: Sequence[Shard]) -> list[int]:
-    """The indices of the shards that are missing; none when these are whole.
-
-    Raises:
-        StateError: all are there, and their lines do not come to those of the input.
-    """
+def _prove(stores: Sequence[Snapshot], shards: Sequence[Shard]) -> None:
+    """Refuse shards that are not the whole of their input: some are missing, or lines of theirs are."""
     missing = sorted(set(range(1, shards[0].count + 1)) - {shard.index for shard in shards})
     if missing:
-        return missing
+        raise StateError(_missing(missing), "give all of them; `merge` takes what there is with --partial")
     whole = LineSum.from_json(stores[0].get_setting("whole_input"))
     found = LineSum()
     for store in stores:
@@ -128,10 +125,9 @@ def prove(stores: Sequence[Snapshot], shards: Sequence[Shard]) -> list[int]:
             f"the shards have {found.lines:,} lines, and the input has {whole.lines:,}: they are not whole",
             "was one of them run with --limit, or begun before the input was changed? Run it again",
         )
-    return []
 
 
-def shards_of(stores: Sequence[Snapshot]) -> list[Shard]:
+def _shards_of(stores: Sequence[Snapshot]) -> list[Shard]:
     """Which part of the input each state file holds.
 
     Raises:
@@ -139,8 +135,10 @@ def shards_of(stores: Sequence[Snapshot]) -> list[Shard]:
     """
     found = []
     for store in stores:
-        options = store.get_setting("options")
-        shard = options.get("shard") if isinstance(options, dict) else None
+        options = _options(store)
+        if not options:
+            raise StateError(f"{store.path} holds no run yet", "its start was cut off: give the same command again")
+        shard = options.get("shard")
         if not isinstance(shard, str):
             raise StateError(f"{store.path} is not that of a shard", "it was run without --shard: `batchrun export` it")
         found.append(Shard.parse(shard))
@@ -152,7 +150,7 @@ def _refuse_strangers(stores: Sequence[Snapshot]) -> list[Shard]:
     for store in stores:
         if faults := store.damage():
             raise StateError(f"{store.path}: the state file is damaged ({faults[0]})", "restore it from a copy")
-    shards = shards_of(stores)
+    shards = _shards_of(stores)
     first, first_options = stores[0], _options(stores[0])
     by_index: dict[int, Snapshot] = {}
     for store, shard in zip(stores, shards, strict=True):
@@ -179,15 +177,21 @@ def _refuse_strangers(stores: Sequence[Snapshot]) -> list[Shard]:
     return shards
 
 
-def _refuse_partial(stores: Sequence[Snapshot], counts: Sequence[dict[RowState, int]], missing: list[int]) -> None:
-    if missing:
-        raise StateError(_missing(missing), "give all of them, or --partial")
+def _refuse_partial(stores: Sequence[Snapshot], shards: Sequence[Shard], counts: Sequence[dict[RowState, int]]) -> None:
+    """Refuse shards that are not whole, have rows left, or have failed rows that no error file tells of."""
+    _prove(stores, shards)
     for store, each in zip(stores, counts, strict=True):
         open_rows = sum(count for state, count in each.items() if state.is_open or state is RowState.HELD)
         if open_rows:
             raise StateError(
                 f"{store.path} has {open_rows:,} rows that have not ended",
                 f"batchrun resume {store.path}, or merge what there is with --partial",
+            )
+        told = sum(1 for _ in _error_lines([store]))
+        if told != each[RowState.FAILED]:
+            raise StateError(
+                f"{store.path} has {each[RowState.FAILED]:,} rows that failed, and its error file has {told:,}",
+                f"batchrun resume {store.path} writes it anew; or merge what there is with --partial",
             )
 
 
@@ -219,8 +223,6 @@ def whole_shards(states: Sequence[Path]) -> str:
     with ExitStack() as stack:
         stores = [stack.enter_context(Snapshot(state)) for state in states]
         shards = _refuse_strangers(stores)
-        missing = prove(stores, shards)
-        if missing:
-            raise StateError(_missing(missing), "give all of them")
+        _prove(stores, shards)
         lines = LineSum.from_json(stores[0].get_setting("whole_input")).lines
     return f"together: {len(stores):,} shards, each of the {lines:,} lines of the input is in one of them"

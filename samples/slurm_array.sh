@@ -7,9 +7,10 @@
 #SBATCH --signal=B:TERM@300
 set -euo pipefail
 
-shards=${SLURM_ARRAY_TASK_COUNT:-8}
-shard=$((SLURM_ARRAY_TASK_ID - ${SLURM_ARRAY_TASK_MIN:-0} + 1))
+# Said here and not taken from the array: one task that is run again (sbatch --array=3) has to be the same shard.
+shards=${SHARDS:-8}
+shard=$((SLURM_ARRAY_TASK_ID + 1))
 
 # SIGTERM, five minutes before the end of the time, collects what is in flight; the same array again goes on.
 exec batchrun run "${INPUT:-prompts.jsonl}" --shard "$shard/$shards" --progress plain \
-    --run-limit $((1000 / shards)) --status-limit $((2000 / shards))
+    --run-limit $((999 / shards + 1)) --status-limit $((1999 / shards + 1))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -157,20 +159,120 @@ async def test_another_shard_does_not_go_on_with_the_same_state(tmp_path: Path):
             await rehearse(state.parent, server.endpoint.base_url, shard="2/3")
 
 
+def batchrun(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "batchrun", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def without_job_facts(path: Path) -> list[dict]:
+    return [
+        {key: value for key, value in record.items() if key not in ("job", "source")} for record in read_lines(path)
+    ]
+
+
+async def test_merged_shards_are_the_export_of_the_run_without_shards(tmp_path: Path):
+    states = []
+    for name, shard in (("whole", None), ("one", "1/3"), ("two", "2/3"), ("three", "3/3")):
+        (tmp_path / name).mkdir()
+        write_lines(tmp_path / name, LINES)
+        async with serving() as server:
+            await rehearse(tmp_path / name, server.endpoint.base_url, shard=shard)
+        states.append(f"{name}/out.jsonl.state")
+    exported = batchrun("export", states[0], "-o", "exported.jsonl", cwd=tmp_path)
+    merged = batchrun("merge", *reversed(states[1:]), "-o", "merged.jsonl", cwd=tmp_path)
+    assert (exported.returncode, merged.returncode, merged.stdout) == (0, 0, "")
+    assert merged.stderr == "51 results of 3 shards merged into merged.jsonl\n"
+    assert without_job_facts(tmp_path / "merged.jsonl") == without_job_facts(tmp_path / "exported.jsonl")
+    assert batchrun("merge", *states[1:], "-o", "-", cwd=tmp_path).stdout == (tmp_path / "merged.jsonl").read_text()
+
+
+async def test_the_command_refuses_shards_that_are_not_whole_in_one_line(tmp_path: Path):
+    states = await shards(tmp_path)
+    for given_states, words in ((states[1:], "1 shard is missing: 1"), ([*states, states[2]], "are both shard 3/3")):
+        merged = batchrun("merge", *given_states, "-o", "merged.jsonl", cwd=tmp_path)
+        assert (merged.returncode, merged.stdout) == (2, "")
+        assert words in merged.stderr.splitlines()[0]
+        assert "Traceback" not in merged.stderr
+        verified = batchrun("verify", *given_states, cwd=tmp_path)
+        assert verified.returncode == 2
+        assert words in verified.stderr
+    assert not (tmp_path / "merged.jsonl").exists()
+    assert batchrun("verify", *states, cwd=tmp_path).returncode == 0
+
+
+async def test_shards_that_were_limited_are_merged_as_a_part(tmp_path: Path):
+    states = await shards(tmp_path, limit=5)
+    assert merge(states, tmp_path / "merged.jsonl", sys.stdout.buffer, partial=True).results == 15
+
+
+async def test_failed_rows_without_an_error_file_are_not_left_out_unsaid(tmp_path: Path):
+    lines = [{"id": f"r{n}", "prompt": f"bad {n}"} for n in range(9)]
+    states = await shards(tmp_path, lines=lines, worker=Picky())
+    failed = len(read_lines(states[0].with_name("out.errors.jsonl")))
+    states[0].with_name("out.errors.jsonl").unlink()
+    with pytest.raises(StateError, match=f"has {failed} rows that failed, and its error file has 0"):
+        merge(states, tmp_path / "merged.jsonl", sys.stdout.buffer)
+    partial = merge(states, tmp_path / "merged.jsonl", sys.stdout.buffer, partial=True)
+    assert partial.failed == 9
+    assert len(read_lines(tmp_path / "merged.errors.jsonl")) == 9 - failed
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.glob("*/out.*jsonl")}
+
+
+async def test_the_merged_error_file_never_takes_the_place_of_a_file_of_a_shard(tmp_path: Path):
+    states = await shards(tmp_path, lines=[{"id": "r", "prompt": "bad"}], worker=Picky())
+    before = contents(tmp_path)
+    for state in states:
+        with pytest.raises(UsageError, match="a file of the run itself"):
+            merge(states, state.with_name("out"), sys.stdout.buffer)
+    assert contents(tmp_path) == before
+
+
+async def test_an_input_that_is_an_error_file_is_not_removed_by_a_merge_without_failures(tmp_path: Path):
+    write_lines(tmp_path, LINES)
+    source = (tmp_path / "in.jsonl").rename(tmp_path / "merged.errors.jsonl")
+    async with serving() as server:
+        await rehearse(tmp_path, server.endpoint.base_url, shard="1/1", inputs=(str(source),))
+    with pytest.raises(UsageError, match=r"merged\.errors\.jsonl"):
+        merge([tmp_path / "out.jsonl.state"], tmp_path / "merged.jsonl", sys.stdout.buffer)
+    assert len(read_lines(source)) == len(LINES)
+
+
+async def test_shards_that_were_asked_differently_are_refused(tmp_path: Path):
+    states = await shards(tmp_path)
+    (tmp_path / "other").mkdir()
+    sweep = SweepOptions((("temperature", (0, 1)),))
+    for asked, word in (({"endpoint": "another"}, "--endpoint"), ({"sweep": sweep}, "--sweep")):
+        (tmp_path / "other" / word).mkdir()
+        (other, *_) = await shards(tmp_path / "other" / word, **asked)
+        with pytest.raises(StateError, match=f"run with different {word}"):
+            merge([other, *states[1:]], tmp_path / "merged.jsonl", sys.stdout.buffer)
+
+
 def test_the_sample_of_a_slurm_array_runs_each_shard_and_the_command_merges_them(tmp_path: Path):
     write_lines(tmp_path, LINES)
     (tmp_path / "in.jsonl").rename(tmp_path / "prompts.jsonl")
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "SLURM_ARRAY_TASK_COUNT": "2",
-        "SLURM_ARRAY_TASK_MIN": "0",
+        "SHARDS": "2",
         "RUNPOD_ENDPOINT_ID": "local",
         "BATCHRUN_WORKER": "echo",
     }
     for task in ("0", "1"):
         script = [str(SAMPLES / "slurm_array.sh")]
         subprocess.run(script, cwd=tmp_path, env={**environment, "SLURM_ARRAY_TASK_ID": task}, check=True, timeout=60)
+    # One task that is run again alone is the same shard, with nothing left to do.
+    again = {**environment, "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "1", "SLURM_ARRAY_TASK_MIN": "1"}
+    subprocess.run(script, cwd=tmp_path, env=again, check=True, timeout=60)
     states = sorted(path.name for path in tmp_path.glob("*.state"))
     assert states == [f"prompts.shard-{n}-of-2.results.jsonl.state" for n in (1, 2)]
     for command, words in (("merge", "51 results of 2 shards"), ("verify", "together: 2 shards")):
@@ -188,19 +290,25 @@ def test_the_sample_of_a_slurm_array_runs_each_shard_and_the_command_merges_them
     assert len((tmp_path / "results.jsonl").read_bytes().splitlines()) == len(LINES)
 
 
-def test_the_sample_of_an_indexed_job_gives_every_index_its_shard():
-    text = (SAMPLES / "kubernetes_indexed_job.yaml").read_text()
-    command = text.split("exec ")[1].split("env:")[0].split()
-    shard = command[command.index("--shard") + 1 : command.index("--progress")]
-    assert " ".join(shard) == "$((JOB_COMPLETION_INDEX + 1))/8"
-    assert "completions: 8" in text
-    arguments = [word for word in command if word not in shard]
+def test_the_sample_of_an_indexed_job_gives_every_index_its_shard(tmp_path: Path):
+    shutil.copy(SAMPLES / "prompts.jsonl", tmp_path)
+    spec = yaml.safe_load((SAMPLES / "kubernetes_indexed_job.yaml").read_text())["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert (spec["completionMode"], container["command"]) == ("Indexed", ["/bin/sh", "-c"])
+    (script,) = container["args"]
+    install, command = script.split(" && ")
+    assert install == "pip install --quiet runpod-batchrun"
     bodies = []
-    for index in range(1, 4):
-        arguments[[word.startswith("--shard") for word in arguments].index(True)] = f"--shard={index}/3"
+    for index in range(spec["completions"]):
         done = subprocess.run(
-            [sys.executable, "-m", *arguments, "-e", "x", "--dry-run"],
-            cwd=SAMPLES,
+            [*container["command"], f"{command} --dry-run"],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "RUNPOD_ENDPOINT_ID": "x",
+                "JOB_COMPLETION_INDEX": str(index),
+            },
             capture_output=True,
             text=True,
             check=True,
