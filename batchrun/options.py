@@ -244,9 +244,10 @@ RETRY_OPTIONS = [
 def _config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
     """Take the options of a file as the defaults of the others."""
     if path is not None:
-        from batchrun.runfile import read_run_file
+        from batchrun.runfile import read_run_file, refuse_wrong_values
 
         ctx.default_map = read_run_file(path, ctx.command)
+        refuse_wrong_values(path, ctx)
     return path
 
 

@@ -19,7 +19,7 @@ from batchrun.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PATHS = frozenset({"inputs", "output", "state", "api_key_file", "model_file", "log_file"})
+_PATHS = frozenset({"inputs", "folder", "output", "state", "api_key_file", "model_file", "log_file"})
 
 
 def read_run_file(path: Path, command: click.Command) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def read_run_file(path: Path, command: click.Command) -> dict[str, Any]:
         parameter = known.get(key.replace("-", "_").lower())
         if parameter is None:
             near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
-            hint = f"did you mean {near[0].replace('_', '-')}?" if near else "batchrun run --help lists the options"
+            hint = f"did you mean {near[0].replace('_', '-')}?" if near else f"see batchrun {command.name} --help"
             raise UsageError(f"--config {path}: {key!r} is no option of `batchrun {command.name}`", hint)
         name = str(parameter.name)
         if name in options:
@@ -52,6 +52,29 @@ def read_run_file(path: Path, command: click.Command) -> dict[str, Any]:
         given = _value(f"--config {path}: {key}", parameter, value)
         options[name] = _from_folder(path.parent, given) if name in _PATHS else given
     return options
+
+
+def refuse_wrong_values(path: Path, ctx: click.Context) -> None:
+    """Look at every value that came from a file, so that what is wrong is said of the file and its key.
+
+    Args:
+        path: The TOML file, for the message.
+        ctx: The command's, with the file's options as its defaults.
+
+    Raises:
+        UsageError: an option does not take such a value.
+    """
+    for parameter in ctx.command.params:
+        value = (ctx.default_map or {}).get(str(parameter.name))
+        try:
+            if value is not None:
+                parameter.process_value(ctx, value)
+        except click.MissingParameter:
+            continue  # an empty list of inputs: the command line may have them
+        except click.BadParameter as error:
+            key = max(parameter.opts, key=len).removeprefix("--")
+            hint = f"mend it, or see batchrun {ctx.command.name} --help"
+            raise UsageError(f"--config {path}: {key}: {error.message}", hint) from error
 
 
 def _names(parameter: click.Parameter) -> list[str]:
@@ -102,10 +125,10 @@ def _json(where: str, value: Any) -> str:
 
 
 def _from_folder(folder: Path, value: Any) -> Any:
-    """A path as it is meant from where the file stands; a slash at its end stays."""
+    """A path as meant from where the file stands, or from home (`~/`); a slash at its end stays, unlike in a Path."""
     if isinstance(value, list):
         return [_from_folder(folder, item) for item in value]
-    return value if value == "-" else os.path.join(folder, value)  # noqa: PTH118 - a Path would lose the slash
+    return value if value == "-" else os.path.join(folder, os.path.expanduser(value))  # noqa: PTH111, PTH118 - see there
 
 
 def _shown(value: Any) -> str:

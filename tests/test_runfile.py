@@ -93,7 +93,7 @@ def test_tables_within_a_sweep_are_paths(folder: Path):
         ('inptus = ["in.jsonl"]', "'inptus' is no option of `batchrun run`"),
         ("inptus = 1", "did you mean inputs?"),
         ("config = 'other.toml'", "'config' is no option"),
-        ("[x", "this is no TOML"),
+        ("repeat = 2\nchat = yes", "--config run.toml: this is no TOML: Invalid value (at line 2, column 8)"),
         ("repeat = true", "repeat is one value, not True"),
         ("system = ['a']", "system is one value, not a list"),
         ("chat = 'yes'", "chat is true or false, not 'yes'"),
@@ -102,8 +102,12 @@ def test_tables_within_a_sweep_are_paths(folder: Path):
         ("max-retries = 1\nmax_retries = 2", "is there twice, in two spellings"),
         ("[set]\nseed = 1979-05-27", "cannot be sent as JSON"),
         ("[set]\nseed = inf", "cannot be sent as JSON"),
-        ("repeat = 0", "Invalid value for '--repeat'"),
-        ("deadline = '8'", "hours, minutes or seconds"),
+        ("repeat = 0", "--config run.toml: repeat: 0 is not in the range"),
+        ("max-retries = 'many'", "--config run.toml: max-retries: 'many' is not a valid integer"),
+        ("concurrency = 0", "--config run.toml: concurrency: '0' is neither auto nor a number"),
+        ("unconfirmed = 'ask'", "--config run.toml: unconfirmed: 'ask' is not one of 'resubmit', 'hold'"),
+        ("sweep = ['temperature']", "--config run.toml: sweep: 'temperature' is not KEY=V1,V2"),
+        ("deadline = '8'", "--config run.toml: deadline: '8': hours, minutes or seconds"),
         ("[sweep]\ntemprature = [1]", "no such sampling parameter"),
         ("[sweep]\ntemperature = []", "there is no value"),
     ],
@@ -135,3 +139,27 @@ def test_every_option_of_run_may_stand_in_a_file(tmp_path: Path):
     (tmp_path / "run.toml").write_text("help = true\n")
     with pytest.raises(UsageError):
         read_run_file(tmp_path / "run.toml", command)
+
+
+def test_a_file_without_inputs_leaves_them_to_the_command_line(folder: Path):
+    (folder / "run.toml").write_text('inputs = []\nendpoint = "x"\n')
+    assert len(bodies(batchrun(folder, "run", "in.jsonl", "--config", "run.toml", "--dry-run"))) == 2
+    done = batchrun(folder, "run", "--config", "run.toml", "--dry-run")
+    assert (done.returncode, "Missing argument 'INPUT...'" in done.stderr) == (2, True)
+
+
+def test_a_path_from_home_is_not_one_in_the_folder_of_the_file(folder: Path):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "run.toml").write_text('inputs = ["~/in.jsonl"]\nendpoint = "x"\n')
+    found = bodies(batchrun(folder, "run", "--config", "sub/run.toml", "--dry-run", HOME=str(folder)))
+    assert len(found) == 2
+
+
+def test_a_watch_has_its_options_in_a_file_too(folder: Path):
+    (folder / "conf").mkdir()
+    (folder / "conf" / "watch.toml").write_text(
+        'folder = ".."\noutput = "../out/"\nendpoint = "local"\nworker = "echo"\nuntil-empty = true\nsettle = "0.01s"\n'
+    )
+    done = batchrun(folder, "watch", "--config", "conf/watch.toml", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "out" / "in.done").is_file()
