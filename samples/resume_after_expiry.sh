@@ -3,8 +3,8 @@
 #
 # The endpoint keeps a result for 30 minutes. What ended since and was fetched by nobody is gone: such rows are submitted
 # again, which costs again, and count as retries. To decide for yourself, start the run with --max-retries 0: they fail as
-# `expired` then, and come back with `batchrun resume STATE --retry-failed --only expired`. In the same way a run with
-# --unconfirmed hold keeps aside what may have been submitted, until `--retry-failed --only unconfirmed`.
+# `expired` then, and come back with `batchrun resume STATE --retry-failed --only expired`. A run with --unconfirmed hold
+# keeps aside what may have been submitted already, until its command is given again with --unconfirmed resubmit.
 set -euo pipefail
 state=${1:?usage: resume_after_expiry.sh STATE}
 

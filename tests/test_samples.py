@@ -35,6 +35,7 @@ def run(name: str, folder: Path, *more: str) -> list[dict]:
         ("openai-batch.jsonl", 3),
         ("custom-worker.jsonl", 3),
         ("evaluation.jsonl", 12),
+        ("arithmetic.jsonl", 20),
     ],
 )
 def test_each_sample_runs_with_the_echo(tmp_path: Path, name: str, rows: int):
@@ -71,6 +72,7 @@ def test_the_stream_gives_an_answer_to_each_question_and_the_same_again(tmp_path
 def test_all_samples_are_valid_and_described():
     assert batchrun("check", str(SAMPLES)).returncode == 0
     described = (SAMPLES / "README.md").read_text()
-    for sample in [*SAMPLES.glob("*.jsonl"), *SAMPLES.glob("*.py")]:
+    kinds = ("*.jsonl", "*.py", "*.sh", "*.toml", "*.yaml", "*.service")
+    for sample in (path for kind in kinds for path in SAMPLES.glob(kind)):
         if not sample.name.endswith((".results.jsonl", ".errors.jsonl")):
-            assert f"`{sample.name}`" in described
+            assert sample.name in described, sample.name
