@@ -24,6 +24,7 @@ from batchrun.errors import BatchrunError, OutputError, RefusedError, StateError
 from batchrun.intake import RequestKeys, preview
 from batchrun.interrupts import CANCEL_SIGNAL, interrupt_by_signals
 from batchrun.notify import failure_payload, notify, payload, refusal_payload
+from batchrun.preflight import refuse_unknown_endpoints
 from batchrun.prompts.shapes import build_request
 from batchrun.prompts.sweep import Sweep
 from batchrun.runs import Run, refuse_other_options
@@ -101,6 +102,8 @@ def run(
         key, worker = checked(api_key, "api_key"), None
     else:
         key, worker = find_api_key(api_key_file, options.base_url), None
+    if len(options.endpoints) > 1 and not options.state.exists():
+        _in_loop(refuse_unknown_endpoints(options, key))
     with (
         _telling(notify_url, options.state, observer) as told,
         Run(options, observer, clock=_clock(), wall=time.time, from_spool=resumed, requests=requests) as opened,

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "feed": ENGINE_LEVEL | {"journal", "interrupts"},
     "fleet": ENGINE_LEVEL | {"engine", "interrupts"},
     "intake": ENGINE_LEVEL,
+    "preflight": {"config", "endpoint", "errors"},
     "accounts": ENGINE_LEVEL,
     "ordering": ENGINE_LEVEL,
     "conversion": ENGINE_LEVEL | {"journal"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "standing": ENGINE_LEVEL | {"accounts"},
     "session": ENGINE_LEVEL
     | {"intake", "runs", "engine", "interrupts", "clock", "notify", "credentials", "local", "progress"}
-    | {"feed", "watching", "queued"},
+    | {"feed", "preflight", "watching", "queued"},
     "queued": {"results.record"},
     "watching": ENGINE_LEVEL | {"queued", "intake"},
     "runs": ENGINE_LEVEL
@@ -76,6 +77,7 @@ LIBRARIES = {
     "time": {"engine", "session", "standing", "local.server"},
     "random": {"session", "local.server"},
     "asyncio": {
+        "preflight",
         "api",
         "engine",
         "feed",

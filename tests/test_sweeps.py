@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections import Counter
@@ -172,6 +173,29 @@ def batchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def no_such_endpoint(request: web.BaseRequest, _: str) -> web.StreamResponse | None:
+    if request.path.split("/")[2] == "misspelt":
+        return web.json_response({"error": "endpoint not found"}, status=404)
+    return None
+
+
+async def test_an_endpoint_that_does_not_exist_is_refused_before_anything_is_sent_or_made(tmp_path: Path):
+    write_lines(tmp_path, LINES)
+    async with serving(no_such_endpoint) as server:
+        arguments = ["run", "in.jsonl", "--base-url", server.endpoint.base_url, "--sweep", "endpoint=good,misspelt"]
+        done = await asyncio.to_thread(batchrun, tmp_path, *arguments)
+        assert server.seen["run"] == 0
+        assert done.returncode == 2, done.stderr
+        assert "--sweep endpoint: there is no endpoint misspelt" in done.stderr
+        assert files_in(tmp_path) == ["in.jsonl"]
+        arguments[-1] = "endpoint=good,other"
+        assert (await asyncio.to_thread(batchrun, tmp_path, *arguments)).returncode == 0
 
 
 def test_a_dry_run_shows_the_matrix_and_the_rows_and_sends_nothing(tmp_path: Path):
