@@ -244,10 +244,9 @@ RETRY_OPTIONS = [
 def _config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
     """Take the options of a file as the defaults of the others."""
     if path is not None:
-        from batchrun.runfile import read_run_file, refuse_wrong_values
+        from batchrun.runfile import use_run_file
 
-        ctx.default_map = read_run_file(path, ctx.command)
-        refuse_wrong_values(path, ctx)
+        use_run_file(path, ctx)
     return path
 
 

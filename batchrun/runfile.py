@@ -22,6 +22,26 @@ if TYPE_CHECKING:
 _PATHS = frozenset({"inputs", "folder", "output", "state", "api_key_file", "model_file", "log_file"})
 
 
+def use_run_file(path: Path, ctx: click.Context) -> None:
+    """Make the options in a file the defaults of a command.
+
+    Raises:
+        UsageError: as `read_run_file` has it, or an option does not take the value that the file gives it.
+    """
+    ctx.default_map = read_run_file(path, ctx.command)
+    for parameter in ctx.command.params:
+        value = ctx.default_map.get(str(parameter.name))
+        try:
+            if value is not None:
+                parameter.process_value(ctx, value)
+        except click.MissingParameter:
+            continue  # an empty list of inputs: the command line may have them
+        except click.BadParameter as error:
+            key = max(parameter.opts, key=len).removeprefix("--")
+            hint = f"mend it, or see batchrun {ctx.command.name} --help"
+            raise UsageError(f"--config {path}: {key}: {error.message}", hint) from error
+
+
 def read_run_file(path: Path, command: click.Command) -> dict[str, Any]:
     """The options in a file, by the names of the command's parameters, as click takes defaults.
 
@@ -52,29 +72,6 @@ def read_run_file(path: Path, command: click.Command) -> dict[str, Any]:
         given = _value(f"--config {path}: {key}", parameter, value)
         options[name] = _from_folder(path.parent, given) if name in _PATHS else given
     return options
-
-
-def refuse_wrong_values(path: Path, ctx: click.Context) -> None:
-    """Look at every value that came from a file, so that what is wrong is said of the file and its key.
-
-    Args:
-        path: The TOML file, for the message.
-        ctx: The command's, with the file's options as its defaults.
-
-    Raises:
-        UsageError: an option does not take such a value.
-    """
-    for parameter in ctx.command.params:
-        value = (ctx.default_map or {}).get(str(parameter.name))
-        try:
-            if value is not None:
-                parameter.process_value(ctx, value)
-        except click.MissingParameter:
-            continue  # an empty list of inputs: the command line may have them
-        except click.BadParameter as error:
-            key = max(parameter.opts, key=len).removeprefix("--")
-            hint = f"mend it, or see batchrun {ctx.command.name} --help"
-            raise UsageError(f"--config {path}: {key}: {error.message}", hint) from error
 
 
 def _names(parameter: click.Parameter) -> list[str]:

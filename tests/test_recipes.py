@@ -226,8 +226,10 @@ def test_two_endpoints_are_compared_in_one_run(folder: Path):
     serve = [SCRIPTS / "batchrun", "serve", "--worker", "echo", "--port", "0"]
     with subprocess.Popen(serve, stderr=subprocess.PIPE, text=True) as server:
         base_url = server.stderr.readline().split("at ")[1].split("/ID")[0]
-        do(folder, f"batchrun run --config samples/compare_endpoints.toml --base-url {base_url} -q")
-        server.terminate()
+        try:
+            do(folder, f"batchrun run --config samples/compare_endpoints.toml --base-url {base_url} -q")
+        finally:
+            server.terminate()
     found = table(do(folder, "python samples/score.py samples/compare.results.jsonl"))
     assert {variant: numbers[0] for variant, numbers in found.items()} == {
         "endpoint=abc123xyz": "20",
