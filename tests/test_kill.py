@@ -46,7 +46,8 @@ def folder(tmp_path: Path) -> Path:
 def start(folder: Path, base_url: str, *options: str) -> subprocess.Popen[str]:
     command = [
         *BATCHRUN,
-        *("run", str(folder / "in.jsonl"), "-o", str(folder / "out.jsonl"), "-e", "abc", "--base-url", base_url),
+        *("run", str(folder / "in.jsonl"), "-o", str(folder / "out.jsonl"), "--base-url", base_url),
+        *([] if any("endpoint=" in option for option in options) else ["-e", "abc"]),
         *("--run-limit", "0", "--status-limit", "0", "-j", "100", "--progress", "none", *options),
     ]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=KEYED)
@@ -264,3 +265,28 @@ def test_a_closed_terminal_detaches(folder: Path, base_url: str):
     assert process.returncode == 130
     assert status(folder)["in_flight"] > 0
     assert (folder / "out.manifest.json").exists()
+
+
+def test_a_sweep_over_endpoints_that_is_interrupted_and_then_killed_gives_each_of_its_rows_once(
+    folder: Path, base_url: str
+):
+    sweep = ("--sweep", "endpoint=aa,bb", "--sweep", "temperature=0,0.5")
+    write_lines(folder, [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(ROWS // 4)])
+    for number, count in ((signal.SIGTERM, 100), (signal.SIGKILL, 350)):
+        process = start(folder, base_url, *sweep)
+        wait_for_results(folder, count)
+        process.send_signal(number)
+        process.communicate(timeout=30)
+        assert process.returncode == (130 if number is signal.SIGTERM else -signal.SIGKILL)
+    process = start(folder, base_url, *sweep)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    records = read_lines(folder / "out.jsonl")
+    assert {record["id"] for record in records} == {
+        f"r{n}/endpoint={endpoint}/temperature={temperature}"
+        for n in range(ROWS // 4)
+        for endpoint in ("aa", "bb")
+        for temperature in (0, 0.5)
+    }
+    assert all(record["job"]["endpoint"] == record["variant"]["endpoint"] for record in records)
+    assert_whole(folder)
