@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def look(browser: str, page: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
          "--window-size=1000,2400", f"--screenshot={folder / 'page.png'}", "--dump-dom", page.as_uri(),
-         "--enable-logging=stderr"],
+         "--enable-logging=stderr", "--proxy-server=127.0.0.1:9"],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
 
@@ -51,6 +52,7 @@ async def test_the_page_draws_in_a_browser_and_what_workers_say_stays_text(tmp_p
     assert "CONSOLE" not in seen.stderr
     assert "<script" not in seen.stdout
     assert "<img" not in seen.stdout
+    assert not re.search(r"href=\"(?!#)|url\((?!#)|@import", seen.stdout)
     assert "&lt;script&gt;alert(1)" in seen.stdout
     assert seen.stdout.count('class="wide"') == 5
 
