@@ -125,7 +125,14 @@ class FaultServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # A connection that was just accepted is known only a turn of the loop later.
+        await asyncio.sleep(0)
         self.leave()
+        async with asyncio.timeout(5):
+            while self._writers:
+                await asyncio.sleep(0)
+                self.leave()
+        await asyncio.sleep(0)
 
     async def come_back(self, port: int | None = None) -> None:
         """Listen, again at the same place."""
