@@ -110,7 +110,8 @@ def test_an_interrupted_stream_collects_what_is_in_flight_and_goes_on(tmp_path: 
 
 def test_a_stream_is_cancelled_from_outside(tmp_path: Path, base_url: str):  # noqa: F811
     state = tmp_path / "s.state"
-    process = start(STREAM, base_url, state)
+    # Far more than can be over before the command has started, however slow the machine.
+    process = start(STREAM.replace("range(300)", "range(50_000)"), base_url, state)
     wait_for_results(tmp_path / "s.results.jsonl", 20)
     done = subprocess.run(
         [*BATCHRUN, "cancel", str(state), "--progress", "none"], capture_output=True, env=KEYED, timeout=60, check=False
