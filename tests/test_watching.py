@@ -359,7 +359,8 @@ def test_a_second_watch_on_either_folder_is_refused(folder: Path):
 
 
 def test_a_file_that_another_process_runs_is_waited_for(folder: Path, base_url: str):
-    arrive(folder, "a.jsonl", rows("a", 400))
+    # Five seconds of work: more than the other process needs to start, however slow the machine.
+    arrive(folder, "a.jsonl", rows("a", 2000))
     results = folder / "out" / "a.results.jsonl"
     run = [*BATCHRUN, "run", str(folder / "in" / "a.jsonl"), "-o", str(results), *at(base_url), "--progress", "none"]
     with subprocess.Popen(run, stderr=subprocess.DEVNULL, env=KEYED) as other:
@@ -369,7 +370,7 @@ def test_a_file_that_another_process_runs_is_waited_for(folder: Path, base_url: 
         assert other.wait(30) == 0
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 0, said
-    assert_whole(folder, "a", 400)
+    assert_whole(folder, "a", 2000)
 
 
 def test_going_on_with_other_options_is_refused_before_anything_is_sent(folder: Path, base_url: str):
