@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from batchrun.conversion import Conversion
-from batchrun.errors import StateError, UsageError
+from batchrun.errors import UsageError
 from batchrun.ordering import find_positions
 from batchrun.results.reader import PlacedLines
 from batchrun.results.writer import errors_path, part_of, write_whole
@@ -18,7 +18,7 @@ from batchrun.state.positions import Positions
 from batchrun.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from batchrun.config import ResultFormat
 
@@ -58,8 +58,7 @@ def export(state: Path, target: Path | None, stdout: BinaryIO, form: ResultForma
     with ExitStack() as stack:
         positions = stack.enter_context(Positions())
         with Snapshot(state) as store:
-            if faults := store.damage():
-                raise StateError(f"{state}: the state file is damaged ({faults[0]})", "restore it from a copy")
+            store.refuse_damaged()
             refuse_own_files(store, target, stdout)
             paths = {output.output: store.results_path(output) for output in store.outputs()}
             counts = store.counts()
@@ -69,13 +68,22 @@ def export(state: Path, target: Path | None, stdout: BinaryIO, form: ResultForma
         if form is not None:
             conversion = stack.enter_context(Conversion(state, form))
             lines = (conversion.line(at.row, placed.read(at.output, at.offset, at.length)) for at in positions)
-        if target is not None:
-            write_whole(target, lines)
-        else:
-            stdout.writelines(lines)
-            stdout.flush()
+        put(lines, target, stdout)
     name = "stdout" if target is None else str(target)
     return Exported(name, counts[RowState.SUCCEEDED], sum(counts.values()), counts[RowState.FAILED])
+
+
+def put(lines: Iterable[bytes], target: Path | None, stdout: BinaryIO) -> None:
+    """Write lines to a file, whole by rename, or without one to `stdout`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if target is not None:
+        write_whole(target, lines)
+    else:
+        stdout.writelines(lines)
+        stdout.flush()
 
 
 def refuse_own_files(store: Snapshot, target: Path | None, stdout: BinaryIO) -> None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchrun.errors import StateError
-from batchrun.export import refuse_own_files
+from batchrun.export import put, refuse_own_files
 from batchrun.ordering import find_positions
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.results.reader import PlacedLines
-from batchrun.results.writer import errors_path, write_errors, write_whole
+from batchrun.results.writer import errors_path, write_errors
 from batchrun.scheduler.states import RowState
 from batchrun.state.positions import Positions
 from batchrun.state.snapshot import Snapshot
@@ -75,8 +75,6 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
         stores = [stack.enter_context(Snapshot(state)) for state in states]
         shards = _refuse_strangers(stores)
         counts = [store.counts() for store in stores]
-        unfinished = sum(count for each in counts for state, count in each.items() if state.is_open)
-        unfinished += sum(each[RowState.HELD] for each in counts)
         if not partial:
             _refuse_partial(stores, shards, counts)
         paths: dict[int, Path] = {}
@@ -91,21 +89,17 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
             after = (max(paths), after[1] + store.last_row())
         placed = stack.enter_context(PlacedLines(paths))
         lines = (placed.read(at.output, at.offset, at.length) for at in positions)
+        put(lines, target, stdout)
         errors = None
-        if target is None:
-            stdout.writelines(lines)
-            stdout.flush()
-        else:
-            write_whole(target, lines)
-            if write_errors(errors_path(target), _error_lines(stores)):
-                errors = errors_path(target)
+        if target is not None and write_errors(errors_path(target), _error_lines(stores)):
+            errors = errors_path(target)
         return Merged(
             "stdout" if target is None else str(target),
             len(stores),
             shards[0].count,
             sum(each[RowState.SUCCEEDED] for each in counts),
             sum(each[RowState.FAILED] for each in counts),
-            unfinished,
+            sum(map(_unfinished, counts)),
             errors,
         )
 
@@ -148,8 +142,7 @@ def _shards_of(stores: Sequence[Snapshot]) -> list[Shard]:
 def _refuse_strangers(stores: Sequence[Snapshot]) -> list[Shard]:
     """Refuse state files that are not different shards of one input under the same options."""
     for store in stores:
-        if faults := store.damage():
-            raise StateError(f"{store.path}: the state file is damaged ({faults[0]})", "restore it from a copy")
+        store.refuse_damaged()
     shards = _shards_of(stores)
     first, first_options = stores[0], _options(stores[0])
     by_index: dict[int, Snapshot] = {}
@@ -177,12 +170,16 @@ def _refuse_strangers(stores: Sequence[Snapshot]) -> list[Shard]:
     return shards
 
 
+def _unfinished(counts: dict[RowState, int]) -> int:
+    """Rows that have not ended."""
+    return sum(count for state, count in counts.items() if state.is_open or state is RowState.HELD)
+
+
 def _refuse_partial(stores: Sequence[Snapshot], shards: Sequence[Shard], counts: Sequence[dict[RowState, int]]) -> None:
     """Refuse shards that are not whole, have rows left, or have failed rows that no error file tells of."""
     _prove(stores, shards)
     for store, each in zip(stores, counts, strict=True):
-        open_rows = sum(count for state, count in each.items() if state.is_open or state is RowState.HELD)
-        if open_rows:
+        if open_rows := _unfinished(each):
             raise StateError(
                 f"{store.path} has {open_rows:,} rows that have not ended",
                 f"batchrun resume {store.path}, or merge what there is with --partial",

@@ -29,8 +29,7 @@ def read(state: Path) -> Report:
         StateError: there is no such state file, it holds no run, or it or a results file cannot be read.
     """
     with Snapshot(state) as store:
-        if faults := store.damage():
-            raise StateError(f"{state}: the state file is damaged ({faults[0]})", "restore it from a copy")
+        store.refuse_damaged()
         stored = store.get_setting("options")
         if not isinstance(stored, dict):
             raise StateError(f"{state} holds no run", "start one with `batchrun run`")

@@ -89,6 +89,15 @@ class Snapshot(Store):
             return [error.message]
         return faults
 
+    def refuse_damaged(self) -> None:
+        """Refuse a damaged file, before more is read of it.
+
+        Raises:
+            StateError: it is damaged.
+        """
+        if faults := self.damage():
+            raise StateError(f"{self.path}: the state file is damaged ({faults[0]})", "restore it from a copy")
+
     def last_row(self) -> int:
         """The largest number that a row has; 0 without any."""
         return int(self.query("SELECT coalesce(max(row), 0) FROM rows")[0][0])
