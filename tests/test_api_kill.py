@@ -14,7 +14,7 @@ import pytest
 from batchrun import verification
 from batchrun.state.store import Store
 from tests.rehearsal import read_lines
-from tests.test_kill import BATCHRUN, KEYED, base_url, jobs, jobs_run  # noqa: F401 - a fixture
+from tests.test_kill import BATCHRUN, KEYED, jobs, jobs_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +71,7 @@ def assert_whole(state: Path) -> None:
     assert found.is_whole, verification.render(found)
 
 
-def test_a_stream_that_is_killed_again_and_again_gives_each_record_once_and_pays_once(tmp_path: Path, base_url: str):  # noqa: F811
+def test_a_stream_that_is_killed_again_and_again_gives_each_record_once_and_pays_once(tmp_path: Path, base_url: str):
     state, rng = tmp_path / "s.state", random.Random(3)
     for results in (0, 1, 20, 60, 110, 160):
         process = start(STREAM, base_url, state)
@@ -91,7 +91,7 @@ def test_a_stream_that_is_killed_again_and_again_gives_each_record_once_and_pays
     assert ROWS <= jobs_run(base_url) <= ROWS + unconfirmed
 
 
-def test_an_interrupted_stream_collects_what_is_in_flight_and_goes_on(tmp_path: Path, base_url: str):  # noqa: F811
+def test_an_interrupted_stream_collects_what_is_in_flight_and_goes_on(tmp_path: Path, base_url: str):
     state = tmp_path / "s.state"
     process = start(STREAM, base_url, state)
     wait_for_results(tmp_path / "s.results.jsonl", 50)
@@ -108,7 +108,7 @@ def test_an_interrupted_stream_collects_what_is_in_flight_and_goes_on(tmp_path: 
     assert_whole(state)
 
 
-def test_a_stream_is_cancelled_from_outside(tmp_path: Path, base_url: str):  # noqa: F811
+def test_a_stream_is_cancelled_from_outside(tmp_path: Path, base_url: str):
     state = tmp_path / "s.state"
     # Far more than can be over before the command has started, however slow the machine.
     process = start(STREAM.replace("range(300)", "range(50_000)"), base_url, state)
@@ -124,7 +124,7 @@ def test_a_stream_is_cancelled_from_outside(tmp_path: Path, base_url: str):  # n
 
 
 @pytest.mark.parametrize("policy", ["drain", "detach"])
-def test_an_interrupted_cell_of_a_notebook_leaves_as_it_was_told_to(tmp_path: Path, base_url: str, policy: str):  # noqa: F811
+def test_an_interrupted_cell_of_a_notebook_leaves_as_it_was_told_to(tmp_path: Path, base_url: str, policy: str):
     state = tmp_path / "n.state"
     process = start(NOTEBOOK, base_url, state, policy)
     wait_for_results(tmp_path / "n.state.out.jsonl", 30)

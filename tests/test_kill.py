@@ -27,17 +27,6 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a hangup that is ignored here wo
 
 
 @pytest.fixture
-def base_url():
-    """A local endpoint in a process of its own: 20 workers, 50 ms a job, no limits."""
-    command = [*BATCHRUN, "serve", "--worker", "echo", "--port", "0", "--workers", "20", "--latency", "0.05"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        said = server.stderr.readline()
-        yield said.split("at ")[1].split("/ID")[0]
-        server.terminate()
-        assert server.wait(10) == 0
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"prompt {n}", "max_tokens": 4} for n in range(ROWS)])
     return tmp_path

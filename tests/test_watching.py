@@ -31,17 +31,6 @@ UNTIL_EMPTY = ("--until-empty", "--progress", "none")
 
 
 @pytest.fixture
-def base_url():
-    """20 workers, 50 ms a job, no limits."""
-    command = [*BATCHRUN, "serve", "--worker", "echo", "--port", "0", "--workers", "20", "--latency", "0.05"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        said = server.stderr.readline()
-        yield said.split("at ")[1].split("/ID")[0]
-        server.terminate()
-        assert server.wait(10) == 0
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     return tmp_path
