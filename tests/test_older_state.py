@@ -6,6 +6,8 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import pytest
+
 from batchrun.standing import look
 from batchrun.state.schema import SCHEMA_VERSION
 from batchrun.verification import verify
@@ -22,30 +24,32 @@ def version_of(state: Path) -> int:
         return db.execute("PRAGMA user_version").fetchone()[0]
 
 
-def make_old(state: Path) -> None:
+def make_old(state: Path, version: int) -> None:
+    added = {2: ("result",), 1: ("result", "variant", "same_as")}[version]
+    columns = " ".join(f"ALTER TABLE rows DROP COLUMN {column};" for column in added)
     with closing(sqlite3.connect(state)) as db:
-        db.executescript(
-            "ALTER TABLE rows DROP COLUMN variant; ALTER TABLE rows DROP COLUMN same_as; PRAGMA user_version = 1;"
-        )
+        db.executescript(f"{columns} PRAGMA user_version = {version};")
 
 
-async def test_who_only_looks_changes_nothing(tmp_path: Path):
+@pytest.mark.parametrize("version", [1, 2])
+async def test_who_only_looks_changes_nothing(tmp_path: Path, version: int):
     write_lines(tmp_path, LINES)
     state = tmp_path / "out.jsonl.state"
     async with serving() as server:
         await rehearse(tmp_path, server.endpoint.base_url)
-    make_old(state)
+    make_old(state, version)
     assert look(state).succeeded == 6
     assert verify(state).is_whole
-    assert version_of(state) == 1
+    assert version_of(state) == version
 
 
-async def test_a_run_goes_on_with_it_and_brings_it_up_to_date(tmp_path: Path):
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_run_resumes_it_and_brings_it_up_to_date(tmp_path: Path, version: int):
     write_lines(tmp_path, LINES[:4])
     state = tmp_path / "out.jsonl.state"
     async with serving() as server:
         await rehearse(tmp_path, server.endpoint.base_url)
-        make_old(state)
+        make_old(state, version)
         write_lines(tmp_path, LINES)
         again = await rehearse(tmp_path, server.endpoint.base_url)
         assert server.seen["run"] == 6

@@ -4,7 +4,8 @@ A row keeps no prompt text: its source, offset, length and digest lead back to t
 row, because results, failures and people speak of rows by it. Jobs are a table of their own: a row has several over
 time, and a submission that carries several rows can have all of them point at one job.
 
-`variant` is the number of a row's combination of sweep values, and `same_as` the row whose job answers this one too.
+`variant` is the number of a row's combination of sweep values, `same_as` the row whose job answers this one too, and
+`result` the digest of its result line: 64 bits, None for a row without one or one of an older version.
 
 Times are UTC epoch milliseconds; they survive a reboot, unlike the scheduler's clock.
 """
@@ -24,7 +25,12 @@ from contextlib import closing, contextmanager
 
 APPLICATION_ID = 0x62617263
 """`barc`: tells a state file from any other SQLite file."""
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_UPGRADES = (
+    (("variant", "INTEGER NOT NULL DEFAULT 0"), ("same_as", "INTEGER")),
+    (("result", "INTEGER"),),
+)
+"""The columns that each version after the first has added to `rows`."""
 _MAGIC = b"SQLite format 3\0"
 
 _TABLES = """
@@ -52,7 +58,8 @@ CREATE TABLE rows (
     retries INTEGER NOT NULL DEFAULT 0,
     unconfirmed INTEGER NOT NULL DEFAULT 0,
     variant INTEGER NOT NULL DEFAULT 0,
-    same_as INTEGER
+    same_as INTEGER,
+    result INTEGER
 );
 CREATE UNIQUE INDEX rows_by_id ON rows (id);
 CREATE TABLE jobs (
@@ -222,20 +229,20 @@ def _refuse_strange(connection: sqlite3.Connection, path: Path, *, may_be_empty:
 
 def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
     tables = _refuse_strange(connection, path, may_be_empty=not read_only)
-    is_old = tables and connection.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION
+    version = connection.execute("PRAGMA user_version").fetchone()[0] if tables else SCHEMA_VERSION
+    added = [column for columns in _UPGRADES[version - 1 :] for column in columns]
     if read_only:
-        if is_old:
+        if added:
             # A temporary view stands before the table of its name: the file is read as if it were of this version.
-            connection.execute("CREATE TEMP VIEW rows AS SELECT *, 0 AS variant, NULL AS same_as FROM main.rows")
+            defaults = ", ".join(f"{0 if 'DEFAULT 0' in kind else 'NULL'} AS {name}" for name, kind in added)
+            connection.execute(f"CREATE TEMP VIEW rows AS SELECT *, {defaults} FROM main.rows")
         return
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA wal_autocheckpoint = 4000")
-    if is_old:
-        connection.executescript(
-            "BEGIN IMMEDIATE; ALTER TABLE rows ADD COLUMN variant INTEGER NOT NULL DEFAULT 0;"
-            f" ALTER TABLE rows ADD COLUMN same_as INTEGER; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
+    if added:
+        columns = " ".join(f"ALTER TABLE rows ADD COLUMN {name} {kind};" for name, kind in added)
+        connection.executescript(f"BEGIN IMMEDIATE; {columns} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     if not tables:
         connection.executescript(
             f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION_ID};"
