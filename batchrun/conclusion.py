@@ -6,11 +6,13 @@ All of it is read from the state file, so that it is the same after a crash as i
 from __future__ import annotations
 
 import os
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchrun import __version__
 from batchrun.accounts import cost_so_far
+from batchrun.checks import OwnFiles
 from batchrun.config import RETENTION_S
 from batchrun.errors import OutputError, StoppedError
 from batchrun.journal import failure_line
@@ -20,7 +22,7 @@ from batchrun.results.manifest import FileDigest, SessionTimes, digest_file, man
 from batchrun.results.openai import openai_error_line
 from batchrun.results.summary import FailureGroup, Percentiles, Summary
 from batchrun.results.timeline import Timeline
-from batchrun.results.writer import errors_path, write_errors
+from batchrun.results.writer import errors_path, is_private, write_errors
 from batchrun.scheduler.states import RowState
 from batchrun.state.following import count_shared
 
@@ -95,10 +97,17 @@ class Conclusion:
         return summary
 
     def _write_errors(self) -> list[Path]:
-        written = []
+        own, written = OwnFiles(self._store), []
         for output in self._store.outputs():
-            path = errors_path(results_path(self._store, output))
-            if write_errors(path, self._error_lines(output.output)):
+            results = results_path(self._store, output)
+            path, lines = errors_path(results), self._error_lines(output.output)
+            first = next(lines, None)
+            if first is not None:
+                own.claim(path)
+            elif path not in own:
+                continue
+            lines = lines if first is None else chain([first], lines)
+            if write_errors(path, lines, token=self._store.token, private=is_private(results)):
                 written.append(path)
         return written
 
@@ -154,6 +163,7 @@ class Conclusion:
 
     def _write_manifest(self, summary: Summary, now: float) -> Path:
         path = manifest_path(self._options.output)
+        OwnFiles(self._store).claim(path)
         inputs = self._store.get_setting("inputs")
         write_manifest(
             path,
@@ -164,6 +174,7 @@ class Conclusion:
             inputs=[FileDigest(*entry) for entry in inputs] if isinstance(inputs, list) else [],
             results=[digest_file(path) for path in summary.results if path.exists()],
             sessions=[SessionTimes(*times) for times in self._store.sessions()],
+            token=self._store.token,
         )
         return path
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from batchrun.config import RunOptions
 from batchrun.conversion import Conversion
-from batchrun.errors import UsageError
+from batchrun.errors import BatchrunError, UsageError
 from batchrun.ordering import find_positions
+from batchrun.prompts.sources import is_own_line
+from batchrun.results.manifest import manifest_path
 from batchrun.results.reader import PlacedLines
-from batchrun.results.writer import errors_path, part_of, write_whole
+from batchrun.results.writer import errors_path, write_whole, writing
 from batchrun.scheduler.states import RowState
 from batchrun.state.positions import Positions
 from batchrun.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from batchrun.config import ResultFormat
+
+_MOST_BYTES_OF_A_FIRST_LINE = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,30 +91,50 @@ def put(lines: Iterable[bytes], target: Path | None, stdout: BinaryIO) -> None:
         stdout.flush()
 
 
-def refuse_own_files(store: Snapshot, target: Path | None, stdout: BinaryIO) -> None:
-    """Refuse to write over anything of the run, or over what is no file.
+def refuse_own_files(
+    store: Snapshot, target: Path | None, stdout: BinaryIO, is_ours: Callable[[bytes], bool] = is_own_line
+) -> None:
+    """Refuse to write over anything of this run or another one, over what is not a file, or over somebody's file.
+
+    Args:
+        store: The run.
+        target: What is to be written; None: `stdout`.
+        stdout: Where the lines go without a target.
+        is_ours: Whether a file that begins with this line is one that may be replaced.
 
     Raises:
         UsageError: the target is one of these.
     """
     if target is None:
-        for path in _own_files(store):
+        for path in _files_of(store):
             if _is_file_of(stdout, path):
                 raise UsageError(f"stdout goes to {path}, a file of the run itself", "send it to another file")
         return
     if target.is_dir():
         raise UsageError(f"{target} is a folder", "give -o the name of a file in it")
     if target.exists() and not target.is_file():
-        raise UsageError(f"{target} is no file", "-o - writes to stdout")
-    for path in _own_files(store):
-        if any(_same(written, path) for written in (target, part_of(target))):
+        raise UsageError(f"{target} is not a file", "-o - writes to stdout")
+    for path in _files_of(store):
+        if _same(target, path):
             raise UsageError(f"{target} would write over {path}, a file of the run itself", "give another -o")
+    if not target.exists() or not target.stat().st_size:
+        return
+    with writing(target), target.open("rb") as file:
+        if not is_ours(file.readline(_MOST_BYTES_OF_A_FIRST_LINE)):
+            raise UsageError(f"{target} exists, and batchrun has not written it", "move it away, or give another name")
+    for state in sorted(target.absolute().parent.glob("*.state")):
+        with suppress(BatchrunError), Snapshot(state) as other:
+            if any(_same(target, path) for path in _files_of(other)):
+                raise UsageError(f"{target} is a file of the run of {state}", "give another name")
 
 
-def _own_files(store: Snapshot) -> Iterator[Path]:
-    """What the run reads and writes."""
-    for suffix in ("", "-wal", "-shm", ".lock"):
+def _files_of(store: Snapshot) -> Iterator[Path]:
+    """What a run reads and writes."""
+    for suffix in ("", "-wal", "-shm"):
         yield store.path.with_name(store.path.name + suffix)
+    stored = store.get_setting("options")
+    if isinstance(stored, dict):
+        yield manifest_path(RunOptions.from_json(stored, store.path).output)
     for output in store.outputs():
         path = store.results_path(output)
         yield from (path, errors_path(path))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batchrun.config import RequestOptions
     from batchrun.prompts.lines import LineReader
     from batchrun.prompts.sweep import Sweep
-    from batchrun.results.writer import ResultsFile
+    from batchrun.results.writer import ResultsFiles
     from batchrun.state.records import RowRecord, SourceRecord
     from batchrun.state.store import Store
 
@@ -42,7 +42,7 @@ class Followers:
         sources: The inputs by number.
         reader: Leads from a row back to its line.
         sweep: The variants of the run.
-        results: The results file for each output.
+        results: The results files.
         request: How lines become requests, for results in OpenAI's format; None: they are in our own.
     """
 
@@ -53,7 +53,7 @@ class Followers:
         sources: Mapping[int, SourceRecord],
         reader: LineReader,
         sweep: Sweep,
-        results: Mapping[int, ResultsFile],
+        results: ResultsFiles,
         request: RequestOptions | None,
     ) -> None:
         self._store = store
@@ -131,8 +131,7 @@ class Followers:
                     if row_id in leaders:
                         count += self.answer(leaders[row_id], raw, batch)
                 if batch.leaders:
-                    for written in batch.committed_bytes:
-                        self._results[written].sync()
+                    self._results.sync(batch.committed_bytes)
                     self._store.commit(batch, session, now_ms)
         return count
 

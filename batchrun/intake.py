@@ -1,28 +1,32 @@
-"""From input files to the rows of a run: finds, spools, validates every line, and hands them to the state file.
+"""From input files to the rows of a run: copies, validates every line, and hands them to the state file.
 
 Nothing is sent before every line of every input has been read and found valid. A resumed run whose inputs carry
 the same size, time and inode as before skips that; each line is checked again by its digest before it is sent.
+
+Until the rows are committed nothing that was there has changed: a start that is refused leaves all as it was.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from batchrun.config import RunOptions
+from batchrun.copies import is_piped, link_stdin, make_copy, remove_copies
 from batchrun.errors import InputError, UsageError
 from batchrun.prompts.identity import derived_id, line_digest, request_key
 from batchrun.prompts.shapes import LineError, Prompt, Shape, build_request, parse_line
 from batchrun.prompts.shard import LineSum, Shard
-from batchrun.prompts.sources import Source, SourceKind, find_sources, iter_source, spool
+from batchrun.prompts.sources import STDIN, Source, SourceKind, find_sources, iter_source
 from batchrun.prompts.sweep import ENDPOINT, MAX_ROWS, REPEAT, Sweep
 from batchrun.results.manifest import digest_file
 from batchrun.results.writer import cut_torn_line
 from batchrun.state.intake import Merged, StagedLine, merge, stage
-from batchrun.state.records import SourceRecord
+from batchrun.state.records import OutputRecord, SourceRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +41,7 @@ _PROGRESS_EVERY_LINES = 200_000
 
 
 def take_in(
-    options: RunOptions, sources: Sequence[Source], store: Store, observer: Observer, *, from_spool: bool = False
+    options: RunOptions, sources: Sequence[Source], store: Store, observer: Observer, *, resumed: bool = False
 ) -> Merged | None:
     """Make the lines of the inputs the run's rows; None when the inputs are as they were.
 
@@ -45,28 +49,62 @@ def take_in(
         options: The run's options.
         sources: Its inputs, as found.
         store: Its state file; the results files are registered in it too.
-        observer: Told about a long validation.
-        from_spool: Take stdin from its spooled copy: a resumed run has no stdin to read.
+        observer: Told about a long validation, and about an input that is taken from its copy.
+        resumed: Take what can be read only once from its copy: a resumed run has no stdin to read.
 
     Raises:
         InputError: an input or a line of it is wrong; the message lists the first of the wrong lines.
         StateError: a line that was submitted has changed or is gone.
-        OutputError: the spooled copy of an input cannot be written.
+        OutputError: the copy of an input cannot be written.
     """
-    numbers = _register_outputs(store, output_paths(options, sources))
-    known = {source.origin: source for source in store.sources()}
-    records = [
-        _prepare(number, source, output, options, known.get(_origin(source)), from_spool=from_spool)
-        for number, (source, output) in enumerate(zip(sources, numbers, strict=True))
-    ]
-    mark = {"stamps": [[record.origin, record.stamp] for record in records], "limit": options.limit}
-    if store.get_setting("intake") == mark:
-        return None
+    before = store.sources()
+    made: list[Path] = []
+    try:
+        outputs = _number_outputs(store, output_paths(options, sources))
+        known = {record.origin: record for record in before}
+        records = [
+            _prepare(
+                SourceRecord(number, source.path, source.origin, source.origin, "", output.output),
+                source,
+                known.get(source.origin) or known.get(source.path),
+                state=options.state,
+                observer=observer,
+                made=made,
+                resumed=resumed,
+            )
+            for number, (source, output) in enumerate(zip(sources, outputs, strict=True))
+        ]
+        mark = {"stamps": [[record.origin, record.stamp] for record in records], "limit": options.limit}
+        merged = None
+        if store.get_setting("intake") != mark:
+            merged = _merge(options, records, outputs, store, observer, is_new=not before)
+            store.set_setting("intake", mark)
+    except BaseException:
+        _remove(made)
+        raise
+    read = {record.file for record in records}
+    _remove([copy for copy in made if str(copy) not in read])
+    remove_copies(before, records, options.state)
+    for record in records:
+        if record.origin == STDIN:
+            link_stdin(Path(record.file), options.state)
+    return merged
+
+
+def _merge(
+    options: RunOptions,
+    records: Sequence[SourceRecord],
+    outputs: Sequence[OutputRecord],
+    store: Store,
+    observer: Observer,
+    *,
+    is_new: bool,
+) -> Merged:
     problems = _Problems()
     sweep = Sweep(options.sweep)
     shard = None if options.shard is None else Shard.parse(options.shard)
     # A shard knows the whole input, so that all of them together can be proven to be whole.
-    limit = None if known or shard else options.limit
+    limit = options.limit if is_new and not shard else None
     whole_input = LineSum()
     if sweep:
         _refuse_too_many(records, sweep, shard.count if shard else 1, options.limit)
@@ -76,16 +114,21 @@ def take_in(
     stage(store, lines if shard is None else _fallen_to(shard, lines, whole_input))
     if problems.count:
         raise InputError(
-            str(problems), "mend the lines, or look at all of them: batchrun check " + " ".join(options.inputs)
+            str(problems), "fix the lines, or look at all of them: batchrun check " + " ".join(options.inputs)
         )
-    merged = merge(store, records, whole=limit is None, limit=options.limit, dedupe=options.dedupe)
+    merged = merge(store, records, outputs, whole=limit is None, limit=options.limit, dedupe=options.dedupe)
     if shard:
         store.set_setting("whole_input", whole_input.to_json())
     store.set_setting("inputs", [tuple(digest_file(_given(record), record.path)) for record in records])
     if store.get_setting("options") is None:
         store.set_setting("format", "openai" if shapes == {Shape.OPENAI} else "batchrun")
-    store.set_setting("intake", mark)
     return merged
+
+
+def _remove(copies: Sequence[Path]) -> None:
+    for copy in copies:
+        with suppress(OSError):
+            copy.unlink()
 
 
 def result_format(store: Store, options: RunOptions) -> FormatChoice:
@@ -141,49 +184,56 @@ def results_name(input_name: str, part: str = "") -> str:
     return input_name.removesuffix(".gz").removesuffix(".jsonl") + f"{part}.results.jsonl"
 
 
-def _register_outputs(store: Store, paths: Sequence[Path]) -> list[int]:
-    """The output's number for each of the paths."""
-    names = [os.path.relpath(path, store.path.parent) for path in paths]
-    with store.transaction() as db:
-        db.executemany(
-            "INSERT OR IGNORE INTO outputs (path, committed_bytes) VALUES (?, 0)", [(name,) for name in names]
-        )
-    numbers = {record.path: record.output for record in store.outputs()}
-    return [numbers[name] for name in names]
-
-
-def _origin(source: Source) -> str:
-    return source.path if source.kind is SourceKind.STDIN else str(Path(source.path).absolute())
+def _number_outputs(store: Store, paths: Sequence[Path]) -> list[OutputRecord]:
+    """The output of each of the paths: one that the run has, or a new one that `merge` will add."""
+    known = {record.path: record for record in store.outputs()}
+    for path in paths:
+        name = os.path.relpath(path, store.path.parent)
+        known.setdefault(name, OutputRecord(len(known) + 1, name, 0))
+    return [known[os.path.relpath(path, store.path.parent)] for path in paths]
 
 
 def _prepare(
-    number: int, source: Source, output: int, options: RunOptions, known: SourceRecord | None, *, from_spool: bool
+    record: SourceRecord,
+    source: Source,
+    known: SourceRecord | None,
+    *,
+    state: Path,
+    observer: Observer,
+    made: list[Path],
+    resumed: bool,
 ) -> SourceRecord:
-    """Where a source is to be read, spooled first where it can be read only once."""
-    origin = _origin(source)
-    record = SourceRecord(number, known.path if known else source.path, origin, origin, "", output)
-    if origin == str(requests_path(options.state).absolute()):
-        cut_torn_line(Path(origin))
+    """Where a source is to be read: in its copy, if it can be read only once."""
+    record = record._replace(path=known.path if known else source.path)
+    if record.origin == str(requests_path(state).absolute()):
+        cut_torn_line(Path(record.origin))
     if source.kind is SourceKind.FILE:
-        return record._replace(stamp=_stamp(Path(origin)))
+        return record._replace(stamp=_stamp(Path(record.origin)))
+    copied = known if known and Path(known.file).exists() else None
     if source.kind is SourceKind.GZIP:
-        stamp = _stamp(Path(origin))
-        target = options.state.absolute().with_name(f"{options.state.name}.{number}.jsonl")
-        if known and known.stamp == stamp and Path(known.file).exists():
-            return record._replace(file=known.file, stamp=stamp)
-        spool(source, target, sys.stdin.buffer)
-        return record._replace(file=str(target), stamp=stamp)
-    target = options.state.absolute().with_name(f"{options.state.name}.stdin.jsonl")
-    if not from_spool:
-        spool(source, target, sys.stdin.buffer)
-    elif not target.exists():
-        raise InputError(f"{target}: the copy of stdin is gone", "pipe the same input into the first command again")
-    return record._replace(file=str(target), stamp=_stamp(target))
+        stamp = _stamp(Path(record.origin))
+        if copied and copied.stamp == stamp:
+            return record._replace(file=copied.file, stamp=stamp)
+        copy = make_copy(source, record.source, state, sys.stdin.buffer, made)
+        return record._replace(file=str(copy), stamp=stamp)
+    if resumed and copied is None:
+        raise InputError(
+            f"{known.file if known else source.path}: the copy of this input is gone",
+            "pipe the same input into the first command again",
+        )
+    if not resumed and (copied is None or is_piped(source, sys.stdin.buffer)):
+        copy = make_copy(source, record.source, state, sys.stdin.buffer, made)
+        if copied is None or copy.stat().st_size:
+            return record._replace(file=str(copy), stamp=copy.name)
+    assert copied is not None  # noqa: S101 - else it was read above
+    if not resumed:
+        observer.message(f"{source.path}: nothing is piped in, so its copy is read: {copied.file}")
+    return record._replace(file=copied.file, stamp=copied.stamp)
 
 
 def _given(record: SourceRecord) -> Path:
     """The file whose digest the user can compare: the input itself, or the copy of what can be read only once."""
-    return Path(record.file if record.origin == "-" or not Path(record.origin).is_file() else record.origin)
+    return Path(record.file if record.origin == STDIN or not Path(record.origin).is_file() else record.origin)
 
 
 def _stamp(path: Path) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from batchrun.config import RunOptions
     from batchrun.followers import Followers
     from batchrun.prompts.lines import LineReader
-    from batchrun.results.writer import ResultsFile
+    from batchrun.results.writer import ResultsFiles
     from batchrun.scheduler.failures import Failure
     from batchrun.state.records import OpenJob, RowRecord, Share, SourceRecord
     from batchrun.state.store import Store
@@ -104,7 +104,7 @@ class Journal:
         options: The run's options.
         sources: The inputs by number.
         reader: Leads from a row back to its line.
-        results: The results file for each output.
+        results: The results files.
         endpoint: Where its jobs go.
         share: The rows that go there.
         followers: Ends the rows that follow others; None: no row does.
@@ -119,7 +119,7 @@ class Journal:
         *,
         sources: Mapping[int, SourceRecord],
         reader: LineReader,
-        results: Mapping[int, ResultsFile],
+        results: ResultsFiles,
         endpoint: str,
         share: Share,
         followers: Followers | None = None,
@@ -222,8 +222,7 @@ class Journal:
         if self._followers is not None:
             for row, line in leaders:
                 work.followers_succeeded += self._followers.answer(row, line, batch)
-        for output in batch.committed_bytes:
-            self._results[output].sync()
+        self._results.sync(batch.committed_bytes)
 
     def _result_line(self, finish: cmd.Finish, source: SourceRecord, batch: Batch, now_ms: int) -> bytes:
         row, answer = self._rows[finish.row], finish.answer

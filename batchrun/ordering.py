@@ -57,7 +57,8 @@ def _order(store: Snapshot, output: OutputRecord, seen: bytearray) -> None:
                 "take them out of the file, then run the same command",
             )
         if not _is_ordered(positions):
-            write_whole(path, (placed.read(at.output, at.offset, at.length) for at in positions))
+            lines = (placed.read(at.output, at.offset, at.length) for at in positions)
+            write_whole(path, lines, token=store.token)
 
 
 def find_positions(store: Snapshot, positions: Positions, succeeded: int, after: tuple[int, int] = (0, 0)) -> None:

@@ -13,24 +13,30 @@ from dataclasses import replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
+from batchrun.checks import (
+    refuse_foreign_files,
+    refuse_other_options,
+    refuse_shared_files,
+    refuse_unspeakable_names,
+)
 from batchrun.conclusion import Conclusion, results_path
-from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S, SweepOptions
+from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
 from batchrun.endpoint.client import EndpointClient
 from batchrun.engine import Engine, Outcome
-from batchrun.errors import InputError, StateError, StoppedError, UsageError
+from batchrun.errors import InputError, StateError, StoppedError
 from batchrun.feed import Spool, StoredRecords
 from batchrun.fleet import Fleet
 from batchrun.followers import Followers
-from batchrun.intake import note_growth, output_paths, requests_path, result_format, take_in
+from batchrun.intake import note_growth, requests_path, result_format, take_in
 from batchrun.journal import Journal
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.sources import Source, SourceKind, find_sources
 from batchrun.prompts.sweep import Sweep
 from batchrun.recovery import recover_results
 from batchrun.results.timeline import Timeline
-from batchrun.results.writer import ResultsFile, writing
+from batchrun.results.writer import ResultsFile, ResultsFiles, writing
 from batchrun.scheduler.cost import WorkerMeter, WorkerTime
 from batchrun.scheduler.lanes import MOST as MOST_LANES
 from batchrun.scheduler.scheduler import Scheduler
@@ -42,7 +48,7 @@ from batchrun.state.store import Store
 from batchrun.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from random import Random
 
     from batchrun.config import RunOptions
@@ -51,8 +57,6 @@ if TYPE_CHECKING:
     from batchrun.results.summary import Observer, Summary
 
 _REQUESTS_AT_ONCE = 1000
-_IDENTITY = {"endpoint": "--endpoint", "base_url": "--base-url", "output": "--output", "shard": "--shard"}
-_REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
 
 
 class Run:
@@ -105,18 +109,17 @@ class Run:
 
     def _open(self, *, from_spool: bool, as_is: bool, requests: Iterable[bytes] | None) -> None:
         options, stack = self.options, self._stack
-        if requests is None:
-            sources = () if as_is else find_sources(options.inputs)
-        else:
-            sources = (Source(str(requests_path(options.state)), SourceKind.FILE),)
-        _refuse_unspeakable_names(options, sources)
+        sources = self._find_sources(from_spool=from_spool, as_is=as_is, keeps_requests=requests is not None)
+        refuse_unspeakable_names(options, sources)
         _refuse_no_file(options.state)
+        refuse_shared_files(options, sources)
         existed = options.state.exists()
         lock = StateLock(options.state)
         stack.callback(lock.release)
         is_new = not holds_run(options.state)
         if is_new:
-            _refuse_strange_results(options, sources, keeps_requests=requests is not None)
+            refuse_foreign_files(options, sources, None)
+            _refuse_strange_requests(options.state, keeps_requests=requests is not None)
         with ExitStack() as undo:
             if not existed:
                 undo.callback(_remove_state, options.state)
@@ -124,9 +127,10 @@ class Run:
             undo.callback(self.store.close)
             if not is_new:
                 refuse_other_options(self.store, options)
+                refuse_foreign_files(options, sources, self.store)
             if requests is not None:
                 _have_file(requests_path(options.state), options.state, is_new=is_new)
-            merged = None if as_is else take_in(options, sources, self.store, self._observer, from_spool=from_spool)
+            merged = None if as_is else take_in(options, sources, self.store, self._observer, resumed=from_spool)
             if merged and not merged.rows and options.shard is None and requests is None:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
             options = self.options = replace(options, format=result_format(self.store, options))
@@ -144,11 +148,24 @@ class Run:
         self._reader = stack.enter_context(LineReader(files, missing_ok=as_is))
         for path in self._reader.missing:
             self._observer.message(f"{path} is gone: results that are collected now do not carry its lines' own fields")
-        self._results = {}
+        self._results = ResultsFiles()
+        stack.callback(self._results.close)
+        private = any(source.is_private for source in sources)
         for output in self.store.outputs():
-            file = ResultsFile(results_path(self.store, output), output.committed_bytes)
-            stack.callback(file.close)
-            self._results[output.output] = file
+            path = results_path(self.store, output)
+            self._results.add(output.output, ResultsFile(path, output.committed_bytes, private=private))
+
+    def _find_sources(self, *, from_spool: bool, as_is: bool, keeps_requests: bool) -> tuple[Source, ...]:
+        options = self.options
+        if keeps_requests:
+            return (Source(str(requests_path(options.state)), SourceKind.FILE),)
+        if as_is:
+            return ()
+        copied: set[str] = set()
+        if from_spool:
+            with Store(options.state, read_only=True) as store:
+                copied = {source.origin for source in store.sources() if source.file != source.origin}
+        return find_sources(options.inputs, copied=copied, resumed=from_spool, tell=self._observer.message)
 
     def _add(self, requests: Iterator[bytes]) -> None:
         with closing(self._spool()) as spool:
@@ -339,71 +356,6 @@ class Run:
         return round(self._wall() * 1000)
 
 
-def refuse_other_options(store: Store, options: RunOptions) -> None:
-    """Refuse to go on with a state file under options that ask for something else.
-
-    Raises:
-        StateError: names each option that differs, with both values.
-    """
-    stored = store.get_setting("options")
-    if not isinstance(stored, dict):
-        return
-    now = options.to_json()
-    pairs = [(option, stored.get(key), now[key]) for key, option in _IDENTITY.items()]
-    swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
-    pairs.append(("--sweep", swept[0], swept[1]))
-    pairs.append(("--dedupe", stored.get("dedupe", False), now["dedupe"]))
-    if options.format != "auto":
-        pairs.append(("--format", stored.get("format", "batchrun"), options.format))
-    pairs += [(option, stored["request"][key], now["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
-    differing = [
-        f"{option} {_shown(was)} (now {_shown(is_now)})"
-        for option, was, is_now in pairs
-        if was != is_now and not (option == "--base-url" and options.is_local)
-    ]
-    if differing:
-        raise StateError(
-            f"{options.state} belongs to a run with {', '.join(differing)}",
-            "go on with the same options, or start a new run with another --output",
-        )
-
-
-def _shown(value: Any) -> str:
-    """An option's value as it would be given on the command line."""
-    if isinstance(value, dict):
-        return " ".join(f"{key}={item}" for key, item in value.items()) or "nothing"
-    return "nothing" if value in (None, False) else "" if value is True else str(value)
-
-
-def _refuse_no_file(state: Path) -> None:
-    if state.is_dir():
-        raise StateError(f"{state} is a folder, not a state file", "give --state a file name")
-    if state.exists() and not state.is_file():
-        raise StateError(f"{state} is a device or a pipe, not a state file", "give --state a file name")
-
-
-def _refuse_strange_results(options: RunOptions, sources: Sequence[Source], *, keeps_requests: bool) -> None:
-    """Results without a run in their state file may be anybody's: they are never written to."""
-    kept = [requests_path(options.state)] if keeps_requests else []
-    for path in [*output_paths(options, sources), *kept]:
-        if path.exists() and path.stat().st_size:
-            raise StateError(
-                f"{path} exists, but its state file {options.state} does not, or holds no run",
-                "move the results away, or give another --output",
-            )
-
-
-def _refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) -> None:
-    """Results, errors and the state name their files, and neither JSON nor SQLite can name these."""
-    for path in (options.output, options.state, *(Path(source.path) for source in sources)):
-        name = str(path.absolute())
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            shown = os.fsencode(name).decode("utf-8", "backslashreplace")
-            raise UsageError(f"{shown}: the name is not valid UTF-8", "rename it, or make a link to it") from error
-
-
 def _have_file(requests: Path, state: Path, *, is_new: bool) -> None:
     """Make the file of a new run's requests; see that an earlier one has it.
 
@@ -421,9 +373,25 @@ def _have_file(requests: Path, state: Path, *, is_new: bool) -> None:
         )
 
 
+def _refuse_no_file(state: Path) -> None:
+    if state.is_dir():
+        raise StateError(f"{state} is a folder, not a state file", "give --state a file name")
+    if state.exists() and not state.is_file():
+        raise StateError(f"{state} is a device or a pipe, not a state file", "give --state a file name")
+
+
+def _refuse_strange_requests(state: Path, *, keeps_requests: bool) -> None:
+    """Requests without a run in their state file may be anybody's."""
+    path = requests_path(state)
+    if keeps_requests and path.exists() and path.stat().st_size:
+        raise StateError(
+            f"{path} exists, but its state file {state} does not, or holds no run",
+            "move it away, or give another state",
+        )
+
+
 def _remove_state(state: Path) -> None:
-    spooled = state.parent.glob(f"{state.name}.*.jsonl")
-    for path in (state, *(state.with_name(state.name + suffix) for suffix in ("-wal", "-shm")), *spooled):
+    for suffix in ("", "-wal", "-shm", "-journal"):
         # In a folder that has become read-only what is wrong with the run is still to be told.
         with suppress(OSError):
-            path.unlink()
+            state.with_name(state.name + suffix).unlink()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from batchrun.checks import refuse_other_options
 from batchrun.clock import SteadyClock
 from batchrun.config import RunOptions
 from batchrun.credentials import checked, find_api_key
@@ -27,7 +28,7 @@ from batchrun.notify import failure_payload, notify, payload, refusal_payload
 from batchrun.preflight import refuse_unknown_endpoints
 from batchrun.prompts.shapes import build_request
 from batchrun.prompts.sweep import Sweep
-from batchrun.runs import Run, refuse_other_options
+from batchrun.runs import Run
 from batchrun.scheduler.failures import FailureKind
 from batchrun.state.lock import holder
 from batchrun.state.store import Store

@@ -13,7 +13,7 @@ from batchrun.config import RunOptions
 from batchrun.errors import UsageError
 from batchrun.export import refuse_own_files
 from batchrun.results.cost import span
-from batchrun.results.page import page, plot, table
+from batchrun.results.page import is_page, page, plot, table
 from batchrun.results.report import largest, tables
 from batchrun.results.summary import duration
 from batchrun.results.timeline import Point, Timeline
@@ -44,7 +44,7 @@ def write(report: Report, target: Path) -> None:
         OutputError: the target cannot be written.
     """
     with Snapshot(Path(report.state)) as store:
-        refuse_own_files(store, target, stdout.buffer)
+        refuse_own_files(store, target, stdout.buffer, is_page)
         write_whole(target, [_page(report, store)])
 
 

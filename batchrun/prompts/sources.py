@@ -1,9 +1,10 @@
-"""Which files a run reads, and the plain copy of those that cannot be read twice."""
+"""Which files a run reads, and how each is read from the front."""
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
 import stat
 import zlib
 from contextlib import contextmanager
@@ -12,16 +13,26 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from batchrun.errors import InputError, OutputError
+import orjson
+
+from batchrun.errors import InputError
 from batchrun.prompts.lines import LineTooLongError, RawLine, iter_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
-_BLOCK_BYTES = 1 << 20
+STDIN = "-"
+"""The name of the standard input, as an input and as what it is known by."""
+
 _GZIP_MAGIC = b"\x1f\x8b"
+_SQLITE_MAGIC = b"SQLite format 3\0"
+_MOST_BYTES_OF_A_FIRST_LINE = 16 << 20
 _OWN_FILES = (".results.jsonl", ".errors.jsonl")
 """What a run writes: in a folder of prompts these are not prompts, unless they are named."""
+_COPY = re.compile(r"(.+)\.(?:\d+(?:-[0-9a-f]{12})?|stdin|requests)\.jsonl")
+"""The name of an input's copy, or of a program's requests, beside the state file whose name is in front."""
+_PIPE = re.compile(r"/(?:dev|proc/self|proc/\d+)/fd/\d+")
+"""What a shell calls the pipe of a process substitution: the number means nothing to a later process."""
 
 
 class SourceKind(StrEnum):
@@ -42,23 +53,55 @@ class Source:
     path: str
     """As the user named it, or found in the folder that they named; `-` for stdin."""
     kind: SourceKind
+    pipe: int = 0
+    """Which of the pipes of the command line it is, 1-based; 0: it has a name that a later process knows, too."""
+    is_private: bool = False
+    """Whether only its owner may read it."""
 
     @property
     def name(self) -> str:
         """The file's name without its folder; `stdin` for stdin."""
-        return "stdin" if self.path == "-" else Path(self.path).name
+        return "stdin" if self.path == STDIN else Path(self.path).name
+
+    @property
+    def origin(self) -> str:
+        """By what a later session knows it: `-` for stdin, `pipe:1` for the first pipe, else its absolute path."""
+        if self.pipe:
+            return f"pipe:{self.pipe}"
+        return self.path if self.path == STDIN else str(Path(self.path).absolute())
 
 
-def find_sources(inputs: Sequence[str]) -> tuple[Source, ...]:
+def find_sources(
+    inputs: Sequence[str],
+    *,
+    copied: Collection[str] = (),
+    resumed: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[Source, ...]:
     """The inputs, with each folder replaced by its prompt files in name order.
+
+    Args:
+        inputs: Files, folders or `-`, as the user named them.
+        copied: The origins of the inputs whose copies the run has.
+        resumed: Whether those of them that can be read only once, or are gone, are taken for what they were.
+        tell: Told which files of a folder are not prompts but what a run has written.
 
     Raises:
         InputError: a path does not exist, is no file, cannot be read, or comes twice; a folder has no prompt files.
     """
-    sources = [source for name in inputs for source in _expand(name)]
+    sources: list[Source] = []
+    for name in inputs:
+        if resumed and (_PIPE.fullmatch(name) or (str(Path(name).absolute()) in copied and not Path(name).is_file())):
+            sources.append(Source(name, SourceKind.STDIN))
+        else:
+            sources.extend(_expand(name, tell))
+    pipes = [source for source in sources if source.kind is SourceKind.STDIN and _PIPE.fullmatch(source.path)]
+    sources = [
+        Source(source.path, source.kind, pipes.index(source) + 1) if source in pipes else source for source in sources
+    ]
     seen: dict[object, str] = {}
     for source in sources:
-        key = "-" if source.path == "-" else os.path.realpath(source.path)
+        key = STDIN if source.path == STDIN else source.path if source.pipe else os.path.realpath(source.path)
         if key in seen:
             raise InputError(f"{source.path} is given twice (also as {seen[key]})", "name each input once")
         seen[key] = source.path
@@ -70,33 +113,6 @@ def is_prompt_file(name: str) -> bool:
     return name.endswith((".jsonl", ".jsonl.gz")) and not name.endswith(_OWN_FILES)
 
 
-def spool(source: Source, target: Path, stdin: BinaryIO) -> None:
-    """Copy a source in plain text to `target`, whole or not at all.
-
-    Raises:
-        InputError: the source cannot be read, or is no valid gzip file.
-        OutputError: the copy cannot be written.
-    """
-    part = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as copy, open_source(source, stdin) as file:
-            while block := _read_block(source, file):
-                copy.write(block)
-            copy.flush()
-            os.fsync(copy.fileno())
-        part.replace(target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(
-            f"{target}: the copy of {source.path} cannot be written: {error.strerror}",
-            "make room, or give another --state: the copy stands beside it",
-        ) from error
-    except InputError:
-        part.unlink(missing_ok=True)
-        raise
-
-
 @contextmanager
 def open_source(source: Source, stdin: BinaryIO) -> Iterator[BinaryIO]:
     """A source's plain bytes from the front.
@@ -104,7 +120,7 @@ def open_source(source: Source, stdin: BinaryIO) -> Iterator[BinaryIO]:
     Raises:
         InputError: it cannot be opened.
     """
-    if source.path == "-":
+    if source.path == STDIN:
         yield stdin
         return
     with _readable(source.path):
@@ -141,25 +157,65 @@ def reading(source: Source) -> Iterator[None]:
         raise InputError(f"{source.path}: {error}", "check the file and its disk") from error
 
 
-def _expand(name: str) -> list[Source]:
-    if name == "-":
-        return [Source("-", SourceKind.STDIN)]
+def _expand(name: str, tell: Callable[[str], None]) -> list[Source]:
+    if name == STDIN:
+        return [Source(STDIN, SourceKind.STDIN)]
     path = Path(name)
     with _readable(name):
-        mode = path.stat().st_mode
-        if not stat.S_ISDIR(mode):
-            return [Source(name, _kind(path, mode))]
-        found = sorted(entry for entry in path.iterdir() if is_prompt_file(entry.name) and entry.is_file())
+        status = path.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            return [_source(path, name, status)]
+        found = []
+        for entry in sorted(path.iterdir()):
+            if is_prompt_file(entry.name) and entry.is_file():
+                source = _source(entry, str(entry), entry.stat())
+                if is_own_file(entry):
+                    tell(f"{entry} is not read: a run has written it")
+                else:
+                    found.append(source)
         if not found:
             raise InputError(f"{name}: the folder has no *.jsonl files", "name the files, or another folder")
-        return [Source(str(entry), _kind(entry, entry.stat().st_mode)) for entry in found]
+        return found
 
 
-def _kind(path: Path, mode: int) -> SourceKind:
+def _source(path: Path, name: str, status: os.stat_result) -> Source:
+    mode = status.st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
-        return SourceKind.STDIN
+        return Source(name, SourceKind.STDIN)
     with path.open("rb") as file:
-        return SourceKind.GZIP if file.read(2) == _GZIP_MAGIC or path.suffix == ".gz" else SourceKind.FILE
+        is_gzip = file.read(2) == _GZIP_MAGIC or path.suffix == ".gz"
+    return Source(name, SourceKind.GZIP if is_gzip else SourceKind.FILE, is_private=not mode & 0o077)
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a run has written a file: results or failures, by its first line, or a copy of an input, by its state.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    copy = _COPY.fullmatch(path.name)
+    if copy is not None:
+        state = path.with_name(copy.group(1))
+        if state.is_file():
+            with state.open("rb") as file:
+                if file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC:
+                    return True
+    with path.open("rb") as file:
+        return is_own_line(file.readline(_MOST_BYTES_OF_A_FIRST_LINE))
+
+
+def is_own_line(line: bytes) -> bool:
+    """Whether a line is one of a results or error file, in either format."""
+    if b'"source"' not in line:
+        return False
+    try:
+        data = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    facts = data.get("batchrun", data) if isinstance(data, dict) else None
+    if not isinstance(facts, dict) or not isinstance(facts.get("source"), dict):
+        return False
+    return {"file", "line"} <= facts["source"].keys() and {"status", "job"} <= facts.keys()
 
 
 @contextmanager
@@ -172,8 +228,3 @@ def _readable(name: str) -> Iterator[None]:
         raise InputError(f"{name}: it may not be read", "check its permissions") from error
     except OSError as error:
         raise InputError(f"{name}: {error.strerror or error}", "check the path") from error
-
-
-def _read_block(source: Source, file: BinaryIO) -> bytes:
-    with reading(source):
-        return file.read(_BLOCK_BYTES)

@@ -69,6 +69,7 @@ def write_manifest(
     inputs: Sequence[FileDigest],
     results: Sequence[FileDigest],
     sessions: Sequence[SessionTimes],
+    token: str | None = None,
 ) -> None:
     """Write a manifest, whole by rename.
 
@@ -81,6 +82,7 @@ def write_manifest(
         inputs: The input files as they were read.
         results: The results files as they are.
         sessions: When it was going on.
+        token: See `write_whole`.
 
     Raises:
         OutputError: it cannot be written; an older one is as it was.
@@ -111,7 +113,7 @@ def write_manifest(
         ],
         "summary": said,
     }
-    write_whole(path, [orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
+    write_whole(path, [orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)], token=token)
 
 
 def _without_user(url: str) -> str:

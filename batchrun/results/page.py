@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
+_FIRST_LINE = '<!doctype html><html lang="en" data-by="batchrun">\n'
+_HEAD = """<head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <style>
@@ -41,9 +41,15 @@ td { overflow-wrap: anywhere; } .numbers :not(:first-child) { text-align: right;
 
 def page(title: str, subtitle: str, facts: Sequence[tuple[str, str]], sections: Sequence[str]) -> bytes:
     """The page: title, a line below it, figures with their names, and sections."""
-    parts = [_HEAD, f"<title>{escape(title)}</title></head><body><h1>{escape(title)}</h1><p>{escape(subtitle)}</p><dl>"]
+    parts = [_FIRST_LINE, _HEAD]
+    parts += [f"<title>{escape(title)}</title></head><body><h1>{escape(title)}</h1><p>{escape(subtitle)}</p><dl>"]
     parts += [f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts]
     return "".join([*parts, "</dl>", *sections, "</body></html>\n"]).encode("utf-8", "replace")
+
+
+def is_page(first_line: bytes) -> bool:
+    """Whether a file that begins with this line is a page of ours."""
+    return first_line == _FIRST_LINE.encode()
 
 
 def plot(title: str, svg: str) -> str:

@@ -8,16 +8,20 @@ import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from stat import S_IMODE
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from batchrun.errors import OutputError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
 _BLOCK_BYTES = 1 << 20
+_PART_NAME_CHARS = 100
+"""A file system takes names of up to 255 bytes, and a character may have four."""
+_MOST_OPEN = 200
+"""Results files at once; the usual limit of a process is 1,024 files."""
 _HOLE = re.compile(rb"[^\0]*\0+[^\0]*")
 """A line with one run of NUL bytes; several would be somebody's binary data."""
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
@@ -38,25 +42,33 @@ class Tail:
 
 
 class ResultsFile:
-    """A results file that is open for appending.
+    """A results file that is appended to.
 
     Args:
         path: The file; made when it does not exist, with its folder.
         committed_bytes: Its length; `recover` and `truncate` have made sure of that.
+        private: Whether only its owner may read it, if it is made.
 
     Raises:
-        OutputError: it cannot be opened for writing.
+        OutputError: it cannot be opened for writing; any method raises it if another program has changed the file.
     """
 
-    def __init__(self, path: Path, committed_bytes: int) -> None:
+    def __init__(self, path: Path, committed_bytes: int, *, private: bool = False) -> None:
         self.path = path
         self.size_bytes = committed_bytes
+        self._fd = -1
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             is_new = not path.exists()
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _mode(private=private))
             if is_new:
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
+            self._file = os.fstat(self._fd)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes a file descriptor."""
+        return self._fd >= 0
 
     def append(self, lines: Sequence[bytes]) -> None:
         """Append lines; all of them, or none.
@@ -67,6 +79,8 @@ class ResultsFile:
         data = memoryview(b"".join(lines))
         at = self.size_bytes
         with writing(self.path):
+            self._open()
+            self._refuse_changed()
             try:
                 while data:
                     written = os.pwrite(self._fd, data, at)
@@ -87,18 +101,69 @@ class ResultsFile:
         """
         with writing(self.path):
             _sync_data(self._fd)
-            is_there = os.path.samestat(os.fstat(self._fd), self.path.stat())
+            is_there = os.path.samestat(self._file, self.path.stat())
         if not is_there:
-            raise OutputError(
-                f"{self.path}: another file has taken the place of the results while the run went on",
-                "put the results back, then run the same command: what was committed stands in them",
-            )
+            raise self._replaced()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; the next append opens it again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _open(self) -> None:
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+            if not os.path.samestat(self._file, os.fstat(self._fd)):
+                self.close()
+                raise self._replaced()
+
+    def _refuse_changed(self) -> None:
+        size_bytes = os.fstat(self._fd).st_size
+        if size_bytes != self.size_bytes:
+            raise OutputError(
+                f"{self.path}: another program has changed the results while the run went on"
+                f" ({size_bytes:,} bytes instead of {self.size_bytes:,})",
+                "restore what was committed, then run the same command; `batchrun verify` names what is wrong",
+            )
+
+    def _replaced(self) -> OutputError:
+        return OutputError(
+            f"{self.path}: another file has taken the place of the results while the run went on",
+            "put the results back, then run the same command: what was committed stands in them",
+        )
+
+
+class ResultsFiles(dict[int, ResultsFile]):
+    """The results files of a run, by output. Of thousands only some are open at a time.
+
+    Args:
+        most_open: How many may be open, >= 1.
+    """
+
+    def __init__(self, most_open: int = _MOST_OPEN) -> None:
+        super().__init__()
+        self._most_open = most_open
+
+    def add(self, output: int, file: ResultsFile) -> None:
+        """Add the file of an output."""
+        self[output] = file
+        if len(self) > self._most_open:
+            file.close()
+
+    def sync(self, outputs: Iterable[int]) -> None:
+        """Sync the files of some outputs; see `ResultsFile.sync`. Those that rows are likely done with are closed."""
+        for output in outputs:
+            self[output].sync()
+        if len(self) > self._most_open:
+            open_files = [file for file in self.values() if file.is_open]
+            for file in open_files[: -self._most_open]:
+                file.close()
+
+    def close(self) -> None:
+        """Close all of them."""
+        for file in self.values():
+            file.close()
 
 
 def recover(path: Path, committed_bytes: int) -> Tail:
@@ -165,10 +230,10 @@ def cut_torn_line(path: Path) -> None:
         truncate(path, end)
 
 
-def write_errors(path: Path, lines: Iterable[bytes]) -> int:
+def write_errors(path: Path, lines: Iterable[bytes], *, token: str | None = None, private: bool = False) -> int:
     """Write an error file whole, by rename; returns how many lines it has.
 
-    Without any line an older error file is removed: its rows have succeeded since.
+    Without any line an older error file is removed: its rows have succeeded since. See `write_whole`.
 
     Raises:
         OutputError: it cannot be written; an older file is as it was.
@@ -177,48 +242,81 @@ def write_errors(path: Path, lines: Iterable[bytes]) -> int:
         lines = iter(lines)
         first = next(lines, None)
         if first is not None:
-            return write_whole(path, chain([first], lines))
+            return write_whole(path, chain([first], lines), token=token, private=private)
         path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     return 0
 
 
-def write_whole(path: Path, lines: Iterable[bytes]) -> int:
-    """Write a file of lines whole, by rename; returns how many lines it has. Until then it is `<path>.part`.
+def write_whole(path: Path, lines: Iterable[bytes], *, token: str | None = None, private: bool = False) -> int:
+    """Write a file of lines whole, by rename; returns how many lines it has.
 
     It may be read and written by whom an older one in its place may be.
+
+    Args:
+        path: The file.
+        lines: With their ends.
+        token: Names the file until it is whole; what a crash has left under that name is replaced. None: by chance.
+        private: Whether only its owner may read it, without an older one.
 
     Raises:
         OutputError: it cannot be written; an older file is as it was.
     """
-    part = part_of(path)
     count = 0
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path), part_file(path, token=token, private=private) as file:
+        with suppress(OSError):
+            os.fchmod(file.fileno(), S_IMODE(path.stat().st_mode))
+        for line in lines:
+            file.write(line)
+            count += 1
+        put_in_place(file, path)
+    return count
+
+
+@contextmanager
+def part_file(path: Path, *, token: str | None = None, private: bool = False) -> Iterator[BinaryIO]:
+    """A file that is written beside `path`, under a name that nobody else uses, and never through a link.
+
+    It is removed in the end, unless `put_in_place` has given it its name. See `write_whole`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name[:_PART_NAME_CHARS]}.{token or os.urandom(4).hex()}.part")
+    if token is not None:
+        part.unlink(missing_ok=True)
+
+    def create(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, _mode(private=private))
+
+    with open(part, "xb", opener=create) as file:
         try:
-            with part.open("wb") as file:
-                with suppress(OSError):
-                    os.fchmod(file.fileno(), S_IMODE(path.stat().st_mode))
-                for line in lines:
-                    file.write(line)
-                    count += 1
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            yield file
         finally:
             part.unlink(missing_ok=True)
-        _sync_folder(path.parent)
-    return count
+
+
+def put_in_place(file: BinaryIO, path: Path) -> None:
+    """Give a `part_file` its name, once all of it is on disk. A file that has the name already is replaced."""
+    file.flush()
+    os.fsync(file.fileno())
+    Path(file.name).replace(path)
+    sync_folder(path.parent)
+
+
+def is_private(path: Path) -> bool:
+    """Whether only its owner may read a file; False if there is none."""
+    try:
+        return not path.stat().st_mode & 0o077
+    except OSError:
+        return False
+
+
+def _mode(*, private: bool) -> int:
+    return 0o600 if private else 0o666
 
 
 def errors_path(results: Path) -> Path:
     """The error file that belongs to a results file."""
     return results.with_name(f"{results.name.removesuffix('.jsonl')}.errors.jsonl")
-
-
-def part_of(path: Path) -> Path:
-    """Where a file is written before it gets its name."""
-    return path.with_name(path.name + ".part")
 
 
 def _blocks(fd: int, offset: int) -> Iterator[bytes]:
@@ -227,7 +325,7 @@ def _blocks(fd: int, offset: int) -> Iterator[bytes]:
         yield block
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable too."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

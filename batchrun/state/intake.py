@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-    from batchrun.state.records import SourceRecord
+    from batchrun.state.records import OutputRecord, SourceRecord
     from batchrun.state.store import Store
 
 _STAGE = """
@@ -112,13 +112,20 @@ def stage(store: Store, lines: Iterable[StagedLine]) -> None:
 
 
 def merge(
-    store: Store, sources: Sequence[SourceRecord], *, whole: bool, limit: int | None, dedupe: bool = False
+    store: Store,
+    sources: Sequence[SourceRecord],
+    outputs: Iterable[OutputRecord],
+    *,
+    whole: bool,
+    limit: int | None,
+    dedupe: bool = False,
 ) -> Merged:
     """Make the staged lines the run's rows.
 
     Args:
         store: The run's state.
         sources: The inputs that the lines' `source` numbers mean from now on.
+        outputs: Their results files; those that the run does not have yet are added.
         whole: Whether every line of the inputs was staged; otherwise a row without a line is no surprise.
         limit: At most so many rows in the run; lines beyond it are left for a later session. None: all.
         dedupe: Whether rows with one key share a job.
@@ -144,6 +151,7 @@ def merge(
         added = db.execute(f"{_ADD} LIMIT ?", (room,)).rowcount
         if dedupe:
             choose_leaders(db)
+        db.executemany("INSERT OR IGNORE INTO outputs (output, path, committed_bytes) VALUES (?, ?, ?)", outputs)
         db.execute("DELETE FROM sources")
         db.executemany(
             "INSERT INTO sources (source, path, origin, file, stamp, output) VALUES (?, ?, ?, ?, ?, ?)", sources

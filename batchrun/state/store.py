@@ -105,6 +105,15 @@ class Store:
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, orjson.dumps(value)))
 
+    @property
+    def token(self) -> str:
+        """A word that only files of this run have in their names."""
+        token = self.get_setting("token")
+        if not isinstance(token, str):
+            token = os.urandom(4).hex()
+            self.set_setting("token", token)
+        return token
+
     # What a session starts from
 
     def outputs(self) -> list[OutputRecord]:
@@ -118,7 +127,12 @@ class Store:
     def sources(self) -> list[SourceRecord]:
         """The inputs, in order."""
         sql = "SELECT source, path, origin, file, stamp, output FROM sources ORDER BY source"
-        return [SourceRecord(*row) for row in self.query(sql)]
+        return [self._with_copy(SourceRecord(*row)) for row in self.query(sql)]
+
+    def _with_copy(self, source: SourceRecord) -> SourceRecord:
+        """With its copy beside this state file, wherever the two were when it was made."""
+        copy = self.path.absolute().with_name(Path(source.file).name)
+        return source._replace(file=str(copy)) if source.file != source.origin and copy.exists() else source
 
     def next_job(self) -> int:
         """A job number larger than all that were given."""

@@ -1,0 +1,216 @@
+"""What must hold before a run writes or sends anything: its options fit its state, and each of its files is its own."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.config import SweepOptions
+from batchrun.errors import OutputError, StateError, UsageError
+from batchrun.intake import output_paths
+from batchrun.prompts.sources import is_own_line
+from batchrun.prompts.sweep import Sweep
+from batchrun.results.manifest import manifest_path
+from batchrun.results.writer import errors_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batchrun.config import RunOptions
+    from batchrun.prompts.sources import Source
+    from batchrun.state.store import Store
+
+_IDENTITY = {"endpoint": "--endpoint", "base_url": "--base-url", "output": "--output", "shard": "--shard"}
+_REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
+_SETTING = "files"
+"""The setting that lists the files that the run has made, relative to the state file's folder."""
+
+
+def refuse_other_options(store: Store, options: RunOptions) -> None:
+    """Refuse to resume a state file under options that ask for something else.
+
+    Raises:
+        StateError: names each option that differs, with both values.
+    """
+    stored = store.get_setting("options")
+    if not isinstance(stored, dict):
+        return
+    now = options.to_json()
+    pairs = [(option, stored.get(key), now[key]) for key, option in _IDENTITY.items()]
+    swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
+    pairs.append(("--sweep", swept[0], swept[1]))
+    pairs.append(("--dedupe", stored.get("dedupe", False), now["dedupe"]))
+    if options.format != "auto":
+        pairs.append(("--format", stored.get("format", "batchrun"), options.format))
+    pairs += [(option, stored["request"][key], now["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
+    differing = [
+        f"{option} {_shown(was)} (now {_shown(is_now)})"
+        for option, was, is_now in pairs
+        if was != is_now and not (option == "--base-url" and options.is_local)
+    ]
+    if differing:
+        raise StateError(
+            f"{options.state} belongs to a run with {', '.join(differing)}",
+            "go on with the same options, or start a new run with another --output",
+        )
+
+
+def _shown(value: Any) -> str:
+    """An option's value as it would be given on the command line."""
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in value.items()) or "nothing"
+    return "nothing" if value in (None, False) else "" if value is True else str(value)
+
+
+def refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) -> None:
+    """Refuse names that neither JSON nor SQLite can hold: results, errors and the state name their files.
+
+    Raises:
+        UsageError: names the file.
+    """
+    for path in (options.output, options.state, *(Path(source.path) for source in sources)):
+        name = str(path.absolute())
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+            raise UsageError(f"{shown}: the name is not valid UTF-8", "rename it, or make a link to it") from error
+
+
+def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
+    """Refuse to write over an input, to write two things into one file, and to write into what is not a file.
+
+    Raises:
+        UsageError: names the file and what it is.
+    """
+    taken: dict[object, str] = {}
+    for source in sources:
+        for key in _keys(Path(source.path)):
+            taken.setdefault(key, f"the input {source.path}")
+    for path, what in _written(options, sources):
+        mode = _mode(path)
+        if mode is not None and not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
+            raise UsageError(f"{path} ({what}) is {kind}, not a file", "give another --output or --state")
+        keys = _keys(path)
+        other = next((taken[key] for key in keys if key in taken), None)
+        if other is not None:
+            raise UsageError(f"{path} would be {what} and {other} at once", "give another --output or --state")
+        taken.update(dict.fromkeys(keys, what))
+
+
+def refuse_foreign_files(options: RunOptions, sources: Sequence[Source], store: Store | None) -> None:
+    """Refuse to write over a file that this run has not made. An empty one is anybody's.
+
+    Args:
+        options: The run's options.
+        sources: Its inputs.
+        store: Its state file; None: the run is new, so nothing is its own.
+
+    Raises:
+        StateError: names the file.
+    """
+    own = None if store is None else OwnFiles(store)
+    for path, what in _written(options, sources):
+        if what.startswith("the state") or not _has_content(path):
+            continue
+        if own is None and what == _RESULTS:
+            raise StateError(
+                f"{path} exists, but its state file {options.state} does not, or holds no run",
+                "move the results away, or give another --output",
+            )
+        if what != _RESULTS and (own is None or path not in own):
+            raise StateError(
+                f"{path} exists, and this run has not written it: it would become {what}",
+                "move it away, or give another --output",
+            )
+
+
+_RESULTS = "the results"
+
+
+def _written(options: RunOptions, sources: Sequence[Source]) -> Iterator[tuple[Path, str]]:
+    """Every path that a run writes, once, and what for."""
+    yield options.state, "the state file"
+    for suffix in ("-wal", "-shm", "-journal"):
+        yield options.state.with_name(options.state.name + suffix), "the state file's log"
+    for path in dict.fromkeys(output_paths(options, sources)):
+        yield path, _RESULTS
+        yield errors_path(path), "the error file"
+    yield manifest_path(options.output), "the manifest"
+
+
+def _keys(path: Path) -> set[object]:
+    """By what a file is the same as another: its path without links, and the file itself where it is there."""
+    keys: set[object] = {os.path.realpath(path)}
+    try:
+        status = path.stat()
+    except OSError:
+        return keys
+    return keys | {(status.st_dev, status.st_ino)}
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return None
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+class OwnFiles:
+    """The error files and manifests that a run has made, as its state file lists them.
+
+    A state file of an earlier version has no list: there a file is the run's own if its content is what a run writes.
+
+    Args:
+        store: The run's state file.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._folder = store.path.absolute().parent
+        listed = store.get_setting(_SETTING)
+        self._listed = listed if isinstance(listed, list) else None
+
+    def __contains__(self, path: Path) -> bool:
+        if self._listed is None:
+            return _looks_own(path)
+        return os.path.relpath(path, self._folder) in self._listed
+
+    def claim(self, path: Path) -> None:
+        """Note that the run is about to write a file.
+
+        Raises:
+            OutputError: somebody else's file is there; or the state cannot be written.
+        """
+        if path in self:
+            if self._listed is not None:
+                return
+        elif _has_content(path):
+            raise OutputError(
+                f"{path} exists, and this run has not written it: it is left as it is",
+                "move it away, then run the same command",
+            )
+        self._listed = [*(self._listed or []), os.path.relpath(path, self._folder)]
+        self._store.set_setting(_SETTING, self._listed)
+
+
+def _looks_own(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            if path.suffix == ".json":
+                return "manifest_version" in orjson.loads(file.read())
+            return is_own_line(file.readline())
+    except (OSError, orjson.JSONDecodeError, TypeError):
+        return False
