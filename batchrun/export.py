@@ -130,7 +130,7 @@ def refuse_own_files(
 
 def _files_of(store: Snapshot) -> Iterator[Path]:
     """What a run reads and writes."""
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("", "-wal", "-shm", ".lock"):
         yield store.path.with_name(store.path.name + suffix)
     stored = store.get_setting("options")
     if isinstance(stored, dict):

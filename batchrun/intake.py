@@ -116,7 +116,7 @@ def _merge(
         raise InputError(
             str(problems), "fix the lines, or look at all of them: batchrun check " + " ".join(options.inputs)
         )
-    merged = merge(store, records, outputs, whole=limit is None, limit=options.limit, dedupe=options.dedupe)
+    merged = merge(store, records, whole=limit is None, limit=options.limit, dedupe=options.dedupe, outputs=outputs)
     if shard:
         store.set_setting("whole_input", whole_input.to_json())
     store.set_setting("inputs", [tuple(digest_file(_given(record), record.path)) for record in records])

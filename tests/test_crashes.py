@@ -138,7 +138,7 @@ class Nights:
         self.doom = doom
         with suppress(Crash), Run(self.options, Listener(), clock=hurried, wall=time.time) as run:
             store, run.store = run.store, Doomed(run.store, doom)
-            run._results = {number: Doomed(file, doom) for number, file in run._results.items()}
+            run._results.update({number: Doomed(file, doom) for number, file in run._results.items()})
             outcome = await run.drive(base_url, None, Random(0))
             run.store = store
             summary = run.conclude(outcome)
@@ -224,7 +224,7 @@ async def test_answers_that_were_cut_off_are_taken_from_the_one_that_was_written
         with suppress(Crash), Run(options, Listener(), clock=hurried, wall=time.time) as run:
             run.retry_failed(())
             doom = Doom(2, 10**9)
-            run._results = {number: Doomed(file, doom) for number, file in run._results.items()}
+            run._results.update({number: Doomed(file, doom) for number, file in run._results.items()})
             await run.drive(server.endpoint.base_url, None, Random(0))
         assert 1 < options.output.read_bytes().count(b"\n") < 8
         with Run(options, listener, clock=hurried, wall=time.time) as run:

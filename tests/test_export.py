@@ -78,6 +78,13 @@ async def test_inputs_follow_one_another_as_they_were_given(tmp_path: Path):
     assert out(tmp_path / "out.jsonl.state") == ["r1", "r2", "r3", "r4"]
 
 
+def old_export(folder: Path) -> bytes:
+    """An export with one line, named x."""
+    line = (folder / "out.jsonl").read_bytes().splitlines(keepends=True)[0]
+    (folder / "x").write_bytes(line)
+    return line
+
+
 async def test_a_reordered_input_gives_the_new_order(tmp_path: Path):
     lines = [{"id": f"r{n}", "prompt": f"good {n}"} for n in range(1, 6)]
     async with serving() as server:
@@ -131,23 +138,41 @@ def test_the_files_of_the_run_are_never_written_over(state: Path, tmp_path: Path
     assert before is None or path.read_bytes() == before
 
 
-def test_neither_is_one_whose_name_the_new_file_has_for_a_moment(state: Path, tmp_path: Path):
-    (tmp_path / "out.jsonl").rename(tmp_path / "x.part")
-    change(state, "UPDATE outputs SET path = 'x.part'")
-    with pytest.raises(UsageError, match="a file of the run itself"):
-        export(state, tmp_path / "x", io.BytesIO())
-    assert out(state) == IN_ORDER
+def test_a_file_that_is_not_an_export_is_never_written_over(state: Path, tmp_path: Path):
+    for name, content in (("prompts.jsonl", b'{"prompt": "mine"}\n'), ("notes.txt", b"mine"), ("data", b"\0" * 100)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match="exists, and batchrun has not written it"):
+            export(state, tmp_path / name, io.BytesIO())
+        assert (tmp_path / name).read_bytes() == content
+
+
+async def test_the_files_of_another_run_are_never_written_over(state: Path, tmp_path: Path):
+    (tmp_path / "other.jsonl").write_bytes(b'{"id": "r9", "prompt": "good"}\n')
+    other = {"output": tmp_path / "other.out.jsonl", "state": tmp_path / "other.out.jsonl.state"}
+    async with serving() as server:
+        await rehearse(tmp_path, server.endpoint.base_url, inputs=(str(tmp_path / "other.jsonl"),), **other)
+    for name in ("other.out.jsonl", "other.out.jsonl.state", "other.out.manifest.json", "other.jsonl"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(UsageError, match="is a file of the run of|batchrun has not written it"):
+            export(state, tmp_path / name, io.BytesIO())
+        assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_file_that_has_the_name_of_one_that_is_not_whole_is_left_alone(state: Path, tmp_path: Path):
+    (tmp_path / "x.part").write_bytes(b"mine")
+    assert out(state, tmp_path / "x") == IN_ORDER
+    assert (tmp_path / "x.part").read_bytes() == b"mine"
 
 
 def test_a_folder_or_a_device_is_no_target(state: Path, tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
-    for target, words in ((tmp_path, "is a folder"), (tmp_path / "pipe", "is no file")):
+    for target, words in ((tmp_path, "is a folder"), (tmp_path / "pipe", "is not a file")):
         with pytest.raises(UsageError, match=words):
             export(state, target, io.BytesIO())
 
 
 def test_an_older_export_is_replaced_and_a_new_folder_is_made(state: Path, tmp_path: Path):
-    (tmp_path / "x").write_text("old")
+    old_export(tmp_path)
     assert out(state, tmp_path / "x") == IN_ORDER
     assert out(state, tmp_path / "new" / "x") == IN_ORDER
     assert not list(tmp_path.rglob("*.part"))
@@ -156,14 +181,14 @@ def test_an_older_export_is_replaced_and_a_new_folder_is_made(state: Path, tmp_p
 def test_a_results_file_that_is_short_or_gone_is_refused_and_nothing_is_written(state: Path, tmp_path: Path):
     path = tmp_path / "out.jsonl"
     path.write_bytes(path.read_bytes()[:-1])
-    (tmp_path / "x").write_text("old")
+    old = old_export(tmp_path)
     with pytest.raises(StateError, match=r"out.jsonl is 1 bytes shorter"):
         export(state, tmp_path / "x", io.BytesIO())
     path.unlink()
     with pytest.raises(StateError, match="bytes shorter") as caught:
         export(state, tmp_path / "x", io.BytesIO())
     assert "batchrun verify" in caught.value.hint
-    assert (tmp_path / "x").read_text() == "old"
+    assert (tmp_path / "x").read_bytes() == old
 
 
 @pytest.mark.parametrize(
@@ -211,7 +236,7 @@ def test_results_that_change_between_the_two_passes_leave_no_file(state: Path, t
 
 
 def test_a_full_disk_leaves_an_older_export_as_it_was(state: Path, tmp_path: Path):
-    (tmp_path / "x").write_text("old")
+    old = old_export(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
     try:
@@ -219,8 +244,8 @@ def test_a_full_disk_leaves_an_older_export_as_it_was(state: Path, tmp_path: Pat
             export(state, tmp_path / "x", io.BytesIO())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (tmp_path / "x").read_text() == "old"
-    assert not (tmp_path / "x.part").exists()
+    assert (tmp_path / "x").read_bytes() == old
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_positions_come_back_by_source_then_line_then_row():

@@ -301,14 +301,22 @@ def test_what_somebody_else_has_written_into_the_results_is_not_lost(late: Path)
     assert (late / "out.jsonl").read_bytes() == before
 
 
+def part_of_results(folder: Path) -> Path:
+    """The results while they are put in order, before they have their name."""
+    with Store(folder / "out.jsonl.state", read_only=True) as store:
+        return folder / f"out.jsonl.{store.token}.part"
+
+
 def test_results_that_cannot_be_put_in_order_are_as_they_were_and_the_run_says_so(late: Path):
-    (late / "out.jsonl.part").mkdir()
-    stopped = run(late, "-j", "1", "--ordered")
+    assert run(late, "-j", "1").returncode == 0
+    part = part_of_results(late)
+    part.mkdir()
+    stopped = run(late, "--ordered")
     assert stopped.returncode == 4
     assert "results cannot be written: Is a directory" in " ".join(stopped.stderr.split())
     assert ids(late) == BACK_TO_FRONT
     assert_whole(late / "out.jsonl.state")
-    (late / "out.jsonl.part").rmdir()
+    part.rmdir()
     assert run(late, "--ordered").returncode == 0
     assert ids(late) == IN_ORDER
 
@@ -320,7 +328,7 @@ def test_a_crash_on_either_side_of_the_rename_leaves_a_whole_run_that_goes_on(la
     if is_renamed:
         order_results(state)
     else:
-        (late / "out.jsonl.part").write_bytes((late / "out.jsonl").read_bytes()[:100])
+        part_of_results(late).write_bytes((late / "out.jsonl").read_bytes()[:100])
     with Store(state) as store, store.transaction() as db:
         db.execute("UPDATE sessions SET outcome = NULL")
     assert ids(late) == (IN_ORDER if is_renamed else BACK_TO_FRONT)
@@ -328,7 +336,7 @@ def test_a_crash_on_either_side_of_the_rename_leaves_a_whole_run_that_goes_on(la
     assert run(late, "--ordered").returncode == 0
     assert ids(late) == IN_ORDER
     assert_whole(state)
-    assert not (late / "out.jsonl.part").exists()
+    assert not part_of_results(late).exists()
 
 
 def test_results_that_are_put_in_order_while_they_are_read_are_noticed(late: Path):

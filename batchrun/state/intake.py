@@ -114,21 +114,21 @@ def stage(store: Store, lines: Iterable[StagedLine]) -> None:
 def merge(
     store: Store,
     sources: Sequence[SourceRecord],
-    outputs: Iterable[OutputRecord],
     *,
     whole: bool,
     limit: int | None,
     dedupe: bool = False,
+    outputs: Iterable[OutputRecord] = (),
 ) -> Merged:
     """Make the staged lines the run's rows.
 
     Args:
         store: The run's state.
         sources: The inputs that the lines' `source` numbers mean from now on.
-        outputs: Their results files; those that the run does not have yet are added.
         whole: Whether every line of the inputs was staged; otherwise a row without a line is no surprise.
         limit: At most so many rows in the run; lines beyond it are left for a later session. None: all.
         dedupe: Whether rows with one key share a job.
+        outputs: Their results files; those that the run does not have yet are added.
 
     Raises:
         InputError: an id stands on two lines.

@@ -3,13 +3,12 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import resource
 from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun.errors import InputError, OutputError
-from batchrun.prompts.sources import Source, SourceKind, find_sources, iter_source, spool
+from batchrun.errors import InputError
+from batchrun.prompts.sources import Source, SourceKind, find_sources, is_own_line, iter_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,9 +74,6 @@ def test_every_kind_gives_the_same_lines(folder: Path, kind: str):
         "stdin": Source("-", SourceKind.STDIN),
     }[kind]
     assert [line.raw for line in iter_source(source, io.BytesIO(LINES))] == [b'"a"', b'"b"']
-    target = folder / "spool" / "copy.jsonl"
-    spool(source, target, io.BytesIO(LINES))
-    assert target.read_bytes() == LINES
 
 
 @pytest.mark.parametrize(
@@ -85,22 +81,58 @@ def test_every_kind_gives_the_same_lines(folder: Path, kind: str):
     [gzip.compress(LINES * 1000, mtime=0)[:-20], b"\x1f\x8bnonsense", b"plain text"],
     ids=["cut off", "nonsense", "plain text"],
 )
-def test_a_broken_gzip_file_is_refused_and_leaves_no_copy(tmp_path: Path, content: bytes):
+def test_a_broken_gzip_file_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "x.jsonl.gz").write_bytes(content)
     (source,) = find_sources([str(tmp_path / "x.jsonl.gz")])
     with pytest.raises(InputError, match="no whole gzip file"):
         list(iter_source(source, io.BytesIO()))
-    with pytest.raises(InputError, match="no whole gzip file"):
-        spool(source, tmp_path / "copy.jsonl", io.BytesIO())
-    assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl.gz"]
 
 
-def test_a_copy_that_cannot_be_written_is_an_output_error_and_leaves_nothing(tmp_path: Path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+RESULT = b'{"id":"a","status":"COMPLETED","text":"x","output":[],"source":{"file":"i","line":1},"job":{"id":"j-u1"}}\n'
+FAILURE = (
+    b'{"id":"a","status":"FAILED","error":{"kind":"platform"},"request":1,"source":{"file":"i","line":1},"job":null}\n'
+)
+OPENAI = b'{"id":"b","custom_id":"a","batchrun":{"status":"COMPLETED","source":{"file":"i","line":1},"job":{}}}\n'
+
+
+@pytest.mark.parametrize("line", [RESULT, FAILURE, OPENAI], ids=["result", "failure", "OpenAI"])
+def test_what_a_run_has_written_into_a_folder_is_not_read_and_that_is_said(folder: Path, line: bytes):
+    (folder / "out.jsonl").write_bytes(line)
+    said: list[str] = []
+    found = find_sources([str(folder)], tell=said.append)
+    assert "out.jsonl" not in [source.name for source in found]
+    assert said == [f"{folder / 'out.jsonl'} is not read: a run has written it"]
+    assert find_sources([str(folder / "out.jsonl")])[0].name == "out.jsonl"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"prompt": "a", "source": {"file": "x"}}\n',
+        b'{"prompt": "a", "source": "web", "status": 1, "job": 2}\n',
+        b'["source"]\n',
+        b'"source"\n',
+        b'{"source": \n',
+    ],
+)
+def test_a_line_of_the_user_is_not_taken_for_one_of_a_run(line: bytes):
+    assert not is_own_line(line)
+
+
+def test_the_copies_beside_a_state_file_are_not_read_and_files_of_such_a_name_without_one_are(folder: Path):
+    names = ("s.0-0123456789ab.jsonl", "s.stdin.jsonl", "s.1.jsonl", "s.requests.jsonl")
+    for name in names:
+        (folder / name).write_bytes(LINES)
+    assert set(names) <= {source.name for source in find_sources([str(folder)])}
+    (folder / "s").write_bytes(b"SQLite format 3\0")
+    assert not set(names) & {source.name for source in find_sources([str(folder)])}
+
+
+def test_pipes_of_the_shell_are_known_by_their_order():
+    first, second = os.pipe(), os.pipe()
     try:
-        with pytest.raises(OutputError, match="cannot be written: File too large"):
-            spool(Source("-", SourceKind.STDIN), tmp_path / "copy.jsonl", io.BytesIO(LINES * 10_000))
+        found = find_sources([f"/dev/fd/{second[0]}", f"/dev/fd/{first[0]}"])
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list(tmp_path.iterdir()) == []
+        for end in (*first, *second):
+            os.close(end)
+    assert [source.origin for source in found] == ["pipe:1", "pipe:2"]
