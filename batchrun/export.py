@@ -123,9 +123,11 @@ def refuse_own_files(
         if not is_ours(file.readline(_MOST_BYTES_OF_A_FIRST_LINE)):
             raise UsageError(f"{target} exists, and batchrun has not written it", "move it away, or give another name")
     for state in sorted(target.absolute().parent.glob("*.state")):
+        is_taken = False
         with suppress(BatchrunError), Snapshot(state) as other:
-            if any(_same(target, path) for path in _files_of(other)):
-                raise UsageError(f"{target} is a file of the run of {state}", "give another name")
+            is_taken = any(_same(target, path) for path in _files_of(other))
+        if is_taken:
+            raise UsageError(f"{target} is a file of the run of {state}", "give another name")
 
 
 def _files_of(store: Snapshot) -> Iterator[Path]:

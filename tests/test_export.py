@@ -153,7 +153,7 @@ async def test_the_files_of_another_run_are_never_written_over(state: Path, tmp_
         await rehearse(tmp_path, server.endpoint.base_url, inputs=(str(tmp_path / "other.jsonl"),), **other)
     for name in ("other.out.jsonl", "other.out.jsonl.state", "other.out.manifest.json", "other.jsonl"):
         before = (tmp_path / name).read_bytes()
-        with pytest.raises(UsageError, match="is a file of the run of|batchrun has not written it"):
+        with pytest.raises(UsageError, match=r"is a file of the run of|batchrun has not written it"):
             export(state, tmp_path / name, io.BytesIO())
         assert (tmp_path / name).read_bytes() == before
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MAX_LINE_BYTES = 64 << 20
 """A longer line is no prompt: the API takes 10 MB, and metadata beside it has no use for more."""
+_MOST_OPEN_FILES = 200
+"""Input files at once; the usual limit of a process is 1,024 files."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -62,29 +64,35 @@ class LineReader:
     """Reads lines again by their position.
 
     The files are opened at once and stay open: one that is replaced by another while the run goes on is still read
-    as it was.
+    as it was. Of thousands only some are open at a time; there a changed line is known by its digest.
 
     Args:
         paths: Source number -> file.
         missing_ok: Whether a file that cannot be opened reads as if it were empty.
+        most_open: How many files may be open at once, >= 1.
 
     Raises:
         InputError: a file cannot be opened.
     """
 
-    def __init__(self, paths: Mapping[int, Path], *, missing_ok: bool = False) -> None:
+    def __init__(
+        self, paths: Mapping[int, Path], *, missing_ok: bool = False, most_open: int = _MOST_OPEN_FILES
+    ) -> None:
+        self._paths = dict(paths)
+        self._most_open = most_open
         self._files: dict[int, int] = {}
         self.missing: list[Path] = []
         """The files that could not be opened."""
         for source, path in paths.items():
             try:
-                self._files[source] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
+                self._open(source)
+            except InputError:
                 if missing_ok:
                     self.missing.append(path)
+                    del self._paths[source]
                     continue
                 self.close()
-                raise InputError(f"{path}: {error.strerror}", "the run needs its input files again") from error
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -100,11 +108,23 @@ class LineReader:
         """
         file = self._files.get(source)
         if file is None:
-            return b""
+            if source not in self._paths:
+                return b""
+            file = self._open(source)
         try:
             return os.pread(file, length, offset)
         except OSError as error:
             raise InputError(f"an input file cannot be read: {error.strerror}", "check its disk") from error
+
+    def _open(self, source: int) -> int:
+        while len(self._files) >= self._most_open:
+            os.close(self._files.pop(next(iter(self._files))))
+        path = self._paths[source]
+        try:
+            self._files[source] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}", "the run needs its input files again") from error
+        return self._files[source]
 
     def close(self) -> None:
         """Close the files."""

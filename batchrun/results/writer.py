@@ -13,6 +13,7 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING, BinaryIO
 
 from batchrun.errors import OutputError, StateError
+from batchrun.locks import lock_file, unlock_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +43,7 @@ class Tail:
 
 
 class ResultsFile:
-    """A results file that is appended to.
+    """A results file that is appended to. While it is open nobody else can have it.
 
     Args:
         path: The file; made when it does not exist, with its folder.
@@ -50,6 +51,7 @@ class ResultsFile:
         private: Whether only its owner may read it, if it is made.
 
     Raises:
+        StateError: another run writes it.
         OutputError: it cannot be opened for writing; any method raises it if another program has changed the file.
     """
 
@@ -60,7 +62,7 @@ class ResultsFile:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             is_new = not path.exists()
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _mode(private=private))
+            self._fd = self._locked(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _mode(private=private)))
             if is_new:
                 sync_folder(path.parent)
             self._file = os.fstat(self._fd)
@@ -108,12 +110,25 @@ class ResultsFile:
     def close(self) -> None:
         """Close the file; the next append opens it again."""
         if self._fd >= 0:
+            unlock_file(self._fd)
             os.close(self._fd)
             self._fd = -1
 
+    def _locked(self, fd: int) -> int:
+        try:
+            lock_file(fd, self.path)
+        except BaseException as error:
+            os.close(fd)
+            if not isinstance(error, BlockingIOError):
+                raise
+            raise StateError(
+                f"{self.path} is in use: another batchrun writes its results there", "give another --output"
+            ) from error
+        return fd
+
     def _open(self) -> None:
         if self._fd < 0:
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+            self._fd = self._locked(os.open(self.path, os.O_WRONLY | os.O_CLOEXEC))
             if not os.path.samestat(self._file, os.fstat(self._fd)):
                 self.close()
                 raise self._replaced()
