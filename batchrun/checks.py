@@ -95,7 +95,9 @@ def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
         mode = _mode(path)
         if mode is not None and not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
-            raise UsageError(f"{path} ({what}) is {kind}, not a file", "give another --output or --state")
+            raise UsageError(
+                f"{path} is {kind}, not a file: {what} cannot be there", "give another --output or --state"
+            )
         keys = _keys(path)
         other = next((taken[key] for key in keys if key in taken), None)
         if other is not None:
@@ -157,8 +159,12 @@ def _keys(path: Path) -> set[object]:
 def _mode(path: Path) -> int | None:
     try:
         return path.stat().st_mode
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UsageError(
+            f"{path}: {error.strerror}", "check the name and its permissions, or give another --output or --state"
+        ) from error
 
 
 def _has_content(path: Path) -> bool:

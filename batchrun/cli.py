@@ -6,7 +6,9 @@ Only click and the options are imported at the top, so that `--help` answers at 
 from __future__ import annotations
 
 import gc
+import resource
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -60,6 +62,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         gc.freeze()
         gc.set_threshold(_COLLECT_EVERY)
+        _raise_file_limit()
         try:
             return super().invoke(ctx)
         except BatchrunError as error:
@@ -67,6 +70,14 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted; the same command goes on", err=True)
             ctx.exit(130)
+
+
+def _raise_file_limit() -> None:
+    """Let this process open as many files as it may: the usual limit is 1,024, and connections count too."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    # macOS names no limit here and refuses to be told so.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _give_up(error: BatchrunError) -> NoReturn:

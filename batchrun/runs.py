@@ -111,7 +111,6 @@ class Run:
         options, stack = self.options, self._stack
         sources = self._find_sources(from_spool=from_spool, as_is=as_is, keeps_requests=requests is not None)
         refuse_unspeakable_names(options, sources)
-        _refuse_no_file(options.state)
         refuse_shared_files(options, sources)
         existed = options.state.exists()
         lock = StateLock(options.state)
@@ -371,13 +370,6 @@ def _have_file(requests: Path, state: Path, *, is_new: bool) -> None:
             f"{state} belongs to a run whose requests are not in {requests}",
             "give another state file; or put the requests back, if they were there",
         )
-
-
-def _refuse_no_file(state: Path) -> None:
-    if state.is_dir():
-        raise StateError(f"{state} is a folder, not a state file", "give --state a file name")
-    if state.exists() and not state.is_file():
-        raise StateError(f"{state} is a device or a pipe, not a state file", "give --state a file name")
 
 
 def _refuse_strange_requests(state: Path, *, keeps_requests: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,10 @@ _LOOK_SHARE = 20
 _LOCK = ".batchrun-watch"
 _ENDINGS = (".done", ".failed")
 _NAMES_SHOWN = 3
+_LONGEST_ENDING = ".0-0123456789ab.jsonl"
+"""Of the files of a run, behind the name of its state file."""
+_MOST_NAME_BYTES = 255
+"""Of a file's name, on every usual file system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,7 @@ class Watch:
         self._queue = Queue(settle_s)
         self._records: dict[str, tuple[str, int, Record]] = {}
         self._begun: dict[str, str] = {}
+        self._unusable: dict[str, str] = {}
         self._told: set[object] = set()
         self._waits_for = ""
 
@@ -170,14 +176,22 @@ class Watch:
         return self._queue.look(entries, records, self._begun, busy, self._clock())
 
     def _entries(self) -> Iterator[Entry]:
+        self._unusable.clear()
         for found in _scan(self._folder):
+            if found.name.startswith(".") or not is_prompt_file(found.name):
+                continue
             try:
-                if found.name.startswith(".") or not is_prompt_file(found.name) or not found.is_file():
-                    continue
                 status = found.stat()
             except FileNotFoundError:
                 continue
-            yield Entry(found.name, status.st_size, status.st_mtime_ns)
+            except OSError as error:
+                self._unusable[found.name] = error.strerror or "it cannot be looked at"
+                continue
+            entry = Entry(found.name, status.st_size, status.st_mtime_ns)
+            if len(os.fsencode(self._task(entry).state.name + _LONGEST_ENDING)) > _MOST_NAME_BYTES:
+                self._unusable[found.name] = "its name is too long: those of its results are even longer"
+            elif stat.S_ISREG(status.st_mode):
+                yield entry
 
     def _read_records(self, entries: list[Entry], names: dict[str, os.DirEntry[str]]) -> None:
         """Read the records that are new, and forget those that were removed: their files are to be run again."""
@@ -258,6 +272,9 @@ class Watch:
 
     def _tell_not_run(self, picture: Picture) -> None:
         """Say of each file that will not be run why, and what to do; once, as long as it looks like that."""
+        for name, reason in self._unusable.items():
+            shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+            self._tell_once((name, reason), f"{shown} is not run: {reason}; rename it, or remove it")
         for entry in picture.changed:
             record = self._output / self._records[entry.stem][0]
             self._tell_once(
@@ -269,7 +286,7 @@ class Watch:
             results = self._task(entry).results
             self._tell_once(entry, f"{entry.shown} is not run: {results} is that of another file; give it another name")
 
-    def _tell_once(self, entry: Entry, text: str) -> None:
+    def _tell_once(self, entry: object, text: str) -> None:
         if entry not in self._told:
             self._told.add(entry)
             self._observer.message(text)
@@ -284,7 +301,7 @@ class Watch:
             done=sum(record.is_done for record in records),
             incomplete=sum(record.is_done and record.exit_code != 0 for record in records),
             failed=sum(not record.is_done for record in records),
-            not_run=len(picture.changed) + len(picture.clashing),
+            not_run=len(picture.changed) + len(picture.clashing) + len(self._unusable),
             left=len(picture.ready) + len(picture.settling) + len(picture.busy),
             rows=sum(record.rows.get("total", 0) for record in records),
             succeeded=sum(record.rows.get("succeeded", 0) for record in records),

@@ -93,7 +93,10 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, wor
         ),
         (["p.jsonl", "-e", "x", "--api-key-file", "nokey"], "--api-key-file nokey: No such file"),
         (["p.jsonl", "-e", "local", "--state", "."], ". is a folder"),
-        (["p.jsonl", "-e", "local", "--state", "p.jsonl"], "p.jsonl is no state file"),
+        (
+            ["p.jsonl", "-e", "local", "--state", "p.jsonl"],
+            "p.jsonl would be the state file and the input p.jsonl at once",
+        ),
         (["p.jsonl", "-e", "local", "--model-file", "none.gguf"], "--model-file none.gguf: No such file"),
         (["p.jsonl", "-e", "local", "--log-file", "no/such/folder/log"], "--log-file no/such/folder/log"),
         (["empty.jsonl", "-e", "local"], "there is no line in the input"),
