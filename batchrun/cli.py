@@ -350,7 +350,8 @@ def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
     from batchrun.prompts import check as checking
     from batchrun.prompts.sources import find_sources
 
-    report = checking.inspect(find_sources(inputs), stdin=sys.stdin.buffer)
+    sources = find_sources(inputs, tell=lambda text: click.echo(text, err=True))
+    report = checking.inspect(sources, stdin=sys.stdin.buffer)
     if as_json:
         click.echo(orjson.dumps(checking.to_json(report), option=orjson.OPT_INDENT_2).decode())
     else:

@@ -244,14 +244,15 @@ def _stamp(path: Path) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
 
 
-def preview(options: RunOptions, stdin: BinaryIO) -> Iterator[Prompt]:
+def preview(options: RunOptions, stdin: BinaryIO, observer: Observer) -> Iterator[Prompt]:
     """The prompts of the inputs in order, each as all of its variants, up to the limit, read without a state file.
 
     Raises:
         InputError: an input or a line of it is wrong.
     """
     shard = None if options.shard is None else Shard.parse(options.shard)
-    return islice(_previewed(find_sources(options.inputs), Sweep(options.sweep), shard, stdin), options.limit)
+    sources = find_sources(options.inputs, tell=observer.message)
+    return islice(_previewed(sources, Sweep(options.sweep), shard, stdin), options.limit)
 
 
 def _previewed(sources: Sequence[Source], sweep: Sweep, shard: Shard | None, stdin: BinaryIO) -> Iterator[Prompt]:

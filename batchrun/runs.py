@@ -116,12 +116,14 @@ class Run:
         lock = StateLock(options.state)
         stack.callback(lock.release)
         is_new = not holds_run(options.state)
-        if is_new:
-            refuse_foreign_files(options, sources, None)
-            _refuse_strange_requests(options.state, keeps_requests=requests is not None)
+        private = any(source.is_private for source in sources)
         with ExitStack() as undo:
-            if not existed:
+            if is_new and not existed:
                 undo.callback(_remove_state, options.state)
+                options.state.touch(0o600 if private else 0o666)
+            if is_new:
+                refuse_foreign_files(options, sources, None)
+                _refuse_strange_requests(options.state, keeps_requests=requests is not None)
             self.store = Store(options.state)
             undo.callback(self.store.close)
             if not is_new:
@@ -149,7 +151,6 @@ class Run:
             self._observer.message(f"{path} is gone: results that are collected now do not carry its lines' own fields")
         self._results = ResultsFiles()
         stack.callback(self._results.close)
-        private = any(source.is_private for source in sources)
         for output in self.store.outputs():
             path = results_path(self.store, output)
             self._results.add(output.output, ResultsFile(path, output.committed_bytes, private=private))

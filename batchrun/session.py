@@ -362,7 +362,7 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
         observer.message(f"sweep: {sweep}: {sweep.size:,} rows of each line")
     count = equal = 0
     key_of, seen = RequestKeys(options), set[bytes]()
-    for number, prompt in enumerate(preview(options, sys.stdin.buffer)):
+    for number, prompt in enumerate(preview(options, sys.stdin.buffer, observer)):
         if options.dedupe:
             key = key_of(prompt, number % sweep.size)
             if key in seen:
