@@ -125,7 +125,7 @@ def refuse_foreign_files(options: RunOptions, sources: Sequence[Source], store: 
                 f"{path} exists, but its state file {options.state} does not, or holds no run",
                 "move the results away, or give another --output",
             )
-        if what != _RESULTS and (own is None or path not in own):
+        if what != _RESULTS and not (is_manifest_of(path, options.state) if own is None else path in own):
             raise StateError(
                 f"{path} exists, and this run has not written it: it would become {what}",
                 "move it away, or give another --output",
@@ -177,7 +177,8 @@ def _has_content(path: Path) -> bool:
 class OwnFiles:
     """The error files and manifests that a run has made, as its state file lists them.
 
-    A state file of an earlier version has no list: there a file is the run's own if its content is what a run writes.
+    A manifest that names the state file is the run's own as well. A state file of an earlier version has no list: there
+    an error file is the run's own if its first line is one of an error file.
 
     Args:
         store: The run's state file.
@@ -190,9 +191,9 @@ class OwnFiles:
         self._listed = listed if isinstance(listed, list) else None
 
     def __contains__(self, path: Path) -> bool:
-        if self._listed is None:
-            return _looks_own(path)
-        return os.path.relpath(path, self._folder) in self._listed
+        if self._name(path) in (self._listed or ()):
+            return True
+        return is_manifest_of(path, self._store.path) or (self._listed is None and _is_error_file(path))
 
     def claim(self, path: Path) -> None:
         """Note that the run is about to write a file.
@@ -200,23 +201,33 @@ class OwnFiles:
         Raises:
             OutputError: somebody else's file is there; or the state cannot be written.
         """
-        if path in self:
-            if self._listed is not None:
-                return
-        elif _has_content(path):
+        if _has_content(path) and path not in self:
             raise OutputError(
                 f"{path} exists, and this run has not written it: it is left as it is",
                 "move it away, then run the same command",
             )
-        self._listed = [*(self._listed or []), os.path.relpath(path, self._folder)]
-        self._store.set_setting(_SETTING, self._listed)
+        if self._name(path) not in (self._listed or ()):
+            self._listed = [*(self._listed or []), self._name(path)]
+            self._store.set_setting(_SETTING, self._listed)
+
+    def _name(self, path: Path) -> str:
+        return os.path.relpath(path, self._folder)
 
 
-def _looks_own(path: Path) -> bool:
+def is_manifest_of(path: Path, state: Path) -> bool:
+    """Whether a file is a manifest of ours that names this state file."""
+    if path.suffix != ".json":
+        return False
+    try:
+        data = orjson.loads(path.read_bytes())
+        return "manifest_version" in data and Path(data["state"]).name == state.name
+    except (OSError, orjson.JSONDecodeError, TypeError, KeyError):
+        return False
+
+
+def _is_error_file(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            if path.suffix == ".json":
-                return "manifest_version" in orjson.loads(file.read())
             return is_own_line(file.readline())
-    except (OSError, orjson.JSONDecodeError, TypeError):
+    except OSError:
         return False

@@ -130,7 +130,10 @@ class Run:
                 refuse_other_options(self.store, options)
                 refuse_foreign_files(options, sources, self.store)
             if requests is not None:
-                _have_file(requests_path(options.state), options.state, is_new=is_new)
+                kept = requests_path(options.state)
+                if not kept.exists():
+                    undo.callback(kept.unlink, missing_ok=True)
+                _have_file(kept, options.state, is_new=is_new)
             merged = None if as_is else take_in(options, sources, self.store, self._observer, resumed=from_spool)
             if merged and not merged.rows and options.shard is None and requests is None:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")

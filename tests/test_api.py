@@ -113,7 +113,7 @@ def test_a_run_takes_files_as_the_command_line_does(tmp_path: Path):
     (tmp_path / "b.jsonl").write_text('"three"\n')
     summary = run(tmp_path / "a.jsonl", tmp_path, sweep={"temperature": [0, 0.5]}, repeat=2)
     assert summary.total == 8
-    summary = run([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path, output=f"{tmp_path}/out/")
+    summary = run([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path, output=f"{tmp_path}/each/")
     assert [path.name for path in summary.results] == ["a.results.jsonl", "b.results.jsonl"]
 
 

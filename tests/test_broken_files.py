@@ -287,7 +287,7 @@ def test_a_file_name_that_is_no_utf_8_is_refused_and_nothing_is_left_behind(tmp_
 def test_what_is_no_regular_file_or_was_there_before_is_never_removed(tmp_path: Path):
     (tmp_path / "in.jsonl").write_text("not a prompt\n")
     os.mkfifo(state_of(tmp_path))
-    with pytest.raises(StateError, match="a device or a pipe"):
+    with pytest.raises(UsageError, match="is a device, a pipe or a socket"):
         open_and_close(tmp_path)
     assert state_of(tmp_path).is_fifo()
     state_of(tmp_path).unlink()

@@ -136,6 +136,16 @@ async def test_files_of_a_run_of_an_earlier_version_are_its_own(tmp_path: Path):
     await refused(tmp_path, "out.manifest.json exists", StateError)
 
 
+async def test_a_run_that_is_begun_anew_replaces_the_manifest_of_the_one_before(tmp_path: Path):
+    write_lines(tmp_path, LINES)
+    async with serving() as server:
+        for _ in range(2):
+            await rehearse(tmp_path, server.endpoint.base_url)
+            for name in ("out.jsonl", "out.jsonl.state"):
+                (tmp_path / name).unlink()
+    assert server.seen["run"] == 6
+
+
 async def test_the_same_command_on_a_folder_works_although_its_results_are_in_it(tmp_path: Path):
     write_lines(tmp_path, BAD)
     inputs = (str(tmp_path),)
