@@ -168,7 +168,9 @@ class Run:
         if from_spool:
             with Store(options.state, read_only=True) as store:
                 copied = {source.origin for source in store.sources() if source.file != source.origin}
-        return find_sources(options.inputs, copied=copied, resumed=from_spool, tell=self._observer.message)
+        results = None if options.output_is_folder else options.output
+        tell = self._observer.message
+        return find_sources(options.inputs, copied=copied, resumed=from_spool, results=results, tell=tell)
 
     def _add(self, requests: Iterator[bytes]) -> None:
         with closing(self._spool()) as spool:

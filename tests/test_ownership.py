@@ -156,6 +156,15 @@ async def test_the_same_command_on_a_folder_works_although_its_results_are_in_it
     assert server.seen["run"] == 4
 
 
+async def test_results_in_the_input_folder_are_not_an_input_before_they_have_a_line(tmp_path: Path):
+    write_lines(tmp_path, LINES)
+    inputs = (str(tmp_path),)
+    async with serving() as server:
+        with Run(options_for(tmp_path, inputs=inputs), Listener(), clock=hurried, wall=time.time):
+            assert (tmp_path / "out.jsonl").read_bytes() == b""
+        assert len((await rehearse(tmp_path, server.endpoint.base_url, inputs=inputs)).results) == 3
+
+
 async def test_the_copies_of_compressed_inputs_are_not_taken_for_inputs(tmp_path: Path):
     data = tmp_path / "data"
     data.mkdir()

@@ -76,6 +76,7 @@ def find_sources(
     *,
     copied: Collection[str] = (),
     resumed: bool = False,
+    results: Path | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[Source, ...]:
     """The inputs, with each folder replaced by its prompt files in name order.
@@ -84,6 +85,7 @@ def find_sources(
         inputs: Files, folders or `-`, as the user named them.
         copied: The origins of the inputs whose copies the run has.
         resumed: Whether those of them that can be read only once, or are gone, are taken for what they were.
+        results: The file that the run's results go to, which is never a prompt file of a folder.
         tell: Told which files of a folder are not prompts but what a run has written.
 
     Raises:
@@ -94,7 +96,7 @@ def find_sources(
         if resumed and (_PIPE.fullmatch(name) or (str(Path(name).absolute()) in copied and not Path(name).is_file())):
             sources.append(Source(name, SourceKind.STDIN))
         else:
-            sources.extend(_expand(name, tell))
+            sources.extend(_expand(name, results, tell))
     pipes = [source for source in sources if source.kind is SourceKind.STDIN and _PIPE.fullmatch(source.path)]
     sources = [
         Source(source.path, source.kind, pipes.index(source) + 1) if source in pipes else source for source in sources
@@ -157,7 +159,7 @@ def reading(source: Source) -> Iterator[None]:
         raise InputError(f"{source.path}: {error}", "check the file and its disk") from error
 
 
-def _expand(name: str, tell: Callable[[str], None]) -> list[Source]:
+def _expand(name: str, results: Path | None, tell: Callable[[str], None]) -> list[Source]:
     if name == STDIN:
         return [Source(STDIN, SourceKind.STDIN)]
     path = Path(name)
@@ -169,6 +171,8 @@ def _expand(name: str, tell: Callable[[str], None]) -> list[Source]:
         for entry in sorted(path.iterdir()):
             if is_prompt_file(entry.name) and entry.is_file():
                 source = _source(entry, str(entry), entry.stat())
+                if results is not None and results.exists() and results.samefile(entry):
+                    continue
                 if is_own_file(entry):
                     tell(f"{entry} is not read: a run has written it")
                 else:

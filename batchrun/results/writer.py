@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING, BinaryIO
 
 from batchrun.errors import OutputError, StateError
+from batchrun.folders import make_folder, sync_folder
 from batchrun.locks import lock_file, unlock_file
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ _MOST_OPEN = 200
 """Results files at once; the usual limit of a process is 1,024 files."""
 _HOLE = re.compile(rb"[^\0]*\0+[^\0]*")
 """A line with one run of NUL bytes; several would be somebody's binary data."""
-_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 _sync_data = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
 
@@ -60,7 +59,7 @@ class ResultsFile:
         self.size_bytes = committed_bytes
         self._fd = -1
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             is_new = not path.exists()
             self._fd = self._locked(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _mode(private=private)))
             if is_new:
@@ -294,7 +293,7 @@ def part_file(path: Path, *, token: str | None = None, private: bool = False) ->
 
     It is removed in the end, unless `put_in_place` has given it its name. See `write_whole`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     part = path.with_name(f"{path.name[:_PART_NAME_CHARS]}.{token or os.urandom(4).hex()}.part")
     if token is not None:
         part.unlink(missing_ok=True)
@@ -338,19 +337,6 @@ def _blocks(fd: int, offset: int) -> Iterator[bytes]:
     while block := os.pread(fd, _BLOCK_BYTES, offset):
         offset += len(block)
         yield block
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable too."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        # Some network and FUSE file systems have no such thing for a folder; they are no less usable for it.
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
-    finally:
-        os.close(fd)
 
 
 @contextmanager

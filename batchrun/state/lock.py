@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from batchrun.errors import OutputError, StateError
+from batchrun.folders import make_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,7 @@ class StateLock:
     def _acquire(self, state: Path) -> int:
         while True:
             try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(self._path.parent)
                 fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except OSError as error:
                 raise OutputError(

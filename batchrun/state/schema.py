@@ -16,6 +16,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from batchrun.errors import OutputError, StateError
+from batchrun.folders import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +139,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         raise StateError(f"{path}: there is no such state file", "it stands beside the results: <output>.state")
     if not path.exists():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
         except OSError as error:
             raise OutputError(f"{path.parent}: the folder cannot be made: {error.strerror}") from error
     _refuse_other_file(path)
