@@ -189,4 +189,4 @@ def test_every_part_of_the_package_has_its_place():
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_no_file_is_named_after_nothing_or_grows_out_of_sight(path: Path):
     assert path.stem not in {"utils", "helpers", "common", "base", "types", "constants", "models", "core", "main"}
-    assert len(path.read_text().splitlines()) <= 470
+    assert len(path.read_text().splitlines()) <= 460
