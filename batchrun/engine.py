@@ -52,6 +52,8 @@ _TICK_S = 0.25
 """How often the observer is told at least."""
 _KEEP_S = 15.0
 """A quiet run writes down this often how long it has been going on, and what its workers cost."""
+_SIGN_S = 2.0
+"""One that is asked to end writes it this often: who has asked from outside sees that it is alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ class Engine:
     def _is_write_due(self, now: float) -> bool:
         gap_s = now - self._committed_at
         if not self._work:
-            return gap_s > _KEEP_S
+            return gap_s > (_SIGN_S if self._interrupted else _KEEP_S)
         return gap_s >= _COMMIT_GAP_S or len(self._work.submits) >= _SUBMITS_AT_ONCE
 
     async def _sleep(self, wakeup: float | None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.engine import Engine, Outcome
 from batchrun.errors import RefusedError, StoppedError
-from batchrun.interrupts import Leaving, catching
+from batchrun.interrupts import Leaving, Wish, catching
 from batchrun.results.summary import Snapshot, merged
 from batchrun.results.timeline import Point
 
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchrun.config import InterruptPolicy
-    from batchrun.interrupts import Wish
     from batchrun.results.summary import Observer
     from batchrun.results.timeline import Timeline
+
+
+_LOOK_S = 1.0
+"""How often a session looks whether another process asks for something."""
 
 
 class Fleet:
@@ -33,6 +36,7 @@ class Fleet:
         on_interrupt: What the first Ctrl-C or SIGTERM does.
         wall: UTC epoch seconds.
         leaving: Through which other threads ask to leave; None: none do.
+        is_cancelled: Whether another process asks to cancel what is in flight; looked at now and then.
     """
 
     def __init__(
@@ -41,8 +45,12 @@ class Fleet:
         timeline: Timeline,
         on_interrupt: InterruptPolicy,
         wall: Callable[[], float],
+        *,
         leaving: Leaving | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_cancelled = is_cancelled
+        self._next_look: asyncio.TimerHandle | None = None
         self._leaving = leaving or Leaving()
         self._observer = observer
         self._timeline = timeline
@@ -82,9 +90,12 @@ class Fleet:
         for endpoint, engine in self._engines.items():
             self._at_work[endpoint] = asyncio.create_task(engine.run(cancel=cancel))
         tasks = self._at_work.values()
+        self._look_for_requests()
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
+            if self._next_look is not None:
+                self._next_look.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -92,6 +103,12 @@ class Fleet:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         return {endpoint: task.result() for endpoint, task in self._at_work.items()}
+
+    def _look_for_requests(self) -> None:
+        if self._is_cancelled():
+            self._wished(Wish.CANCEL)
+        else:
+            self._next_look = asyncio.get_running_loop().call_later(_LOOK_S, self._look_for_requests)
 
     def _look(self) -> None:
         self._parts = {endpoint: engine.snapshot() for endpoint, engine in self._engines.items()}

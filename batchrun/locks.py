@@ -2,7 +2,8 @@
 
 It is an open-file-description lock on one byte far behind the end, where neither SQLite's locks nor any data are. The
 kernel releases it when its holder dies, however it dies, and it excludes a second holder in the same process. A system
-without such locks has an flock on the whole file instead.
+without such locks has an flock on the whole file instead. Further bytes are for whoever wants something of the holder:
+a lock on one of them says it, across containers and hosts, and ends with its process.
 
 A process that closes any descriptor of a file loses its POSIX locks on it, and SQLite has nothing else. So a database
 that this process uses must not be opened beside SQLite: ask `is_held_here` first.
@@ -23,8 +24,8 @@ from batchrun.errors import OutputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-_AT = 1 << 62
-"""The byte that is locked."""
+FIRST_BYTE = 1 << 62
+"""The byte whose lock is the right to the file; byte `n` of a request is `n` behind it."""
 _FLOCK_TRIES = 100
 """Who looks whether a file is locked by flock holds it for a moment."""
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -55,7 +56,7 @@ def lock_file(fd: int, path: Path) -> None:
     try:
         _lock(fd)
     except OSError as error:
-        del _held[fd]
+        _held.pop(fd, None)
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise BlockingIOError(error.errno, error.strerror) from error
         raise OutputError(
@@ -66,22 +67,44 @@ def lock_file(fd: int, path: Path) -> None:
         ) from error
 
 
-def unlock_file(fd: int) -> None:
-    """Give the right back; then close the descriptor."""
-    if _held.pop(fd, None) is not None:
-        # Closing alone would not do while a process that was started meanwhile still has a copy of the descriptor.
-        with suppress(OSError):
-            try:
-                fcntl.fcntl(fd, _SET, _packed(fcntl.F_UNLCK))
-            except OSError:
-                fcntl.flock(fd, fcntl.LOCK_UN)
+def unlock_file(fd: int) -> bool:
+    """Give the right back, before the descriptor is closed; returns whether this process had it."""
+    if _held.pop(fd, None) is None:
+        return False
+    # Closing alone would not do while a process that was started meanwhile still has a copy of the descriptor.
+    with suppress(OSError):
+        try:
+            fcntl.fcntl(fd, _SET, _packed(fcntl.F_UNLCK))
+        except OSError:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    return True
+
+
+def request(fd: int, byte: int) -> None:
+    """Ask the holder of an open file for something, until the descriptor is closed.
+
+    Args:
+        fd: A descriptor that may write.
+        byte: For what, >= 1.
+
+    Raises:
+        OSError: another process asks for it (BlockingIOError), or this system knows no such locks.
+    """
+    fcntl.fcntl(fd, _SET, _packed(fcntl.F_WRLCK, byte))
+
+
+def is_requested(fd: int, byte: int) -> bool:
+    """Whether somebody asks the holder for something."""
+    try:
+        return _is_taken(fd, byte)
+    except OSError:
+        return False
 
 
 def is_locked(fd: int) -> bool:
-    """Whether another descriptor, of any process, has the right to an open file."""
+    """Whether another descriptor, of any process, has the right to an open file. No lock is taken where that shows."""
     try:
-        answer = struct.unpack(_LAYOUT, fcntl.fcntl(fd, _GET, _packed(fcntl.F_WRLCK)))
-        return bool(answer[_LAYOUT.index("h")] != fcntl.F_UNLCK)
+        return _is_taken(fd, 0)
     except OSError as error:
         if error.errno != errno.EINVAL:
             return False
@@ -99,7 +122,12 @@ def is_held_here(path: Path) -> bool:
         stat = path.stat()
     except OSError:
         return False
-    return (stat.st_dev, stat.st_ino) in _held.values()
+    return (stat.st_dev, stat.st_ino) in tuple(_held.values())
+
+
+def _is_taken(fd: int, byte: int) -> bool:
+    answer = struct.unpack(_LAYOUT, fcntl.fcntl(fd, _GET, _packed(fcntl.F_WRLCK, byte)))
+    return bool(answer[_LAYOUT.index("h")] != fcntl.F_UNLCK)
 
 
 def _lock(fd: int) -> None:
@@ -119,10 +147,10 @@ def _lock_whole(fd: int) -> None:
     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
-def _packed(kind: int) -> bytes:
+def _packed(kind: int, byte: int = 0) -> bytes:
     if _LAYOUT.startswith("h"):
-        return struct.pack(_LAYOUT, kind, os.SEEK_SET, _AT, 1, 0)
-    return struct.pack(_LAYOUT, _AT, 1, 0, kind, os.SEEK_SET)
+        return struct.pack(_LAYOUT, kind, os.SEEK_SET, FIRST_BYTE + byte, 1, 0)
+    return struct.pack(_LAYOUT, FIRST_BYTE + byte, 1, 0, kind, os.SEEK_SET)
 
 
 def _forget_in_child() -> None:

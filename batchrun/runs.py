@@ -41,7 +41,8 @@ from batchrun.scheduler.cost import WorkerMeter, WorkerTime
 from batchrun.scheduler.lanes import MOST as MOST_LANES
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
-from batchrun.state.lock import StateLock
+from batchrun.state.lock import CANCEL, StateLock, identity
+from batchrun.state.opening import refuse_without_log
 from batchrun.state.records import Execution, Share
 from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
@@ -113,18 +114,18 @@ class Run:
         refuse_unspeakable_names(options, sources)
         refuse_shared_files(options, sources)
         existed = options.state.exists()
-        lock = StateLock(options.state)
-        stack.callback(lock.release)
-        is_new = not holds_run(options.state)
+        refuse_without_log(options.state)
         private = any(source.is_private for source in sources)
+        self._lock = StateLock(options.state, private=private)
+        stack.callback(self._lock.release)
+        is_new = not holds_run(options.state, self._observer.message)
         with ExitStack() as undo:
             if is_new and not existed:
                 undo.callback(_remove_state, options.state)
-                options.state.touch(0o600 if private else 0o666)
             if is_new:
                 refuse_foreign_files(options, sources, None)
                 _refuse_strange_requests(options.state, keeps_requests=requests is not None)
-            self.store = Store(options.state)
+            self.store = Store(options.state, tell=self._observer.message)
             undo.callback(self.store.close)
             if not is_new:
                 refuse_other_options(self.store, options)
@@ -145,7 +146,7 @@ class Run:
         stack.callback(self.store.close)
         if merged and not is_new and (merged.added or merged.dropped):
             self._observer.message(f"the input has changed: {merged.added} rows new, {merged.dropped} gone")
-        self._session = self.store.begin_session(os.getpid(), self._now_ms())
+        self._session = self.store.begin_session(os.getpid(), self._now_ms(), identity())
         recover_results(self.store, self._session, self._now_ms(), observer=self._observer)
         self._sources = {source.source: source for source in self.store.sources()}
         files = {number: Path(source.file) for number, source in self._sources.items()}
@@ -233,7 +234,14 @@ class Run:
         if not has_work and feed is None:
             return Outcome("cancelled" if cancel else "finished")
         timeline = Timeline(self.store.get_setting("timeline"))
-        fleet = Fleet(self._observer, timeline, options.guards.on_interrupt, self._wall, leaving)
+        fleet = Fleet(
+            self._observer,
+            timeline,
+            options.guards.on_interrupt,
+            self._wall,
+            leaving=leaving,
+            is_cancelled=partial(self._lock.is_requested, CANCEL),
+        )
         async with AsyncExitStack() as stack:
             thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
             first_job = self.store.next_job()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import signal
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from batchrun.asking import ask_to_cancel
 from batchrun.checks import refuse_other_options
 from batchrun.clock import SteadyClock
 from batchrun.config import RunOptions
@@ -23,14 +23,13 @@ from batchrun.endpoint.protocol import run_body
 from batchrun.engine import Outcome
 from batchrun.errors import BatchrunError, OutputError, RefusedError, StateError, UsageError
 from batchrun.intake import RequestKeys, preview
-from batchrun.interrupts import CANCEL_SIGNAL, interrupt_by_signals
+from batchrun.interrupts import interrupt_by_signals
 from batchrun.notify import failure_payload, notify, payload, refusal_payload
 from batchrun.preflight import refuse_unknown_endpoints
 from batchrun.prompts.shapes import build_request
 from batchrun.prompts.sweep import Sweep
 from batchrun.runs import Run
 from batchrun.scheduler.failures import FailureKind
-from batchrun.state.lock import holder
 from batchrun.state.store import Store
 from batchrun.watching import Ending, Watch
 
@@ -46,9 +45,6 @@ if TYPE_CHECKING:
     from batchrun.queued import Total
     from batchrun.results.summary import Observer, Summary
     from batchrun.watching import Task
-
-
-_LOOK_AGAIN_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +254,7 @@ def cancel(
     options = stored_options(state)
     _refuse_bad_url(notify_url)
     api_key = None if options.is_local else find_api_key(api_key_file, options.base_url)
-    _ask_holder(state, observer)
+    ask_to_cancel(state, observer, clock=time.monotonic, pause=time.sleep)
     with (
         _telling(notify_url, state, observer) as told,
         Run(options, observer, clock=_clock(), wall=time.time, as_is=True) as opened,
@@ -274,26 +270,6 @@ def cancel(
             outcome = _in_loop(opened.drive(options.base_url, api_key, rng, cancel=True))
         told.append(opened.conclude(outcome))
     return told[0]
-
-
-def _ask_holder(state: Path, observer: Observer) -> None:
-    """Ask the process that drives a run to cancel its jobs, and wait until it is gone.
-
-    Raises:
-        StateError: it cannot be asked.
-    """
-    pid = holder(state)
-    if pid is None:
-        return
-    try:
-        os.kill(pid, CANCEL_SIGNAL)
-    except (OSError, OverflowError) as error:
-        raise StateError(
-            f"{state} is in use by process {pid}, which cannot be asked to cancel: {error}", "stop it first"
-        ) from error
-    observer.message(f"process {pid} drives this run: it cancels its jobs and ends")
-    while holder(state) is not None:
-        time.sleep(_LOOK_AGAIN_S)
 
 
 def _clock() -> SteadyClock:

@@ -14,7 +14,7 @@ from batchrun.results.cost import Cost, cost_lines
 from batchrun.results.summary import duration
 from batchrun.scheduler.states import RowState
 from batchrun.state.following import count_shared
-from batchrun.state.lock import holder
+from batchrun.state.lock import Holder, holder
 from batchrun.state.store import Store
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class Standing:
     counters: dict[str, int]
     cost: Cost | None
     """None when no price was given."""
+    place: str = ""
+    """Where the process runs; empty: here."""
     shared: int = 0
     """Rows that succeeded by the job of another row that asks for the same."""
 
@@ -75,6 +77,7 @@ def look(state: Path, now: float | None = None) -> Standing:
         StateError: there is no such state file, or it cannot be read.
     """
     now = time.time() if now is None else now
+    who = holder(state)
     with Store(state, read_only=True) as store:
         counts, counters = store.counts(), store.counters()
         options = store.get_setting("options")
@@ -89,7 +92,8 @@ def look(state: Path, now: float | None = None) -> Standing:
         return Standing(
             state=str(state),
             endpoint=_endpoints(options),
-            pid=holder(state),
+            pid=None if who is None else who.pid,
+            place="" if who is None else who.place,
             total=sum(counts.values()),
             succeeded=counts[RowState.SUCCEEDED],
             failed=counts[RowState.FAILED],
@@ -131,7 +135,7 @@ def to_json(standing: Standing) -> bytes:
 def render(standing: Standing) -> str:
     """For a terminal."""
     s = standing
-    going = f"running (process {s.pid})" if s.pid is not None else "not running"
+    going = f"running ({Holder(s.pid, s.place)})" if s.pid is not None else "not running"
     open_rows = s.pending + s.submitting + s.in_flight
     lines = [
         f"{s.state}  endpoint {s.endpoint}  {going}",

@@ -119,7 +119,7 @@ def verify(state: Path) -> Verification:
     Raises:
         StateError: there is no such state file, or it cannot be read.
     """
-    found = Verification(str(state), holder(state))
+    found = Verification(str(state), _pid_of(state))
     with Snapshot(state) as store:
         session = store.last_session()
         faults = store.damage()
@@ -134,11 +134,16 @@ def verify(state: Path) -> Verification:
             check.errors(output, errors_path(path))
         check.lines()
     if found.pid is None:
-        found.pid = holder(state)
+        found.pid = _pid_of(state)
     with Snapshot(state) as now:
         is_settled = found.pid is None and session[1] is not None and session == now.last_session()
     check.conclude(is_settled=is_settled)
     return found
+
+
+def _pid_of(state: Path) -> int | None:
+    who = holder(state)
+    return None if who is None else who.pid
 
 
 class _Check:

@@ -21,7 +21,7 @@ from batchrun.intake import results_name
 from batchrun.prompts.sources import is_prompt_file
 from batchrun.queued import Entry, NoRecordError, Queue, Record, Total
 from batchrun.results.writer import write_whole, writing
-from batchrun.state.lock import StateLock, holder
+from batchrun.state.lock import Holder, StateLock, holder
 from batchrun.state.store import Store
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ def _lock(folder: Path) -> StateLock:
         return StateLock(place)
     except StateError as error:
         raise StateError(
-            f"{folder} is in use by another watch (process {holder(place) or 'unknown'})",
+            f"{folder} is in use by another watch ({holder(place) or Holder(0)})",
             "one is enough: it takes up whatever arrives",
         ) from error
 

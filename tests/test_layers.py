@@ -47,7 +47,8 @@ MAY_IMPORT = {
     "standing": ENGINE_LEVEL | {"accounts"},
     "session": ENGINE_LEVEL
     | {"checks", "intake", "runs", "engine", "interrupts", "clock", "notify", "credentials", "local", "progress"}
-    | {"feed", "preflight", "watching", "queued"},
+    | {"asking", "feed", "preflight", "watching", "queued"},
+    "asking": {"errors", "state", "results"},
     "queued": {"results.record"},
     "watching": ENGINE_LEVEL | {"queued", "intake"},
     "runs": ENGINE_LEVEL
@@ -85,7 +86,7 @@ MAY_IMPORT = {
 
 LIBRARIES = {
     "aiohttp": {"endpoint.client", "local.server", "local.upstream", "notify"},
-    "sqlite3": {"state.schema", "state.store", "state.intake", "state.positions", "state.arrivals"},
+    "sqlite3": {"state.opening", "state.database", "state.intake", "state.positions", "state.arrivals"},
     "tqdm": {"progress"},
     "matplotlib": {"results.charts"},
     "click": {"cli", "options", "parameters", "runfile", "session"},

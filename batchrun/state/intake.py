@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.errors import InputError, StateError
 from batchrun.state.following import choose_leaders
-from batchrun.state.schema import sqlite_errors
 
 if TYPE_CHECKING:
     import sqlite3
@@ -156,7 +155,7 @@ def merge(
         db.executemany(
             "INSERT INTO sources (source, path, origin, file, stamp, output) VALUES (?, ?, ?, ?, ?, ?)", sources
         )
-    with sqlite_errors(store.path), store.transaction() as db:
+    with store.transaction() as db:
         db.execute("DROP TABLE temp.incoming")
     return Merged(rows=kept + added, added=added, dropped=known - kept)
 

@@ -1,65 +1,110 @@
 """One process at a time on a state file.
 
-The lock is an flock on a file beside the state file, with the holder's pid inside for the message; it is not on the
-state file itself, because closing a second descriptor of that would drop SQLite's own locks. The kernel lets it go
-when its holder dies, however it dies, so a stale lock file means nothing.
+The lock is on the state file itself, so that symlinks and hard links lead to it too; see `batchrun.locks`. Its
+descriptor is opened before SQLite opens the file and closed after SQLite has closed it: closing it in between would
+drop SQLite's own locks. A run of an older batchrun has an flock on `<state>.lock` instead, which is respected and never
+touched.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import suppress
-from typing import TYPE_CHECKING
+import threading
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from batchrun.errors import OutputError, StateError
+import orjson
+
+from batchrun.errors import BatchrunError, OutputError, StateError
 from batchrun.folders import make_folder
+from batchrun.locks import (
+    FIRST_BYTE,
+    is_held_here,
+    is_locked,
+    is_requested,
+    lock_file,
+    request,
+    unlock_file,
+)
+from batchrun.state.opening import log_of, open_at_rest, sqlite_errors
 
-if TYPE_CHECKING:
-    from pathlib import Path
+CANCEL = 1
+"""What a holder can be asked for: to cancel what it has in flight, and to end."""
+_PROC = Path("/proc")
+_opening = threading.Lock()
+"""Held while this process opens and closes a state file beside SQLite, so that no run begins in between."""
+
+
+class Holder(NamedTuple):
+    """The process that has a state file."""
+
+    pid: int
+    """0: not known."""
+    place: str = ""
+    """Where it runs; empty: here."""
+
+    def __str__(self) -> str:
+        return f"process {self.pid or 'unknown'}{self.place and f' {self.place}'}"
 
 
 class StateLock:
     """The exclusive right to use a state file, from its creation to `release`.
 
     Args:
-        state: The state file; the lock is `<state>.lock` beside it.
+        state: The state file; made, empty, when it does not exist.
+        private: Whether one that is made is for its owner alone.
 
     Raises:
-        StateError: another process has it; the message names its pid.
-        OutputError: the lock file cannot be made.
+        StateError: another process has it; the message says which.
+        OutputError: the file cannot be made or locked.
     """
 
-    def __init__(self, state: Path) -> None:
-        self._path = state.with_name(state.name + ".lock")
-        self._fd = self._acquire(state)
+    def __init__(self, state: Path, *, private: bool = False) -> None:
+        self._path = state
+        self._private = private
+        self._made = False
+        with _opening:
+            self._fd = self._acquire()
 
-    def _acquire(self, state: Path) -> int:
+    def _acquire(self) -> int:
+        state = self._path
+        if is_held_here(state):
+            raise _in_use(state, Holder(os.getpid()))
+        if (older := _older_holder(state)) is not None:
+            raise _in_use(state, older)
         while True:
+            fd = self._open()
             try:
-                make_folder(self._path.parent)
-                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except OSError as error:
-                raise OutputError(
-                    f"{self._path}: the lock file cannot be made: {error.strerror}",
-                    "check the folder, its permissions and the disk, or give another --state",
-                ) from error
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+                lock_file(fd, state)
+            except BlockingIOError as error:
+                who = _who(state, os.fstat(fd))
                 os.close(fd)
-                raise StateError(
-                    f"{state} is in use by another batchrun (process {holder})",
-                    "wait for it to end, or watch it with `batchrun status`",
-                ) from error
+                raise _in_use(state, who) from error
+            except BaseException:
+                os.close(fd)
+                raise
             if self._is_current(fd):
-                # The pid is for a message only: on a full disk the lock holds without it.
-                with suppress(OSError):
-                    os.ftruncate(fd, 0)
-                    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
                 return fd
+            unlock_file(fd)
             os.close(fd)
+
+    def _open(self) -> int:
+        flags, mode = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600 if self._private else 0o666
+        try:
+            make_folder(self._path.parent)
+            try:
+                fd = os.open(self._path, flags | os.O_EXCL, mode)
+                self._made = True
+            except FileExistsError:
+                fd = os.open(self._path, flags, mode)
+        except OSError as error:
+            raise OutputError(
+                f"{self._path}: the state file cannot be written: {error.strerror}",
+                "check the folder, its permissions and the disk, or give another --state",
+            ) from error
+        return fd
 
     def _is_current(self, fd: int) -> bool:
         """Whether the path still leads to the file that was locked: its last holder may just have removed it."""
@@ -68,28 +113,171 @@ class StateLock:
         except FileNotFoundError:
             return False
 
+    def is_requested(self, what: int) -> bool:
+        """Whether another process asks for something, such as `CANCEL`."""
+        return is_requested(self._fd, what)
+
     def release(self) -> None:
-        """Give the right back and remove the lock file."""
-        if self._fd >= 0:
-            # In a folder that has become read-only or is gone the file stays: without its holder it means nothing.
+        """Give the right back; a file that this has made, and that nobody has written to, is removed."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        if self._made and is_held_here(self._path) and not os.fstat(fd).st_size:
+            # In a folder that has become read-only the file stays: it is empty, and means nothing.
             with suppress(OSError):
                 self._path.unlink()
-            os.close(self._fd)
-            self._fd = -1
+        # A forked child has lost its copy of the descriptor already.
+        if unlock_file(fd):
+            os.close(fd)
 
 
-def holder(state: Path) -> int | None:
-    """The pid of the process that uses the state file now; None when none does."""
+class Request:
+    """Asks the process that has a state file for something, until `close`.
+
+    Args:
+        state: The state file.
+        what: Such as `CANCEL`.
+
+    Raises:
+        StateError: it cannot be asked.
+    """
+
+    def __init__(self, state: Path, what: int) -> None:
+        try:
+            self._fd = os.open(state, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise StateError(
+                f"{state} is in use by another process, which cannot be asked: {error.strerror}",
+                "do it as the user whose run it is",
+            ) from error
+        try:
+            request(self._fd, what)
+        except BlockingIOError:
+            pass  # another process is asking already
+        except OSError as error:
+            self.close()
+            raise StateError(
+                f"{state} is in use by another process, which cannot be asked: {error.strerror}", "end it by Ctrl-C"
+            ) from error
+
+    def close(self) -> None:
+        """Ask no longer."""
+        os.close(self._fd)
+
+
+def holder(state: Path) -> Holder | None:
+    """The process that uses the state file now; None when none does. Nothing is written, and no start is hindered."""
+    with _opening:
+        if is_held_here(state):
+            return Holder(os.getpid())
+        try:
+            fd = os.open(state, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return _older_holder(state)
+        try:
+            return _who(state, os.fstat(fd)) if is_locked(fd) else _older_holder(state)
+        finally:
+            os.close(fd)
+
+
+def signs_of_life(state: Path, who: Holder) -> tuple[object, ...]:
+    """What changes while a holder is at work: what it writes, and the time that it computes where that can be read."""
+    signs: list[object] = []
+    for path in (state, log_of(state)):
+        with suppress(OSError):
+            signs.append(path.stat().st_mtime_ns)
+    if who.pid and not who.place:
+        with suppress(OSError, IndexError):
+            signs.append(_stat_of(who.pid)[11:13])
+    return tuple(signs)
+
+
+def identity() -> dict[str, Any]:
+    """What tells this process from every other, of this host, its containers and other hosts, now and later."""
+    return {"pid": os.getpid(), "start": _start_of(os.getpid()), **_place()}
+
+
+def _in_use(state: Path, who: Holder) -> StateError:
+    return StateError(
+        f"{state} is in use by another batchrun ({who})", "wait for it to end, or watch it with `batchrun status`"
+    )
+
+
+def _who(state: Path, stat: os.stat_result) -> Holder:
+    """Who has locked a state file: the process that shows the lock, else the one that the file names."""
+    with suppress(OSError):
+        for entry in _PROC.iterdir():
+            if entry.name.isdigit() and _has_lock(entry, stat):
+                return Holder(int(entry.name))
+    return _named(state) or Holder(0)
+
+
+def _has_lock(process: Path, stat: os.stat_result) -> bool:
+    with suppress(OSError):
+        for info in (process / "fdinfo").iterdir():
+            with suppress(OSError):
+                said = info.read_text()
+                is_ours = f" {FIRST_BYTE} {FIRST_BYTE}\n" in said or "FLOCK" in said
+                if is_ours and os.path.samestat((process / "fd" / info.name).stat(), stat):
+                    return True
+    return False
+
+
+def _named(state: Path) -> Holder | None:
+    """The process that has begun the last session, when it may still be there."""
+    with suppress(BatchrunError), sqlite_errors(state), closing(open_at_rest(state)) as db:
+        found = db.execute("SELECT value FROM settings WHERE name = 'holder'").fetchone()
+        token = orjson.loads(found[0]) if found else {}
+        here = _place()
+        pid = token["pid"] if isinstance(token.get("pid"), int) else 0
+        if token.get("host") != here["host"] or token.get("boot") != here["boot"]:
+            return Holder(pid, f"on {token.get('host')}")
+        if token.get("container") != here["container"]:
+            return Holder(pid, "in another container")
+        if token.get("start") == _start_of(pid):
+            return Holder(pid)
+    return None
+
+
+def _place() -> dict[str, Any]:
+    """Where this process runs; the container is known by its namespace of process ids."""
+    boot = container = None
+    with suppress(OSError):
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        container = str((_PROC / "self/ns/pid").readlink())
+    return {"host": os.uname().nodename, "boot": boot, "container": container}
+
+
+def _start_of(pid: int) -> int | None:
+    """When a process began, in clock ticks since the boot; None: not known here."""
     try:
-        fd = os.open(state.with_name(state.name + ".lock"), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        return int(_stat_of(pid)[19])
+    except (OSError, ValueError, IndexError):
         return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        text = os.read(fd, 32).decode("ascii", "replace").strip()
-        return int(text) if text.isdigit() else 0
-    else:
-        return None
-    finally:
-        os.close(fd)
+
+
+def _stat_of(pid: int) -> list[str]:
+    """The fields of a process's `stat` from the third on; the second is its name in brackets, and may hold anything."""
+    return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+
+
+def _older_holder(state: Path) -> Holder | None:
+    """The process of an older batchrun that has `<state>.lock`."""
+    for path in {state, Path(os.path.realpath(state))}:
+        try:
+            fd = os.open(
+                path.with_name(path.name + ".lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            )
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.read(fd, 32).decode("ascii", "replace").strip()
+            if text.isdecimal():  # else it is another program's file of that name
+                return Holder(int(text))
+        except OSError:
+            continue  # a file system without flock: nobody has one
+        finally:
+            os.close(fd)
+    return None

@@ -12,17 +12,26 @@ Times are UTC epoch milliseconds; they survive a reboot, unlike the scheduler's 
 
 from __future__ import annotations
 
-import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from batchrun.errors import OutputError, StateError
 from batchrun.folders import make_folder
+from batchrun.state.opening import (
+    DAMAGED_HINT,
+    meant,
+    open_to_look,
+    open_to_write,
+    patiently,
+    refuse_without_log,
+    sqlite_errors,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import sqlite3
     from pathlib import Path
 
-from contextlib import closing, contextmanager
+    from batchrun.state.opening import Tell
 
 APPLICATION_ID = 0x62617263
 """`barc`: tells a state file from any other SQLite file."""
@@ -32,7 +41,7 @@ _UPGRADES = (
     (("result", "INTEGER"),),
 )
 """The columns that each version after the first has added to `rows`."""
-_MAGIC = b"SQLite format 3\0"
+_LOG_BYTES = 4 << 20
 
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -88,44 +97,13 @@ CREATE TABLE sessions (session INTEGER PRIMARY KEY, pid INTEGER NOT NULL, starte
 """
 
 
-_DAMAGED_HINT = (
-    "it was left untouched: restore it from a copy, or move it away together with the results and start again"
-)
-
-
-@contextmanager
-def sqlite_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours.
-
-    Raises:
-        OutputError: the disk is full, or the file or its folder cannot be written.
-        StateError: the file is damaged, or not a database.
-    """
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        # Python's sqlite3 lets it through where SQLite's own message quotes damaged text.
-        raise _damaged(path, error) from error
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            raise OutputError(
-                f"{path}: the state file cannot be written: {error}",
-                "make room or fix the permissions, then run the same command: what was committed is whole",
-            ) from error
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise _damaged(path, error) from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StateError(f"{path}: the state file is locked by another program", "close it there") from error
-        raise StateError(f"{path}: the state file cannot be used: {error}") from error
-
-
-def _damaged(path: Path, error: Exception) -> StateError:
-    return StateError(f"{path}: the state file is damaged ({error})", _DAMAGED_HINT)
-
-
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+def connect(path: Path, *, read_only: bool = False, tell: Tell | None = None) -> sqlite3.Connection:
     """Open a state file, making it when it does not exist (unless read-only).
+
+    Args:
+        path: The file.
+        read_only: Whether it is only looked at; then it may be of another user, or on a disk that is read-only.
+        tell: Told when another program keeps us waiting; None: then there is no long wait.
 
     Raises:
         StateError: it is no state file of ours, newer than this batchrun, or damaged.
@@ -133,46 +111,29 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """
     if path.is_dir():
         raise StateError(
-            f"{path} is a folder, not a state file", _meant(path, "that of a folder stands beside it: <folder>.state")
+            f"{path} is a folder, not a state file", meant(path, "that of a folder is beside it: <folder>.state")
         )
     if read_only and not path.exists():
-        raise StateError(f"{path}: there is no such state file", "it stands beside the results: <output>.state")
+        raise StateError(f"{path}: there is no such state file", "it is beside the results: <output>.state")
     if not path.exists():
         try:
             make_folder(path.parent)
         except OSError as error:
             raise OutputError(f"{path.parent}: the folder cannot be made: {error.strerror}") from error
-    _refuse_other_file(path)
-    with sqlite_errors(path):
+    refuse_without_log(path)
+    with sqlite_errors(path, reading=read_only):
         if not read_only and path.exists():
-            _refuse_damaged(path)
-        connection = _open(path, "ro" if read_only else "rwc")
+            patiently(lambda: _refuse_damaged(path), path, tell)
+        connection = patiently(lambda: open_to_look(path), path, tell) if read_only else open_to_write(path)
         try:
-            _prepare(connection, path, read_only=read_only)
+            patiently(lambda: _prepare(connection, path, read_only=read_only), path, tell)
         except BaseException:
             connection.close()
             raise
     return connection
 
 
-def _refuse_other_file(path: Path) -> None:
-    """Refuse what is no database at all: a results file is the likeliest slip, and it is not damaged."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_MAGIC))
-    except OSError:
-        return  # what opens it next says why
-    if not head or head == _MAGIC:
-        return
-    raise StateError(f"{path} is no state file", _meant(path, "it stands beside the results: <output>.state"))
-
-
-def _meant(path: Path, otherwise: str) -> str:
-    beside = path.absolute().with_name(path.absolute().name + ".state")
-    return f"did you mean {path}.state?" if beside.exists() else otherwise
-
-
-def holds_run(path: Path) -> bool:
+def holds_run(path: Path, tell: Tell | None = None) -> bool:
     """Whether a file may hold a run: not when it is missing, empty, or was cut off before a run began.
 
     Nothing is written. What is no state file of ours counts as holding something.
@@ -183,20 +144,15 @@ def holds_run(path: Path) -> bool:
     """
     if not path.exists():
         return False
-    _refuse_other_file(path)
-    with sqlite_errors(path), closing(_open(path, "ro")) as connection:
+    with sqlite_errors(path, reading=True):
+        return patiently(lambda: _holds_run(path), path, tell)
+
+
+def _holds_run(path: Path) -> bool:
+    with closing(open_to_look(path)) as connection:
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
         return bool(connection.execute("SELECT count(*) FROM settings WHERE name = 'options'").fetchone()[0])
-
-
-def _open(path: Path, mode: str) -> sqlite3.Connection:
-    log = path.with_name(path.name + "-wal")
-    if path.exists() and not path.stat().st_size and log.exists() and log.stat().st_size:
-        # SQLite takes a log beside an empty file for a leftover, and removes it.
-        raise StateError(f"{path}: the state file is damaged (it is empty, and its log is not)", _DAMAGED_HINT)
-    uri = f"{path.resolve().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 
 def _refuse_damaged(path: Path) -> None:
@@ -204,11 +160,11 @@ def _refuse_damaged(path: Path) -> None:
 
     A writing connection folds the log into the file when it is closed, even if nothing was written.
     """
-    with closing(_open(path, "ro")) as connection:
+    with closing(open_to_look(path)) as connection:
         _refuse_strange(connection, path)
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise StateError(f"{path}: the state file is damaged ({' '.join(verdict.split())})", _DAMAGED_HINT)
+        raise StateError(f"{path}: the state file is damaged ({' '.join(verdict.split())})", DAMAGED_HINT)
 
 
 def _refuse_strange(connection: sqlite3.Connection, path: Path, *, may_be_empty: bool = True) -> int:
@@ -240,7 +196,9 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> 
         return
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    # The store folds the log into the file itself; what is left of it behind a large batch is given back.
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     if added:
         columns = " ".join(f"ALTER TABLE rows ADD COLUMN {name} {kind};" for name, kind in added)
         connection.executescript(f"BEGIN IMMEDIATE; {columns} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.errors import StateError
-from batchrun.state.schema import sqlite_errors
 from batchrun.state.store import Store
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class Snapshot(Store):
     def __init__(self, path: Path) -> None:
         super().__init__(path, read_only=True)
         try:
-            with sqlite_errors(path):
+            with self._errors():
                 self._db.execute("BEGIN")
             # The transaction begins with its first read.
             self.query("SELECT 1 FROM settings LIMIT 1")
@@ -118,19 +117,12 @@ class Snapshot(Store):
         """Row id -> the number of its variant, for the rows that there are. At most 30,000 at a time."""
         return dict(self.query(f"SELECT id, variant FROM rows WHERE id IN ({','.join('?' * len(ids))})", ids))
 
-    def each(self, sql: str) -> Iterator[tuple[Any, ...]]:
-        """What a reading statement finds, one in memory at a time."""
-        with sqlite_errors(self.path):
-            yield from self._db.execute(sql)
-
     def line_digests(self) -> Iterator[bytes]:
         """The digest of each line that rows were made of, once for all of its rows."""
-        with sqlite_errors(self.path):
-            for (digest,) in self._db.execute("SELECT digest FROM rows WHERE variant = 0"):
-                yield digest
+        for (digest,) in self.each("SELECT digest FROM rows WHERE variant = 0"):
+            yield digest
 
     def scan(self) -> Iterator[ScannedRow]:
         """Every row in order, one in memory at a time."""
         sql = "SELECT row, id, source, line, offset, length, digest, state FROM rows ORDER BY row"
-        with sqlite_errors(self.path):
-            yield from map(ScannedRow._make, self._db.execute(sql))
+        yield from map(ScannedRow._make, self.each(sql))

@@ -7,14 +7,15 @@ Every statement that the run depends on stands at the top of its part, once.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from batchrun.errors import OutputError, StateError
 from batchrun.scheduler.states import RowState
+from batchrun.state.database import Database
+from batchrun.state.opening import AT_CHECKPOINT, COMMITS
 from batchrun.state.records import (
     Batch,
     Execution,
@@ -26,46 +27,27 @@ from batchrun.state.records import (
     Share,
     SourceRecord,
 )
-from batchrun.state.schema import connect, sqlite_errors
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from batchrun.config import UnconfirmedPolicy
+    from batchrun.state.opening import Tell
 
 _COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed, variant, same_as"
 ALL = Share()
 _WIDTH = len(RowRecord._fields)
 
 
-class Store:
-    """A run's state file.
+class Store(Database):
+    """A run's state file, see `Database`."""
 
-    Args:
-        path: The file; made when it does not exist, unless `read_only`.
-        read_only: Look on, also while another process writes.
-
-    Raises:
-        StateError: see `schema.connect`; any method raises it for a damaged file, and OutputError for a full disk.
-    """
-
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, read_only: bool = False, tell: Tell | None = None) -> None:
+        super().__init__(path, read_only=read_only, tell=tell)
         self.has_failed = False
         """Whether a batch could not be written."""
-        self._db = connect(path, read_only=read_only)
         self._stat = path.stat()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; SQLite folds the write-ahead log into it."""
-        self._db.close()
 
     def _refuse_gone(self) -> None:
         try:
@@ -77,23 +59,6 @@ class Store:
                 f"{self.path}: the state file was removed or replaced while the run went on",
                 "put it back, then run the same command; without it, start a new run with another --output",
             )
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing: commits at the end, rolls back on any exception."""
-        with sqlite_errors(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.rollback()
-                raise
-            self._db.commit()
-
-    def query(self, sql: str, parameters: Iterable[object] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a reading statement."""
-        with sqlite_errors(self.path):
-            return self._db.execute(sql, tuple(parameters)).fetchall()
 
     def get_setting(self, name: str) -> object:
         """A setting's JSON value; None when there is none."""
@@ -211,13 +176,20 @@ class Store:
             db.execute("DELETE FROM failures WHERE row IN (SELECT row FROM rows WHERE state = 0)")
         return count
 
-    def begin_session(self, pid: int, now_ms: int) -> int:
-        """Note that a session has begun; returns its number."""
-        with self.transaction() as db:
+    def begin_session(self, pid: int, now_ms: int, holder: object = None) -> int:
+        """Note that a session has begun; returns its number.
+
+        Args:
+            pid: This process.
+            now_ms: UTC epoch milliseconds.
+            holder: What tells it from every other, a JSON value; see `lock.identity`.
+        """
+        with self.first_transaction() as db:
             cursor = db.execute(
                 "INSERT INTO sessions (pid, started_ms, seen_ms) VALUES (?, ?, ?)", (pid, now_ms, now_ms)
             )
-            return int(cursor.lastrowid or 0)
+            db.execute("INSERT OR REPLACE INTO settings VALUES ('holder', ?)", (orjson.dumps(holder),))
+        return int(cursor.lastrowid or 0)
 
     def end_session(self, session: int, now_ms: int, outcome: str) -> None:
         """Note how a session ended."""
@@ -265,7 +237,7 @@ class Store:
 
     def counters(self) -> dict[str, int]:
         """The run's counters over all sessions."""
-        return dict(self.query("SELECT name, value FROM counters"))
+        return dict(self.query("SELECT name, value FROM counters WHERE name NOT IN (?, ?)", (COMMITS, AT_CHECKPOINT)))
 
     def failures(self, output: int) -> Iterator[tuple[RowRecord, FailureRecord, FailedJob]]:
         """The failed rows of an output in input order, each with its failure and its last job."""
@@ -276,9 +248,8 @@ class Store:
             " LEFT JOIN rows l ON l.row = j.row AND l.row <> r.row"
             " WHERE r.state = 4 AND s.output = ? ORDER BY r.row"
         )
-        with sqlite_errors(self.path):
-            for row in self._db.execute(sql, (output,)):
-                yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-3]), FailedJob(*row[-3:])
+        for row in self.each(sql, (output,)):
+            yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-3]), FailedJob(*row[-3:])
 
     def submission(self, job: int) -> tuple[str | None, int | None]:
         """A job's ID, and when it was submitted in UTC epoch milliseconds; None: not known."""

@@ -38,7 +38,7 @@ def holding(tmp_path: Path):
 def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path, holding):
     with pytest.raises(StateError, match=f"process {holding.pid}"):
         StateLock(tmp_path / "x.state")
-    assert holder(tmp_path / "x.state") == holding.pid
+    assert holder(tmp_path / "x.state").pid == holding.pid
 
 
 def test_the_lock_dies_with_its_holder(tmp_path: Path, holding):
@@ -50,7 +50,7 @@ def test_the_lock_dies_with_its_holder(tmp_path: Path, holding):
 
 def test_releasing_removes_the_lock_file_and_lets_others_in(tmp_path: Path):
     lock = StateLock(tmp_path / "x.state")
-    assert holder(tmp_path / "x.state") == os.getpid()
+    assert holder(tmp_path / "x.state").pid == os.getpid()
     lock.release()
     assert list(tmp_path.iterdir()) == []
     assert holder(tmp_path / "x.state") is None
