@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from batchrun.results.timeline import Timeline
 
 
-_LOOK_S = 1.0
+_LOOK_S = 0.25
 """How often a session looks whether another process asks for something."""
 
 

@@ -9,6 +9,7 @@ from batchrun.errors import StateError
 from batchrun.results.record import read_record
 from batchrun.results.writer import recover, truncate
 from batchrun.scheduler.states import RowState
+from batchrun.state.opening import log_of
 from batchrun.state.records import Batch, Ending
 
 if TYPE_CHECKING:
@@ -54,11 +55,18 @@ def _take_over(store: Store, path: Path, line: bytes, batch: Batch, taken: set[i
             f"{path} has a line that this run did not write: {line[:80].decode('utf-8', 'replace').strip()}…",
             "take it out of the file, or start a new run with another --output",
         )
-    taken.add(row.row)
     owner = row.row if row.same_as is None else row.same_as
+    ((job,),) = store.query("SELECT job FROM rows WHERE row = ?", (owner,))
+    if job is None:
+        # A submission is committed before it leaves, so the state file has forgotten what it once had.
+        raise StateError(
+            f"{store.path} is older than its results: {path} has a result of {record.id!r}, which it never submitted",
+            f"put the state file back as it was last, together with {log_of(store.path).name} if there was one",
+        )
+    taken.add(row.row)
     batch.ended.append(
         Ending(
-            store.query("SELECT job FROM rows WHERE row = ?", (owner,))[0][0],
+            job,
             row.row,
             RowState.SUCCEEDED,
             "COMPLETED",

@@ -15,6 +15,7 @@ from batchrun.results.summary import duration
 from batchrun.scheduler.states import RowState
 from batchrun.state.following import count_shared
 from batchrun.state.lock import Holder, holder
+from batchrun.state.opening import has_log, log_of
 from batchrun.state.store import Store
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Standing:
     """None when no price was given."""
     place: str = ""
     """Where the process runs; empty: here."""
+    log: str | None = None
+    """The write-ahead log, which belongs to the state file; None when there is none."""
     shared: int = 0
     """Rows that succeeded by the job of another row that asks for the same."""
 
@@ -93,6 +96,7 @@ def look(state: Path, now: float | None = None) -> Standing:
             state=str(state),
             endpoint=_endpoints(options),
             pid=None if who is None else who.pid,
+            log=str(log_of(state)) if has_log(state) else None,
             place="" if who is None else who.place,
             total=sum(counts.values()),
             succeeded=counts[RowState.SUCCEEDED],
@@ -165,6 +169,8 @@ def render(standing: Standing) -> str:
     if s.jobs:
         lines += ["", f"oldest jobs in flight ({len(s.jobs)} of {s.in_flight:,})"]
         lines += [f"  {job.id[:26]:<26} age {duration(job.age_s):>12}  {_rescue(job.rescue_in_s)}" for job in s.jobs]
+    if s.log is not None:
+        lines += ["", f"copy or move it with its -wal: {s.log} belongs to it until the run has ended"]
     if open_rows and s.pid is None:
         lines += ["", f"go on: batchrun resume {s.state}"]
     return "\n".join(lines) + "\n"

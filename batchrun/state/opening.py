@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DAMAGED_HINT = (
-    "it was left untouched: restore it from a copy, or move it away together with the results and start again"
-)
 COMMITS, AT_CHECKPOINT = "commits", "commits_at_checkpoint"
 """Counters of a run: transactions, and those when the log was folded in last. Equal only in a file without its log."""
 _BESIDE = ("-wal", "-journal")
 """What SQLite has beside a file: its write-ahead log, and the journal by which a creation is rolled back."""
 _MAGIC = b"SQLite format 3\0"
+_SMALLEST = 512
+"""A database has at least so many bytes."""
 _SLICE_S = 0.5
 """How long SQLite itself waits for another program; in between a signal is heard."""
 _SLICES = 1200
@@ -73,9 +72,7 @@ def sqlite_errors(path: Path, *, reading: bool = False, underway: bool = False) 
                 "make room or fix the permissions, then run the same command: what was committed is whole",
             ) from error
         if code == sqlite3.SQLITE_NOTADB and not _is_database(path):
-            raise StateError(
-                f"{path} is no state file", meant(path, "it is beside the results: <output>.state")
-            ) from error
+            raise _no_state(path) from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise _damaged(path, error) from error
         if code in _BUSY:
@@ -114,9 +111,9 @@ def open_to_write(path: Path) -> sqlite3.Connection:
 
     Raises:
         sqlite3.Error: it cannot be opened.
-        StateError: the file is empty, and its log is not.
+        StateError: it is no database; or it is empty, and its log is not.
     """
-    _refuse_emptied(path)
+    _refuse_strange(path)
     return _connect(path, "mode=rwc")
 
 
@@ -125,10 +122,10 @@ def open_to_look(path: Path) -> sqlite3.Connection:
 
     Raises:
         sqlite3.Error: it cannot be read.
-        StateError: the file is empty, and its log is not.
+        StateError: it is no database; or it is empty, and its log is not.
         OutputError: it has to be copied to be looked at, and cannot be.
     """
-    _refuse_emptied(path)
+    _refuse_strange(path)
     connection = _connect(path, "mode=ro")
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -156,6 +153,24 @@ def log_of(path: Path) -> Path:
     return _beside(path, "-wal")
 
 
+def has_log(path: Path) -> bool:
+    """Whether anything is in the log of a state file."""
+    return _size(log_of(path)) > 0
+
+
+def with_log(path: Path) -> str:
+    """What to call a state file where it is to be copied or moved: its log belongs to it while there is one."""
+    return f"{path} with its -wal" if has_log(path) else str(path)
+
+
+def damaged_hint(path: Path) -> str:
+    """What to do about a state file that is damaged."""
+    return (
+        f"it was left untouched: restore it from a copy, or move {with_log(path)} away together with the results and"
+        " start again"
+    )
+
+
 def refuse_without_log(path: Path) -> None:
     """Refuse a state file that has lost its log: what the run has done since would be done, and paid for, again.
 
@@ -164,7 +179,7 @@ def refuse_without_log(path: Path) -> None:
     """
     log = log_of(path)
     if log.exists():
-        if _size(log) and not path.exists():
+        if has_log(path) and not path.exists():
             raise StateError(
                 f"{path}: the state file is missing, and its log {log} is there", "put the state file back beside it"
             )
@@ -214,10 +229,13 @@ def _beside(path: Path, suffix: str) -> Path:
     return real.with_name(real.name + suffix)
 
 
-def _refuse_emptied(path: Path) -> None:
-    if path.exists() and not _size(path) and _size(log_of(path)):
+def _refuse_strange(path: Path) -> None:
+    """Refuse what SQLite would take for an empty file."""
+    if 0 < _size(path) < _SMALLEST and not _is_database(path):
+        raise _no_state(path)
+    if path.exists() and not _size(path) and has_log(path):
         # SQLite takes a log beside an empty file for a leftover, and removes it.
-        raise StateError(f"{path}: the state file is damaged (it is empty, and its log is not)", DAMAGED_HINT)
+        raise StateError(f"{path}: the state file is damaged (it is empty, and its log is not)", damaged_hint(path))
 
 
 def _is_database(path: Path) -> bool:
@@ -229,8 +247,12 @@ def _is_database(path: Path) -> bool:
         return True
 
 
+def _no_state(path: Path) -> StateError:
+    return StateError(f"{path} is no state file", meant(path, "it is beside the results: <output>.state"))
+
+
 def _damaged(path: Path, error: Exception) -> StateError:
-    return StateError(f"{path}: the state file is damaged ({error})", DAMAGED_HINT)
+    return StateError(f"{path}: the state file is damaged ({error})", damaged_hint(path))
 
 
 def _size(path: Path) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from batchrun.errors import OutputError, StateError
 from batchrun.folders import make_folder
 from batchrun.state.opening import (
-    DAMAGED_HINT,
+    damaged_hint,
     meant,
     open_to_look,
     open_to_write,
@@ -164,7 +164,7 @@ def _refuse_damaged(path: Path) -> None:
         _refuse_strange(connection, path)
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise StateError(f"{path}: the state file is damaged ({' '.join(verdict.split())})", DAMAGED_HINT)
+        raise StateError(f"{path}: the state file is damaged ({' '.join(verdict.split())})", damaged_hint(path))
 
 
 def _refuse_strange(connection: sqlite3.Connection, path: Path, *, may_be_empty: bool = True) -> int:

@@ -15,7 +15,7 @@ import orjson
 from batchrun.errors import OutputError, StateError
 from batchrun.scheduler.states import RowState
 from batchrun.state.database import Database
-from batchrun.state.opening import AT_CHECKPOINT, COMMITS
+from batchrun.state.opening import AT_CHECKPOINT, COMMITS, with_log
 from batchrun.state.records import (
     Batch,
     Execution,
@@ -57,7 +57,8 @@ class Store(Database):
         if not is_there:
             raise OutputError(
                 f"{self.path}: the state file was removed or replaced while the run went on",
-                "put it back, then run the same command; without it, start a new run with another --output",
+                f"put {with_log(self.path)} back, then run the same command; without it, start a new run with another"
+                " --output",
             )
 
     def get_setting(self, name: str) -> object:
