@@ -47,13 +47,30 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         )
 
 
+def refuse_strange_lines(store: Store) -> None:
+    """Refuse what `recover_results` would refuse; nothing is changed.
+
+    Raises:
+        StateError, OutputError: as there.
+    """
+    for output in store.outputs():
+        path = results_path(store, output)
+        tail = recover(path, output.committed_bytes)
+        taken: set[int] = set()
+        for line in tail.lines:
+            _take_over(store, path, line, Batch(), taken)
+        for line in tail.behind_hole:
+            _take_over(store, path, line, Batch(), set())
+
+
 def _take_over(store: Store, path: Path, line: bytes, batch: Batch, taken: set[int]) -> None:
     record = read_record(line)
     row = store.row_by_id(record.id) if record else None
     if record is None or row is None or not row.state.is_open or row.row in taken:
         raise StateError(
             f"{path} has a line that this run did not write: {line[:80].decode('utf-8', 'replace').strip()}…",
-            "take it out of the file, or start a new run with another --output",
+            "take it out of the file, or start a new run with another --output; if the state file is an older copy,"
+            " put the last one back",
         )
     owner = row.row if row.same_as is None else row.same_as
     ((job,),) = store.query("SELECT job FROM rows WHERE row = ?", (owner,))

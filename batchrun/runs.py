@@ -34,7 +34,7 @@ from batchrun.journal import Journal
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.sources import Source, SourceKind, find_sources
 from batchrun.prompts.sweep import Sweep
-from batchrun.recovery import recover_results
+from batchrun.recovery import recover_results, refuse_strange_lines
 from batchrun.results.timeline import Timeline
 from batchrun.results.writer import ResultsFile, ResultsFiles, writing
 from batchrun.scheduler.cost import WorkerMeter, WorkerTime
@@ -119,17 +119,16 @@ class Run:
         self._lock = StateLock(options.state, private=private)
         stack.callback(self._lock.release)
         is_new = not holds_run(options.state, self._observer.message)
+        if is_new:
+            refuse_foreign_files(options, sources, None)
+            _refuse_strange_requests(options.state, keeps_requests=requests is not None)
+        else:
+            _refuse_other_run(options, sources, self._observer)
         with ExitStack() as undo:
             if is_new and not existed:
                 undo.callback(_remove_state, options.state)
-            if is_new:
-                refuse_foreign_files(options, sources, None)
-                _refuse_strange_requests(options.state, keeps_requests=requests is not None)
             self.store = Store(options.state, tell=self._observer.message)
             undo.callback(self.store.close)
-            if not is_new:
-                refuse_other_options(self.store, options)
-                refuse_foreign_files(options, sources, self.store)
             if requests is not None:
                 kept = requests_path(options.state)
                 if not kept.exists():
@@ -367,6 +366,14 @@ class Run:
 
     def _now_ms(self) -> int:
         return round(self._wall() * 1000)
+
+
+def _refuse_other_run(options: RunOptions, sources: Sequence[Source], observer: Observer) -> None:
+    """Refuse a state file of another run, or of another time. A connection that may write would change it even so."""
+    with Store(options.state, read_only=True, tell=observer.message) as store:
+        refuse_other_options(store, options)
+        refuse_foreign_files(options, sources, store)
+        refuse_strange_lines(store)
 
 
 def _have_file(requests: Path, state: Path, *, is_new: bool) -> None:

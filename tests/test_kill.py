@@ -229,6 +229,40 @@ def test_a_run_that_goes_on_is_cancelled_from_outside(folder: Path, base_url: st
     assert (jobs(base_url)["inQueue"], jobs(base_url)["inProgress"]) == (0, 0)
 
 
+def test_a_cancel_of_a_process_that_does_not_answer_ends_and_says_so(folder: Path, base_url: str):
+    process = start(folder, base_url)
+    wait_for_results(folder, 20)
+    process.send_signal(signal.SIGSTOP)
+    done = cancel(folder)
+    assert done.returncode == 2
+    assert f"in use by process {process.pid}, which does not answer" in done.stderr
+    assert f"kill -CONT {process.pid}" in done.stderr
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0, "what was asked for in vain is not done later"
+    assert_whole(folder)
+
+
+def test_a_killed_run_leaves_a_small_log_that_its_state_file_does_not_go_without(folder: Path, base_url: str):
+    process = start(folder, base_url)
+    wait_for_results(folder, 300)
+    process.kill()
+    process.communicate()
+    log = folder / "out.jsonl.state-wal"
+    assert 0 < log.stat().st_size < 4_000_000
+    assert status(folder)["log"] == str(log)
+    log.rename(folder / "moved")
+    process = start(folder, base_url)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 2
+    assert "out.jsonl.state-wal is missing" in said
+    (folder / "moved").rename(log)
+    process = start(folder, base_url)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert_whole(folder)
+
+
 def test_what_a_killed_run_has_left_is_cancelled_even_when_its_input_is_gone(folder: Path, base_url: str):
     process = start(folder, base_url)
     wait_for_results(folder, 50)

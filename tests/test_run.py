@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import orjson
@@ -359,12 +361,13 @@ async def test_a_line_that_changes_while_the_run_goes_on_fails_alone(tmp_path: P
 async def test_results_that_were_not_committed_are_taken_over_and_a_torn_one_is_made_again(tmp_path: Path):
     write_lines(tmp_path, PROMPTS)
     async with serving() as server:
-        await rehearse(tmp_path, server.endpoint.base_url, limit=20)
-    lines = (tmp_path / "out.jsonl").read_bytes().splitlines(keepends=True)
-    fresh = orjson.loads(lines[0])
-    fresh["id"] = "r25"
+        await rehearse(tmp_path, server.endpoint.base_url, limit=21)
+    *lines, last = (tmp_path / "out.jsonl").read_bytes().splitlines(keepends=True)
+    with closing(sqlite3.connect(tmp_path / "out.jsonl.state")) as db, db:
+        db.execute("UPDATE rows SET state = 2 WHERE id = ?", (orjson.loads(last)["id"],))
+        db.execute("UPDATE outputs SET committed_bytes = committed_bytes - ?", (len(last),))
     with (tmp_path / "out.jsonl").open("ab") as file:
-        file.write(orjson.dumps(fresh) + b"\n" + lines[0][:100])
+        file.write(lines[0][:100])
     async with serving() as server:
         rehearsal = await rehearse(tmp_path, server.endpoint.base_url)
         assert server.seen["run"] == 19
