@@ -49,7 +49,7 @@ from batchrun.state.store import Store
 from batchrun.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from random import Random
 
     from batchrun.config import RunOptions
