@@ -6,6 +6,7 @@ All of it is read from the state file, so that it is the same after a crash as i
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from batchrun.scheduler.states import RowState
 from batchrun.state.following import count_shared
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
     from batchrun.config import RunOptions
     from batchrun.engine import Outcome
@@ -100,18 +101,19 @@ class Conclusion:
         own, written = OwnFiles(self._store), []
         for output in self._store.outputs():
             results = results_path(self._store, output)
-            path, lines = errors_path(results), self._error_lines(output.output)
-            first = next(lines, None)
-            if first is not None:
-                own.claim(path)
-            elif path not in own:
-                continue
-            lines = lines if first is None else chain([first], lines)
-            if write_errors(path, lines, token=self._store.token, private=is_private(results)):
-                written.append(path)
+            path = errors_path(results)
+            with closing(self._error_lines(output.output)) as lines:
+                first = next(lines, None)
+                if first is not None:
+                    own.claim(path)
+                elif path not in own:
+                    continue
+                whole = lines if first is None else chain([first], lines)
+                if write_errors(path, whole, token=self._store.token, private=is_private(results)):
+                    written.append(path)
         return written
 
-    def _error_lines(self, output: int) -> Iterator[bytes]:
+    def _error_lines(self, output: int) -> Generator[bytes]:
         for row, failure, job in self._store.failures(output):
             yield failure_line(
                 row,
