@@ -6,9 +6,11 @@ From Python: `run` for a file or a list of requests, `stream` for requests that 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # without the module typing, the command `batchrun` hears signals some milliseconds earlier
 if TYPE_CHECKING:
+    from typing import Any
+
     from batchrun.api import Stream, run, stream
     from batchrun.errors import BatchrunError
     from batchrun.results.summary import Summary

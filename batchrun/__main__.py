@@ -1,6 +1,59 @@
-"""`python -m batchrun` is the command `batchrun`."""
+"""The command `batchrun`, and `python -m batchrun`.
 
-from batchrun.cli import main
+Signals are caught before anything else is imported: Ctrl-C in the first second is no traceback, and process 1 of a
+container hears only what it catches.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+TYPE_CHECKING = False  # the module typing takes as long to load as all else here
+if TYPE_CHECKING:
+    from types import FrameType
+
+_INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """Leave at once: nothing has begun, or all is over."""
+    os._exit(_INTERRUPTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Interrupt what goes on outside of a session, in which the signals are its own.
+
+    An import is left at once. An exception in one of its callbacks would be printed, and lost.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
+    above = frame
+    while above is not None:
+        if above.f_code.co_filename.startswith("<frozen importlib"):
+            _leave(number, frame)
+        above = above.f_back
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; exits."""
+    caught = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, _interrupt)
+    try:
+        from batchrun.cli import main as command
+
+        command()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    finally:
+        for number in caught:
+            signal.signal(number, _leave)
+
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 import click
 
@@ -29,6 +29,7 @@ from batchrun.options import (
     WATCH_OPTIONS,
     with_options,
 )
+from batchrun.printer import Printer, printing_stderr
 
 if TYPE_CHECKING:
     from batchrun.config import ResultFormat
@@ -57,7 +58,11 @@ _COLLECT_EVERY = 20_000
 
 
 class _Group(click.Group):
-    """Turns our errors into a message, a hint and an exit code, in one place."""
+    """Turns our errors into a message, a hint and an exit code, in one place; nothing waits for stderr."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with printing_stderr():
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         gc.freeze()
@@ -413,9 +418,11 @@ def _log(observer: Observer | None, path: Path | None) -> None:
     handlers: list[logging.Handler] = [ToObserver(logging.DEBUG)] if observer is not None else []
     if path is not None:
         try:
-            handlers.append(logging.FileHandler(path, encoding="utf-8"))
+            printer = Printer(path.open("a", encoding="utf-8"))
         except OSError as error:
             raise UsageError(f"--log-file {path}: {error.strerror}", "give a file in a folder that exists") from error
+        click.get_current_context().call_on_close(printer.settle)
+        handlers.append(logging.StreamHandler(cast("TextIO", printer)))
     logging.basicConfig(
         level=logging.DEBUG, handlers=handlers, format="%(asctime)s %(levelname)-7s %(message)s", force=True
     )

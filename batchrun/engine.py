@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from batchrun.announcer import Announcer
+from batchrun.config import MAX_TTL_S
 from batchrun.endpoint.protocol import JobStatus
 from batchrun.errors import CallError, StoppedError, ThrottledError
 from batchrun.interrupts import Wish
@@ -128,8 +130,9 @@ class Engine:
         now, wall_ms = self._clock(), self._wall() * 1000
         for job in self._journal.adopt():
             ticket = ev.Ticket(job.row.row, job.row.attempts, job.row.retries, job.row.unconfirmed)
-            submitted_at = now - max(wall_ms - job.submitted_ms, 0.0) / 1000
-            adopted = ev.JobAdopted(ticket, job.job, job.remote_id, submitted_at, cancelling=job.is_cancelling)
+            # Whoever has set the wall clock since then has made the job look unborn, or older than any can be.
+            age_s = min(max(wall_ms - job.submitted_ms, 0.0) / 1000, MAX_TTL_S)
+            adopted = ev.JobAdopted(ticket, job.job, job.remote_id, now - age_s, cancelling=job.is_cancelling)
             self._scheduler.handle(adopted, now)
 
     async def run(self, *, cancel: bool = False) -> Outcome:
@@ -165,8 +168,10 @@ class Engine:
         return self._tally.snapshot(self._clock(), self._scheduler, self._journal.tokens)
 
     async def _rounds(self) -> None:
-        scheduler = self._scheduler
+        scheduler, pid = self._scheduler, os.getpid()
         while True:
+            if os.getpid() != pid:
+                os._exit(1)  # a forked child has the run's sockets and files: closing them in order would harm it
             now = self._clock()
             self._wake.clear()
             while self._events:
