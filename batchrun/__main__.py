@@ -4,13 +4,12 @@ Signals are caught before anything else is imported: Ctrl-C in the first second 
 container hears only what it catches.
 """
 
-from __future__ import annotations
-
+# Loaded already: the module signal takes some milliseconds to make enums of its numbers.
+import _signal as signal  # type: ignore[import-not-found]
 import os
-import signal
 import sys
 
-TYPE_CHECKING = False  # the module typing takes as long to load as all else here
+TYPE_CHECKING = False  # likewise: typing takes longer than all else here
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -18,15 +17,15 @@ _INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
+def _leave(_number: int, _frame: "FrameType | None") -> None:
     """Leave at once: nothing has begun, or all is over."""
     os._exit(_INTERRUPTED)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Interrupt what goes on outside of a session, in which the signals are its own.
+def _interrupt(number: int, frame: "FrameType | None") -> None:
+    """Interrupt what runs outside of a session, which catches the signals itself.
 
-    An import is left at once. An exception in one of its callbacks would be printed, and lost.
+    An import is left at once: an exception in one of its callbacks would be printed, and lost.
 
     Raises:
         KeyboardInterrupt: always.
@@ -41,7 +40,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line; exits."""
-    caught = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    caught = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     for number in caught:
         signal.signal(number, _interrupt)
     try:

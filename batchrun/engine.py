@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -168,10 +167,8 @@ class Engine:
         return self._tally.snapshot(self._clock(), self._scheduler, self._journal.tokens)
 
     async def _rounds(self) -> None:
-        scheduler, pid = self._scheduler, os.getpid()
+        scheduler = self._scheduler
         while True:
-            if os.getpid() != pid:
-                os._exit(1)  # a forked child has the run's sockets and files: closing them in order would harm it
             now = self._clock()
             self._wake.clear()
             while self._events:

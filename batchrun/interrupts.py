@@ -117,8 +117,10 @@ def _caught(heard: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None
     finally:
         for number in caught:
             _hearers[number].remove(heard[number])
-            if not _hearers[number] and signal.getsignal(number) is _hear:
-                signal.signal(number, _found.pop(number))
+            if not _hearers[number]:
+                found = _found.pop(number)
+                if signal.getsignal(number) is _hear:  # else the program has set another meanwhile
+                    signal.signal(number, found)
 
 
 def _can_be_caught(number: signal.Signals) -> bool:
