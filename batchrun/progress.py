@@ -86,7 +86,7 @@ class BarObserver:
             snapshot.done,
             snapshot.total,
             0.0,
-            ncols=columns,
+            ncols=columns and columns - 1,  # some terminals begin a new line after the last column
             ascii=self._is_ascii,
             prefix=_fitting(snapshot, room),
             bar_format=_BAR_FORMAT,
