@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import orjson
 from tqdm import tqdm
@@ -36,6 +37,27 @@ def make_observer(mode: Literal["auto", "bar", "plain", "json", "none"], stream:
             return JsonObserver(printer)
         case _:
             return NullObserver()
+
+
+def send_log(observer: Observer | None, file: Printer | None) -> None:
+    """Send this process' log to an observer, so that it does not tear the bar, and to a file; None: not there."""
+    if observer is None and file is None:
+        # Without a handler Python prints warnings itself, and each of ours would be said twice.
+        logging.getLogger("batchrun").addHandler(logging.NullHandler())
+        return
+
+    class ToObserver(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if observer is not None:
+                observer.message(self.format(record))
+
+    handlers: list[logging.Handler] = [ToObserver()]
+    if file is not None:
+        handlers.append(logging.StreamHandler(cast("TextIO", file)))
+    logging.basicConfig(
+        level=logging.DEBUG, handlers=handlers, format="%(asctime)s %(levelname)-7s %(message)s", force=True
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 class NullObserver:
