@@ -3,12 +3,10 @@
 From Python: `run` for a file or a list of requests, `stream` for requests that come one by one.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # the command `batchrun` hears signals some milliseconds earlier without the module typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from batchrun.api import Stream, run, stream
     from batchrun.errors import BatchrunError
     from batchrun.results.summary import Summary
@@ -26,8 +24,10 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """What the API offers, imported when it is asked for: `batchrun --help` needs none of it."""
+    from importlib import import_module
+
     if name not in _PLACES:
         raise AttributeError(f"module 'batchrun' has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)

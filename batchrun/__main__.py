@@ -1,6 +1,58 @@
-"""`python -m batchrun` is the command `batchrun`."""
+"""The command `batchrun`, and `python -m batchrun`.
 
-from batchrun.cli import main
+Signals are caught before anything else is imported: Ctrl-C in the first second is no traceback, and process 1 of a
+container hears only what it catches.
+"""
+
+# Loaded already: the module signal takes some milliseconds to make enums of its numbers.
+import _signal as signal  # type: ignore[import-not-found]
+import os
+import sys
+
+TYPE_CHECKING = False  # likewise: typing takes longer than all else here
+if TYPE_CHECKING:
+    from types import FrameType
+
+_INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+def _leave(_number: int, _frame: "FrameType | None") -> None:
+    """Leave at once: nothing has begun, or all is over."""
+    os._exit(_INTERRUPTED)
+
+
+def _interrupt(number: int, frame: "FrameType | None") -> None:
+    """Interrupt what runs outside of a session, which catches the signals itself.
+
+    An import is left at once: an exception in one of its callbacks would be printed, and lost.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
+    above = frame
+    while above is not None:
+        if above.f_code.co_filename.startswith("<frozen importlib"):
+            _leave(number, frame)
+        above = above.f_back
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; exits."""
+    caught = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, _interrupt)
+    try:
+        from batchrun.cli import main as command
+
+        command()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    finally:
+        for number in caught:
+            signal.signal(number, _leave)
+
 
 if __name__ == "__main__":
     main()

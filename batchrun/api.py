@@ -26,7 +26,8 @@ from batchrun.arguments import checked, options_of
 from batchrun.errors import InputError, RunInterrupted, StoppedError, UsageError
 from batchrun.feed import Feed, as_line
 from batchrun.intake import requests_path
-from batchrun.interrupts import Leaving, Wish, catching_for
+from batchrun.interrupts import Leaving, Wish, cancellable, interruptible
+from batchrun.printer import Printer
 from batchrun.progress import make_observer
 
 if TYPE_CHECKING:
@@ -147,9 +148,9 @@ def run(
         if requests is not None:
             _keep(requests, kept)
         work = partial(
-            session.run,
+            _shown,
+            checked("progress", progress),
             options,
-            observer=make_observer(checked("progress", progress), sys.stderr),
             retry_failed=retry_failed,
             api_key=api_key,
             local=session.LocalWorker(checked("worker", worker)),
@@ -251,9 +252,9 @@ def stream(
     if isinstance(requests, (str, bytes, Mapping)) or not isinstance(requests, (Iterable, AsyncIterable)):
         raise UsageError("requests is no iterable of requests", "for one request give a list of it")
     work = partial(
-        session.run,
+        _shown,
+        checked("progress", progress),
         options,
-        observer=make_observer(checked("progress", progress), sys.stderr),
         retry_failed=retry_failed,
         api_key=api_key,
         local=session.LocalWorker(checked("worker", worker)),
@@ -312,7 +313,7 @@ class Stream:
         feed = self._feed = Feed(self._requests, self._leaving)
         done = self._done = asyncio.wrap_future(_started(partial(self._work, feed=feed, leaving=self._leaving)))
         done.add_done_callback(lambda _: feed.end())
-        with catching_for(self._leaving):
+        with cancellable(self._leaving):
             try:
                 if await feed.is_open() and feed.stored is not None:
                     for line in feed.stored:
@@ -351,10 +352,19 @@ class Stream:
             raise
 
 
+def _shown(progress: Progress, options: config.RunOptions, **given: Any) -> Summary:
+    """Run, with the progress shown on stderr; all of it is written before the end."""
+    printer = Printer(sys.stderr)
+    try:
+        return session.run(options, observer=make_observer(progress, printer), **given)
+    finally:
+        printer.settle()
+
+
 def _beside(work: Callable[..., Summary], policy: config.InterruptPolicy) -> Summary:
     """Work in another thread, because an event loop is running in this one, and wait for it."""
     leaving = Leaving()
-    with catching_for(leaving, policy):
+    with cancellable(leaving), interruptible(leaving, policy):
         return _started(partial(work, leaving=leaving)).result()
 
 

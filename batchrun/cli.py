@@ -29,6 +29,7 @@ from batchrun.options import (
     WATCH_OPTIONS,
     with_options,
 )
+from batchrun.printer import Printer, printing_stderr
 
 if TYPE_CHECKING:
     from batchrun.config import ResultFormat
@@ -57,7 +58,11 @@ _COLLECT_EVERY = 20_000
 
 
 class _Group(click.Group):
-    """Turns our errors into a message, a hint and an exit code, in one place."""
+    """Turns our errors into a message, a hint and an exit code, in one place; nothing waits for stderr."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with printing_stderr():
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         gc.freeze()
@@ -388,38 +393,22 @@ def _session_options(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _observer(given: dict[str, Any]) -> Observer:
-    from batchrun.progress import make_observer
+    from batchrun.progress import make_observer, send_log
 
     observer = make_observer("none" if given["quiet"] else given["progress"], sys.stderr)
-    if not (given["verbose"] or given["log_file"]):
-        import logging
-
-        # Without a handler Python prints warnings itself, and each of ours would be said twice.
-        logging.getLogger("batchrun").addHandler(logging.NullHandler())
-    else:
-        _log(observer if given["verbose"] else None, given["log_file"])
+    send_log(observer if given["verbose"] else None, _log_file(given["log_file"]))
     return observer
 
 
-def _log(observer: Observer | None, path: Path | None) -> None:
-    """Send the log to the observer, so that it does not tear the bar, and to a file."""
-    import logging
-
-    class ToObserver(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if observer is not None:
-                observer.message(self.format(record))
-
-    handlers: list[logging.Handler] = [ToObserver(logging.DEBUG)] if observer is not None else []
-    if path is not None:
-        try:
-            handlers.append(logging.FileHandler(path, encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"--log-file {path}: {error.strerror}", "give a file in a folder that exists") from error
-    logging.basicConfig(
-        level=logging.DEBUG, handlers=handlers, format="%(asctime)s %(levelname)-7s %(message)s", force=True
-    )
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+def _log_file(path: Path | None) -> Printer | None:
+    if path is None:
+        return None
+    try:
+        printer = Printer(path.open("a", encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--log-file {path}: {error.strerror}", "give a file in a folder that exists") from error
+    click.get_current_context().call_on_close(printer.settle)
+    return printer
 
 
 def _finish(summary: Summary, given: dict[str, Any]) -> NoReturn:

@@ -1,40 +1,36 @@
-"""A clock for nights on a laptop: monotonic seconds that also count the time that the machine slept."""
+"""The clocks of a session: one that nobody sets and that counts the machine's sleep, and the time of day with it."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_JUMP_S = 5.0
-"""A smaller step of the wall clock is NTP at work."""
+_COUNTS_SLEEP = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Jobs go on while the machine sleeps. On Linux only CLOCK_BOOTTIME does so, too; on macOS CLOCK_MONOTONIC does."""
 
 
-class SteadyClock:
-    """Seconds that never go back, and that a suspended machine does not lose.
+def steady_s() -> float:
+    """Seconds since some moment in the past, with those that the machine has slept; nobody sets them."""
+    return time.clock_gettime(_COUNTS_SLEEP)
 
-    A monotonic clock may stand still while the machine sleeps (on Linux it does), and jobs do not. So when the wall
-    clock has run ahead of it by more than a few seconds, that much time has passed too. A wall clock that is set
-    forward looks the same, and only makes jobs be asked after early; one that is set back changes nothing.
+
+class WallClock:
+    """UTC epoch seconds as the wall clock had them at first, counted on by another clock.
+
+    So whoever sets the wall clock during a session moves none of its times against each other.
 
     Args:
-        monotonic: Seconds that never go back.
-        wall: UTC epoch seconds.
+        clock: Seconds that never go back.
+        wall: UTC epoch seconds; read once.
     """
 
-    def __init__(self, monotonic: Callable[[], float], wall: Callable[[], float]) -> None:
-        self._monotonic = monotonic
-        self._wall = wall
-        self._gap = wall() - monotonic()
-        self.slept_s = 0.0
-        """What the monotonic clock has missed so far."""
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._clock = clock
+        self._offset_s = wall() - clock()
 
     def __call__(self) -> float:
         """The present."""
-        now = self._monotonic()
-        gap = self._wall() - now
-        if gap - self._gap > _JUMP_S:
-            self.slept_s += gap - self._gap
-        self._gap = gap
-        return now + self.slept_s
+        return self._clock() + self._offset_s

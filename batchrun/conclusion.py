@@ -89,7 +89,7 @@ class Conclusion:
             self._store.end_session(self._session, round(now * 1000), kind)
         except StoppedError as failed:
             error = error or failed
-        summary = self._summary(outcome, error, errors)
+        summary = self._summary(outcome, error, errors, now)
         try:
             summary.manifest = self._write_manifest(summary, now)
         except OutputError as failed:
@@ -126,7 +126,7 @@ class Conclusion:
                 write=openai_error_line if self._options.format == "openai" else None,
             )
 
-    def _summary(self, outcome: Outcome, error: StoppedError | None, errors: list[Path]) -> Summary:
+    def _summary(self, outcome: Outcome, error: StoppedError | None, errors: list[Path], now: float) -> Summary:
         counts, counters = self._store.counts(), self._store.counters()
         wall_s = self._store.sessions_ms() / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
@@ -159,7 +159,7 @@ class Conclusion:
             state=self._options.state,
             windows=Timeline(self._store.get_setting("timeline")).windows(),
             cost=cost_so_far(self._store, counts, counters, self._options.guards.price_per_hour),
-            rescue_by=rescue_by(self._store),
+            rescue_by=rescue_by(self._store, now),
             shared=count_shared(self._store) if self._options.dedupe else 0,
         )
 
@@ -186,15 +186,15 @@ def results_path(store: Store, output: OutputRecord) -> Path:
     return Path(os.path.abspath(store.results_path(output)))  # noqa: PTH100 - pathlib would keep a `..`
 
 
-def rescue_by(store: Store) -> float | None:
-    """By when to resume at the latest, UTC epoch seconds; None when nothing is in flight.
+def rescue_by(store: Store, now: float) -> float | None:
+    """By when to resume at the latest, as `now` in UTC epoch seconds; None when nothing is in flight.
 
     A result is kept for 30 minutes after its job's end; the oldest job is taken to need as long as the last ones did.
     """
     earliest = store.query("SELECT min(j.submitted_ms) FROM rows r JOIN jobs j ON j.job = r.job WHERE r.state = 2")
     if earliest[0][0] is None:
         return None
-    return (float(earliest[0][0]) + store.usual_time_ms()) / 1000 + RETENTION_S
+    return min(float(earliest[0][0]) / 1000, now) + store.usual_time_ms() / 1000 + RETENTION_S
 
 
 def _percentiles(store: Store, column: str) -> Percentiles | None:

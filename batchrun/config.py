@@ -33,6 +33,9 @@ RETENTION_S = 30 * 60.0
 DEFAULT_TTL_S = 24 * 3600.0
 """The API's default life of a job, counted from its submission over queue and execution."""
 
+MAX_TTL_S = 7 * 24 * 3600.0
+"""The longest ttl that the API takes."""
+
 TTL_GRACE_S = 600.0
 """A job that is not over so long after its ttl never will be: its state was lost (runpod-python issue 250)."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from batchrun.announcer import Announcer
+from batchrun.config import MAX_TTL_S
 from batchrun.endpoint.protocol import JobStatus
 from batchrun.errors import CallError, StoppedError, ThrottledError
 from batchrun.interrupts import Wish
@@ -130,8 +131,9 @@ class Engine:
         now, wall_ms = self._clock(), self._wall() * 1000
         for job in self._journal.adopt():
             ticket = ev.Ticket(job.row.row, job.row.attempts, job.row.retries, job.row.unconfirmed)
-            submitted_at = now - max(wall_ms - job.submitted_ms, 0.0) / 1000
-            adopted = ev.JobAdopted(ticket, job.job, job.remote_id, submitted_at, cancelling=job.is_cancelling)
+            # Whoever has set the wall clock since then has made the job look unborn, or older than any can be.
+            age_s = min(max(wall_ms - job.submitted_ms, 0.0) / 1000, MAX_TTL_S)
+            adopted = ev.JobAdopted(ticket, job.job, job.remote_id, now - age_s, cancelling=job.is_cancelling)
             self._scheduler.handle(adopted, now)
 
     async def run(self, *, cancel: bool = False) -> Outcome:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.engine import Engine, Outcome
 from batchrun.errors import RefusedError, StoppedError
-from batchrun.interrupts import Leaving, Wish, catching
+from batchrun.interrupts import Leaving, Wish, interruptible
 from batchrun.results.summary import Snapshot, merged
 from batchrun.results.timeline import Point
 
@@ -77,7 +77,7 @@ class Fleet:
         for engine in self._engines.values():
             engine.adopt()
         self._look()
-        with catching(self._on_interrupt, self._wished), self._leaving.heard_by(self._wished):
+        with interruptible(self._leaving, self._on_interrupt), self._leaving.heard_by(self._wished):
             self._observer.begin(merged(self._parts))
             try:
                 outcomes = await self._gather(cancel=cancel)

@@ -12,10 +12,11 @@ import signal
 import threading
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from batchrun.config import InterruptPolicy
 
@@ -32,16 +33,6 @@ class Wish(Enum):
     """Submit nothing more, cancel what is in flight."""
     DETACH = "detach"
     """Leave at once; what is in flight goes on at the endpoint."""
-
-
-def interrupt_by_signals() -> None:
-    """Let SIGTERM and SIGHUP end what goes on outside of an event loop as Ctrl-C does: by KeyboardInterrupt.
-
-    To be called again after each event loop that has caught them. A hangup that is ignored stays ignored.
-    """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
 
 
 class Leaving:
@@ -76,73 +67,82 @@ class Leaving:
 
 
 @contextmanager
-def catching_for(leaving: Leaving, policy: InterruptPolicy | None = None) -> Iterator[None]:
-    """Catch the signals for a session in another thread: they come to the main thread only. Elsewhere nothing is done.
+def cancellable(leaving: Leaving) -> Iterator[None]:
+    """Hear `batchrun cancel`, from before a session's loop to the end of its last file: by default it would kill.
 
-    Args:
-        leaving: Asks the session.
-        policy: What the first Ctrl-C or SIGTERM asks for; None: those are left alone, and only `batchrun cancel` heard.
+    Signals come to the main thread only: in another one nothing is done.
     """
-    asked = False
-
-    def interrupted(*_: object) -> None:
-        nonlocal asked
-        leaving.ask(Wish.DETACH if asked else Wish(policy))
-        asked = True
-
-    handlers: dict[signal.Signals, Callable[..., None]] = {CANCEL_SIGNAL: lambda *_: leaving.ask(Wish.CANCEL)}
-    if policy is not None:
-        handlers |= {signal.SIGINT: interrupted, signal.SIGTERM: interrupted}
-    if threading.current_thread() is not threading.main_thread():
-        handlers = {}
-    before = {number: signal.getsignal(number) for number in handlers}
-    caught = [number for number in handlers if before[number] is not signal.SIG_IGN or number is CANCEL_SIGNAL]
-    for number in caught:
-        signal.signal(number, handlers[number])
-    try:
+    with _caught({CANCEL_SIGNAL: lambda: leaving.ask(Wish.CANCEL)}):
         yield
-    finally:
-        for number in caught:
-            # None is a handler that is not Python's, and cannot be put back by it.
-            signal.signal(number, before[number] or signal.SIG_DFL)
 
 
 @contextmanager
-def catching(policy: InterruptPolicy, tell: Callable[[Wish], None]) -> Iterator[None]:
-    """Catch the signals in the running event loop.
+def interruptible(leaving: Leaving, policy: InterruptPolicy) -> Iterator[None]:
+    """Hear Ctrl-C, SIGTERM and SIGHUP, if this is the main thread; in another one nothing is done.
 
     Args:
+        leaving: Asks the session, which may be one in another thread.
         policy: What the first Ctrl-C or SIGTERM asks for.
-        tell: Called with each wish.
     """
-    loop = asyncio.get_running_loop()
     asked = False
 
     def interrupted() -> None:
         nonlocal asked
-        wish = Wish.DETACH if asked else Wish(policy)
+        leaving.ask(Wish.DETACH if asked else Wish(policy))
         asked = True
-        tell(wish)
 
-    caught = []
-    for number, handler in (
-        (signal.SIGINT, interrupted),
-        (signal.SIGTERM, interrupted),
-        (signal.SIGHUP, lambda: tell(Wish.DETACH)),
-        (CANCEL_SIGNAL, lambda: tell(Wish.CANCEL)),
-    ):
-        if number in (signal.SIGHUP, signal.SIGINT) and signal.getsignal(number) is signal.SIG_IGN:
-            continue
-        try:
-            loop.add_signal_handler(number, handler)
-        except (NotImplementedError, RuntimeError, ValueError):
-            continue
-        caught.append(number)
+    hangup = partial(leaving.ask, Wish.DETACH)
+    with _caught({signal.SIGINT: interrupted, signal.SIGTERM: interrupted, signal.SIGHUP: hangup}):
+        yield
+
+
+_hearers: dict[int, list[Callable[[], None]]] = {}
+"""Who hears each signal. Sessions of several tasks begin and end in any order, so they share one handler."""
+_found: dict[int, Any] = {}
+"""The handlers that were there before the first of them began."""
+
+
+@contextmanager
+def _caught(heard: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught = [number for number in heard if _can_be_caught(number)]
+    for number in caught:
+        _hearers.setdefault(number, []).append(heard[number])
+        if number not in _found:
+            _found[number] = signal.signal(number, _hear)
     try:
         yield
     finally:
         for number in caught:
-            loop.remove_signal_handler(number)
-        if CANCEL_SIGNAL in caught:
-            # Left to its default it would kill a session that is writing its error files; `batchrun cancel` only waits.
-            signal.signal(CANCEL_SIGNAL, signal.SIG_IGN)
+            _hearers[number].remove(heard[number])
+            if not _hearers[number]:
+                found = _found.pop(number)
+                if signal.getsignal(number) is _hear:  # else the program has set another meanwhile
+                    signal.signal(number, found)
+
+
+def _can_be_caught(number: signal.Signals) -> bool:
+    handler = signal.getsignal(number)
+    if handler is signal.SIG_IGN:
+        return number not in (signal.SIGHUP, signal.SIGINT)
+    return handler is not None  # None is a handler that is not Python's, and could not be put back
+
+
+def _hear(number: int, _: object) -> None:
+    for hear in list(_hearers[number]):
+        hear()
+
+
+@contextmanager
+def wakeup_fd_kept() -> Iterator[None]:
+    """Put back the program's `signal.set_wakeup_fd`, which an event loop in its main thread drops."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    found = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(found)

@@ -403,6 +403,7 @@ def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineCha
 def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:
     """When a job was over: by its own times where it reports them, else now."""
     time_s = answer.time_in_system_s
+    now_ms = max(now_ms, submitted_ms)  # the wall clock may have been set back since an earlier session
     return now_ms if time_s is None else min(now_ms, submitted_ms + round(time_s * 1000))
 
 

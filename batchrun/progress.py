@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TextIO
+import logging
+import os
+from contextlib import suppress
+from typing import Any, Literal, TextIO, cast
 
 import orjson
 from tqdm import tqdm
 
+from batchrun.printer import Printer
 from batchrun.results.cost import money
 from batchrun.results.summary import Observer, Snapshot, duration
 
@@ -19,19 +23,41 @@ _NARROW_COLUMNS = 80
 """When the terminal does not say how wide it is."""
 
 
-def make_observer(mode: Literal["auto", "bar", "plain", "json", "none"], stream: TextIO) -> Observer:
-    """The observer for a mode; `auto` is a bar on a terminal and plain lines elsewhere."""
+def make_observer(mode: Literal["auto", "bar", "plain", "json", "none"], stream: TextIO | Printer) -> Observer:
+    """The observer for a mode; `auto` is a bar on a terminal and plain lines elsewhere. None of them blocks."""
+    printer = stream if isinstance(stream, Printer) else Printer(stream)
     if mode == "auto":
-        mode = "bar" if stream.isatty() else "plain"
+        mode = "bar" if printer.isatty() else "plain"
     match mode:
         case "bar":
-            return BarObserver(stream)
+            return BarObserver(printer)
         case "plain":
-            return PlainObserver(stream)
+            return PlainObserver(printer)
         case "json":
-            return JsonObserver(stream)
+            return JsonObserver(printer)
         case _:
             return NullObserver()
+
+
+def send_log(observer: Observer | None, file: Printer | None) -> None:
+    """Send this process' log to an observer, so that it does not tear the bar, and to a file; None: not there."""
+    if observer is None and file is None:
+        # Without a handler Python prints warnings itself, and each of ours would be said twice.
+        logging.getLogger("batchrun").addHandler(logging.NullHandler())
+        return
+
+    class ToObserver(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if observer is not None:
+                observer.message(self.format(record))
+
+    handlers: list[logging.Handler] = [ToObserver()]
+    if file is not None:
+        handlers.append(logging.StreamHandler(cast("TextIO", file)))
+    logging.basicConfig(
+        level=logging.DEBUG, handlers=handlers, format="%(asctime)s %(levelname)-7s %(message)s", force=True
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 class NullObserver:
@@ -50,90 +76,62 @@ class NullObserver:
         """Nothing."""
 
 
-class _Stream:
-    """A stream that a run outlives: when nobody reads it any more, the run goes on in silence."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._broken = False
-
-    def write(self, text: str) -> None:
-        if self._broken:
-            return
-        try:
-            try:
-                self._stream.write(text)
-            except UnicodeEncodeError:
-                self._stream.write(text.encode("ascii", "backslashreplace").decode("ascii"))
-            self._stream.flush()
-        except (OSError, ValueError):
-            self._broken = True
-
-    def flush(self) -> None:
-        """Nothing is left to do: every write is flushed."""
-
-    def __getattr__(self, name: str) -> Any:
-        """What tqdm asks a terminal for: its encoding, its width."""
-        return getattr(self._stream, name)
-
-
 class BarObserver:
     """A bar on a terminal; messages scroll above it."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = _Stream(stream)
-        self._bar: tqdm[Any] | None = None
+    def __init__(self, printer: Printer) -> None:
+        self._printer = printer
+        self._is_ascii = not printer.encoding.lower().startswith("utf")
 
     def begin(self, snapshot: Snapshot) -> None:
         """Draw the bar, with what earlier sessions have done."""
-        self._bar = tqdm(
-            total=snapshot.total,
-            initial=snapshot.done,
-            file=self._stream,
-            dynamic_ncols=True,
-            bar_format=_BAR_FORMAT,
-            mininterval=0,
-        )
         self.update(snapshot)
 
     def update(self, snapshot: Snapshot) -> None:
         """Redraw the bar."""
-        if self._bar is not None:
-            columns = self._bar.format_dict["ncols"] or _NARROW_COLUMNS
-            self._bar.n = snapshot.done
-            self._bar.set_description_str(
-                _fitting(snapshot, columns - len("100% || ") - _MIN_BAR_COLUMNS), refresh=False
-            )
-            self._bar.refresh()
+        self._printer.status(self._drawn(snapshot))
 
     def message(self, text: str) -> None:
         """Print a line above the bar."""
-        if self._bar is None:
-            self._stream.write(f"{text}\n")
-        else:
-            self._bar.clear()
-            self._stream.write(f"{text}\n")
-            self._bar.refresh()
+        self._printer.write(f"{text}\n")
 
     def end(self, snapshot: Snapshot) -> None:
         """Leave the bar as it is at last."""
-        self.update(snapshot)
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._printer.status("")
+        self._printer.write(f"{self._drawn(snapshot)}\n")
+
+    def _drawn(self, snapshot: Snapshot) -> str:
+        columns = self._columns()
+        room = (columns or _NARROW_COLUMNS) - len("100% || ") - _MIN_BAR_COLUMNS
+        # Only the drawing is tqdm's: a bar of its own would leave a thread and a lock behind in a program.
+        return tqdm.format_meter(
+            snapshot.done,
+            snapshot.total,
+            0.0,
+            ncols=columns and columns - 1,  # some terminals begin a new line after the last column
+            ascii=self._is_ascii,
+            prefix=_fitting(snapshot, room),
+            bar_format=_BAR_FORMAT,
+        )
+
+    def _columns(self) -> int | None:
+        """How wide the terminal is now; None when it does not say."""
+        with suppress(OSError, ValueError):
+            return os.get_terminal_size(self._printer.fileno()).columns or None
+        return None
 
 
 class PlainObserver:
     """A line every 30 s, for logs."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = _Stream(stream)
+    def __init__(self, printer: Printer) -> None:
+        self._printer = printer
         self._next_s = PLAIN_EVERY_S
 
     def begin(self, snapshot: Snapshot) -> None:
         """Say where the run begins."""
         self._next_s = PLAIN_EVERY_S
-        self._stream.write(f"{snapshot.total:,} rows, {snapshot.done:,} of them done before\n")
+        self._printer.write(f"{snapshot.total:,} rows, {snapshot.done:,} of them done before\n")
 
     def update(self, snapshot: Snapshot) -> None:
         """A line when the last is 30 s old."""
@@ -143,7 +141,7 @@ class PlainObserver:
 
     def message(self, text: str) -> None:
         """A line."""
-        self._stream.write(f"{text}\n")
+        self._printer.write(f"{text}\n")
 
     def end(self, snapshot: Snapshot) -> None:
         """A last line."""
@@ -151,14 +149,14 @@ class PlainObserver:
 
     def _line(self, snapshot: Snapshot) -> None:
         done = f"{snapshot.done:,}/{snapshot.total:,}"
-        self._stream.write(f"{duration(snapshot.elapsed_s)}: {done}, {', '.join(_figures(snapshot))}\n")
+        self._printer.write(f"{duration(snapshot.elapsed_s)}: {done}, {', '.join(_figures(snapshot))}\n")
 
 
 class JsonObserver:
     """One JSON object a line, `event` first: begin, progress once a second, message, end."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = _Stream(stream)
+    def __init__(self, printer: Printer) -> None:
+        self._printer = printer
         self._next_s = 0.0
 
     def begin(self, snapshot: Snapshot) -> None:
@@ -181,7 +179,7 @@ class JsonObserver:
         self._write({"event": "end", **snapshot.to_json()})
 
     def _write(self, event: dict[str, Any]) -> None:
-        self._stream.write(orjson.dumps(event).decode() + "\n")
+        self._printer.write(orjson.dumps(event).decode() + "\n")
 
 
 def _figures(snapshot: Snapshot) -> list[str]:

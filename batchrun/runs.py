@@ -319,7 +319,7 @@ class Run:
         )
         now, now_ms = self._clock(), self._now_ms()
         recent_ms = store.recent_submissions_ms(now_ms - round(WINDOW_S * 1000), share)
-        scheduler.remember_submissions(now - (now_ms - at_ms) / 1000 for at_ms in recent_ms)
+        scheduler.remember_submissions(now - max(now_ms - at_ms, 0) / 1000 for at_ms in recent_ms)
         return scheduler
 
     def _journal(self, endpoint: str, share: Share, deliver: Callable[[list[bytes]], None] | None = None) -> Journal:

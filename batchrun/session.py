@@ -16,14 +16,14 @@ import click
 
 from batchrun.asking import ask_to_cancel
 from batchrun.checks import refuse_other_options
-from batchrun.clock import SteadyClock
+from batchrun.clock import WallClock, steady_s
 from batchrun.config import RunOptions
 from batchrun.credentials import checked, find_api_key
 from batchrun.endpoint.protocol import run_body
 from batchrun.engine import Outcome
 from batchrun.errors import BatchrunError, OutputError, RefusedError, StateError, UsageError
 from batchrun.intake import RequestKeys, preview
-from batchrun.interrupts import interrupt_by_signals
+from batchrun.interrupts import Leaving, cancellable, wakeup_fd_kept
 from batchrun.notify import failure_payload, notify, payload, refusal_payload
 from batchrun.preflight import refuse_unknown_endpoints
 from batchrun.prompts.shapes import build_request
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from batchrun.errors import StoppedError
     from batchrun.feed import Feed
-    from batchrun.interrupts import Leaving
     from batchrun.local.server import LocalOptions
     from batchrun.local.workers import Worker
     from batchrun.queued import Total
@@ -101,9 +100,11 @@ def run(
         key, worker = find_api_key(api_key_file, options.base_url), None
     if len(options.endpoints) > 1 and not options.state.exists():
         _in_loop(refuse_unknown_endpoints(options, key))
+    leaving = leaving or Leaving()
     with (
+        cancellable(leaving),
         _telling(notify_url, options.state, observer) as told,
-        Run(options, observer, clock=_clock(), wall=time.time, from_spool=resumed, requests=requests) as opened,
+        Run(options, observer, clock=steady_s, wall=_wall(), from_spool=resumed, requests=requests) as opened,
     ):
         if retry_failed:
             observer.message(f"{opened.retry_failed(kinds):,} failed rows are taken up again")
@@ -148,7 +149,6 @@ def watch(
         BatchrunError: nothing more can be run, or a defect. A file that is refused or stops is shown.
     """
     _refuse_bad_url(notify_url)
-    interrupt_by_signals()
     api_key = None if options.is_local else find_api_key(api_key_file, options.base_url)
     worker = _local_worker(local, observer) if options.is_local else None
     rng = random.Random()  # noqa: S311 - jitter, not a secret
@@ -162,13 +162,14 @@ def watch(
             )
             _refuse_other_command(own)
             try:
-                opened = Run(own, observer, clock=_clock(), wall=time.time)
+                opened = Run(own, observer, clock=steady_s, wall=_wall())
             except UsageError as error:
                 if notify_url is not None:
                     _notify(notify_url, refusal_payload(error, task.path.name), observer)
                 return Ending(error=error)
-            with _telling(notify_url, own.state, observer) as told, opened:
-                outcome = drives.drive(opened, api_key, rng)
+            leaving = Leaving()
+            with cancellable(leaving), _telling(notify_url, own.state, observer) as told, opened:
+                outcome = drives.drive(opened, api_key, rng, leaving)
                 told.append(opened.conclude(outcome))
             return Ending(told[0], *_why_stopped(told[0], outcome))
 
@@ -180,7 +181,8 @@ def watch(
             observer=observer,
             take=take,
             show=show,
-            clock=time.time,
+            clock=steady_s,
+            wall=time.time,
             pause=time.sleep,
         )
         return watched.run()
@@ -201,14 +203,12 @@ class _Drives:
         self._worker = worker
         self._local_url: str | None = None
 
-    def drive(self, run: Run, api_key: str | None, rng: random.Random) -> Outcome:
+    def drive(self, run: Run, api_key: str | None, rng: random.Random, leaving: Leaving) -> Outcome:
         """Drive a run to its end or its interruption."""
         if self._worker is not None and not run.has_work:
             return Outcome("finished")
         base_url = run.options.base_url if self._worker is None else self._start(self._worker)
-        outcome = self._runner.run(run.drive(base_url, api_key, rng))
-        interrupt_by_signals()
-        return outcome
+        return self._runner.run(run.drive(base_url, api_key, rng, leaving=leaving))
 
     def _start(self, worker: Worker) -> str:
         from batchrun.local.server import LocalEndpoint, LocalOptions
@@ -254,10 +254,12 @@ def cancel(
     options = stored_options(state)
     _refuse_bad_url(notify_url)
     api_key = None if options.is_local else find_api_key(api_key_file, options.base_url)
-    ask_to_cancel(state, observer, clock=time.monotonic, pause=time.sleep)
+    ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
+    leaving = Leaving()
     with (
+        cancellable(leaving),
         _telling(notify_url, state, observer) as told,
-        Run(options, observer, clock=_clock(), wall=time.time, as_is=True) as opened,
+        Run(options, observer, clock=steady_s, wall=_wall(), as_is=True) as opened,
     ):
         if options.is_local:
             observer.message("the jobs of a local endpoint end with its process: nothing is left to cancel")
@@ -267,13 +269,13 @@ def cancel(
             outcome = Outcome("cancelled")
         else:
             rng = random.Random()  # noqa: S311 - jitter, not a secret
-            outcome = _in_loop(opened.drive(options.base_url, api_key, rng, cancel=True))
+            outcome = _in_loop(opened.drive(options.base_url, api_key, rng, cancel=True, leaving=leaving))
         told.append(opened.conclude(outcome))
     return told[0]
 
 
-def _clock() -> SteadyClock:
-    return SteadyClock(time.monotonic, time.time)
+def _wall() -> WallClock:
+    return WallClock(steady_s, time.time)
 
 
 def _refuse_bad_url(url: str | None) -> None:
@@ -301,7 +303,7 @@ def _telling(url: str | None, state: Path, observer: Observer) -> Iterator[list[
 
 
 def _notify(url: str, data: dict[str, Any], observer: Observer) -> None:
-    failed = asyncio.run(notify(url, data))
+    failed = _in_loop(notify(url, data))
     if failed is not None:
         observer.message(f"the notification did not arrive: {failed}")
 
@@ -409,12 +411,13 @@ def _local_worker(local: LocalWorker, observer: Observer) -> Worker:
 
 def _in_loop(work: Coroutine[Any, Any, Any]) -> Any:
     """Run in an event loop, the faster one where it is installed."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with wakeup_fd_kept(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(work)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    found: Callable[[], asyncio.AbstractEventLoop] | None = None
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes a loop. Without one a runner would also set, and in the end unset, the event loop of a program."""
+    found: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
         import uvloop
 

@@ -108,7 +108,9 @@ def look(state: Path, now: float | None = None) -> Standing:
             rows_per_s=ended / elapsed_s if elapsed_s else 0.0,
             elapsed_s=elapsed_s,
             jobs=[
-                JobInFlight(row_id, job_id, now - ms / 1000, ms / 1000 + kept_s - now) for row_id, job_id, ms in oldest
+                JobInFlight(row_id, job_id, age_s, kept_s - age_s)
+                for row_id, job_id, ms in oldest
+                for age_s in [max(now - ms / 1000, 0.0)]
             ],
             failures=store.failure_groups(),
             counters=counters,

@@ -83,7 +83,8 @@ class Watch:
         observer: Told what is taken up and what is waited for.
         take: Runs a file.
         show: Shown how a file's run ended, with the file's name.
-        clock: UTC epoch seconds.
+        clock: Seconds that never go back.
+        wall: UTC epoch seconds.
         pause: Waits for seconds.
 
     Raises:
@@ -102,6 +103,7 @@ class Watch:
         take: Callable[[Task], Ending],
         show: Callable[[str, Ending], None],
         clock: Callable[[], float],
+        wall: Callable[[], float],
         pause: Callable[[float], None],
     ) -> None:
         _refuse_folders(folder, output)
@@ -112,6 +114,7 @@ class Watch:
         self._take = take
         self._show = show
         self._clock = clock
+        self._wall = wall
         self._pause = pause
         self._queue = Queue(settle_s)
         self._records: dict[str, tuple[str, int, Record]] = {}
@@ -173,7 +176,7 @@ class Watch:
         begun = {stem: self._begun.get(stem) or _begun_with(state) for stem, state in states.items()}
         self._begun = {stem: name for stem, name in begun.items() if name}
         busy = {stem for stem, state in states.items() if holder(state) is not None}
-        return self._queue.look(entries, records, self._begun, busy, self._clock())
+        return self._queue.look(entries, records, self._begun, busy, self._wall())
 
     def _entries(self) -> Iterator[Entry]:
         self._unusable.clear()
@@ -222,7 +225,7 @@ class Watch:
         outdated = self._output / f"{entry.stem}.failed"
         with writing(outdated):
             outdated.unlink(missing_ok=True)
-        sha256, started_at = _digest(task.path), self._clock()
+        sha256, started_at = _digest(task.path), self._wall()
         ending = self._take(task)
         self._show(entry.shown, ending)
         is_over = ending.summary is None or ending.summary.outcome in ("finished", "stopped")
@@ -242,7 +245,7 @@ class Watch:
             "reason": error.message if error else "",
             "hint": error.hint if error else "",
             "started_at": started_at,
-            "ended_at": self._clock(),
+            "ended_at": self._wall(),
         }
         if summary is None:
             return Record(**known, outcome="refused", exit_code=error.exit_code if error else 1)

@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "endpoint": {"errors", "config"},
     "state": {"errors", "config", "folders", "locks", "scheduler.states"},
     "results": {"errors", "config", "folders", "locks"},
-    "progress": {"results.summary", "results.cost"},
+    "printer": set(),
+    "progress": {"printer", "results.summary", "results.cost"},
     "local": {"errors", "config", "endpoint.protocol"},
     "credentials": {"errors", "config"},
     "followers": ENGINE_LEVEL,
@@ -76,9 +77,21 @@ MAY_IMPORT = {
     "parameters": {"config", "errors", "intake", "prompts"},
     "cli": ENGINE_LEVEL
     | {"session", "standing", "verification", "export", "merging", "intake", "progress", "options", "parameters"}
+    | {"printer"}
     | {"queued", "watching", "reporting", "webpage", "__version__"},
     "arguments": {"config", "errors", "parameters"},
-    "api": {"config", "errors", "results", "session", "arguments", "feed", "intake", "interrupts", "progress"},
+    "api": {
+        "config",
+        "errors",
+        "results",
+        "session",
+        "arguments",
+        "feed",
+        "intake",
+        "interrupts",
+        "printer",
+        "progress",
+    },
     "__init__": {"api", "errors", "results.summary"},
     "__main__": {"cli"},
 }
@@ -91,7 +104,7 @@ LIBRARIES = {
     "matplotlib": {"results.charts"},
     "click": {"cli", "options", "parameters", "runfile", "session"},
     "xllamacpp": {"local.smollm2"},
-    "time": {"engine", "session", "standing", "local.server"},
+    "time": {"clock", "engine", "session", "standing", "local.server"},
     "random": {"session", "local.server"},
     "asyncio": {
         "preflight",

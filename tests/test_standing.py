@@ -67,7 +67,7 @@ def test_a_job_in_flight_is_shown_with_its_age_and_how_long_its_result_can_be_re
     assert job.age_s == pytest.approx(600)
     assert job.rescue_in_s == pytest.approx(60 + 1800 - 600), "a minute in the system as the last job, then 30 minutes"
     with Store(state, read_only=True) as store:
-        assert rescue_by(store) == pytest.approx(NOW - 600 + 60 + 1800)
+        assert rescue_by(store, NOW) == pytest.approx(NOW - 600 + 60 + 1800)
 
 
 def test_the_picture_names_what_a_person_looks_for(state: Path):

@@ -44,7 +44,8 @@ class Timeline:
 
     def is_due(self, at_ms: int) -> bool:
         """Whether it is time for a point."""
-        return not self._points or at_ms - self._points[-1].at_ms >= self._gap_s * 1000
+        # A clock that was set back since an earlier session must not end the line.
+        return not self._points or abs(at_ms - self._points[-1].at_ms) >= self._gap_s * 1000
 
     def add(self, point: Point) -> None:
         """Add a point."""
