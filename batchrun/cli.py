@@ -6,17 +6,17 @@ Only click and the options are imported at the top, so that `--help` answers at 
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import sys
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from batchrun import __version__
-from batchrun.errors import BatchrunError, UsageError
+from batchrun.errors import BatchrunError, OutputError, UsageError
 from batchrun.options import (
     GUARD_OPTIONS,
     KEY_OPTIONS,
@@ -29,8 +29,12 @@ from batchrun.options import (
     WATCH_OPTIONS,
     with_options,
 )
+from batchrun.streams import take_over
+from batchrun.values import PATH, STATE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from batchrun.config import ResultFormat
     from batchrun.queued import Total
     from batchrun.results.summary import Observer, Summary
@@ -57,7 +61,28 @@ _COLLECT_EVERY = 20_000
 
 
 class _Group(click.Group):
-    """Turns our errors into a message, a hint and an exit code, in one place."""
+    """Turns errors into a message, a hint and an exit code, in one place."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command; see click's. Wrong usage is told as any other error of a user."""
+        take_over()
+        is_alone = extra.pop("standalone_mode", True)
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(*args, **extra)
+        except click.UsageError as error:
+            if "\n" in error.format_message():
+                error.show()  # the help, when no command was given
+                sys.exit(error.exit_code)
+            path = "batchrun" if error.ctx is None else error.ctx.command_path
+            _give_up(UsageError(error.format_message(), f"see {path} --help"))
+        except BatchrunError as error:
+            _give_up(error)
+        except click.Abort:
+            sys.exit(130)
+        if is_alone:
+            sys.exit(code)
+        return code
 
     def invoke(self, ctx: click.Context) -> Any:
         gc.freeze()
@@ -65,8 +90,13 @@ class _Group(click.Group):
         _raise_file_limit()
         try:
             return super().invoke(ctx)
-        except BatchrunError as error:
-            _give_up(error)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise OutputError(
+                f"{_shown_path(error.filename)}: {error.strerror}",
+                "fix that, then run the same command: what was committed is whole",
+            ) from error
         except KeyboardInterrupt:
             click.echo("interrupted; the same command goes on", err=True)
             ctx.exit(130)
@@ -85,8 +115,13 @@ def _give_up(error: BatchrunError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+def _shown_path(name: object) -> str:
+    return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else str(name)
+
+
 def _say(message: str, hint: str) -> None:
-    click.echo(f"batchrun: {message}", err=True)
+    if message:
+        click.echo(f"batchrun: {message}", err=True)
     if hint:
         click.echo(f"  -> {hint}", err=True)
 
@@ -144,7 +179,7 @@ def run(**given: Any) -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("state", type=click.Path(path_type=Path))
+@click.argument("state", type=STATE)
 @with_options([*GUARD_OPTIONS, *RETRY_OPTIONS, *NOTIFY_OPTIONS, *KEY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
 def resume(state: Path, **given: Any) -> None:
     """Go on with the run of a STATE file, with the options that it was started with.
@@ -200,7 +235,7 @@ def watch(**given: Any) -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("state", type=click.Path(path_type=Path))
+@click.argument("state", type=STATE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def status(state: Path, *, as_json: bool) -> None:
     """Show how the run of a STATE file stands; also while it is going on.
@@ -217,7 +252,7 @@ def status(state: Path, *, as_json: bool) -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT, short_help="Cancel the jobs in flight of a STATE file's run.")
-@click.argument("state", type=click.Path(path_type=Path))
+@click.argument("state", type=STATE)
 @with_options([*NOTIFY_OPTIONS, *KEY_OPTIONS, *SHOW_OPTIONS])
 def cancel(state: Path, **given: Any) -> None:
     """Cancel the jobs in flight of the run of a STATE file, queued ones first.
@@ -238,7 +273,7 @@ def cancel(state: Path, **given: Any) -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=click.Path(path_type=Path))
+@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each STATE on stdout.")
 def verify(states: tuple[Path, ...], *, as_json: bool) -> None:
     """Prove that the run of a STATE file is whole; of several, that they are the shards of one input.
@@ -264,10 +299,10 @@ def verify(states: tuple[Path, ...], *, as_json: bool) -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=click.Path(path_type=Path))
-@click.option("-o", "--output", metavar="FILE", required=True, help="The file to write; `-` is stdout.")
+@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
+@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="The file to write; `-` is stdout.")
 @click.option("--partial", is_flag=True, help="Merge what there is: shards may be missing, and rows not have ended.")
-def merge(states: tuple[Path, ...], output: str, *, partial: bool) -> None:
+def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
     """Put the results of shards together, in input order.
 
     STATE... are the state files of all shards of one input, in any order. FILE is written whole or not at all, and the
@@ -280,20 +315,20 @@ def merge(states: tuple[Path, ...], output: str, *, partial: bool) -> None:
     """
     from batchrun import merging
 
-    target = None if output == "-" else Path(output)
+    target = None if str(output) == "-" else output
     click.echo(str(merging.merge(states, target, sys.stdout.buffer, partial=partial)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("state", type=click.Path(path_type=Path))
-@click.option("-o", "--output", metavar="FILE", required=True, help="The file to write; `-` is stdout.")
+@click.argument("state", type=STATE)
+@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="The file to write; `-` is stdout.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["openai", "batchrun"]),
     help="The format to write. [default: as the run wrote them]",
 )
-def export(state: Path, output: str, form: ResultFormat | None) -> None:
+def export(state: Path, output: Path, form: ResultFormat | None) -> None:
     """Write the results of a STATE file in input order.
 
     FILE is written whole or not at all, with the lines of all results files. While the run is going on, it gets the
@@ -307,14 +342,14 @@ def export(state: Path, output: str, form: ResultFormat | None) -> None:
     """
     from batchrun import export as exporting
 
-    target = None if output == "-" else Path(output)
+    target = None if str(output) == "-" else output
     click.echo(str(exporting.export(state, target, sys.stdout.buffer, form)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("state", type=click.Path(path_type=Path))
+@click.argument("state", type=STATE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with all variants on stdout.")
-@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with plots, too.")
+@click.option("--html", metavar="FILE", type=PATH, help="Write a page with plots, too.")
 def report(state: Path, *, as_json: bool, html: Path | None) -> None:
     """Show what the run of a STATE file came to, by the variants of its sweep; also while it is going on.
 
