@@ -6,7 +6,6 @@ Only click and the options are imported at the top, so that `--help` answers at 
 from __future__ import annotations
 
 import gc
-import os
 import resource
 import sys
 from contextlib import suppress
@@ -29,6 +28,7 @@ from batchrun.options import (
     WATCH_OPTIONS,
     with_options,
 )
+from batchrun.output import say, show_ending, show_summary, show_total
 from batchrun.streams import take_over
 from batchrun.values import PATH, STATE
 
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.config import ResultFormat
-    from batchrun.queued import Total
     from batchrun.results.summary import Observer, Summary
-    from batchrun.watching import Ending
 
 _EXIT_CODES = """
 \b
@@ -94,7 +92,7 @@ class _Group(click.Group):
             if error.filename is None:
                 raise
             raise OutputError(
-                f"{_shown_path(error.filename)}: {error.strerror}",
+                f"{error.filename}: {error.strerror}",
                 "fix that, then run the same command: what was committed is whole",
             ) from error
         except KeyboardInterrupt:
@@ -111,19 +109,8 @@ def _raise_file_limit() -> None:
 
 
 def _give_up(error: BatchrunError) -> NoReturn:
-    _say(error.message, error.hint)
+    say(error.message, error.hint)
     sys.exit(error.exit_code)
-
-
-def _shown_path(name: object) -> str:
-    return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else str(name)
-
-
-def _say(message: str, hint: str) -> None:
-    if message:
-        click.echo(f"batchrun: {message}", err=True)
-    if hint:
-        click.echo(f"  -> {hint}", err=True)
 
 
 @click.group(
@@ -227,10 +214,10 @@ def watch(**given: Any) -> None:
         settle_s=given["settle"],
         until_empty=given["until_empty"],
         observer=_observer(given),
-        show=lambda file, ending: _show_ending(file, ending, given),
+        show=lambda file, ending: show_ending(file, ending, given),
         **{name: shared[name] for name in ("api_key_file", "notify_url", "local")},
     )
-    _show_total(total, given)
+    show_total(total, given)
     sys.exit(total.exit_code)
 
 
@@ -458,39 +445,5 @@ def _log(observer: Observer | None, path: Path | None) -> None:
 
 
 def _finish(summary: Summary, given: dict[str, Any]) -> NoReturn:
-    _show_summary(summary, given)
+    show_summary(summary, given)
     sys.exit(summary.exit_code)
-
-
-def _show_summary(summary: Summary, given: dict[str, Any]) -> None:
-    from batchrun.results.summary import render, to_event
-
-    if given["progress"] == "json":
-        click.echo(to_event(summary), err=True)
-    elif not given["quiet"]:
-        click.echo(render(summary), err=True, nl=False)
-    elif summary.reason:
-        click.echo(f"batchrun: {summary.reason}", err=True)
-
-
-def _show_ending(file: str, ending: Ending, given: dict[str, Any]) -> None:
-    """How the run of a file in a watched folder ended."""
-    if ending.summary is not None:
-        _show_summary(ending.summary, given)
-    elif given["progress"] == "json":
-        _show_event({"event": "refused", "file": file, **ending.to_json()})
-    elif ending.error is not None:
-        _say(f"{file} is refused, nothing of it was sent: {ending.error.message}", ending.error.hint)
-
-
-def _show_total(total: Total, given: dict[str, Any]) -> None:
-    if given["progress"] == "json":
-        _show_event({"event": "total", **total.to_json()})
-    elif not given["quiet"]:
-        click.echo(f"\n{total}", err=True)
-
-
-def _show_event(event: dict[str, Any]) -> None:
-    import orjson
-
-    click.echo(orjson.dumps(event).decode(), err=True)
