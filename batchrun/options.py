@@ -332,7 +332,18 @@ WATCH_OPTIONS = [
 """What a watch is and asks for: the options of a run, for each of its files."""
 
 SERVE_OPTIONS = [
-    click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen."),
+    click.option(
+        "--host",
+        default="127.0.0.1",
+        show_default=True,
+        metavar="ADDRESS",
+        help="Where to listen. What others than this machine reach needs --api-key.",
+    ),
+    click.option(
+        "--api-key",
+        metavar="KEY",
+        help="Demanded of each request: the RUNPOD_API_KEY of those who ask, any word. [env: BATCHRUN_API_KEY]",
+    ),
     click.option("--port", type=Number("port"), default=8000, show_default=True, help="0 picks a free one."),
     click.option("--workers", type=Number("workers"), default=2, show_default=True, help="Workers to emulate."),
     click.option(

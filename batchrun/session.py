@@ -357,7 +357,7 @@ def serve(given: dict[str, Any]) -> None:
     """Serve a local endpoint until a signal comes.
 
     Raises:
-        UsageError: the address is taken, or the worker cannot be had.
+        UsageError: the address is taken or needs a key, or the worker cannot be had.
     """
     from batchrun.local.server import LocalOptions
     from batchrun.progress import make_observer
@@ -365,6 +365,7 @@ def serve(given: dict[str, Any]) -> None:
     options = LocalOptions(
         host=given["host"],
         port=given["port"],
+        api_key=None if given["api_key"] is None else checked(given["api_key"], "--api-key"),
         workers=given["workers"],
         jobs_per_worker=given["jobs_per_worker"],
         latency_s=given["latency"],
