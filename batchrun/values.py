@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
 import click
 
 from batchrun import config
+from batchrun.errors import StateError
 from batchrun.paths import look_at, refuse_unspeakable
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
@@ -157,10 +159,14 @@ class _Path(click.Path):
         Raises:
             UsageError: see `look_at`.
         """
-        look_at(value, "the path" if param is None else _called(param))
+        found = look_at(value, "the path" if param is None else _called(param))
         path = Path(value)
         if self._is_state:
             refuse_unspeakable(path)
+            if not path.name:
+                raise StateError(f"{path} is a folder, not a state file", "it stands beside the results: <output>.state")
+            if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+                raise StateError(f"{path} is a device or a pipe, not a state file", "give the path of a state file")
         return path
 
 

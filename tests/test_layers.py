@@ -74,7 +74,7 @@ MAY_IMPORT = {
     "merging": ENGINE_LEVEL | {"export", "ordering"},
     "streams": {"errors"},
     "output": {"results.summary", "queued", "watching"},
-    "values": {"config", "paths"},
+    "values": {"config", "errors", "paths"},
     "options": {"config", "runfile", "values"},
     "runfile": {"errors"},
     "parameters": {"config", "errors", "intake", "paths", "prompts"},
