@@ -164,7 +164,9 @@ class _Path(click.Path):
         if self._is_state:
             refuse_unspeakable(path)
             if not path.name:
-                raise StateError(f"{path} is a folder, not a state file", "it stands beside the results: <output>.state")
+                raise StateError(
+                    f"{path} is a folder, not a state file", "it stands beside the results: <output>.state"
+                )
             if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
                 raise StateError(f"{path} is a device or a pipe, not a state file", "give the path of a state file")
         return path

@@ -135,7 +135,20 @@ def usages(draw) -> tuple[str, dict[str, list[str]], dict[str, str], dict[str, s
     return command, line, environ, file, draw(st.booleans())
 
 
-RAW_TOML = ["nan", "-inf", "1" * 5000, "true", "[]", "[1]", "{}", "1979-05-27", DEEP, "'''\n'''", "{a = {b = [1]}}", "x"]
+RAW_TOML = [
+    "nan",
+    "-inf",
+    "1" * 5000,
+    "true",
+    "[]",
+    "[1]",
+    "{}",
+    "1979-05-27",
+    DEEP,
+    "'''\n'''",
+    "{a = {b = [1]}}",
+    "x",
+]
 
 
 def _toml(value: str, *, many: bool) -> str:
