@@ -10,6 +10,7 @@ import resource
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -33,8 +34,6 @@ from batchrun.streams import take_over
 from batchrun.values import PATH, STATE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from batchrun.config import ResultFormat
     from batchrun.results.summary import Observer, Summary
 
@@ -369,10 +368,13 @@ def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
     """
     import orjson
 
+    from batchrun.paths import refuse_unspeakable
     from batchrun.prompts import check as checking
     from batchrun.prompts.sources import find_sources
 
     sources = find_sources(inputs, tell=lambda text: click.echo(text, err=True))
+    for source in sources:
+        refuse_unspeakable(Path(source.path))
     report = checking.inspect(sources, stdin=sys.stdin.buffer)
     if as_json:
         click.echo(orjson.dumps(checking.to_json(report), option=orjson.OPT_INDENT_2).decode())

@@ -80,7 +80,7 @@ MAY_IMPORT = {
     "parameters": {"config", "errors", "intake", "paths", "prompts"},
     "cli": ENGINE_LEVEL
     | {"session", "standing", "verification", "export", "merging", "intake", "progress", "options", "parameters"}
-    | {"queued", "watching", "reporting", "webpage", "output", "streams", "values", "__version__"},
+    | {"queued", "watching", "reporting", "webpage", "output", "paths", "streams", "values", "__version__"},
     "arguments": {"config", "errors", "parameters"},
     "api": {"config", "errors", "results", "session", "arguments", "feed", "intake", "interrupts", "progress"},
     "__init__": {"api", "errors", "results.summary"},

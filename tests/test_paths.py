@@ -52,6 +52,16 @@ def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path):
     (tmp_path / "secret").chmod(0o700)
 
 
+def test_bytes_that_are_no_utf_8_are_shown_as_escapes(tmp_path: Path):
+    (tmp_path / os.fsdecode(b"\xff.jsonl")).write_text('"x"\n')
+    for way in (WAYS[0], WAYS[2], WAYS[3], WAYS[11], WAYS[-1]):
+        command = [os.fsencode(part.replace("{}", "\udcff.jsonl")) for part in (sys.executable, "-m", "batchrun", *way)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+        assert done.stderr.count("batchrun: ") == 1
+        assert "xff.jsonl" in done.stderr
+
+
 def without_root() -> None:
     """Root is like anybody from now on."""
     for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
