@@ -26,7 +26,7 @@ from batchrun.local.echo import EchoWorker
 from batchrun.local.server import LocalEndpoint, LocalOptions
 
 CODES = {0, 2, 3, 4, 130}
-HANG_S = 20
+HANG_S = 60
 
 NUMBERS = [
     *("nan", "inf", "-inf", "-nan", "Infinity", "-1", "-0", "0", "1", "7", "2.5", "1e400", "1e-400", "1e30", "0x10"),
