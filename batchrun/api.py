@@ -17,13 +17,13 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 import orjson
 
 from batchrun import config, session
 from batchrun.arguments import checked, options_of
-from batchrun.errors import InputError, RunInterrupted, StoppedError, UsageError
+from batchrun.errors import InputError, OutputError, RunInterrupted, StoppedError, UsageError
 from batchrun.feed import Feed, as_line
 from batchrun.intake import requests_path
 from batchrun.interrupts import Leaving, Wish, cancellable, interruptible
@@ -117,7 +117,7 @@ def run(
     names, requests = _inputs(inputs)
     if requests is not None and (sweep or repeat != 1 or limit is not None):
         raise UsageError("sweep, repeat and limit are for files", "write the requests to a file, or multiply them")
-    at = Path(state) if state is not None else Path(f"{os.fspath(output).rstrip('/')}.state")
+    at = Path(state) if state is not None else Path(f"{_text(output).rstrip('/')}.state")
     options = options_of(
         names if requests is None else (str(requests_path(at)),),
         endpoint=endpoint,
@@ -144,7 +144,7 @@ def run(
     )
     if requests is not None and options.output_is_folder:
         raise UsageError(f"output={options.output} is a folder", "give a file: one for all results")
-    with tempfile.TemporaryFile() as kept:
+    with _temporary_file() as kept:
         if requests is not None:
             _keep(requests, kept)
         work = partial(
@@ -393,6 +393,21 @@ def _inputs(inputs: Any) -> tuple[tuple[str, ...], Iterable[Any] | None]:
     if isinstance(inputs, (list, tuple)) and inputs and all(isinstance(item, os.PathLike) for item in inputs):
         return tuple(map(_text, inputs)), None
     return (), inputs
+
+
+def _temporary_file() -> IO[bytes]:
+    """A file that nobody sees, and that is gone when it is closed.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise OutputError(
+            f"the requests cannot be kept in a temporary file: {error.strerror or error}",
+            "make room there, or name another folder in TMPDIR",
+        ) from error
 
 
 def _keep(requests: Iterable[Any], file: Any) -> None:

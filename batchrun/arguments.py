@@ -1,6 +1,6 @@
 """The arguments of the Python API: each looked at, and made the options of a run.
 
-The command line has its own checks, by click; the names and the bounds are the same.
+The names and the bounds are those of the command line.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.config import BOUNDS, shown
 from batchrun.errors import UsageError
 from batchrun.parameters import run_options
 
 if TYPE_CHECKING:
     from batchrun.config import RunOptions
 
-_WHOLE: dict[str, tuple[int, float]] = {
-    "concurrency": (1, 1_000_000),
-    "max_retries": (0, 1000),
-    "repeat": (1, float("inf")),
-    "limit": (1, float("inf")),
-}
-_SECONDS: dict[str, tuple[float, float]] = {"execution_timeout": (5, 604_800), "ttl": (10, 604_800)}
-_ABOVE_ZERO = ("job_timeout", "deadline", "price_per_hour", "max_cost")
+_NUMBERS = (
+    *("concurrency", "max_retries", "repeat", "limit", "execution_timeout", "ttl"),
+    *("job_timeout", "deadline", "price_per_hour", "max_cost"),
+)
 _NEVER_NONE = frozenset({"max_retries", "repeat"})
 _CHOICES = {
     "unconfirmed": ("resubmit", "hold"),
@@ -52,25 +49,15 @@ def options_of(inputs: tuple[str, ...], **given: Any) -> RunOptions:
         UsageError: an argument is wrong, or they do not go together.
     """
     given = {**_UNSAID, **given}
-    for name, (least, most) in _WHOLE.items():
+    for name in _NUMBERS:
         if given[name] is not None or name in _NEVER_NONE:
-            fits = _is_number(given[name]) and isinstance(given[name], int) and least <= given[name] <= most
-            up_to = f" and at most {most:,}" if most < float("inf") else ""
-            _refuse_unless(name, given[name], f"a whole number of at least {least}{up_to}", true=fits)
-    for name, (shortest, longest) in _SECONDS.items():
-        if given[name] is not None:
-            fits = _is_number(given[name]) and shortest <= given[name] <= longest
-            _refuse_unless(name, given[name], f"seconds from {shortest:.0f} to {longest:,.0f}", true=fits)
-    for name in _ABOVE_ZERO:
-        if given[name] is not None:
-            fits = _is_number(given[name]) and 0 < given[name] < float("inf")
-            _refuse_unless(name, given[name], "a number above 0", true=fits)
+            _refuse_unless(name, given[name], str(BOUNDS[name]), true=BOUNDS[name].hold(given[name]))
     for name in ("unconfirmed", "on_interrupt"):
         checked(name, given[name])
-    for name, shown in (("override", "set"), ("default", "default"), ("sweep", "sweep")):
+    for name, called in (("override", "set"), ("default", "default"), ("sweep", "sweep")):
         value = given[name]
-        _refuse_unless(shown, value, "a dict", true=value is None or isinstance(value, Mapping))
-        given[name] = _as_json(shown, dict(value or {}))
+        _refuse_unless(called, value, "a dict", true=value is None or isinstance(value, Mapping))
+        given[name] = _as_json(called, dict(value or {}))
     for key, values in given["sweep"].items():
         _refuse_unless(f"sweep[{key!r}]", values, "a list of values", true=isinstance(values, list))
     given["sweep"] = tuple((key, tuple(values)) for key, values in given["sweep"].items())
@@ -88,10 +75,6 @@ def checked(name: str, value: Any) -> Any:
     return value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _as_json(name: str, value: dict[Any, Any]) -> dict[str, Any]:
     """A value as the state file will have it."""
     try:
@@ -103,4 +86,4 @@ def _as_json(name: str, value: dict[Any, Any]) -> dict[str, Any]:
 
 def _refuse_unless(name: str, value: Any, expected: str, *, true: bool) -> None:
     if not true:
-        raise UsageError(f"{name}={value!r} does not do", f"give {expected}")
+        raise UsageError(f"{name}={shown(value)} does not do", f"give {expected}")

@@ -12,6 +12,7 @@ import orjson
 from batchrun.config import SweepOptions
 from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.intake import output_paths
+from batchrun.paths import refuse_unspeakable
 from batchrun.prompts.sources import is_own_line
 from batchrun.prompts.sweep import Sweep
 from batchrun.results.manifest import manifest_path
@@ -73,12 +74,7 @@ def refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) -> 
         UsageError: names the file.
     """
     for path in (options.output, options.state, *(Path(source.path) for source in sources)):
-        name = str(path.absolute())
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            shown = os.fsencode(name).decode("utf-8", "backslashreplace")
-            raise UsageError(f"{shown}: the name is not valid UTF-8", "rename it, or make a link to it") from error
+        refuse_unspeakable(path)
 
 
 def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:

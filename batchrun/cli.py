@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from batchrun import __version__
-from batchrun.errors import BatchrunError, UsageError
+from batchrun.errors import BatchrunError, OutputError, UsageError
 from batchrun.options import (
     GUARD_OPTIONS,
     KEY_OPTIONS,
@@ -29,13 +29,14 @@ from batchrun.options import (
     WATCH_OPTIONS,
     with_options,
 )
+from batchrun.output import say, show_ending, show_summary, show_total
 from batchrun.printer import Printer, printing_stderr
+from batchrun.streams import take_over
+from batchrun.values import PATH, STATE
 
 if TYPE_CHECKING:
     from batchrun.config import ResultFormat
-    from batchrun.queued import Total
     from batchrun.results.summary import Observer, Summary
-    from batchrun.watching import Ending
 
 _EXIT_CODES = """
 \b
@@ -58,11 +59,30 @@ _COLLECT_EVERY = 20_000
 
 
 class _Group(click.Group):
-    """Turns our errors into a message, a hint and an exit code, in one place; nothing waits for stderr."""
+    """Turns errors into a message, a hint and an exit code, in one place; nothing waits for stderr."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a command; see click's. Wrong usage is told as any other error of a user."""
+        take_over()
         with printing_stderr():
-            return super().main(*args, **kwargs)
+            code = self._code_of(*args, **{**extra, "standalone_mode": False})
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+    def _code_of(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().main(*args, **extra)
+        except click.UsageError as error:
+            if "\n" in error.format_message():
+                error.show()  # the help, when no command was given
+                sys.exit(error.exit_code)
+            path = "batchrun" if error.ctx is None else error.ctx.command_path
+            _give_up(UsageError(error.format_message(), f"see {path} --help"))
+        except BatchrunError as error:
+            _give_up(error)
+        except click.Abort:
+            sys.exit(130)
 
     def invoke(self, ctx: click.Context) -> Any:
         gc.freeze()
@@ -70,8 +90,13 @@ class _Group(click.Group):
         _raise_file_limit()
         try:
             return super().invoke(ctx)
-        except BatchrunError as error:
-            _give_up(error)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise OutputError(
+                f"{error.filename}: {error.strerror}",
+                "fix that, then run the same command: what was committed is whole",
+            ) from error
         except KeyboardInterrupt:
             click.echo("interrupted; the same command goes on", err=True)
             ctx.exit(130)
@@ -86,14 +111,8 @@ def _raise_file_limit() -> None:
 
 
 def _give_up(error: BatchrunError) -> NoReturn:
-    _say(error.message, error.hint)
+    say(error.message, error.hint)
     sys.exit(error.exit_code)
-
-
-def _say(message: str, hint: str) -> None:
-    click.echo(f"batchrun: {message}", err=True)
-    if hint:
-        click.echo(f"  -> {hint}", err=True)
 
 
 @click.group(
@@ -149,7 +168,7 @@ def run(**given: Any) -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("state", type=click.Path(path_type=Path))
+@click.argument("state", type=STATE)
 @with_options([*GUARD_OPTIONS, *RETRY_OPTIONS, *NOTIFY_OPTIONS, *KEY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
 def resume(state: Path, **given: Any) -> None:
     """Go on with the run of a STATE file, with the options that it was started with.
@@ -197,15 +216,15 @@ def watch(**given: Any) -> None:
         settle_s=given["settle"],
         until_empty=given["until_empty"],
         observer=_observer(given),
-        show=lambda file, ending: _show_ending(file, ending, given),
+        show=lambda file, ending: show_ending(file, ending, given),
         **{name: shared[name] for name in ("api_key_file", "notify_url", "local")},
     )
-    _show_total(total, given)
+    show_total(total, given)
     sys.exit(total.exit_code)
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("state", type=click.Path(path_type=Path))
+@click.argument("state", type=STATE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def status(state: Path, *, as_json: bool) -> None:
     """Show how the run of a STATE file stands; also while it is going on.
@@ -222,7 +241,7 @@ def status(state: Path, *, as_json: bool) -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT, short_help="Cancel the jobs in flight of a STATE file's run.")
-@click.argument("state", type=click.Path(path_type=Path))
+@click.argument("state", type=STATE)
 @with_options([*NOTIFY_OPTIONS, *KEY_OPTIONS, *SHOW_OPTIONS])
 def cancel(state: Path, **given: Any) -> None:
     """Cancel the jobs in flight of the run of a STATE file, queued ones first.
@@ -243,7 +262,7 @@ def cancel(state: Path, **given: Any) -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=click.Path(path_type=Path))
+@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each STATE on stdout.")
 def verify(states: tuple[Path, ...], *, as_json: bool) -> None:
     """Prove that the run of a STATE file is whole; of several, that they are the shards of one input.
@@ -269,10 +288,10 @@ def verify(states: tuple[Path, ...], *, as_json: bool) -> None:
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=click.Path(path_type=Path))
-@click.option("-o", "--output", metavar="FILE", required=True, help="The file to write; `-` is stdout.")
+@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
+@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="The file to write; `-` is stdout.")
 @click.option("--partial", is_flag=True, help="Merge what there is: shards may be missing, and rows not have ended.")
-def merge(states: tuple[Path, ...], output: str, *, partial: bool) -> None:
+def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
     """Put the results of shards together, in input order.
 
     STATE... are the state files of all shards of one input, in any order. FILE is written whole or not at all, and the
@@ -285,20 +304,20 @@ def merge(states: tuple[Path, ...], output: str, *, partial: bool) -> None:
     """
     from batchrun import merging
 
-    target = None if output == "-" else Path(output)
+    target = None if str(output) == "-" else output
     click.echo(str(merging.merge(states, target, sys.stdout.buffer, partial=partial)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("state", type=click.Path(path_type=Path))
-@click.option("-o", "--output", metavar="FILE", required=True, help="The file to write; `-` is stdout.")
+@click.argument("state", type=STATE)
+@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="The file to write; `-` is stdout.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["openai", "batchrun"]),
     help="The format to write. [default: as the run wrote them]",
 )
-def export(state: Path, output: str, form: ResultFormat | None) -> None:
+def export(state: Path, output: Path, form: ResultFormat | None) -> None:
     """Write the results of a STATE file in input order.
 
     FILE is written whole or not at all, with the lines of all results files. While the run is going on, it gets the
@@ -312,14 +331,14 @@ def export(state: Path, output: str, form: ResultFormat | None) -> None:
     """
     from batchrun import export as exporting
 
-    target = None if output == "-" else Path(output)
+    target = None if str(output) == "-" else output
     click.echo(str(exporting.export(state, target, sys.stdout.buffer, form)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)
-@click.argument("state", type=click.Path(path_type=Path))
+@click.argument("state", type=STATE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with all variants on stdout.")
-@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with plots, too.")
+@click.option("--html", metavar="FILE", type=PATH, help="Write a page with plots, too.")
 def report(state: Path, *, as_json: bool, html: Path | None) -> None:
     """Show what the run of a STATE file came to, by the variants of its sweep; also while it is going on.
 
@@ -352,10 +371,13 @@ def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
     """
     import orjson
 
+    from batchrun.paths import refuse_unspeakable
     from batchrun.prompts import check as checking
     from batchrun.prompts.sources import find_sources
 
     sources = find_sources(inputs, tell=lambda text: click.echo(text, err=True))
+    for source in sources:
+        refuse_unspeakable(Path(source.path))
     report = checking.inspect(sources, stdin=sys.stdin.buffer)
     if as_json:
         click.echo(orjson.dumps(checking.to_json(report), option=orjson.OPT_INDENT_2).decode())
@@ -412,39 +434,5 @@ def _log_file(path: Path | None) -> Printer | None:
 
 
 def _finish(summary: Summary, given: dict[str, Any]) -> NoReturn:
-    _show_summary(summary, given)
+    show_summary(summary, given)
     sys.exit(summary.exit_code)
-
-
-def _show_summary(summary: Summary, given: dict[str, Any]) -> None:
-    from batchrun.results.summary import render, to_event
-
-    if given["progress"] == "json":
-        click.echo(to_event(summary), err=True)
-    elif not given["quiet"]:
-        click.echo(render(summary), err=True, nl=False)
-    elif summary.reason:
-        click.echo(f"batchrun: {summary.reason}", err=True)
-
-
-def _show_ending(file: str, ending: Ending, given: dict[str, Any]) -> None:
-    """How the run of a file in a watched folder ended."""
-    if ending.summary is not None:
-        _show_summary(ending.summary, given)
-    elif given["progress"] == "json":
-        _show_event({"event": "refused", "file": file, **ending.to_json()})
-    elif ending.error is not None:
-        _say(f"{file} is refused, nothing of it was sent: {ending.error.message}", ending.error.hint)
-
-
-def _show_total(total: Total, given: dict[str, Any]) -> None:
-    if given["progress"] == "json":
-        _show_event({"event": "total", **total.to_json()})
-    elif not given["quiet"]:
-        click.echo(f"\n{total}", err=True)
-
-
-def _show_event(event: dict[str, Any]) -> None:
-    import orjson
-
-    click.echo(orjson.dumps(event).decode(), err=True)

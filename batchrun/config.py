@@ -6,9 +6,13 @@ Nothing here reads a file, an environment variable or a clock; the command line 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from batchrun.errors import UsageError
 
 UnconfirmedPolicy = Literal["resubmit", "hold"]
 InterruptPolicy = Literal["drain", "detach", "cancel"]
@@ -38,6 +42,109 @@ MAX_TTL_S = 7 * 24 * 3600.0
 
 TTL_GRACE_S = 600.0
 """A job that is not over so long after its ttl never will be: its state was lost (runpod-python issue 250)."""
+
+MOST_ROWS = 2**31 - 1
+"""The rows that a state file can number."""
+
+_MOST_SECONDS = 10 * 365 * 86400.0
+"""A longer time is a slip; and it is still far from what a clock can add up."""
+
+_SHOWN_CHARS = 60
+
+_HOST = re.compile(r"[A-Za-z0-9._~:%-]{1,253}")
+"""A name in the DNS, of 253 characters at most, or an IP address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Which numbers an option takes. What is not a number (NaN) and infinity are never among them."""
+
+    least: float
+    most: float
+    whole: bool = False
+    """Whether only whole numbers are taken."""
+    above: bool = False
+    """Whether `least` itself is too little."""
+
+    def hold(self, value: object) -> bool:
+        """Whether a value is such a number; True and False are none."""
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            return False
+        return (self.least < value if self.above else self.least <= value) and value <= self.most
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        if self.above:
+            return f"{kind} above {self.least:,} and at most {self.most:,}"
+        return f"{kind} from {self.least:,} to {self.most:,}"
+
+
+_TIME = Bounds(0, _MOST_SECONDS, above=True)
+_RATE = Bounds(0, 1_000_000, whole=True)
+
+BOUNDS = {
+    "concurrency": Bounds(1, 1_000_000, whole=True),
+    "connections": Bounds(1, 10_000, whole=True),
+    "max_retries": Bounds(0, 1000, whole=True),
+    "repeat": Bounds(1, 10_000_000, whole=True),
+    "limit": Bounds(1, MOST_ROWS, whole=True),
+    "run_limit": _RATE,
+    "status_limit": _RATE,
+    "canary": Bounds(0, MOST_ROWS, whole=True),
+    "halt": Bounds(1, MOST_ROWS, whole=True),
+    "price_per_hour": Bounds(0, 1_000_000, above=True),
+    "max_cost": Bounds(0, 1_000_000_000, above=True),
+    "deadline": _TIME,
+    "job_timeout": _TIME,
+    "settle": _TIME,
+    # What Runpod accepts: up to 7 days.
+    "execution_timeout": Bounds(5, 604_800),
+    "ttl": Bounds(10, 604_800),
+    "port": Bounds(0, 65_535, whole=True),
+    "workers": Bounds(0, 100_000, whole=True),
+    "jobs_per_worker": Bounds(1, 10_000, whole=True),
+    "latency": Bounds(0, 604_800),
+    "cold_start": Bounds(0, 604_800),
+    "fail_rate": Bounds(0, 1),
+    "seed": Bounds(-(2**63), 2**63 - 1, whole=True),
+}
+"""Option -> the numbers that it takes, by the name of its parameter. Times are in seconds, prices in dollars."""
+
+
+def shown(value: object) -> str:
+    """A value for a message about it: its beginning, where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write integers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
+
+
+def checked_url(option: str, url: str, *, example: str, is_prefix: bool = False) -> str:
+    """A URL that requests can be sent to.
+
+    Args:
+        option: Where it was given; the message does not repeat the URL, which may hold a secret.
+        url: The URL.
+        example: What would do.
+        is_prefix: Whether paths are put behind it, so that it has no query and no fragment.
+
+    Raises:
+        UsageError: it is no http(s) URL, or has a host or a port that there cannot be.
+    """
+    hint = f"for example {example}"
+    if not url.startswith(("http://", "https://")) or not url.isprintable() or " " in url:
+        raise UsageError(f"{option} is no http(s) URL", hint)
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
+    except ValueError:  # UnicodeError is one, too
+        host, port = "", 0
+    if not _HOST.fullmatch(host) or port == 0:
+        raise UsageError(f"{option} has a host or a port that there cannot be", hint)
+    if is_prefix and (parts.query or parts.fragment or url.endswith(("?", "#"))):
+        raise UsageError(f"{option} has a query or a fragment, and paths are put behind it", hint)
+    return url
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,9 @@ def find_api_key(key_file: Path | None, base_url: str, environ: Mapping[str, str
         return checked(_read(key_file), str(key_file))
     if environ.get("RUNPOD_API_KEY", "").strip():
         return checked(environ["RUNPOD_API_KEY"], "RUNPOD_API_KEY")
-    config = Path(environ.get("HOME", "~")).expanduser() / ".runpod" / "config.toml"
-    key = _from_config(config) if config.is_file() else None
+    # Without a home, as in some containers, the tilde stays; and one that may not be entered holds no key for us.
+    config = os.path.join(os.path.expanduser(environ.get("HOME", "~")), ".runpod", "config.toml")  # noqa: PTH111, PTH118
+    key = _from_config(Path(config)) if os.path.isfile(config) else None  # noqa: PTH113
     if key:
         return checked(key, str(config))
     if urlsplit(base_url).hostname in _LOOPBACK:
@@ -43,7 +44,7 @@ def find_api_key(key_file: Path | None, base_url: str, environ: Mapping[str, str
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UsageError(f"--api-key-file {path}: {reason}", "give a file that holds nothing but the key") from error
 
@@ -52,7 +53,7 @@ def _from_config(path: Path) -> str | None:
     """runpod-python keeps `api_key` in the table of a profile, `default` unless told otherwise."""
     try:
         data = tomllib.loads(_read(path))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no valid TOML: {error}", "mend it, or set RUNPOD_API_KEY") from error
     for table in (data.get("default"), data):
         key = table.get("api_key") if isinstance(table, dict) else None

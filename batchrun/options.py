@@ -2,112 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchrun import config
+from batchrun.values import PATH, Number, duration, halt, key_values, sweeps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-def _key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
-    """KEY=VALUE options; a value is JSON where it can be read as such, else text."""
-    result: dict[str, object] = {}
-    for value in values:
-        key, equals, text = value.partition("=")
-        if not equals or not key.strip():
-            raise click.BadParameter(f"{value!r} is not KEY=VALUE, for example temperature=0.7", param=param)
-        result[key.strip()] = _json_or(text)
-    return result
-
-
-def _json_or(text: str) -> Any:
-    """Text as JSON where it can be read as such, else as it is."""
-    import orjson
-
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
-
-
-def _sweeps(
-    _ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, tuple[object, ...]], ...]:
-    """KEY=V1,V2,... options, or KEY=[V1, V2, ...] as JSON; each value is JSON where it can be read as such."""
-    keys: dict[str, tuple[object, ...]] = {}
-    for value in values:
-        key, equals, text = value.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise click.BadParameter(f"{value!r} is not KEY=V1,V2,..., for example temperature=0,0.7", param=param)
-        if key in keys:
-            raise click.BadParameter(f"{key} is given twice: put all of its values into one", param=param)
-        whole = _json_or(text)
-        if isinstance(whole, list):
-            keys[key] = tuple(whole)
-        elif isinstance(whole, dict):
-            keys[key] = (whole,)
-        else:
-            parts = [part.strip() for part in text.split(",")] if text.strip() else []
-            if "" in parts:
-                raise click.BadParameter(f"{value!r}: a value between the commas is empty", param=param)
-            keys[key] = tuple(_json_or(part) for part in parts)
-    return tuple(keys.items())
-
-
-def _duration(_ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """`8h`, `90m`, `1h30m`, `45s`, `2d`. Becomes seconds, more than 0."""
-    if value is None:
-        return None
-    if value.strip().replace(".", "", 1).isdecimal():
-        raise click.BadParameter(
-            f"{value!r}: hours, minutes or seconds? Say {value}h, {value}m or {value}s", param=param
-        )
-    match = _DURATION.fullmatch(value.strip().lower())
-    numbers = match.groups() if match else ()
-    seconds = sum(float(number) * unit_s for number, unit_s in zip(numbers, _UNITS_S, strict=False) if number)
-    if not 0 < seconds < float("inf"):
-        raise click.BadParameter(f"{value!r} is no time above 0, for example 8h, 90m, 1h30m or 45s", param=param)
-    return seconds
-
-
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_DURATION = re.compile(f"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
-_UNITS_S = (86400, 3600, 60, 1)
-
-
-def _halt(_ctx: click.Context, param: click.Parameter, value: str | None) -> config.HaltOptions | None:
-    """`50` failed rows, `10%` of the rows, or `off`."""
-    if value is None:
-        return None
-    text = value.strip().lower()
-    if text == "off":
-        return config.HaltOptions(automatic=False)
-    if text.isdecimal() and int(text) > 0:
-        return config.HaltOptions(rows=int(text))
-    match = re.fullmatch(f"{_NUMBER}\\s*%", text)
-    share = float(match.group(1)) / 100 if match else 0.0
-    if not 0 < share <= 1:
-        raise click.BadParameter(f"{value!r}: give failed rows (50), a share of them (10%), or off", param=param)
-    return config.HaltOptions(share=share)
-
-
-def _auto_or(most: int) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
-    """`auto`, which becomes None, or a number of at least 1."""
-
-    def convert(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-        if value is None or value.strip().lower() == "auto":
-            return None
-        if not value.strip().isdecimal() or not 1 <= int(value) <= most:
-            raise click.BadParameter(f"{value!r} is neither auto nor a number from 1 to {most:,}", param=param)
-        return int(value)
-
-    return convert
+    from pathlib import Path
 
 
 def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
@@ -143,7 +47,7 @@ SHOW_OPTIONS = [
     ),
     click.option("-v", "--verbose", is_flag=True, help="Log what is done, and why, on stderr."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no summary: only errors."),
-    click.option("--log-file", type=click.Path(dir_okay=False, path_type=Path), help="Append the log to this file."),
+    click.option("--log-file", type=PATH, help="Append the log to this file."),
 ]
 """What is shown and logged."""
 
@@ -155,9 +59,7 @@ LOCAL_OPTIONS = [
         show_default=True,
         help="What answers at the local endpoint: a small real model where it is installed, or an echo.",
     ),
-    click.option(
-        "--model-file", type=click.Path(path_type=Path), help="A GGUF file for the local model, instead of SmolLM2."
-    ),
+    click.option("--model-file", type=PATH, help="A GGUF file for the local model, instead of SmolLM2."),
     click.option(
         "--upstream", metavar="URL", help="An OpenAI-compatible server (vLLM, llama.cpp, Ollama) as the local worker."
     ),
@@ -173,38 +75,38 @@ GUARD_OPTIONS = [
     ),
     click.option(
         "--halt",
-        callback=_halt,
+        callback=halt,
         metavar="N|N%|off",
         help="Stop after so many failed rows, or at this share of them (from the 50th finished row on). Without it, and"
         " beside it, a run stops when its first 20 finished rows all failed, or its last 200; off: never.",
     ),
     click.option(
         "--canary",
-        type=click.IntRange(0),
+        type=Number("canary"),
         metavar="N",
         help="Run N rows first, and the others only when all of these have succeeded.",
     ),
     click.option(
         "--price-per-hour",
-        type=click.FloatRange(0, min_open=True),
+        type=Number("price_per_hour"),
         metavar="$",
         help="Of one worker: shows what the run costs.",
     ),
     click.option(
         "--max-cost",
-        type=click.FloatRange(0, min_open=True),
+        type=Number("max_cost"),
         metavar="$",
         help="Submit nothing more when what is spent and in flight reaches this; needs --price-per-hour.",
     ),
     click.option(
         "--deadline",
-        callback=_duration,
+        callback=duration,
         metavar="TIME",
         help="Submit nothing more when it would not be over by then, and leave then at the latest: 8h, 90m.",
     ),
     click.option(
         "--job-timeout",
-        callback=_duration,
+        callback=duration,
         metavar="TIME",
         help="Cancel a job that is not over so long after its submission, its time in the queue included; it counts"
         " as TIMED_OUT, and is tried again up to --max-retries times. [default: its ttl and 10 min]",
@@ -222,7 +124,7 @@ NOTIFY_OPTIONS = [
 KEY_OPTIONS = [
     click.option(
         "--api-key-file",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Read the API key from this file instead of RUNPOD_API_KEY.",
     ),
 ]
@@ -254,7 +156,7 @@ RUN_OPTIONS = [
     click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
     click.option(
         "--config",
-        type=click.Path(path_type=Path),
+        type=PATH,
         is_eager=True,
         callback=_config,
         metavar="FILE",
@@ -287,7 +189,7 @@ RUN_OPTIONS = [
     click.option(
         "-j",
         "--concurrency",
-        callback=_auto_or(1_000_000),
+        type=Number("concurrency", may_be_auto=True),
         metavar="N|auto",
         default="auto",
         show_default=True,
@@ -295,7 +197,7 @@ RUN_OPTIONS = [
     ),
     click.option(
         "--connections",
-        callback=_auto_or(10_000),
+        type=Number("connections", may_be_auto=True),
         metavar="N|auto",
         default="auto",
         show_default=True,
@@ -303,7 +205,7 @@ RUN_OPTIONS = [
     ),
     click.option(
         "--max-retries",
-        type=click.IntRange(0, 1000),
+        type=Number("max_retries"),
         metavar="N",
         default=_SCHEDULER.max_retries,
         show_default=True,
@@ -318,13 +220,13 @@ RUN_OPTIONS = [
     ),
     click.option(
         "--execution-timeout",
-        type=click.FloatRange(5, 604_800),
+        type=Number("execution_timeout"),
         metavar="S",
         help="Seconds that a job may run. [default: Runpod's, 600]",
     ),
     click.option(
         "--ttl",
-        type=click.FloatRange(10, 604_800),
+        type=Number("ttl"),
         metavar="S",
         help="Seconds that a job may live, queue included. [default: Runpod's, 86400]",
     ),
@@ -333,7 +235,7 @@ RUN_OPTIONS = [
         "--set",
         "override",
         multiple=True,
-        callback=_key_values,
+        callback=key_values,
         metavar="KEY=VALUE",
         help="A sampling parameter for every line, winning over the line's own; repeatable.",
     ),
@@ -341,21 +243,21 @@ RUN_OPTIONS = [
         "--default",
         "default",
         multiple=True,
-        callback=_key_values,
+        callback=key_values,
         metavar="KEY=VALUE",
         help="A sampling parameter for lines that have none of that name; repeatable.",
     ),
     click.option(
         "--sweep",
         multiple=True,
-        callback=_sweeps,
+        callback=sweeps,
         metavar="KEY=V1,V2,...",
         help="Run every line with each of these values; several: with all of their combinations. KEY is a sampling"
         " parameter, endpoint, body.FIELD of an OpenAI line, or input.FIELD of an `input` object.",
     ),
     click.option(
         "--repeat",
-        type=click.IntRange(1),
+        type=Number("repeat"),
         default=1,
         show_default=True,
         metavar="N",
@@ -370,13 +272,13 @@ RUN_OPTIONS = [
     click.option("--system", metavar="TEXT", help="A system message for lines that have none; implies --chat."),
     click.option(
         "--run-limit",
-        type=click.IntRange(0),
+        type=Number("run_limit"),
         metavar="N",
         help="Submissions in any 10 s; 0: unlimited. [default: 1000; 0 for the local endpoint]",
     ),
     click.option(
         "--status-limit",
-        type=click.IntRange(0),
+        type=Number("status_limit"),
         metavar="N",
         help="Status requests in any 10 s; 0: unlimited. [default: 2000; 0 for the local endpoint]",
     ),
@@ -401,24 +303,24 @@ RUN_OPTIONS = [
         " OpenAI batch lines.",
     ),
     click.option("--ordered", is_flag=True, help="Leave the results of a finished run in input order."),
-    click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows."),
+    click.option("--limit", type=Number("limit"), metavar="N", help="Only the first N rows."),
     click.option("--dry-run", is_flag=True, help="Print the request bodies that would be sent, and send nothing."),
 ]
 """What a run is and asks for."""
 
 WATCH_OPTIONS = [
-    click.argument("folder", type=click.Path(path_type=Path)),
+    click.argument("folder", type=PATH),
     click.option(
         "-o",
         "--output",
-        type=click.Path(path_type=Path),
+        type=PATH,
         metavar="FOLDER",
         required=True,
         help="Where results, state files and records go; made when it is missing, and never the watched folder.",
     ),
     click.option(
         "--settle",
-        callback=_duration,
+        callback=duration,
         default="2s",
         show_default=True,
         metavar="TIME",
@@ -430,27 +332,38 @@ WATCH_OPTIONS = [
 """What a watch is and asks for: the options of a run, for each of its files."""
 
 SERVE_OPTIONS = [
-    click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen."),
-    click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 picks a free one."),
     click.option(
-        "--workers", type=click.IntRange(0, 100_000), default=2, show_default=True, help="Workers to emulate."
+        "--host",
+        default="127.0.0.1",
+        show_default=True,
+        metavar="ADDRESS",
+        help="Where to listen. What others than this machine reach needs --api-key.",
     ),
     click.option(
+        "--api-key",
+        metavar="KEY",
+        help="Demanded of each request: the RUNPOD_API_KEY of those who ask, any word. [env: BATCHRUN_API_KEY]",
+    ),
+    click.option("--port", type=Number("port"), default=8000, show_default=True, help="0 picks a free one."),
+    click.option("--workers", type=Number("workers"), default=2, show_default=True, help="Workers to emulate."),
+    click.option(
         "--jobs-per-worker",
-        type=click.IntRange(1, 10_000),
+        type=Number("jobs_per_worker"),
         default=1,
         show_default=True,
         help="Jobs a worker runs at once.",
     ),
     click.option(
-        "--latency", type=click.FloatRange(0), default=0.0, show_default=True, help="Seconds added to each job."
+        "--latency", type=Number("latency"), default=0.0, show_default=True, help="Seconds added to each job."
     ),
     click.option(
-        "--fail-rate", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of the jobs that fail."
+        "--fail-rate", type=Number("fail_rate"), default=0.0, show_default=True, help="Share of the jobs that fail."
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn by chance."),
     click.option(
-        "--cold-start", type=click.FloatRange(0), default=0.0, show_default=True, help="Seconds without workers."
+        "--seed", type=Number("seed"), default=0, show_default=True, help="Of everything that is drawn by chance."
+    ),
+    click.option(
+        "--cold-start", type=Number("cold_start"), default=0.0, show_default=True, help="Seconds without workers."
     ),
     click.option(
         "--limits/--no-limits", default=False, show_default=True, help="Enforce Runpod's documented rate limits."

@@ -5,17 +5,27 @@ The parameters have the names and the values that `options` gives them.
 
 from __future__ import annotations
 
+import stat
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
+import orjson
 
 from batchrun import config
-from batchrun.errors import UsageError
+from batchrun.errors import InputError, UsageError
 from batchrun.intake import results_name
+from batchrun.paths import look_at
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import Sweep
+
+if TYPE_CHECKING:
+    import os
+
+_LEVELS_AROUND = 154
+"""What is left to the request and the lines around a value, of the 254 levels that can be written."""
 
 
 def run_options(given: dict[str, Any]) -> config.RunOptions:
@@ -24,6 +34,8 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
     Raises:
         UsageError: the options do not go together.
     """
+    for option, value in (("--set", given["override"]), ("--default", given["default"]), ("--sweep", given["sweep"])):
+        _refuse_unsendable(option, value)
     inputs: tuple[str, ...] = given["inputs"]
     sweep = _sweep_options(given)
     endpoint = _endpoint(given["endpoint"], sweep)
@@ -34,11 +46,12 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         run=_limit(given["run_limit"], config.Limits().run, unlimited=is_local),
         status=_limit(given["status_limit"], config.Limits().status, unlimited=is_local),
     )
-    if not given["base_url"].startswith(("http://", "https://")):
-        raise UsageError(f"--base-url {given['base_url']!r} is no http(s) URL", "for example https://api.runpod.ai/v2")
-    if ".api.runpod.ai" in given["base_url"]:
+    base_url = config.checked_url("--base-url", given["base_url"], example=config.DEFAULT_BASE_URL, is_prefix=True)
+    if "@" in urlsplit(base_url).netloc:
+        raise UsageError("--base-url holds a user or a password", "the API key goes into RUNPOD_API_KEY")
+    if ".api.runpod.ai" in base_url:
         raise UsageError(
-            f"--base-url {given['base_url']} is that of a load-balancing endpoint, which has no queue",
+            f"--base-url {base_url} is that of a load-balancing endpoint, which has no queue",
             "use a queue endpoint: its jobs go to https://api.runpod.ai/v2/ID/run",
         )
     for name, parameters in (("--set", given["override"]), ("--default", given["default"])):
@@ -49,10 +62,10 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
     return config.RunOptions(
         inputs=inputs,
         endpoint=endpoint,
-        base_url=given["base_url"].rstrip("/"),
+        base_url=base_url.rstrip("/"),
         output=output,
         output_is_folder=is_folder,
-        state=Path(given["state"]) if given["state"] else output.with_name(output.name + ".state"),
+        state=_state(given["state"], output),
         request=config.RequestOptions(given["override"], given["default"], given["chat"], given["system"]),
         sweep=sweep,
         policy=config.JobPolicy(given["execution_timeout"], given["ttl"], given["low_priority"]),
@@ -98,6 +111,20 @@ def _endpoint(given: str | None, sweep: config.SweepOptions) -> str:
     if given != config.LOCAL_ENDPOINT and not given.replace("-", "").replace("_", "").isalnum():
         raise UsageError(f"--endpoint {given!r} is no endpoint ID", "it is the word in the endpoint's URL")
     return given
+
+
+def _refuse_unsendable(option: str, value: Any) -> None:
+    """Refuse what cannot be written as JSON within a request: it is nested too deeply, or holds broken text.
+
+    Raises:
+        UsageError: it is.
+    """
+    for _ in range(_LEVELS_AROUND):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except TypeError as error:
+        raise UsageError(f"{option} cannot be sent as JSON: {error}", "at most 100 levels, in valid UTF-8") from error
 
 
 def _sweep_options(given: dict[str, Any]) -> config.SweepOptions:
@@ -154,6 +181,7 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
     if output is not None:
         if output == "-":
             raise UsageError("-o -: results go to a file", "they are synced and resumed, which a pipe cannot be")
+        found = look_at(output, "--output")
         path = Path(output)
         if not path.name or path.name == "..":
             path = path.resolve()
@@ -161,14 +189,24 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
             raise UsageError(
                 f"-o {output}: the state file stands beside it, and there is no such place", "name a folder"
             )
-        return path, output.endswith("/") or path.is_dir()
-    if len(inputs) != 1 or inputs[0] == "-" or Path(inputs[0]).is_dir():
+        return path, output.endswith("/") or _is_folder(found)
+    if len(inputs) != 1 or inputs[0] == "-" or _is_folder(look_at(inputs[0], "INPUT", InputError)):
         raise UsageError(
             "where should the results go?", "give -o results.jsonl, or -o results/ for one file for each input"
         )
     path = Path(inputs[0])
     part = "" if shard is None else f".shard-{shard.index}-of-{shard.count}"
     return path.with_name(results_name(path.name, part)), False
+
+
+def _state(given: str | None, output: Path) -> Path:
+    state = output.with_name(output.name + ".state") if given is None else Path(given)
+    look_at(str(state) if given is None else given, "--state")
+    return state
+
+
+def _is_folder(found: os.stat_result | None) -> bool:
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def _limit(given: int | None, documented: config.OperationLimit, *, unlimited: bool) -> config.OperationLimit:

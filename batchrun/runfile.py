@@ -56,7 +56,7 @@ def read_run_file(path: Path, command: click.Command) -> dict[str, Any]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}", "give the TOML file with the run's options") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or bytes that are no text
         raise UsageError(f"--config {path}: this is no TOML: {error}", "mend the file") from error
     known = {name: parameter for parameter in command.params for name in _names(parameter)}
     options: dict[str, Any] = {}

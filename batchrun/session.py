@@ -17,7 +17,7 @@ import click
 from batchrun.asking import ask_to_cancel
 from batchrun.checks import refuse_other_options
 from batchrun.clock import WallClock, steady_s
-from batchrun.config import RunOptions
+from batchrun.config import RunOptions, checked_url
 from batchrun.credentials import checked, find_api_key
 from batchrun.endpoint.protocol import run_body
 from batchrun.engine import Outcome
@@ -282,10 +282,10 @@ def _refuse_bad_url(url: str | None) -> None:
     """Refuse a notification URL that nothing can be sent to.
 
     Raises:
-        UsageError: it is no http(s) URL; the message does not repeat it, as it may hold a secret.
+        UsageError: it is no http(s) URL.
     """
-    if url is not None and not url.startswith(("http://", "https://")):
-        raise UsageError("--notify is no http(s) URL", "for example https://hooks.slack.com/services/...")
+    if url is not None:
+        checked_url("--notify", url, example="https://hooks.slack.com/services/...")
 
 
 @contextlib.contextmanager
@@ -359,7 +359,7 @@ def serve(given: dict[str, Any]) -> None:
     """Serve a local endpoint until a signal comes.
 
     Raises:
-        UsageError: the address is taken, or the worker cannot be had.
+        UsageError: the address is taken or needs a key, or the worker cannot be had.
     """
     from batchrun.local.server import LocalOptions
     from batchrun.progress import make_observer
@@ -367,6 +367,7 @@ def serve(given: dict[str, Any]) -> None:
     options = LocalOptions(
         host=given["host"],
         port=given["port"],
+        api_key=None if given["api_key"] is None else checked(given["api_key"], "--api-key"),
         workers=given["workers"],
         jobs_per_worker=given["jobs_per_worker"],
         latency_s=given["latency"],

@@ -24,6 +24,8 @@ try:
     from batchrun.results import charts
 except ImportError as error:
     raise UsageError("--html needs matplotlib", "pip install 'runpod-batchrun[report]'") from error
+except OSError as error:  # it keeps a cache, at home or in the folder for temporary files
+    raise UsageError(f"--html needs matplotlib: {error}", "name a folder for its cache in MPLCONFIGDIR") from error
 
 if TYPE_CHECKING:
     from batchrun.results.report import Report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import re
 import subprocess
@@ -175,6 +176,19 @@ def test_a_state_file_of_other_inputs_is_refused(tmp_path: Path):
         ({"concurrency": 0}, "concurrency=0"),
         ({"max_retries": None}, "max_retries=None"),
         ({"ttl": 1}, "ttl=1"),
+        ({"ttl": float("nan")}, "ttl=nan"),
+        ({"max_cost": float("nan"), "price_per_hour": 1}, "max_cost=nan"),
+        ({"price_per_hour": float("inf")}, "price_per_hour=inf"),
+        ({"job_timeout": -1}, "job_timeout=-1"),
+        ({"deadline": 1e300}, "deadline=1e+300"),
+        ({"concurrency": 10**5000}, "concurrency=a number of thousands of digits"),
+        ({"concurrency": True}, "concurrency=True"),
+        ({"max_retries": 2.0}, "max_retries=2.0"),
+        ({"set": {"stop": functools.reduce(lambda inner, _: [inner], range(200), 1)}}, "--set cannot be sent as JSON"),
+        ({"output": ""}, "--output is empty"),
+        ({"state": "a\0b"}, "is no path"),
+        ({"output": "a" * 300}, "File name too long"),
+        ({"base_url": "http://[::1"}, "a host or a port that there cannot be"),
         ({"deadline": "8h"}, "deadline='8h'"),
         ({"max_cost": 3}, "--max-cost needs --price-per-hour"),
         ({"set": ["a"]}, "set=['a']"),

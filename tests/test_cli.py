@@ -63,11 +63,14 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, wor
         (["p.jsonl", "-", "-e", "local"], "where should the results go?"),
         (["-", "-e", "local"], "where should the results go?"),
         (["p.jsonl", "-e", "local", "-o", "-"], "results go to a file"),
-        (["p.jsonl", "-e", "local", "-j", "0"], "'0' is neither auto nor a number from 1 to 1,000,000"),
-        (["p.jsonl", "-e", "local", "--connections", "few"], "'few' is neither auto nor a number"),
+        (["p.jsonl", "-e", "local", "-j", "0"], "'0' is neither auto nor a whole number from 1 to 1,000,000"),
+        (["p.jsonl", "-e", "local", "--connections", "few"], "'few' is neither auto nor a whole number"),
         (["p.jsonl", "-e", "local", "--set", "temperature"], "is not KEY=VALUE"),
         (["p.jsonl", "-e", "local", "--max-cost", "5"], "--max-cost needs --price-per-hour"),
-        (["p.jsonl", "-e", "local", "--max-cost", "0", "--price-per-hour", "1"], "0.0 is not in the range"),
+        (
+            ["p.jsonl", "-e", "local", "--max-cost", "0", "--price-per-hour", "1"],
+            "'0' is not a number above 0 and at most",
+        ),
         (["p.jsonl", "-e", "local", "--deadline", "soon"], "'soon' is no time above 0, for example 8h, 90m"),
         (["p.jsonl", "-e", "local", "--deadline", "0h"], "is no time above 0"),
         (["p.jsonl", "-e", "local", "--deadline", "8"], "'8': hours, minutes or seconds? Say 8h, 8m or 8s"),
@@ -77,10 +80,32 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, wor
         (["p.jsonl", "-e", "local", "--halt", "0"], "give failed rows (50), a share of them (10%), or off"),
         (["p.jsonl", "-e", "local", "--halt", "101%"], "give failed rows (50), a share of them (10%), or off"),
         (["p.jsonl", "-e", "local", "--halt", "many"], "give failed rows (50), a share of them (10%), or off"),
-        (["p.jsonl", "-e", "local", "--canary", "-1"], "-1 is not in the range"),
+        (["p.jsonl", "-e", "local", "--canary", "-1"], "'-1' is not a whole number from 0"),
         (["p.jsonl", "-e", "local", "--on-interrupt", "panic"], "'panic' is not one of 'drain', 'detach', 'cancel'"),
         (["p.jsonl", "-e", "local", "--notify", "slack"], "--notify is no http(s) URL"),
-        (["p.jsonl", "-e", "local", "--execution-timeout", "1"], "1.0 is not in the range"),
+        (["p.jsonl", "-e", "local", "--execution-timeout", "1"], "'1' is not a number from 5 to 604,800"),
+        (["p.jsonl", "-e", "local", "-j", "9" * 5000], "... is neither auto nor a whole number"),
+        (["p.jsonl", "-e", "local", "--halt", "9" * 5000], "...: give failed rows (50)"),
+        (["p.jsonl", "-e", "local", "--halt", "nan%"], "'nan%': give failed rows (50)"),
+        (["p.jsonl", "-e", "local", "--limit", str(2**63)], "is not a whole number from 1 to 2,147,483,647"),
+        (["p.jsonl", "-e", "local", "--run-limit", "1" + "0" * 30], "is not a whole number from 0 to 1,000,000"),
+        (["p.jsonl", "-e", "local", "--canary", "1" + "0" * 30], "is not a whole number from 0 to 2,147,483,647"),
+        (["p.jsonl", "-e", "local", "--ttl", "nan"], "'nan' is not a number from 10 to 604,800"),
+        (["p.jsonl", "-e", "local", "--execution-timeout", "inf"], "'inf' is not a number from 5 to 604,800"),
+        (["p.jsonl", "-e", "local", "--max-cost", "nan", "--price-per-hour", "1"], "'nan' is not a number above 0"),
+        (["p.jsonl", "-e", "local", "--price-per-hour", "inf"], "'inf' is not a number above 0 and at most 1,000,000"),
+        (["p.jsonl", "-e", "local", "--deadline", "99999999d"], "'99999999d' is a longer time than 10 years"),
+        (["p.jsonl", "-e", "local", "--set", f"x={'[' * 1000}{']' * 1000}"], "--set cannot be sent as JSON"),
+        (["p.jsonl", "-e", "local", "--sweep", f"seed={'[' * 500}{']' * 500}"], "--sweep cannot be sent as JSON"),
+        (["p.jsonl", "-e", "local", "--set", "x=\udcff"], "--set cannot be sent as JSON"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://[::1"], "--base-url has a host or a port that there cannot be"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://host:abc/v2"], "a host or a port that there cannot be"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1:99999"], "a host or a port that there cannot be"),
+        (["p.jsonl", "-e", "x", "--base-url", f"http://{'a' * 300}"], "a host or a port that there cannot be"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://me:pw@127.0.0.1/"], "--base-url holds a user or a password"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1/v2?a=b"], "--base-url has a query or a fragment"),
+        (["p.jsonl", "-e", "local", "--notify", "http://[::1"], "--notify has a host or a port"),
+        (["p.jsonl", "-e", "local", "--upstream", "http://x:99999"], "--upstream has a host or a port"),
         (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only goes with --retry-failed"),
         (["p.jsonl", "-e", "local", "--retry-failed", "--only", "bad"], "--only bad: there is no such kind of failure"),
         (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: it is of no use in a batch"),
@@ -108,6 +133,25 @@ def test_wrong_usage_is_exit_2_with_one_clear_line_and_nothing_left_behind(tmp_p
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert_one_clear_line(batchrun("run", *arguments), 2, words)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("name", "value"), [("TTL", "nan"), ("CONCURRENCY", "9" * 5000), ("LIMIT", str(2**63))])
+def test_a_wrong_number_in_the_environment_is_refused_by_name(monkeypatch, name: str, value: str):
+    monkeypatch.setenv(f"BATCHRUN_{name}", value)
+    said = CliRunner().invoke(main, ["run", "p.jsonl", "-e", "local"], prog_name="batchrun")
+    assert said.exit_code == 2
+    assert said.output.startswith("batchrun: Invalid value for")
+    assert f"--{name.lower()}" in said.output
+    assert "  -> see batchrun run --help\n" in said.output
+
+
+def test_wrong_usage_of_any_command_is_one_line_and_a_hint():
+    for arguments, path in ((["--nonsense"], "batchrun"), (["nonsense"], "batchrun"), (["status"], "batchrun status")):
+        said = CliRunner().invoke(main, arguments, prog_name="batchrun")
+        assert said.exit_code == 2
+        first, hint = said.output.splitlines()
+        assert first.startswith("batchrun: ")
+        assert hint == f"  -> see {path} --help"
 
 
 def test_invalid_lines_are_listed_by_file_and_line(tmp_path: Path):

@@ -63,3 +63,19 @@ def test_a_key_file_that_cannot_be_read_is_one_clear_line(tmp_path: Path, conten
 def test_a_broken_config_file_is_named(tmp_path: Path):
     with pytest.raises(UsageError, match=r"config\.toml is no valid TOML"):
         find_api_key(None, REMOTE, config_toml(tmp_path, "[default"))
+
+
+def test_without_a_home_there_is_no_key_and_no_traceback(monkeypatch):
+    def no_entry(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    with pytest.raises(UsageError, match="there is no API key"):
+        find_api_key(None, REMOTE, {})
+    assert find_api_key(None, "http://127.0.0.1:8000/v2", {}) is None
+
+
+@pytest.mark.parametrize("home", ["", "a" * 5000, "\0", "/proc/self/environ"])
+def test_a_home_that_cannot_be_looked_at_holds_no_key(home: str):
+    assert find_api_key(None, "http://127.0.0.1:8000/v2", {"HOME": home}) is None

@@ -16,6 +16,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
+from batchrun.config import DEFAULT_BASE_URL, checked_url
 from batchrun.endpoint.protocol import (
     Health,
     JobAnswer,
@@ -69,8 +70,7 @@ class EndpointClient:
         timeout_s: float,
         use_proxy: bool = True,
     ) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise UsageError(f"--base-url: {base_url!r} is no http(s) URL", "for example https://api.runpod.ai/v2")
+        checked_url("--base-url", base_url, example=DEFAULT_BASE_URL)
         self._run_url = URL(operation_url(base_url, endpoint, Operation.RUN))
         self._status_url = operation_url(base_url, endpoint, Operation.STATUS) + "/"
         self._cancel_url = operation_url(base_url, endpoint, Operation.CANCEL) + "/"

@@ -22,6 +22,7 @@ from aiohttp import web
 from batchrun.config import MAX_REQUEST_BYTES, RETENTION_S, Limits, OperationLimit
 from batchrun.endpoint.protocol import JobStatus, Operation, health_body, job_body
 from batchrun.errors import UsageError
+from batchrun.local.access import Access, is_loopback
 from batchrun.local.limits import RateLimit
 from batchrun.local.queue import Job, JobQueue
 from batchrun.local.workers import WorkerFailure
@@ -109,6 +110,7 @@ class LocalEndpoint:
             operation: RateLimit(documented.get(operation, limits.status)) if options.limits else RateLimit(_UNLIMITED)
             for operation in Operation
         }
+        self._access = Access(options.host, options.port, options.api_key)
         self._runner: web.ServerRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -122,23 +124,30 @@ class LocalEndpoint:
         """Get the worker ready and listen; `base_url` is known from then on.
 
         Raises:
-            UsageError: the worker cannot run, or the address is taken.
+            UsageError: the worker cannot run, the address is taken, or others reach it and no key is demanded of them.
         """
+        options = self.options
+        if options.api_key is None and not is_loopback(options.host):
+            raise UsageError(
+                f"--host {options.host}: others than this machine reach it", "give --api-key, which they then need"
+            )
         await self._worker.start()
         server = web.Server(self._handle, access_log=None, request_factory=_request)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self.options.host, self.options.port)
+        site = web.TCPSite(self._runner, options.host, options.port)
         try:
             await site.start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             await self.stop()
             raise UsageError(
-                f"--port {self.options.port}: {error.strerror or error}", "give another --port, or 0 for a free one"
+                f"--host {options.host} --port {options.port}: {getattr(error, 'strerror', None) or error}",
+                "give an address of this machine, and a free --port, or 0 for any",
             ) from error
         host, port = self._runner.addresses[0][:2]
-        self.base_url = f"http://{host}:{port}/v2"
-        if self.options.cold_start_s:
+        self._access = Access(options.host, port, options.api_key)
+        self.base_url = f"http://[{host}]:{port}/v2" if ":" in host else f"http://{host}:{port}/v2"
+        if options.cold_start_s:
             asyncio.get_running_loop().call_later(self.options.cold_start_s, self._dispatch)
 
     async def stop(self) -> None:
@@ -157,6 +166,9 @@ class LocalEndpoint:
             response = await self._intercept(request)
             if response is not None:
                 return response
+        refusal = self._access.refusal(request.headers)
+        if refusal is not None:
+            return _error(*refusal)
         parts = request.path.split("/")
         if len(parts) not in (4, 5) or parts[1] != "v2" or parts[3] not in _OPERATIONS:
             return _error(404, "Not Found")
@@ -175,10 +187,6 @@ class LocalEndpoint:
 
     def _refuse(self, request: web.BaseRequest, endpoint: str, operation: Operation) -> web.Response | None:
         options = self.options
-        if options.api_key is not None:
-            sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if sent != options.api_key:
-                return _error(401, "unauthorized")
         if options.endpoint_id is not None and endpoint != options.endpoint_id:
             return _error(404, "endpoint not found")
         if request.method not in _METHODS[operation]:

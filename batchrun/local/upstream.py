@@ -6,17 +6,22 @@ from typing import Any
 
 import aiohttp
 import orjson
+from yarl import URL
 
+from batchrun.config import checked_url
 from batchrun.endpoint.protocol import body_message
 from batchrun.errors import UsageError
 from batchrun.local.workers import model_call, model_failure, worker_failure
+
+_REDIRECTS = range(300, 400)
 
 
 class UpstreamWorker:
     """Answers with what another server says, in worker-vllm's current shape.
 
     Args:
-        url: The server, with or without `/v1` at the end.
+        url: The server, with or without `/v1` at the end. A user and a password in it are sent as Basic credentials,
+            and shown nowhere. Redirects are not followed.
 
     Raises:
         UsageError: it is no http(s) URL.
@@ -25,10 +30,9 @@ class UpstreamWorker:
     parallel = 16
 
     def __init__(self, url: str) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise UsageError(f"--upstream {url!r} is no http(s) URL", "for example http://localhost:11434/v1")
+        checked_url("--upstream", url, example="http://localhost:11434/v1", is_prefix=True)
         self._base = url.rstrip("/").removesuffix("/v1")
-        self.name = self._base
+        self.name = self._base if "@" not in self._base else f"{URL(self._base).with_user(None)}".rstrip("/")
         self._model: str | None = None
         self._session: aiohttp.ClientSession | None = None
 
@@ -36,17 +40,21 @@ class UpstreamWorker:
         """Connect, and ask for the model's name.
 
         Raises:
-            UsageError: nothing answers there.
+            UsageError: nothing answers there, or it redirects.
         """
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=10))
         try:
-            async with self._session.get(f"{self._base}/v1/models") as response:
-                models = orjson.loads(await response.read())
+            async with self._session.get(f"{self._base}/v1/models", allow_redirects=False) as response:
+                raw = await response.read()
+            models = None if response.status in _REDIRECTS else orjson.loads(raw)
         except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
             await self.close()
             raise UsageError(
-                f"--upstream {self._base}: no OpenAI-compatible server answers there ({error})", "start it first"
+                f"--upstream {self.name}: no OpenAI-compatible server answers there ({error})", "start it first"
             ) from error
+        if response.status in _REDIRECTS:
+            await self.close()
+            raise UsageError(f"--upstream {self.name} redirects to another URL", "give that one")
         listed = models.get("data") if isinstance(models, dict) else None
         if isinstance(listed, list) and listed and isinstance(listed[0], dict):
             self._model = listed[0].get("id")
@@ -70,7 +78,7 @@ class UpstreamWorker:
             raise worker_failure("Request to vLLM failed: not connected")
         body = {"model": self._model, **call.body, "stream": False}
         try:
-            async with self._session.post(self._base + call.route, json=body) as response:
+            async with self._session.post(self._base + call.route, json=body, allow_redirects=False) as response:
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise worker_failure(f"Request to vLLM failed: {error}") from error

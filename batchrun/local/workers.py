@@ -7,13 +7,17 @@ model server said, in Python's repr.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 
+from batchrun.config import shown
+
 CHAT_ROUTE = "/v1/chat/completions"
 COMPLETIONS_ROUTE = "/v1/completions"
+_ROUTE = re.compile(r"(?:/[A-Za-z0-9_.:-]{1,100}){1,20}")
 
 
 class Worker(Protocol):
@@ -58,12 +62,12 @@ def model_call(request: dict[str, Any]) -> ModelCall | None:
     """The model server's request for a job's input; None for an input that is no prompt.
 
     Raises:
-        WorkerFailure: a sampling value that vLLM refuses, with the error that it gives.
+        WorkerFailure: a route that is no path, or a sampling value that vLLM refuses, with the error that it gives.
     """
     sampling = request.get("sampling_params")
     sampling = sampling if isinstance(sampling, dict) else {}
     if isinstance(request.get("openai_input"), dict):
-        call = ModelCall(str(request.get("openai_route", CHAT_ROUTE)), request["openai_input"])
+        call = ModelCall(_route(request.get("openai_route", CHAT_ROUTE)), request["openai_input"])
     elif isinstance(request.get("messages"), list):
         call = ModelCall(CHAT_ROUTE, {"messages": request["messages"], **sampling})
     elif isinstance(request.get("prompt"), (str, list)):
@@ -83,6 +87,18 @@ def model_failure(http_status: int, message: str, error_type: str = "BadRequestE
 def worker_failure(message: str) -> WorkerFailure:
     """A failure as worker-vllm's handler yields it and the SDK turns it into text."""
     return WorkerFailure(str({"message": message, "type": "worker_error", "code": None}))
+
+
+def _route(route: object) -> str:
+    """A job's route, which is put behind the model server's address: it must not lead to another one.
+
+    Raises:
+        WorkerFailure: it is no plain absolute path.
+    """
+    segments = route.split("/") if isinstance(route, str) and _ROUTE.fullmatch(route) else [".."]
+    if {".", ".."} & set(segments):
+        raise model_failure(404, f"no route {shown(route)}: it must be a path such as {CHAT_ROUTE}", "NotFoundError")
+    return str(route)
 
 
 def _refuse_bad_sampling(body: dict[str, Any]) -> None:

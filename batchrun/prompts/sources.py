@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import orjson
 
 from batchrun.errors import InputError
+from batchrun.paths import look_at
 from batchrun.prompts.lines import LineTooLongError, RawLine, iter_lines
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def reading(source: Source) -> Iterator[None]:
 def _expand(name: str, results: Path | None, tell: Callable[[str], None]) -> list[Source]:
     if name == STDIN:
         return [Source(STDIN, SourceKind.STDIN)]
+    look_at(name, "INPUT", InputError)
     path = Path(name)
     with _readable(name):
         status = path.stat()

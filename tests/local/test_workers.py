@@ -168,6 +168,59 @@ async def test_an_upstream_server_answers_in_its_own_words(openai_server, suffix
     await worker.close()
 
 
+@pytest.mark.parametrize(
+    "route",
+    [
+        *("@other.example/admin", "//other.example/x", "http://other.example/", "v1/chat/completions", "", "/", "/v1/"),
+        *("/v1/../admin", "/v1/./x", "/v1/%2e%2e/x", "/v1/x?delete=all", "/v1/x#y", "/v1\\x", "/v1/x y", "/v1/x\n"),
+        *("/v1/\u202e", "/" + "a" * 5000, "/a" * 5000, None, 7, ["/v1/x"], {"a": 1}),
+    ],
+)
+async def test_a_route_that_is_no_plain_path_fails_its_job_and_nothing_is_asked(openai_server, route):
+    url, seen = openai_server
+    for worker in (UpstreamWorker(url), EchoWorker()):
+        await worker.start()
+        with pytest.raises(WorkerFailure, match=r"vLLM returned HTTP 404: .*no route") as caught:
+            await worker.run({"openai_route": route, "openai_input": {"a": 1}})
+        assert len(str(caught.value)) < 400
+        await worker.close()
+    assert seen == []
+
+
+async def test_an_upstream_that_redirects_is_not_followed(openai_server):
+    url, seen = openai_server
+
+    async def elsewhere(_: web.BaseRequest) -> web.Response:
+        return web.Response(status=307, headers={"Location": f"{url}/v1/completions"})
+
+    async def models_only(request: web.BaseRequest) -> web.Response:
+        return web.json_response({"data": []}) if request.method == "GET" else await elsewhere(request)
+
+    for handler, match in ((elsewhere, "redirects to another URL"), (models_only, None)):
+        runner = web.ServerRunner(web.Server(handler))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        worker = UpstreamWorker(f"http://127.0.0.1:{runner.addresses[0][1]}")
+        if match:
+            with pytest.raises(UsageError, match=match):
+                await worker.start()
+        else:
+            await worker.start()
+            with pytest.raises(WorkerFailure, match="HTTP 307"):
+                await worker.run({"prompt": "x"})
+        await worker.close()
+        await runner.cleanup()
+    assert seen == []
+
+
+async def test_the_password_of_an_upstream_is_shown_nowhere():
+    worker = UpstreamWorker("http://me:secret@127.0.0.1:9/v1")
+    assert worker.name == "http://127.0.0.1:9"
+    with pytest.raises(UsageError) as caught:
+        await worker.start()
+    assert "secret" not in caught.value.message + caught.value.hint
+
+
 async def test_an_upstream_that_is_not_there_is_said_before_anything_starts():
     with pytest.raises(UsageError, match="no OpenAI-compatible server answers there"):
         await UpstreamWorker("http://127.0.0.1:9/v1").start()
