@@ -51,7 +51,7 @@ def test_a_signal_while_the_input_is_read_is_an_interrupt_without_a_traceback(tm
         env=KEYED,
     )
     until = time.monotonic() + 30
-    while not (tmp_path / "out.jsonl.state.lock").exists():
+    while not (tmp_path / "out.jsonl.state").exists():
         assert time.monotonic() < until
         time.sleep(0.01)
     process.send_signal(number)
