@@ -7,6 +7,7 @@ from typing import Any, Literal, TextIO
 import orjson
 from tqdm import tqdm
 
+from batchrun.foreign import visible, visible_json
 from batchrun.results.cost import money
 from batchrun.results.summary import Observer, Snapshot, duration
 
@@ -109,10 +110,10 @@ class BarObserver:
     def message(self, text: str) -> None:
         """Print a line above the bar."""
         if self._bar is None:
-            self._stream.write(f"{text}\n")
+            self._stream.write(f"{visible(text)}\n")
         else:
             self._bar.clear()
-            self._stream.write(f"{text}\n")
+            self._stream.write(f"{visible(text)}\n")
             self._bar.refresh()
 
     def end(self, snapshot: Snapshot) -> None:
@@ -143,7 +144,7 @@ class PlainObserver:
 
     def message(self, text: str) -> None:
         """A line."""
-        self._stream.write(f"{text}\n")
+        self._stream.write(f"{visible(text)}\n")
 
     def end(self, snapshot: Snapshot) -> None:
         """A last line."""
@@ -181,7 +182,7 @@ class JsonObserver:
         self._write({"event": "end", **snapshot.to_json()})
 
     def _write(self, event: dict[str, Any]) -> None:
-        self._stream.write(orjson.dumps(event).decode() + "\n")
+        self._stream.write(visible_json(orjson.dumps(event), ascii_only=True) + "\n")
 
 
 def _figures(snapshot: Snapshot) -> list[str]:
@@ -189,7 +190,7 @@ def _figures(snapshot: Snapshot) -> list[str]:
     s = snapshot
     parts = [f"{s.rows_per_s:,.1f}/s"]
     if s.note:
-        parts.append(s.note)
+        parts.append(visible(s.note))
     elif s.eta_s is not None and s.done < s.total:
         parts.append(f"ETA {duration(s.eta_s)}")
     if s.failed:
@@ -217,6 +218,6 @@ def _fitting(snapshot: Snapshot, columns: int) -> str:
         room = columns - len(text) - len(", ")
         if len(part) <= room:
             text += f", {part}"
-        elif part == snapshot.note and room >= _LEAST_NOTE_COLUMNS:
+        elif part == visible(snapshot.note) and room >= _LEAST_NOTE_COLUMNS:
             text += f", {part[: room - 1]}…"
     return text
