@@ -51,6 +51,7 @@ def run(
     state: str | os.PathLike[str] | None = None,
     api_key: str | None = None,
     base_url: str = config.DEFAULT_BASE_URL,
+    insecure_http: bool = False,
     set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
     default: Mapping[str, Any] | None = None,
     system: str | None = None,
@@ -85,6 +86,7 @@ def run(
         state: The state file; None: `<output>.state`.
         api_key: None: that of RUNPOD_API_KEY, else of `~/.runpod/config.toml`.
         base_url: Jobs go to `<base_url>/<endpoint>/run`.
+        insecure_http: Whether the key and the requests may go to an http URL of another machine.
         set: Sampling parameters for every request, winning over its own.
         default: Sampling parameters for requests that do not have them.
         system: A system message for requests that have none; implies `chat`. None: none.
@@ -124,6 +126,7 @@ def run(
         output=_text(output),
         state=str(at),
         base_url=base_url,
+        insecure_http=insecure_http,
         override=set,
         default=default,
         system=system,
@@ -171,6 +174,7 @@ def stream(
     output: str | os.PathLike[str] | None = None,
     api_key: str | None = None,
     base_url: str = config.DEFAULT_BASE_URL,
+    insecure_http: bool = False,
     set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
     default: Mapping[str, Any] | None = None,
     system: str | None = None,
@@ -202,6 +206,7 @@ def stream(
         output: The results file; None: the state file's name without `.state`, ending in `.jsonl`.
         api_key: None: that of RUNPOD_API_KEY, else of `~/.runpod/config.toml`.
         base_url: Jobs go to `<base_url>/<endpoint>/run`.
+        insecure_http: Whether the key and the requests may go to an http URL of another machine.
         set: Sampling parameters for every request, winning over its own.
         default: Sampling parameters for requests that do not have them.
         system: A system message for requests that have none; implies `chat`. None: none.
@@ -233,6 +238,7 @@ def stream(
         output=_text(output) if output is not None else str(at.with_name(_results_name(at.name))),
         state=str(at),
         base_url=base_url,
+        insecure_http=insecure_http,
         override=set,
         default=default,
         system=system,

@@ -11,6 +11,7 @@ import orjson
 
 from batchrun.config import SweepOptions
 from batchrun.errors import OutputError, StateError, UsageError
+from batchrun.foreign import without_user
 from batchrun.intake import output_paths
 from batchrun.paths import refuse_unspeakable
 from batchrun.prompts.sources import is_own_line
@@ -40,7 +41,7 @@ def refuse_other_options(store: Store, options: RunOptions) -> None:
     stored = store.get_setting("options")
     if not isinstance(stored, dict):
         return
-    now = options.to_json()
+    now, stored = options.to_json(), {**stored, "base_url": without_user(stored["base_url"])}
     pairs = [(option, stored.get(key), now[key]) for key, option in _IDENTITY.items()]
     swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
     pairs.append(("--sweep", swept[0], swept[1]))

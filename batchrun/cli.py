@@ -18,6 +18,7 @@ import click
 from batchrun import __version__
 from batchrun.errors import BatchrunError, OutputError, UsageError
 from batchrun.options import (
+    CONFIRM_OPTIONS,
     GUARD_OPTIONS,
     KEY_OPTIONS,
     LOCAL_OPTIONS,
@@ -29,14 +30,14 @@ from batchrun.options import (
     WATCH_OPTIONS,
     with_options,
 )
-from batchrun.output import say, show_ending, show_summary, show_total
-from batchrun.printer import Printer, printing_stderr
+from batchrun.output import echo, make_observer, say, show_ending, show_summary, show_total
+from batchrun.printer import printing_stderr
 from batchrun.streams import take_over
 from batchrun.values import PATH, STATE
 
 if TYPE_CHECKING:
-    from batchrun.config import ResultFormat
-    from batchrun.results.summary import Observer, Summary
+    from batchrun.config import ResultFormat, RunOptions
+    from batchrun.results.summary import Summary
 
 _EXIT_CODES = """
 \b
@@ -98,7 +99,7 @@ class _Group(click.Group):
                 "fix that, then run the same command: what was committed is whole",
             ) from error
         except KeyboardInterrupt:
-            click.echo("interrupted; the same command goes on", err=True)
+            echo("interrupted; the same command goes on", err=True)
             ctx.exit(130)
 
 
@@ -162,14 +163,14 @@ def run(**given: Any) -> None:
     options = run_options(given)
     refuse_local_options(given, options)
     if given["dry_run"]:
-        session.dry_run(options, sys.stdout.buffer, _observer(given))
+        session.dry_run(options, sys.stdout.buffer, make_observer(given))
         return
-    _finish(session.run(options, observer=_observer(given), **_session_options(given)), given)
+    _run(options, given)
 
 
 @main.command(context_settings=_ENVIRONMENT)
 @click.argument("state", type=STATE)
-@with_options([*GUARD_OPTIONS, *RETRY_OPTIONS, *NOTIFY_OPTIONS, *KEY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
+@with_options([*GUARD_OPTIONS, *RETRY_OPTIONS, *NOTIFY_OPTIONS, *CONFIRM_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
 def resume(state: Path, **given: Any) -> None:
     """Go on with the run of a STATE file, with the options that it was started with.
 
@@ -180,12 +181,12 @@ def resume(state: Path, **given: Any) -> None:
       batchrun resume results.jsonl.state --max-cost 80
     """
     from batchrun import session
-    from batchrun.parameters import guards, refuse_local_options
+    from batchrun.parameters import confirms_base_url, guards, refuse_local_options
 
     options = session.stored_options(state)
     options = replace(options, guards=guards(given, options.guards))
     refuse_local_options(given, options)
-    _finish(session.run(options, observer=_observer(given), resumed=True, **_session_options(given)), given)
+    _run(options, given, resumed=True, confirmed_url=confirms_base_url(given, options))
 
 
 @main.command(context_settings=_ENVIRONMENT)
@@ -209,15 +210,14 @@ def watch(**given: Any) -> None:
     asked = {**given, "inputs": (str(folder),), "output": f"{output}/", "state": str(output), "shard": None}
     options = run_options(asked)
     refuse_local_options(given, options)
-    shared = _session_options({**given, "retry_failed": False, "kinds": ()})
+    shared = _session_options({**given, "retry_failed": False, "kinds": ()}, options)
     total = session.watch(
         options,
         folder,
         settle_s=given["settle"],
         until_empty=given["until_empty"],
-        observer=_observer(given),
         show=lambda file, ending: show_ending(file, ending, given),
-        **{name: shared[name] for name in ("api_key_file", "notify_url", "local")},
+        **{name: shared[name] for name in ("observer", "api_key", "notify_url", "local")},
     )
     show_total(total, given)
     sys.exit(total.exit_code)
@@ -237,12 +237,12 @@ def status(state: Path, *, as_json: bool) -> None:
     from batchrun import standing
 
     seen = standing.look(state)
-    click.echo(standing.to_json(seen) if as_json else standing.render(seen), nl=False)
+    echo(standing.to_json(seen) if as_json else standing.render(seen), nl=False)
 
 
 @main.command(context_settings=_ENVIRONMENT, short_help="Cancel the jobs in flight of a STATE file's run.")
 @click.argument("state", type=STATE)
-@with_options([*NOTIFY_OPTIONS, *KEY_OPTIONS, *SHOW_OPTIONS])
+@with_options([*NOTIFY_OPTIONS, *CONFIRM_OPTIONS, *SHOW_OPTIONS])
 def cancel(state: Path, **given: Any) -> None:
     """Cancel the jobs in flight of the run of a STATE file, queued ones first.
 
@@ -254,9 +254,17 @@ def cancel(state: Path, **given: Any) -> None:
       batchrun cancel results.jsonl.state
     """
     from batchrun import session
+    from batchrun.credentials import find_key
+    from batchrun.parameters import confirms_base_url
 
+    options = session.stored_options(state)
+    api_key = find_key(options, key_file=given["api_key_file"])
     summary = session.cancel(
-        state, observer=_observer(given), api_key_file=given["api_key_file"], notify_url=given["notify"]
+        options,
+        observer=make_observer(given, api_key),
+        confirmed_url=confirms_base_url(given, options),
+        api_key=api_key,
+        notify_url=given["notify"],
     )
     _finish(summary, given)
 
@@ -281,9 +289,9 @@ def verify(states: tuple[Path, ...], *, as_json: bool) -> None:
     found = []
     for state in states:
         found.append(verification.verify(state))
-        click.echo(verification.to_json(found[-1]) if as_json else verification.render(found[-1]), nl=False)
+        echo(verification.to_json(found[-1]) if as_json else verification.render(found[-1]), nl=False)
     if len(states) > 1:
-        click.echo(merging.whole_shards(states), err=as_json)
+        echo(merging.whole_shards(states), err=as_json)
     sys.exit(0 if all(each.is_whole for each in found) else 1)
 
 
@@ -305,7 +313,7 @@ def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
     from batchrun import merging
 
     target = None if str(output) == "-" else output
-    click.echo(str(merging.merge(states, target, sys.stdout.buffer, partial=partial)), err=True)
+    echo(str(merging.merge(states, target, sys.stdout.buffer, partial=partial)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)
@@ -332,7 +340,7 @@ def export(state: Path, output: Path, form: ResultFormat | None) -> None:
     from batchrun import export as exporting
 
     target = None if str(output) == "-" else output
-    click.echo(str(exporting.export(state, target, sys.stdout.buffer, form)), err=True)
+    echo(str(exporting.export(state, target, sys.stdout.buffer, form)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)
@@ -355,7 +363,7 @@ def report(state: Path, *, as_json: bool, html: Path | None) -> None:
     seen = reporting.read(state)
     if html is not None:
         webpage.write(seen, html)
-    click.echo(tables.to_json(seen) if as_json else tables.render(seen), nl=False)
+    echo(tables.to_json(seen) if as_json else tables.render(seen), nl=False)
 
 
 @main.command(context_settings=_ENVIRONMENT)
@@ -380,9 +388,9 @@ def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
         refuse_unspeakable(Path(source.path))
     report = checking.inspect(sources, stdin=sys.stdin.buffer)
     if as_json:
-        click.echo(orjson.dumps(checking.to_json(report), option=orjson.OPT_INDENT_2).decode())
+        echo(orjson.dumps(checking.to_json(report), option=orjson.OPT_INDENT_2))
     else:
-        click.echo(checking.render(report), nl=False)
+        echo(checking.render(report), nl=False)
     sys.exit(2 if report.problem_count else 0)
 
 
@@ -403,34 +411,26 @@ def serve(**given: Any) -> None:
     session.serve(given)
 
 
-def _session_options(given: dict[str, Any]) -> dict[str, Any]:
+def _run(options: RunOptions, given: dict[str, Any], *, resumed: bool = False, confirmed_url: bool = False) -> NoReturn:
+    from batchrun import session
+
+    shared = _session_options(given, options)
+    _finish(session.run(options, resumed=resumed, confirmed_url=confirmed_url, **shared), given)
+
+
+def _session_options(given: dict[str, Any], options: RunOptions) -> dict[str, Any]:
+    from batchrun.credentials import find_key
     from batchrun.session import LocalWorker
 
-    options = {name: given[name] for name in ("retry_failed", "kinds", "api_key_file")}
+    api_key = find_key(options, key_file=given["api_key_file"])
     return {
-        **options,
+        "retry_failed": given["retry_failed"],
+        "kinds": given["kinds"],
+        "api_key": api_key,
+        "observer": make_observer(given, api_key),
         "notify_url": given["notify"],
         "local": LocalWorker(given["worker"], given["model_file"], given["upstream"]),
     }
-
-
-def _observer(given: dict[str, Any]) -> Observer:
-    from batchrun.progress import make_observer, send_log
-
-    observer = make_observer("none" if given["quiet"] else given["progress"], sys.stderr)
-    send_log(observer if given["verbose"] else None, _log_file(given["log_file"]))
-    return observer
-
-
-def _log_file(path: Path | None) -> Printer | None:
-    if path is None:
-        return None
-    try:
-        printer = Printer(path.open("a", encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--log-file {path}: {error.strerror}", "give a file in a folder that exists") from error
-    click.get_current_context().call_on_close(printer.settle)
-    return printer
 
 
 def _finish(summary: Summary, given: dict[str, Any]) -> NoReturn:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from batchrun.errors import UsageError
+from batchrun.foreign import without_user
 
 UnconfirmedPolicy = Literal["resubmit", "hold"]
 InterruptPolicy = Literal["drain", "detach", "cancel"]
@@ -145,6 +147,20 @@ def checked_url(option: str, url: str, *, example: str, is_prefix: bool = False)
     if is_prefix and (parts.query or parts.fragment or url.endswith(("?", "#"))):
         raise UsageError(f"{option} has a query or a fragment, and paths are put behind it", hint)
     return url
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL is of this machine: `localhost`, 127.0.0.0/8 or ::1."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_plain_http(url: str) -> bool:
+    """Whether everybody on the way can read what is sent to a URL."""
+    return url.startswith("http://") and not is_loopback(url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +326,7 @@ class RunOptions:
         data = asdict(self)
         del data["state"]
         data["sweep"] = self.sweep.to_json()
+        data["base_url"] = without_user(self.base_url)
         data["inputs"] = [name if name == "-" else str(Path(name).absolute()) for name in self.inputs]
         data["output"] = os.path.relpath(self.output, self.state.parent)
         return data
@@ -327,6 +344,7 @@ class RunOptions:
             **{
                 **data,
                 "inputs": tuple(data["inputs"]),
+                "base_url": without_user(data["base_url"]),
                 "format": data.get("format", "batchrun"),
                 "output": Path(os.path.normpath(state.absolute().parent / data["output"])),
                 "state": state,

@@ -1,4 +1,4 @@
-"""Where the API key comes from. It is never an option, and is never written anywhere."""
+"""Where the API key comes from, and where it may go. It is never an option, and is never written anywhere."""
 
 from __future__ import annotations
 
@@ -6,14 +6,27 @@ import os
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from batchrun.config import is_loopback, is_plain_http
 from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+    from batchrun.config import RunOptions
+
+
+def find_key(options: RunOptions, api_key: str | None = None, key_file: Path | None = None) -> str | None:
+    """The API key of a run: the one that is given, else as `find_api_key` finds it; None: none is sent.
+
+    Raises:
+        UsageError: there is none, or it cannot be one.
+    """
+    if options.is_local:
+        return None
+    if api_key is not None:
+        return checked(api_key, "api_key")
+    return find_api_key(key_file, options.base_url)
 
 
 def find_api_key(key_file: Path | None, base_url: str, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -33,12 +46,25 @@ def find_api_key(key_file: Path | None, base_url: str, environ: Mapping[str, str
     key = _from_config(Path(config)) if os.path.isfile(config) else None  # noqa: PTH113
     if key:
         return checked(key, str(config))
-    if urlsplit(base_url).hostname in _LOOPBACK:
+    if is_loopback(base_url):
         return None
     raise UsageError(
         "there is no API key",
         "set RUNPOD_API_KEY, or give --api-key-file; keys are made in the Runpod console under Settings, API Keys",
     )
+
+
+def refuse_plain_http(base_url: str, *, insecure_http: bool) -> None:
+    """Refuse to send the key where everybody on the way can read it.
+
+    Raises:
+        UsageError: the URL is http, and not of this machine, and nobody has said that this is fine.
+    """
+    if is_plain_http(base_url) and not insecure_http:
+        raise UsageError(
+            f"--base-url {base_url} is plain http: everybody on the way can read the API key and the prompts",
+            "use https; or give --insecure-http where the network is your own",
+        )
 
 
 def _read(path: Path) -> str:

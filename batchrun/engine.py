@@ -321,7 +321,7 @@ class Engine:
         self._tell(self._end(poll.job, answer, sent_at, was_polled=True))
 
     def _end(self, job: int, answer: JobAnswer, sent_at: float, *, was_polled: bool) -> ev.JobEnded:
-        failure = judge(answer, inspect_output=self._inspect_output)
+        failure = judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)
         status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
         delay_s, execution_s = _seconds(answer.delay_ms), _seconds(answer.execution_ms)
         return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled)

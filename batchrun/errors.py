@@ -23,7 +23,10 @@ means (`exit_code`). The two axes of a CallError are its class and whether the w
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class BatchrunError(Exception):
@@ -97,6 +100,11 @@ class CallError(BatchrunError):
         self.http_status = http_status
         self.retry_after_s = retry_after_s
         self.raw = raw or message
+
+    def rewrite(self, change: Callable[[str], str]) -> None:
+        """Change what it says, and what was sent."""
+        self.message, self.raw = change(self.message), change(self.raw)
+        self.args = (self.message,)
 
 
 class ThrottledError(CallError):

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import orjson
 
+from batchrun.config import checked_url
+from batchrun.endpoint.proxies import proxy_for
+from batchrun.foreign import Secrets
+from batchrun.interrupts import wakeup_fd_kept
 from batchrun.results.cost import span
 from batchrun.results.summary import duration
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from batchrun.errors import BatchrunError
-    from batchrun.results.summary import Summary
+    from batchrun.results.summary import Observer, Summary
 
 _TIMEOUT_S = 10.0
 
@@ -56,9 +65,10 @@ async def notify(url: str, data: dict[str, Any]) -> str | None:
     """
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S), trust_env=True) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session,
             session.post(
                 url,
+                proxy=proxy_for(url),  # not aiohttp's `trust_env`, which sends passwords out of ~/.netrc, too
                 data=orjson.dumps(data, default=str),
                 headers={"Content-Type": "application/json"},
                 allow_redirects=False,
@@ -69,3 +79,37 @@ async def notify(url: str, data: dict[str, Any]) -> str | None:
             return f"HTTP {answer.status}"
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         return f"{type(error).__name__}"
+
+
+def refuse_bad_url(url: str | None) -> None:
+    """Refuse a notification URL that nothing can be sent to.
+
+    Raises:
+        UsageError: it is no http(s) URL.
+    """
+    if url is not None:
+        checked_url("--notify", url, example="https://hooks.slack.com/services/...")
+
+
+@contextmanager
+def telling(url: str | None, state: Path, observer: Observer, api_key: str | None) -> Iterator[list[Summary]]:
+    """Notify a URL of the summary that ends up in the list, or of an unexpected error."""
+    told: list[Summary] = []
+    try:
+        yield told
+    except Exception as error:
+        if url is not None and getattr(error, "exit_code", 1) == 1:
+            failure = failure_payload(error, state.name)
+            tell(url, {**failure, "text": Secrets(api_key).hide(failure["text"])}, observer)
+        raise
+    if url is not None:
+        tell(url, payload(told[0]), observer)
+
+
+def tell(url: str, data: dict[str, Any], observer: Observer) -> None:
+    """POST the data once, and tell the observer when it did not arrive."""
+    # Without a factory a runner would also set, and in the end unset, the event loop of a program.
+    with wakeup_fd_kept(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        failed = runner.run(notify(url, data))
+    if failed is not None:
+        observer.message(f"the notification did not arrive: {failed}")

@@ -127,8 +127,26 @@ KEY_OPTIONS = [
         type=PATH,
         help="Read the API key from this file instead of RUNPOD_API_KEY.",
     ),
+    click.option(
+        "--insecure-http",
+        is_flag=True,
+        help="Send the API key and the prompts to an http URL of another machine, readable by all on the way.",
+    ),
 ]
-"""Where the key comes from."""
+"""Where the key comes from, and how it may travel."""
+
+_BASE_URL_VARIABLES = ["BATCHRUN_BASE_URL", "RUNPOD_ENDPOINT_BASE_URL"]
+
+CONFIRM_OPTIONS = [
+    *KEY_OPTIONS,
+    click.option(
+        "--base-url",
+        envvar=_BASE_URL_VARIABLES,
+        metavar="URL",
+        help="Confirm that the run's jobs go to this URL, where the state file does not prove that you chose it.",
+    ),
+]
+"""The same for a run that is known from its state file, which is not believed in where the key goes."""
 
 RETRY_OPTIONS = [
     click.option("--retry-failed", is_flag=True, help="Take up the failed rows again, with all their retries."),
@@ -172,7 +190,7 @@ RUN_OPTIONS = [
     ),
     click.option(
         "--base-url",
-        envvar=["BATCHRUN_BASE_URL", "RUNPOD_ENDPOINT_BASE_URL"],
+        envvar=_BASE_URL_VARIABLES,
         default=config.DEFAULT_BASE_URL,
         show_default=True,
         metavar="URL",

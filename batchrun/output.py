@@ -1,23 +1,39 @@
-"""What a command says on stderr, but for the progress of a run."""
+"""What a command says, but for the progress of a run. Nothing that it shows can act on a terminal."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchrun.errors import UsageError
+from batchrun.foreign import Secrets, url_secrets, visible, visible_json
+from batchrun.printer import Printer
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from batchrun.queued import Total
-    from batchrun.results.summary import Summary
+    from batchrun.results.summary import Observer, Summary
     from batchrun.watching import Ending
+
+
+def echo(text: str | bytes, *, err: bool = False, nl: bool = True) -> None:
+    """The one way to a person's screen; JSON, as bytes, is also for programs."""
+    if isinstance(text, bytes):
+        # On stderr it passes through a text stream, in whatever encoding that has.
+        click.echo(visible_json(text, ascii_only=True) if err else visible_json(text).encode(), err=err, nl=nl)
+    else:
+        click.echo(visible(text), err=err, nl=nl)
 
 
 def say(message: str, hint: str) -> None:
     """A message in one line, and what to do in another."""
     if message:
-        click.echo(f"batchrun: {message}", err=True)
+        echo(f"batchrun: {message}", err=True)
     if hint:
-        click.echo(f"  -> {hint}", err=True)
+        echo(f"  -> {hint}", err=True)
 
 
 def show_summary(summary: Summary, given: dict[str, Any]) -> None:
@@ -25,11 +41,11 @@ def show_summary(summary: Summary, given: dict[str, Any]) -> None:
     from batchrun.results.summary import render, to_event
 
     if given["progress"] == "json":
-        click.echo(to_event(summary), err=True)
+        echo(to_event(summary), err=True)
     elif not given["quiet"]:
-        click.echo(render(summary), err=True, nl=False)
+        echo(render(summary), err=True, nl=False)
     elif summary.reason:
-        click.echo(f"batchrun: {summary.reason}", err=True)
+        echo(f"batchrun: {summary.reason}", err=True)
 
 
 def show_ending(file: str, ending: Ending, given: dict[str, Any]) -> None:
@@ -47,10 +63,42 @@ def show_total(total: Total, given: dict[str, Any]) -> None:
     if given["progress"] == "json":
         _show_event({"event": "total", **total.to_json()})
     elif not given["quiet"]:
-        click.echo(f"\n{total}", err=True)
+        echo(f"\n{total}", err=True)
 
 
 def _show_event(event: dict[str, Any]) -> None:
     import orjson
 
-    click.echo(orjson.dumps(event).decode(), err=True)
+    echo(orjson.dumps(event), err=True)
+
+
+def make_observer(given: dict[str, Any], api_key: str | None = None) -> Observer:
+    """What shows a run, as the options want it; the log goes to where they say, without the key.
+
+    Raises:
+        UsageError: the log file cannot be opened.
+    """
+    from batchrun import progress
+
+    observer = progress.make_observer("none" if given["quiet"] else given["progress"], sys.stderr)
+    file = _log_file(given["log_file"])
+    if given["verbose"] or file is not None:
+        from batchrun.endpoint.proxies import environment_proxies
+
+        urls = [given["notify"], *environment_proxies()]
+        secrets = Secrets(api_key, *(secret for url in urls for secret in url_secrets(url)))
+        progress.send_log(observer if given["verbose"] else None, file, secrets.hide)
+    else:
+        progress.send_log(None, None)
+    return observer
+
+
+def _log_file(path: Path | None) -> Printer | None:
+    if path is None:
+        return None
+    try:
+        printer = Printer(path.open("a", encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--log-file {path}: {error.strerror}", "give a file in a folder that exists") from error
+    click.get_current_context().call_on_close(printer.settle)
+    return printer

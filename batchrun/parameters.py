@@ -15,7 +15,9 @@ import click
 import orjson
 
 from batchrun import config
+from batchrun.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError
+from batchrun.foreign import without_user
 from batchrun.intake import results_name
 from batchrun.paths import look_at
 from batchrun.prompts.shard import Shard
@@ -54,6 +56,8 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
             f"--base-url {base_url} is that of a load-balancing endpoint, which has no queue",
             "use a queue endpoint: its jobs go to https://api.runpod.ai/v2/ID/run",
         )
+    if not is_local:
+        refuse_plain_http(given["base_url"], insecure_http=given["insecure_http"])
     for name, parameters in (("--set", given["override"]), ("--default", given["default"])):
         if parameters.get("stream"):
             raise UsageError(f"{name} stream: it is of no use in a batch", "take it out")
@@ -154,6 +158,26 @@ def refuse_local_options(given: dict[str, Any], options: config.RunOptions) -> N
     ):
         if chosen and not options.is_local:
             raise UsageError(f"{option} is for --endpoint local", f"take it out, or run on -e {config.LOCAL_ENDPOINT}")
+
+
+def confirms_base_url(given: dict[str, Any], options: config.RunOptions) -> bool:
+    """Whether the command, or the environment, names the base URL of a run that is known from its state file.
+
+    Raises:
+        UsageError: the command names another.
+    """
+    url = given["base_url"]
+    if url is None:
+        return False
+    if url.rstrip("/") != options.base_url:
+        context = click.get_current_context()
+        if context.get_parameter_source("base_url") is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"--base-url {without_user(url)}: the run is at {without_user(options.base_url)}",
+                "give that one, or start a new run with another --output",
+            )
+        return False
+    return given["insecure_http"] or not config.is_plain_http(url)
 
 
 def guards(given: dict[str, Any], known: config.GuardOptions) -> config.GuardOptions:

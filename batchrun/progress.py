@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
-from typing import Any, Literal, TextIO, cast
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 import orjson
 from tqdm import tqdm
 
+from batchrun.foreign import visible, visible_json
 from batchrun.printer import Printer
 from batchrun.results.cost import money
 from batchrun.results.summary import Observer, Snapshot, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PLAIN_EVERY_S = 30.0
 JSON_EVERY_S = 1.0
@@ -39,12 +43,22 @@ def make_observer(mode: Literal["auto", "bar", "plain", "json", "none"], stream:
             return NullObserver()
 
 
-def send_log(observer: Observer | None, file: Printer | None) -> None:
-    """Send this process' log to an observer, so that it does not tear the bar, and to a file; None: not there."""
+def send_log(observer: Observer | None, file: Printer | None, hide: Callable[[str], str] = str) -> None:
+    """Send the log, that of the libraries too, to an observer, so that it does not tear the bar, and to a file.
+
+    Args:
+        observer: None: it is not shown.
+        file: None: it is not kept.
+        hide: Takes secrets out of a text.
+    """
     if observer is None and file is None:
         # Without a handler Python prints warnings itself, and each of ours would be said twice.
         logging.getLogger("batchrun").addHandler(logging.NullHandler())
         return
+
+    class Clean(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return visible(hide(super().format(record)))
 
     class ToObserver(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -54,9 +68,9 @@ def send_log(observer: Observer | None, file: Printer | None) -> None:
     handlers: list[logging.Handler] = [ToObserver()]
     if file is not None:
         handlers.append(logging.StreamHandler(cast("TextIO", file)))
-    logging.basicConfig(
-        level=logging.DEBUG, handlers=handlers, format="%(asctime)s %(levelname)-7s %(message)s", force=True
-    )
+    for handler in handlers:
+        handler.setFormatter(Clean("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.basicConfig(level=logging.DEBUG, handlers=handlers, force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
@@ -93,7 +107,7 @@ class BarObserver:
 
     def message(self, text: str) -> None:
         """Print a line above the bar."""
-        self._printer.write(f"{text}\n")
+        self._printer.write(f"{visible(text)}\n")
 
     def end(self, snapshot: Snapshot) -> None:
         """Leave the bar as it is at last."""
@@ -141,7 +155,7 @@ class PlainObserver:
 
     def message(self, text: str) -> None:
         """A line."""
-        self._printer.write(f"{text}\n")
+        self._printer.write(f"{visible(text)}\n")
 
     def end(self, snapshot: Snapshot) -> None:
         """A last line."""
@@ -179,7 +193,7 @@ class JsonObserver:
         self._write({"event": "end", **snapshot.to_json()})
 
     def _write(self, event: dict[str, Any]) -> None:
-        self._printer.write(orjson.dumps(event).decode() + "\n")
+        self._printer.write(visible_json(orjson.dumps(event), ascii_only=True) + "\n")
 
 
 def _figures(snapshot: Snapshot) -> list[str]:
@@ -187,7 +201,7 @@ def _figures(snapshot: Snapshot) -> list[str]:
     s = snapshot
     parts = [f"{s.rows_per_s:,.1f}/s"]
     if s.note:
-        parts.append(s.note)
+        parts.append(visible(s.note))
     elif s.eta_s is not None and s.done < s.total:
         parts.append(f"ETA {duration(s.eta_s)}")
     if s.failed:
@@ -215,6 +229,6 @@ def _fitting(snapshot: Snapshot, columns: int) -> str:
         room = columns - len(text) - len(", ")
         if len(part) <= room:
             text += f", {part}"
-        elif part == snapshot.note and room >= _LEAST_NOTE_COLUMNS:
+        elif part == visible(snapshot.note) and room >= _LEAST_NOTE_COLUMNS:
             text += f", {part[: room - 1]}…"
     return text

@@ -23,6 +23,7 @@ from batchrun.checks import (
 )
 from batchrun.conclusion import Conclusion, results_path
 from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
+from batchrun.consent import ALL, Consent, Said
 from batchrun.endpoint.client import EndpointClient
 from batchrun.engine import Engine, Outcome
 from batchrun.errors import InputError, StateError, StoppedError
@@ -68,6 +69,8 @@ class Run:
         observer: Told what a person should know.
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
+        api_key: Sent with each request; None: none is.
+        said: What of the options the command itself names; the rest is believed only with a proof in the state file.
         from_spool: Whether stdin is to be taken from its spooled copy.
         as_is: Whether to take the rows as they are, without a look at the inputs: for a run that submits nothing.
         requests: Lines to be added to the requests that are kept beside the state file, which are the only input then;
@@ -85,6 +88,8 @@ class Run:
         *,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        api_key: str | None = None,
+        said: Said = ALL,
         from_spool: bool = False,
         as_is: bool = False,
         requests: Iterable[bytes] | None = None,
@@ -93,6 +98,8 @@ class Run:
         self._observer = observer
         self._clock = clock
         self._wall = wall
+        self._api_key = api_key
+        self._said = said
         self._stack = ExitStack()
         self._session = 0
         self._session_from = clock()
@@ -119,11 +126,12 @@ class Run:
         self._lock = StateLock(options.state, private=private)
         stack.callback(self._lock.release)
         is_new = not holds_run(options.state, self._observer.message)
+        consent = Consent(options, self._api_key, self._said)
         if is_new:
             refuse_foreign_files(options, sources, None)
             _refuse_strange_requests(options.state, keeps_requests=requests is not None)
         else:
-            _refuse_other_run(options, sources, self._observer)
+            _refuse_other_run(options, sources, self._observer, consent)
         with ExitStack() as undo:
             if is_new and not existed:
                 undo.callback(_remove_state, options.state)
@@ -139,6 +147,8 @@ class Run:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
             options = self.options = replace(options, format=result_format(self.store, options))
             self.store.set_setting("options", options.to_json())
+            if not as_is:
+                consent.keep(self.store, sources)
             if requests is not None:
                 self._add(iter(requests))
             undo.pop_all()
@@ -147,9 +157,13 @@ class Run:
             self._observer.message(f"the input has changed: {merged.added} rows new, {merged.dropped} gone")
         self._session = self.store.begin_session(os.getpid(), self._now_ms(), identity())
         recover_results(self.store, self._session, self._now_ms(), observer=self._observer)
+        self._open_files(missing_ok=as_is, private=private)
+
+    def _open_files(self, *, missing_ok: bool, private: bool) -> None:
+        stack = self._stack
         self._sources = {source.source: source for source in self.store.sources()}
         files = {number: Path(source.file) for number, source in self._sources.items()}
-        self._reader = stack.enter_context(LineReader(files, missing_ok=as_is))
+        self._reader = stack.enter_context(LineReader(files, missing_ok=missing_ok))
         for path in self._reader.missing:
             self._observer.message(f"{path} is gone: results that are collected now do not carry its lines' own fields")
         self._results = ResultsFiles()
@@ -202,7 +216,6 @@ class Run:
     async def drive(
         self,
         base_url: str,
-        api_key: str | None,
         rng: Random,
         *,
         cancel: bool = False,
@@ -213,7 +226,6 @@ class Run:
 
         Args:
             base_url: Jobs go to `<base_url>/<endpoint>/run`.
-            api_key: None: none is sent.
             rng: Where jitter comes from.
             cancel: Whether to cancel what is in flight, and to submit nothing.
             feed: Where further rows come from; only for a run on requests that a program gives it, at one endpoint.
@@ -249,7 +261,7 @@ class Run:
                 client = EndpointClient(
                     base_url,
                     endpoint,
-                    api_key,
+                    self._api_key,
                     connections=options.scheduler.connections or MOST_LANES,
                     timeout_s=options.timeout_s,
                     use_proxy=not options.is_local,
@@ -368,10 +380,11 @@ class Run:
         return round(self._wall() * 1000)
 
 
-def _refuse_other_run(options: RunOptions, sources: Sequence[Source], observer: Observer) -> None:
+def _refuse_other_run(options: RunOptions, sources: Sequence[Source], observer: Observer, consent: Consent) -> None:
     """Refuse a state file of another run, or of another time. A connection that may write would change it even so."""
     with Store(options.state, read_only=True, tell=observer.message) as store:
         refuse_other_options(store, options)
+        consent.refuse_unsaid(store, sources)
         refuse_foreign_files(options, sources, store)
         refuse_strange_lines(store)
 

@@ -17,14 +17,16 @@ import click
 from batchrun.asking import ask_to_cancel
 from batchrun.checks import refuse_other_options
 from batchrun.clock import WallClock, steady_s
-from batchrun.config import RunOptions, checked_url
-from batchrun.credentials import checked, find_api_key
+from batchrun.config import RunOptions
+from batchrun.consent import Said
+from batchrun.credentials import checked, find_key
 from batchrun.endpoint.protocol import run_body
 from batchrun.engine import Outcome
 from batchrun.errors import BatchrunError, OutputError, RefusedError, StateError, UsageError
+from batchrun.foreign import visible_json
 from batchrun.intake import RequestKeys, preview
 from batchrun.interrupts import Leaving, cancellable, wakeup_fd_kept
-from batchrun.notify import failure_payload, notify, payload, refusal_payload
+from batchrun.notify import refusal_payload, refuse_bad_url, tell, telling
 from batchrun.preflight import refuse_unknown_endpoints
 from batchrun.prompts.shapes import build_request
 from batchrun.prompts.sweep import Sweep
@@ -34,7 +36,7 @@ from batchrun.state.store import Store
 from batchrun.watching import Ending, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from pathlib import Path
 
     from batchrun.errors import StoppedError
@@ -61,10 +63,10 @@ def run(
     *,
     observer: Observer,
     resumed: bool = False,
+    confirmed_url: bool = False,
     retry_failed: bool = False,
     kinds: tuple[str, ...] = (),
     api_key: str | None = None,
-    api_key_file: Path | None = None,
     notify_url: str | None = None,
     local: LocalWorker = LocalWorker(),
     requests: Iterable[bytes] | None = None,
@@ -76,11 +78,12 @@ def run(
     Args:
         options: What is asked for.
         observer: Told what a person should know.
-        resumed: Whether stdin is to be taken from its copy.
+        resumed: Whether the options are those of the state file: stdin is then taken from its copy, and the key and
+            files of elsewhere go only where the state file proves that its user has said so.
+        confirmed_url: Whether a resumed run's base URL has been given now.
         retry_failed: Whether to take up failed rows again.
         kinds: Only these kinds of failures; empty: all.
         api_key: None: it is looked for, see `find_api_key`.
-        api_key_file: Where it is looked for first.
         notify_url: Told at the end; None: nobody is.
         local: What answers at the local endpoint.
         requests: The input, as lines, of a run that a program gives its requests; None: the inputs are files.
@@ -91,27 +94,33 @@ def run(
         BatchrunError: nothing was sent, or a defect. A run that stops early is told by the summary.
     """
     _refuse_wrong_kinds(kinds, retry_failed=retry_failed)
-    _refuse_bad_url(notify_url)
-    if options.is_local:
-        key, worker = None, _local_worker(local, observer)
-    elif api_key is not None:
-        key, worker = checked(api_key, "api_key"), None
-    else:
-        key, worker = find_api_key(api_key_file, options.base_url), None
+    refuse_bad_url(notify_url)
+    key = find_key(options, api_key)
+    worker = _local_worker(local, observer) if options.is_local else None
+    said = Said(base_url=confirmed_url or not resumed, paths=not resumed)
     if len(options.endpoints) > 1 and not options.state.exists():
         _in_loop(refuse_unknown_endpoints(options, key))
     leaving = leaving or Leaving()
     with (
         cancellable(leaving),
-        _telling(notify_url, options.state, observer) as told,
-        Run(options, observer, clock=steady_s, wall=_wall(), from_spool=resumed, requests=requests) as opened,
+        telling(notify_url, options.state, observer, key) as told,
+        Run(
+            options,
+            observer,
+            clock=steady_s,
+            wall=_wall(),
+            api_key=key,
+            said=said,
+            from_spool=resumed,
+            requests=requests,
+        ) as opened,
     ):
         if retry_failed:
             observer.message(f"{opened.retry_failed(kinds):,} failed rows are taken up again")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
         drive = partial(opened.drive, feed=feed, leaving=leaving)
         if worker is None:
-            outcome = _in_loop(drive(options.base_url, key, rng))
+            outcome = _in_loop(drive(options.base_url, rng))
         elif opened.has_work or feed is not None:
             outcome = _in_loop(_drive_locally(drive, worker, rng))
         else:
@@ -128,7 +137,7 @@ def watch(
     until_empty: bool,
     observer: Observer,
     show: Callable[[str, Ending], None],
-    api_key_file: Path | None = None,
+    api_key: str | None = None,
     notify_url: str | None = None,
     local: LocalWorker = LocalWorker(),
 ) -> Total:
@@ -141,15 +150,15 @@ def watch(
         until_empty: Whether to end when no file is left without a record.
         observer: Shown every run.
         show: Shown how each ended, with the file's name.
-        api_key_file: Where the key is; None: where it is looked for.
+        api_key: None: it is looked for, see `find_api_key`.
         notify_url: Told how each ended; None: nobody is.
         local: What answers at the local endpoint, which is started once, for the first file with work.
 
     Raises:
         BatchrunError: nothing more can be run, or a defect. A file that is refused or stops is shown.
     """
-    _refuse_bad_url(notify_url)
-    api_key = None if options.is_local else find_api_key(api_key_file, options.base_url)
+    refuse_bad_url(notify_url)
+    key = find_key(options, api_key)
     worker = _local_worker(local, observer) if options.is_local else None
     rng = random.Random()  # noqa: S311 - jitter, not a secret
     with contextlib.ExitStack() as stack:
@@ -162,14 +171,14 @@ def watch(
             )
             _refuse_other_command(own)
             try:
-                opened = Run(own, observer, clock=steady_s, wall=_wall())
+                opened = Run(own, observer, clock=steady_s, wall=_wall(), api_key=key)
             except UsageError as error:
                 if notify_url is not None:
-                    _notify(notify_url, refusal_payload(error, task.path.name), observer)
+                    tell(notify_url, refusal_payload(error, task.path.name), observer)
                 return Ending(error=error)
             leaving = Leaving()
-            with cancellable(leaving), _telling(notify_url, own.state, observer) as told, opened:
-                outcome = drives.drive(opened, api_key, rng, leaving)
+            with cancellable(leaving), telling(notify_url, own.state, observer, key) as told, opened:
+                outcome = drives.drive(opened, rng, leaving)
                 told.append(opened.conclude(outcome))
             return Ending(told[0], *_why_stopped(told[0], outcome))
 
@@ -203,12 +212,12 @@ class _Drives:
         self._worker = worker
         self._local_url: str | None = None
 
-    def drive(self, run: Run, api_key: str | None, rng: random.Random, leaving: Leaving) -> Outcome:
+    def drive(self, run: Run, rng: random.Random, leaving: Leaving) -> Outcome:
         """Drive a run to its end or its interruption."""
         if self._worker is not None and not run.has_work:
             return Outcome("finished")
         base_url = run.options.base_url if self._worker is None else self._start(self._worker)
-        return self._runner.run(run.drive(base_url, api_key, rng, leaving=leaving))
+        return self._runner.run(run.drive(base_url, rng, leaving=leaving))
 
     def _start(self, worker: Worker) -> str:
         from batchrun.local.server import LocalEndpoint, LocalOptions
@@ -244,22 +253,34 @@ def _why_stopped(summary: Summary, outcome: Outcome) -> tuple[StoppedError | Non
 
 
 def cancel(
-    state: Path, *, observer: Observer, api_key_file: Path | None = None, notify_url: str | None = None
+    options: RunOptions,
+    *,
+    observer: Observer,
+    confirmed_url: bool = False,
+    api_key: str | None = None,
+    notify_url: str | None = None,
 ) -> Summary:
-    """Cancel what the run of a state file has in flight; a process that drives it is asked to, and waited for.
+    """Cancel what a run has in flight; a process that drives it is asked to, and waited for.
+
+    Args:
+        options: Those of the run's state file.
+        observer: Told what a person should know.
+        confirmed_url: Whether the run's base URL has been given now.
+        api_key: None: it is looked for, see `find_api_key`.
+        notify_url: Told at the end; None: nobody is.
 
     Raises:
         BatchrunError: nothing was cancelled, or a defect.
     """
-    options = stored_options(state)
-    _refuse_bad_url(notify_url)
-    api_key = None if options.is_local else find_api_key(api_key_file, options.base_url)
+    refuse_bad_url(notify_url)
+    key, state = find_key(options, api_key), options.state
+    said = Said(base_url=confirmed_url, paths=False)
     ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
     leaving = Leaving()
     with (
         cancellable(leaving),
-        _telling(notify_url, state, observer) as told,
-        Run(options, observer, clock=steady_s, wall=_wall(), as_is=True) as opened,
+        telling(notify_url, state, observer, key) as told,
+        Run(options, observer, clock=steady_s, wall=_wall(), api_key=key, said=said, as_is=True) as opened,
     ):
         if options.is_local:
             observer.message("the jobs of a local endpoint end with its process: nothing is left to cancel")
@@ -269,43 +290,13 @@ def cancel(
             outcome = Outcome("cancelled")
         else:
             rng = random.Random()  # noqa: S311 - jitter, not a secret
-            outcome = _in_loop(opened.drive(options.base_url, api_key, rng, cancel=True, leaving=leaving))
+            outcome = _in_loop(opened.drive(options.base_url, rng, cancel=True, leaving=leaving))
         told.append(opened.conclude(outcome))
     return told[0]
 
 
 def _wall() -> WallClock:
     return WallClock(steady_s, time.time)
-
-
-def _refuse_bad_url(url: str | None) -> None:
-    """Refuse a notification URL that nothing can be sent to.
-
-    Raises:
-        UsageError: it is no http(s) URL.
-    """
-    if url is not None:
-        checked_url("--notify", url, example="https://hooks.slack.com/services/...")
-
-
-@contextlib.contextmanager
-def _telling(url: str | None, state: Path, observer: Observer) -> Iterator[list[Summary]]:
-    """Notify a URL of the summary that ends up in the list, or of an unexpected error."""
-    told: list[Summary] = []
-    try:
-        yield told
-    except Exception as error:
-        if url is not None and getattr(error, "exit_code", 1) == 1:
-            _notify(url, failure_payload(error, state.name), observer)
-        raise
-    if url is not None:
-        _notify(url, payload(told[0]), observer)
-
-
-def _notify(url: str, data: dict[str, Any], observer: Observer) -> None:
-    failed = _in_loop(notify(url, data))
-    if failed is not None:
-        observer.message(f"the notification did not arrive: {failed}")
 
 
 def _refuse_wrong_kinds(kinds: tuple[str, ...], *, retry_failed: bool) -> None:
@@ -347,7 +338,8 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
                 equal += 1
                 continue
             seen.add(key)
-        out.write(run_body(build_request(prompt, options.request), options.policy) + b"\n")
+        body = run_body(build_request(prompt, options.request), options.policy)
+        out.write(visible_json(body).encode() + b"\n")
         count += 1
     out.flush()
     where = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
@@ -392,13 +384,13 @@ async def _serve(options: LocalOptions, worker: Worker) -> None:
 
 
 async def _drive_locally(
-    drive: Callable[[str, str | None, random.Random], Awaitable[Outcome]], worker: Worker, rng: random.Random
+    drive: Callable[[str, random.Random], Awaitable[Outcome]], worker: Worker, rng: random.Random
 ) -> Outcome:
     from batchrun.local.server import LocalEndpoint, LocalOptions
 
     options = LocalOptions(workers=1, jobs_per_worker=worker.parallel)
     async with LocalEndpoint(options, worker) as endpoint:
-        return await drive(endpoint.base_url, None, rng)
+        return await drive(endpoint.base_url, rng)
 
 
 def _local_worker(local: LocalWorker, observer: Observer) -> Worker:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.worker_errors import decode_error, find_hidden_error, is_empty_output
 from batchrun.scheduler.failures import Failure, FailureKind, classify_job
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def judge(answer: JobAnswer, *, inspect_output: bool) -> Failure | None:
+
+def judge(answer: JobAnswer, *, inspect_output: bool, hide: Callable[[str], str] = str) -> Failure | None:
     """Why a final answer is no result; None when it is one.
 
     A COMPLETED job may hide an error in its output, or have none at all (runpod-python issues 299 and 309).
+
+    Args:
+        answer: The job's final answer.
+        inspect_output: Whether to look for errors inside the output of a completed job.
+        hide: Takes secrets out of what a failure says; the default takes nothing out.
     """
     status = answer.status
     if status is JobStatus.COMPLETED:
@@ -26,7 +36,8 @@ def judge(answer: JobAnswer, *, inspect_output: bool) -> Failure | None:
             kind, message = _SILENT[status]
             return Failure(kind, message, "")
     error = decode_error(raw)
-    return Failure(classify_job(status.value, error.message, error.code, error.error_type), error.message, error.raw)
+    kind = classify_job(status.value, error.message, error.code, error.error_type)
+    return Failure(kind, hide(error.message), hide(error.raw))
 
 
 _SILENT = {

@@ -128,10 +128,10 @@ async def rehearse(
 ) -> Rehearsal:
     """Run `folder/in.jsonl` to its end; `retry` are the failure kinds to take up again, () for all."""
     options, listener = options_for(folder, **given), Listener()
-    with Run(options, listener, clock=hurried, wall=time.time) as run:
+    with Run(options, listener, clock=hurried, wall=time.time, api_key=key) as run:
         if retry is not None:
             run.retry_failed(retry)
-        summary = run.conclude(await run.drive(base_url, key, Random(0)))
+        summary = run.conclude(await run.drive(base_url, Random(0)))
     return Rehearsal(summary, read_lines(options.output), read_lines(errors_path(options.output)), listener)
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RUN = (
     "(inputs: 'str | os.PathLike[str] | Iterable[os.PathLike[str]] | Iterable[Mapping[str, Any]]', *,"
     " endpoint: 'str | None' = None, output: 'str | os.PathLike[str]', state: 'str | os.PathLike[str] | None' = None,"
-    " api_key: 'str | None' = None, base_url: 'str' = 'https://api.runpod.ai/v2',"
+    " api_key: 'str | None' = None, base_url: 'str' = 'https://api.runpod.ai/v2', insecure_http: 'bool' = False,"
     " set: 'Mapping[str, Any] | None' = None, default: 'Mapping[str, Any] | None' = None,"
     " system: 'str | None' = None, chat: 'bool' = False, sweep: 'Mapping[str, Sequence[Any]] | None' = None,"
     " repeat: 'int' = 1, limit: 'int | None' = None, concurrency: 'int | None' = None, max_retries: 'int' = 3,"
@@ -43,7 +43,8 @@ RUN = (
 STREAM = (
     "(requests: 'Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str]', *, endpoint: 'str',"
     " state: 'str | os.PathLike[str]', output: 'str | os.PathLike[str] | None' = None, api_key: 'str | None' = None,"
-    " base_url: 'str' = 'https://api.runpod.ai/v2', set: 'Mapping[str, Any] | None' = None,"
+    " base_url: 'str' = 'https://api.runpod.ai/v2', insecure_http: 'bool' = False,"
+    " set: 'Mapping[str, Any] | None' = None,"
     " default: 'Mapping[str, Any] | None' = None, system: 'str | None' = None, chat: 'bool' = False,"
     " concurrency: 'int | None' = None, max_retries: 'int' = 3, execution_timeout: 'float | None' = None,"
     " ttl: 'float | None' = None, job_timeout: 'float | None' = None, deadline: 'float | None' = None,"

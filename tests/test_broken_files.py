@@ -199,7 +199,7 @@ async def test_a_truncated_state_file_is_refused_or_goes_on_and_never_begins_ane
         options = options_for(folder, inputs=(str(tmp_path / "crashed" / "in.jsonl"),))
         try:
             with Run(options, Listener(), clock=hurried, wall=wall) as run:
-                summary = run.conclude(await run.drive(base_url, None, Random(0)))
+                summary = run.conclude(await run.drive(base_url, Random(0)))
         except StateError as error:
             outcomes.add("refused" if error.hint else "refused without a way out")
             assert (folder / "out.jsonl").read_bytes() == results
@@ -395,7 +395,7 @@ async def test_a_folder_that_goes_while_the_run_goes_on_stops_it(tmp_path: Path,
     async with serving(once(go), workers=1) as server:
         options = options_for(folder, scheduler={"concurrency": 2})
         with Run(options, Listener(), clock=hurried, wall=wall) as run:
-            outcome = await run.drive(server.endpoint.base_url, None, Random(0))
+            outcome = await run.drive(server.endpoint.base_url, Random(0))
     assert outcome.kind == "stopped"
     assert "out.jsonl" in outcome.error.message
 

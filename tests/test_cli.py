@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import gzip
 import os
 import subprocess
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 
 from batchrun.cli import main
 from batchrun.state.store import Store
+from tests.faults.server import HEALTHY, KEY, Answer, FaultServer, Script, job
 from tests.rehearsal import read_lines
 
 
@@ -396,3 +399,69 @@ def test_cancel_of_a_run_with_nothing_in_flight_does_nothing_and_says_so():
 @pytest.mark.parametrize(("name", "words"), [("none.state", "there is no such state file"), ("p.jsonl", "")])
 def test_cancel_of_what_is_no_state_file_is_refused(name: str, words: str):
     assert_one_clear_line(batchrun("cancel", name), 2, words)
+
+
+HOSTILE = "a\x1b]0;pwned\x07\u202e.jsonl"
+
+
+@pytest.mark.parametrize("command", ["check", "run", "typo"])
+def test_control_sequences_in_names_reach_no_terminal(tmp_path: Path, command: str):
+    (tmp_path / HOSTILE).write_text("{\n")
+    if command == "run":
+        done = local(HOSTILE, "-o", "o.jsonl")
+    else:
+        done = batchrun(command if command == "check" else f"\x1b]0;pwned\x07{command}", HOSTILE)
+    assert done.returncode == 2
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "\u202e" not in done.stdout + done.stderr
+    assert r"\x1b]0;pwned\x07" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["iso8859-1", "ascii", "ascii:strict"])
+def test_a_locale_that_cannot_show_a_name_or_a_message_is_no_traceback(tmp_path: Path, encoding: str):
+    (tmp_path / "na\u00efve \u65e5.jsonl").write_text('{"id": "\U0001f600", "prompt": "x"}\n')
+    ran = local("na\u00efve \u65e5.jsonl", "-o", "o \u65e5.jsonl", PYTHONIOENCODING=encoding)
+    assert (ran.returncode, "Traceback" in ran.stderr) == (0, False), ran.stderr
+    state = "o \u65e5.jsonl.state"
+    for command in (["status", state], ["verify", state], ["report", state], ["check", "na\u00efve \u65e5.jsonl"]):
+        in_locale = {**os.environ, "PYTHONIOENCODING": encoding}
+        for more in ([], ["--json"]):
+            call = [sys.executable, "-m", "batchrun", *command, *more]
+            done = subprocess.run(call, capture_output=True, check=False, env=in_locale)
+            assert (done.returncode, done.stderr) == (0, b"")
+            assert not more or orjson.loads(done.stdout)
+
+
+def test_the_events_of_a_run_are_json_in_any_locale(tmp_path: Path):
+    done = batchrun(
+        *("run", "p.jsonl", "-e", "local", "--worker", "echo", "--progress", "json", "-o", "o \u65e5\x9b.jsonl"),
+        PYTHONIOENCODING="ascii",
+    )
+    events = [orjson.loads(line) for line in done.stderr.splitlines()]
+    assert events[-1]["results"] == [str(tmp_path / "o \u65e5\x9b.jsonl")]
+    assert done.stderr.isascii()
+
+
+@pytest.mark.parametrize("said", ["health", "run", "status"])
+def test_a_server_that_repeats_the_key_gets_it_into_no_file_log_or_message(tmp_path: Path, said: str):
+    basic = base64.b64encode(f"someone:{KEY}".encode()).decode()
+    told = orjson.dumps({"error": f"Incorrect key {KEY}, {KEY[1:]}, {basic}"})
+    repeated = Answer(told, 400 if said == "run" else 401)
+    failed = job("FAILED", error=orjson.dumps({"error_message": f"no {KEY}, {basic}"}).decode(), workerId=f"w-{KEY}")
+    script = Script(run=(repeated,)) if said == "run" else Script(status=(failed,))
+
+    async def go() -> tuple[int, str]:
+        async with FaultServer({"": script}, health=(repeated if said == "health" else HEALTHY,)) as server:
+            command = ("run", "p.jsonl", "-e", "local-1", "--base-url", server.base_url, "-o", "o.jsonl", "-v")
+            more = ("--log-file", "log.txt", "--progress", "plain", "--max-retries", "0", "--halt", "off")
+            done = await asyncio.to_thread(batchrun, *command, *more, RUNPOD_API_KEY=KEY)
+            return done.returncode, done.stdout + done.stderr
+
+    code, shown = asyncio.run(go())
+    assert code in (3, 4), shown
+    assert "[redacted]" in shown
+    written = [path for path in tmp_path.iterdir() if path.is_file()]
+    assert {"log.txt", "o.manifest.json", "o.jsonl.state"} <= {path.name for path in written}
+    for text in (shown, *(path.read_bytes().decode("utf-8", "replace") for path in written)):
+        assert not any(part in text for part in (KEY[at : at + 12] for at in range(len(KEY) - 11)))
+        assert basic[-12:-4] not in text

@@ -139,7 +139,7 @@ class Nights:
         with suppress(Crash), Run(self.options, Listener(), clock=hurried, wall=time.time) as run:
             store, run.store = run.store, Doomed(run.store, doom)
             run._results.update({number: Doomed(file, doom) for number, file in run._results.items()})
-            outcome = await run.drive(base_url, None, Random(0))
+            outcome = await run.drive(base_url, Random(0))
             run.store = store
             summary = run.conclude(outcome)
             assert outcome.kind == "finished", (outcome, summary)
@@ -225,10 +225,10 @@ async def test_answers_that_were_cut_off_are_taken_from_the_one_that_was_written
             run.retry_failed(())
             doom = Doom(2, 10**9)
             run._results.update({number: Doomed(file, doom) for number, file in run._results.items()})
-            await run.drive(server.endpoint.base_url, None, Random(0))
+            await run.drive(server.endpoint.base_url, Random(0))
         assert 1 < options.output.read_bytes().count(b"\n") < 8
         with Run(options, listener, clock=hurried, wall=time.time) as run:
-            summary = run.conclude(await run.drive(server.endpoint.base_url, None, Random(0)))
+            summary = run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
             statuses = run.store.query("SELECT status FROM jobs ORDER BY job")
         assert server.seen["run"] == 1
     assert statuses == [("FAILED",), ("COMPLETED",)]

@@ -299,7 +299,7 @@ async def test_a_cancelled_job_leaves_all_of_its_rows_to_the_next_session(tmp_pa
         assert (cut.summary.in_flight, cut.summary.not_run) == (1, 2)
         options = options_for(tmp_path, dedupe=True)
         with Run(options, Listener(), clock=hurried, wall=time.time, as_is=True) as run:
-            cancelled = run.conclude(await run.drive(base_url, None, Random(0), cancel=True))
+            cancelled = run.conclude(await run.drive(base_url, Random(0), cancel=True))
         assert (cancelled.in_flight, cancelled.not_run, server.seen["cancel"]) == (0, 3, 1)
     async with serving() as server:
         again = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True)

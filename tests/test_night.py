@@ -151,7 +151,7 @@ async def test_the_cost_is_that_of_the_workers_and_within_five_percent(tmp_path:
     )
     async with serving(workers=5, jobs_per_worker=8, latency_s=0.5) as server:
         with Run(options, Listener(), clock=time.monotonic, wall=time.time) as run:
-            summary = run.conclude(await run.drive(server.endpoint.base_url, None, Random(0)))
+            summary = run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
         truth = server.endpoint.queue.worker_s(time.monotonic())
     assert summary.exit_code == 0
     assert truth > 25
@@ -187,7 +187,7 @@ async def test_a_password_in_the_url_is_not_in_the_manifest(tmp_path: Path):
     options = options_for(tmp_path, endpoint="abc", base_url="https://user:hidden@proxy.example/v2")
     async with serving() as server:
         with Run(options, Listener(), clock=time.monotonic, wall=time.time) as run:
-            run.conclude(await run.drive(server.endpoint.base_url, None, Random(0)))
+            run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
     raw = (tmp_path / "out.manifest.json").read_bytes()
     assert b"hidden" not in raw
     assert orjson.loads(raw)["base_url"] == "https://proxy.example/v2"

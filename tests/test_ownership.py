@@ -115,7 +115,7 @@ async def test_an_error_file_that_somebody_has_put_there_in_the_meantime_is_left
 
     async with serving(fault, Picky()) as server:
         with Run(options_for(tmp_path), Listener(), clock=hurried, wall=time.time) as run:
-            stopped = run.conclude(await run.drive(server.endpoint.base_url, None, Random(0)))
+            stopped = run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
         assert stopped.exit_code == 4
         assert "this run has not written it" in stopped.reason
         assert theirs.read_text() == "theirs\n"

@@ -3,15 +3,18 @@
 Every failure leaves here as a CallError, and the class says what matters about it: whether the request may have
 reached the server. One that never got a connection (refused, DNS, TLS, proxy, all connections busy) surely did not;
 anything that breaks afterwards may have.
+
+The key leaves with each request and in no other way: a default header of the session would go to a proxy as well. Nor
+does it come back: errors, and what an answer says of a worker, are without it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import wraps
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
@@ -25,13 +28,18 @@ from batchrun.endpoint.protocol import (
     parse_health,
     parse_job,
 )
-from batchrun.errors import AmbiguousError, DeniedError, UnreachableError, UsageError
+from batchrun.endpoint.proxies import proxy_for
+from batchrun.errors import AmbiguousError, CallError, DeniedError, UnreachableError, UsageError
+from batchrun.foreign import Secrets, url_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
+
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
 
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0
@@ -45,6 +53,31 @@ _SPARE_CONNECTIONS = 4
 """For /health, beside those that the scheduler counts."""
 
 
+def _without_secrets(
+    call: Callable[Concatenate[EndpointClient, P], Awaitable[Answer]],
+) -> Callable[Concatenate[EndpointClient, P], Coroutine[Any, Any, Answer]]:
+    """What a call gives or raises, without secrets; but for a job's output, which is the user's own.
+
+    What a job's `error` holds is taken out when it is decoded: it may be wrapped in ways that hide a secret.
+    """
+
+    @wraps(call)
+    async def guarded(client: EndpointClient, /, *args: P.args, **given: P.kwargs) -> Answer:
+        try:
+            answer = await call(client, *args, **given)
+        except CallError as error:
+            error.rewrite(client.hide)
+            raise
+        if isinstance(answer, JobAnswer):
+            if client.hide(answer.id) != answer.id:
+                raise AmbiguousError("the job's ID in the answer holds the API key")
+            if answer.worker_id is not None:
+                answer.worker_id = client.hide(answer.worker_id)
+        return answer
+
+    return guarded
+
+
 class EndpointClient:
     """A client of one endpoint.
 
@@ -55,6 +88,8 @@ class EndpointClient:
         connections: HTTP connections at most.
         timeout_s: One request, from the connection to the last byte.
         use_proxy: Whether to go through the proxy that the environment names for this URL.
+
+    `hide` takes the key and the proxy's password out of a text.
 
     Raises:
         UsageError: the base URL is no http(s) URL.
@@ -75,9 +110,9 @@ class EndpointClient:
         self._status_url = operation_url(base_url, endpoint, Operation.STATUS) + "/"
         self._cancel_url = operation_url(base_url, endpoint, Operation.CANCEL) + "/"
         self._health_url = URL(operation_url(base_url, endpoint, Operation.HEALTH))
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if api_key is not None:
-            headers["Authorization"] = f"Bearer {api_key}"
+            self._headers["Authorization"] = f"Bearer {api_key}"
         self._connected: set[asyncio.Task[Any]] = set()
         self._session = aiohttp.ClientSession(
             connector=_Connector(
@@ -87,14 +122,14 @@ class EndpointClient:
                 ttl_dns_cache=60,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers=headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
         )
         self._timeout_s = timeout_s
         self._deadlines: dict[asyncio.Task[Any], float] = {}
         self._overdue: set[asyncio.Task[Any]] = set()
         self._watch: asyncio.TimerHandle | None = None
-        self._proxy = _proxy_for(base_url) if use_proxy else None
+        self._proxy = proxy_for(base_url) if use_proxy else None
+        self.hide = Secrets(api_key, *url_secrets(self._proxy)).hide
 
     async def __aenter__(self) -> Self:
         return self
@@ -104,6 +139,7 @@ class EndpointClient:
             self._watch.cancel()
         await self._session.close()
 
+    @_without_secrets
     async def run(self, body: bytes) -> JobAnswer:
         """Submit a job.
 
@@ -112,6 +148,7 @@ class EndpointClient:
         """
         return parse_job(*await self._request("POST", self._run_url, body))
 
+    @_without_secrets
     async def status(self, job_id: str) -> JobAnswer:
         """Ask after a job. Never sends `?ttl=`, which would shorten the job's life.
 
@@ -122,6 +159,7 @@ class EndpointClient:
             *await self._request("GET", URL(self._status_url + quote(job_id, safe=""), encoded=True), None)
         )
 
+    @_without_secrets
     async def cancel(self, job_id: str) -> JobAnswer:
         """Cancel a job, queued or running.
 
@@ -132,6 +170,7 @@ class EndpointClient:
             *await self._request("POST", URL(self._cancel_url + quote(job_id, safe=""), encoded=True), None)
         )
 
+    @_without_secrets
     async def health(self) -> Health:
         """Ask how the endpoint's queue and workers are.
 
@@ -145,7 +184,9 @@ class EndpointClient:
         task = self._begin()
         try:
             # Reading to the end gives the connection back, and a failure closes it: a context would only cost time.
-            response = await self._session.request(method, url, data=data, allow_redirects=False, proxy=self._proxy)
+            response = await self._session.request(
+                method, url, data=data, headers=self._headers, allow_redirects=False, proxy=self._proxy
+            )
             return response.status, response.headers, await response.read()
         except asyncio.CancelledError:
             if task not in self._overdue:
@@ -213,14 +254,6 @@ class _Connector(aiohttp.TCPConnector):
         if task is not None:
             self._connected_tasks.add(task)
         return connection
-
-
-def _proxy_for(url: str) -> str | None:
-    """The proxy of the environment for a URL, looked up once: aiohttp's own `trust_env` does so for each request."""
-    parts = urlsplit(url)
-    if parts.hostname is None or proxy_bypass(parts.hostname):
-        return None
-    return getproxies().get(parts.scheme)
 
 
 def _reason(error: BaseException) -> str:

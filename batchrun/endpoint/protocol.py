@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -256,18 +257,32 @@ def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> Cal
     Runpod documents 400, 401, 404, 429 and 500; the rest is what its users report, or what an edge such as
     Cloudflare may answer. On 429 the job was not accepted; on 5xx nobody knows.
     """
-    message = f"HTTP {http_status}: {body_message(body)}"
+    is_redirect = 300 <= http_status < 400
+    said = f"redirects to {_origin(headers.get('Location'))}" if is_redirect else body_message(body)
+    message = f"HTTP {http_status}: {said}"
     raw = body[:_MAX_RAW_BYTES].decode("utf-8", "replace")
     retry_after_s = parse_retry_after(headers.get("Retry-After"))
     if http_status in (408, 429):
         return ThrottledError(message, http_status=http_status, retry_after_s=retry_after_s, raw=raw)
     if http_status in (404, 410):
         return NotFoundError(message, http_status=http_status, raw=raw)
-    if http_status in (401, 402, 403, 407) or 300 <= http_status < 400:
+    if http_status in (401, 402, 403, 407) or is_redirect:
         return DeniedError(message, http_status=http_status, raw=raw)
     if 400 <= http_status < 500:
         return RejectedError(message, http_status=http_status, raw=raw)
     return AmbiguousError(message, http_status=http_status, retry_after_s=retry_after_s, raw=raw)
+
+
+def _origin(location: str | None) -> str:
+    """Where a redirect leads, without what may be secret in it."""
+    try:
+        parts = urlsplit(location or "")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host:
+        return "another path of the same server" if location else "nowhere"
+    return _one_line(f"{parts.scheme or 'the same scheme'}://{host}" + (f":{port}" if port else ""))
 
 
 def parse_retry_after(value: str | None) -> float | None:

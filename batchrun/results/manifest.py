@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 
@@ -88,7 +87,6 @@ def write_manifest(
         OutputError: it cannot be written; an older one is as it was.
     """
     asked = options.to_json()
-    asked["base_url"] = _without_user(options.base_url)
     said = summary.to_json()
     for known in ("results", "errors", "manifest", "state"):
         del said[known]
@@ -114,9 +112,3 @@ def write_manifest(
         "summary": said,
     }
     write_whole(path, [orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)], token=token)
-
-
-def _without_user(url: str) -> str:
-    """A URL without the name and the password that it may carry."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

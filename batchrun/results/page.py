@@ -5,8 +5,10 @@ Ids and messages are the work of strangers: every text goes through `escape`.
 
 from __future__ import annotations
 
-from html import escape
+from html import escape as escape_markup
 from typing import TYPE_CHECKING
+
+from batchrun.foreign import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,3 +68,8 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, num
         f'<section><h2>{escape(title)}</h2><div class="table"><table{kind}><thead><tr>{top}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></section>"
     )
+
+
+def escape(text: str) -> str:
+    """A text as a page may hold it, with nothing in it that a reader would not see."""
+    return escape_markup(visible(text))

@@ -225,9 +225,9 @@ class Summary:
         return {**data, "exit_code": self.exit_code}
 
 
-def to_event(summary: Summary) -> str:
+def to_event(summary: Summary) -> bytes:
     """The summary as the last of the JSON events of a run, one line."""
-    return orjson.dumps({"event": "summary", **summary.to_json()}).decode()
+    return orjson.dumps({"event": "summary", **summary.to_json()})
 
 
 def render(summary: Summary) -> str:

@@ -38,5 +38,7 @@ def refusal(error: CallError) -> RefusedError:
                 f"the proxy asks for a password ({error.message})",
                 "put it into HTTPS_PROXY, http://name:password@host:port, or take the proxy out of the environment",
             )
-        case _:
-            return RefusedError(f"the API refuses every request ({error.message})", "check --base-url")
+        case status:
+            is_redirect = status is not None and 300 <= status < 400  # noqa: PLR2004 - the range of redirects
+            hint = "; the key is not sent on: if you trust the other address, give it in a new run" * is_redirect
+            return RefusedError(f"the API refuses every request ({error.message})", f"check --base-url{hint}")

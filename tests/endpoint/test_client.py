@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import shutil
+import ssl
+import subprocess
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -119,6 +122,114 @@ async def test_what_a_proxy_did_not_let_through_surely_reached_nobody(monkeypatc
             with pytest.raises(error):
                 await api.run(b"{}")
     assert requests[0].startswith(b"CONNECT api.example.invalid:443 ")
+
+
+@asynccontextmanager
+async def connect_proxy(port: int):
+    """A proxy that writes down all that it can read, and passes the rest on: to a port of this machine."""
+    heads: list[bytes] = []
+    copying: set[asyncio.Task[None]] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                heads[-1] += data
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"HTTP/1.1 200 ok\r\n\r\n")
+        pair = (copy(reader, far_writer), copy(far_reader, writer))
+        copying.update(asyncio.create_task(each) for each in pair)
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}", heads
+    listening.close()
+    await asyncio.gather(*copying)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate of this machine, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+async def test_a_connect_proxy_gets_its_own_password_and_never_the_key(monkeypatch, certificate):
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        await writer.drain()
+        writer.close()
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    port = listening.sockets[0].getsockname()[1]
+    trusted = ssl.create_default_context(cafile=certificate[0])
+    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusted)
+    async with connect_proxy(port) as (proxy, heads):
+        monkeypatch.setenv("https_proxy", f"http://me:pw@{proxy}")
+        async with client(f"https://localhost:{port}/v2") as api:
+            assert (await api.run(b"{}")).id == "j"
+    listening.close()
+    assert b"Authorization: Bearer rpa_SECRET\r\n" in heard[0]
+    assert heads[0].startswith(f"CONNECT localhost:{port} HTTP/1.1\r\n".encode())
+    assert b"Proxy-Authorization: Basic bWU6cHc=\r\n" in heads[0]
+    assert not any(secret in b"".join(heads) for secret in (b"SECRET", b"Bearer"))
+
+
+async def test_plain_http_to_this_machine_shows_the_key_to_no_proxy_of_another(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
+    async with server(OK) as (url, requests), client(url) as api:
+        assert (await api.run(b"{}")).id == "j"
+    assert requests[0].startswith(b"POST /v2/abc/run HTTP/1.1\r\n")
+
+
+ECHO = b'{"error": "Incorrect API key provided: rpa_SECRET"}'
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 408, 429, 500])
+async def test_an_answer_that_repeats_the_key_is_told_without_it(status: int):
+    answer = b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%s" % (status, len(ECHO), ECHO)
+    for name in ("run", "status", "cancel", "health"):
+        async with server(answer) as (url, _), client(url) as api:
+            with pytest.raises(CallError, match=r"Incorrect API key provided: \[redacted\]") as caught:
+                await getattr(api, name)(*([] if name == "health" else [b"{}"] if name == "run" else ["j"]))
+        assert "SECRET" not in f"{caught.value!r} {caught.value.message} {caught.value.raw}"
+
+
+async def test_an_id_that_is_the_key_is_not_taken_and_a_worker_of_that_name_is_told_without_it():
+    async with (
+        server(OK.replace(b'"j", ', b'"rpa_SECRET", ').replace(b": 33", b": 42")) as (url, _),
+        client(url) as api,
+    ):
+        with pytest.raises(AmbiguousError, match="holds the API key"):
+            await api.run(b"{}")
+    job = b'{"id": "j", "status": "COMPLETED", "workerId": "w-rpa_SECRET", "output": "rpa_SECRET"}'
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(job), job)
+    async with server(answer) as (url, _), client(url) as api:
+        found = await api.status("j")
+    assert (found.worker_id, found.output) == ("w-[redacted]", "rpa_SECRET")
+
+
+async def test_a_redirect_names_where_it_leads_and_nothing_secret_of_it():
+    location = b"https://me:pw@elsewhere.invalid:8443/v2?token=rpa_SECRET"
+    answer = b"HTTP/1.1 307 Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % location
+    async with server(answer) as (url, _), client(url) as api:
+        with pytest.raises(DeniedError) as caught:
+            await api.run(b"{}")
+    assert caught.value.message == "HTTP 307: redirects to https://elsewhere.invalid:8443"
 
 
 async def test_a_request_that_is_cancelled_by_its_caller_is_cancelled():

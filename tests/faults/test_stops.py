@@ -131,8 +131,8 @@ async def test_where_nobody_can_be_reached_the_run_waits_and_submits_nothing(tmp
         options, listener = options_for(tmp_path), Listener()
         said = asyncio.Event()
         listener.update = lambda snapshot: said.set() if "waiting for the endpoint" in snapshot.note else None
-        with Run(options, listener, clock=hurried, wall=lambda: 1e9) as run:
-            waiting = asyncio.create_task(run.drive(address(kind, server), KEY, Random(0)))
+        with Run(options, listener, clock=hurried, wall=lambda: 1e9, api_key=KEY) as run:
+            waiting = asyncio.create_task(run.drive(address(kind, server), Random(0)))
             await asyncio.wait_for(said.wait(), 20)
             assert not waiting.done()
             waiting.cancel()
