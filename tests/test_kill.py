@@ -220,7 +220,7 @@ def test_an_interrupt_cancels_on_request_and_leaves_nothing_at_the_endpoint(fold
 
 
 def test_a_run_that_goes_on_is_cancelled_from_outside(folder: Path, base_url: str):
-    process = start(folder, base_url)
+    process = start(folder, base_url, "-j", "5")  # long enough for another process to start meanwhile
     wait_for_results(folder, 50)
     done = cancel(folder)
     assert done.returncode == 0, done.stderr

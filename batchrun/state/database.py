@@ -126,4 +126,6 @@ class Database:
         """The rows of a reading statement, one in memory at a time."""
         values = tuple(parameters)
         with self._errors():
-            yield from self._patiently(lambda: self._db.execute(sql, values))
+            # Not `yield from`, which would close the cursor of a database that may be closed by then.
+            for row in self._patiently(lambda: self._db.execute(sql, values)):  # noqa: UP028
+                yield row

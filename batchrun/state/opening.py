@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 from batchrun.errors import OutputError, StateError
+from batchrun.locks import is_held_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,6 +127,9 @@ def open_to_look(path: Path) -> sqlite3.Connection:
         OutputError: it has to be copied to be looked at, and cannot be.
     """
     _refuse_strange(path)
+    is_at_rest = not any(_size(_beside(path, suffix)) for suffix in _BESIDE)
+    if is_at_rest and is_held_here(path):
+        return open_at_rest(path)  # no other run can begin now, and nothing is left beside the file
     connection = _connect(path, "mode=ro")
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -136,7 +140,7 @@ def open_to_look(path: Path) -> sqlite3.Connection:
     else:
         return connection
     # What SQLite needs beside the file cannot be made there; or a creation that was cut off is to be rolled back.
-    return _open_copy(path) if any(_size(_beside(path, suffix)) for suffix in _BESIDE) else open_at_rest(path)
+    return open_at_rest(path) if is_at_rest else _open_copy(path)
 
 
 def open_at_rest(path: Path) -> sqlite3.Connection:
