@@ -67,8 +67,8 @@ class Doomed:
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._target, name)
-        if not callable(attribute):
-            return attribute
+        if not callable(attribute) or name == "close":
+            return attribute  # the system closes what a process leaves open
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._doom.call():

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "folders": set(),
     "locks": {"errors"},
     "paths": {"errors", "config"},
-    "prompts": {"errors", "config", "paths"},
+    "prompts": {"errors", "config", "locks", "paths"},
     "scheduler": {"errors", "config"},
     "endpoint": {"errors", "config", "foreign"},
     "state": {"errors", "config", "folders", "locks", "scheduler.states"},

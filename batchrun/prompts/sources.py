@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import orjson
 
 from batchrun.errors import InputError
+from batchrun.locks import is_held_here
 from batchrun.paths import look_at
 from batchrun.prompts.lines import LineTooLongError, RawLine, iter_lines
 
@@ -202,6 +203,8 @@ def is_own_file(path: Path) -> bool:
     copy = _COPY.fullmatch(path.name)
     if copy is not None:
         state = path.with_name(copy.group(1))
+        if is_held_here(state):
+            return True
         if state.is_file():
             with state.open("rb") as file:
                 if file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC:
