@@ -27,6 +27,9 @@ WINDOW_S = 10.0
 MAX_REQUEST_BYTES = 10_000_000
 """The body limit of `/run`. The docs say MB, runpodctl checks MiB: the smaller of the two is safe under both."""
 
+DEFAULT_MEMORY_BYTES = 256_000_000
+"""For answers that arrive or wait to be written: three of 10 MB at once, and any number of the usual ones."""
+
 RETENTION_S = 30 * 60.0
 """A finished job's result is kept for 30 minutes, then `/status` answers 404. It cannot be made longer."""
 
@@ -183,7 +186,9 @@ class RunOptions:
     inspect_output: bool = True
     """Look for errors inside the output of completed jobs (runpod-api: error-in-COMPLETED)."""
     timeout_s: float = 30.0
-    """One HTTP request, connect to last byte: /status of a 20 MB result on a slow line takes several seconds."""
+    """`--request-timeout`: how long a server may send nothing, before its answer and within it."""
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    """`--memory`: what all answers together may take that are held at once."""
 
     @property
     def is_local(self) -> bool:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from batchrun.announcer import Announcer
-from batchrun.endpoint.protocol import JobStatus
-from batchrun.errors import CallError, StoppedError, ThrottledError
+from batchrun.endpoint.protocol import JobAnswer, JobStatus
+from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
 from batchrun.interrupts import Wish
 from batchrun.journal import LineChangedError, Work
 from batchrun.results.summary import duration
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from batchrun.endpoint.client import EndpointClient
-    from batchrun.endpoint.protocol import JobAnswer
     from batchrun.journal import Journal, Loaded
     from batchrun.results.summary import Observer, Snapshot
     from batchrun.results.timeline import Timeline
@@ -50,6 +49,8 @@ _GRACE_S = 1.0
 """How long a stop waits for requests under way: an answer to /run that is still heard is one less unconfirmed."""
 _TICK_S = 0.25
 """How often the observer is told at least."""
+_JUDGED_ASIDE_BYTES = 1 << 20
+"""An answer that takes more memory is looked at in a thread."""
 _KEEP_S = 15.0
 """A quiet run writes down this often how long it has been going on, and what its workers cost."""
 _SIGN_S = 2.0
@@ -131,6 +132,7 @@ class Engine:
         for job in self._journal.adopt():
             ticket = ev.Ticket(job.row.row, job.row.attempts, job.row.retries, job.row.unconfirmed)
             submitted_at = now - max(wall_ms - job.submitted_ms, 0.0) / 1000
+            self._client.ids.add(job.remote_id)
             adopted = ev.JobAdopted(ticket, job.job, job.remote_id, submitted_at, cancelling=job.is_cancelling)
             self._scheduler.handle(adopted, now)
 
@@ -275,6 +277,9 @@ class Engine:
         except BaseException:
             self._writable = False
             raise
+        for ending in work.endings:
+            if isinstance(ending, cmd.Finish) and isinstance(ending.answer, JobAnswer):
+                self._client.release(ending.answer)
         self._tally.succeeded += work.followers_succeeded
         self._tally.failed += work.followers_failed
         if not self._leaving:
@@ -302,7 +307,7 @@ class Engine:
         self._work.accepted.append(Acceptance(submit.job, submit.row, answer.id, submitted_ms))
         self._tell(ev.Submitted(submit.job, answer.id, sent_at))
         if answer.status.is_final:
-            self._tell(self._end(submit.job, answer, sent_at, was_polled=False))
+            self._tell(await self._end(submit.job, answer, sent_at, was_polled=False))
 
     async def _poll(self, poll: cmd.Poll) -> None:
         sent_at = self._clock()
@@ -316,10 +321,16 @@ class Engine:
         if not answer.status.is_final:
             self._tell(ev.JobSeen(poll.job, answer.status is JobStatus.IN_PROGRESS, sent_at))
             return
-        self._tell(self._end(poll.job, answer, sent_at, was_polled=True))
+        self._tell(await self._end(poll.job, answer, sent_at, was_polled=True))
 
-    def _end(self, job: int, answer: JobAnswer, sent_at: float, *, was_polled: bool) -> ev.JobEnded:
-        failure = judge(answer, inspect_output=self._inspect_output)
+    async def _end(self, job: int, answer: JobAnswer, sent_at: float, *, was_polled: bool) -> ev.JobEnded:
+        if answer.held_bytes <= _JUDGED_ASIDE_BYTES:
+            failure = judge(answer, inspect_output=self._inspect_output)
+        else:
+            failure = await asyncio.to_thread(judge, answer, inspect_output=self._inspect_output)
+        if failure is not None:
+            answer.output = answer.error = None
+            self._client.release(answer)
         status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
         delay_s, execution_s = _seconds(answer.delay_ms), _seconds(answer.execution_ms)
         return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled)
@@ -350,6 +361,8 @@ class Engine:
         _LOG.debug("/%s failed: %s", operation, error.message)
         if isinstance(error, ThrottledError):
             self._work.count("throttled")
+        if isinstance(error, MismatchedError):
+            self._work.count("mismatched")
 
     def _tell(self, event: ev.Event) -> None:
         self._events.append(event)
