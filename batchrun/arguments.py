@@ -6,15 +6,13 @@ The command line has its own checks, by click; the names and the bounds are the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
+from batchrun import config
 from batchrun.errors import UsageError
 from batchrun.parameters import run_options
-
-if TYPE_CHECKING:
-    from batchrun.config import RunOptions
 
 _WHOLE: dict[str, tuple[int, float]] = {
     "concurrency": (1, 1_000_000),
@@ -39,13 +37,15 @@ _UNSAID: dict[str, Any] = {
     "ordered": False,
     "format": "auto",
     "inspect_output": True,
+    "request_timeout": config.DEFAULT_SILENCE_S,
+    "memory": config.DEFAULT_MEMORY_BYTES,
     "unconfirmed": "resubmit",
     "repeat": 1,
 }
 """What only the command line, or only `run`, has an option for."""
 
 
-def options_of(inputs: tuple[str, ...], **given: Any) -> RunOptions:
+def options_of(inputs: tuple[str, ...], **given: Any) -> config.RunOptions:
     """The options of a run.
 
     Raises:

@@ -27,8 +27,14 @@ WINDOW_S = 10.0
 MAX_REQUEST_BYTES = 10_000_000
 """The body limit of `/run`. The docs say MB, runpodctl checks MiB: the smaller of the two is safe under both."""
 
+DEFAULT_SILENCE_S = 30.0
+"""An edge gives up on its own server after 100 s, and says so; a line that is dead says nothing for ever."""
+
 DEFAULT_MEMORY_BYTES = 256_000_000
 """For answers that arrive or wait to be written: three of 10 MB at once, and any number of the usual ones."""
+
+MIN_MEMORY_BYTES = 1_000_000
+MAX_MEMORY_BYTES = 1_000_000_000_000
 
 RETENTION_S = 30 * 60.0
 """A finished job's result is kept for 30 minutes, then `/status` answers 404. It cannot be made longer."""
@@ -185,7 +191,7 @@ class RunOptions:
     """`--ordered`: the results files of a finished run are put into input order."""
     inspect_output: bool = True
     """Look for errors inside the output of completed jobs (runpod-api: error-in-COMPLETED)."""
-    timeout_s: float = 30.0
+    timeout_s: float = DEFAULT_SILENCE_S
     """`--request-timeout`: how long a server may send nothing, before its answer and within it."""
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     """`--memory`: what all answers together may take that are held at once."""

@@ -49,8 +49,8 @@ _GRACE_S = 1.0
 """How long a stop waits for requests under way: an answer to /run that is still heard is one less unconfirmed."""
 _TICK_S = 0.25
 """How often the observer is told at least."""
-_JUDGED_ASIDE_BYTES = 1 << 20
-"""An answer that takes more memory is looked at in a thread."""
+_JUDGED_ASIDE_BYTES = 1 << 17
+"""An answer that takes more memory is looked at in a thread: an error of 16 kB may take 10 ms to be understood."""
 _KEEP_S = 15.0
 """A quiet run writes down this often how long it has been going on, and what its workers cost."""
 _SIGN_S = 2.0

@@ -76,9 +76,22 @@ def _duration(_ctx: click.Context, param: click.Parameter, value: str | None) ->
     return seconds
 
 
+def _size(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """`256MB`, `1GiB`, `1.5GB`. Becomes bytes, at least 1 MB."""
+    if value is None:
+        return None
+    match = _SIZE.fullmatch(value.strip().lower())
+    size_bytes = float(match.group(1)) * _SIZES[match.group(2)] if match else 0.0
+    if not config.MIN_MEMORY_BYTES <= size_bytes <= config.MAX_MEMORY_BYTES:
+        raise click.BadParameter(f"{value!r} is not a size from 1MB to 1TB, for example 256MB or 1GiB", param=param)
+    return round(size_bytes)
+
+
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _DURATION = re.compile(f"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
 _UNITS_S = (86400, 3600, 60, 1)
+_SIZES = {"mb": 1e6, "gb": 1e9, "tb": 1e12, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_SIZE = re.compile(f"{_NUMBER}\\s*({'|'.join(_SIZES)})")
 
 
 def _halt(_ctx: click.Context, param: click.Parameter, value: str | None) -> config.HaltOptions | None:
@@ -300,6 +313,22 @@ RUN_OPTIONS = [
         default="auto",
         show_default=True,
         help="HTTP connections at once, however many jobs are in flight. auto: 64 to 256, by the distance.",
+    ),
+    click.option(
+        "--request-timeout",
+        type=click.FloatRange(1, 3600),
+        metavar="S",
+        default=config.DEFAULT_SILENCE_S,
+        show_default=True,
+        help="Seconds that the server may send nothing, before its answer and within it.",
+    ),
+    click.option(
+        "--memory",
+        callback=_size,
+        metavar="SIZE",
+        default=f"{config.DEFAULT_MEMORY_BYTES // 1_000_000}MB",
+        show_default=True,
+        help="Memory for the answers that are held at once. Larger answers than that are read one at a time.",
     ),
     click.option(
         "--max-retries",

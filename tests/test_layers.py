@@ -102,6 +102,7 @@ LIBRARIES = {
         "interrupts",
         "session",
         "endpoint.client",
+        "endpoint.memory",
         "local.server",
         "local.smollm2",
     },

@@ -60,7 +60,7 @@ _LONGEST_S = 3600.0
 """An answer that has not arrived after so long never will: 20 MB take that long at 5 kB a second."""
 _SENT_IN_PIECES_BYTES = 1 << 20
 """A larger body would hold the event loop up if it were sent in one piece."""
-_PARSED_ASIDE_BYTES = 1 << 16
+_PARSED_ASIDE_BYTES = 1 << 15
 """A larger body is parsed in a thread: the slowest way to read it takes 10 ms for so much."""
 _BUFFER_BYTES = 1 << 16
 """What aiohttp reads ahead of an answer that waits for room: twice as much at most."""

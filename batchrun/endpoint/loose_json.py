@@ -34,8 +34,18 @@ def load(body: bytes) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    data = json.loads(text, parse_constant=lambda _: None, parse_int=_int_or_none, parse_float=_finite)
-    return orjson.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
+    try:
+        return _as_orjson(json.loads(text, parse_constant=lambda _: None))
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        # A number is beyond a double, or has more digits than Python reads. To look at each takes longer.
+        data = json.loads(text, parse_constant=lambda _: None, parse_int=_int_or_none, parse_float=_finite)
+        return _as_orjson(data)
+
+
+def _as_orjson(data: Any) -> Any:
+    return orjson.loads(json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
 
 
 def _flattened(text: str) -> str:

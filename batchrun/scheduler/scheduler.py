@@ -8,9 +8,8 @@ It holds the rows that are in play, a few times the window, and nothing of the o
 - Nothing is submitted while the gate is shut: before `/health` has answered once, and while submissions meet an
   outage, so that an hour without network makes no unconfirmed submissions beyond those under way.
 - A job that lives longer than it may is asked after once more and then cancelled, so that none holds a run for ever.
-- What stops a run early (breaker, canary, budget, deadline, the user) stops its submissions: what is in flight is paid
-  for, and collected. So does a refused key, account or endpoint, until `/status` is refused too; at first contact that,
-  and the deadline itself, end the run at once.
+- What stops a run early (breaker, canary, budget, deadline, refusal, the user) stops its submissions: what is in flight
+  is paid for, and collected, unless `/status` is refused too, or the deadline itself has come.
 """
 
 from __future__ import annotations
@@ -356,8 +355,7 @@ class Scheduler:
         match error:
             case NotFoundError():
                 self._status.succeed(now)
-                wait_s = flight.missed(now, is_sure=error.from_api)
-                if wait_s > 0:
+                if (wait_s := flight.missed(now, is_sure=error.from_api)) > 0:
                     self._plan.postponed(event.job, now, wait_s)
                     return
                 self._land(flight, now)
@@ -375,7 +373,6 @@ class Scheduler:
                 return
             case DeniedError() if self._ending.is_refused("status", error, now):
                 self._status.succeed(now)
-                self._plan.postponed(event.job, now, 0.0)
                 return
             case RejectedError():
                 self._status.succeed(now)
@@ -391,9 +388,8 @@ class Scheduler:
     def _submit_failed(self, event: ev.SubmitFailed, now: float) -> None:
         flight = self._flights[event.job]
         self._land(flight, now)
-        error = event.error
-        if isinstance(error, (DeniedError, NotFoundError)):
-            self._ending.is_refused("run", error, now)
+        if isinstance(event.error, (DeniedError, NotFoundError)):
+            self._ending.is_refused("run", event.error, now)
         self._submitter.failed(flight, event, now)
 
     def _line_unusable(self, event: ev.LineUnusable, now: float) -> None:
