@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from itertools import count
 
-BYTES_PER_BYTE = 8
-"""What a byte of an answer takes at most: the body, its text, the line that is written, and the copies of the two."""
+BYTES_PER_BYTE = 10
+"""What a byte of an answer takes at most: the body, its text, the line that has it twice, and the copies of that."""
 BYTES_PER_VALUE = 80
 """What a value of an answer takes besides: an empty list has 56 bytes, a dict 64, and each a place in another."""
 

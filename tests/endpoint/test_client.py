@@ -8,7 +8,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from batchrun.endpoint.client import EndpointClient
-from batchrun.errors import AmbiguousError, CallError, DeniedError, MismatchedError, TooLargeError, UnreachableError, UsageError
+from batchrun.errors import (
+    AmbiguousError,
+    CallError,
+    DeniedError,
+    MismatchedError,
+    UnreachableError,
+    UsageError,
+)
 
 JOB = b'{"id": "j", "status": "IN_QUEUE"}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(JOB), JOB)
