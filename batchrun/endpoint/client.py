@@ -22,7 +22,7 @@ from yarl import URL
 
 from batchrun.config import DEFAULT_MEMORY_BYTES
 from batchrun.endpoint.job_ids import JobIds, echo_asked
-from batchrun.endpoint.memory import BYTES_PER_BYTE, BYTES_PER_VALUE, MemoryBudget
+from batchrun.endpoint.memory import BYTES_PER_BYTE, MemoryBudget, parsed_bytes
 from batchrun.endpoint.protocol import (
     JOB_STATUSES,
     MAX_ANSWER_BYTES,
@@ -214,7 +214,10 @@ class EndpointClient:
         reply = await self._request(method, url, body)
         answer = None
         try:
-            answer = await self._aside(reply.body, lambda: parse_job(reply.http_status, reply.headers, reply.body))
+            if len(reply.body) <= _PARSED_ASIDE_BYTES:
+                answer = parse_job(reply.http_status, reply.headers, reply.body)
+            else:
+                answer = await _aside(lambda: parse_job(reply.http_status, reply.headers, reply.body))
             check(answer)
         except MismatchedError:
             if reply.connection is not None:
@@ -228,19 +231,17 @@ class EndpointClient:
                 self._memory.release(reply.held_bytes)
         return answer
 
-    async def _aside(self, body: bytes, work: Callable[[], T]) -> T:
-        """Do what takes long with a large body in a thread."""
-        if len(body) <= _PARSED_ASIDE_BYTES:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(None, work)
-
     async def _request(self, method: str, url: URL, body: bytes | None) -> _Reply:
         data = BytesIO(body) if body and len(body) > _SENT_IN_PIECES_BYTES else body
         task = self._begin()
         try:
             # Reading to the end gives the connection back, and a failure closes it: a context would only cost time.
             response = await self._session.request(method, url, data=data, allow_redirects=False, proxy=self._proxy)
-            received, held_bytes = await self._read(response, task)
+            held_bytes = BYTES_PER_BYTE * response.content.total_bytes
+            if response.content.is_eof() and self._memory.take(held_bytes):
+                received = await response.read()
+            else:
+                received, held_bytes = await self._read(response, task)
             return _Reply(response.status, response.headers, received, held_bytes, self._connected.get(task))
         except asyncio.CancelledError:
             if task not in self._overdue:
@@ -269,18 +270,13 @@ class EndpointClient:
             self._connected.pop(task, None)
 
     async def _read(self, response: aiohttp.ClientResponse, task: asyncio.Task[Any]) -> tuple[bytes, int]:
-        """The body of an answer, and what it takes in the memory budget."""
-        if response.content.is_eof():
-            body = await response.read()
-            if self._memory.take(BYTES_PER_BYTE * len(body)):
-                return body, BYTES_PER_BYTE * len(body)
+        """The body of an answer that is not all there, or finds no room yet, and what it takes in the memory budget."""
         number = self._memory.begin()
         try:
             body = await self._read_in_pieces(response, task, number)
             self._deadlines.pop(task, None)
             if len(body) > _PARSED_ASIDE_BYTES:
-                values = await self._aside(body, lambda: sum(map(body.count, (b",", b":", b"[", b"{"))))
-                await self._memory.grow(number, BYTES_PER_VALUE * values)
+                await self._memory.grow(number, await _aside(lambda: parsed_bytes(body)))
             return body, self._memory.complete(number)
         except BaseException:
             response.close()
@@ -373,6 +369,11 @@ def _proxy_for(url: str) -> str | None:
     if parts.hostname is None or proxy_bypass(parts.hostname):
         return None
     return getproxies().get(parts.scheme)
+
+
+async def _aside(work: Callable[[], T]) -> T:
+    """Do what takes long in a thread."""
+    return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 def _reason(error: BaseException) -> str:

@@ -11,8 +11,17 @@ from itertools import count
 
 BYTES_PER_BYTE = 10
 """What a byte of an answer takes at most: the body, its text, the line that has it twice, and the copies of that."""
-BYTES_PER_VALUE = 80
+_BYTES_PER_WIDE_BYTE = 10
+"""What it takes besides where a text is not ASCII: up to four bytes a character in memory, and its UTF-8 beside it."""
+_BYTES_PER_VALUE = 80
 """What a value of an answer takes besides: an empty list has 56 bytes, a dict 64, and each a place in another."""
+
+
+def parsed_bytes(body: bytes) -> int:
+    """What a body takes once it is parsed, besides `BYTES_PER_BYTE` for each of its bytes."""
+    is_wide = not body.isascii() or b"\\u" in body
+    values = sum(map(body.count, (b",", b":", b"[", b"{")))
+    return _BYTES_PER_VALUE * values + (_BYTES_PER_WIDE_BYTE * len(body) if is_wide else 0)
 
 
 class MemoryBudget:

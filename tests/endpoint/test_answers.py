@@ -231,6 +231,17 @@ async def test_answers_that_find_no_room_wait_for_it_longer_than_a_server_may_be
     assert memory.held_bytes == 0
 
 
+async def test_a_small_answer_that_finds_no_room_waits_and_is_whole():
+    memory = MemoryBudget(1_000)
+    assert memory.take(900)
+    async with serving(http(job("a", "COMPLETED", output="fine"))) as (url, _), client(url, memory=memory) as api:
+        asking = asyncio.create_task(api.status("a"))
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        memory.release(900)
+        assert (await asking).output == "fine"
+
+
 async def test_of_answers_that_wait_for_each_other_the_oldest_goes_on():
     memory = MemoryBudget(100)
     first, second = memory.begin(), memory.begin()
