@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -71,15 +71,8 @@ _SPARE_CONNECTIONS = 4
 T = TypeVar("T")
 
 
-class _Reply(NamedTuple):
-    """An answer as it came."""
-
-    http_status: int
-    headers: Mapping[str, str]
-    body: bytes
-    held_bytes: int
-    """What is to be released in the memory budget."""
-    connection: ResponseHandler | None
+_Reply = tuple[int, "Mapping[str, str]", bytes, int, "ResponseHandler | None"]
+"""An answer as it came: its HTTP status, headers and body, what the body takes in the memory budget, its connection."""
 
 
 class EndpointClient:
@@ -154,7 +147,7 @@ class EndpointClient:
         Raises:
             CallError: UnreachableError when the job surely does not exist, AmbiguousError when it may.
         """
-        answer = await self._job("POST", self._run_url, body, lambda answer: self.ids.check_new(answer.id))
+        answer = await self._job("POST", self._run_url, body, None)
         self.ids.add(answer.id, echo_asked(body))
         return answer
 
@@ -166,7 +159,7 @@ class EndpointClient:
         Raises:
             CallError: no usable answer; NotFoundError when the job is unknown or gone.
         """
-        return await self._ask("GET", self._status_url, job_id)
+        return await self._job("GET", URL(self._status_url + quote(job_id, safe=""), encoded=True), None, job_id)
 
     async def cancel(self, job_id: str) -> JobAnswer:
         """Cancel a job, queued or running.
@@ -174,7 +167,8 @@ class EndpointClient:
         Raises:
             CallError: no usable answer; NotFoundError when the job is unknown or gone.
         """
-        answer = await self._ask("POST", self._cancel_url, job_id)
+        url = URL(self._cancel_url + quote(job_id, safe=""), encoded=True)
+        answer = await self._job("POST", url, None, job_id)
         self.release(answer)
         return answer
 
@@ -184,9 +178,9 @@ class EndpointClient:
         Raises:
             CallError: NotFoundError for an unknown endpoint, DeniedError for a key that is not accepted.
         """
-        reply = await self._request("GET", self._health_url, None)
-        self._memory.release(reply.held_bytes)
-        return parse_health(reply.http_status, reply.headers, reply.body)
+        http_status, headers, body, held_bytes, _ = await self._request("GET", self._health_url, None)
+        self._memory.release(held_bytes)
+        return parse_health(http_status, headers, body)
 
     def release(self, answer: JobAnswer) -> None:
         """An answer is not needed any more, or what is left of it is small."""
@@ -194,41 +188,35 @@ class EndpointClient:
         if held_bytes:
             self._memory.release(held_bytes)
 
-    async def _ask(self, method: str, url: str, job_id: str) -> JobAnswer:
+    async def _job(self, method: str, url: URL, sent: bytes | None, job_id: str | None) -> JobAnswer:
+        """A request about a job; None: about a new one."""
         try:
-            answer = await self._job(
-                method,
-                URL(url + quote(job_id, safe=""), encoded=True),
-                None,
-                lambda answer: self.ids.check(job_id, answer),
-            )
-        except NotFoundError:
-            self.ids.end(job_id)
-            raise
-        if answer.status.is_final:
-            self.ids.end(job_id)
-        return answer
-
-    async def _job(self, method: str, url: URL, body: bytes | None, check: Callable[[JobAnswer], None]) -> JobAnswer:
-        """A request that is answered with a job; `check` raises a MismatchedError when it is not the right one."""
-        reply = await self._request(method, url, body)
-        answer = None
-        try:
-            if len(reply.body) <= _PARSED_ASIDE_BYTES:
-                answer = parse_job(reply.http_status, reply.headers, reply.body)
-            else:
-                answer = await _aside(lambda: parse_job(reply.http_status, reply.headers, reply.body))
-            check(answer)
+            http_status, headers, body, held_bytes, connection = await self._request(method, url, sent)
+            is_kept = False
+            try:
+                if len(body) <= _PARSED_ASIDE_BYTES:
+                    answer = parse_job(http_status, headers, body)
+                else:
+                    answer = await _aside(lambda: parse_job(http_status, headers, body))
+                if job_id is None:
+                    self.ids.check_new(answer.id)
+                else:
+                    self.ids.check(job_id, answer)
+                if answer.status.is_final:
+                    answer.held_bytes = held_bytes or await self._memory.room(BYTES_PER_BYTE * len(body))
+                    is_kept = True
+                    self.ids.end(answer.id)
+            finally:
+                if held_bytes and not is_kept:
+                    self._memory.release(held_bytes)
         except MismatchedError:
-            if reply.connection is not None:
-                reply.connection.close()
-            answer = None
+            if connection is not None:
+                connection.close()
             raise
-        finally:
-            if answer is not None and answer.status.is_final:
-                answer.held_bytes = reply.held_bytes
-            else:
-                self._memory.release(reply.held_bytes)
+        except NotFoundError:
+            if job_id is not None:
+                self.ids.end(job_id)
+            raise
         return answer
 
     async def _request(self, method: str, url: URL, body: bytes | None) -> _Reply:
@@ -237,12 +225,12 @@ class EndpointClient:
         try:
             # Reading to the end gives the connection back, and a failure closes it: a context would only cost time.
             response = await self._session.request(method, url, data=data, allow_redirects=False, proxy=self._proxy)
-            held_bytes = BYTES_PER_BYTE * response.content.total_bytes
-            if response.content.is_eof() and self._memory.take(held_bytes):
-                received = await response.read()
+            content, held_bytes = response.content, 0
+            if content.is_eof() and content.total_bytes <= _PARSED_ASIDE_BYTES:
+                received = content.read_nowait()
             else:
                 received, held_bytes = await self._read(response, task)
-            return _Reply(response.status, response.headers, received, held_bytes, self._connected.get(task))
+            return response.status, response.headers, received, held_bytes, self._connected.get(task)
         except asyncio.CancelledError:
             if task not in self._overdue:
                 raise
@@ -270,7 +258,7 @@ class EndpointClient:
             self._connected.pop(task, None)
 
     async def _read(self, response: aiohttp.ClientResponse, task: asyncio.Task[Any]) -> tuple[bytes, int]:
-        """The body of an answer that is not all there, or finds no room yet, and what it takes in the memory budget."""
+        """The body of an answer that is large, or not all there, and what it takes in the memory budget."""
         number = self._memory.begin()
         try:
             body = await self._read_in_pieces(response, task, number)
@@ -311,15 +299,20 @@ class EndpointClient:
         return b"".join(pieces)
 
     def _begin(self) -> asyncio.Task[Any]:
-        """Await the answer to the request of the running task."""
+        """Note until when the answer to the request of the running task must begin.
+
+        One timer watches all: aiohttp would make one each.
+        """
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - a coroutine of asyncio runs in a task
-        self._await_byte(task, loop)
+        self._deadlines[task] = loop.time() + self._timeout_s
+        if self._watch is None:
+            self._watch = loop.call_later(_WATCH_S, self._look, loop)
         return task
 
     def _await_byte(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
-        """Note until when the server may be silent. One timer watches all: aiohttp would make one each."""
+        """Note until when the server may be silent now."""
         self._deadlines.pop(task, None)
         self._deadlines[task] = loop.time() + self._timeout_s
         if self._watch is None:
@@ -354,12 +347,14 @@ class _Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own signature
     ) -> Connection:
         connection = await super().connect(req, traces, timeout)
-        while connection.protocol is not None and connection.protocol.should_close:
+        protocol = connection.protocol
+        while protocol is not None and protocol.should_close:
             connection.close()
             connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
         task = asyncio.current_task()
         if task is not None:
-            self._connected_tasks[task] = connection.protocol
+            self._connected_tasks[task] = protocol
         return connection
 
 

@@ -6,6 +6,7 @@ of `/status` or `/cancel` has another ID than the one that was asked for, its su
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,8 @@ class JobIds:
     def __init__(self) -> None:
         self._in_flight: dict[str, str | None] = {}
         """ID -> the request ID that its answer gives back; None: it was not asked to give one."""
-        self._over: dict[str, str | None] = {}
+        self._over: OrderedDict[str, str | None] = OrderedDict()
+        """Of a plain dict the oldest is found only behind the places of all that were taken out."""
 
     def add(self, job_id: str, echo: str | None = None) -> None:
         """A job is in flight.
@@ -73,7 +75,7 @@ class JobIds:
             return
         self._over[job_id] = self._in_flight.pop(job_id)
         if len(self._over) > _REMEMBERED:
-            del self._over[next(iter(self._over))]
+            self._over.popitem(last=False)
 
 
 def echo_asked(body: bytes) -> str | None:

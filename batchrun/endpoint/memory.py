@@ -41,19 +41,25 @@ class MemoryBudget:
         self.held_bytes = 0
         """What is taken now."""
 
-    def take(self, size_bytes: int) -> bool:
-        """Take room for an answer that is complete; returns whether there was any."""
+    async def room(self, size_bytes: int) -> int:
+        """Room for an answer that has arrived, as soon as there is any; returns what is to be released."""
         if self.held_bytes + size_bytes > self._size_bytes:
-            return False
+            number = self.begin()
+            try:
+                await self.grow(number, size_bytes)
+                return self.complete(number)
+            finally:
+                self.abandon(number)
         self.held_bytes += size_bytes
         self._complete_bytes += size_bytes
-        return True
+        return size_bytes
 
     def release(self, size_bytes: int) -> None:
         """Give back what a complete answer took."""
         self.held_bytes -= size_bytes
         self._complete_bytes -= size_bytes
-        self._wake()
+        if self._waiting:
+            self._wake()
 
     def begin(self) -> int:
         """An answer begins to arrive; returns its number."""

@@ -216,10 +216,10 @@ async def test_silence_ends_an_answer_wherever_it_comes(shown: int):
 
 
 async def test_answers_that_find_no_room_wait_for_it_longer_than_a_server_may_be_silent():
-    bodies = [http(job(f"j{n}", "COMPLETED", output="x" * 1_000_000)) for n in range(4)]
+    bodies = [http(job("j", "COMPLETED", output="x" * 1_000_000)) for _ in range(4)]
     memory = MemoryBudget(15_000_000)
     async with serving(*bodies) as (url, _), client(url, timeout_s=0.5, connections=4, memory=memory) as api:
-        asking = {asyncio.create_task(api._job("GET", api._health_url, None, lambda _: None)) for _ in bodies}
+        asking = {asyncio.create_task(api.status("j")) for _ in bodies}
         while asking:
             await asyncio.sleep(1.2)
             done = {task for task in asking if task.done()}
@@ -233,7 +233,7 @@ async def test_answers_that_find_no_room_wait_for_it_longer_than_a_server_may_be
 
 async def test_a_small_answer_that_finds_no_room_waits_and_is_whole():
     memory = MemoryBudget(1_000)
-    assert memory.take(900)
+    await memory.room(900)
     async with serving(http(job("a", "COMPLETED", output="fine"))) as (url, _), client(url, memory=memory) as api:
         asking = asyncio.create_task(api.status("a"))
         await asyncio.sleep(0.2)
