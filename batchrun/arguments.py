@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.config import BOUNDS, shown
+from batchrun.config import BOUNDS, DEFAULT_MEMORY_BYTES, DEFAULT_SILENCE_S, shown
 from batchrun.errors import UsageError
 from batchrun.parameters import run_options
 
@@ -36,6 +36,8 @@ _UNSAID: dict[str, Any] = {
     "ordered": False,
     "format": "auto",
     "inspect_output": True,
+    "request_timeout": DEFAULT_SILENCE_S,
+    "memory": DEFAULT_MEMORY_BYTES,
     "unconfirmed": "resubmit",
     "repeat": 1,
 }

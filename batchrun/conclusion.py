@@ -154,6 +154,7 @@ class Conclusion:
             throttled=counters.get("throttled", 0),
             retries=counters.get("retries", 0),
             unconfirmed=counters.get("unconfirmed", 0),
+            mismatched=counters.get("mismatched", 0),
             results=[results_path(self._store, output) for output in self._store.outputs()],
             errors=errors,
             state=self._options.state,

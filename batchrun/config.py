@@ -33,6 +33,12 @@ WINDOW_S = 10.0
 MAX_REQUEST_BYTES = 10_000_000
 """The body limit of `/run`. The docs say MB, runpodctl checks MiB: the smaller of the two is safe under both."""
 
+DEFAULT_SILENCE_S = 30.0
+"""An edge gives up on its own server after 100 s, and says so; a line that is dead says nothing for ever."""
+
+DEFAULT_MEMORY_BYTES = 256_000_000
+"""For answers that arrive or wait to be written: three of 10 MB at once, and any number of the usual ones."""
+
 RETENTION_S = 30 * 60.0
 """A finished job's result is kept for 30 minutes, then `/status` answers 404. It cannot be made longer."""
 
@@ -102,6 +108,8 @@ BOUNDS = {
     # What Runpod accepts: up to 7 days.
     "execution_timeout": Bounds(5, 604_800),
     "ttl": Bounds(10, 604_800),
+    "request_timeout": Bounds(1, 3600),
+    "memory": Bounds(1_000_000, 1_000_000_000_000, whole=True),
     "port": Bounds(0, 65_535, whole=True),
     "workers": Bounds(0, 100_000, whole=True),
     "jobs_per_worker": Bounds(1, 10_000, whole=True),
@@ -308,8 +316,10 @@ class RunOptions:
     """`--ordered`: the results files of a finished run are put into input order."""
     inspect_output: bool = True
     """Look for errors inside the output of completed jobs (runpod-api: error-in-COMPLETED)."""
-    timeout_s: float = 30.0
-    """One HTTP request, connect to last byte: /status of a 20 MB result on a slow line takes several seconds."""
+    timeout_s: float = DEFAULT_SILENCE_S
+    """`--request-timeout`: how long a server may send nothing, before its answer and within it."""
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    """`--memory`: what all answers together may take that are held at once."""
 
     @property
     def is_local(self) -> bool:

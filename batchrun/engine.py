@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from batchrun.announcer import Announcer
 from batchrun.config import MAX_TTL_S
-from batchrun.endpoint.protocol import JobStatus
-from batchrun.errors import CallError, StoppedError, ThrottledError
+from batchrun.endpoint.protocol import JobAnswer, JobStatus
+from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
 from batchrun.interrupts import Wish
 from batchrun.journal import LineChangedError, Work
 from batchrun.results.summary import duration
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from batchrun.endpoint.client import EndpointClient
-    from batchrun.endpoint.protocol import JobAnswer
     from batchrun.journal import Journal, Loaded
     from batchrun.results.summary import Observer, Snapshot
     from batchrun.results.timeline import Timeline
@@ -51,6 +50,8 @@ _GRACE_S = 1.0
 """How long a stop waits for requests under way: an answer to /run that is still heard is one less unconfirmed."""
 _TICK_S = 0.25
 """How often the observer is told at least."""
+_JUDGED_ASIDE_BYTES = 1 << 17
+"""An answer that takes more memory is looked at in a thread: an error of 16 kB may take 10 ms to be understood."""
 _KEEP_S = 15.0
 """A quiet run writes down this often how long it has been going on, and what its workers cost."""
 _SIGN_S = 2.0
@@ -133,6 +134,7 @@ class Engine:
             ticket = ev.Ticket(job.row.row, job.row.attempts, job.row.retries, job.row.unconfirmed)
             # Whoever has set the wall clock since then has made the job look unborn, or older than any can be.
             age_s = min(max(wall_ms - job.submitted_ms, 0.0) / 1000, MAX_TTL_S)
+            self._client.ids.add(job.remote_id)
             adopted = ev.JobAdopted(ticket, job.job, job.remote_id, now - age_s, cancelling=job.is_cancelling)
             self._scheduler.handle(adopted, now)
 
@@ -277,6 +279,9 @@ class Engine:
         except BaseException:
             self._writable = False
             raise
+        for ending in work.endings:
+            if isinstance(ending, cmd.Finish) and isinstance(ending.answer, JobAnswer):
+                self._client.release(ending.answer)
         self._tally.succeeded += work.followers_succeeded
         self._tally.failed += work.followers_failed
         if not self._leaving:
@@ -304,7 +309,7 @@ class Engine:
         self._work.accepted.append(Acceptance(submit.job, submit.row, answer.id, submitted_ms))
         self._tell(ev.Submitted(submit.job, answer.id, sent_at))
         if answer.status.is_final:
-            self._tell(self._end(submit.job, answer, sent_at, was_polled=False))
+            self._tell(await self._end(submit.job, answer, sent_at, was_polled=False))
 
     async def _poll(self, poll: cmd.Poll) -> None:
         sent_at = self._clock()
@@ -318,10 +323,18 @@ class Engine:
         if not answer.status.is_final:
             self._tell(ev.JobSeen(poll.job, answer.status is JobStatus.IN_PROGRESS, sent_at))
             return
-        self._tell(self._end(poll.job, answer, sent_at, was_polled=True))
+        self._tell(await self._end(poll.job, answer, sent_at, was_polled=True))
 
-    def _end(self, job: int, answer: JobAnswer, sent_at: float, *, was_polled: bool) -> ev.JobEnded:
-        failure = judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)
+    async def _end(self, job: int, answer: JobAnswer, sent_at: float, *, was_polled: bool) -> ev.JobEnded:
+        if answer.held_bytes <= _JUDGED_ASIDE_BYTES:
+            failure = judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)
+        else:
+            failure = await asyncio.to_thread(
+                judge, answer, inspect_output=self._inspect_output, hide=self._client.hide
+            )
+        if failure is not None:
+            answer.output = answer.error = None
+            self._client.release(answer)
         status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
         delay_s, execution_s = _seconds(answer.delay_ms), _seconds(answer.execution_ms)
         return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled)
@@ -352,6 +365,8 @@ class Engine:
         _LOG.debug("/%s failed: %s", operation, error.message)
         if isinstance(error, ThrottledError):
             self._work.count("throttled")
+        if isinstance(error, MismatchedError):
+            self._work.count("mismatched")
 
     def _tell(self, event: ev.Event) -> None:
         self._events.append(event)

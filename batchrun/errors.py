@@ -13,9 +13,11 @@
         ├── ThrottledError        408, 429: not accepted, slow down
         ├── UnreachableError      the request surely did not reach the server
         ├── AmbiguousError        the server may have acted on it: timeout, reset, 5xx, broken answer
+        │   ├── MismatchedError   the answer is that of another job
+        │   └── TooLargeError     the answer is larger than any that the API gives
         ├── RejectedError         400, 413, 422: this request is wrong, others may pass
-        ├── NotFoundError         404
-        └── DeniedError           401, 402, 403, redirects: no request will pass
+        ├── NotFoundError         404, 410
+        └── DeniedError           401, 402, 403, 425, redirects: no request will pass
 
 Each error says what happened (`message`), what to do about it (`hint`, may be empty) and which exit code it
 means (`exit_code`). The two axes of a CallError are its class and whether the work may have been started.
@@ -91,12 +93,20 @@ class CallError(BatchrunError):
         http_status: The HTTP status of the answer; None when there was no answer.
         retry_after_s: The server's Retry-After in seconds, >= 0; None when it sent none.
         raw: The answer's body as it was sent; empty when there was none, then `raw` is the message.
+        from_api: Whether the body is the API's own JSON, and not the page of an edge or a proxy before it.
     """
 
     def __init__(
-        self, message: str, *, http_status: int | None = None, retry_after_s: float | None = None, raw: str = ""
+        self,
+        message: str,
+        *,
+        http_status: int | None = None,
+        retry_after_s: float | None = None,
+        raw: str = "",
+        from_api: bool = False,
     ) -> None:
         super().__init__(message)
+        self.from_api = from_api
         self.http_status = http_status
         self.retry_after_s = retry_after_s
         self.raw = raw or message
@@ -119,13 +129,21 @@ class AmbiguousError(CallError):
     """The server may have acted on the request: timeout, reset, 5xx, empty or broken answer."""
 
 
+class MismatchedError(AmbiguousError):
+    """The answer is that of another job: a cache, a proxy, or a response too many on a kept connection."""
+
+
+class TooLargeError(AmbiguousError):
+    """The answer is larger than any that the API gives. It was not read to its end."""
+
+
 class RejectedError(CallError):
     """The API refuses this one request (400, 413, 422); others may pass."""
 
 
 class NotFoundError(CallError):
-    """404: an unknown job on /status and /cancel, an unknown endpoint elsewhere."""
+    """404 or 410: an unknown job on /status and /cancel, an unknown endpoint elsewhere."""
 
 
 class DeniedError(CallError):
-    """401, 402, 403 or a redirect: no request of this run will pass."""
+    """401, 402, 403, 407, 425 or a redirect: no request of this run will pass, if it is the API that says so."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun import config
-from batchrun.values import PATH, Number, duration, halt, key_values, sweeps
+from batchrun.values import PATH, Number, duration, halt, key_values, size, sweeps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,6 +220,22 @@ RUN_OPTIONS = [
         default="auto",
         show_default=True,
         help="HTTP connections at once, however many jobs are in flight. auto: 64 to 256, by the distance.",
+    ),
+    click.option(
+        "--request-timeout",
+        type=Number("request_timeout"),
+        metavar="S",
+        default=config.DEFAULT_SILENCE_S,
+        show_default=True,
+        help="Seconds that the server may send nothing, before its answer and within it.",
+    ),
+    click.option(
+        "--memory",
+        callback=size,
+        metavar="SIZE",
+        default=f"{config.DEFAULT_MEMORY_BYTES // 1_000_000}MB",
+        show_default=True,
+        help="Memory for the answers that are held at once. Larger answers than that are read one at a time.",
     ),
     click.option(
         "--max-retries",

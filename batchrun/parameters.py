@@ -87,6 +87,8 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         format=given["format"],
         ordered=given["ordered"],
         inspect_output=given["inspect_output"],
+        timeout_s=given["request_timeout"],
+        memory_bytes=given["memory"],
     )
 
 

@@ -25,6 +25,7 @@ from batchrun.conclusion import Conclusion, results_path
 from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
 from batchrun.consent import ALL, Consent, Said
 from batchrun.endpoint.client import EndpointClient
+from batchrun.endpoint.memory import MemoryBudget
 from batchrun.engine import Engine, Outcome
 from batchrun.errors import InputError, StateError, StoppedError
 from batchrun.feed import Spool, StoredRecords
@@ -257,6 +258,7 @@ class Run:
             thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
             first_job = self.store.next_job()
             spool = load = None
+            memory = MemoryBudget(options.memory_bytes)
             for index, endpoint in enumerate(options.endpoints):
                 client = EndpointClient(
                     base_url,
@@ -264,6 +266,7 @@ class Run:
                     self._api_key,
                     connections=options.scheduler.connections or MOST_LANES,
                     timeout_s=options.timeout_s,
+                    memory=memory,
                     use_proxy=not options.is_local,
                 )
                 await stack.enter_async_context(client)

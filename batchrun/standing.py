@@ -165,6 +165,8 @@ def render(standing: Standing) -> str:
         lines.append(f"  {s.shared:,} rows have the answer of another that asks for the same")
     if s.counters.get("unconfirmed"):
         lines.append(f"  {s.counters['unconfirmed']:,} submissions unconfirmed: possible duplicates")
+    if s.counters.get("mismatched"):
+        lines.append(f"  {s.counters['mismatched']:,} answers were those of other jobs, and were not used")
     if s.failures:
         lines += ["", "failures"]
         lines += [f"  {kind:<14} {count:>9,}  {row_id}: {message[:80]}" for kind, count, row_id, message in s.failures]

@@ -16,6 +16,8 @@ from batchrun.paths import look_at, refuse_unspeakable
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _DURATION = re.compile(f"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
 _UNITS_S = (86400, 3600, 60, 1)
+_SIZES = {"mb": 1e6, "gb": 1e9, "tb": 1e12, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_SIZE = re.compile(f"{_NUMBER}\\s*({'|'.join(_SIZES)})")
 _MOST_DIGITS = 30
 
 
@@ -85,6 +87,19 @@ def duration(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
         kind = "a longer time than 10 years" if seconds > 0 else "no time above 0"
         raise click.BadParameter(f"{config.shown(value)} is {kind}, for example 8h, 90m, 1h30m or 45s", param=param)
     return seconds
+
+
+def size(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """`256MB`, `1GiB`, `1.5GB`. Becomes bytes."""
+    if value is None:
+        return None
+    match = _SIZE.fullmatch(value.strip().lower()) if len(value) <= _MOST_DIGITS else None
+    size_bytes = round(float(match.group(1)) * _SIZES[match.group(2)]) if match else 0
+    if not config.BOUNDS["memory"].hold(size_bytes):
+        raise click.BadParameter(
+            f"{config.shown(value)} is not a size from 1MB to 1TB, for example 256MB or 1GiB", param=param
+        )
+    return size_bytes
 
 
 def halt(_ctx: click.Context, param: click.Parameter, value: str | None) -> config.HaltOptions | None:

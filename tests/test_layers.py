@@ -136,6 +136,7 @@ LIBRARIES = {
         "notify",
         "session",
         "endpoint.client",
+        "endpoint.memory",
         "local.server",
         "local.smollm2",
     },

@@ -6,6 +6,10 @@ anything that breaks afterwards may have.
 
 The key leaves with each request and in no other way: a default header of the session would go to a proxy as well. Nor
 does it come back: errors, and what an answer says of a worker, are without it.
+
+An answer is believed when it is that of the job that was asked for; a connection that has given another one, or a byte
+that nobody asked for, is closed. It is read in pieces: silence ends it, slowness does not, and neither its size nor
+that of all answers together is unbounded.
 """
 
 from __future__ import annotations
@@ -19,8 +23,13 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from batchrun.config import DEFAULT_BASE_URL, checked_url
+from batchrun.config import DEFAULT_BASE_URL, DEFAULT_MEMORY_BYTES, checked_url
+from batchrun.endpoint.job_ids import JobIds, echo_asked
+from batchrun.endpoint.memory import BYTES_PER_BYTE, MemoryBudget, parsed_bytes
 from batchrun.endpoint.protocol import (
+    JOB_STATUSES,
+    MAX_ANSWER_BYTES,
+    MAX_ERROR_BYTES,
     Health,
     JobAnswer,
     Operation,
@@ -29,12 +38,22 @@ from batchrun.endpoint.protocol import (
     parse_job,
 )
 from batchrun.endpoint.proxies import proxy_for
-from batchrun.errors import AmbiguousError, CallError, DeniedError, UnreachableError, UsageError
+from batchrun.errors import (
+    AmbiguousError,
+    CallError,
+    DeniedError,
+    MismatchedError,
+    NotFoundError,
+    TooLargeError,
+    UnreachableError,
+    UsageError,
+)
 from batchrun.foreign import Secrets, url_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
@@ -46,11 +65,23 @@ _KEEPALIVE_S = 15.0
 """Shorter than any server's own: a POST on a connection that the server just closed would be ambiguous."""
 _WATCH_S = 0.5
 """How often it is looked at what is overdue."""
+_LONGEST_S = 3600.0
+"""An answer that has not arrived after so long never will: 20 MB take that long at 5 kB a second."""
 _SENT_IN_PIECES_BYTES = 1 << 20
 """A larger body would hold the event loop up if it were sent in one piece."""
+_PARSED_ASIDE_BYTES = 1 << 15
+"""A larger body is parsed in a thread: the slowest way to read it takes 10 ms for so much."""
+_BUFFER_BYTES = 1 << 16
+"""What aiohttp reads ahead of an answer that waits for room: twice as much at most."""
 _PROXY_PASSWORD = 407
 _SPARE_CONNECTIONS = 4
 """For /health, beside those that the scheduler counts."""
+
+T = TypeVar("T")
+
+
+_Reply = tuple[int, "Mapping[str, str]", bytes, int, "ResponseHandler | None"]
+"""An answer as it came: its HTTP status, headers and body, what the body takes in the memory budget, its connection."""
 
 
 def _without_secrets(
@@ -86,7 +117,8 @@ class EndpointClient:
         endpoint: The endpoint's ID.
         api_key: Sent as a Bearer token; None sends none (a local endpoint).
         connections: HTTP connections at most.
-        timeout_s: One request, from the connection to the last byte.
+        timeout_s: How long the server may be silent: until the first byte of an answer, and between two pieces of it.
+        memory: What answers may take that are held, shared with other clients; None: 256 MB of its own.
         use_proxy: Whether to go through the proxy that the environment names for this URL.
 
     `hide` takes the key and the proxy's password out of a text.
@@ -103,6 +135,7 @@ class EndpointClient:
         *,
         connections: int,
         timeout_s: float,
+        memory: MemoryBudget | None = None,
         use_proxy: bool = True,
     ) -> None:
         checked_url("--base-url", base_url, example=DEFAULT_BASE_URL)
@@ -113,7 +146,10 @@ class EndpointClient:
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
-        self._connected: set[asyncio.Task[Any]] = set()
+        self.ids = JobIds()
+        """Whose answers are believed: a job of an earlier session is to be added before it is asked after."""
+        self._memory = memory or MemoryBudget(DEFAULT_MEMORY_BYTES)
+        self._connected: dict[asyncio.Task[Any], ResponseHandler | None] = {}
         self._session = aiohttp.ClientSession(
             connector=_Connector(
                 self._connected,
@@ -123,6 +159,7 @@ class EndpointClient:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+            read_bufsize=_BUFFER_BYTES,
         )
         self._timeout_s = timeout_s
         self._deadlines: dict[asyncio.Task[Any], float] = {}
@@ -146,18 +183,20 @@ class EndpointClient:
         Raises:
             CallError: UnreachableError when the job surely does not exist, AmbiguousError when it may.
         """
-        return parse_job(*await self._request("POST", self._run_url, body))
+        answer = await self._job("POST", self._run_url, body, None)
+        self.ids.add(answer.id, echo_asked(body))
+        return answer
 
     @_without_secrets
     async def status(self, job_id: str) -> JobAnswer:
         """Ask after a job. Never sends `?ttl=`, which would shorten the job's life.
 
+        A final answer counts in the memory budget until it is released.
+
         Raises:
             CallError: no usable answer; NotFoundError when the job is unknown or gone.
         """
-        return parse_job(
-            *await self._request("GET", URL(self._status_url + quote(job_id, safe=""), encoded=True), None)
-        )
+        return await self._job("GET", URL(self._status_url + quote(job_id, safe=""), encoded=True), None, job_id)
 
     @_without_secrets
     async def cancel(self, job_id: str) -> JobAnswer:
@@ -166,9 +205,10 @@ class EndpointClient:
         Raises:
             CallError: no usable answer; NotFoundError when the job is unknown or gone.
         """
-        return parse_job(
-            *await self._request("POST", URL(self._cancel_url + quote(job_id, safe=""), encoded=True), None)
-        )
+        url = URL(self._cancel_url + quote(job_id, safe=""), encoded=True)
+        answer = await self._job("POST", url, None, job_id)
+        self.release(answer)
+        return answer
 
     @_without_secrets
     async def health(self) -> Health:
@@ -177,9 +217,48 @@ class EndpointClient:
         Raises:
             CallError: NotFoundError for an unknown endpoint, DeniedError for a key that is not accepted.
         """
-        return parse_health(*await self._request("GET", self._health_url, None))
+        http_status, headers, body, held_bytes, _ = await self._request("GET", self._health_url, None)
+        self._memory.release(held_bytes)
+        return parse_health(http_status, headers, body)
 
-    async def _request(self, method: str, url: URL, body: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
+    def release(self, answer: JobAnswer) -> None:
+        """An answer is not needed any more, or what is left of it is small."""
+        held_bytes, answer.held_bytes = answer.held_bytes, 0
+        if held_bytes:
+            self._memory.release(held_bytes)
+
+    async def _job(self, method: str, url: URL, sent: bytes | None, job_id: str | None) -> JobAnswer:
+        """A request about a job; None: about a new one."""
+        try:
+            http_status, headers, body, held_bytes, connection = await self._request(method, url, sent)
+            is_kept = False
+            try:
+                if len(body) <= _PARSED_ASIDE_BYTES:
+                    answer = parse_job(http_status, headers, body)
+                else:
+                    answer = await _aside(lambda: parse_job(http_status, headers, body))
+                if job_id is None:
+                    self.ids.check_new(answer.id)
+                else:
+                    self.ids.check(job_id, answer)
+                if answer.status.is_final:
+                    answer.held_bytes = held_bytes or await self._memory.room(BYTES_PER_BYTE * len(body))
+                    is_kept = True
+                    self.ids.end(answer.id)
+            finally:
+                if held_bytes and not is_kept:
+                    self._memory.release(held_bytes)
+        except MismatchedError:
+            if connection is not None:
+                connection.close()
+            raise
+        except NotFoundError:
+            if job_id is not None:
+                self.ids.end(job_id)
+            raise
+        return answer
+
+    async def _request(self, method: str, url: URL, body: bytes | None) -> _Reply:
         data = BytesIO(body) if body and len(body) > _SENT_IN_PIECES_BYTES else body
         task = self._begin()
         try:
@@ -187,7 +266,12 @@ class EndpointClient:
             response = await self._session.request(
                 method, url, data=data, headers=self._headers, allow_redirects=False, proxy=self._proxy
             )
-            return response.status, response.headers, await response.read()
+            content, held_bytes = response.content, 0
+            if content.is_eof() and content.total_bytes <= _PARSED_ASIDE_BYTES:
+                received = content.read_nowait()
+            else:
+                received, held_bytes = await self._read(response, task)
+            return response.status, response.headers, received, held_bytes, self._connected.get(task)
         except asyncio.CancelledError:
             if task not in self._overdue:
                 raise
@@ -210,12 +294,56 @@ class EndpointClient:
                 raise UnreachableError(f"no connection: {_reason(error)}") from error
             raise AmbiguousError(f"the connection broke: {_reason(error)}") from error
         finally:
-            del self._deadlines[task]
+            self._deadlines.pop(task, None)
             self._overdue.discard(task)
-            self._connected.discard(task)
+            self._connected.pop(task, None)
+
+    async def _read(self, response: aiohttp.ClientResponse, task: asyncio.Task[Any]) -> tuple[bytes, int]:
+        """The body of an answer that is large, or not all there, and what it takes in the memory budget."""
+        number = self._memory.begin()
+        try:
+            body = await self._read_in_pieces(response, task, number)
+            self._deadlines.pop(task, None)
+            if len(body) > _PARSED_ASIDE_BYTES:
+                await self._memory.grow(number, await _aside(lambda: parsed_bytes(body)))
+            return body, self._memory.complete(number)
+        except BaseException:
+            response.close()
+            raise
+        finally:
+            self._memory.abandon(number)
+
+    async def _read_in_pieces(self, response: aiohttp.ClientResponse, task: asyncio.Task[Any], number: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + _LONGEST_S
+        is_job = response.status in JOB_STATUSES
+        most = MAX_ANSWER_BYTES if is_job else MAX_ERROR_BYTES
+        pieces, size_bytes = [], 0
+        while piece := await response.content.readany():
+            size_bytes += len(piece)
+            if loop.time() > ends_at:
+                raise AmbiguousError(f"the answer has not arrived within {_LONGEST_S / 60:.0f} minutes")
+            if size_bytes > most and is_job:
+                raise TooLargeError(
+                    f"the answer is larger than {most // 1_000_000} MB: the API takes 20 MB from a worker at most",
+                    http_status=response.status,
+                )
+            pieces.append(piece)
+            if size_bytes > most:
+                response.close()
+                break
+            if not self._memory.has_room(number, BYTES_PER_BYTE * len(piece)):
+                # The silence is ours, not the server's.
+                self._deadlines.pop(task, None)
+            await self._memory.grow(number, BYTES_PER_BYTE * len(piece))
+            self._await_byte(task, loop)
+        return b"".join(pieces)
 
     def _begin(self) -> asyncio.Task[Any]:
-        """Note when the request of the running task is overdue. One timer watches all: aiohttp would make one each."""
+        """Note until when the answer to the request of the running task must begin.
+
+        One timer watches all: aiohttp would make one each.
+        """
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - a coroutine of asyncio runs in a task
@@ -224,8 +352,15 @@ class EndpointClient:
             self._watch = loop.call_later(_WATCH_S, self._look, loop)
         return task
 
+    def _await_byte(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
+        """Note until when the server may be silent now."""
+        self._deadlines.pop(task, None)
+        self._deadlines[task] = loop.time() + self._timeout_s
+        if self._watch is None:
+            self._watch = loop.call_later(_WATCH_S, self._look, loop)
+
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cancel what is overdue. Requests began in the order in which they are kept."""
+        """Cancel what is overdue. Requests are kept in the order in which they were last heard."""
         now = loop.time()
         for task, deadline in self._deadlines.items():
             if deadline > now:
@@ -237,9 +372,12 @@ class EndpointClient:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Notes which tasks have been given a connection: what fails before that has surely reached nobody."""
+    """Notes which tasks have been given a connection: what fails before that has surely reached nobody.
 
-    def __init__(self, connected: set[asyncio.Task[Any]], **options: Any) -> None:
+    A kept connection that has sent something since its last answer is closed: it would be taken for the next one.
+    """
+
+    def __init__(self, connected: dict[asyncio.Task[Any], ResponseHandler | None], **options: Any) -> None:
         super().__init__(**options)
         self._connected_tasks = connected
 
@@ -250,10 +388,20 @@ class _Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own signature
     ) -> Connection:
         connection = await super().connect(req, traces, timeout)
+        protocol = connection.protocol
+        while protocol is not None and protocol.should_close:
+            connection.close()
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
         task = asyncio.current_task()
         if task is not None:
-            self._connected_tasks.add(task)
+            self._connected_tasks[task] = protocol
         return connection
+
+
+async def _aside(work: Callable[[], T]) -> T:
+    """Do what takes long in a thread."""
+    return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 def _reason(error: BaseException) -> str:

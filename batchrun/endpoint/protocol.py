@@ -8,8 +8,6 @@ known from a single capture, or assumed, the docstring says so.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +16,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from batchrun.endpoint import loose_json
 from batchrun.endpoint.worker_errors import without_controls
 from batchrun.errors import (
     AmbiguousError,
@@ -33,12 +32,22 @@ if TYPE_CHECKING:
 
     from batchrun.config import JobPolicy
 
+MAX_ANSWER_BYTES = 25_000_000
+"""Of one answer, decompressed: the API takes 20 MB from a worker at most (docs, handler functions), and some margin."""
+
+MAX_ERROR_BYTES = 100_000
+"""Of an error's body that are read and kept: an API's reason is shorter."""
+
+JOB_STATUSES = frozenset({200, 201, 202, 400})
+"""HTTP statuses whose body may be a job."""
+
+MAX_ID_CHARS = 256
+"""Of an ID that the API gives: of a job, of a worker."""
+
 MAX_RETRY_AFTER_S = 120.0
 """A longer Retry-After is taken for a mistake: no window of this API is longer than 10 s."""
 
 _MAX_MESSAGE_CHARS = 300
-_MAX_RAW_BYTES = 100_000
-"""Of an error's body that are kept: an edge's page is not, an API's reason is shorter."""
 _MAX_TIME_MS = 30 * 86_400_000.0
 """A job lives 7 days at most: a longer time is a mistake, and would not fit into the state file at some length."""
 
@@ -90,6 +99,8 @@ class JobAnswer:
     """Whether the answer had an `output` field at all; null counts."""
     error: Any = None
     """A string as a rule; an object from some handlers."""
+    held_bytes: int = 0
+    """What the client counts for it in its memory budget until it is released; 0 for a body to be sent."""
 
     @property
     def time_in_system_s(self) -> float | None:
@@ -157,7 +168,7 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
     Raises:
         CallError: of the class that fits the HTTP status; AmbiguousError when the body is no job.
     """
-    if http_status not in (200, 201, 202, 400):
+    if http_status not in JOB_STATUSES:
         raise call_error(http_status, headers, body)
     try:
         data = _load_object(body)
@@ -178,7 +189,7 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
         _STATUSES.get(word, JobStatus.IN_PROGRESS),
         _time_ms(data.get("delayTime")),
         _time_ms(data.get("executionTime")),
-        worker_id if isinstance(worker_id, str) else None,
+        worker_id if isinstance(worker_id, str) and len(worker_id) <= MAX_ID_CHARS else None,
         _count(data.get("retries")),
         data.get("output"),
         "output" in data,
@@ -257,20 +268,39 @@ def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> Cal
     Runpod documents 400, 401, 404, 429 and 500; the rest is what its users report, or what an edge such as
     Cloudflare may answer. On 429 the job was not accepted; on 5xx nobody knows.
     """
+    facts: dict[str, Any] = {
+        "http_status": http_status,
+        "raw": body[:MAX_ERROR_BYTES].decode("utf-8", "replace"),
+        "from_api": is_api_error(body),
+    }
     is_redirect = 300 <= http_status < 400
     said = f"redirects to {_origin(headers.get('Location'))}" if is_redirect else body_message(body)
     message = f"HTTP {http_status}: {said}"
-    raw = body[:_MAX_RAW_BYTES].decode("utf-8", "replace")
     retry_after_s = parse_retry_after(headers.get("Retry-After"))
     if http_status in (408, 429):
-        return ThrottledError(message, http_status=http_status, retry_after_s=retry_after_s, raw=raw)
+        return ThrottledError(message, retry_after_s=retry_after_s, **facts)
     if http_status in (404, 410):
-        return NotFoundError(message, http_status=http_status, raw=raw)
-    if http_status in (401, 402, 403, 407) or is_redirect:
-        return DeniedError(message, http_status=http_status, raw=raw)
+        return NotFoundError(message, **facts)
+    if http_status in (401, 402, 403, 407, 425) or is_redirect:
+        return DeniedError(message, **facts)
     if 400 <= http_status < 500:
-        return RejectedError(message, http_status=http_status, raw=raw)
-    return AmbiguousError(message, http_status=http_status, retry_after_s=retry_after_s, raw=raw)
+        return RejectedError(message, **facts)
+    return AmbiguousError(message, retry_after_s=retry_after_s, **facts)
+
+
+def is_api_error(body: bytes) -> bool:
+    """Whether an error's body is the API's own: a JSON object that says something in one of the API's words.
+
+    Its recorded errors are such objects, and the pages of an edge are HTML, plain text or empty. Cloudflare's own JSON
+    errors name Cloudflare.
+    """
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    if not isinstance(data, dict) or any("cloudflare" in key for key in data):
+        return False
+    return any(data.get(key) for key in ("error", "message", "detail"))
 
 
 def _origin(location: str | None) -> str:
@@ -335,25 +365,13 @@ def _load_object(body: bytes) -> dict[str, Any]:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        data = _load_leniently(body, error)
+        try:
+            data = loose_json.load(body)
+        except ValueError:
+            raise AmbiguousError(f"the answer is not JSON: {_excerpt(body)}", http_status=200) from error
     if not isinstance(data, dict):
         raise AmbiguousError(f"the answer is no JSON object: {_excerpt(body)}", http_status=200)
     return data
-
-
-def _load_leniently(body: bytes, error: orjson.JSONDecodeError) -> Any:
-    """What Python workers take for JSON: NaN becomes null, half of a surrogate pair a question mark.
-
-    So do numbers beyond a double and bytes that are no UTF-8: old workers cut streams at any byte. What is nested
-    deeper than any parser goes is left out. Without this a finished job with a NaN in its output would be asked after
-    for ever.
-    """
-    try:
-        text = _flattened(body.decode("utf-8-sig", "replace"))
-        data = json.loads(text, parse_constant=lambda _: None, parse_int=_int_or_none, parse_float=_finite)
-        return orjson.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        raise AmbiguousError(f"the answer is not JSON: {_excerpt(body)}", http_status=200) from error
 
 
 def _excerpt(body: bytes) -> str:
@@ -363,32 +381,6 @@ def _excerpt(body: bytes) -> str:
 def _one_line(text: str) -> str:
     line = " ".join(without_controls(text).split())
     return line if len(line) <= _MAX_MESSAGE_CHARS else line[: _MAX_MESSAGE_CHARS - 1] + "…"
-
-
-_MAX_DEPTH = 500
-_TOO_DEEP = '"nested too deeply to be read"'
-_MARK = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
-
-
-def _flattened(text: str) -> str:
-    """JSON text with everything that is nested too deeply replaced by a string that says so."""
-    kept, start, depth = [], 0, 0
-    for match in _MARK.finditer(text):
-        if match[0] in ("[", "{"):
-            depth += 1
-            if depth == _MAX_DEPTH:
-                kept += [text[start : match.start()], _TOO_DEEP]
-                start = len(text)
-        elif match[0] in ("]", "}"):
-            depth -= 1
-            if depth == _MAX_DEPTH - 1:
-                start = match.end()
-    return "".join([*kept, text[start:]])
-
-
-def _finite(text: str) -> float | None:
-    number = float(text)
-    return number if math.isfinite(number) else None
 
 
 def _time_ms(value: object) -> float | None:
@@ -402,15 +394,6 @@ def _json_text(value: Any) -> str:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:
         return "nested too deeply to be shown"
-
-
-def _int_or_none(digits: str) -> int | float | None:
-    """An integer as orjson has it: a float where 64 bits do not hold it."""
-    number = _finite(digits)
-    return number if number is None or abs(number) > _MAX_EXACT else int(digits)
-
-
-_MAX_EXACT = 2**63
 
 
 def _count(value: object) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ import orjson
 
 MAX_MESSAGE_CHARS = 500
 """A message is for a terminal and a table; the whole is in `raw`."""
+
+MAX_RAW_CHARS = 100_000
+"""Of what was sent that are kept: a traceback is shorter, and every row of a bad deployment brings one."""
 
 MAX_LITERAL_CHARS = 100_000
 """Longer text is not parsed as Python: ast needs about 100 bytes of memory for each character of it."""
@@ -34,7 +38,8 @@ class WorkerError:
     message: str
     """What a person can act on: one line, never empty, at most 500 characters."""
     raw: str
-    """Exactly what was sent: the string itself, or the JSON text of anything else; empty when there was nothing."""
+    """Exactly what was sent: the string itself, or the JSON text of anything else; empty when there was nothing. Of
+    more than 100,000 characters the first, and a mark that says how many there were."""
     code: int | None = None
     """An HTTP status (400 to 599) found inside, the innermost one; None when there is none."""
     error_type: str | None = None
@@ -53,7 +58,7 @@ def decode_error(raw: Any) -> WorkerError:
         message = findings.error_type
     return WorkerError(
         message=_one_line(message, MAX_MESSAGE_CHARS) or _NO_MESSAGE,
-        raw=_raw_text(raw),
+        raw=_cut(_raw_text(raw)),
         code=findings.code,
         error_type=findings.error_type,
     )
@@ -120,6 +125,7 @@ _CODE = re.compile(
     r"|\b([45]\d\d) (?:Client|Server) Error\b",
     re.IGNORECASE,
 )
+_WARNINGS = threading.Lock()
 _SCANNED_CHARS = 4_000
 """Codes and types stand near the start of a text, not in the middle of a page of it."""
 
@@ -153,7 +159,7 @@ def _dig_object(value: dict[Any, Any], findings: _Findings, depth: int) -> str:
         name = value.get(key)
         if isinstance(name, str) and name and name != "error":
             named_class = _CLASS_REPR.fullmatch(name)
-            findings.error_type = named_class.group(1) if named_class else _one_line(name, 100)
+            findings.error_type = _one_line(named_class.group(1) if named_class else name, 100)
             break
     nested = value.get("error")
     if isinstance(nested, (dict, list)) and (message := _dig(nested, findings, depth + 1)):
@@ -197,8 +203,9 @@ def _literal(text: str) -> Any | None:
         if len(text) > MAX_LITERAL_CHARS:
             return None
     try:
-        # Invalid escapes in a repr that was cut or edited make the parser warn; that is of no use to anybody here.
-        with warnings.catch_warnings(action="ignore"):
+        # Invalid escapes in a repr that was cut or edited make the parser warn; that is of no use to anybody here. What
+        # is to be ignored is the process's, so threads take turns.
+        with _WARNINGS, warnings.catch_warnings(action="ignore"):
             return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
@@ -254,6 +261,10 @@ def _one_line(text: str, max_chars: int) -> str:
     # A repr may hold half a surrogate pair, which no JSON file can.
     line = " ".join(without_controls(text[: max_chars * 20]).split()).encode("utf-8", "replace").decode()
     return line if len(line) <= max_chars else line[: max_chars - 1] + "…"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_RAW_CHARS else f"{text[:MAX_RAW_CHARS]}… (cut: {len(text):,} characters)"
 
 
 def _raw_text(raw: Any) -> str:

@@ -22,6 +22,14 @@ def chunks_of(output: Any) -> list[dict[str, Any]]:
     return chunks if any(map(_has_choices, chunks)) and all(map(_is_chunk, chunks)) else []
 
 
+class _Text(list[str]):
+    """A text whose pieces are joined at the end: joining each to what is there takes time as their number squared."""
+
+
+class _Calls(dict[Any, dict[str, Any]]):
+    """Tool calls by their index."""
+
+
 def merge(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     """The answer that some chunks make: texts and tool calls joined, of all else the first word, of usage the last."""
     whole: dict[str, Any] = {}
@@ -36,9 +44,29 @@ def merge(chunks: list[dict[str, Any]]) -> dict[str, Any]:
             index = piece.get("index")
             index = index if type(index) is int else position
             _add_piece(choices.setdefault(index, {"index": index}), piece)
-    whole["choices"] = [choices[index] for index in sorted(choices)]
+    whole["choices"] = [_whole(choices[index]) for index in sorted(choices)]
     if usage is not None:
         whole["usage"] = usage
+    return whole
+
+
+def _whole(choice: dict[str, Any]) -> dict[str, Any]:
+    """A choice with each of its texts put together."""
+    whole = _joined(choice)
+    if "message" in whole:
+        whole["message"] = _joined(whole["message"])
+    return whole
+
+
+def _joined(fields: dict[str, Any]) -> dict[str, Any]:
+    whole: dict[str, Any] = {}
+    for key, value in fields.items():
+        if type(value) is _Text:
+            whole[key] = "".join(value)
+        elif type(value) is _Calls:
+            whole[key] = [{**call, "function": _joined(call["function"])} for call in value.values()]
+        else:
+            whole[key] = value
     return whole
 
 
@@ -63,7 +91,7 @@ def _add_piece(choice: dict[str, Any], piece: dict[str, Any]) -> None:
         if key == "delta" and isinstance(value, dict):
             _add_delta(choice.setdefault("message", {"role": "assistant", "content": None}), value)
         elif key == "text" and isinstance(value, str):
-            choice["text"] = choice.get("text", "") + value
+            choice.setdefault("text", _Text()).append(value)
         elif key == "logprobs" and isinstance(value, dict):
             _extend(choice.setdefault("logprobs", {}), value)
         elif key not in ("index", "delta", "text", "logprobs") and value is not None:
@@ -72,38 +100,47 @@ def _add_piece(choice: dict[str, Any], piece: dict[str, Any]) -> None:
 
 def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
     for key, value in delta.items():
+        known = message.get(key)
         if key == "tool_calls" and isinstance(value, list):
-            _add_calls(message.setdefault("tool_calls", []), value)
+            if type(known) is not _Calls:
+                known = message[key] = _Calls()
+            _add_calls(known, value)
         elif key == "role":
             continue
-        elif isinstance(value, str) and isinstance(message.get(key), str):
-            message[key] += value
+        elif isinstance(value, str):
+            if type(known) is not _Text:
+                known = message[key] = _Text()
+            known.append(value)
         elif value is not None:
             message[key] = value
 
 
-def _add_calls(calls: list[dict[str, Any]], pieces: list[Any]) -> None:
+def _add_calls(calls: _Calls, pieces: list[Any]) -> None:
     """Add pieces of tool calls: the first of each has its id and its name, the rest bring more of its arguments."""
     for piece in pieces:
         if not isinstance(piece, dict):
             continue
-        known = next((call for call in calls if call["index"] == piece.get("index")), None)
+        index, function = piece.get("index"), piece.get("function")
+        place = index if isinstance(index, (int, str)) else None
+        function = function if isinstance(function, dict) else {}
+        known = calls.get(place)
         if known is None:
-            function = piece.get("function")
-            function = dict(function) if isinstance(function, dict) else {}
-            function = {"name": "", "arguments": "", **{k: v for k, v in function.items() if v is not None}}
+            given = {"name": "", "arguments": "", **{key: said for key, said in function.items() if said is not None}}
             kept = {key: value for key, value in piece.items() if value is not None}
-            calls.append({"index": piece.get("index"), "id": "", "type": "function", **kept, "function": function})
+            calls[place] = {"index": index, "id": "", "type": "function", **kept, "function": given}
             continue
-        function = piece.get("function")
-        for key, value in function.items() if isinstance(function, dict) else ():
+        for key, value in function.items():
             if isinstance(value, str):
-                known["function"][key] = f"{known['function'].get(key) or ''}{value}"
+                said = known["function"].get(key)
+                if type(said) is not _Text:
+                    said = known["function"][key] = _Text([f"{said or ''}"])
+                said.append(value)
 
 
 def _extend(logprobs: dict[str, Any], more: dict[str, Any]) -> None:
     for key, value in more.items():
-        if isinstance(value, list) and isinstance(logprobs.get(key), list):
-            logprobs[key] = [*logprobs[key], *value]
+        known = logprobs.get(key)
+        if isinstance(value, list) and isinstance(known, list):
+            known += value
         else:
-            logprobs[key] = value
+            logprobs[key] = list(value) if isinstance(value, list) else value

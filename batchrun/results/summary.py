@@ -188,6 +188,8 @@ class Summary:
     """UTC epoch seconds by when to go on, or results of jobs in flight expire; None when none are."""
     shared: int = 0
     """Rows that succeeded by the job of another row that asks for the same."""
+    mismatched: int = 0
+    """Answers that were those of other jobs, and were not used."""
 
     @property
     def exit_code(self) -> int:
@@ -304,6 +306,8 @@ def _figures(s: Summary) -> list[str]:
         lines.append(f"  retries     {s.retries:,}")
     if s.shared:
         lines.append(f"  shared      {s.shared:,} rows have the answer of another that asks for the same")
+    if s.mismatched:
+        lines.append(f"  mismatched  {s.mismatched:,} answers were those of other jobs, and not used")
     if s.unconfirmed:
         lines.append(f"  duplicates  {s.unconfirmed:,} possible: submissions whose answer never arrived")
     return lines

@@ -39,6 +39,8 @@ class FailureKind(StrEnum):
     """The API refused the submission."""
     EXPIRED = "expired"
     """The job's ID answers 404: its result is gone, or it outlived its ttl."""
+    TOO_LARGE = "too_large"
+    """The answer is larger than any that the API gives."""
     UNCONFIRMED = "unconfirmed"
     """The answers to all its submissions were lost."""
     INVALID = "invalid"

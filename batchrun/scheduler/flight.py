@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from batchrun.scheduler.events import Ticket
 
 
+_GAP_S = 2.0
+"""A 404 is believed when another confirms it this much later: an edge may err, and a new job costs money."""
+_UNSURE_TIMES = 3
+_UNSURE_SPAN_S = 10.0
+"""One that is not in the API's own words is believed when it has come so often over so long."""
+
+
 class Row:
     """A row in play."""
 
@@ -45,6 +52,7 @@ class Flight:
         "job",
         "listed",
         "missing",
+        "missing_since",
         "overdue",
         "place",
         "refusals",
@@ -64,8 +72,10 @@ class Flight:
         self.seen_at = submitted_at
         """When the job was last known not to be over."""
         self.in_progress = False
-        self.missing = False
-        """Whether the last answer was a 404."""
+        self.missing = 0
+        """How often it was answered with 404 since it was last seen."""
+        self.missing_since = 0.0
+        """When that was the case first."""
         self.adopted = False
         """Whether it is a job of an earlier session that was not asked after yet."""
         self.asking = False
@@ -84,3 +94,19 @@ class Flight:
         """How often a cancel, or a question after it became overdue, was answered with nothing of use."""
         self.tries = 0
         """How often it was cancelled without success."""
+
+    def missed(self, now: float, *, is_sure: bool) -> float:
+        """`/status` answered 404; returns in how many seconds to ask again, 0 when the job is believed to be gone.
+
+        Args:
+            now: The present.
+            is_sure: Whether the answer is in the API's own words.
+        """
+        if not self.missing:
+            self.missing_since = now
+        self.missing += 1
+        times, span_s = (2, _GAP_S) if is_sure else (_UNSURE_TIMES, _UNSURE_SPAN_S)
+        rest_s = self.missing_since + span_s - now
+        if self.missing >= times and rest_s <= 0:
+            return 0.0
+        return max(_GAP_S, rest_s if self.missing >= times - 1 else 0.0)

@@ -32,8 +32,6 @@ _METER_LEAST_S = 0.25
 _METER_MOST_S = 10.0
 _METER_SHARE = 0.02
 """Samples for the cost lie this share of the session's age apart, so that the last gap is 2% of it at most."""
-_MISSING_TIMES = 3
-"""So many 404 in a row end a run whose endpoint has answered before."""
 _QUEUE_SAMPLES = 40
 """Ten minutes of samples: what a queue is compared with."""
 _GROWTH = 1.2
@@ -58,7 +56,6 @@ class Gate:
         self._began_at: float | None = None
         self._failures = 0
         self._blocks = 0
-        self._missing = 0
         self.is_open = False
         self.error = ""
         """What is in the way; empty when nothing is, or nothing is known yet."""
@@ -84,7 +81,6 @@ class Gate:
         """`/health` answered (None: not with anything of use); returns whether that has opened the gate."""
         self._asking = False
         self._failures = 0
-        self._missing = 0
         self.error = ""
         self.health = health
         if health is not None:
@@ -92,11 +88,6 @@ class Gate:
         self._ask_at = now + self._gap_s(now)
         opened, self.is_open = not self.is_open, True
         return opened
-
-    def missed(self) -> bool:
-        """`/health` answered 404; returns whether that is to be seen again: an edge may err where it has answered."""
-        self._missing += 1
-        return self.is_open and self._missing < _MISSING_TIMES
 
     def failed(self, error: CallError, now: float) -> None:
         """`/health` gave no usable answer; a gate that is open stays open: submissions are the better witness."""

@@ -33,8 +33,6 @@ _JOBS_PER_REPLAN_SECOND = 10_000
 _MOSTLY_OVER = 0.5
 _FEW = 8
 """When `/health` sees that more jobs than these are over and unknown, the predictions are wrong: the oldest are due."""
-MISSING_GAP_S = 2.0
-"""A 404 is believed when a second one confirms it this much later: an edge may err, and a new job costs money."""
 
 
 class _Watch:

@@ -1,4 +1,8 @@
-"""Why a run cannot go on after a call that the API refused, with the remedy."""
+"""When a refusal of the API is believed, and why the run cannot go on then, with the remedy.
+
+A key does not become wrong in the middle of a run, nor does an endpoint vanish, as often as an edge errs. So a refusal
+(401, 403, 404, 425, a redirect) that comes after good answers is believed when it is the API's own, or when it repeats.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,42 @@ from batchrun.errors import RefusedError
 
 if TYPE_CHECKING:
     from batchrun.errors import CallError
+
+
+_TIMES = 3
+_SPAN_S = 10.0
+"""So often, and for so long, an operation is refused before that is believed."""
+_HEALTH = "health"
+_PAYMENT_REQUIRED = 402
+
+
+class Refusals:
+    """The refusals of an endpoint, by operation."""
+
+    def __init__(self) -> None:
+        self.has_answered = False
+        """Whether any operation had a good answer."""
+        self._streaks: dict[str, tuple[float, int]] = {}
+        """Since when an operation has been refused, and how often, with no good answer between."""
+
+    def answered(self, operation: str) -> None:
+        """An operation had a good answer."""
+        self.has_answered = True
+        if self._streaks:
+            self._streaks.pop(operation, None)
+
+    def is_believed(self, operation: str, error: CallError, now: float) -> bool:
+        """An operation was refused; returns whether that is to be believed.
+
+        A refusal of `/health` counts for every operation. That there is no credit only the API can say.
+        """
+        since, times = self._streaks.get(operation, (now, 0))
+        self._streaks[operation] = (since, times + 1)
+        if not self.has_answered or error.from_api or error.http_status == _PAYMENT_REQUIRED:
+            return True
+        streaks = [streak for name, streak in self._streaks.items() if name in (operation, _HEALTH)]
+        lasted_s = now - min(since for since, _ in streaks)
+        return sum(times for _, times in streaks) >= _TIMES and lasted_s >= _SPAN_S
 
 
 def refusal(error: CallError) -> RefusedError:

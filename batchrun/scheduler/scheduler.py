@@ -8,8 +8,8 @@ It holds the rows that are in play, a few times the window, and nothing of the o
 - Nothing is submitted while the gate is shut: before `/health` has answered once, and while submissions meet an
   outage, so that an hour without network makes no unconfirmed submissions beyond those under way.
 - A job that lives longer than it may is asked after once more and then cancelled, so that none holds a run for ever.
-- What stops a run early (breaker, canary, budget, deadline, the user) stops its submissions: what is in flight is paid
-  for, and collected. Only a refused key, account or endpoint, and the deadline itself, end it at once.
+- What stops a run early (breaker, canary, budget, deadline, refusal, the user) stops its submissions: what is in flight
+  is paid for, and collected, unless `/status` is refused too, or the deadline itself has come.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from batchrun.errors import (
     RejectedError,
     StoppedError,
     ThrottledError,
+    TooLargeError,
     UnreachableError,
 )
 from batchrun.scheduler import commands as cmd
@@ -32,14 +33,14 @@ from batchrun.scheduler.backlog import Backlog
 from batchrun.scheduler.canceller import CancelCause, Canceller
 from batchrun.scheduler.cost import Budget, WorkerMeter, WorkerTime
 from batchrun.scheduler.deadline import Deadline
+from batchrun.scheduler.ending import Ending
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.flight import Flight, Row
 from batchrun.scheduler.gate import Gate
 from batchrun.scheduler.lanes import Lanes
 from batchrun.scheduler.pacing import TROUBLE_THRESHOLD, Pacer
-from batchrun.scheduler.polling import MISSING_GAP_S, PollPlan
+from batchrun.scheduler.polling import PollPlan
 from batchrun.scheduler.prediction import Predictor
-from batchrun.scheduler.refusal import refusal
 from batchrun.scheduler.settlement import Settlement
 from batchrun.scheduler.states import RowState
 from batchrun.scheduler.submitter import Submitter
@@ -96,6 +97,7 @@ class Scheduler:
         self._gate = Gate(rng, metered=guards.price_per_hour is not None)
         self._backlog = Backlog(options.concurrency or MOST)
         self._settlement = Settlement(options, guards, self._backlog, rng)
+        self._ending = Ending(self._settlement)
         self.meter = meter or WorkerMeter(WorkerTime())
         self._budget = Budget(
             self.meter,
@@ -117,8 +119,6 @@ class Scheduler:
             budget=self._budget,
         )
         self._deadline = Deadline(guards.deadline_s)
-        self._halted = False
-        self._stopping = False
         self._recall_wanted = False
         self._health_place = 0
         self._trouble = ""
@@ -144,24 +144,27 @@ class Scheduler:
             ev.StopRequested: self._leave,
             ev.CancelRequested: self._leave,
         }
-        self.stop: StoppedError | None = None
-        """Why the run stops before its end; None: it does not, or the user stops it."""
 
     def __repr__(self) -> str:
-        flags = f"{'' if self._gate.is_open else ' shut'}{' stopping' if self._stopping else ''}"
+        flags = f"{'' if self._gate.is_open else ' shut'}{' stopping' if self._ending.is_stopping else ''}"
         return (
             f"<Scheduler {self._backlog!r} in_flight={len(self._flights)} running={self.running}"
             f" run={self._submitter.pacer!r} status={self._status!r}{flags}>"
         )
 
     @property
+    def stop(self) -> StoppedError | None:
+        """Why the run stops before its end; None: it does not, or the user stops it."""
+        return self._ending.error
+
+    @property
     def is_done(self) -> bool:
         """Whether nothing is left to do: every row ended, or none may be submitted and nothing is in flight."""
-        if self._halted:
+        if self._ending.is_halted:
             return True
         if self._flights or self._settlement.decided:
             return False
-        return self._stopping or self._backlog.is_empty
+        return self._ending.is_stopping or self._backlog.is_empty
 
     @property
     def in_flight(self) -> int:
@@ -177,7 +180,7 @@ class Scheduler:
         """What is in the way at the moment, as a clause; empty when nothing is."""
         if self._gate.is_open and (self._submitter.pacer.trouble or self._status.trouble >= TROUBLE_THRESHOLD):
             return f"slowed down: {self._submitter.trouble if self._submitter.pacer.trouble else self._trouble}"
-        if self._stopping and self._flights:
+        if self._ending.is_stopping and self._flights:
             return "cancelling" if self._canceller.recalling else "collecting the rest"
         usual_s = (self._plan.likely_end(self._place, now) or now) - now
         return self._gate.note(busy=bool(self._flights), quiet_s=now - self._ended_at, usual_s=usual_s)
@@ -218,9 +221,9 @@ class Scheduler:
             self._recall_wanted = False
             self._canceller.recall_all()
         out = self.decided()
-        if self._halted:
+        if self._ending.is_halted:
             return out
-        if not self._stopping and (count := self._backlog.wanted()):
+        if not self._ending.is_stopping and (count := self._backlog.wanted()):
             out.append(cmd.LoadRows(count))
         self._poll(out, now)
         self._canceller.commands(out, now)
@@ -237,7 +240,7 @@ class Scheduler:
         """What was decided about rows and is to be written down, without starting anything new."""
         settlement = self._settlement
         if settlement.stop is not None and not self._backlog.is_empty:
-            self._drain(settlement.stop)
+            self._ending.drain(settlement.stop)
         out, settlement.decided = settlement.decided, []
         return out
 
@@ -247,13 +250,13 @@ class Scheduler:
         times = (
             None if due_at is None or ready_at is None else max(due_at, ready_at),
             self._canceller.next_at(now),
-            None if self._stopping or self._unasked else self._submitter.next_at(now),
+            None if self._ending.is_stopping or self._unasked else self._submitter.next_at(now),
             self._gate.next_at(),
             self._deadline.at,
-            None if self._stopping or self._deadline.at is None else self._last_submission_at(now),
+            None if self._ending.is_stopping or self._deadline.at is None else self._last_submission_at(now),
         )
         later = [at for at in times if at is not None and at > now]
-        return min(later) if later and not self._halted else None
+        return min(later) if later and not self._ending.is_halted else None
 
     def _poll(self, out: list[cmd.Command], now: float) -> None:
         if len(self._flights) <= _TAIL and self._backlog.is_empty:
@@ -268,40 +271,33 @@ class Scheduler:
             out.append(cmd.Poll(job, flight.remote_id))
 
     def _submit(self, out: list[cmd.Command], now: float) -> None:
-        if self._stopping or self._unasked:
+        if self._ending.is_stopping or self._unasked:
             return
         self.window.update(now, len(self._flights), self._place)
         stop = self._submitter.commands(out, now)
         if stop is not None:
-            self._drain(stop)
+            self._ending.drain(stop)
             out.extend(self.decided())
-
-    def _drain(self, error: StoppedError) -> None:
-        """Submit nothing more, and stop when what is in flight is collected."""
-        if not self._stopping:
-            self._stopping = True
-            self.stop = error
-            self._settlement.decided.append(cmd.Drain(error))
-
-    def _halt(self, error: StoppedError) -> None:
-        if not self._halted:
-            self._halted = True
-            self._settlement.decided.append(cmd.Halt(error))
 
     def _keep_deadline(self, now: float) -> None:
         if (ends_at := self._deadline.at) is None:
             return
         # With no row left to submit there is nothing to stop: what is in flight may yet end in time.
-        if not self._stopping and not self._backlog.is_empty and now >= (self._last_submission_at(now) or ends_at):
-            self._drain(self._deadline.reached())
+        if (
+            not self._ending.is_stopping
+            and not self._backlog.is_empty
+            and now >= (self._last_submission_at(now) or ends_at)
+        ):
+            self._ending.drain(self._deadline.reached())
         if now >= ends_at:
-            self._halt(self.stop or self._deadline.reached())
+            self._ending.halt(self._deadline.reached())
 
     def _last_submission_at(self, now: float) -> float | None:
         return self._deadline.last_submission_at(now, self._plan.likely_end(self._place, now))
 
     def _submitted(self, event: ev.Submitted, now: float) -> None:
         flight = self._flights[event.job]
+        self._ending.refusals.answered("run")
         self._submitter.accepted(flight, event, now)
         flight.place, self._place = self._place, self._place + 1
         self._plan.add(flight.job, flight.place, flight.submitted_at, now)
@@ -321,8 +317,9 @@ class Scheduler:
     def _job_seen(self, event: ev.JobSeen, now: float) -> None:
         flight = self._asked(event.job)
         self._status.succeed(now)
+        self._ending.refusals.answered("status")
         self._lanes.answered(event.sent_at, now)
-        flight.missing = False
+        flight.missing = 0
         flight.seen_at = event.sent_at
         self.running += event.in_progress - flight.in_progress
         flight.in_progress = event.in_progress
@@ -333,6 +330,7 @@ class Scheduler:
         flight = self._asked(event.job)
         if event.was_polled:
             self._status.succeed(now)
+            self._ending.refusals.answered("status")
             self._canceller.heard_at = now
             self._lanes.answered(event.sent_at, now)
         if event.delay_s is not None:
@@ -355,25 +353,26 @@ class Scheduler:
         error = event.error
         self._trouble = error.message
         match error:
-            case NotFoundError() if flight.missing:
+            case NotFoundError():
                 self._status.succeed(now)
+                if (wait_s := flight.missed(now, is_sure=error.from_api)) > 0:
+                    self._plan.postponed(event.job, now, wait_s)
+                    return
                 self._land(flight, now)
                 failure = Failure(FailureKind.EXPIRED, f"the job is gone ({error.message})", error.raw)
                 self._settlement.retry_or_fail(flight, "EXPIRED", failure, now)
                 return
-            case NotFoundError():
+            case TooLargeError():
                 self._status.succeed(now)
-                flight.missing = True
-                self._plan.postponed(event.job, now, MISSING_GAP_S)
+                self._land(flight, now)
+                self._settlement.fail(flight, "FAILED", Failure(FailureKind.TOO_LARGE, error.message, error.raw))
                 return
             case ThrottledError():
                 self._status.throttle(now, event.sent_at, error.retry_after_s)
                 self._plan.postponed(event.job, now, 0.0)
                 return
-            case DeniedError():
+            case DeniedError() if self._ending.is_refused("status", error, now):
                 self._status.succeed(now)
-                self._plan.postponed(event.job, now, 0.0)
-                self._halt(refusal(error))
                 return
             case RejectedError():
                 self._status.succeed(now)
@@ -381,7 +380,7 @@ class Scheduler:
             case _:
                 self._status.fail(now, event.sent_at)
         self._plan.failed(event.job, now)
-        if isinstance(error, UnreachableError):
+        if isinstance(error, (UnreachableError, DeniedError)):
             return
         if self._canceller.unanswered(flight, now):
             self._call_off(flight, now)
@@ -389,9 +388,9 @@ class Scheduler:
     def _submit_failed(self, event: ev.SubmitFailed, now: float) -> None:
         flight = self._flights[event.job]
         self._land(flight, now)
-        stop = self._submitter.failed(flight, event, now)
-        if stop is not None:
-            self._halt(stop)
+        if isinstance(event.error, (DeniedError, NotFoundError)):
+            self._ending.is_refused("run", event.error, now)
+        self._submitter.failed(flight, event, now)
 
     def _line_unusable(self, event: ev.LineUnusable, now: float) -> None:
         flight = self._flights[event.job]
@@ -400,6 +399,7 @@ class Scheduler:
 
     def _job_cancelled(self, event: ev.JobCancelled, now: float) -> None:
         flight = self._flights[event.job]
+        self._ending.refusals.answered("cancel")
         if self._canceller.answered(flight, event.status, now):
             self._call_off(flight, now)
 
@@ -408,7 +408,7 @@ class Scheduler:
         if self._canceller.failed(flight, event, now):
             self._call_off(flight, now)
         elif isinstance(event.error, DeniedError):
-            self._halt(refusal(event.error))
+            self._ending.is_refused("cancel", event.error, now)
 
     def _call_off(self, flight: Flight, now: float) -> None:
         """The job is over because it was cancelled, or given up."""
@@ -420,6 +420,7 @@ class Scheduler:
             self._settlement.recall(flight, now)
 
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
+        self._ending.refusals.answered("health")
         self.meter.sample(event.health, now)
         self.window.saw_health(event.health, len(self._flights), self._place, now)
         self._plan.saw_health(event.health, self._health_place, now, is_shared=self.window.is_shared)
@@ -429,10 +430,9 @@ class Scheduler:
     def _health_failed(self, event: ev.HealthFailed, now: float) -> None:
         error = event.error
         match error:
-            case NotFoundError() if self._gate.missed():
-                self._gate.failed(error, now)
             case NotFoundError() | DeniedError():
-                self._halt(refusal(error))
+                self._ending.is_refused("health", error, now)
+                self._gate.failed(error, now)
             case RejectedError():
                 if self._gate.seen(None, now):
                     self._submitter.pacer.restart(now)
@@ -440,7 +440,7 @@ class Scheduler:
                 self._gate.failed(error, now)
 
     def _leave(self, event: ev.StopRequested | ev.CancelRequested, _: float) -> None:
-        self._stopping = True
+        self._ending.leave()
         self._recall_wanted = self._recall_wanted or isinstance(event, ev.CancelRequested)
 
     def _asked(self, job: int) -> Flight:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchrun.errors import AmbiguousError, RejectedError, StoppedError, ThrottledError, UnreachableError
+from batchrun.errors import AmbiguousError, RejectedError, ThrottledError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.flight import Flight
 from batchrun.scheduler.pacing import Pacer
-from batchrun.scheduler.refusal import refusal
 from batchrun.scheduler.states import Move
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from batchrun.config import SchedulerOptions
+    from batchrun.errors import StoppedError
     from batchrun.scheduler import events as ev
     from batchrun.scheduler.backlog import Backlog
     from batchrun.scheduler.cost import Budget
@@ -115,8 +115,8 @@ class Submitter:
         flight.remote_id = event.remote_id
         flight.submitted_at = flight.seen_at = (event.sent_at + now) / 2
 
-    def failed(self, flight: Flight, event: ev.SubmitFailed, now: float) -> StoppedError | None:
-        """`/run` did not answer with a job ID, and the flight has landed; the reason to stop when none ever will."""
+    def failed(self, flight: Flight, event: ev.SubmitFailed, now: float) -> None:
+        """`/run` did not answer with a job ID, and the flight has landed."""
         error = event.error
         self.trouble = error.message
         match error:
@@ -132,15 +132,11 @@ class Submitter:
                 self.pacer.throttle(now, event.sent_at, error.retry_after_s)
                 self._window.refused(len(self._flights), now)
                 self._settlement.undo(flight, now)
-            case UnreachableError():
+            case _:
+                # It surely did not reach the API, or was refused: by the API, or by something before it.
                 self.pacer.fail(now, event.sent_at)
                 self._settlement.undo(flight, now)
                 self._gate.shut(error, now, self.pacer.trouble)
-            case _:
-                self.pacer.succeed(now)
-                self._settlement.undo(flight, now)
-                return refusal(error)
-        return None
 
     def unusable(self, flight: Flight, message: str) -> None:
         """The row's line cannot be sent; the flight has landed, and nothing was sent."""

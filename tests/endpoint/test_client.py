@@ -11,7 +11,14 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from batchrun.endpoint.client import EndpointClient
-from batchrun.errors import AmbiguousError, CallError, DeniedError, UnreachableError, UsageError
+from batchrun.errors import (
+    AmbiguousError,
+    CallError,
+    DeniedError,
+    MismatchedError,
+    UnreachableError,
+    UsageError,
+)
 
 JOB = b'{"id": "j", "status": "IN_QUEUE"}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(JOB), JOB)
@@ -54,7 +61,8 @@ async def test_a_request_carries_the_key_and_the_path_of_the_documentation():
 
 async def test_a_strange_job_id_stays_within_its_path():
     async with server(OK) as (url, requests), client(url) as api:
-        await api.status("a/../b?ttl=1 ü")
+        with pytest.raises(MismatchedError, match="another job, 'j'"):
+            await api.status("a/../b?ttl=1 ü")
     assert requests[0].startswith(b"GET /v2/abc/status/a%2F..%2Fb%3Fttl%3D1%20%C3%BC HTTP/1.1\r\n")
 
 

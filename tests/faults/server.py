@@ -36,7 +36,8 @@ class Answer:
     raw: bytes | None = None
     """Sent instead of any HTTP."""
     fault: str = ""
-    """reset, close: instead of an answer; stall: before it; drip: within its body; leave: the server goes after it."""
+    """reset, close: instead of an answer; stall: before it; drip: within its body; slow: a byte now and then of
+    its body; leave: the server goes after it."""
 
     def bytes_for(self, job_id: str) -> bytes:
         """What goes over the wire."""
@@ -186,8 +187,10 @@ class FaultServer:
             writer.write(said[: head_end + 1])
             await reader.read()
             return False
-        writer.write(said)
-        await writer.drain()
+        for piece in (said[at : at + 1] for at in range(len(said))) if answer.fault == "slow" else (said,):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.01 if answer.fault == "slow" else 0)
         if answer.fault == "leave":
             writer.close()
             self.leave()

@@ -142,14 +142,28 @@ STATES = [
         job={"delay_ms": None, "execution_ms": 20},
     ),
     ends(
-        "the job's own id is kept when an answer names another",
-        Answer(b'{"id": "other-u1", "status": "COMPLETED", "output": "fine"}'),
+        "an answer that names another job is not used",
+        Answer(b'{"id": "other-u1", "status": "COMPLETED", "output": "not mine"}'),
+        Answer(b'{"id": "3f0c-p-1-e1", "status": "FAILED", "error": "not mine"}'),
+        DONE,
         job={"id": "3f0c-p-1-u1"},
     ),
     ends("an id of strange letters stays one step of the path", QUEUED, DONE, job_id="a/b c?ü%2F#{n}"),
     *(
         ends(f"an id of {what} stays one step of the path", QUEUED, DONE, job_id=job_id)
-        for what, job_id in (("dots", ".."), ("controls", "a\x00b\r\nX: y"), ("7,000 letters", "x" * 7000))
+        for what, job_id in (("dots", ".."), ("256 letters", "x" * 256))
+    ),
+    *(
+        fails(
+            f"an id of {what} is not one",
+            run=(Answer(json.dumps({"id": job_id, "status": "IN_QUEUE"}).encode()),),
+            kind="unconfirmed",
+            status="UNCONFIRMED",
+            attempts=2,
+            unconfirmed=2,
+            message="gave an ID that is not one",
+        )
+        for what, job_id in (("controls", "a\x00b\r\nX: y"), ("257 letters", "x" * 257))
     ),
     fails("a job that answers 410 is gone", body({"error": "gone"}, 410), kind="expired", status="EXPIRED", attempts=2),
     fails(
@@ -621,10 +635,12 @@ POLLS = [
     ends(
         "an answer without a length ends with its connection",
         Answer(raw=b'HTTP/1.0 200 OK\r\n\r\n{"id": "x", "status": "COMPLETED", "output": "fine"}'),
+        job_id="x",
     ),
     ends(
         "early hints come before the answer",
         Answer(raw=b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + DONE.bytes_for("x")),
+        job_id="x",
     ),
     ends(
         "cookies and character sets are of no interest",
@@ -637,6 +653,7 @@ POLLS = [
             gzip.compress(b'{"id": "x", "status": "COMPLETED", "output": "fine"}'),
             headers=(JSON, ("Content-Encoding", "gzip")),
         ),
+        job_id="x",
     ),
     ends(
         "chunks are put together",
@@ -644,6 +661,7 @@ POLLS = [
             b'1e\r\n{"id":"x","status":"COMPLETED"\r\n10\r\n,"output":"fine"\r\n1\r\n}\r\n0\r\n\r\n',
             headers=(JSON, ("Transfer-Encoding", "chunked")),
         ),
+        job_id="x",
     ),
     ends("JSON under another name is JSON", Answer(DONE.body, headers=(HTML,))),
     ends("JSON without a name is JSON", Answer(DONE.body, headers=())),

@@ -53,6 +53,14 @@ NO_ENDPOINT = {
 }
 
 
+IN_ITS_OWN_WORDS = ("a wrong key", "an empty account", "another host", "no endpoint")
+"""Refusals that are the API's own JSON, or that only the API makes; the others may be an edge's."""
+PAGES = {
+    **{name: said for name, said in (REFUSALS | NO_ENDPOINT).items() if name not in IN_ITS_OWN_WORDS},
+    "too early": (page(425, "Too Early"), "refuses every request"),
+}
+
+
 async def assert_goes_on(folder: Path, server: FaultServer) -> None:
     """The same command ends the run; every job was made once."""
     again = await rehearse(folder, server.base_url, key=KEY, scheduler={"concurrency": 3})
@@ -74,7 +82,7 @@ async def test_a_refusal_before_the_start_stops_the_run_before_anything_is_sent(
         await assert_goes_on(tmp_path, server)
 
 
-@pytest.mark.parametrize("refusal", REFUSALS | NO_ENDPOINT)
+@pytest.mark.parametrize("refusal", IN_ITS_OWN_WORDS)
 async def test_a_refused_submission_stops_the_run_and_no_job_is_made_twice(tmp_path: Path, refusal: str):
     answer, words = (REFUSALS | NO_ENDPOINT)[refusal]
     write_lines(tmp_path, ROWS)
@@ -88,7 +96,7 @@ async def test_a_refused_submission_stops_the_run_and_no_job_is_made_twice(tmp_p
         assert server.seen["run"] == len(ROWS) + 1
 
 
-@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("refusal", ["a wrong key", "an empty account"])
 async def test_a_refused_poll_stops_the_run_and_its_job_is_asked_after_again(tmp_path: Path, refusal: str):
     answer, words = REFUSALS[refusal]
     write_lines(tmp_path, ROWS)
@@ -101,10 +109,57 @@ async def test_a_refused_poll_stops_the_run_and_its_job_is_asked_after_again(tmp
         assert server.seen["run"] == len(ROWS)
 
 
+@pytest.mark.parametrize("name", PAGES)
+async def test_one_page_of_an_edge_ends_no_run_and_makes_no_job_twice(tmp_path: Path, name: str):
+    write_lines(tmp_path, ROWS)
+    refused, _ = PAGES[name]
+    scripts = {"p2": Script(run=(refused, QUEUED)), "p4": Script(status=(job("IN_PROGRESS"), refused, DONE))}
+    async with FaultServer({"": Script(), **scripts}, health=(HEALTHY, refused, HEALTHY)) as server:
+        rehearsal = await rehearse(tmp_path, server.base_url, key=KEY, scheduler={"concurrency": 3})
+    assert sorted(rehearsal.ids()) == [row["id"] for row in ROWS]
+    assert (rehearsal.summary.exit_code, rehearsal.summary.unconfirmed) == (0, 0)
+    assert {record["job"]["attempts"] for record in rehearsal.results} == {1}
+    assert (server.seen["run"], server.complaints) == (len(ROWS) + 1, [])
+
+
+@pytest.mark.parametrize("name", PAGES)
+async def test_a_page_that_comes_again_and_again_ends_the_run_once_the_jobs_in_flight_are_collected(
+    tmp_path: Path, name: str
+):
+    write_lines(tmp_path, ROWS)
+    refused, words = PAGES[name]
+    scripts = {"p2": Script(run=(refused,)), "p4": Script(status=(*[job("IN_PROGRESS")] * 4, DONE))}
+    async with FaultServer({"": Script(), **scripts}) as server:
+        stopped = await rehearse(tmp_path, server.base_url, key=KEY)
+        assert (stopped.summary.exit_code, stopped.summary.in_flight, stopped.summary.unconfirmed) == (4, 0, 0)
+        assert words in stopped.summary.reason
+        assert sorted(stopped.ids()) == [row["id"] for row in ROWS if row["id"] != "r2"]
+        assert stopped.errors == []
+        server.scripts["p2"] = Script()
+        await assert_goes_on(tmp_path, server)
+
+
+async def test_a_job_that_an_edge_does_not_know_is_not_paid_for_twice(tmp_path: Path):
+    write_lines(tmp_path, ROWS)
+    unknown = page(404, "Not Found")
+    scripts = {f"p{n}": Script(status=(*[unknown] * n, DONE)) for n in range(3)}
+    async with FaultServer({"": Script(), **scripts}) as server:
+        rehearsal = await rehearse(tmp_path, server.base_url, key=KEY)
+    assert (rehearsal.summary.exit_code, rehearsal.summary.retries) == (0, 0)
+    assert server.seen["run"] == len(ROWS)
+
+
+async def test_a_job_that_is_unknown_again_and_again_is_gone_whoever_says_so(tmp_path: Path):
+    write_lines(tmp_path, ROWS[:1])
+    async with FaultServer({"": Script(status=(*[page(404)] * 3, DONE))}) as server:
+        rehearsal = await rehearse(tmp_path, server.base_url, key=KEY)
+    assert (rehearsal.summary.exit_code, rehearsal.summary.retries, server.seen["run"]) == (0, 1, 2)
+
+
 async def test_a_key_that_is_refused_while_submissions_fail_stops_the_run(tmp_path: Path):
     write_lines(tmp_path, ROWS[:1])
     lost = Script(run=(RESET, CLOSE, page(502), QUEUED))
-    async with FaultServer({"": lost}, health=(HEALTHY, body(b"", 401), HEALTHY)) as server:
+    async with FaultServer({"": lost}, health=(HEALTHY, body({"error": "no"}, 401), HEALTHY)) as server:
         stopped = await rehearse(tmp_path, server.base_url, key=KEY, scheduler={"max_retries": 9})
         assert (stopped.summary.exit_code, stopped.summary.not_run) == (4, 1)
         assert 1 <= stopped.summary.unconfirmed <= 3

@@ -497,7 +497,7 @@ class World:
     def _status(self, job: int, remote_id: str, sent_at: float) -> ev.Event:
         remote = self.jobs[remote_id]
         if remote.ended_at is not None and self.now >= remote.ended_at + RETENTION_S:
-            return ev.PollFailed(job, NotFoundError("404", http_status=404), sent_at)
+            return ev.PollFailed(job, NotFoundError("404", http_status=404, from_api=True), sent_at)
         if remote.ended_at is None:
             return ev.JobSeen(job, in_progress=remote.started_at is not None, sent_at=sent_at)
         self.lateness_s.append(self.now - remote.ended_at)

@@ -1,0 +1,78 @@
+"""JSON as Python workers write it: what a strict parser refuses, and a finished job must not be lost for.
+
+NaN and infinite numbers become null, half of a surrogate pair a question mark, bytes that are not UTF-8 the
+replacement character: old workers cut streams at any byte. What is nested too deeply for any parser is left out.
+Every step takes time in proportion to the text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import orjson
+
+_MAX_DEPTH = 500
+_TOO_DEEP = '"nested too deeply to be read"'
+_MARK = re.compile(r'"[^"]*"?|[\[{]+|[\]}]+')
+_MAX_EXACT = 2**63
+
+
+def load(body: bytes) -> Any:
+    """What a body says, read as leniently as Python reads it.
+
+    Raises:
+        ValueError: it is not JSON in any reading.
+    """
+    text = body.decode("utf-8-sig", "replace")
+    try:
+        return _parsed(text)
+    except RecursionError:
+        return _parsed(_flattened(text))
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return _as_orjson(json.loads(text, parse_constant=lambda _: None))
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        # A number is beyond a double, or has more digits than Python reads. To look at each takes longer.
+        data = json.loads(text, parse_constant=lambda _: None, parse_int=_int_or_none, parse_float=_finite)
+        return _as_orjson(data)
+
+
+def _as_orjson(data: Any) -> Any:
+    return orjson.loads(json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
+
+
+def _flattened(text: str) -> str:
+    """JSON text with everything that is nested too deeply replaced by a string that says so."""
+    # Escapes are blanked first, so that a quote can only begin or end a string, and no string is searched twice.
+    marks = text.replace("\\\\", "  ").replace('\\"', "  ")
+    kept, start, depth = [], 0, 0
+    for match in _MARK.finditer(marks):
+        run = match[0]
+        if run[0] == '"':
+            continue
+        opens = run[0] in "[{"
+        before, depth = depth, depth + (len(run) if opens else -len(run))
+        if opens and before < _MAX_DEPTH <= depth:
+            kept += [text[start : match.start() + _MAX_DEPTH - 1 - before], _TOO_DEEP]
+            start = len(text)
+        elif not opens and depth < _MAX_DEPTH <= before:
+            start = match.start() + before - _MAX_DEPTH + 1
+    return "".join([*kept, text[start:]])
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _int_or_none(digits: str) -> int | float | None:
+    """An integer as orjson has it: a float where 64 bits do not hold it."""
+    number = _finite(digits)
+    return number if number is None or abs(number) > _MAX_EXACT else int(digits)
