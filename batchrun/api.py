@@ -70,6 +70,7 @@ def run(
     max_cost: float | None = None,
     on_interrupt: config.InterruptPolicy = "drain",
     retry_failed: bool = False,
+    repair: bool = False,
     progress: Progress = "auto",
     worker: Worker = "auto",
 ) -> Summary:
@@ -105,6 +106,7 @@ def run(
         max_cost: In dollars; nothing more is submitted when it is reached. None: no bound.
         on_interrupt: What the first Ctrl-C does with the jobs in flight: `drain`, `detach`, or `cancel`.
         retry_failed: Whether to take up the failed rows of earlier calls again.
+        repair: Whether to get lost or damaged results again, and to rebuild a lost state file.
         progress: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal; on stderr.
         worker: What answers at the endpoint `local`: `smollm2`, `echo`, or `auto`, the model where it is installed.
 
@@ -155,6 +157,7 @@ def run(
             checked("progress", progress),
             options,
             retry_failed=retry_failed,
+            repair=repair,
             api_key=api_key,
             local=session.LocalWorker(checked("worker", worker)),
             requests=None if requests is None else _lines(kept),

@@ -17,6 +17,8 @@ from batchrun.paths import refuse_unspeakable
 from batchrun.prompts.sources import is_own_line
 from batchrun.prompts.sweep import Sweep
 from batchrun.results.manifest import manifest_path
+from batchrun.results.reader import read_lines, size_of
+from batchrun.results.record import tells_of_job
 from batchrun.results.writer import errors_path
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ def refuse_other_options(store: Store, options: RunOptions) -> None:
     if differing:
         raise StateError(
             f"{options.state} belongs to a run with {', '.join(differing)}",
-            "go on with the same options, or start a new run with another --output",
+            "go on with the same options, or start a new run with another --output; results that were renamed together"
+            " with their state: add --repair",
         )
 
 
@@ -102,13 +105,16 @@ def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
         taken.update(dict.fromkeys(keys, what))
 
 
-def refuse_foreign_files(options: RunOptions, sources: Sequence[Source], store: Store | None) -> None:
+def refuse_foreign_files(
+    options: RunOptions, sources: Sequence[Source], store: Store | None, *, repair: bool = False
+) -> None:
     """Refuse to write over a file that this run has not made. An empty one is anybody's.
 
     Args:
         options: The run's options.
         sources: Its inputs.
         store: Its state file; None: the run is new, so nothing is its own.
+        repair: Whether results and error files that batchrun has written are its own nevertheless.
 
     Raises:
         StateError: names the file.
@@ -117,16 +123,29 @@ def refuse_foreign_files(options: RunOptions, sources: Sequence[Source], store: 
     for path, what in _written(options, sources):
         if what.startswith("the state") or not _has_content(path):
             continue
-        if own is None and what == _RESULTS:
+        if own is None and what == _RESULTS and not repair:
             raise StateError(
                 f"{path} exists, but its state file {options.state} does not, or holds no run",
-                "move the results away, or give another --output",
+                "add --repair to rebuild it from the input and the results; or move the results away, or give another"
+                " --output",
             )
+        if own is None and what == _RESULTS:
+            _refuse_foreign_results(path, options)
+        if repair and _is_error_file(path):
+            continue
         if what != _RESULTS and not (is_manifest_of(path, options.state) if own is None else path in own):
             raise StateError(
                 f"{path} exists, and this run has not written it: it would become {what}",
                 "move it away, or give another --output",
             )
+
+
+def _refuse_foreign_results(path: Path, options: RunOptions) -> None:
+    if not any(tells_of_job(line.raw, options.endpoints) for line in read_lines(path, end=size_of(path))):
+        raise StateError(
+            f"{path} has no result of endpoint {' or '.join(options.endpoints)}: no state file can be made of it",
+            "move it away, or give another --output",
+        )
 
 
 _RESULTS = "the results"

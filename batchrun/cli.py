@@ -183,7 +183,7 @@ def resume(state: Path, **given: Any) -> None:
     from batchrun import session
     from batchrun.parameters import confirms_base_url, guards, refuse_local_options
 
-    options = session.stored_options(state)
+    options = session.stored_options(state, repair=given["repair"])
     options = replace(options, guards=guards(given, options.guards))
     refuse_local_options(given, options)
     _run(options, given, resumed=True, confirmed_url=confirms_base_url(given, options))
@@ -210,7 +210,7 @@ def watch(**given: Any) -> None:
     asked = {**given, "inputs": (str(folder),), "output": f"{output}/", "state": str(output), "shard": None}
     options = run_options(asked)
     refuse_local_options(given, options)
-    shared = _session_options({**given, "retry_failed": False, "kinds": ()}, options)
+    shared = _session_options({**given, "retry_failed": False, "kinds": (), "repair": False}, options)
     total = session.watch(
         options,
         folder,
@@ -272,25 +272,26 @@ def cancel(state: Path, **given: Any) -> None:
 @main.command(context_settings=_ENVIRONMENT)
 @click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each STATE on stdout.")
-def verify(states: tuple[Path, ...], *, as_json: bool) -> None:
+@click.option("--repair-list", is_flag=True, help="Only the ids of rows whose result is lost or damaged, one a line.")
+def verify(states: tuple[Path, ...], *, as_json: bool, repair_list: bool) -> None:
     """Prove that the run of a STATE file is whole; of several, that they are the shards of one input.
 
-    Every row is accounted for, every result is in its file once, and every input line is what it was when it was
-    taken in. Nothing is changed and nothing is sent; the run may be going on. Exits with 0 if all adds up, else with 1.
+    Every row is accounted for, every result is there once and as it was written, and every input line has its row and
+    is what it was. Nothing is changed and nothing is sent; the run may be going on. Exits with 0 or 1.
 
     \b
     Examples:
       batchrun verify results.jsonl.state
-      batchrun verify results.jsonl.state --json
+      batchrun verify results.jsonl.state --repair-list
       batchrun verify prompts.shard-*.results.jsonl.state
     """
-    from batchrun import merging, verification
+    from batchrun import findings, merging, verification
 
-    found = []
+    found, shown = [], findings.to_json if as_json else findings.render
     for state in states:
-        found.append(verification.verify(state))
-        echo(verification.to_json(found[-1]) if as_json else verification.render(found[-1]), nl=False)
-    if len(states) > 1:
+        found.append(verification.verify(state, echo if repair_list else None))
+        echo("" if repair_list else shown(found[-1]), nl=False)
+    if len(states) > 1 and not repair_list:
         echo(merging.whole_shards(states), err=as_json)
     sys.exit(0 if all(each.is_whole for each in found) else 1)
 
@@ -426,6 +427,7 @@ def _session_options(given: dict[str, Any], options: RunOptions) -> dict[str, An
     return {
         "retry_failed": given["retry_failed"],
         "kinds": given["kinds"],
+        "repair": given["repair"],
         "api_key": api_key,
         "observer": make_observer(given, api_key),
         "notify_url": given["notify"],

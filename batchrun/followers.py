@@ -15,7 +15,7 @@ from batchrun.prompts.shapes import build_request, parse_line
 from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import batchrun_record, is_openai, openai_line
 from batchrun.results.reader import in_groups, read_lines
-from batchrun.results.record import read_record, shared_line
+from batchrun.results.record import read_record, result_digest, shared_line
 from batchrun.state.following import answered_leaders, count_followers, has_unanswered, lead_again
 from batchrun.state.records import Batch
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from batchrun.state.store import Store
 
 _ROWS_AT_ONCE = 500
+_NOTED_AT_ONCE = 50_000
 _BYTES_AT_ONCE = 4 << 20
 """So much is in memory: a leader may have any number of followers, and an answer of any length."""
 
@@ -85,10 +86,15 @@ class Followers:
             count += len(rows)
             lines: dict[int, list[bytes]] = {}
             for row in rows:
-                lines.setdefault(self._sources[row.source].output, []).append(self._line(row, record))
+                made = self._line(row, record)
+                lines.setdefault(self._sources[row.source].output, []).append(made)
+                batch.answered.append((row.row, result_digest(made)))
             for output, new in lines.items():
                 self._results[output].append(new)
                 batch.committed_bytes[output] = self._results[output].size_bytes
+            if len(batch.answered) > _NOTED_AT_ONCE:
+                self._store.note_results(batch.answered)
+                batch.answered.clear()
             rows = self._store.followers(leader, rows[-1].row, at_once)
         batch.leaders.append((leader,))
         batch.count_tokens(None, None, record["finish_reason"], count)

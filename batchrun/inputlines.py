@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from batchrun.errors import InputError
-from batchrun.prompts.identity import line_digest
+from batchrun.prompts.identity import derived_id, line_digest
 from batchrun.prompts.lines import LineReader
+from batchrun.prompts.shapes import LineError, parse_line
 from batchrun.prompts.sources import Source, SourceKind, iter_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
+    from batchrun.prompts.lines import RawLine
+    from batchrun.prompts.shard import Shard
     from batchrun.state.records import SourceRecord
     from batchrun.state.snapshot import ScannedRow
 
@@ -59,12 +62,39 @@ class InputLines:
         self._add("changed", where(source, row))
         return False
 
+    def count(self, sources: Iterable[SourceRecord]) -> dict[int, int]:
+        """How many lines each of the inputs has that are not blank; those that cannot be read are left out."""
+        found = {}
+        for source in sources:
+            if source.source not in self._missing:
+                try:
+                    found[source.source] = sum(1 for _ in _lines(source))
+                except InputError as error:
+                    self._add("file", error.message)
+        return found
+
+    def without_row(
+        self, source: SourceRecord, rows: dict[bytes, int], size: int, shard: Shard | None
+    ) -> Iterator[int]:
+        """The numbers of the lines of an input that have not all of their rows.
+
+        Args:
+            source: The input.
+            rows: Digest of a line -> how many rows were made of such lines; used up.
+            size: The rows of each line.
+            shard: Only the lines that fall to it have any; None: all do.
+        """
+        for line in _lines(source):
+            digest = line_digest(line.raw)
+            left = rows[digest] = rows.get(digest, 0) - size
+            if left < 0 and (shard is None or _falls_to(shard, line.raw)):
+                yield line.number
+
     def _lines_of(self, source: SourceRecord) -> set[bytes]:
         """The digests of all lines of an input that is not what it was: 100 bytes a line, for this one case."""
         if self._digests is None:
-            plain = Source(source.file, SourceKind.FILE)
             try:
-                self._digests = {line_digest(line.raw) for line in iter_source(plain, sys.stdin.buffer)}
+                self._digests = {line_digest(line.raw) for line in _lines(source)}
             except InputError as error:
                 self._add("file", error.message)
                 self._digests = set()
@@ -85,6 +115,18 @@ class InputLines:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+
+def _lines(source: SourceRecord) -> Iterator[RawLine]:
+    return iter_source(Source(source.file, SourceKind.FILE), sys.stdin.buffer)
+
+
+def _falls_to(shard: Shard, raw: bytes) -> bool:
+    try:
+        prompt = parse_line(raw)
+    except LineError:
+        return True
+    return shard.holds(prompt.id or derived_id(prompt))
 
 
 def where(source: SourceRecord, row: ScannedRow) -> str:

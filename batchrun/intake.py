@@ -76,9 +76,9 @@ def take_in(
         ]
         mark = {"stamps": [[record.origin, record.stamp] for record in records], "limit": options.limit}
         merged = None
-        if store.get_setting("intake") != mark:
+        if store.get_setting("intake") != {**mark, "rows": store.count_rows()}:
             merged = _merge(options, records, outputs, store, observer, is_new=not before)
-            store.set_setting("intake", mark)
+            store.set_setting("intake", {**mark, "rows": merged.rows})
     except BaseException:
         _remove(made)
         raise
@@ -158,7 +158,7 @@ def note_growth(store: Store) -> None:
     with store.transaction() as db:
         db.execute("UPDATE sources SET stamp = ? WHERE source = ?", (stamp, record.source))
     store.set_setting("inputs", [tuple(digest_file(_given(record), record.path))])
-    store.set_setting("intake", {"stamps": [[record.origin, stamp]], "limit": None})
+    store.set_setting("intake", {"stamps": [[record.origin, stamp]], "limit": None, "rows": store.count_rows()})
 
 
 def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:

@@ -20,7 +20,7 @@ from batchrun.prompts.shapes import Prompt, build_request, parse_line
 from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import openai_line
-from batchrun.results.record import JobInfo, error_line, result_line
+from batchrun.results.record import JobInfo, error_line, result_digest, result_line
 from batchrun.results.text import extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
@@ -184,9 +184,9 @@ class Journal:
             self._jobs[accepted.job] = (accepted.remote_id, accepted.submitted_ms)
         cancelling = [(cancel.job,) for cancel in work.cancels]
         batch = Batch(accepted=work.accepted, cancelling=cancelling, counters=work.counters, timeline=work.timeline)
-        self._append_results(work, batch, now_ms)
+        digests = self._append_results(work, batch, now_ms)
         for ending in work.endings:
-            self._end(ending, batch, now_ms)
+            self._end(ending, batch, now_ms, digests.get(ending.row))
             if self._followers is not None and isinstance(ending, cmd.Finish) and ending.failure is not None:
                 work.followers_failed += self._followers.fail(ending.row, batch)
         bodies: dict[int, bytes | LineChangedError] = {}
@@ -205,7 +205,9 @@ class Journal:
             self._delivered = []
         return bodies
 
-    def _append_results(self, work: Work, batch: Batch, now_ms: int) -> None:
+    def _append_results(self, work: Work, batch: Batch, now_ms: int) -> dict[int, int]:
+        """Append and sync the results; returns the digest of each row's line."""
+        digests: dict[int, int] = {}
         lines: dict[int, list[bytes]] = {}
         leaders: list[tuple[int, bytes]] = []
         for ending in work.endings:
@@ -213,6 +215,7 @@ class Journal:
                 source = self._sources[self._rows[ending.row].source]
                 line = self._result_line(ending, source, batch, now_ms)
                 lines.setdefault(source.output, []).append(line)
+                digests[ending.row] = result_digest(line)
                 if self._followers is not None:
                     leaders.append((ending.row, line))
         for output, new in lines.items():
@@ -223,6 +226,7 @@ class Journal:
             for row, line in leaders:
                 work.followers_succeeded += self._followers.answer(row, line, batch)
         self._results.sync(batch.committed_bytes)
+        return digests
 
     def _result_line(self, finish: cmd.Finish, source: SourceRecord, batch: Batch, now_ms: int) -> bytes:
         row, answer = self._rows[finish.row], finish.answer
@@ -261,7 +265,7 @@ class Journal:
             return Asked()
         return asked_of(build_request(self._sweep.apply(line, row.variant), self._options.request))
 
-    def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int) -> None:
+    def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int, digest: int | None) -> None:
         row = self._rows[ending.row]
         retries, answer = row.retries, None
         status: str | None
@@ -288,6 +292,7 @@ class Journal:
                 ending.unconfirmed,
                 _whole(answer.delay_ms) if answer else None,
                 _whole(answer.execution_ms) if answer else None,
+                digest,
             )
         )
         if state is RowState.PENDING:

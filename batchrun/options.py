@@ -151,11 +151,12 @@ CONFIRM_OPTIONS = [
 RETRY_OPTIONS = [
     click.option("--retry-failed", is_flag=True, help="Take up the failed rows again, with all their retries."),
     click.option(
-        "--only",
-        "kinds",
-        multiple=True,
-        metavar="KIND",
-        help="With --retry-failed: only this kind of failure; repeatable.",
+        "--only", "kinds", multiple=True, metavar="KIND", help="With --retry-failed: only this kind; repeatable."
+    ),
+    click.option(
+        "--repair",
+        is_flag=True,
+        help="Get lost or damaged results again, free where the endpoint has them; rebuild a lost state file.",
     ),
 ]
 """What going on with a run can ask for."""

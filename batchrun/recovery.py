@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from batchrun.conclusion import results_path
 from batchrun.errors import StateError
-from batchrun.results.record import read_record
-from batchrun.results.writer import recover, truncate
+from batchrun.results.record import read_record, result_digest
+from batchrun.results.writer import end_line, recover, truncate
 from batchrun.scheduler.states import RowState
 from batchrun.state.opening import log_of
 from batchrun.state.records import Batch, Ending
@@ -29,6 +29,9 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
     for output in store.outputs():
         path = results_path(store, output)
         tail = recover(path, output.committed_bytes)
+        if tail.lacks_end:
+            end_line(path)
+            observer.message(f"{path}: put back the end of the last line")
         if not tail.lines and not tail.cut_bytes:
             continue
         batch, size_bytes = Batch(), output.committed_bytes
@@ -41,10 +44,9 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         batch.committed_bytes[output.output] = size_bytes
         store.commit(batch, session, now_ms)
         truncate(path, size_bytes)
-        observer.message(
-            f"{path}: took over {len(tail.lines)} results that were not committed"
-            + (f", cut off a torn line of {tail.cut_bytes} bytes" if tail.cut_bytes else "")
-        )
+        taken_over = f"took over {len(tail.lines)} results that were not committed" if tail.lines else ""
+        cut_off = f"cut off {tail.cut_bytes} bytes that are no whole line" if tail.cut_bytes else ""
+        observer.message(f"{path}: {', '.join(filter(None, (taken_over, cut_off)))}")
 
 
 def refuse_strange_lines(store: Store) -> None:
@@ -69,7 +71,7 @@ def _take_over(store: Store, path: Path, line: bytes, batch: Batch, taken: set[i
     if record is None or row is None or not row.state.is_open or row.row in taken:
         raise StateError(
             f"{path} has a line that this run did not write: {line[:80].decode('utf-8', 'replace').strip()}…",
-            "take it out of the file, or start a new run with another --output; if the state file is an older copy,"
+            "take it out of the file, or add --repair to have that done; if the state file is an older copy,"
             " put the last one back",
         )
     owner = row.row if row.same_as is None else row.same_as
@@ -78,7 +80,8 @@ def _take_over(store: Store, path: Path, line: bytes, batch: Batch, taken: set[i
         # A submission is committed before it leaves, so the state file has forgotten what it once had.
         raise StateError(
             f"{store.path} is older than its results: {path} has a result of {record.id!r}, which it never submitted",
-            f"put the state file back as it was last, together with {log_of(store.path).name} if there was one",
+            f"put the state file back as it was last, together with {log_of(store.path).name} if there was one; or add"
+            " --repair to continue from the results: what was in flight may be paid for twice",
         )
     taken.add(row.row)
     batch.ended.append(
@@ -91,6 +94,7 @@ def _take_over(store: Store, path: Path, line: bytes, batch: Batch, taken: set[i
             row.unconfirmed,
             None if record.delay_ms is None else round(record.delay_ms),
             None if record.execution_ms is None else round(record.execution_ms),
+            result_digest(line),
         )
     )
     if row.same_as is None:

@@ -37,6 +37,7 @@ from batchrun.prompts.lines import LineReader
 from batchrun.prompts.sources import Source, SourceKind, find_sources
 from batchrun.prompts.sweep import Sweep
 from batchrun.recovery import recover_results, refuse_strange_lines
+from batchrun.repair import by_old_name, is_under_way, repair_results, take_new_name
 from batchrun.results.timeline import Timeline
 from batchrun.results.writer import ResultsFile, ResultsFiles, writing
 from batchrun.scheduler.cost import WorkerMeter, WorkerTime
@@ -44,7 +45,7 @@ from batchrun.scheduler.lanes import MOST as MOST_LANES
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import CANCEL, StateLock, identity
-from batchrun.state.opening import refuse_without_log
+from batchrun.state.opening import refuse_without_log, without_lost_log
 from batchrun.state.records import Execution, Share
 from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
@@ -76,6 +77,7 @@ class Run:
         as_is: Whether to take the rows as they are, without a look at the inputs: for a run that submits nothing.
         requests: Lines to be added to the requests that are kept beside the state file, which are the only input then;
             None: the inputs are files.
+        repair: Whether to get lost or damaged results again, and to rebuild a lost state file.
 
     Raises:
         UsageError: anything that is wrong before something is sent; nothing is left behind by a run that never began.
@@ -94,6 +96,7 @@ class Run:
         from_spool: bool = False,
         as_is: bool = False,
         requests: Iterable[bytes] | None = None,
+        repair: bool = False,
     ) -> None:
         self.options = options
         self._observer = observer
@@ -105,7 +108,7 @@ class Run:
         self._session = 0
         self._session_from = clock()
         try:
-            self._open(from_spool=from_spool, as_is=as_is, requests=requests)
+            self._open(from_spool=from_spool, as_is=as_is, requests=requests, repair=repair)
         except BaseException:
             self._stack.close()
             raise
@@ -116,12 +119,13 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _open(self, *, from_spool: bool, as_is: bool, requests: Iterable[bytes] | None) -> None:
+    def _open(self, *, from_spool: bool, as_is: bool, requests: Iterable[bytes] | None, repair: bool) -> None:
         options, stack = self.options, self._stack
         sources = self._find_sources(from_spool=from_spool, as_is=as_is, keeps_requests=requests is not None)
         refuse_unspeakable_names(options, sources)
         refuse_shared_files(options, sources)
         existed = options.state.exists()
+        has_lost_log = repair and stack.enter_context(without_lost_log(options.state, lambda: self._session > 0))
         refuse_without_log(options.state)
         private = any(source.is_private for source in sources)
         self._lock = StateLock(options.state, private=private)
@@ -129,15 +133,17 @@ class Run:
         is_new = not holds_run(options.state, self._observer.message)
         consent = Consent(options, self._api_key, self._said)
         if is_new:
-            refuse_foreign_files(options, sources, None)
-            _refuse_strange_requests(options.state, keeps_requests=requests is not None)
+            refuse_foreign_files(options, sources, None, repair=repair)
+            _refuse_strange_requests(options.state, keeps_requests=requests is not None and not repair)
         else:
-            _refuse_other_run(options, sources, self._observer, consent)
+            _refuse_other_run(options, sources, self._observer, consent, repair=repair)
         with ExitStack() as undo:
             if is_new and not existed:
                 undo.callback(_remove_state, options.state)
             self.store = Store(options.state, tell=self._observer.message)
             undo.callback(self.store.close)
+            if repair and not is_new:
+                take_new_name(self.store, options)
             if requests is not None:
                 kept = requests_path(options.state)
                 if not kept.exists():
@@ -150,6 +156,7 @@ class Run:
             self.store.set_setting("options", options.to_json())
             if not as_is:
                 consent.keep(self.store, sources)
+            self.store.set_setting("folder", str(options.state.absolute().parent))
             if requests is not None:
                 self._add(iter(requests))
             undo.pop_all()
@@ -157,7 +164,7 @@ class Run:
         if merged and not is_new and (merged.added or merged.dropped):
             self._observer.message(f"the input has changed: {merged.added} rows new, {merged.dropped} gone")
         self._session = self.store.begin_session(os.getpid(), self._now_ms(), identity())
-        recover_results(self.store, self._session, self._now_ms(), observer=self._observer)
+        self._recover(repair=repair, is_rebuilt=is_new or has_lost_log)
         self._open_files(missing_ok=as_is, private=private)
 
     def _open_files(self, *, missing_ok: bool, private: bool) -> None:
@@ -186,6 +193,18 @@ class Run:
         results = None if options.output_is_folder else options.output
         tell = self._observer.message
         return find_sources(options.inputs, copied=copied, resumed=from_spool, results=results, tell=tell)
+
+    def _recover(self, *, repair: bool, is_rebuilt: bool) -> None:
+        """Make the results files and the state agree, as far as that is free; with `repair`, at any price."""
+        if repair and is_rebuilt:
+            self._observer.message(
+                f"{self.options.state} is rebuilt: rows without a result are submitted, those that failed too,"
+                " and those that were in flight may be paid for twice"
+            )
+        if repair or is_under_way(self.store):
+            repair_results(self.store, self.options, self._now_ms(), self._observer)
+        else:
+            recover_results(self.store, self._session, self._now_ms(), observer=self._observer)
 
     def _add(self, requests: Iterator[bytes]) -> None:
         with closing(self._spool()) as spool:
@@ -383,13 +402,16 @@ class Run:
         return round(self._wall() * 1000)
 
 
-def _refuse_other_run(options: RunOptions, sources: Sequence[Source], observer: Observer, consent: Consent) -> None:
+def _refuse_other_run(
+    options: RunOptions, sources: Sequence[Source], observer: Observer, consent: Consent, *, repair: bool
+) -> None:
     """Refuse a state file of another run, or of another time. A connection that may write would change it even so."""
     with Store(options.state, read_only=True, tell=observer.message) as store:
-        refuse_other_options(store, options)
+        refuse_other_options(store, by_old_name(store, options) if repair else options)
         consent.refuse_unsaid(store, sources)
-        refuse_foreign_files(options, sources, store)
-        refuse_strange_lines(store)
+        refuse_foreign_files(options, sources, store, repair=repair)
+        if not repair and not is_under_way(store):
+            refuse_strange_lines(store)
 
 
 def _have_file(requests: Path, state: Path, *, is_new: bool) -> None:

@@ -30,8 +30,10 @@ from batchrun.notify import refusal_payload, refuse_bad_url, tell, telling
 from batchrun.preflight import refuse_unknown_endpoints
 from batchrun.prompts.shapes import build_request
 from batchrun.prompts.sweep import Sweep
+from batchrun.repair import by_new_name
 from batchrun.runs import Run
 from batchrun.scheduler.failures import FailureKind
+from batchrun.state.opening import without_lost_log
 from batchrun.state.store import Store
 from batchrun.watching import Ending, Watch
 
@@ -66,6 +68,7 @@ def run(
     confirmed_url: bool = False,
     retry_failed: bool = False,
     kinds: tuple[str, ...] = (),
+    repair: bool = False,
     api_key: str | None = None,
     notify_url: str | None = None,
     local: LocalWorker = LocalWorker(),
@@ -83,6 +86,7 @@ def run(
         confirmed_url: Whether a resumed run's base URL has been given now.
         retry_failed: Whether to take up failed rows again.
         kinds: Only these kinds of failures; empty: all.
+        repair: Whether to get lost or damaged results again, and to rebuild a lost state file.
         api_key: None: it is looked for, see `find_api_key`.
         notify_url: Told at the end; None: nobody is.
         local: What answers at the local endpoint.
@@ -113,6 +117,7 @@ def run(
             said=said,
             from_spool=resumed,
             requests=requests,
+            repair=repair,
         ) as opened,
     ):
         if retry_failed:
@@ -307,17 +312,24 @@ def _refuse_wrong_kinds(kinds: tuple[str, ...], *, retry_failed: bool) -> None:
         raise UsageError(f"--only {unknown[0]}: there is no such kind of failure", f"one of {', '.join(FailureKind)}")
 
 
-def stored_options(state: Path) -> RunOptions:
+def stored_options(state: Path, *, repair: bool = False) -> RunOptions:
     """The options that a state file's run was started with.
+
+    Args:
+        state: The state file.
+        repair: Whether it may have lost its log, and its results may have been renamed together with it.
 
     Raises:
         StateError: there is no such file, or it holds no run.
     """
-    with Store(state, read_only=True) as store:
-        stored = store.get_setting("options")
+    with contextlib.ExitStack() as stack:
+        if repair:
+            stack.enter_context(without_lost_log(state, lambda: False))
+        stored = stack.enter_context(Store(state, read_only=True)).get_setting("options")
     if not isinstance(stored, dict):
         raise StateError(f"{state} holds no run", "start one with `batchrun run`")
-    return RunOptions.from_json(stored, state)
+    options = RunOptions.from_json(stored, state)
+    return by_new_name(options) if repair else options
 
 
 def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:

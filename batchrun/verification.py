@@ -2,23 +2,26 @@
 
 The state file is read as of one moment, and each results file up to the length that is committed in it, so that a
 run that another process is writing does not look broken. Nothing is written. Memory does not grow with the run, but
-for one byte a row.
+for one byte a row, and for an input that has lines without a row.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import orjson
-
+from batchrun.config import SweepOptions
+from batchrun.digests import against_manifest, changed_originals
 from batchrun.errors import StateError
+from batchrun.findings import PROBLEMS, UNSETTLED, Problem, Verification
 from batchrun.inputlines import InputLines, where
+from batchrun.prompts.shard import LineSum, Shard
+from batchrun.prompts.sweep import Sweep
 from batchrun.results.reader import in_groups, read_lines, size_of
-from batchrun.results.record import read_error_id, read_record, source_file
+from batchrun.results.record import read_error_id, read_record, result_digest, source_file
 from batchrun.results.writer import errors_path
 from batchrun.scheduler.states import RowState
+from batchrun.state.invariants import FORGOTTEN, INVARIANTS
 from batchrun.state.lock import holder
 from batchrun.state.snapshot import Snapshot
 
@@ -32,89 +35,16 @@ if TYPE_CHECKING:
 
 _NAMED = 5
 """Of each kind of problem so many are named."""
-_RESULT, _ERROR = 1, 2
-"""Marks of a row: it was found in a results file, in an error file."""
-
-PROBLEMS = {
-    "damaged": "faults of the state file itself",
-    "no_input": "rows of no input of the run",
-    "no_failure": "failed rows without a failure on record",
-    "stray_failure": "failures on record of rows that have not failed",
-    "no_job": "rows in flight without a job on record",
-    "file": "files that are missing, too short or unreadable",
-    "no_result": "lines in a results file that are no result",
-    "unknown_row": "results of no row of the run",
-    "not_succeeded": "results of rows that have not succeeded",
-    "twice": "results that are there once more",
-    "wrong_file": "results in another file than their row's",
-    "missing": "succeeded rows without a result",
-    "changed": "input lines that are not what they were",
-    "no_error": "lines in an error file that are no error record",
-    "error_twice": "error records that are there once more",
-    "stray_error": "error records of rows that have not failed",
-    "missing_error": "failed rows that are not in the error file",
-    "ended": "results of rows that have ended otherwise, not committed",
-}
-"""Kind of problem -> what there is of it."""
-_UNSETTLED = ("stray_error", "missing_error", "ended")
-"""No problems while a process runs, or after one was cut off: the end of the next session settles them."""
+_RESULT, _ERROR, _ALTERED = 1, 2, 4
+"""Marks of a row: it was found in a results file, in an error file, in a results file as something else."""
 
 
-@dataclass(slots=True)
-class Problem:
-    """What is wrong in one way."""
-
-    kind: str
-    """A key of `PROBLEMS`."""
-    count: int = 0
-    first: list[str] = field(default_factory=list)
-    """Where the first of them are."""
-
-    def __str__(self) -> str:
-        return f"{PROBLEMS[self.kind]}: {self.count:,}"
-
-
-@dataclass(slots=True)
-class Verification:
-    """What was found."""
-
-    state: str
-    pid: int | None
-    """The process that runs it now; None when none does."""
-    rows: int = 0
-    counts: dict[RowState, int] = field(default_factory=lambda: dict.fromkeys(RowState, 0))
-    failures: int = 0
-    """Failures on record."""
-    results: int = 0
-    """Succeeded rows with their result in a results file."""
-    results_files: int = 0
-    uncommitted: int = 0
-    """Whole lines beyond the committed length."""
-    errors: int = 0
-    """Failed rows with their record in an error file."""
-    lines: int = 0
-    """Input lines that are what they were."""
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def problem_count(self) -> int:
-        """All problems together."""
-        return sum(problem.count for problem in self.problems)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all adds up."""
-        return not self.problems
-
-    @property
-    def not_run(self) -> int:
-        """Rows that the run still has to do something about."""
-        return sum(count for state, count in self.counts.items() if state.is_open)
-
-
-def verify(state: Path) -> Verification:
+def verify(state: Path, lost: Callable[[str], object] | None = None) -> Verification:
     """Look whether the run of a state file is whole.
+
+    Args:
+        state: The state file.
+        lost: Told the id of each row whose result is lost or damaged; None: nobody is.
 
     Raises:
         StateError: there is no such state file, or it cannot be read.
@@ -126,7 +56,7 @@ def verify(state: Path) -> Verification:
         if faults:
             found.problems = [Problem("damaged", len(faults), faults)]
             return found
-        check = _Check(store, found)
+        check = _Check(store, found, lost)
         check.rows()
         for output in store.outputs():
             path = store.results_path(output)
@@ -137,7 +67,7 @@ def verify(state: Path) -> Verification:
         found.pid = _pid_of(state)
     with Snapshot(state) as now:
         is_settled = found.pid is None and session[1] is not None and session == now.last_session()
-    check.conclude(is_settled=is_settled)
+        check.conclude(now if is_settled else None)
     return found
 
 
@@ -149,9 +79,10 @@ def _pid_of(state: Path) -> int | None:
 class _Check:
     """The checks, one after the other; `lines` comes after all results and errors."""
 
-    def __init__(self, store: Snapshot, found: Verification) -> None:
+    def __init__(self, store: Snapshot, found: Verification, lost: Callable[[str], object] | None) -> None:
         self._store = store
         self._found = found
+        self._lost = lost
         self._problems = {kind: Problem(kind) for kind in PROBLEMS}
         self._sources = {source.source: source for source in store.sources()}
         self._paths: dict[int, Path] = {}
@@ -160,22 +91,19 @@ class _Check:
         self._marks = bytearray(store.last_row() + 1)
 
     def rows(self) -> None:
-        """The rows against the failures and the jobs."""
+        """The tables of the state file against each other."""
         found, query = self._found, self._store.query
         found.counts = self._store.counts()
         found.rows = sum(found.counts.values())
         found.failures = query("SELECT count(*) FROM failures")[0][0]
-        self._add_rows(
-            "no_failure",
-            "FROM rows r WHERE r.state = 4 AND NOT EXISTS (SELECT 1 FROM failures f WHERE f.row = r.row)",
-        )
-        self._add_rows(
-            "stray_failure", "FROM failures f LEFT JOIN rows r ON r.row = f.row WHERE r.state IS NOT 4", "f.row"
-        )
-        self._add_rows(
-            "no_job",
-            "FROM rows r LEFT JOIN jobs j ON j.job = r.job WHERE r.state = 2 AND j.remote_id IS NULL",
-        )
+        for kind, invariant in INVARIANTS.items():
+            problem = self._problems[kind]
+            problem.count = query(f"SELECT count(*) {invariant.breach}")[0][0]
+            if problem.count:
+                named = query(f"SELECT {invariant.name} {invariant.breach} ORDER BY 1 LIMIT {_NAMED}")
+                problem.first = [name for (name,) in named]
+        for (row_id,) in self._store.each(f"SELECT r.id {FORGOTTEN}"):
+            self._lose(row_id)
 
     def results(self, output: OutputRecord, path: Path) -> None:
         """A results file, line by line, and what stands beyond its committed length."""
@@ -200,11 +128,15 @@ class _Check:
     def _result(self, output: OutputRecord, path: Path, line: StoredLine, row_id: str, row: Found) -> None:
         if row.state != RowState.SUCCEEDED:
             self._add("not_succeeded", f"{path}:{line.number} ({row_id})")
+        elif row.result is not None and row.result != result_digest(line.raw):
+            self._marks[row.row] |= _ALTERED
+            self._add("altered", f"{path}:{line.number} ({row_id})")
         elif self._marks[row.row] & _RESULT:
             self._add("twice", f"{path}:{line.number} ({row_id})")
         else:
             self._marks[row.row] |= _RESULT
             self._found.results += 1
+            self._found.compared += row.result is not None
             source = self._sources.get(row.source)
             if source is not None and source.output != output.output:
                 self._elsewhere(output, path, line, row_id)
@@ -270,7 +202,9 @@ class _Check:
                     self._add("no_input", row.id)
                     continue
                 if row.state == RowState.SUCCEEDED and not self._marks[row.row] & _RESULT:
-                    self._add("missing", where(source, row))
+                    self._lose(row.id)
+                    if not self._marks[row.row] & _ALTERED:
+                        self._add("missing", where(source, row))
                 elif row.state == RowState.FAILED and not self._marks[row.row] & _ERROR:
                     if source.output in self._error_files:
                         self._add("missing_error", where(source, row))
@@ -278,19 +212,60 @@ class _Check:
                         absent[source.output] += 1
                 if inputs.is_unchanged(source, row):
                     self._found.lines += 1
+            self._unrowed(inputs)
+        for copied in changed_originals(self._store):
+            self._add("source", copied)
+        if uncompared := self._found.results - self._found.compared:
+            self._found.notes.append(f"results of an older version, which kept no digest to compare: {uncompared:,}")
         if inputs.moved:
             self._found.notes.append(
                 f"input lines that stand elsewhere now: {inputs.moved:,}; the next start finds them"
             )
         for output, count in absent.items():
-            path = errors_path(self._paths[output]) if output in self._paths else "the error file"
-            self._found.notes.append(f"{path} is not there, failed rows: {count:,}; the next session writes it")
+            missing = errors_path(self._paths[output]) if output in self._paths else "the error file"
+            self._found.notes.append(f"{missing} is not there, failed rows: {count:,}; the next session writes it")
 
-    def conclude(self, *, is_settled: bool) -> None:
-        """Make a list of the problems; what a session that is under way has still to settle is noted instead."""
+    def _unrowed(self, inputs: InputLines) -> None:
+        """The lines of the inputs that have no row, or not all of theirs."""
+        options, mark, whole = (self._store.get_setting(name) for name in ("options", "intake", "whole_input"))
+        if not isinstance(options, dict):
+            return
+        size = Sweep(SweepOptions.from_json(options.get("sweep", {}))).size
+        lines, rows = inputs.count(self._sources.values()), self._store.rows_by_source()
+        shard = None if options.get("shard") is None else Shard.parse(options["shard"])
+        if shard is not None and isinstance(whole, dict):
+            short = set(lines) if sum(lines.values()) > LineSum.from_json(whole).lines else set[int]()
+        else:
+            short = {number for number, count in lines.items() if count * size > rows.get(number, 0)}
+        if short and options.get("limit") is not None:
+            self._found.notes.append(f"the run is limited to {options['limit']:,} rows: the input has more lines")
+            short = set()
+        for number in sorted(short):
+            source = self._sources[number]
+            for line in inputs.without_row(source, self._store.rows_by_line(number), size, shard):
+                self._add("no_row", f"{source.path}:{line}")
+        taken = mark.get("rows", 0) if isinstance(mark, dict) else 0
+        gone = taken - self._found.rows - self._problems["no_row"].count
+        if gone > 0:
+            self._add("no_row", "rows that were taken in", gone)
+
+    def _lose(self, row_id: str) -> None:
+        self._found.lost += 1
+        if self._lost is not None:
+            self._lost(row_id)
+
+    def conclude(self, settled: Snapshot | None) -> None:
+        """Make a list of the problems; what a session that is under way has still to settle is noted instead.
+
+        Args:
+            settled: The state as it is now, when nobody has written to it meanwhile and nobody will; None otherwise.
+        """
         found = self._found
+        if settled is not None and not any(problem.count for problem in self._problems.values()):
+            for difference in against_manifest(settled):
+                self._add("manifest", difference)
         for problem in self._problems.values():
-            if problem.count and (is_settled or problem.kind not in _UNSETTLED):
+            if problem.count and (settled is not None or problem.kind not in UNSETTLED):
                 found.problems.append(problem)
             elif problem.count:
                 found.notes.append(f"{problem} ({', '.join(problem.first)}); the end of the next session settles that")
@@ -328,71 +303,7 @@ class _Check:
         if len(problem.first) < _NAMED:
             problem.first.append(where)
 
-    def _add_rows(self, kind: str, sql: str, row: str = "r.row") -> None:
-        problem = self._problems[kind]
-        problem.count = self._store.query(f"SELECT count(*) {sql}")[0][0]
-        named = self._store.query(f"SELECT coalesce(r.id, 'row ' || {row}) {sql} ORDER BY {row} LIMIT {_NAMED}")
-        problem.first = [name for (name,) in named]
-
 
 def _result_id(raw: bytes) -> str | None:
     record = read_record(raw)
     return None if record is None else record.id
-
-
-def to_json(found: Verification) -> bytes:
-    """One JSON object and a line end."""
-    data = {
-        "state": found.state,
-        "pid": found.pid,
-        "whole": found.is_whole,
-        "rows": found.rows,
-        **{state.name.lower(): count for state, count in found.counts.items()},
-        "failures": found.failures,
-        "results": found.results,
-        "results_files": found.results_files,
-        "uncommitted": found.uncommitted,
-        "errors": found.errors,
-        "lines": found.lines,
-        "problem_count": found.problem_count,
-        "problems": [
-            {"kind": problem.kind, "count": problem.count, "what": PROBLEMS[problem.kind], "first": problem.first}
-            for problem in found.problems
-        ],
-        "notes": found.notes,
-    }
-    return orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def render(found: Verification) -> str:
-    """For a terminal."""
-    counts = found.counts
-    going = f"running (process {found.pid})" if found.pid is not None else "not running"
-    files = "1 file" if found.results_files == 1 else f"{found.results_files:,} files"
-    table = [
-        ("rows", found.rows, f"{found.lines:,} of their input lines are what they were"),
-        ("= succeeded", counts[RowState.SUCCEEDED], f"{found.results:,} have their result, in {files}"),
-        (
-            "+ failed",
-            counts[RowState.FAILED],
-            f"{found.failures:,} failures on record, {found.errors:,} in error files",
-        ),
-        ("+ held", counts[RowState.HELD], ""),
-        ("+ not yet run", found.not_run, ""),
-    ]
-    lines = [f"{found.state}  {going}", ""]
-    lines += [f"  {name:<14} {count:>11,}  {told}".rstrip() for name, count, told in table]
-    if found.notes:
-        lines += ["", "notes", *(f"  {note}" for note in found.notes)]
-    if found.problems:
-        lines += ["", "problems"]
-        for problem in found.problems:
-            lines.append(f"  {problem}")
-            lines += [f"    {where}" for where in problem.first]
-            if problem.count > len(problem.first):
-                lines.append(f"    ... and {problem.count - len(problem.first):,} more")
-        count = found.problem_count
-        verdict = f"NOT whole: {count:,} problem{'s' if count != 1 else ''}"
-    else:
-        verdict = "whole: each row is accounted for, each result is there once, each input line is what it was"
-    return "\n".join([*lines, "", verdict]) + "\n"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun import verification
+from batchrun import findings, verification
 from batchrun.state.store import Store
 from tests.rehearsal import read_lines
 from tests.test_kill import BATCHRUN, KEYED, jobs, jobs_run
@@ -68,7 +68,7 @@ def wait_for_results(path: Path, count: int) -> None:
 
 def assert_whole(state: Path) -> None:
     found = verification.verify(state)
-    assert found.is_whole, verification.render(found)
+    assert found.is_whole, findings.render(found)
 
 
 def test_a_stream_that_is_killed_again_and_again_gives_each_record_once_and_pays_once(tmp_path: Path, base_url: str):

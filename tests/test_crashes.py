@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from batchrun import verification
+from batchrun import findings, verification
 from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import WorkerFailure
 from batchrun.runs import Run
@@ -177,7 +177,7 @@ class Nights:
             assert self.submitted[prompt] <= 1 + more, f"{prompt} was paid for without saying so"
         assert sum(unconfirmed for _, _, unconfirmed, _ in rows) <= reported
         found = verification.verify(self.options.state)
-        assert found.is_whole, verification.render(found)
+        assert found.is_whole, findings.render(found)
 
 
 def after_every(calls: int):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from batchrun import verification
+from batchrun import findings, verification
 from tests.rehearsal import read_lines, write_lines
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def assert_whole(folder: Path, rows: int = ROWS) -> None:
 
 def assert_adds_up(folder: Path) -> None:
     found = verification.verify(folder / "out.jsonl.state")
-    assert found.is_whole, verification.render(found)
+    assert found.is_whole, findings.render(found)
 
 
 def jobs(base_url: str) -> dict[str, int]:

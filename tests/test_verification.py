@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import shutil
+import sqlite3
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -13,11 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchrun.config import SweepOptions
 from batchrun.errors import StateError
+from batchrun.findings import PROBLEMS, Verification, render, to_json
+from batchrun.prompts.shard import Shard
+from batchrun.results.record import result_digest
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
 from batchrun.state.store import Store
-from batchrun.verification import PROBLEMS, Verification, render, to_json, verify
+from batchrun.verification import verify
 from tests.rehearsal import mixed_run, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:
@@ -68,7 +74,7 @@ async def test_a_run_that_was_never_finished_is_whole_and_says_what_has_not_run(
     async with serving() as server:
         await rehearse(tmp_path, server.endpoint.base_url, limit=3)
     change(tmp_path / "out.jsonl.state", "INSERT INTO rows SELECT 9, 'r9', source, line, offset, length, digest,"
-           " 0, NULL, 0, 0, 0, 0, NULL FROM rows WHERE row = 1")  # fmt: skip
+           " 0, NULL, 0, 0, 0, 0, NULL, NULL FROM rows WHERE row = 1")  # fmt: skip
     found = verify(tmp_path / "out.jsonl.state")
     assert found.is_whole
     assert (found.rows, found.not_run) == (4, 1)
@@ -95,9 +101,7 @@ async def test_a_run_that_another_process_is_writing_does_not_look_broken(tmp_pa
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(data=st.data())
-def test_no_change_to_a_results_file_goes_unseen_unless_each_line_is_still_the_result_of_its_row(
-    state: Path, data: st.DataObject
-):
+def test_no_change_to_a_results_file_goes_unseen(state: Path, data: st.DataObject):
     path = results_of(state)
     before = path.read_bytes()
     lines = before.splitlines(keepends=True)
@@ -114,9 +118,7 @@ def test_no_change_to_a_results_file_goes_unseen_unless_each_line_is_still_the_r
     }[how]
     try:
         path.write_bytes(after)
-        if verify(state).is_whole:
-            assert [orjson.loads(one)["id"] for one in after.splitlines()] == [orjson.loads(one)["id"] for one in lines]
-            assert len(after) == len(before)
+        assert verify(state).is_whole is (after == before)
     finally:
         path.write_bytes(before)
 
@@ -180,7 +182,9 @@ def test_what_a_crash_has_left_beyond_the_committed_length_is_noted_and_no_probl
     last = results_of(state).read_bytes().splitlines(keepends=True)[-1]
     row_id = orjson.loads(last)["id"]
     change(state, f"UPDATE outputs SET committed_bytes = committed_bytes - {len(last)}")
+    change(state, f"UPDATE jobs SET status = NULL WHERE job = (SELECT job FROM rows WHERE id = '{row_id}')")
     change(state, f"UPDATE rows SET state = 2 WHERE id = '{row_id}'")
+    change(state, "UPDATE sessions SET outcome = NULL")
     with results_of(state).open("ab") as file:
         file.write(b'{"id": "r')
     found = verify(state)
@@ -227,10 +231,12 @@ def test_a_missing_input_is_one_problem(state: Path):
         ("UPDATE rows SET state = 9 WHERE row = 1", {"damaged": 1}),
         ("UPDATE rows SET offset = x'00' WHERE row = 1", {"damaged": 1}),
         ("UPDATE outputs SET committed_bytes = 'x'", {"damaged": 1}),
-        ("UPDATE rows SET state = 0 WHERE row = 1", {"not_succeeded": 1}),
-        ("UPDATE rows SET state = 3 WHERE row = 4", {"stray_failure": 1, "missing": 1, "stray_error": 1}),
-        ("UPDATE rows SET source = 7 WHERE row = 1", {"no_input": 1}),
-        ("DELETE FROM rows WHERE row = 1", {"unknown_row": 1}),
+        ("UPDATE rows SET state = 0 WHERE row = 1", {"not_succeeded": 1, "forgotten": 1}),
+        ("UPDATE rows SET state = 3 WHERE row = 4",
+         {"failed_job": 1, "stray_failure": 1, "missing": 1, "stray_error": 1}),
+        ("UPDATE rows SET source = 7 WHERE row = 1", {"no_input": 1, "no_row": 1}),
+        ("UPDATE rows SET same_as = 99 WHERE row = 1", {"no_leader": 1}),
+        ("DELETE FROM rows WHERE row = 1", {"unknown_row": 1, "stray_job": 1, "no_row": 1}),
         ("UPDATE rows SET id = 'other' WHERE row = 1", {"unknown_row": 1, "missing": 1}),
     ],
 )  # fmt: skip
@@ -354,3 +360,155 @@ def test_the_command_exits_with_0_only_for_a_whole_run(state: Path):
     assert (done.returncode, done.stdout) == (2, "")
     assert "there is no such state file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def without(state: Path, row_id: str) -> None:
+    """Take a row out of the state with its result, so that the two agree."""
+    lines = results_of(state).read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if orjson.loads(line)["id"] != row_id]
+    results_of(state).write_bytes(b"".join(kept))
+    change(state, f"DELETE FROM jobs WHERE row = (SELECT row FROM rows WHERE id = '{row_id}')")
+    change(state, f"DELETE FROM rows WHERE id = '{row_id}'")
+    commit_length(state)
+
+
+def test_two_results_that_were_swapped_and_one_that_was_changed_are_named(state: Path):
+    one, two, three, *others = (orjson.loads(line) for line in results_of(state).read_bytes().splitlines())
+    one["id"], two["id"] = two["id"], one["id"]
+    three["text"] = three["text"].replace("good", "evil")
+    results_of(state).write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in (one, two, three, *others)))
+    lost: list[str] = []
+    found = verify(state, lost.append)
+    assert kinds(found) == {"altered": 3}
+    assert (found.lost, sorted(lost)) == (3, sorted([one["id"], two["id"], three["id"]]))
+    assert f"{results_of(state)}:3 ({three['id']})" in render(found)
+
+
+def test_each_result_is_compared_and_those_of_an_older_version_are_said_not_to_be(state: Path):
+    assert verify(state).compared == 9
+    change(state, "UPDATE rows SET result = NULL WHERE state = 3 AND row < 4")
+    found = verify(state)
+    assert (found.results, found.compared, found.is_whole) == (9, 6, True)
+    assert "results of an older version, which kept no digest to compare: 3" in found.notes
+
+
+def test_a_row_that_is_gone_with_its_job_and_its_result_is_missed_at_its_line(state: Path):
+    without(state, "r5")
+    found = verify(state)
+    assert kinds(found) == {"no_row": 1}
+    assert f"{state.with_name('in.jsonl')}:5" in render(found)
+
+
+@pytest.mark.parametrize("how", ["finished", "cut off", "limited"])
+async def test_lines_that_were_added_have_no_row_yet(tmp_path: Path, how: str):
+    write_lines(tmp_path, [{"prompt": f"good {n % 4}"} for n in range(12)])
+    async with serving() as server:
+        await rehearse(tmp_path, server.endpoint.base_url, limit=12 if how == "limited" else None)
+    state = tmp_path / "out.jsonl.state"
+    with (tmp_path / "in.jsonl").open("ab") as file:
+        file.write(b'\n{"prompt": "good 1"}\n  \n{"prompt": "new"}')
+    if how == "cut off":
+        change(state, "UPDATE sessions SET outcome = NULL")
+    found = verify(state)
+    assert kinds(found) == ({"no_row": 2} if how == "finished" else {})
+    assert ("in.jsonl:14" in render(found), "in.jsonl:16" in render(found)) == ((how != "limited",) * 2)
+    if how == "limited":
+        assert "the run is limited to 12 rows: the input has more lines" in found.notes
+        without(state, read_lines(results_of(state))[0]["id"])
+        assert kinds(verify(state)) == {"no_row": 1}
+
+
+async def test_of_a_sweep_each_line_has_all_of_its_rows(tmp_path: Path):
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": "x"} for n in range(3)])
+    sweep = SweepOptions((("temperature", (0, 1)),), repeat=2)
+    async with serving() as server:
+        await rehearse(tmp_path, server.endpoint.base_url, sweep=sweep)
+    state = tmp_path / "out.jsonl.state"
+    assert verify(state).is_whole
+    without(state, read_lines(results_of(state))[5]["id"])
+    assert kinds(verify(state)) == {"no_row": 1}
+
+
+async def test_of_a_shard_only_the_lines_that_fall_to_it_have_rows(tmp_path: Path):
+    lines = [{"id": f"r{n}", "prompt": "x"} for n in range(20)]
+    write_lines(tmp_path, lines)
+    async with serving() as server:
+        await rehearse(tmp_path, server.endpoint.base_url, shard="1/2")
+    state = tmp_path / "out.jsonl.state"
+    assert verify(state).is_whole
+    more = [{"id": f"s{n}", "prompt": "x"} for n in range(20)]
+    write_lines(tmp_path, [*lines, *more])
+    found = verify(state)
+    assert kinds(found) == {"no_row": sum(Shard(1, 2).holds(line["id"]) for line in more)}
+    write_lines(tmp_path, lines)
+    without(state, read_lines(results_of(state))[0]["id"])
+    assert kinds(verify(state)) == {"no_row": 1}
+
+
+async def test_a_compressed_input_is_compared_with_what_was_copied_of_it(tmp_path: Path):
+    path = tmp_path / "in.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"prompt": "a"}\n'))
+    async with serving() as server:
+        await rehearse(tmp_path, server.endpoint.base_url, inputs=(str(path),))
+    state = tmp_path / "out.jsonl.state"
+    assert verify(state).is_whole
+    path.write_bytes(gzip.compress(b'{"prompt": "b"}\n'))
+    assert kinds(verify(state)) == {"source": 1}
+    path.unlink()
+    assert verify(state).is_whole
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b'"succeeded": 9', b'"succeeded": 8', "8 succeeded, and the state file has 9"),
+        (b'"sha256": "', b'"sha256": "0', "another SHA-256 than that of"),
+        (b'"summary"', b'"x"', "is no manifest of this run"),
+        (b"}", b"", "is no manifest of this run"),
+        (b'"outcome": "finished"', b'"outcome": null', None),
+    ],
+)
+def test_a_manifest_that_says_otherwise_is_a_problem_unless_it_is_of_an_earlier_session(state: Path, old, new, told):
+    path = state.with_name("out.manifest.json")
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new))
+    found = verify(state)
+    assert set(kinds(found)) == (set() if told is None else {"manifest"})
+    assert told is None or told in render(found)
+
+
+def test_results_of_an_older_version_are_still_compared_with_the_manifest(state: Path):
+    change(state, "UPDATE rows SET result = NULL")
+    data = results_of(state).read_bytes()
+    results_of(state).write_bytes(data.replace(b'"text":"good 2"', b'"text":"evil 2"'))
+    assert kinds(verify(state)) == {"manifest": 1}
+
+
+def test_a_run_that_was_copied_with_its_input_is_compared_with_the_copy(state: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for entry in tmp_path.iterdir():
+        if entry.is_file():
+            shutil.copy(entry, copy)
+    assert verify(copy / state.name).is_whole
+    (copy / "in.jsonl").write_bytes((copy / "in.jsonl").read_bytes().replace(b"good 2", b"evil 2"))
+    assert kinds(verify(copy / state.name)) == {"changed": 1}
+    assert verify(state).is_whole
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_the_state_keeps_every_64_bit_number_as_it_is(number: int):
+    with sqlite3.connect(":memory:") as db:
+        (kept,) = db.execute(
+            "SELECT json_extract(value, '$[0]') FROM json_each(?)", (orjson.dumps([[number]]),)
+        ).fetchone()
+    assert kept == number
+
+
+def test_a_digest_is_a_number_of_48_bits_that_changes_with_its_line_but_not_with_its_end():
+    digests = {result_digest(b'{"id":%d}' % number) for number in range(1000)}
+    assert len(digests) == 1000
+    assert max(map(abs, digests)) < 2**47
+    assert result_digest(b"x\n") == result_digest(b"x\r\n") == result_digest(b"x") != result_digest(b"y")

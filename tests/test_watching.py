@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from batchrun import verification
+from batchrun import findings, verification
 from tests.rehearsal import read_lines, serving
 from tests.test_notify import listening
 
@@ -98,7 +98,7 @@ def assert_whole(folder: Path, stem: str, rows: int) -> None:
     ids = [result["id"] for result in read_lines(folder / "out" / f"{stem}.results.jsonl")]
     assert len(ids) == len(set(ids)) == rows
     found = verification.verify(folder / "out" / f"{stem}.results.jsonl.state")
-    assert found.is_whole, verification.render(found)
+    assert found.is_whole, findings.render(found)
 
 
 def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, words: str) -> None:

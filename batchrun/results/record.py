@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -17,9 +18,13 @@ import orjson
 from batchrun.results.text import is_token_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from batchrun.results.text import Text
+
+
+_DIGEST_BYTES = 6
+"""SQLite keeps a whole number of that size in as many bytes."""
 
 
 class JobInfo(NamedTuple):
@@ -170,6 +175,37 @@ def read_record(line: bytes) -> Record | None:
     if not all(count is None or is_token_count(count) for count in counts):
         return None
     return Record(data["id"], delay_ms, execution_ms, *counts, reason)
+
+
+def read_job(line: bytes) -> JobInfo | None:
+    """The job that a line of a results file tells of, in either format; None when it tells of none."""
+    job = (_facts(line) or {}).get("job")
+    if not isinstance(job, dict):
+        return None
+    try:
+        return JobInfo(
+            id=str(job["id"]),
+            endpoint=str(job["endpoint"]),
+            attempts=int(job["attempts"]),
+            delay_ms=job["delay_ms"],
+            execution_ms=job["execution_ms"],
+            worker_id=job["worker_id"],
+            submitted_at=datetime.fromisoformat(job["submitted_at"]).timestamp(),
+            completed_at=datetime.fromisoformat(job["completed_at"]).timestamp(),
+        )
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
+def tells_of_job(line: bytes, endpoints: Collection[str]) -> bool:
+    """Whether a line is a result of a job at one of some endpoints."""
+    job = None if read_record(line) is None else read_job(line)
+    return job is not None and job.endpoint in endpoints
+
+
+def result_digest(line: bytes) -> int:
+    """A signed 48-bit number that changes when a result line does; white space at its end does not count."""
+    return int.from_bytes(blake2b(line.rstrip(), digest_size=_DIGEST_BYTES).digest(), "big", signed=True)
 
 
 def source_file(line: bytes) -> str | None:

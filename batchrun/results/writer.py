@@ -6,7 +6,7 @@ import os
 import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING, BinaryIO
@@ -23,8 +23,8 @@ _PART_NAME_CHARS = 100
 """A file system takes names of up to 255 bytes, and a character may have four."""
 _MOST_OPEN = 200
 """Results files at once; the usual limit of a process is 1,024 files."""
-_HOLE = re.compile(rb"[^\0]*\0+[^\0]*")
-"""A line with one run of NUL bytes; several would be somebody's binary data."""
+_HOLE = re.compile(rb"[^\0]*\0+[^\0]*|\s*")
+"""A line with one run of NUL bytes, or blank; several would be somebody's binary data."""
 _sync_data = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
 
@@ -35,6 +35,8 @@ class Tail:
 
     lines: list[bytes]
     """Whole lines, with their ends."""
+    lacks_end: bool
+    """Whether the file is whole but for the end of its last line."""
     cut_bytes: int
     """Length of what is to be cut off behind them: a torn last line, or what a loss of power has left; 0: nothing."""
     behind_hole: list[bytes]
@@ -191,24 +193,38 @@ def recover(path: Path, committed_bytes: int) -> Tail:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            size_bytes, tail = 0, b""
+            size_bytes, last, tail = 0, b"", b""
         else:
             try:
                 size_bytes = os.fstat(fd).st_size
+                last = os.pread(fd, 1, max(size_bytes - 1, 0))
                 tail = b"".join(_blocks(fd, committed_bytes))
             finally:
                 os.close(fd)
-    if size_bytes < committed_bytes:
+    lacks_end = size_bytes == committed_bytes - 1 and last == b"}"
+    if size_bytes < committed_bytes and not lacks_end:
         raise StateError(
             f"{path} is {committed_bytes - size_bytes:,} bytes shorter than the state file says: results are missing",
-            "put the whole file back, or start a new run with another --output",
+            "put the whole file back, or add --repair to get them again: you pay only for what the endpoint has not",
         )
     *whole, torn = tail.split(b"\n")
     lines = [line + b"\n" for line in whole]
     # JSON has no NUL bytes. After a loss of power some file systems have the length of a file, but not all its blocks.
     holed = next((index for index, line in enumerate(lines) if _HOLE.fullmatch(line)), len(lines))
     cut_bytes = len(torn) + sum(map(len, lines[holed:]))
-    return Tail(lines[:holed], cut_bytes, [line for line in lines[holed:] if not _HOLE.fullmatch(line)])
+    return Tail(lines[:holed], lacks_end, cut_bytes, [line for line in lines[holed:] if not _HOLE.fullmatch(line)])
+
+
+def end_line(path: Path) -> None:
+    """Put the end of its last line back to a file, on disk.
+
+    Raises:
+        OutputError: it cannot be done.
+    """
+    with writing(path), path.open("ab") as file:
+        file.write(b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def truncate(path: Path, size_bytes: int) -> None:
@@ -276,15 +292,15 @@ def write_whole(path: Path, lines: Iterable[bytes], *, token: str | None = None,
     Raises:
         OutputError: it cannot be written; an older file is as it was.
     """
-    count = 0
+    written = 0
     with writing(path), part_file(path, token=token, private=private) as file:
         with suppress(OSError):
             os.fchmod(file.fileno(), S_IMODE(path.stat().st_mode))
         for line in lines:
             file.write(line)
-            count += 1
+            written += 1
         put_in_place(file, path)
-    return count
+    return written
 
 
 @contextmanager
@@ -314,6 +330,33 @@ def put_in_place(file: BinaryIO, path: Path) -> None:
     os.fsync(file.fileno())
     Path(file.name).replace(path)
     sync_folder(path.parent)
+
+
+def set_aside(path: Path, lines: Iterable[bytes]) -> Path:
+    """Keep lines that are taken out of a results file in a new file beside it; returns which.
+
+    Its name is `<path>.damaged`, with a number where that is taken. It is for whom the results are.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+
+    def create(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, _mode(private=True))
+
+    with writing(path):
+        for number in count(1):
+            aside = path.with_name(f"{path.name}.damaged{f'-{number}' if number > 1 else ''}")
+            if os.path.lexists(aside):
+                continue
+            with open(aside, "xb", opener=create) as file:
+                os.fchmod(file.fileno(), S_IMODE(path.stat().st_mode))
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(path.parent)
+            return aside
+    raise AssertionError
 
 
 def is_private(path: Path) -> bool:

@@ -62,9 +62,11 @@ UPDATE rows SET source = i.source, line = i.line, offset = i.offset, length = i.
     variant = i.variant
 FROM incoming i WHERE i.id = rows.id
 """
-_ADD = """
-INSERT INTO rows (id, source, line, offset, length, digest, variant)
-SELECT i.id, i.source, i.line, i.offset, i.length, i.digest, i.variant FROM incoming i
+_ROOM = 1 << 46
+"""Where a row's digest comes: a row that grows in place splits its page, and pages that are half empty cost bytes."""
+_ADD = f"""
+INSERT INTO rows (id, source, line, offset, length, digest, variant, result)
+SELECT i.id, i.source, i.line, i.offset, i.length, i.digest, i.variant, {_ROOM} FROM incoming i
 WHERE NOT EXISTS (SELECT 1 FROM rows r WHERE r.id = i.id) ORDER BY i.n
 """
 

@@ -194,8 +194,32 @@ def refuse_without_log(path: Path) -> None:
             raise StateError(
                 f"{path}: the state file was copied or moved without its log: {log.name} is missing, and with it what"
                 " the run has sent and received last",
-                f"put {log.name} back beside it: the two belong together until the run has ended",
+                f"put {log.name} back beside it: the two belong together until the run has ended; or add --repair to"
+                " continue from the results: what was in flight may be paid for twice",
             )
+
+
+@contextmanager
+def without_lost_log(path: Path, is_begun: Callable[[], bool]) -> Iterator[bool]:
+    """Take a state file that has lost its log as it is meanwhile; tells whether it has.
+
+    Args:
+        path: The state file.
+        is_begun: Whether a session has begun by the end; otherwise the file is as before, and is refused again.
+    """
+    try:
+        refuse_without_log(path)
+    except StateError:
+        if not path.exists():
+            raise
+        log_of(path).touch()
+        try:
+            yield True
+        finally:
+            if not is_begun() and not has_log(path):
+                log_of(path).unlink(missing_ok=True)
+        return
+    yield False
 
 
 def meant(path: Path, otherwise: str) -> str:

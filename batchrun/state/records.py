@@ -132,6 +132,8 @@ class Ending(NamedTuple):
     unconfirmed: int
     delay_ms: int | None
     execution_ms: int | None
+    result: int | None = None
+    """The digest of the row's result line; None without one."""
 
 
 class Execution(NamedTuple):
@@ -154,6 +156,8 @@ class Batch:
     failures: list[FailureRecord] = field(default_factory=list)
     leaders: list[tuple[int]] = field(default_factory=list)
     """Rows that have ended, and those that ask for the same end with them."""
+    answered: list[tuple[int, int]] = field(default_factory=list)
+    """Rows that end with a leader, each with the digest of its result line."""
     submitted: list[Submission] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     """Added to the run's counters."""

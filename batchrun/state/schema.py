@@ -5,7 +5,7 @@ row, because results, failures and people speak of rows by it. Jobs are a table 
 time, and a submission that carries several rows can have all of them point at one job.
 
 `variant` is the number of a row's combination of sweep values, `same_as` the row whose job answers this one too, and
-`result` the digest of its result line: 64 bits, None for a row without one or one of an older version.
+`result` the digest of its result line: 48 bits, None for a row without one or one of an older version.
 
 Times are UTC epoch milliseconds; they survive a reboot, unlike the scheduler's clock.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.errors import StateError
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from batchrun.state.records import SourceRecord
 
 _NO_NUMBERS = "max(typeof({0}) <> 'integer', {0} < 0)"
 _WRONG = {
@@ -36,6 +38,8 @@ class Found(NamedTuple):
     """1-based."""
     state: int
     """A RowState's number."""
+    result: int | None
+    """The digest of its result line; None when an older version has written it."""
 
 
 class ScannedRow(NamedTuple):
@@ -77,6 +81,18 @@ class Snapshot(Store):
             self.close()
             raise
 
+    def sources(self) -> list[SourceRecord]:
+        """The inputs, in order; where the state file was moved or copied together with them, as they are beside it."""
+        sources, was, now = super().sources(), self.get_setting("folder"), str(self.path.absolute().parent)
+        if not isinstance(was, str) or was == now:
+            return sources
+
+        def moved(name: str) -> str:
+            beside = os.path.normpath(os.path.join(now, os.path.relpath(name, was)))  # noqa: PTH118
+            return beside if name != "-" and os.path.exists(beside) else name  # noqa: PTH110
+
+        return [source._replace(origin=moved(source.origin), file=moved(source.file)) for source in sources]
+
     def damage(self) -> list[str]:
         """What is wrong with the file itself, a few things at most; none as a rule. Of a damaged one, read no more."""
         try:
@@ -109,9 +125,17 @@ class Snapshot(Store):
     def find(self, ids: Sequence[str]) -> list[Found | None]:
         """The rows with these ids, in their order; None where there is none. At most 30,000 at a time."""
         # Not as one JSON array: SQLite would end an id there at a NUL.
-        sql = f"SELECT id, row, source, line, state FROM rows WHERE id IN ({','.join('?' * len(ids))})"
+        sql = f"SELECT id, row, source, line, state, result FROM rows WHERE id IN ({','.join('?' * len(ids))})"
         found = {row[0]: Found(*row[1:]) for row in self.query(sql, ids)}
         return [found.get(row_id) for row_id in ids]
+
+    def rows_by_source(self) -> dict[int, int]:
+        """Input -> how many rows it has."""
+        return dict(self.query("SELECT source, count(*) FROM rows GROUP BY source"))
+
+    def rows_by_line(self, source: int) -> dict[bytes, int]:
+        """Digest of a line of an input -> how many rows were made of it: 150 bytes a line."""
+        return dict(self.query("SELECT digest, count(*) FROM rows WHERE source = ? GROUP BY digest", (source,)))
 
     def variants(self, ids: Sequence[str]) -> dict[str, int]:
         """Row id -> the number of its variant, for the rows that there are. At most 30,000 at a time."""

@@ -100,6 +100,10 @@ class Store(Database):
         copy = self.path.absolute().with_name(Path(source.file).name)
         return source._replace(file=str(copy)) if source.file != source.origin and copy.exists() else source
 
+    def count_rows(self) -> int:
+        """How many rows the run has."""
+        return int(self.query("SELECT count(*) FROM rows")[0][0])
+
     def next_job(self) -> int:
         """A job number larger than all that were given."""
         return int(self.query("SELECT coalesce(max(job), 0) + 1 FROM jobs")[0][0])
@@ -213,6 +217,7 @@ class Store(Database):
             _write(db, [e for e in batch.ended if e.status is None], _FORGET_JOBS, _FORGET_ROWS)
             if batch.failures:
                 db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", batch.failures)
+            _write(db, batch.answered, _NOTE_RESULTS)
             _write(db, batch.leaders, _FAIL_FOLLOWERS, _END_FOLLOWERS)
             _write(db, batch.submitted, _INSERT_JOBS, _MARK_SUBMITTING)
             _add(db, batch.counters)
@@ -221,6 +226,11 @@ class Store(Database):
             if batch.timeline is not None:
                 db.execute("INSERT OR REPLACE INTO settings VALUES ('timeline', ?)", (orjson.dumps(batch.timeline),))
             db.execute("UPDATE sessions SET seen_ms = ? WHERE session = ?", (now_ms, session))
+
+    def note_results(self, answered: Sequence[tuple[int, int]]) -> None:
+        """Note the digests of rows' result lines ahead of the batch that ends them; until then they mean nothing."""
+        with self.transaction() as db:
+            _write(db, answered, _NOTE_RESULTS)
 
     # What people ask for
 
@@ -362,9 +372,15 @@ FROM (SELECT json_extract(value, '$[0]') AS job, json_extract(value, '$[3]') AS 
 WHERE jobs.job = b.job
 """
 _END_ROWS = """
-UPDATE rows SET state = b.state, retries = b.retries, unconfirmed = b.unconfirmed
+UPDATE rows SET state = b.state, retries = b.retries, unconfirmed = b.unconfirmed, result = b.result
 FROM (SELECT json_extract(value, '$[1]') AS row, json_extract(value, '$[2]') AS state,
-    json_extract(value, '$[4]') AS retries, json_extract(value, '$[5]') AS unconfirmed FROM json_each(?)) AS b
+    json_extract(value, '$[4]') AS retries, json_extract(value, '$[5]') AS unconfirmed,
+    json_extract(value, '$[8]') AS result FROM json_each(?)) AS b
+WHERE rows.row = b.row
+"""
+_NOTE_RESULTS = """
+UPDATE rows SET result = b.result
+FROM (SELECT json_extract(value, '$[0]') AS row, json_extract(value, '$[1]') AS result FROM json_each(?)) AS b
 WHERE rows.row = b.row
 """
 _FAIL_FOLLOWERS = """

@@ -1,0 +1,188 @@
+"""How a state file is made to agree with the results that are really there.
+
+What was found is staged first, then all of it is made good in one transaction: rows with a result have succeeded, rows
+whose result is lost are open again, and no table contradicts another. A job that may still be known to the endpoint
+is in flight again, so that its result is polled for before anything is paid again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchrun.state.invariants import INVARIANTS
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Mapping
+
+    from batchrun.state.store import Store
+
+UNDER_WAY = "repairing"
+"""The setting that a repair has been begun: until it is done, the results files may be ahead of the state."""
+
+_STAGE = """
+CREATE TEMP TABLE kept (
+    row INTEGER PRIMARY KEY,
+    result INTEGER NOT NULL,
+    remote_id TEXT,
+    attempts INTEGER,
+    submitted_ms INTEGER,
+    delay_ms INTEGER,
+    execution_ms INTEGER,
+    input_tokens INTEGER,
+    output_tokens INTEGER,
+    truncated INTEGER NOT NULL
+)
+"""
+_ADD_JOBS = """
+INSERT INTO jobs (row, attempt, remote_id, status, submitted_ms, delay_ms, execution_ms)
+SELECT k.row, k.attempts, k.remote_id, 'COMPLETED', k.submitted_ms, k.delay_ms, k.execution_ms
+FROM kept k JOIN rows r ON r.row = k.row
+WHERE r.job IS NULL AND r.same_as IS NULL AND k.submitted_ms IS NOT NULL
+"""
+_NAME_JOBS = """
+UPDATE rows SET job = j.job, attempts = max(rows.attempts, j.attempt) FROM jobs j
+WHERE j.job > ? AND j.row = rows.row
+"""
+_SHARE_JOBS = """
+UPDATE rows SET job = l.job, attempts = max(rows.attempts, l.attempts) FROM rows l
+WHERE l.row = rows.same_as AND rows.job IS NULL AND rows.row IN (SELECT row FROM kept)
+"""
+_SUCCEED = """
+UPDATE rows SET state = 3, result = k.result FROM kept k
+WHERE k.row = rows.row AND (rows.state <> 3 OR rows.result IS NOT k.result)
+"""
+_END_JOBS = """
+UPDATE jobs SET status = 'COMPLETED', delay_ms = coalesce(jobs.delay_ms, k.delay_ms),
+    execution_ms = coalesce(jobs.execution_ms, k.execution_ms)
+FROM kept k JOIN rows r ON r.row = k.row
+WHERE jobs.job = r.job AND jobs.row = r.row AND jobs.status IS NOT 'COMPLETED'
+"""
+_HEIRS = """
+CREATE TEMP TABLE heirs AS
+SELECT f.same_as AS leader, min(f.row) AS heir FROM rows f JOIN kept k ON k.row = f.row
+WHERE f.same_as IS NOT NULL AND f.same_as NOT IN (SELECT row FROM kept) GROUP BY f.same_as
+"""
+_INHERIT = """
+UPDATE rows SET same_as = nullif(h.heir, rows.row) FROM heirs h WHERE rows.same_as = h.leader OR rows.row = h.leader
+"""
+"""A row that has the answer leads in the place of one that has lost it."""
+_FIND_LOST = """
+CREATE TEMP TABLE lost AS
+SELECT r.row, r.job, r.same_as IS NOT NULL AS is_shared,
+    coalesce(j.remote_id IS NOT NULL AND j.status = 'COMPLETED' AND j.row = r.row
+        AND coalesce(j.submitted_ms + j.delay_ms + j.execution_ms, ?) >= ?, 0) AS is_kept
+FROM rows r LEFT JOIN jobs j ON j.job = r.job
+WHERE r.row NOT IN (SELECT row FROM kept) AND (r.state = 3 OR (r.state < 3 AND j.status = 'COMPLETED'))
+"""
+_REOPEN_JOBS = """
+UPDATE jobs SET status = CASE WHEN l.is_kept THEN NULL ELSE 'EXPIRED' END
+FROM lost l WHERE l.job = jobs.job AND l.row = jobs.row AND NOT l.is_shared
+"""
+_REOPEN_ROWS = """
+UPDATE rows SET state = CASE WHEN l.is_kept AND NOT l.is_shared THEN 2 ELSE 0 END,
+    job = CASE WHEN NOT l.is_shared THEN rows.job END, retries = 0, result = NULL
+FROM lost l WHERE l.row = rows.row
+"""
+_COUNTERS = """
+INSERT OR REPLACE INTO counters
+SELECT name, value FROM (
+    SELECT 'input_tokens' AS name, sum(k.input_tokens) AS value FROM kept k JOIN rows r ON r.row = k.row
+    WHERE r.same_as IS NULL
+    UNION ALL
+    SELECT 'output_tokens', sum(k.output_tokens) FROM kept k JOIN rows r ON r.row = k.row WHERE r.same_as IS NULL
+    UNION ALL
+    SELECT 'truncated', sum(truncated) FROM kept
+) WHERE value IS NOT NULL
+"""
+
+
+class Kept(NamedTuple):
+    """A row whose result is there, as its line tells."""
+
+    row: int
+    result: int
+    """The digest of the line."""
+    remote_id: str | None
+    attempts: int | None
+    submitted_ms: int | None
+    """None: the state knows the job."""
+    delay_ms: int | None
+    execution_ms: int | None
+    input_tokens: int | None
+    output_tokens: int | None
+    truncated: bool
+
+
+class Amended(NamedTuple):
+    """What was made good."""
+
+    taken_over: int
+    """Rows that had not succeeded, and whose result was there."""
+    polled: int
+    """Rows whose result is lost, and whose job is polled for it."""
+    paid: int
+    """Rows whose result is lost, and that are submitted again."""
+    shared: int
+    """Rows whose result is lost, and that get the answer of another row."""
+
+
+def begin(store: Store) -> None:
+    """Note that a repair has begun, and make room for what is found."""
+    store.set_setting(UNDER_WAY, True)
+    with store.transaction() as db:
+        db.execute("DROP TABLE IF EXISTS temp.kept")
+        db.execute(_STAGE)
+
+
+def keep(store: Store, rows: Iterable[Kept]) -> None:
+    """Add rows whose results are there."""
+    with store.transaction() as db:
+        db.executemany(f"INSERT INTO kept VALUES ({', '.join('?' * len(Kept._fields))})", rows)
+
+
+def amend(store: Store, sizes_bytes: Mapping[int, int], *, kept_since_ms: int, now_ms: int) -> Amended:
+    """Make the state agree with the rows that were kept.
+
+    Args:
+        store: The state.
+        sizes_bytes: Output -> length of its file.
+        kept_since_ms: The endpoint may still know the results of jobs that ended since, UTC epoch milliseconds.
+        now_ms: UTC epoch milliseconds.
+    """
+    with store.transaction() as db:
+        before = db.execute("SELECT count(*) FROM rows WHERE state = 3 AND row IN (SELECT row FROM kept)").fetchone()
+        last_job = db.execute("SELECT coalesce(max(job), 0) FROM jobs").fetchone()
+        db.execute(_HEIRS)
+        db.execute(_INHERIT)
+        db.execute(_ADD_JOBS)
+        db.execute(_NAME_JOBS, last_job)
+        db.execute(_SHARE_JOBS)
+        db.execute(_SUCCEED)
+        db.execute(_END_JOBS)
+        db.execute(_FIND_LOST, (now_ms, kept_since_ms))
+        db.execute(_REOPEN_JOBS)
+        db.execute(_REOPEN_ROWS)
+        for invariant in INVARIANTS.values():
+            if invariant.amends:
+                db.execute(invariant.amends)
+        db.execute(_COUNTERS)
+        db.executemany(
+            "UPDATE outputs SET committed_bytes = ? WHERE output = ?",
+            [(size_bytes, output) for output, size_bytes in sizes_bytes.items()],
+        )
+        db.execute("DELETE FROM settings WHERE name = ?", (UNDER_WAY,))
+        return Amended(_count(db, "kept") - before[0], *_lost(db))
+
+
+def _lost(db: sqlite3.Connection) -> tuple[int, int, int]:
+    polled = _count(db, "lost WHERE is_kept AND NOT is_shared")
+    shared = _count(db, "lost WHERE is_shared")
+    db.execute("DROP TABLE heirs")
+    paid = _count(db, "lost") - polled - shared
+    db.execute("DROP TABLE lost")
+    return polled, paid, shared
+
+
+def _count(db: sqlite3.Connection, what: str) -> int:
+    return int(db.execute(f"SELECT count(*) FROM {what}").fetchone()[0])
