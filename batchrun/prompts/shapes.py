@@ -105,12 +105,20 @@ def parse_line(raw: bytes) -> Prompt:
 
 def _of_error_line(line: dict[str, Any]) -> tuple[Any, Any]:
     """The row's id and the request in a line of an error file, in either format; of another line none, and itself."""
-    if "request" in line and "status" in line:
-        return line.get("id"), line["request"]
-    facts = line.get("batchrun")
-    if "custom_id" in line and isinstance(facts, dict) and "request" in facts and "status" in facts:
-        return line["custom_id"], facts["request"]
-    return None, line
+    facts, error = line.get("batchrun", line), line["error"]
+    if any(key in line for key in _PROMPT_KEYS) or not isinstance(facts, dict) or not isinstance(error, dict):
+        return None, line
+    is_ours = facts.get("status") in _FAILED_STATUSES and {"request", "source", "job"} <= facts.keys()
+    if not is_ours or not ("kind" in error or "code" in error):
+        return None, line
+    return line.get("custom_id", line.get("id")), facts["request"]
+
+
+_PROMPT_KEYS = frozenset({"prompt", "messages", "input", "body"})
+_FAILED_STATUSES = frozenset(
+    {"FAILED", "CANCELLED", "TIMED_OUT", "REJECTED", "EXPIRED", "UNCONFIRMED", "INVALID", "COMPLETED"}
+)
+"""What the status of a row in an error file may be."""
 
 
 def build_request(prompt: Prompt, options: RequestOptions) -> dict[str, Any]:

@@ -54,11 +54,26 @@ def test_each_documented_shape_makes_its_request(line, shape, request_):
 
 
 def test_a_line_of_an_error_file_is_its_request_again_under_its_id():
-    record = {"id": "x-1", "status": "FAILED", "error": {"kind": "platform"}, "request": {"prompt": "hi"}, "job": None}
+    record = {"id": "x-1", "status": "FAILED", "error": {"kind": "platform"}, "request": {"prompt": "hi"}}
+    record |= {"source": {"file": "in.jsonl", "line": 1}, "job": None}
     prompt = parse(record)
     assert (prompt.id, prompt.request, prompt.line) == ("x-1", {"prompt": "hi"}, {"prompt": "hi"})
     assert parse({**record, "request": "bare"}).request == {"prompt": "bare"}
     assert parse({**record, "request": {"id": "own", "prompt": "hi"}}).id == "own"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"error": "timeout", "request": "GET /orders", "status": 504},
+        {"error": {"kind": "x"}, "request": "GET /orders", "status": "FAILED", "source": {}, "job": None},
+        {"error": {"kind": "x"}, "batchrun": {"request": "GET /orders", "status": "FAILED", "source": {}, "job": {}}},
+    ],
+)
+def test_a_line_with_a_prompt_of_its_own_is_asked_whatever_its_columns_are_called(own: dict):
+    prompt = parse({"id": "log-1", "prompt": "What went wrong here?", **own})
+    assert prompt.request == {"prompt": "What went wrong here?"}
+    assert prompt.carried == own
 
 
 def test_metadata_and_unknown_fields_are_carried_untouched():
