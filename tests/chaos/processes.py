@@ -1,12 +1,14 @@
 """Real processes of batchrun that cost no import: a process that has imported it forks for each of them.
 
 A forked process has its own pid, descriptors, working folder, environment and signals; it calls the command's entry
-point as the installed script does, and ends as an interpreter ends.
+point as the installed script does, and ends almost as an interpreter ends.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -17,8 +19,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -166,6 +170,7 @@ def _serve(ours: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     main = _entry_point()
+    gc.freeze()
     while True:
         ready, _, _ = select.select([ours, woken], [], [])
         if woken in ready:
@@ -237,7 +242,33 @@ def _become(main: Any, request: dict[str, Any], fds: list[int]) -> NoReturn:
     if "room" in request:
         ctypes.CDLL(os.environ["LD_PRELOAD"]).chaos_limit(request["root"].encode(), ctypes.c_long(request["room"]))
     sys.argv = ["batchrun", *request["argv"]]
-    sys.exit(main())
+    _end(_call(main))
+
+
+def _call(main: Any) -> int:
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, int) or end.code is None:
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _end(code: int) -> NoReturn:
+    """End as an interpreter does, but for taking each module apart, which costs more than all else."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, AttributeError):
+            code = code or 120 * (stream is sys.stdout)
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,203 @@
+"""A run whose power fails at any change to the disk, in any state that this may leave, is whole in the end.
+
+A run is recorded once. Then each state of its folder after each change is put on the disk, the endpoint is taken back to
+what it had been sent by then, and the same command is given again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.chaos.claims import assert_civil, assert_said, assert_whole, read_records
+from tests.chaos.disk import Disk, Tree, compiler, library, read_journal, read_tree, write_tree
+from tests.chaos.endpoint import Endpoint, fails
+from tests.chaos.processes import Forks, Process
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="the layer under the files is built by a C compiler")
+
+EFFORT = int(os.environ.get("BATCHRUN_CHAOS", "0"))
+"""How many states are tried: 0 is a sample of 25 for each kind of run, otherwise that many times 1,000."""
+SAMPLE = 25
+VARIANTS = [
+    *[(names, data) for names in ("none", "all") for data in ("none", "all", "blocks")],
+    *[("none", "pages"), ("none", "torn"), ("some", "some"), ("some", "some")],
+]
+"""What is lost of names and of data; see `Disk.after`."""
+ENV = {"RUNPOD_API_KEY": "rpa_SECRET_0123456789"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run.
+
+    Args:
+        rows: How many; every third has no id of its own, and every fifth fails.
+        options: Of `batchrun run`.
+        source: The input's name beside the run's folder; `-` for stdin.
+        results: The results file.
+    """
+
+    rows: int = 4
+    options: tuple[str, ...] = ()
+    source: str = "in.jsonl"
+    results: str = "r.jsonl"
+    output: str = "r.jsonl"
+
+    @property
+    def state(self) -> str:
+        return f"{self.output.rstrip('/')}.state"
+
+    def lines(self) -> list[dict[str, Any]]:
+        words = ("bad" if n % 5 == 3 else "good" for n in range(self.rows))
+        rows = ({"id": f"r{n}", "prompt": f"{word} {n}"} for n, word in enumerate(words))
+        return [row if n % 3 else {"prompt": row["prompt"]} for n, row in enumerate(rows)]
+
+
+KINDS = {
+    "a file": Kind(),
+    "gz": Kind(source="in.jsonl.gz"),
+    "stdin": Kind(source="-"),
+    "a new folder": Kind(output="new/deep/", results="new/deep/in.results.jsonl"),
+    "a file in a new folder": Kind(output="new/r.jsonl", results="new/r.jsonl"),
+    "ordered": Kind(options=("--ordered", "-j", "2")),
+    "dedupe": Kind(options=("--dedupe",)),
+    "many": Kind(rows=60, options=("-j", "10")),
+}
+
+
+class Rig:
+    """A run's folder, its input beside it, its endpoint, and a way to start it.
+
+    Args:
+        top: An empty folder.
+        forks: Starts processes.
+        kind: The kind of run.
+    """
+
+    def __init__(self, top: Path, forks: Forks, kind: Kind, endpoint: Endpoint) -> None:
+        self.kind, self.folder, self.endpoint = kind, top / "run", endpoint
+        self._top, self._forks = top, forks
+        self.folder.mkdir()
+        self._input = top / (kind.source if kind.source != "-" else "stdin.jsonl")
+        data = b"".join(json.dumps(row).encode() + b"\n" for row in kind.lines())
+        self._input.write_bytes(gzip.compress(data) if kind.source.endswith(".gz") else data)
+
+    def run(self, journal: Path | None = None) -> Process:
+        """The command, to its end."""
+        kind = self.kind
+        source = "-" if kind.source == "-" else f"../{kind.source}"
+        arguments = ["run", source, "-o", kind.output, "-e", "ep", "--base-url", self.endpoint.base_url]
+        arguments += ["--run-limit", "0", "--status-limit", "0", "--progress", "plain", *kind.options]
+        with self._input.open("rb") as stdin:
+            recorded = {} if journal is None else {"journal": str(journal), "root": str(self.folder)}
+            return self.command(arguments, stdin=stdin.fileno() if kind.source == "-" else None, **recorded)
+
+    def command(self, arguments: list[str], **given: Any) -> Process:
+        errors, output = self._top / "stderr", self._top / "stdout"
+        process = self._forks.start(arguments, self.folder, stdout=output, stderr=errors, env=ENV, **given)
+        process.wait(30)
+        assert_civil(process.code, process.said, arguments)
+        return process
+
+    def assert_whole(self) -> None:
+        """Run it again, and look at what it came to."""
+        kind, rows = self.kind, self.kind.lines()
+        done = self.run()
+        assert done.code == (3 if any(fails(row["prompt"]) for row in rows) else 0), done.said
+        results = read_records(self.folder / kind.results)
+        errors = read_records(self.folder / f"{kind.results.removesuffix('.jsonl')}.errors.jsonl")
+        assert_whole(results, errors, rows)
+        status = self.command(["status", "--json", kind.state])
+        assert_said(self.endpoint.paid(), rows, json.loads(status.output.read_bytes())["counters"])
+        verified = self.command(["verify", kind.state])
+        assert verified.code == 0, verified.output.read_text()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A state that a loss of power has left."""
+
+    after: int
+    """How many changes had been made."""
+    change: str
+    names: str
+    data: str
+    seed: int
+    moment: int
+    """How long the journal was."""
+    tree: Tree
+
+    def digest(self, jobs: int) -> bytes:
+        """The same for the same state."""
+        digest = hashlib.sha256(b"%d" % jobs)
+        for name, data in sorted(self.tree.items()):
+            digest.update(f"\0{name}\0{-1 if data is None else len(data)}\0".encode() + (data or b""))
+        return digest.digest()
+
+    def __str__(self) -> str:
+        lost = f"names lost: {self.names}, data lost: {self.data}, seed {self.seed}"
+        return f"after change {self.after} ({self.change}); {lost}; found: {sorted(self.tree)}"
+
+
+def losses(disk: Disk, journal: Path, endpoint: Endpoint, most: int) -> list[Loss]:
+    """States that may be found, each once, of the disk and the jobs that the endpoint had by then.
+
+    Args:
+        disk: As it was before the first change; in the end as it is after the last.
+        journal: The changes.
+        endpoint: Where the run was.
+        most: How many at most.
+    """
+    changes, rng = list(read_journal(journal)), Random(0)
+    cases = [(number, index) for number in range(1, len(changes) + 1) for index in range(len(VARIANTS))]
+    cases = sorted(rng.sample(cases, min(len(cases), 4 * most)), reverse=True)
+    moments = sorted(job.moment for job in endpoint.jobs.values())
+    found: dict[bytes, Loss] = {}
+    for number, change in enumerate(changes, 1):
+        disk.apply(change)
+        while cases and cases[-1][0] == number:
+            names, data = VARIANTS[cases[-1][1]]
+            seed = number * len(VARIANTS) + cases.pop()[1]
+            loss = Loss(number, str(change), names, data, seed, change.end, disk.after(names, data, Random(seed)))
+            found.setdefault(loss.digest(sum(moment <= change.end for moment in moments)), loss)
+    return rng.sample(list(found.values()), min(len(found), most))
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with Forks(library()) as started:
+        yield started
+
+
+@pytest.mark.timeout(0 if EFFORT else 120)
+@pytest.mark.parametrize("name", KINDS)
+def test_a_run_whose_power_fails_is_whole_in_the_end(folder, forks, name):
+    with Endpoint() as endpoint:
+        rig, journal = Rig(folder, forks, KINDS[name], endpoint), folder / "journal"
+        disk = Disk(rig.folder)
+        endpoint.moment = lambda: journal.stat().st_size
+        rig.run(journal)
+        jobs = dict(endpoint.jobs)
+        found = losses(disk, journal, endpoint, EFFORT * 1000 or SAMPLE)
+        assert disk.after("none", "none", Random(0)) == read_tree(rig.folder), "the layer has not seen all"
+        failed = []
+        for loss in found:
+            write_tree(loss.tree, rig.folder)
+            endpoint.jobs = dict(jobs)
+            endpoint.rewind(loss.moment)
+            try:
+                rig.assert_whole()
+            except AssertionError as error:
+                failed.append(f"{loss}\n{error}")
+        assert not failed, f"{len(failed)} of {len(found)} states:\n\n" + "\n\n".join(failed[:5])
