@@ -1,0 +1,370 @@
+"""A folder in which somebody runs prompts: its inputs, the run, the files of other people, and what may be done there.
+
+What is done here is what a person would do at a shell, in the folder, with the same command each time. What a run owes
+is checked whenever no process of it is left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.chaos.claims import assert_civil, assert_right, assert_said, assert_whole, read_records
+from tests.chaos.endpoint import Endpoint, fails
+
+if TYPE_CHECKING:
+    from tests.chaos.processes import Forks, Process
+
+PATIENCE_S = 30.0
+"""A process that takes longer hangs."""
+_ENV = {"RUNPOD_API_KEY": "rpa_SECRET_0123456789"}
+_FOREIGN = (
+    *("r.errors.jsonl.bak", "r.errors.jsonl.part", "r.jsonl.part", "r.manifest.json.part", "r.jsonl.lock", "notes.lock"),
+    *("other.manifest.json", "r.jsonl.state.bak", "r.jsonl.state.notes.txt", "out.state.bak", "prompts.txt"),
+)
+"""Files of other people: none of them may be changed, whatever it is called."""
+
+
+class Layout:
+    """How a run is set up.
+
+    Args:
+        name: One of `LAYOUTS`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_piped = name in ("stdin", "two pipes")
+        self.is_folder = name in ("folder", "this folder", "folder to folder")
+        self.output = "out/" if name == "folder to folder" else "r.jsonl"
+        at = "prompts/" if name in ("folder", "folder to folder") else ""
+        end = ".jsonl.gz" if name == "gz" else ".jsonl"
+        self.names = [f"{at}{stem}{end}" for stem in "abcdef"]
+        """Of its inputs; the first ones are there from the beginning."""
+        self.first = 1 if name in ("file", "gz", "stdin") else 2
+        """How many those are."""
+
+    def inputs(self) -> list[str]:
+        """The inputs as they are named in the command."""
+        if self.is_folder:
+            return ["." if self.name == "this folder" else "prompts"]
+        if self.is_piped:
+            return ["-"] if self.name == "stdin" else ["/dev/fd/10", "/dev/fd/11"]
+        return self.names[: self.first]
+
+
+LAYOUTS = ("file", "gz", "two files", "folder", "this folder", "folder to folder", "stdin", "two pipes")
+
+
+class Place:
+    """A folder with a run.
+
+    Args:
+        top: An empty folder for all of it.
+        forks: Starts processes.
+        layout: How the run is set up.
+        endpoint: Where it goes.
+        files: The rows of each of the first inputs.
+        options: Further ones for `batchrun run`.
+    """
+
+    def __init__(
+        self,
+        top: Path,
+        forks: Forks,
+        layout: Layout,
+        endpoint: Endpoint,
+        files: list[list[dict[str, Any]]],
+        options: tuple[str, ...] = (),
+    ) -> None:
+        self.layout, self.endpoint, self.options = layout, endpoint, options
+        self._top, self._forks = top, forks
+        self._count = 0
+        self.folder = top / "place"
+        self.folder.mkdir()
+        self.rows = dict(zip(layout.names, files, strict=False))
+        """The rows of each input."""
+        self.running: Process | None = None
+        self.is_killed = False
+        """Whether the last process of the run was killed."""
+        self._reader = -1
+        for name in _FOREIGN:
+            (self.folder / name).write_text(f"{name} is somebody's\n")
+        self.write()
+
+    # What it holds
+
+    @property
+    def all_rows(self) -> list[dict[str, Any]]:
+        """The rows of all inputs, in order."""
+        return [row for name in sorted(self.rows) for row in self.rows[name]]
+
+    @property
+    def state(self) -> Path | None:
+        """The state file; None: there is none."""
+        found = [*self.folder.glob("*.state"), *self.folder.glob("out/*.state"), *self.folder.glob("out/.*.state")]
+        return min(found, default=None)
+
+    def write(self) -> None:
+        """Write the inputs, where they are files."""
+        if self.layout.is_piped:
+            return
+        for name, rows in self.rows.items():
+            path = self.folder / name
+            path.parent.mkdir(exist_ok=True)
+            data = as_lines(rows)
+            path.write_bytes(gzip.compress(data, mtime=0) if name.endswith(".gz") else data)
+
+    def untaken(self) -> list[dict[str, Any]]:
+        """The rows that were not submitted, for certain."""
+        if self.state is None:
+            return self.all_rows
+        standing = self.standing()
+        paid = self.endpoint.paid()
+        return [] if standing["submitting"] else [row for row in self.all_rows if not paid[row["prompt"]]]
+
+    def fingerprint(self) -> dict[str, bytes]:
+        """What all files hold; of a state file what it says, wherever it and its log have it."""
+        found: dict[str, bytes] = {}
+        for path in sorted(self.folder.rglob("*")):
+            name = str(path.relative_to(self.folder))
+            if path.is_dir() or name.endswith(("-shm", "-wal", ".state.lock")):
+                continue
+            found[name] = said_by(path, self._top) if name.endswith(".state") else path.read_bytes()
+        return found
+
+    # What is done there
+
+    def arguments(self, *, resume: bool = False) -> list[str]:
+        """Of the command that starts the run or goes on with it."""
+        if resume and self.state is not None:
+            return ["resume", self._relative(self.state), "--progress", "plain"]
+        arguments = ["run", *self.layout.inputs(), "-o", self.layout.output, "-e", "ep"]
+        arguments += ["--base-url", self.endpoint.base_url, "--run-limit", "0", "--status-limit", "0"]
+        return [*arguments, "--progress", "plain", *self.options]
+
+    def start(self, arguments: list[str], *, stderr: str = "file", **given: Any) -> Process:
+        """Start a process in the folder.
+
+        Args:
+            arguments: What follows `batchrun`.
+            stderr: `file`; `stalled`: a full pipe that nobody reads; `gone`: one without a reader; `closed`: none.
+            given: For `Forks.start`.
+        """
+        self._count += 1
+        fds = [pipe_of(as_lines(self.rows[name])) for name in sorted(self.rows)] if self.layout.is_piped else []
+        given.setdefault("stdin", fds[0] if self.layout.name == "stdin" else None)
+        if self.layout.name == "two pipes":
+            given["extra"] = tuple(fds)
+        target: Path | int | None = self._top / f"{self._count}.stderr"
+        if stderr in ("stalled", "gone"):
+            target = self._stalled(is_gone=stderr == "gone")
+        elif stderr == "closed":
+            target = None
+        output = self._top / f"{self._count}.stdout"
+        process = self._forks.start(arguments, self.folder, stdout=output, stderr=target, env=_ENV, **given)
+        for fd in [*fds, *([target] if isinstance(target, int) else [])]:
+            os.close(fd)
+        return process
+
+    def command(self, *arguments: str, **given: Any) -> Process:
+        """A process in the folder, to its end."""
+        process = self.start(list(arguments), **given)
+        self._wait(process, list(arguments))
+        return process
+
+    def begin(self, results: int, *, stderr: str = "file", resume: bool = False) -> None:
+        """Start the run and wait until so many more of its jobs are over, or it is."""
+        self.endpoint.ending = results
+        told, sent = self.endpoint.told, self.endpoint.calls["run"]
+        self.running = self.start(self.arguments(resume=resume), stderr=stderr)
+        until = time.monotonic() + PATIENCE_S
+        while self.running.poll() is None and time.monotonic() < until:
+            is_there = self.endpoint.told >= told + results if results else self.endpoint.calls["run"] > sent
+            if is_there and (results or self.endpoint.ending == 0):
+                break
+            time.sleep(0.004)
+            if self.endpoint.calls["status"] and not self.endpoint.faults and not results:
+                break
+        if self.running.code is not None:
+            self.end({0, 3})
+
+    def end(self, codes: set[int], *numbers: int) -> Process:
+        """Send the process signals, let its jobs end, and wait for its end."""
+        process = self.running
+        assert process is not None
+        for number in numbers:
+            process.send(number)
+        self.endpoint.ending = None
+        if signal.SIGKILL in numbers:
+            process.wait(PATIENCE_S)
+            self.is_killed = True
+        else:
+            self._wait(process, self.arguments())
+            assert process.code in codes, f"exit {process.code}, expected {codes}:\n{process.said}"
+            self.is_killed = False
+        self.running = None
+        if self._reader >= 0:
+            os.close(self._reader)
+            self._reader = -1
+        return process
+
+    def run(self, codes: set[int], *, stderr: str = "file", resume: bool = False, **given: Any) -> Process:
+        """The command, to its end."""
+        self.endpoint.ending = None
+        self.running = self.start(self.arguments(resume=resume), stderr=stderr, **given)
+        return self.end(codes)
+
+    def refused(self, *arguments: str, **given: Any) -> None:
+        """A command that must be refused, and change nothing."""
+        before, jobs = self.fingerprint(), len(self.endpoint.jobs)
+        process = self.command(*arguments, **given)
+        assert process.code == 2, f"{arguments} is not refused: exit {process.code}\n{process.said}"
+        after = self.fingerprint()
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        assert not changed, f"a refused start has changed {changed}:\n{process.said}"
+        assert len(self.endpoint.jobs) == jobs, "a refused start has submitted"
+
+    def move(self) -> None:
+        """Give the folder another name."""
+        target = self.folder.with_name(f"{self.folder.name}+")
+        self.folder.rename(target)
+        self.folder = target
+
+    def copy_and_run(self) -> None:
+        """Run to the end in a copy of the folder: it submits only what had not been submitted, and so does the original."""
+        kept, original, before = dict(self.endpoint.jobs), self.folder, self.endpoint.paid()
+        self.folder = shutil.copytree(original, original.with_name("copy"))
+        said = self._counters()
+        try:
+            self.run({0, 3})
+            more = {name: count - said.get(name, 0) for name, count in self._counters().items()}
+            assert_said(self.endpoint.paid() - before, [r for r in self.all_rows if not before[r["prompt"]]], more)
+            self.check_whole()
+        finally:
+            shutil.rmtree(self.folder)
+            self.folder, self.endpoint.jobs = original, kept
+
+    # What it owes
+
+    def standing(self) -> dict[str, Any]:
+        """What `status --json` says."""
+        assert self.state is not None
+        return json.loads(self.command("status", "--json", self._relative(self.state)).output.read_bytes())
+
+    def check(self) -> None:
+        """Whatever has happened: nothing that is not the run's has changed, and nothing was paid for twice in silence."""
+        for name in _FOREIGN:
+            path = self.folder / name
+            assert path.is_file(), f"{name} is gone"
+            assert path.read_text() == f"{name} is somebody's\n", f"{name} has been written to"
+        if not self.layout.is_piped:
+            for name, rows in self.rows.items():
+                data = (self.folder / name).read_bytes()
+                is_same = (gzip.decompress(data) if name.endswith(".gz") else data) == as_lines(rows)
+                assert is_same, f"the input {name} has changed"
+        if self.running is None:
+            assert_said(self.endpoint.paid(), self.all_rows, self._counters())
+            assert_right(self._results(), self._ids())
+
+    def check_whole(self) -> None:
+        """After its end: every row has one result or one failure, and `verify` says so."""
+        errors = [record for path in self._outputs(".errors.jsonl") for record in read_records(path)]
+        assert_whole(self._results(), errors, self.all_rows)
+        verified = self.command("verify", self._relative(self.state))
+        assert verified.code == 0, verified.output.read_text()
+
+    @property
+    def last_code(self) -> int:
+        """The exit code of a run that comes to its end."""
+        return 3 if any(fails(row["prompt"]) for row in self.all_rows) else 0
+
+    def close(self) -> None:
+        """End what runs."""
+        if self.running is not None:
+            self.running.send(signal.SIGKILL)
+            self.running.wait(PATIENCE_S)
+
+    def _wait(self, process: Process, arguments: list[str]) -> None:
+        if process.wait(PATIENCE_S) is None:
+            process.send(signal.SIGKILL)
+            process.wait(PATIENCE_S)
+            process.code = None
+        assert_civil(process.code, process.said, arguments)
+
+    def _counters(self) -> dict[str, int]:
+        return self.standing()["counters"] if self.state is not None else {}
+
+    def _ids(self) -> dict[str, str]:
+        return {row["id"]: row["prompt"] for row in self.all_rows if "id" in row}
+
+    def _outputs(self, end: str) -> list[Path]:
+        if self.layout.name == "folder to folder":
+            return sorted((self.folder / "out").glob(f"*{end}"))
+        return [self.folder / ("r.jsonl" if end == ".results.jsonl" else f"r{end}")]
+
+    def _results(self) -> list[dict[str, Any]]:
+        paths = self._outputs(".results.jsonl")
+        return [record for path in paths for record in read_records(path, torn=self.is_killed)]
+
+    def _relative(self, path: Path | None) -> str:
+        assert path is not None, "there is no state file"
+        return str(path.relative_to(self.folder))
+
+    def _stalled(self, *, is_gone: bool) -> int:
+        """The end of a pipe to write to, full already; or one whose reader is gone."""
+        self._reader, writer = os.pipe2(os.O_CLOEXEC)
+        if is_gone:
+            os.close(self._reader)
+            self._reader = -1
+            return writer
+        size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(writer, bytes(size))
+        return writer
+
+
+def as_lines(rows: list[dict[str, Any]]) -> bytes:
+    """The rows as an input has them."""
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def pipe_of(data: bytes) -> int:
+    """The end of a pipe from which this can be read, once."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.write(writer, data)
+    os.close(writer)
+    return reader
+
+
+def said_by(state: Path, scratch: Path) -> bytes:
+    """A digest of what a state file says with its log, whether or not that has been folded into it."""
+    copy = scratch / "looked-at"
+    for suffix in ("", "-wal"):
+        path = state.with_name(state.name + suffix)
+        if path.exists():
+            shutil.copyfile(path, f"{copy}{suffix}")
+    try:
+        with sqlite3.connect(copy) as database:
+            said = "\n".join(database.iterdump())
+        database.close()
+    except sqlite3.Error:
+        return state.read_bytes()
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            Path(f"{copy}{suffix}").unlink(missing_ok=True)
+    return hashlib.sha256(said.encode()).digest()
+
+
+def more_than(counts: Counter[str], wanted: Counter[str]) -> dict[str, int]:
+    """What there is more of than is wanted."""
+    return dict(counts - wanted)

@@ -1,0 +1,323 @@
+"""A run that people work on in any order owes the same at each step (Hypothesis, by its stateful machine).
+
+`BATCHRUN_CHAOS=N` tries N times 1,000 orders instead of 200, and BATCHRUN_SEED others.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections import deque
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from tests.chaos.disk import compiler, library
+from tests.chaos.endpoint import Endpoint
+from tests.chaos.place import LAYOUTS, Layout, Place, as_lines
+from tests.chaos.processes import Forks
+
+EFFORT = int(os.environ.get("BATCHRUN_CHAOS", "0"))
+SEED = int(os.environ.get("BATCHRUN_SEED", "0"))
+EXAMPLES = EFFORT * 1000 // len(LAYOUTS) or 25
+STEPS = 6
+CHECKS = list(HealthCheck)
+
+rows = st.lists(st.tuples(st.booleans(), st.sampled_from(["good", "good", "good", "bad"])), min_size=1, max_size=6)
+stderrs = st.sampled_from(["file", "file", "file", "stalled", "gone", "closed"])
+faults = st.one_of(
+    st.tuples(
+        st.just("status"),
+        st.sampled_from(["page", "500", "cut", "empty", "reset", "slow", "expired", "another's", "forbidden"]),
+    ),
+    st.tuples(st.just("run"), st.sampled_from(["500", "reset", "429", "cut", "page", "another's", "500 before"])),
+)
+
+
+def idle(machine: Machine) -> bool:
+    return machine.place.running is None
+
+
+def going(machine: Machine) -> bool:
+    return machine.place.running is not None
+
+
+def begun(machine: Machine) -> bool:
+    return machine.place.running is None and machine.place.state is not None
+
+
+class Machine(RuleBasedStateMachine):
+    """What people do in the folder of a run.
+
+    Args:
+        forks: Starts processes.
+        layout: How the run is set up.
+    """
+
+    def __init__(self, forks: Forks, layout: str) -> None:
+        super().__init__()
+        self.forks, self.layout = forks, Layout(layout)
+        self.top = Path(tempfile.mkdtemp(prefix="batchrun-chaos-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        self.endpoint = Endpoint().__enter__()
+        self.number = 0
+        self.is_doubtful = False
+
+    def made(self, shapes: list[tuple[bool, str]]) -> list[dict]:
+        """Rows that were not there before, some of them without an id."""
+        made = []
+        for has_id, word in shapes:
+            self.number += 1
+            row = {"prompt": f"{word} {self.number}"}
+            made.append({"id": f"r{self.number}", **row} if has_id else row)
+        return made
+
+    @initialize(first=rows, second=rows, narrow=st.booleans())
+    def begin(self, first, second, narrow):
+        files = [self.made(first), self.made(second)][: self.layout.first]
+        options = ("-j", "2") if narrow else ()
+        self.place = Place(self.top, self.forks, self.layout, self.endpoint, files, options)
+
+    # While nothing runs
+
+    @precondition(idle)
+    @rule(results=st.integers(0, 4), stderr=stderrs, resume=st.booleans())
+    def start(self, results, stderr, resume):
+        self.place.begin(results, stderr=stderr, resume=resume and self.is_taken)
+
+    @precondition(idle)
+    @rule(stderr=stderrs, resume=st.booleans())
+    def run(self, stderr, resume):
+        resumed = resume and self.is_taken
+        self.place.run({self.place.last_code} if not resumed else {0, 3}, stderr=stderr, resume=resumed)
+        self.place.check_whole()
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the state knows a run, of all that is in the input."""
+        return self.place.state is not None
+
+    @precondition(lambda self: idle(self) and not self.layout.is_piped)
+    @rule(shapes=rows, at=st.integers(0, 12), data=st.data())
+    def add_lines(self, shapes, at, data):
+        name = data.draw(st.sampled_from(sorted(self.place.rows)))
+        here = self.place.rows[name]
+        here[at % (len(here) + 1) : 0] = self.made(shapes)
+        self.place.write()
+
+    @precondition(lambda self: idle(self) and not self.layout.is_piped)
+    @rule(data=st.data())
+    def reorder_lines(self, data):
+        name = data.draw(st.sampled_from(sorted(self.place.rows)))
+        self.place.rows[name] = data.draw(st.permutations(self.place.rows[name]))
+        self.place.write()
+
+    @precondition(lambda self: idle(self) and not self.layout.is_piped)
+    @rule(data=st.data())
+    def take_out_a_line(self, data):
+        free = self.place.untaken()
+        if free and len(self.place.all_rows) > 1:
+            row = data.draw(st.sampled_from(free))
+            for here in self.place.rows.values():
+                if row in here and len(here) > 1:
+                    here.remove(row)
+            self.place.write()
+
+    @precondition(lambda self: idle(self) and self.layout.is_folder)
+    @rule(shapes=rows)
+    def add_a_file(self, shapes):
+        free = [name for name in self.layout.names if name not in self.place.rows]
+        if free:
+            self.place.rows[free[0]] = self.made(shapes)
+            self.place.write()
+
+    @precondition(lambda self: idle(self) and self.layout.is_folder)
+    @rule(data=st.data())
+    def take_away_a_file(self, data):
+        name = data.draw(st.sampled_from(sorted(self.place.rows)))
+        free = self.place.untaken()
+        if len(self.place.rows) > 1 and all(row in free for row in self.place.rows[name]):
+            del self.place.rows[name]
+            (self.place.folder / name).unlink()
+
+    @precondition(idle)
+    @rule()
+    def move(self):
+        self.place.move()
+
+    @precondition(begun)
+    @rule()
+    def copy(self):
+        self.place.copy_and_run()
+
+    @precondition(lambda self: idle(self) and compiler() is not None)
+    @rule(room=st.sampled_from([0, 100, 3000, 20_000, 50_000, 100_000, 150_000, 200_000]))
+    def run_on_a_disk_that_fills_up(self, room):
+        process = self.place.run({0, 3, 4}, root=str(self.top), room=room)
+        self.place.is_killed = process.code == 4
+
+    @precondition(idle)
+    @rule(size=st.sampled_from([0, 100, 3000, 20_000, 50_000, 100_000]))
+    def run_with_small_files(self, size):
+        process = self.place.run({0, 3, 4}, file_size=size)
+        self.place.is_killed = process.code == 4
+
+    @precondition(lambda self: idle(self) and not self.layout.is_piped)
+    @rule(line=st.sampled_from([b"{a wrong line\n", b'{"prompt": 7}\n', b'{"prompt": "x", "id": ""}\n\xff\n']))
+    def run_with_a_wrong_line(self, line):
+        path = self.place.folder / min(self.place.rows)
+        if path.suffix == ".gz":
+            return
+        data = path.read_bytes()
+        path.write_bytes(data + line)
+        self.place.refused(*self.place.arguments())
+        path.write_bytes(data)
+
+    @precondition(lambda self: idle(self) and self.place.state is None and self.layout.output == "r.jsonl")
+    @rule(name=st.sampled_from(["r.jsonl", "r.errors.jsonl", "r.manifest.json"]))
+    def run_onto_a_file_of_somebody(self, name):
+        path = self.place.folder / name
+        if not path.exists():
+            path.write_text("{}\n")
+            self.place.refused(*self.place.arguments())
+            path.unlink()
+
+    @precondition(begun)
+    @rule()
+    def run_without_the_log(self):
+        log = self.place.state.with_name(self.place.state.name + "-wal")
+        if log.exists() and log.stat().st_size and self.endpoint.jobs:
+            kept = log.rename(self.top / "kept-wal")
+            self.place.refused(*self.place.arguments())
+            kept.rename(log)
+
+    @precondition(lambda self: begun(self) and self.layout.name == "stdin")
+    @rule()
+    def run_with_nothing_to_read(self):
+        self.endpoint.ending = None
+        with open(os.devnull, "rb") as nothing:
+            self.place.command(*self.place.arguments(), stdin=nothing.fileno())
+
+    @precondition(begun)
+    @rule()
+    def cancel(self):
+        self.endpoint.ending = None
+        self.place.command("cancel", self.place.state.name if self.place.state.parent == self.place.folder else str(self.place.state))
+
+    @rule(fault=faults)
+    def answer_wrongly(self, fault):
+        operation, kind = fault
+        queue = self.endpoint.faults.setdefault(operation, deque())
+        if len(queue) < 2:
+            queue.append(kind)
+
+    # While it goes on
+
+    @precondition(going)
+    @rule()
+    def kill(self):
+        self.place.end(set(), signal.SIGKILL)
+
+    @precondition(going)
+    @rule(number=st.sampled_from([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
+    def interrupt(self, number):
+        self.place.end({130, 0, 3}, number)
+
+    @precondition(going)
+    @rule()
+    def interrupt_twice(self):
+        self.place.end({130, 0, 3}, signal.SIGINT, signal.SIGINT)
+
+    @precondition(going)
+    @rule()
+    def let_it_finish(self):
+        self.place.end({0, 3})
+
+    @precondition(going)
+    @rule()
+    def stop_and_continue(self):
+        self.place.running.send(signal.SIGSTOP)
+        self.look("status")
+        self.place.running.send(signal.SIGCONT)
+
+    @precondition(lambda self: going(self) and self.place.state is not None)
+    @rule(way=st.sampled_from(["same", "path", "symlink", "hard link", "state"]))
+    def start_a_second(self, way):
+        place, jobs = self.place, len(self.endpoint.jobs)
+        arguments, other = place.arguments(), place.folder / "other"
+        if way == "path":
+            arguments = ["resume", f"../{place.folder.name}/{place.state.relative_to(place.folder)}"]
+        elif way == "state":
+            arguments += ["--state", "other"]
+        elif way != "same":
+            (other.symlink_to if way == "symlink" else other.hardlink_to)(place.state)
+            arguments = ["resume", "other"]
+        second = place.command(*arguments)
+        assert second.code == 2, f"a second process is let in by {way}: exit {second.code}\n{second.said}"
+        assert place.running.poll() is not None or len(self.endpoint.jobs) == jobs
+        other.unlink(missing_ok=True)
+
+    @precondition(lambda self: self.place.state is not None)
+    @rule(how=st.sampled_from(["status", "verify", "export", "report"]))
+    def look(self, how):
+        state = self.place.state
+        if state is None:
+            return
+        name = str(state.relative_to(self.place.folder))
+        self.place.command(how, name, *(["-o", "-"] if how == "export" else []))
+
+    @precondition(lambda self: going(self) and not self.layout.is_piped and not self.layout.name == "gz")
+    @rule(shapes=rows)
+    def append_lines(self, shapes):
+        name = max(self.place.rows)
+        new = self.made(shapes)
+        with (self.place.folder / name).open("ab") as file:
+            file.write(as_lines(new))
+        self.place.rows[name] += new
+
+    @precondition(lambda self: going(self) and self.place.state is not None)
+    @rule()
+    def cancel_it(self):
+        self.place.command("cancel", str(self.place.state.relative_to(self.place.folder)))
+        self.place.end({130, 0, 3})
+
+    # Always
+
+    @invariant()
+    def it_owes_nothing(self):
+        if hasattr(self, "place"):
+            self.place.check()
+
+    def teardown(self):
+        try:
+            if hasattr(self, "place"):
+                if self.place.running is not None:
+                    self.place.end({0, 3})
+                self.place.run({self.place.last_code})
+                self.place.check()
+                self.place.check_whole()
+        finally:
+            if hasattr(self, "place"):
+                self.place.close()
+            self.endpoint.__exit__()
+            shutil.rmtree(self.top, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with Forks(library() if compiler() else None) as started:
+        yield started
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_whatever_is_done_to_a_run_it_owes_the_same(forks, layout):
+    phases = [Phase.generate, Phase.shrink] if EFFORT else [Phase.generate]
+    chosen = settings(
+        max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, database=None, phases=phases, suppress_health_check=CHECKS
+    )
+    run_state_machine_as_test(seed(SEED)(lambda: Machine(forks, layout)), settings=chosen)
