@@ -10,13 +10,17 @@ import json
 import threading
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-READY = {"jobs": {}, "workers": {"idle": 1, "initializing": 0, "ready": 3, "running": 2, "throttled": 0, "unhealthy": 0}}
+READY = {
+    "jobs": {},
+    "workers": {"idle": 1, "initializing": 0, "ready": 3, "running": 2, "throttled": 0, "unhealthy": 0},
+}
 PAGE = b"<html><head><title>502 Bad Gateway</title></head></html>"
 
 
@@ -75,6 +79,7 @@ class Endpoint:
     told: int = 0
     """How many final answers were given."""
     calls: Counter[str] = field(default_factory=Counter)
+    _numbers: Iterator[int] = field(default_factory=count)
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
@@ -157,7 +162,7 @@ class Endpoint:
     def _run(self, body: dict[str, Any], fault: str) -> bytes | None:
         if fault == "429":
             return _http(429, {"error": "too many requests"})
-        job = Job(f"j{len(self.jobs)}-{id(body):x}-u1", body["input"]["prompt"], self.moment())
+        job = Job(f"{next(self._numbers):06}-u1", body["input"]["prompt"], self.moment())
         if fault != "500 before":
             self.jobs[job.id] = job
         if fault == "reset":

@@ -15,12 +15,12 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.chaos.claims import assert_civil, assert_right, assert_said, assert_whole, read_records
 from tests.chaos.endpoint import Endpoint, fails
+from tests.chaos.processes import READ
 
 if TYPE_CHECKING:
     from tests.chaos.processes import Forks, Process
@@ -29,7 +29,14 @@ PATIENCE_S = 30.0
 """A process that takes longer hangs."""
 _ENV = {"RUNPOD_API_KEY": "rpa_SECRET_0123456789"}
 _FOREIGN = (
-    *("r.errors.jsonl.bak", "r.errors.jsonl.part", "r.jsonl.part", "r.manifest.json.part", "r.jsonl.lock", "notes.lock"),
+    *(
+        "r.errors.jsonl.bak",
+        "r.errors.jsonl.part",
+        "r.jsonl.part",
+        "r.manifest.json.part",
+        "r.jsonl.lock",
+        "notes.lock",
+    ),
     *("other.manifest.json", "r.jsonl.state.bak", "r.jsonl.state.notes.txt", "out.state.bak", "prompts.txt"),
 )
 """Files of other people: none of them may be changed, whatever it is called."""
@@ -89,7 +96,7 @@ class Place:
     ) -> None:
         self.layout, self.endpoint, self.options = layout, endpoint, options
         self._top, self._forks = top, forks
-        self._count = 0
+        self._count = self._checked = 0
         self.folder = top / "place"
         self.folder.mkdir()
         self.rows = dict(zip(layout.names, files, strict=False))
@@ -153,12 +160,12 @@ class Place:
         arguments += ["--base-url", self.endpoint.base_url, "--run-limit", "0", "--status-limit", "0"]
         return [*arguments, "--progress", "plain", *self.options]
 
-    def start(self, arguments: list[str], *, stderr: str = "file", **given: Any) -> Process:
+    def start(self, arguments: list[str], *, stderr: str = "read", **given: Any) -> Process:
         """Start a process in the folder.
 
         Args:
             arguments: What follows `batchrun`.
-            stderr: `file`; `stalled`: a full pipe that nobody reads; `gone`: one without a reader; `closed`: none.
+            stderr: `read`: a pipe that is; `stalled`: a full pipe that nobody reads; `gone`: one without a reader; `closed`: none.
             given: For `Forks.start`.
         """
         self._count += 1
@@ -166,14 +173,14 @@ class Place:
         given.setdefault("stdin", fds[0] if self.layout.name == "stdin" else None)
         if self.layout.name == "two pipes":
             given["extra"] = tuple(fds)
-        target: Path | int | None = self._top / f"{self._count}.stderr"
+        target: int | None = READ
         if stderr in ("stalled", "gone"):
             target = self._stalled(is_gone=stderr == "gone")
         elif stderr == "closed":
             target = None
         output = self._top / f"{self._count}.stdout"
         process = self._forks.start(arguments, self.folder, stdout=output, stderr=target, env=_ENV, **given)
-        for fd in [*fds, *([target] if isinstance(target, int) else [])]:
+        for fd in [*fds, *([target] if stderr in ("stalled", "gone") else [])]:
             os.close(fd)
         return process
 
@@ -183,7 +190,7 @@ class Place:
         self._wait(process, list(arguments))
         return process
 
-    def begin(self, results: int, *, stderr: str = "file", resume: bool = False) -> None:
+    def begin(self, results: int, *, stderr: str = "read", resume: bool = False) -> None:
         """Start the run and wait until so many more of its jobs are over, or it is."""
         self.endpoint.ending = results
         told, sent = self.endpoint.told, self.endpoint.calls["run"]
@@ -219,7 +226,7 @@ class Place:
             self._reader = -1
         return process
 
-    def run(self, codes: set[int], *, stderr: str = "file", resume: bool = False, **given: Any) -> Process:
+    def run(self, codes: set[int], *, stderr: str = "read", resume: bool = False, **given: Any) -> Process:
         """The command, to its end."""
         self.endpoint.ending = None
         self.running = self.start(self.arguments(resume=resume), stderr=stderr, **given)
@@ -235,6 +242,16 @@ class Place:
         assert not changed, f"a refused start has changed {changed}:\n{process.said}"
         assert len(self.endpoint.jobs) == jobs, "a refused start has submitted"
 
+    def refused_beside(self, arguments: list[str]) -> None:
+        """A command that must be refused while the run goes on."""
+        assert self.running is not None
+        second = self.start(arguments)
+        if second.wait(PATIENCE_S / 3) is None:
+            second.send(signal.SIGKILL)
+            second.wait(PATIENCE_S)
+        is_over = self.running.poll() is not None
+        assert second.code == 2 or is_over, f"{arguments} is let in: exit {second.code}\n{second.said}"
+
     def move(self) -> None:
         """Give the folder another name."""
         target = self.folder.with_name(f"{self.folder.name}+")
@@ -242,14 +259,15 @@ class Place:
         self.folder = target
 
     def copy_and_run(self) -> None:
-        """Run to the end in a copy of the folder: it submits only what had not been submitted, and so does the original."""
-        kept, original, before = dict(self.endpoint.jobs), self.folder, self.endpoint.paid()
+        """Run to the end in a copy of the folder, which then is forgotten, with the jobs that only it knows of.
+
+        A copy is a run of its own: it collects the jobs that it knows of, as the original does, and submits the rest.
+        """
+        kept, original = dict(self.endpoint.jobs), self.folder
         self.folder = shutil.copytree(original, original.with_name("copy"))
-        said = self._counters()
         try:
             self.run({0, 3})
-            more = {name: count - said.get(name, 0) for name, count in self._counters().items()}
-            assert_said(self.endpoint.paid() - before, [r for r in self.all_rows if not before[r["prompt"]]], more)
+            assert_said(self.endpoint.paid(), self.all_rows, self._counters())
             self.check_whole()
         finally:
             shutil.rmtree(self.folder)
@@ -273,9 +291,10 @@ class Place:
                 data = (self.folder / name).read_bytes()
                 is_same = (gzip.decompress(data) if name.endswith(".gz") else data) == as_lines(rows)
                 assert is_same, f"the input {name} has changed"
-        if self.running is None:
+        if self.running is None and self._count > self._checked:
             assert_said(self.endpoint.paid(), self.all_rows, self._counters())
             assert_right(self._results(), self._ids())
+            self._checked = self._count
 
     def check_whole(self) -> None:
         """After its end: every row has one result or one failure, and `verify` says so."""
@@ -363,8 +382,3 @@ def said_by(state: Path, scratch: Path) -> bytes:
         for suffix in ("", "-wal", "-shm", "-journal"):
             Path(f"{copy}{suffix}").unlink(missing_ok=True)
     return hashlib.sha256(said.encode()).digest()
-
-
-def more_than(counts: Counter[str], wanted: Counter[str]) -> dict[str, int]:
-    """What there is more of than is wanted."""
-    return dict(counts - wanted)

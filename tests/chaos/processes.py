@@ -31,6 +31,7 @@ _ROOT = Path(__file__).parents[2]
 _MESSAGE_BYTES = 1 << 17
 _EXTRA_FD = 10
 """The first of the further descriptors that a process is given."""
+READ = -1
 _HEAVY = ("matplotlib", "xllamacpp")
 """What is not imported beforehand: no process here needs it."""
 
@@ -42,8 +43,8 @@ class Process:
     pid: int
     pidfd: int
     forks: Forks
-    errors: Path | None = None
-    """Where its stderr goes; None: to where nobody can read it."""
+    errors: int = -1
+    """The end of a pipe from which its stderr can be read; -1: it goes elsewhere."""
     output: Path | None = None
     code: int | None = None
     """Its exit code, or minus the signal that ended it; None while it runs."""
@@ -71,8 +72,24 @@ class Process:
 
     @property
     def said(self) -> str:
-        """Its stderr so far."""
-        return self.errors.read_text("utf-8", "replace") if self.errors is not None else ""
+        """Its stderr so far, up to the 64 KiB that a pipe holds."""
+        while self.errors >= 0:
+            try:
+                data = os.read(self.errors, 1 << 16)
+            except BlockingIOError:
+                break
+            self._heard += data
+            if not data:
+                os.close(self.errors)
+                self.errors = -1
+        return self._heard.decode("utf-8", "replace")
+
+    def __post_init__(self) -> None:
+        self._heard = b""
+
+    def __del__(self) -> None:
+        if self.errors >= 0:
+            os.close(self.errors)
 
 
 @dataclass
@@ -110,7 +127,7 @@ class Forks:
         *,
         stdin: int | None = None,
         stdout: Path | None = None,
-        stderr: Path | int | None = None,
+        stderr: int | None = READ,
         extra: tuple[int, ...] = (),
         env: dict[str, str] | None = None,
         **limits: object,
@@ -122,7 +139,7 @@ class Forks:
             cwd: Its working folder.
             stdin: A descriptor; None: nothing to read.
             stdout: A file for it; None: it is thrown away.
-            stderr: A file for it, or a descriptor; None: it is closed.
+            stderr: A descriptor; None: it is closed; `READ`: it can be read here.
             extra: Further descriptors, which become 10, 11 and so on there.
             env: Added to the environment.
             limits: What `_become` does for it: `journal` and `root`, `room`, `file_size`.
@@ -131,9 +148,11 @@ class Forks:
             os.open(os.devnull, os.O_RDONLY) if stdin is None else os.dup(stdin),
             os.open(stdout or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644),
         ]
+        errors = -1
         if stderr is not None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-            fds.append(os.dup(stderr) if isinstance(stderr, int) else os.open(stderr, flags, 0o644))
+            errors, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if stderr == READ else (-1, os.dup(stderr))
+            os.set_blocking(writer, True)
+            fds.append(writer)
         request = {"argv": arguments, "cwd": str(cwd), "env": env or {}, "closed": stderr is None, **limits}
         socket.send_fds(self._socket, [json.dumps(request).encode()], [*fds, *extra])
         for fd in fds:
@@ -141,7 +160,6 @@ class Forks:
         while True:
             message, pidfds = self._receive()
             if "started" in message:
-                errors = stderr if isinstance(stderr, Path) else None
                 process = Process(message["started"], pidfds[0], self, errors, stdout)
                 self._running[process.pid] = process
                 return process

@@ -104,8 +104,7 @@ class Rig:
             return self.command(arguments, stdin=stdin.fileno() if kind.source == "-" else None, **recorded)
 
     def command(self, arguments: list[str], **given: Any) -> Process:
-        errors, output = self._top / "stderr", self._top / "stdout"
-        process = self._forks.start(arguments, self.folder, stdout=output, stderr=errors, env=ENV, **given)
+        process = self._forks.start(arguments, self.folder, stdout=self._top / "stdout", env=ENV, **given)
         process.wait(30)
         assert_civil(process.code, process.said, arguments)
         return process
