@@ -147,14 +147,14 @@ class Disk:
     """A folder as a process sees it, and as the disk may have it.
 
     Args:
-        root: The folder as it is before the first change; all of that is on disk.
+        root: The folder as it is before the first change; all of that is on disk. None: an empty one.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | None = None) -> None:
         self.root = Folder()
         self._files: dict[int, File] = {}
         folders = {root: self.root}
-        for path in sorted(root.rglob("*")):
+        for path in sorted(root.rglob("*")) if root else ():
             if path.is_dir():
                 folders[path] = found = Folder()
             else:

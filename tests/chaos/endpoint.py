@@ -176,21 +176,17 @@ class Endpoint:
 
 def fault_of(fault: str, said: dict[str, Any], other: Job | None) -> bytes | None:
     """The bytes of a wrong answer; None when the fault is none of that kind."""
-    match fault:
-        case "page":
-            return _http(502, PAGE, "text/html")
-        case "500" | "500 before":
-            return _http(500, {"error": "internal"})
-        case "forbidden":
-            return _http(403, PAGE, "text/html")
-        case "cut":
-            return _http(200, json.dumps(said).encode()[:-9])
-        case "empty":
-            return _http(200, b"")
-        case "another's" if other is not None:
-            wrong = other.answer() if said.get("status") != "IN_QUEUE" else {**said, "id": other.id}
-            return _http(200, wrong)
-    return None
+    wrong = {
+        "page": lambda: _http(502, PAGE, "text/html"),
+        "500": lambda: _http(500, {"error": "internal"}),
+        "500 before": lambda: _http(500, {"error": "internal"}),
+        "forbidden": lambda: _http(403, PAGE, "text/html"),
+        "cut": lambda: _http(200, json.dumps(said).encode()[:-9]),
+        "empty": lambda: _http(200, b""),
+    }
+    if fault == "another's" and other is not None:
+        return _http(200, {**said, "id": other.id} if said.get("status") == "IN_QUEUE" else other.answer())
+    return wrong[fault]() if fault in wrong else None
 
 
 def _http(status: int, body: dict[str, Any] | bytes, kind: str = "application/json") -> bytes:

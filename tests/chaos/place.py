@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 30.0
 """A process that takes longer hangs."""
+_MOMENT_S = 3.0
+"""A moment that has not come by then, because an answer was wrong, is not waited for."""
 _ENV = {"RUNPOD_API_KEY": "rpa_SECRET_0123456789"}
 _FOREIGN = (
     *(
@@ -165,7 +167,8 @@ class Place:
 
         Args:
             arguments: What follows `batchrun`.
-            stderr: `read`: a pipe that is; `stalled`: a full pipe that nobody reads; `gone`: one without a reader; `closed`: none.
+            stderr: `read`: a pipe that is; `stalled`: one that is full, and is not; `gone`: one without a reader;
+                `closed`: none.
             given: For `Forks.start`.
         """
         self._count += 1
@@ -190,19 +193,23 @@ class Place:
         self._wait(process, list(arguments))
         return process
 
-    def begin(self, results: int, *, stderr: str = "read", resume: bool = False) -> None:
-        """Start the run and wait until so many more of its jobs are over, or it is."""
-        self.endpoint.ending = results
-        told, sent = self.endpoint.told, self.endpoint.calls["run"]
+    def begin(self, moment: int | str, *, stderr: str = "read", resume: bool = False) -> None:
+        """Start the run, and let it go on up to some moment; then no more of its jobs end.
+
+        Args:
+            moment: So many of its jobs are over; `sent`: it has asked for something; `at once`.
+            stderr: See `start`.
+            resume: Whether to start it with `resume`.
+        """
+        endpoint = self.endpoint
+        endpoint.ending = moment if isinstance(moment, int) else 0
+        told, calls = endpoint.told, endpoint.calls.total()
         self.running = self.start(self.arguments(resume=resume), stderr=stderr)
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + (0.0 if moment == "at once" else _MOMENT_S)
         while self.running.poll() is None and time.monotonic() < until:
-            is_there = self.endpoint.told >= told + results if results else self.endpoint.calls["run"] > sent
-            if is_there and (results or self.endpoint.ending == 0):
+            if endpoint.told >= told + moment if isinstance(moment, int) else endpoint.calls.total() > calls:
                 break
-            time.sleep(0.004)
-            if self.endpoint.calls["status"] and not self.endpoint.faults and not results:
-                break
+            time.sleep(0.003)
         if self.running.code is not None:
             self.end({0, 3})
 
@@ -281,7 +288,7 @@ class Place:
         return json.loads(self.command("status", "--json", self._relative(self.state)).output.read_bytes())
 
     def check(self) -> None:
-        """Whatever has happened: nothing that is not the run's has changed, and nothing was paid for twice in silence."""
+        """Whatever has happened: files of others are as they were, and nothing was paid for twice in silence."""
         for name in _FOREIGN:
             path = self.folder / name
             assert path.is_file(), f"{name} is gone"

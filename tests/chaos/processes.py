@@ -23,6 +23,7 @@ import threading
 import time
 import tomllib
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -65,10 +66,8 @@ class Process:
     def send(self, number: int) -> None:
         """Send it a signal, if it still runs."""
         if self.code is None:
-            try:
+            with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)
-            except ProcessLookupError:
-                pass
 
     @property
     def said(self) -> str:
@@ -231,10 +230,8 @@ def _entry_point() -> Any:
         source = Path(found.module_finder.path, found.name.rpartition(".")[2] + ".py")
         if found.name != "batchrun.__main__" and not (source.exists() and any(w in source.read_text() for w in _HEAVY)):
             importlib.import_module(found.name)
-    try:
+    with suppress(ImportError):
         importlib.import_module("uvloop")
-    except ImportError:
-        pass
     return getattr(importlib.import_module(module), name)
 
 
@@ -271,7 +268,7 @@ def _call(main: Any) -> int:
             return end.code or 0
         print(end.code, file=sys.stderr)
         return 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - as an interpreter does
         traceback.print_exc()
         return 1
     return 0

@@ -74,7 +74,6 @@ class Machine(RuleBasedStateMachine):
         )
         self.endpoint = Endpoint().__enter__()
         self.number = 0
-        self.is_doubtful = False
 
     def made(self, shapes: list[tuple[bool, str]]) -> list[dict]:
         """Rows that were not there before, some of them without an id."""
@@ -94,21 +93,18 @@ class Machine(RuleBasedStateMachine):
     # While nothing runs
 
     @precondition(idle)
-    @rule(results=st.integers(0, 4), stderr=stderrs, resume=st.booleans())
-    def start(self, results, stderr, resume):
-        self.place.begin(results, stderr=stderr, resume=resume and self.is_taken)
+    @rule(
+        moment=st.one_of(st.integers(1, 4), st.sampled_from(["sent", "at once"])), stderr=stderrs, resume=st.booleans()
+    )
+    def start(self, moment, stderr, resume):
+        self.place.begin(moment, stderr=stderr, resume=resume and self.place.state is not None)
 
     @precondition(idle)
     @rule(stderr=stderrs, resume=st.booleans())
     def run(self, stderr, resume):
-        resumed = resume and self.is_taken
+        resumed = resume and self.place.state is not None
         self.place.run({self.place.last_code} if not resumed else {0, 3}, stderr=stderr, resume=resumed)
         self.place.check_whole()
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether the state knows a run, of all that is in the input."""
-        return self.place.state is not None
 
     @precondition(lambda self: idle(self) and not self.layout.is_piped)
     @rule(shapes=rows, at=st.integers(0, 12), data=st.data())
@@ -208,7 +204,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def run_with_nothing_to_read(self):
         self.endpoint.ending = None
-        with open(os.devnull, "rb") as nothing:
+        with Path(os.devnull).open("rb") as nothing:
             self.place.command(*self.place.arguments(), stdin=nothing.fileno())
 
     @precondition(begun)
@@ -279,7 +275,7 @@ class Machine(RuleBasedStateMachine):
         name = str(state.relative_to(self.place.folder))
         self.place.command(how, name, *(["-o", "-"] if how == "export" else []))
 
-    @precondition(lambda self: going(self) and not self.layout.is_piped and not self.layout.name == "gz")
+    @precondition(lambda self: going(self) and not self.layout.is_piped and self.layout.name != "gz")
     @rule(shapes=rows)
     def append_lines(self, shapes):
         name = max(self.place.rows)

@@ -1,7 +1,7 @@
 """A run whose power fails at any change to the disk, in any state that this may leave, is whole in the end.
 
-A run is recorded once. Then each state of its folder after each change is put on the disk, the endpoint is taken back to
-what it had been sent by then, and the same command is given again.
+A run is recorded once. Then each state of its folder after each change is put on the disk, the endpoint is taken back
+to what it had been sent by then, and the same command is given again.
 """
 
 from __future__ import annotations
