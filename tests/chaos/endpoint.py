@@ -67,7 +67,7 @@ class Endpoint:
     """The endpoint, as a context.
 
     Args:
-        moment: Noted for each job when it is accepted, for `rewind`.
+        moment: Noted for each job when it is accepted.
     """
 
     moment: Callable[[], int] = lambda: 0
@@ -106,10 +106,6 @@ class Endpoint:
     def paid(self) -> Counter[str]:
         """How many jobs of each prompt have run, or will."""
         return Counter(job.prompt for job in list(self.jobs.values()) if not job.is_cancelled)
-
-    def rewind(self, moment: int) -> None:
-        """Forget what was accepted later."""
-        self.jobs = {job.id: job for job in self.jobs.values() if job.moment <= moment}
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -29,7 +29,7 @@ PATIENCE_S = 30.0
 """A process that takes longer hangs."""
 _MOMENT_S = 3.0
 """A moment that has not come by then, because an answer was wrong, is not waited for."""
-_ENV = {"RUNPOD_API_KEY": "rpa_SECRET_0123456789"}
+_KEY = "rpa_SECRET_0123456789"
 _FOREIGN = (
     *(
         "r.errors.jsonl.bak",
@@ -182,7 +182,9 @@ class Place:
         elif stderr == "closed":
             target = None
         output = self._top / f"{self._count}.stdout"
-        process = self._forks.start(arguments, self.folder, stdout=output, stderr=target, env=_ENV, **given)
+        process = self._forks.start(
+            arguments, self.folder, stdout=output, stderr=target, env={"RUNPOD_API_KEY": _KEY}, **given
+        )
         for fd in [*fds, *([target] if stderr in ("stalled", "gone") else [])]:
             os.close(fd)
         return process
@@ -222,6 +224,7 @@ class Place:
         self.endpoint.ending = None
         if signal.SIGKILL in numbers:
             process.wait(PATIENCE_S)
+            assert "Traceback" not in process.said, process.said
             self.is_killed = True
         else:
             self._wait(process, self.arguments())
@@ -309,6 +312,8 @@ class Place:
         assert_whole(self._results(), errors, self.all_rows)
         verified = self.command("verify", self._relative(self.state))
         assert verified.code == 0, verified.output.read_text()
+        told = [path.name for path in self.folder.rglob("*") if path.is_file() and _KEY.encode() in path.read_bytes()]
+        assert not told, f"the key is in {told}"
 
     @property
     def last_code(self) -> int:

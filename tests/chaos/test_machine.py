@@ -97,12 +97,12 @@ class Machine(RuleBasedStateMachine):
         moment=st.one_of(st.integers(1, 4), st.sampled_from(["sent", "at once"])), stderr=stderrs, resume=st.booleans()
     )
     def start(self, moment, stderr, resume):
-        self.place.begin(moment, stderr=stderr, resume=resume and self.place.state is not None)
+        self.place.begin(moment, stderr=stderr, resume=resume and bool(self.endpoint.jobs))
 
     @precondition(idle)
     @rule(stderr=stderrs, resume=st.booleans())
     def run(self, stderr, resume):
-        resumed = resume and self.place.state is not None
+        resumed = resume and bool(self.endpoint.jobs)
         self.place.run({self.place.last_code} if not resumed else {0, 3}, stderr=stderr, resume=resumed)
         self.place.check_whole()
 

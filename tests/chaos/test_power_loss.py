@@ -18,7 +18,7 @@ import pytest
 
 from tests.chaos.claims import assert_civil, assert_said, assert_whole, read_records
 from tests.chaos.disk import Disk, Tree, compiler, library, read_journal, read_tree, write_tree
-from tests.chaos.endpoint import Endpoint, fails
+from tests.chaos.endpoint import Endpoint, Job, fails
 from tests.chaos.processes import Forks, Process
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Rig:
     def __init__(self, top: Path, forks: Forks, kind: Kind, endpoint: Endpoint) -> None:
         self.kind, self.folder, self.endpoint = kind, top / "run", endpoint
         self._top, self._forks = top, forks
+        self._journals = 0
         self.folder.mkdir()
         self._input = top / (kind.source if kind.source != "-" else "stdin.jsonl")
         data = b"".join(json.dumps(row).encode() + b"\n" for row in kind.lines())
@@ -108,6 +109,25 @@ class Rig:
         process.wait(30)
         assert_civil(process.code, process.said, arguments)
         return process
+
+    def journal(self) -> Path:
+        """Where the next run is written down."""
+        self._journals += 1
+        return self._top / f"{self._journals}.journal"
+
+    def find(self, loss: Loss) -> None:
+        """Be where a loss of power has left it."""
+        write_tree(loss.tree, self.folder)
+        self.endpoint.jobs = dict(loss.jobs)
+
+    def wrong_after(self, loss: Loss) -> str:
+        """What is wrong in the end when it goes on from there; empty: nothing."""
+        self.find(loss)
+        try:
+            self.assert_whole()
+        except AssertionError as error:
+            return f"{loss}\n{error}"
+        return ""
 
     def assert_whole(self) -> None:
         """Run it again, and look at what it came to."""
@@ -133,13 +153,13 @@ class Loss:
     names: str
     data: str
     seed: int
-    moment: int
-    """How long the journal was."""
     tree: Tree
+    jobs: dict[str, Job]
+    """What the endpoint had been sent by then."""
 
-    def digest(self, jobs: int) -> bytes:
+    def digest(self) -> bytes:
         """The same for the same state."""
-        digest = hashlib.sha256(b"%d" % jobs)
+        digest = hashlib.sha256(b"%d" % len(self.jobs))
         for name, data in sorted(self.tree.items()):
             digest.update(f"\0{name}\0{-1 if data is None else len(data)}\0".encode() + (data or b""))
         return digest.digest()
@@ -149,27 +169,25 @@ class Loss:
         return f"after change {self.after} ({self.change}); {lost}; found: {sorted(self.tree)}"
 
 
-def losses(disk: Disk, journal: Path, endpoint: Endpoint, most: int) -> list[Loss]:
-    """States that may be found, each once, of the disk and the jobs that the endpoint had by then.
-
-    Args:
-        disk: As it was before the first change; in the end as it is after the last.
-        journal: The changes.
-        endpoint: Where the run was.
-        most: How many at most.
-    """
-    changes, rng = list(read_journal(journal)), Random(0)
+def losses(rig: Rig, most: int) -> list[Loss]:
+    """Record a run, and give states that a loss of power in the midst of it may leave, each once; so many at most."""
+    endpoint, rng = rig.endpoint, Random(most)
+    disk, before, journal = Disk(rig.folder), set(endpoint.jobs), rig.journal()
+    endpoint.moment = lambda: journal.stat().st_size
+    rig.run(journal)
+    changes = list(read_journal(journal))
     cases = [(number, index) for number in range(1, len(changes) + 1) for index in range(len(VARIANTS))]
     cases = sorted(rng.sample(cases, min(len(cases), 4 * most)), reverse=True)
-    moments = sorted(job.moment for job in endpoint.jobs.values())
     found: dict[bytes, Loss] = {}
     for number, change in enumerate(changes, 1):
         disk.apply(change)
+        jobs = {id_: job for id_, job in endpoint.jobs.items() if id_ in before or job.moment <= change.end}
         while cases and cases[-1][0] == number:
             names, data = VARIANTS[cases[-1][1]]
             seed = number * len(VARIANTS) + cases.pop()[1]
-            loss = Loss(number, str(change), names, data, seed, change.end, disk.after(names, data, Random(seed)))
-            found.setdefault(loss.digest(sum(moment <= change.end for moment in moments)), loss)
+            loss = Loss(number, str(change), names, data, seed, disk.after(names, data, Random(seed)), jobs)
+            found.setdefault(loss.digest(), loss)
+    assert disk.after("none", "none", rng) == read_tree(rig.folder), "the layer has not seen all"
     return rng.sample(list(found.values()), min(len(found), most))
 
 
@@ -183,20 +201,19 @@ def forks():
 @pytest.mark.parametrize("name", KINDS)
 def test_a_run_whose_power_fails_is_whole_in_the_end(folder, forks, name):
     with Endpoint() as endpoint:
-        rig, journal = Rig(folder, forks, KINDS[name], endpoint), folder / "journal"
-        disk = Disk(rig.folder)
-        endpoint.moment = lambda: journal.stat().st_size
-        rig.run(journal)
-        jobs = dict(endpoint.jobs)
-        found = losses(disk, journal, endpoint, EFFORT * 1000 or SAMPLE)
-        assert disk.after("none", "none", Random(0)) == read_tree(rig.folder), "the layer has not seen all"
-        failed = []
-        for loss in found:
-            write_tree(loss.tree, rig.folder)
-            endpoint.jobs = dict(jobs)
-            endpoint.rewind(loss.moment)
-            try:
-                rig.assert_whole()
-            except AssertionError as error:
-                failed.append(f"{loss}\n{error}")
-        assert not failed, f"{len(failed)} of {len(found)} states:\n\n" + "\n\n".join(failed[:5])
+        rig = Rig(folder, forks, KINDS[name], endpoint)
+        found = losses(rig, EFFORT * 1000 or SAMPLE)
+        wrong = list(filter(None, (rig.wrong_after(loss) for loss in found)))
+    assert not wrong, f"{len(wrong)} of {len(found)} states:\n\n" + "\n\n".join(wrong[:20])
+
+
+@pytest.mark.timeout(0 if EFFORT else 120)
+def test_a_run_whose_power_fails_again_while_it_recovers_is_whole_in_the_end(folder, forks):
+    wrong: list[str] = []
+    with Endpoint() as endpoint:
+        rig = Rig(folder, forks, Kind(), endpoint)
+        for first in losses(rig, EFFORT * 50 or 3):
+            rig.find(first)
+            found = [rig.wrong_after(second) for second in losses(rig, EFFORT * 50 or 8)]
+            wrong += [f"{first}, then {text}" for text in found if text]
+    assert not wrong, f"{len(wrong)} states:\n\n" + "\n\n".join(wrong[:20])
