@@ -8,7 +8,7 @@ README documents; what was paid for is counted at the endpoint.
 - `disk`, `disk.c`: every change to a folder as it happens, and the states that a loss of power may leave of it.
 - `test_power_loss`: a run is started again from each of those states.
 - `claims`: what a run owes its user.
-- `place`, `test_machine`: a run that people work on in any order, checked after each step (Hypothesis).
+- `layout`, `place`, `test_machine`: a run that people work on in any order, checked after each step (Hypothesis).
 
 `BATCHRUN_CHAOS=N` makes the tests look at N times as much; see the tests for what that means there.
 """

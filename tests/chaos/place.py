@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from tests.chaos.claims import assert_civil, assert_right, assert_said, assert_whole, read_records
 from tests.chaos.endpoint import Endpoint, fails
+from tests.chaos.layout import Layout, as_lines, pipe_of
 from tests.chaos.processes import READ
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from tests.chaos.processes import Forks, Process
 
 PATIENCE_S = 30.0
@@ -42,37 +45,6 @@ _FOREIGN = (
     *("other.manifest.json", "r.jsonl.state.bak", "r.jsonl.state.notes.txt", "out.state.bak", "prompts.txt"),
 )
 """Files of other people: none of them may be changed, whatever it is called."""
-
-
-class Layout:
-    """How a run is set up.
-
-    Args:
-        name: One of `LAYOUTS`.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.is_piped = name in ("stdin", "two pipes")
-        self.is_folder = name in ("folder", "this folder", "folder to folder")
-        self.output = "out/" if name == "folder to folder" else "r.jsonl"
-        at = "prompts/" if name in ("folder", "folder to folder") else ""
-        end = ".jsonl.gz" if name == "gz" else ".jsonl"
-        self.names = [f"{at}{stem}{end}" for stem in "abcdef"]
-        """Of its inputs; the first ones are there from the beginning."""
-        self.first = 1 if name in ("file", "gz", "stdin") else 2
-        """How many those are."""
-
-    def inputs(self) -> list[str]:
-        """The inputs as they are named in the command."""
-        if self.is_folder:
-            return ["." if self.name == "this folder" else "prompts"]
-        if self.is_piped:
-            return ["-"] if self.name == "stdin" else ["/dev/fd/10", "/dev/fd/11"]
-        return self.names[: self.first]
-
-
-LAYOUTS = ("file", "gz", "two files", "folder", "this folder", "folder to folder", "stdin", "two pipes")
 
 
 class Place:
@@ -99,6 +71,7 @@ class Place:
         self.layout, self.endpoint, self.options = layout, endpoint, options
         self._top, self._forks = top, forks
         self._count = self._checked = 0
+        self._is_early = False
         self.folder = top / "place"
         self.folder.mkdir()
         self.rows = dict(zip(layout.names, files, strict=False))
@@ -207,7 +180,8 @@ class Place:
         endpoint.ending = moment if isinstance(moment, int) else 0
         told, calls = endpoint.told, endpoint.calls.total()
         self.running = self.start(self.arguments(resume=resume), stderr=stderr)
-        until = time.monotonic() + (0.0 if moment == "at once" else _MOMENT_S)
+        self._is_early = moment == "at once"
+        until = time.monotonic() + (0.0 if self._is_early else _MOMENT_S)
         while self.running.poll() is None and time.monotonic() < until:
             if endpoint.told >= told + moment if isinstance(moment, int) else endpoint.calls.total() > calls:
                 break
@@ -227,9 +201,11 @@ class Place:
             assert "Traceback" not in process.said, process.said
             self.is_killed = True
         else:
-            self._wait(process, self.arguments())
-            assert process.code in codes, f"exit {process.code}, expected {codes}:\n{process.said}"
-            self.is_killed = False
+            # Nobody catches a signal before there is a Python that could; Ctrl-C is caught by that itself.
+            early = {-number for number in numbers if self._is_early and number != signal.SIGINT}
+            self._wait(process, self.arguments(), early)
+            assert process.code in codes | early, f"exit {process.code}, expected {codes}:\n{process.said}"
+            self.is_killed = process.code < 0
         self.running = None
         if self._reader >= 0:
             os.close(self._reader)
@@ -238,7 +214,7 @@ class Place:
 
     def run(self, codes: set[int], *, stderr: str = "read", resume: bool = False, **given: Any) -> Process:
         """The command, to its end."""
-        self.endpoint.ending = None
+        self.endpoint.ending, self._is_early = None, False
         self.running = self.start(self.arguments(resume=resume), stderr=stderr, **given)
         return self.end(codes)
 
@@ -326,12 +302,13 @@ class Place:
             self.running.send(signal.SIGKILL)
             self.running.wait(PATIENCE_S)
 
-    def _wait(self, process: Process, arguments: list[str]) -> None:
+    def _wait(self, process: Process, arguments: list[str], early: AbstractSet[int] = frozenset()) -> None:
         if process.wait(PATIENCE_S) is None:
             process.send(signal.SIGKILL)
             process.wait(PATIENCE_S)
             process.code = None
-        assert_civil(process.code, process.said, arguments)
+        if process.code not in early:
+            assert_civil(process.code, process.said, arguments)
 
     def _counters(self) -> dict[str, int]:
         return self.standing()["counters"] if self.state is not None else {}
@@ -362,19 +339,6 @@ class Place:
         size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
         os.write(writer, bytes(size))
         return writer
-
-
-def as_lines(rows: list[dict[str, Any]]) -> bytes:
-    """The rows as an input has them."""
-    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-
-
-def pipe_of(data: bytes) -> int:
-    """The end of a pipe from which this can be read, once."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    os.write(writer, data)
-    os.close(writer)
-    return reader
 
 
 def said_by(state: Path, scratch: Path) -> bytes:

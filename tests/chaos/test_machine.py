@@ -26,7 +26,8 @@ from hypothesis.stateful import (
 
 from tests.chaos.disk import compiler, library
 from tests.chaos.endpoint import Endpoint
-from tests.chaos.place import LAYOUTS, Layout, Place, as_lines
+from tests.chaos.layout import LAYOUTS, Layout, as_lines
+from tests.chaos.place import Place
 from tests.chaos.processes import Forks
 
 EFFORT = int(os.environ.get("BATCHRUN_CHAOS", "0"))
