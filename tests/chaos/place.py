@@ -97,6 +97,12 @@ class Place:
         found = [*self.folder.glob("*.state"), *self.folder.glob("out/*.state"), *self.folder.glob("out/.*.state")]
         return min(found, default=None)
 
+    @property
+    def state_name(self) -> str:
+        """The state file, as it is named in the folder."""
+        assert self.state is not None, "there is no state file"
+        return str(self.state.relative_to(self.folder))
+
     def write(self) -> None:
         """Write the inputs, where they are files."""
         if self.layout.is_piped:
@@ -130,7 +136,7 @@ class Place:
     def arguments(self, *, resume: bool = False) -> list[str]:
         """Of the command that starts the run or goes on with it."""
         if resume and self.state is not None:
-            return ["resume", self._relative(self.state), "--progress", "plain"]
+            return ["resume", self.state_name, "--progress", "plain"]
         arguments = ["run", *self.layout.inputs(), "-o", self.layout.output, "-e", "ep"]
         arguments += ["--base-url", self.endpoint.base_url, "--run-limit", "0", "--status-limit", "0"]
         return [*arguments, "--progress", "plain", *self.options]
@@ -263,8 +269,7 @@ class Place:
 
     def standing(self) -> dict[str, Any]:
         """What `status --json` says."""
-        assert self.state is not None
-        return json.loads(self.command("status", "--json", self._relative(self.state)).output.read_bytes())
+        return json.loads(self.command("status", "--json", self.state_name).output.read_bytes())
 
     def check(self) -> None:
         """Whatever has happened: files of others are as they were, and nothing was paid for twice in silence."""
@@ -286,7 +291,7 @@ class Place:
         """After its end: every row has one result or one failure, and `verify` says so."""
         errors = [record for path in self._outputs(".errors.jsonl") for record in read_records(path)]
         assert_whole(self._results(), errors, self.all_rows)
-        verified = self.command("verify", self._relative(self.state))
+        verified = self.command("verify", self.state_name)
         assert verified.code == 0, verified.output.read_text()
         told = [path.name for path in self.folder.rglob("*") if path.is_file() and _KEY.encode() in path.read_bytes()]
         assert not told, f"the key is in {told}"
@@ -324,10 +329,6 @@ class Place:
     def _results(self) -> list[dict[str, Any]]:
         paths = self._outputs(".results.jsonl")
         return [record for path in paths for record in read_records(path, torn=self.is_killed)]
-
-    def _relative(self, path: Path | None) -> str:
-        assert path is not None, "there is no state file"
-        return str(path.relative_to(self.folder))
 
     def _stalled(self, *, is_gone: bool) -> int:
         """The end of a pipe to write to, full already; or one whose reader is gone."""

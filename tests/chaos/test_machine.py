@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections import deque
 from pathlib import Path
@@ -212,9 +213,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def cancel(self):
         self.endpoint.ending = None
-        self.place.command(
-            "cancel", self.place.state.name if self.place.state.parent == self.place.folder else str(self.place.state)
-        )
+        self.place.command("cancel", self.place.state_name)
 
     @rule(fault=faults)
     def answer_wrongly(self, fault):
@@ -258,7 +257,7 @@ class Machine(RuleBasedStateMachine):
         place = self.place
         arguments, other = place.arguments(), place.folder / "other"
         if way == "path":
-            arguments = ["resume", f"../{place.folder.name}/{place.state.relative_to(place.folder)}"]
+            arguments = ["resume", f"../{place.folder.name}/{place.state_name}"]
         elif way == "state":
             arguments += ["--state", "other"]
         elif way != "same":
@@ -270,11 +269,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.place.state is not None)
     @rule(how=st.sampled_from(["status", "verify", "export", "report"]))
     def look(self, how):
-        state = self.place.state
-        if state is None:
-            return
-        name = str(state.relative_to(self.place.folder))
-        self.place.command(how, name, *(["-o", "-"] if how == "export" else []))
+        self.place.command(how, self.place.state_name, *(["-o", "-"] if how == "export" else []))
 
     @precondition(lambda self: going(self) and not self.layout.is_piped and self.layout.name != "gz")
     @rule(shapes=rows)
@@ -288,7 +283,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: going(self) and self.place.state is not None)
     @rule()
     def cancel_it(self):
-        self.place.command("cancel", str(self.place.state.relative_to(self.place.folder)))
+        self.place.command("cancel", self.place.state_name)
         self.place.end({130, 0, 3})
 
     # Always
@@ -300,7 +295,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self):
         try:
-            if hasattr(self, "place"):
+            if hasattr(self, "place") and sys.exc_info()[0] is None:
                 if self.place.running is not None:
                     self.place.end({0, 3})
                 self.place.run({self.place.last_code})
