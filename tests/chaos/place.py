@@ -71,7 +71,8 @@ class Place:
         self.layout, self.endpoint, self.options = layout, endpoint, options
         self._top, self._forks = top, forks
         self._count = self._checked = 0
-        self._is_early = False
+        self.is_early = False
+        """Whether the process that runs may not have begun yet."""
         self.folder = top / "place"
         self.folder.mkdir()
         self.rows = dict(zip(layout.names, files, strict=False))
@@ -186,8 +187,8 @@ class Place:
         endpoint.ending = moment if isinstance(moment, int) else 0
         told, calls = endpoint.told, endpoint.calls.total()
         self.running = self.start(self.arguments(resume=resume), stderr=stderr)
-        self._is_early = moment == "at once"
-        until = time.monotonic() + (0.0 if self._is_early else _MOMENT_S)
+        self.is_early = moment == "at once"
+        until = time.monotonic() + (0.0 if self.is_early else _MOMENT_S)
         while self.running.poll() is None and time.monotonic() < until:
             if endpoint.told >= told + moment if isinstance(moment, int) else endpoint.calls.total() > calls:
                 break
@@ -208,7 +209,7 @@ class Place:
             self.is_killed = True
         else:
             # Nobody catches a signal before there is a Python that could; Ctrl-C is caught by that itself.
-            early = {-number for number in numbers if self._is_early and number != signal.SIGINT}
+            early = {-number for number in numbers if self.is_early and number != signal.SIGINT}
             self._wait(process, self.arguments(), early)
             assert process.code in codes | early, f"exit {process.code}, expected {codes}:\n{process.said}"
             self.is_killed = process.code < 0
@@ -220,7 +221,7 @@ class Place:
 
     def run(self, codes: set[int], *, stderr: str = "read", resume: bool = False, **given: Any) -> Process:
         """The command, to its end."""
-        self.endpoint.ending, self._is_early = None, False
+        self.endpoint.ending, self.is_early = None, False
         self.running = self.start(self.arguments(resume=resume), stderr=stderr, **given)
         return self.end(codes)
 
