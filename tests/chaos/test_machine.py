@@ -248,7 +248,8 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def stop_and_continue(self):
         self.place.running.send(signal.SIGSTOP)
-        self.look("status")
+        if self.place.state is not None:
+            self.look("status")
         self.place.running.send(signal.SIGCONT)
 
     @precondition(lambda self: going(self) and self.place.state is not None)
