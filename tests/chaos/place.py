@@ -77,6 +77,8 @@ class Place:
         self.folder.mkdir()
         self.rows = dict(zip(layout.names, files, strict=False))
         """The rows of each input."""
+        self.story: list[str] = []
+        """What was done, as at a shell."""
         self.running: Process | None = None
         self.is_killed = False
         """Whether the last process of the run was killed."""
@@ -112,6 +114,7 @@ class Place:
             path = self.folder / name
             path.parent.mkdir(exist_ok=True)
             data = as_lines(rows)
+            self._tell(f"cat > {name}  # {[row['prompt'] for row in rows]}")
             path.write_bytes(gzip.compress(data, mtime=0) if name.endswith(".gz") else data)
 
     def untaken(self) -> list[dict[str, Any]]:
@@ -152,6 +155,8 @@ class Place:
             given: For `Forks.start`.
         """
         self._count += 1
+        shown = "".join(f"  # {name}: {value}" for name, value in {"stderr": stderr, **given}.items())
+        self._tell(f"batchrun {' '.join(arguments)}{shown}")
         fds = [pipe_of(as_lines(self.rows[name])) for name in sorted(self.rows)] if self.layout.is_piped else []
         given.setdefault("stdin", fds[0] if self.layout.name == "stdin" else None)
         if self.layout.name == "two pipes":
@@ -201,6 +206,7 @@ class Place:
         process = self.running
         assert process is not None
         for number in numbers:
+            self._tell(f"kill -{number:d} $!")
             process.send(number)
         self.endpoint.ending = None
         if signal.SIGKILL in numbers:
@@ -248,6 +254,7 @@ class Place:
     def move(self) -> None:
         """Give the folder another name."""
         target = self.folder.with_name(f"{self.folder.name}+")
+        self._tell(f"mv {self.folder.name} {target.name}")
         self.folder.rename(target)
         self.folder = target
 
@@ -256,6 +263,7 @@ class Place:
 
         A copy is a run of its own: it collects the jobs that it knows of, as the original does, and submits the rest.
         """
+        self._tell("cp -a . ../copy; cd ../copy")
         kept, original = dict(self.endpoint.jobs), self.folder
         self.folder = shutil.copytree(original, original.with_name("copy"))
         try:
@@ -265,6 +273,7 @@ class Place:
         finally:
             shutil.rmtree(self.folder)
             self.folder, self.endpoint.jobs = original, kept
+            self._tell("cd -")
 
     # What it owes
 
@@ -313,8 +322,12 @@ class Place:
             process.send(signal.SIGKILL)
             process.wait(PATIENCE_S)
             process.code = None
+        self._tell(f"# exit {process.code}")
         if process.code not in early:
             assert_civil(process.code, process.said, arguments)
+
+    def _tell(self, done: str) -> None:
+        self.story.append(f"$ {done}")
 
     def _counters(self) -> dict[str, int]:
         return self.standing()["counters"] if self.state is not None else {}
