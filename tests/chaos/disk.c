@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 struct record {
-    char what;               /* C create, W write, T length, S sync, R rename, L link, U unlink, M mkdir */
+    char what;               /* C create, W write, T length, S sync, R rename, L link, Y symlink, U unlink, M mkdir */
     char is_folder;          /* of what is synced or removed */
     uint16_t name, other;    /* lengths of the names that follow */
     uint32_t data;           /* length of the data behind them */
@@ -271,6 +271,7 @@ static int named(char what, int is_folder, int from, const char *name, int to, c
     char a[PATH_MAX], b[PATH_MAX];
     const char *first = failed ? NULL : place(from, name, a), *second = failed ? NULL : place(to, other, b);
     struct stat is = {0};
+    if (what == 'Y') first = second ? name : NULL;
     if (second && fstatat(to, other, &is, AT_SYMLINK_NOFOLLOW)) is.st_ino = 0;
     if (first || second) note(what, is_folder, is.st_ino, 0, first ? first : "", second ? second : "", NULL, 0);
     pthread_mutex_unlock(&one_at_a_time);
@@ -289,6 +290,10 @@ int linkat(int from, const char *a, int to, const char *b, int flags) {
     NAMING('L', 0, from, a, to, b, syscall(SYS_linkat, from, a, to, b, flags))
 }
 int link(const char *a, const char *b) { return linkat(AT_FDCWD, a, AT_FDCWD, b, 0); }
+int symlinkat(const char *a, int to, const char *b) {
+    NAMING('Y', 0, AT_FDCWD, a, to, b, syscall(SYS_symlinkat, a, to, b))
+}
+int symlink(const char *a, const char *b) { return symlinkat(a, AT_FDCWD, b); }
 int unlinkat(int from, const char *a, int flags) {
     NAMING('U', !!(flags & AT_REMOVEDIR), from, a, from, NULL, syscall(SYS_unlinkat, from, a, flags))
 }

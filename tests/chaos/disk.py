@@ -26,8 +26,8 @@ _PAGE = 4096
 _UNTOUCHED = "-shm"
 """SQLite's index of its log is memory that is shared: it is made anew after a loss of power."""
 
-Tree = dict[str, bytes | None]
-"""What is in a folder: files with their bytes, folders with None, by their paths in it."""
+Tree = dict[str, bytes | str | None]
+"""What is in a folder, by its path there: files with their bytes, links with where they lead, folders with None."""
 
 
 def compiler() -> str | None:
@@ -122,18 +122,18 @@ LOSSES = ("none", "all", "torn", "blocks", "pages")
 class Folder:
     """A folder: what its names lead to."""
 
-    synced: dict[str, File | Folder] = field(default_factory=dict)
-    pending: list[dict[str, File | Folder | None]] = field(default_factory=list)
+    synced: dict[str, Node] = field(default_factory=dict)
+    pending: list[dict[str, Node | None]] = field(default_factory=list)
     """Names that were given and, with None, taken away since the last sync; what is one change is one entry."""
 
     @property
-    def live(self) -> dict[str, File | Folder]:
+    def live(self) -> dict[str, Node]:
         """What a process sees."""
         return self.first(len(self.pending))
 
-    def first(self, count: int) -> dict[str, File | Folder]:
+    def first(self, count: int) -> dict[str, Node]:
         """The names after so many of the changes since the last sync."""
-        names: dict[str, File | Folder | None] = dict(self.synced)
+        names: dict[str, Node | None] = dict(self.synced)
         for change in self.pending[:count]:
             names |= change
         return {name: found for name, found in names.items() if found is not None}
@@ -141,6 +141,10 @@ class Folder:
     def sync(self) -> None:
         """All names are on disk now."""
         self.synced, self.pending = self.live, []
+
+
+Node = File | Folder | str
+"""What a name leads to; a string is a link to elsewhere."""
 
 
 class Disk:
@@ -155,7 +159,10 @@ class Disk:
         self._files: dict[int, File] = {}
         folders = {root: self.root}
         for path in sorted(root.rglob("*")) if root else ():
-            if path.is_dir():
+            found: Node
+            if path.is_symlink():
+                found = str(path.readlink())
+            elif path.is_dir():
                 folders[path] = found = Folder()
             else:
                 found = self._files.setdefault(path.stat().st_ino, File(path.read_bytes()))
@@ -176,6 +183,8 @@ class Disk:
                 self._files.setdefault(change.inode, File()).sync()
             case "M":
                 self._name({change.name: Folder()})
+            case "Y":
+                self._name({change.other: change.name})
             case "U":
                 self._name({change.name: None})
             case "R" if not change.other:
@@ -189,13 +198,13 @@ class Disk:
         found = self._find(path) if path else self.root
         return found if isinstance(found, Folder) else Folder()
 
-    def _find(self, path: str) -> File | Folder | None:
-        found: File | Folder | None = self.root
+    def _find(self, path: str) -> Node | None:
+        found: Node | None = self.root
         for part in path.split("/"):
             found = found.live.get(part) if isinstance(found, Folder) else None
         return found
 
-    def _name(self, names: dict[str, File | Folder | None]) -> None:
+    def _name(self, names: dict[str, Node | None]) -> None:
         """One change; of names in two folders each has its own part."""
         for folder in {path.rpartition("/")[0] for path in names}:
             own = {p.rpartition("/")[2]: found for p, found in names.items() if p.rpartition("/")[0] == folder}
@@ -219,6 +228,8 @@ class Disk:
             if isinstance(found, Folder):
                 tree[at + name] = None
                 self._look(found, f"{at}{name}/", names, data, rng, tree)
+            elif isinstance(found, str):
+                tree[at + name] = found
             elif not name.endswith(_UNTOUCHED):
                 tree[at + name] = found.after(rng.choice(LOSSES) if data == "some" else data, rng)
 
@@ -230,6 +241,8 @@ def write_tree(tree: Tree, root: Path) -> None:
     for name, data in tree.items():
         if data is None:
             (root / name).mkdir()
+        elif isinstance(data, str):
+            (root / name).symlink_to(data)
         else:
             (root / name).write_bytes(data)
 
@@ -237,7 +250,13 @@ def write_tree(tree: Tree, root: Path) -> None:
 def read_tree(root: Path) -> Tree:
     """What is in a folder."""
     paths = sorted(path for path in root.rglob("*") if not path.name.endswith(_UNTOUCHED))
-    return {str(path.relative_to(root)): None if path.is_dir() else path.read_bytes() for path in paths}
+    return {str(path.relative_to(root)): _read(path) for path in paths}
+
+
+def _read(path: Path) -> bytes | str | None:
+    if path.is_symlink():
+        return str(path.readlink())
+    return None if path.is_dir() else path.read_bytes()
 
 
 def _applied(data: bytes, changes: list[tuple[int, bytes | None]]) -> bytes:

@@ -21,6 +21,7 @@ with open("new/deep/a", "r+b") as file:
     file.seek(100); file.write(b"in the middle"); file.truncate(3000)
 os.rename("new/deep", "new/other")
 os.link("new/other/a", "b")
+os.symlink("b", "c")
 shutil.copyfile("b", "d")
 os.replace("d", "new/e")
 fd = os.open("f", os.O_RDWR | os.O_CREAT)

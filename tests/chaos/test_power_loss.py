@@ -161,7 +161,8 @@ class Loss:
         """The same for the same state."""
         digest = hashlib.sha256(b"%d" % len(self.jobs))
         for name, data in sorted(self.tree.items()):
-            digest.update(f"\0{name}\0{-1 if data is None else len(data)}\0".encode() + (data or b""))
+            digest.update(repr((name, data if not isinstance(data, bytes) else len(data))).encode())
+            digest.update(data if isinstance(data, bytes) else b"")
         return digest.digest()
 
     def __str__(self) -> str:
