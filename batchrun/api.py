@@ -27,6 +27,7 @@ from batchrun.errors import InputError, OutputError, RunInterrupted, StoppedErro
 from batchrun.feed import Feed, as_line
 from batchrun.intake import requests_path
 from batchrun.interrupts import Leaving, Wish, cancellable, interruptible
+from batchrun.paths import behind_links
 from batchrun.printer import Printer
 from batchrun.progress import make_observer
 
@@ -121,7 +122,7 @@ def run(
     names, requests = _inputs(inputs)
     if requests is not None and (sweep or repeat != 1 or limit is not None):
         raise UsageError("sweep, repeat and limit are for files", "write the requests to a file, or multiply them")
-    at = Path(state) if state is not None else Path(f"{_text(output).rstrip('/')}.state")
+    at = behind_links(Path(state) if state is not None else Path(f"{_text(output).rstrip('/')}.state"))
     options = options_of(
         names if requests is None else (str(requests_path(at)),),
         endpoint=endpoint,
@@ -234,7 +235,7 @@ def stream(
     Raises:
         UsageError: an argument is wrong.
     """
-    at = Path(state)
+    at = behind_links(Path(state))
     options = options_of(
         (str(requests_path(at)),),
         endpoint=endpoint,

@@ -19,7 +19,7 @@ from batchrun.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError
 from batchrun.foreign import without_user
 from batchrun.intake import results_name
-from batchrun.paths import look_at
+from batchrun.paths import behind_links, look_at
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import Sweep
 
@@ -228,7 +228,7 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
 def _state(given: str | None, output: Path) -> Path:
     state = output.with_name(output.name + ".state") if given is None else Path(given)
     look_at(str(state) if given is None else given, "--state")
-    return state
+    return behind_links(state)
 
 
 def _is_folder(found: os.stat_result | None) -> bool:

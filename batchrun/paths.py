@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from batchrun.config import shown
 from batchrun.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def look_at(path: str | Path, named: str, kind: type[UsageError] = UsageError) -> os.stat_result | None:
@@ -36,6 +33,11 @@ def look_at(path: str | Path, named: str, kind: type[UsageError] = UsageError) -
         raise kind(f"{path}: {error.strerror or error}", "check the path") from error
     except ValueError as error:
         raise kind(f"{named} {shown(str(path))} is no path: {error}", "check the path") from error
+
+
+def behind_links(path: Path) -> Path:
+    """The file that a link leads to, else the path as it is: what belongs to a state file is beside that file."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def refuse_unspeakable(path: Path) -> None:

@@ -11,7 +11,7 @@ import click
 
 from batchrun import config
 from batchrun.errors import StateError
-from batchrun.paths import look_at, refuse_unspeakable
+from batchrun.paths import behind_links, look_at, refuse_unspeakable
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _DURATION = re.compile(f"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
@@ -177,6 +177,7 @@ class _Path(click.Path):
         found = look_at(value, "the path" if param is None else _called(param))
         path = Path(value)
         if self._is_state:
+            path = behind_links(path)
             refuse_unspeakable(path)
             if not path.name:
                 raise StateError(

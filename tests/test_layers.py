@@ -114,6 +114,7 @@ MAY_IMPORT = {
         "feed",
         "intake",
         "interrupts",
+        "paths",
         "printer",
         "progress",
     },

@@ -214,8 +214,11 @@ async def test_an_outage_is_said_in_one_line_and_so_is_its_end(tmp_path: Path):
 
 async def test_a_session_whose_error_file_cannot_be_written_has_ended_all_the_same(tmp_path: Path):
     write_lines(tmp_path, [{"id": "r0", "prompt": "x"}])
-    (tmp_path / "out.errors.jsonl").mkdir()
-    async with serving(worker=Broken()) as server:
+
+    async def fault(*_: object) -> None:
+        (tmp_path / "out.errors.jsonl").mkdir(exist_ok=True)
+
+    async with serving(fault, Broken()) as server:
         stopped = await rehearse(tmp_path, server.endpoint.base_url)
     assert stopped.summary.exit_code == 4
     manifest = orjson.loads((tmp_path / "out.manifest.json").read_bytes())

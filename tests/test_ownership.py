@@ -310,6 +310,18 @@ def test_a_pipe_that_broke_off_is_refused_and_the_copy_is_as_it_was(two: Path, b
     assert shell(two, f"{sys.executable} -m batchrun resume out.jsonl.state", base_url).startswith("0")
 
 
+def test_a_run_is_found_and_resumed_through_a_link_to_its_state_in_another_folder(two: Path, base_url: str):
+    assert shell(two, f"{COMMAND} a.jsonl b.jsonl {OPTIONS} --limit 4", base_url).startswith("0")
+    (two / "links").mkdir()
+    (two / "links" / "latest").symlink_to(two / "out.jsonl.state")
+    for command in ("status latest", "verify latest", "export latest -o -"):
+        assert shell(two / "links", f"{sys.executable} -m batchrun {command}", base_url).startswith("0")
+    again = f"{COMMAND} a.jsonl b.jsonl {OPTIONS} --state links/latest"
+    assert shell(two, again, base_url).startswith("0")
+    assert prompts(two) == ALL
+    assert [path.name for path in (two / "links").iterdir()] == ["latest"]
+
+
 def test_the_copy_of_what_was_piped_is_replaced_only_when_the_run_has_taken_the_new_one(two: Path, base_url: str):
     assert shell(two, f"cat a.jsonl | {COMMAND} - {OPTIONS}", base_url).startswith("0")
     (first,) = two.glob("out.jsonl.state.0-*.jsonl")

@@ -101,6 +101,7 @@ def _without_secrets(
             raise
         if isinstance(answer, JobAnswer):
             if client.hide(answer.id) != answer.id:
+                client.release(answer)
                 raise AmbiguousError("the job's ID in the answer holds the API key")
             if answer.worker_id is not None:
                 answer.worker_id = client.hide(answer.worker_id)
