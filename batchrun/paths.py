@@ -37,7 +37,8 @@ def look_at(path: str | Path, named: str, kind: type[UsageError] = UsageError) -
 
 def behind_links(path: Path) -> Path:
     """The file that a link leads to, else the path as it is: what belongs to a state file is beside that file."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    # Not `Path.is_symlink`, which raises for a path that cannot be looked at: `look_at` says so better.
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114
 
 
 def refuse_unspeakable(path: Path) -> None:

@@ -37,7 +37,8 @@ RUN = (
     " unconfirmed: 'config.UnconfirmedPolicy' = 'resubmit', execution_timeout: 'float | None' = None,"
     " ttl: 'float | None' = None, job_timeout: 'float | None' = None, deadline: 'float | None' = None,"
     " price_per_hour: 'float | None' = None, max_cost: 'float | None' = None,"
-    " on_interrupt: 'config.InterruptPolicy' = 'drain', retry_failed: 'bool' = False, progress: 'Progress' = 'auto',"
+    " on_interrupt: 'config.InterruptPolicy' = 'drain', retry_failed: 'bool' = False, repair: 'bool' = False,"
+    " progress: 'Progress' = 'auto',"
     " worker: 'Worker' = 'auto') -> 'Summary'"
 )
 STREAM = (

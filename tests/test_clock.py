@@ -82,10 +82,10 @@ async def test_jobs_of_an_earlier_session_are_collected_whatever_the_wall_clock_
                     leaving.ask(Wish.DETACH)
 
         with Run(options, Impatient(), clock=time.monotonic, wall=time.time) as run:
-            outcome = await run.drive(server.endpoint.base_url, None, Random(0), leaving=leaving)
+            outcome = await run.drive(server.endpoint.base_url, Random(0), leaving=leaving)
             assert run.conclude(outcome).in_flight == 8
         with Run(options, Listener(), clock=time.monotonic, wall=lambda: time.time() + step_s) as run:
-            summary = run.conclude(await run.drive(server.endpoint.base_url, None, Random(0)))
+            summary = run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
     assert (summary.succeeded, server.seen["run"]) == (8, 8)
     jobs = [record["job"] for record in read_lines(options.output)]
     assert all(job["submitted_at"] <= job["completed_at"] for job in jobs)

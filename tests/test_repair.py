@@ -37,7 +37,7 @@ async def session(folder: Path, server: Server, *, fix: bool = False, later_s: f
     listener = Listener()
     options = options_for(folder, **{"endpoint": "abc", **given})
     with Run(options, listener, clock=hurried, wall=lambda: time.time() + later_s, repair=fix) as run:
-        summary = run.conclude(await run.drive(server.endpoint.base_url, None, Random(0)))
+        summary = run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
     assert summary.exit_code in (0, 3), summary.reason
     return listener
 

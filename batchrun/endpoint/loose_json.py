@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -35,13 +36,16 @@ def load(body: bytes) -> Any:
 
 def _parsed(text: str) -> Any:
     try:
-        return _as_orjson(json.loads(text, parse_constant=lambda _: None))
+        data = json.loads(text, parse_constant=lambda _: None)
     except json.JSONDecodeError:
         raise
     except ValueError:
-        # A number is beyond a double, or has more digits than Python reads. To look at each takes longer.
-        data = json.loads(text, parse_constant=lambda _: None, parse_int=_int_or_none, parse_float=_finite)
-        return _as_orjson(data)
+        pass  # a number has more digits than Python reads
+    else:
+        with suppress(ValueError):
+            return _as_orjson(data)
+    # A number is beyond a double, or has too many digits. To look at each takes longer.
+    return _as_orjson(json.loads(text, parse_constant=lambda _: None, parse_int=_int_or_none, parse_float=_finite))
 
 
 def _as_orjson(data: Any) -> Any:

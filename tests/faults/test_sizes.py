@@ -26,8 +26,9 @@ def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 
 before = peak()
-with Run(options_for(Path(sys.argv[1]), timeout_s=60.0), Listener(), clock=time.monotonic, wall=time.time) as run:
-    summary = run.conclude(asyncio.run(run.drive(sys.argv[2], sys.argv[3], Random(0))))
+options = options_for(Path(sys.argv[1]), timeout_s=60.0)
+with Run(options, Listener(), clock=time.monotonic, wall=time.time, api_key=sys.argv[3]) as run:
+    summary = run.conclude(asyncio.run(run.drive(sys.argv[2], Random(0))))
 print(summary.succeeded, peak() - before)
 """
 
