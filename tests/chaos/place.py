@@ -214,8 +214,9 @@ class Place:
             assert "Traceback" not in process.said, process.said
             self.is_killed = True
         else:
-            # Nobody catches a signal before there is a Python that could; Ctrl-C is caught by that itself.
-            early = {-number for number in numbers if self.is_early and number != signal.SIGINT}
+            # Nobody catches a signal before there is a Python that could; Ctrl-C is caught by that itself, but for a
+            # second one, which may end the process: a shell calls that 130, too.
+            early = {-n for n in numbers if self.is_early and (n != signal.SIGINT or len(numbers) > 1)}
             self._wait(process, self.arguments(), early)
             assert process.code in codes | early, f"exit {process.code}, expected {codes}:\n{process.said}"
             self.is_killed = process.code < 0
