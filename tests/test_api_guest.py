@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROGRAM = """
-import asyncio, gc, logging, os, resource, signal, socket, sys, threading, warnings
+import asyncio, gc, logging, os, resource, signal, socket, sys, threading, time, warnings
 import batchrun
 
 url, folder = sys.argv[1:3]
@@ -91,7 +91,9 @@ signal.set_wakeup_fd(before["wakeup fd"])
 """,
 }
 COMPARED = """
-after = picture()
+until = time.monotonic() + 10
+while (after := picture())["threads"] != before["threads"] and time.monotonic() < until:
+    time.sleep(0.01)  # a thread that is ending has a moment for it
 print([name for name in before if before[name] != after[name]])
 """
 
