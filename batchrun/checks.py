@@ -14,7 +14,7 @@ from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.foreign import without_user
 from batchrun.intake import output_paths
 from batchrun.paths import refuse_unspeakable
-from batchrun.prompts.sources import is_own_line
+from batchrun.prompts.sources import first_line, is_own_line
 from batchrun.prompts.sweep import Sweep
 from batchrun.results.manifest import manifest_path
 from batchrun.results.reader import read_lines, size_of
@@ -243,7 +243,6 @@ def is_manifest_of(path: Path, state: Path) -> bool:
 
 def _is_error_file(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            return is_own_line(file.readline())
+        return is_own_line(first_line(path))
     except OSError:
         return False

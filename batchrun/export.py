@@ -12,7 +12,7 @@ from batchrun.config import RunOptions
 from batchrun.conversion import Conversion
 from batchrun.errors import BatchrunError, UsageError
 from batchrun.ordering import find_positions
-from batchrun.prompts.sources import is_own_line
+from batchrun.prompts.sources import first_line, is_own_line
 from batchrun.results.manifest import manifest_path
 from batchrun.results.reader import PlacedLines
 from batchrun.results.writer import errors_path, write_whole, writing
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from batchrun.config import ResultFormat
-
-_MOST_BYTES_OF_A_FIRST_LINE = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +117,8 @@ def refuse_own_files(
             raise UsageError(f"{target} would write over {path}, a file of the run itself", "give another -o")
     if not target.exists() or not target.stat().st_size:
         return
-    with writing(target), target.open("rb") as file:
-        if not is_ours(file.readline(_MOST_BYTES_OF_A_FIRST_LINE)):
+    with writing(target):
+        if not is_ours(first_line(target)):
             raise UsageError(f"{target} exists, and batchrun has not written it", "move it away, or give another name")
     for state in sorted(target.absolute().parent.glob("*.state")):
         is_taken = False

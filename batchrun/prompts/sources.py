@@ -209,8 +209,17 @@ def is_own_file(path: Path) -> bool:
             with state.open("rb") as file:
                 if file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC:
                     return True
+    return is_own_line(first_line(path))
+
+
+def first_line(path: Path) -> bytes:
+    """The first line of a file, or the first 16 MiB of a longer one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
-        return is_own_line(file.readline(_MOST_BYTES_OF_A_FIRST_LINE))
+        return file.readline(_MOST_BYTES_OF_A_FIRST_LINE)
 
 
 def is_own_line(line: bytes) -> bool:
