@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from batchrun.errors import OutputError, StateError
-from batchrun.state.opening import AT_CHECKPOINT, COMMITS, log_of, patiently, sqlite_errors
+from batchrun.state.opening import AT_CHECKPOINT, COMMITS, note_folded_log, patiently, sqlite_errors
 from batchrun.state.schema import connect
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Database:
 
     def __init__(self, path: Path, *, read_only: bool = False, tell: Tell | None = None) -> None:
         self.path = path
+        self._read_only = read_only
         self._tell = tell
         self._is_underway = False
         self._commits = 0
@@ -62,9 +63,8 @@ class Database:
             with suppress(OutputError, StateError), self.transaction():
                 pass
         self._db.close()
-        if self._is_underway and not self._commits:
-            with suppress(OSError):
-                log_of(self.path).touch()
+        if not self._read_only:
+            note_folded_log(self.path)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -188,15 +188,30 @@ def refuse_without_log(path: Path) -> None:
                 f"{path}: the state file is missing, and its log {log} is there", "put the state file back beside it"
             )
         return
+    if _awaits_log(path):
+        raise StateError(
+            f"{path}: the state file was copied or moved without its log: {log.name} is missing, and with it what"
+            " the run has sent and received last",
+            f"put {log.name} back beside it: the two belong together until the run has ended; or add --repair to"
+            " continue from the results: what was in flight may be paid for twice",
+        )
+
+
+def note_folded_log(path: Path) -> None:
+    """Leave an empty log where SQLite has just folded the log into the file, and the file says that it has one."""
+    if _awaits_log(path):
+        with suppress(OSError):
+            log_of(path).touch()
+
+
+def _awaits_log(path: Path) -> bool:
+    """Whether a file has no log, and says that one belongs to it."""
+    if log_of(path).exists():
+        return False
     with suppress(sqlite3.Error), closing(open_at_rest(path)) as db:
         found = dict(db.execute("SELECT name, value FROM counters WHERE name IN (?, ?)", (COMMITS, AT_CHECKPOINT)))
-        if COMMITS in found and found[COMMITS] == found.get(AT_CHECKPOINT) and not log.exists():
-            raise StateError(
-                f"{path}: the state file was copied or moved without its log: {log.name} is missing, and with it what"
-                " the run has sent and received last",
-                f"put {log.name} back beside it: the two belong together until the run has ended; or add --repair to"
-                " continue from the results: what was in flight may be paid for twice",
-            )
+        return COMMITS in found and found[COMMITS] == found.get(AT_CHECKPOINT) and not log_of(path).exists()
+    return False
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A run that people work on in any order owes the same at each step (Hypothesis, by its stateful machine).
 
-`BATCHRUN_CHAOS=N` tries N times 1,000 orders instead of 200, and BATCHRUN_SEED others.
+`BATCHRUN_CHAOS=N` tries N times 1,000 orders instead of 200, and BATCHRUN_SEED others; `-s` shows how many ran.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections import deque
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -37,7 +38,9 @@ from tests.chaos.processes import Forks
 
 EFFORT = int(os.environ.get("BATCHRUN_CHAOS", "0"))
 SEED = int(os.environ.get("BATCHRUN_SEED", "0"))
-EXAMPLES = EFFORT * 1000 // len(LAYOUTS) or 25
+EXAMPLES = 25
+"""Of one seed. What Hypothesis gives up as flaky costs the rest of these, so there are few."""
+ROUNDS = EFFORT * 1000 // len(LAYOUTS) // EXAMPLES or 1
 STEPS = 6
 
 rows = st.lists(st.tuples(st.booleans(), st.sampled_from(["good", "good", "good", "bad"])), min_size=1, max_size=6)
@@ -77,10 +80,12 @@ class Machine(RuleBasedStateMachine):
         forks: Starts processes.
         layout: How the run is set up.
         failures: Is given what goes wrong.
+        lives: Counts the runs that were worked on.
     """
 
-    def __init__(self, forks: Forks, layout: str, failures: list[str]) -> None:
+    def __init__(self, forks: Forks, layout: str, failures: list[str], lives: count[int]) -> None:
         super().__init__()
+        next(lives)
         self.failures = failures
         self.forks, self.layout = forks, Layout(layout)
         self.top = Path(
@@ -345,12 +350,16 @@ def test_whatever_is_done_to_a_run_it_owes_the_same(forks, layout):
         suppress_health_check=list(HealthCheck),
     )
     failures: list[str] = []
-    try:
-        run_state_machine_as_test(seed(SEED)(lambda: Machine(forks, layout, failures)), settings=chosen)
-    except Flaky:
-        # The moments of real processes differ from one time to the next, and with them what can be drawn. That alone
-        # breaks no claim; one that was broken is told as it was found first.
-        if failures:
-            pytest.fail(failures[0], pytrace=False)
-    except Exception:  # noqa: BLE001 - told by its own words
-        pytest.fail(failures[0] if failures else traceback.format_exc(), pytrace=False)
+    lives = count()
+    for number in range(ROUNDS):
+        orders = seed(SEED * 1000 + number)(lambda: Machine(forks, layout, failures, lives))
+        try:
+            run_state_machine_as_test(orders, settings=chosen)
+        except Flaky:
+            # The moments of real processes differ from one time to the next, and with them what can be drawn. That
+            # alone breaks no claim; one that was broken is told as it was found first.
+            if failures:
+                pytest.fail(failures[0], pytrace=False)
+        except Exception:  # noqa: BLE001 - told by its own words
+            pytest.fail(failures[0] if failures else traceback.format_exc(), pytrace=False)
+    print(f"{next(lives)} lives of a run: {layout}")

@@ -87,6 +87,19 @@ def test_a_state_file_that_was_closed_is_whole_by_itself_however_its_session_end
     Store(tmp_path / "x.state", read_only=True).close()
 
 
+def test_a_start_that_does_not_begin_may_fold_in_a_log_that_could_not_be_folded_before(tmp_path: Path):
+    with Store(tmp_path / "x.state") as store, closing(sqlite3.connect(store.path)) as reader:
+        store.set_setting("options", {})
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM settings").fetchall()  # as on a full disk, the log stays after the first commit
+        store.begin_session(1, 1000)
+        stopped = copied(store.path, tmp_path / "stopped", "-wal")
+    assert has_log(stopped)
+    Store(stopped).close()
+    with Store(stopped, read_only=True) as store:
+        assert store.get_setting("options") == {}
+
+
 def test_a_log_without_its_state_file_is_refused_and_kept(killed: Path):
     killed.unlink()
     with pytest.raises(StateError, match="the state file is missing, and its log"):
