@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from batchrun.config import RunOptions
 from batchrun.copies import is_piped, link_stdin, make_copy, remove_copies
 from batchrun.errors import InputError, UsageError
-from batchrun.prompts.identity import derived_id, line_digest, request_key
+from batchrun.prompts.identity import derived_id, known_by, parts, request_key
 from batchrun.prompts.shapes import LineError, Prompt, Shape, build_request, parse_line
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sources import STDIN, Source, SourceKind, find_sources, iter_source
@@ -270,7 +270,7 @@ def _previewed(sources: Sequence[Source], sweep: Sweep, shard: Shard | None, std
 def _fallen_to(shard: Shard, lines: Iterator[StagedLine], whole_input: LineSum) -> Iterator[StagedLine]:
     for line in lines:
         if line.variant == 0:
-            whole_input.add(line.digest)
+            whole_input.add(parts(line.digest)[0])
         if shard.holds(line.id):
             yield line
 
@@ -348,15 +348,8 @@ def _valid_lines(
             problems.add(f"{source.path}:{line.number}: {error.message}")
             continue
         shapes.add(prompt.shape)
-        staged = StagedLine(
-            derived_id(prompt) if prompt.id is None else prompt.id,
-            prompt.id is None,
-            source.source,
-            line.number,
-            line.offset,
-            len(line.raw),
-            line_digest(line.raw),
-        )
+        line_id, known = known_by(prompt, line.raw)
+        staged = StagedLine(line_id, prompt.id is None, source.source, line.number, line.offset, len(line.raw), known)
         if not sweep:
             yield staged if key_of is None else staged._replace(key=key_of(prompt, 0))
             continue

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchrun.endpoint.protocol import JobAnswer, run_body
 from batchrun.errors import BatchrunError, OutputError
-from batchrun.prompts.identity import line_digest
+from batchrun.prompts.identity import is_written_so
 from batchrun.prompts.shapes import Prompt, build_request, parse_line
 from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import Asked, asked_of
@@ -400,7 +400,7 @@ def failure_line(
 def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineChangedError:
     """A row's line, parsed again; an error, not raised, when it is not what it was when the run began."""
     raw = reader.read(row.source, row.offset, row.length)
-    if line_digest(raw) != row.digest:
+    if not is_written_so(raw, row.digest):
         return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
     return parse_line(raw)
 

@@ -163,6 +163,11 @@ class Run:
         stack.callback(self.store.close)
         if merged and not is_new and (merged.added or merged.dropped):
             self._observer.message(f"the input has changed: {merged.added} rows new, {merged.dropped} gone")
+        if merged and merged.carried:
+            self._observer.message(
+                f"lines of which only carried fields have changed, such as metadata: {merged.carried:,}; results that"
+                " are there keep the old ones"
+            )
         self._session = self.store.begin_session(os.getpid(), self._now_ms(), identity())
         self._recover(repair=repair, is_rebuilt=is_new or has_lost_log)
         self._open_files(missing_ok=as_is, private=private)

@@ -217,10 +217,7 @@ class _Check:
             self._add("source", copied)
         if uncompared := self._found.results - self._found.compared:
             self._found.notes.append(f"results of an older version, which kept no digest to compare: {uncompared:,}")
-        if inputs.moved:
-            self._found.notes.append(
-                f"input lines that stand elsewhere now: {inputs.moved:,}; the next start finds them"
-            )
+        self._found.notes += inputs.notes()
         for output, count in absent.items():
             missing = errors_path(self._paths[output]) if output in self._paths else "the error file"
             self._found.notes.append(f"{missing} is not there, failed rows: {count:,}; the next session writes it")

@@ -2,7 +2,9 @@
 
 All lines are staged first and merged in one transaction, so that a run either has all of its rows or is as before.
 Rows are matched by their id, not by their position: a reordered or extended input resumes well. A line that was
-submitted and is now different, or gone, is refused by name, because its result would belong to another question.
+submitted and now asks for something else, or is gone, is refused by name, because its result would belong to another
+question. What a line is known by, its `digest`, is made by `prompts.identity.known_by`: 16 bytes for how it is
+written, 8 for what it asks for, 2 for what it carries; a row of an earlier version has the first 16 alone.
 """
 
 from __future__ import annotations
@@ -46,10 +48,16 @@ _TWICE = """
 SELECT a.id, a.source, a.line, b.source, b.line FROM incoming a JOIN incoming b ON b.id = a.id AND b.n > a.n
 ORDER BY b.n LIMIT 5
 """
-_CHANGED = """
-SELECT r.id, i.source, i.line FROM incoming i JOIN rows r ON r.id = i.id
-WHERE r.digest <> i.digest AND (r.attempts > 0 OR r.state <> 0) ORDER BY i.n LIMIT 5
+_REWRITTEN = """
+FROM incoming i JOIN rows r ON r.id = i.id
+WHERE r.digest <> i.digest AND substr(r.digest, 1, 16) <> substr(i.digest, 1, 16)
+    AND (r.attempts > 0 OR r.state <> 0)
 """
+_CHANGED = f"""
+SELECT r.id, i.source, i.line {_REWRITTEN}
+    AND (length(r.digest) <= 16 OR substr(r.digest, 17, 8) <> substr(i.digest, 17, 8)) ORDER BY i.n LIMIT 5
+"""
+_CARRIED = f"SELECT count(*) {_REWRITTEN} AND substr(r.digest, 25) <> substr(i.digest, 25)"
 _MISSING = """
 SELECT r.id, r.source, r.line FROM rows r LEFT JOIN incoming i ON i.id = r.id
 WHERE i.n IS NULL AND (r.attempts > 0 OR r.state <> 0) ORDER BY r.row LIMIT 5
@@ -67,8 +75,8 @@ _ROOM = 1 << 46
 _ADD = f"""
 INSERT INTO rows (id, source, line, offset, length, digest, variant, result)
 SELECT i.id, i.source, i.line, i.offset, i.length, i.digest, i.variant, {_ROOM} FROM incoming i
-WHERE NOT EXISTS (SELECT 1 FROM rows r WHERE r.id = i.id) ORDER BY i.n
 """
+_NEW = "WHERE NOT EXISTS (SELECT 1 FROM rows r WHERE r.id = i.id)"
 
 
 class StagedLine(NamedTuple):
@@ -98,6 +106,8 @@ class Merged(NamedTuple):
     added: int
     dropped: int
     """Rows that were never submitted and whose lines are gone."""
+    carried: int = 0
+    """Rows that were submitted, and whose lines now carry other fields."""
 
 
 def stage(store: Store, lines: Iterable[StagedLine]) -> None:
@@ -142,14 +152,16 @@ def merge(
         db.execute("CREATE INDEX temp.incoming_by_id ON incoming (id)")
         _refuse_twice(db, names)
         known = db.execute("SELECT count(*) FROM rows").fetchone()[0]
+        carried = 0
         if known:
             _refuse_changed(store, db, names, whole=whole)
+            carried = db.execute(_CARRIED).fetchone()[0]
             if whole:
                 db.execute(_DROP_UNSENT)
             db.execute(_MOVE)
         kept = db.execute("SELECT count(*) FROM rows").fetchone()[0]
         room = -1 if limit is None else max(limit - kept, 0)
-        added = db.execute(f"{_ADD} LIMIT ?", (room,)).rowcount
+        added = db.execute(f"{_ADD} {_NEW if known else ''} ORDER BY i.n LIMIT ?", (room,)).rowcount
         if dedupe:
             choose_leaders(db)
         db.executemany("INSERT OR IGNORE INTO outputs (output, path, committed_bytes) VALUES (?, ?, ?)", outputs)
@@ -159,7 +171,7 @@ def merge(
         )
     with store.transaction() as db:
         db.execute("DROP TABLE temp.incoming")
-    return Merged(rows=kept + added, added=added, dropped=known - kept)
+    return Merged(rows=kept + added, added=added, dropped=known - kept, carried=carried)
 
 
 def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:

@@ -134,7 +134,7 @@ class Snapshot(Store):
         return dict(self.query("SELECT source, count(*) FROM rows GROUP BY source"))
 
     def rows_by_line(self, source: int) -> dict[bytes, int]:
-        """Digest of a line of an input -> how many rows were made of it: 150 bytes a line."""
+        """By what a line of an input is known -> how many rows were made of it: 150 bytes a line."""
         return dict(self.query("SELECT digest, count(*) FROM rows WHERE source = ? GROUP BY digest", (source,)))
 
     def variants(self, ids: Sequence[str]) -> dict[str, int]:
@@ -142,8 +142,8 @@ class Snapshot(Store):
         return dict(self.query(f"SELECT id, variant FROM rows WHERE id IN ({','.join('?' * len(ids))})", ids))
 
     def line_digests(self) -> Iterator[bytes]:
-        """The digest of each line that rows were made of, once for all of its rows."""
-        for (digest,) in self.each("SELECT digest FROM rows WHERE variant = 0"):
+        """The digest of the bytes of each line that rows were made of, once for all of its rows."""
+        for (digest,) in self.each("SELECT substr(digest, 1, 16) FROM rows WHERE variant = 0"):
             yield digest
 
     def scan(self) -> Iterator[ScannedRow]:
