@@ -64,6 +64,12 @@ def refuse_other_options(store: Store, options: RunOptions) -> None:
         )
 
 
+def new_place(options: RunOptions) -> str:
+    """The command that continues a run whose inputs are no longer where they were."""
+    folder = "/" if options.output_is_folder else ""
+    return f"batchrun run NEWPLACE -e {options.endpoint} -o {options.output}{folder}, with the run's other options"
+
+
 def _shown(value: Any) -> str:
     """An option's value as it would be given on the command line."""
     if isinstance(value, dict):

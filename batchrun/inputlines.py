@@ -34,7 +34,8 @@ class InputLines:
         self._add = add
         self._source: int | None = None
         self._reader: LineReader | None = None
-        self._missing: set[int] = set()
+        self.missing: set[int] = set()
+        """The inputs that cannot be opened."""
         self._written: set[bytes] | None = None
         self._asked: dict[bytes, set[bytes]] | None = None
         self._moved = self._rewritten = self._carried = 0
@@ -87,7 +88,7 @@ class InputLines:
         """How many lines each of the inputs has that are not blank; those that cannot be read are left out."""
         found = {}
         for source in sources:
-            if source.source not in self._missing:
+            if source.source not in self.missing:
                 try:
                     found[source.source] = sum(1 for _ in _lines(source))
                 except InputError as error:
@@ -143,12 +144,12 @@ class InputLines:
     def _open(self, source: SourceRecord) -> None:
         self._close()
         self._source, self._written, self._asked = source.source, None, None
-        if source.source in self._missing:
+        if source.source in self.missing:
             return
         try:
             self._reader = LineReader({source.source: Path(source.file)})
         except InputError as error:
-            self._missing.add(source.source)
+            self.missing.add(source.source)
             self._add("file", error.message)
 
     def _close(self) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from batchrun.checks import (
+    new_place,
     refuse_foreign_files,
     refuse_other_options,
     refuse_shared_files,
@@ -153,10 +154,10 @@ class Run:
             if merged and not merged.rows and options.shard is None and requests is None:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
             options = self.options = replace(options, format=result_format(self.store, options))
-            self.store.set_setting("options", options.to_json())
             if not as_is:
-                consent.keep(self.store, sources)
-            self.store.set_setting("folder", str(options.state.absolute().parent))
+                self.store.set_setting("options", options.to_json())
+                consent.keep(self.store, sources, are_read=merged is not None)
+                self.store.set_setting("folder", str(options.state.absolute().parent))
             if requests is not None:
                 self._add(iter(requests))
             undo.pop_all()
@@ -197,7 +198,12 @@ class Run:
                 copied = {source.origin for source in store.sources() if source.file != source.origin}
         results = None if options.output_is_folder else options.output
         tell = self._observer.message
-        return find_sources(options.inputs, copied=copied, resumed=from_spool, results=results, tell=tell)
+        try:
+            return find_sources(options.inputs, copied=copied, resumed=from_spool, results=results, tell=tell)
+        except InputError as error:
+            if from_spool and isinstance(error.__cause__, FileNotFoundError):
+                raise InputError(error.message, f"put it there, or say where it is: {new_place(options)}") from error
+            raise
 
     def _recover(self, *, repair: bool, is_rebuilt: bool) -> None:
         """Make the results files and the state agree, as far as that is free; with `repair`, at any price."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchrun.config import SweepOptions
+from batchrun.checks import new_place
+from batchrun.config import RunOptions, SweepOptions
 from batchrun.digests import against_manifest, changed_originals
 from batchrun.errors import StateError
 from batchrun.findings import PROBLEMS, UNSETTLED, Problem, Verification
@@ -213,6 +214,10 @@ class _Check:
                 if inputs.is_unchanged(source, row):
                     self._found.lines += 1
             self._unrowed(inputs)
+            options = self._store.get_setting("options")
+            if inputs.missing and isinstance(options, dict):
+                again = new_place(RunOptions.from_json(options, self._store.path))
+                self._found.notes.append(f"inputs that are not there: {len(inputs.missing):,}; say where: {again}")
         for copied in changed_originals(self._store):
             self._add("source", copied)
         if uncompared := self._found.results - self._found.compared:

@@ -76,7 +76,7 @@ MAY_IMPORT = {
     "inputlines": ENGINE_LEVEL,
     "findings": {"scheduler.states"},
     "digests": ENGINE_LEVEL,
-    "verification": ENGINE_LEVEL | {"inputlines", "findings", "digests"},
+    "verification": ENGINE_LEVEL | {"checks", "inputlines", "findings", "digests"},
     "export": ENGINE_LEVEL | {"ordering", "conversion"},
     "webpage": ENGINE_LEVEL | {"accounts", "export"},
     "reporting": ENGINE_LEVEL | {"accounts"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.errors import StateError
@@ -11,8 +10,6 @@ from batchrun.state.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from batchrun.state.records import SourceRecord
 
 _NO_NUMBERS = "max(typeof({0}) <> 'integer', {0} < 0)"
 _WRONG = {
@@ -80,18 +77,6 @@ class Snapshot(Store):
         except BaseException:
             self.close()
             raise
-
-    def sources(self) -> list[SourceRecord]:
-        """The inputs, in order; where the state file was moved or copied together with them, as they are beside it."""
-        sources, was, now = super().sources(), self.get_setting("folder"), str(self.path.absolute().parent)
-        if not isinstance(was, str) or was == now:
-            return sources
-
-        def moved(name: str) -> str:
-            beside = os.path.normpath(os.path.join(now, os.path.relpath(name, was)))  # noqa: PTH118
-            return beside if name != "-" and os.path.exists(beside) else name  # noqa: PTH110
-
-        return [source._replace(origin=moved(source.origin), file=moved(source.file)) for source in sources]
 
     def damage(self) -> list[str]:
         """What is wrong with the file itself, a few things at most; none as a rule. Of a damaged one, read no more."""
