@@ -7,8 +7,6 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from batchrun.config import SweepOptions
 from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.foreign import without_user
@@ -16,7 +14,7 @@ from batchrun.intake import output_paths
 from batchrun.paths import refuse_unspeakable
 from batchrun.prompts.sources import first_line, is_own_line
 from batchrun.prompts.sweep import Sweep
-from batchrun.results.manifest import manifest_path
+from batchrun.results.manifest import is_manifest_of, manifest_path
 from batchrun.results.reader import read_lines, size_of
 from batchrun.results.record import tells_of_job
 from batchrun.results.writer import errors_path
@@ -165,7 +163,7 @@ def _written(options: RunOptions, sources: Sequence[Source]) -> Iterator[tuple[P
     for path in dict.fromkeys(output_paths(options, sources)):
         yield path, _RESULTS
         yield errors_path(path), "the error file"
-    yield manifest_path(options.output), "the manifest"
+    yield manifest_path(options), "the manifest"
 
 
 def _keys(path: Path) -> set[object]:
@@ -234,17 +232,6 @@ class OwnFiles:
 
     def _name(self, path: Path) -> str:
         return os.path.relpath(path, self._folder)
-
-
-def is_manifest_of(path: Path, state: Path) -> bool:
-    """Whether a file is a manifest of ours that names this state file."""
-    if path.suffix != ".json":
-        return False
-    try:
-        data = orjson.loads(path.read_bytes())
-        return "manifest_version" in data and Path(data["state"]).name == state.name
-    except (OSError, orjson.JSONDecodeError, TypeError, KeyError):
-        return False
 
 
 def _is_error_file(path: Path) -> bool:

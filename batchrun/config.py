@@ -27,6 +27,9 @@ DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 LOCAL_ENDPOINT = "local"
 """The endpoint ID that starts the built-in endpoint in this process."""
 
+FOLDER_STATE = "batchrun.state"
+"""The state file within a folder of results: with the results it is kept, copied, moved and renamed."""
+
 WINDOW_S = 10.0
 """Runpod counts requests over any 10 seconds."""
 

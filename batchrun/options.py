@@ -204,7 +204,9 @@ RUN_OPTIONS = [
         help="A file for all results, or a folder (existing, or ending in /): one file for each input."
         " [default: <input>.results.jsonl]",
     ),
-    click.option("--state", metavar="PATH", help="The state file. [default: <output>.state]"),
+    click.option(
+        "--state", metavar="PATH", help="The state file. [default: <output>.state; in a folder: batchrun.state]"
+    ),
     click.option(
         "-j",
         "--concurrency",

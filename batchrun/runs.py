@@ -129,6 +129,8 @@ class Run:
         has_lost_log = repair and stack.enter_context(without_lost_log(options.state, lambda: self._session > 0))
         refuse_without_log(options.state)
         private = any(source.is_private for source in sources)
+        if not options.state.parent.exists():
+            stack.callback(_remove_empty, options.state.parent)
         self._lock = StateLock(options.state, private=private)
         stack.callback(self._lock.release)
         is_new = not holds_run(options.state, self._observer.message)
@@ -450,6 +452,11 @@ def _refuse_strange_requests(state: Path, *, keeps_requests: bool) -> None:
             f"{path} exists, but its state file {state} does not, or holds no run",
             "move it away, or give another state",
         )
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _remove_state(state: Path) -> None:
