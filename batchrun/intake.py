@@ -79,6 +79,11 @@ def take_in(
         if store.get_setting("intake") != {**mark, "rows": store.count_rows()}:
             merged = _merge(options, records, outputs, store, observer, is_new=not before)
             store.set_setting("intake", {**mark, "rows": merged.rows})
+            if merged.carried:
+                observer.message(
+                    f"lines of which only carried fields have changed, such as metadata: {merged.carried:,}; results"
+                    " that are there keep the old ones"
+                )
     except BaseException:
         _remove(made)
         raise
@@ -311,7 +316,7 @@ class _Problems:
 
 def _plain_lines(sources: Sequence[SourceRecord]) -> Iterator[tuple[SourceRecord, RawLine]]:
     for source in sources:
-        for line in iter_source(Source(source.file, SourceKind.FILE), sys.stdin.buffer):
+        for line in iter_source(Source(source.file, SourceKind.FILE), sys.stdin.buffer, source.path):
             yield source, line
 
 

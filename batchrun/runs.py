@@ -31,6 +31,7 @@ from batchrun.engine import Engine, Outcome
 from batchrun.errors import InputError, StateError, StoppedError
 from batchrun.feed import Spool, StoredRecords
 from batchrun.fleet import Fleet
+from batchrun.folders import remove_empty
 from batchrun.followers import Followers
 from batchrun.intake import note_growth, requests_path, result_format, take_in
 from batchrun.journal import Journal
@@ -130,7 +131,7 @@ class Run:
         refuse_without_log(options.state)
         private = any(source.is_private for source in sources)
         if not options.state.parent.exists():
-            stack.callback(_remove_empty, options.state.parent)
+            stack.callback(remove_empty, options.state.parent)
         self._lock = StateLock(options.state, private=private)
         stack.callback(self._lock.release)
         is_new = not holds_run(options.state, self._observer.message)
@@ -166,11 +167,6 @@ class Run:
         stack.callback(self.store.close)
         if merged and not is_new and (merged.added or merged.dropped):
             self._observer.message(f"the input has changed: {merged.added} rows new, {merged.dropped} gone")
-        if merged and merged.carried:
-            self._observer.message(
-                f"lines of which only carried fields have changed, such as metadata: {merged.carried:,}; results that"
-                " are there keep the old ones"
-            )
         self._session = self.store.begin_session(os.getpid(), self._now_ms(), identity())
         self._recover(repair=repair, is_rebuilt=is_new or has_lost_log)
         self._open_files(missing_ok=as_is, private=private)
@@ -452,11 +448,6 @@ def _refuse_strange_requests(state: Path, *, keeps_requests: bool) -> None:
             f"{path} exists, but its state file {state} does not, or holds no run",
             "move it away, or give another state",
         )
-
-
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def _remove_state(state: Path) -> None:
