@@ -10,13 +10,16 @@ All methods are called from one thread at a time, and block: the driver keeps th
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
 
 from batchrun.endpoint.protocol import JobAnswer, run_body
 from batchrun.errors import BatchrunError, OutputError
 from batchrun.prompts.identity import is_written_so
-from batchrun.prompts.shapes import Prompt, build_request, parse_line
+from batchrun.prompts.shapes import LineError, Prompt, build_request, parse_line
 from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import openai_line
@@ -93,6 +96,22 @@ class Loaded(NamedTuple):
 
 class LineChangedError(BatchrunError):
     """A line is not what it was when the run began."""
+
+
+class InvalidLineError(LineChangedError):
+    """A line is as it was, and cannot be run; `raw` has its bytes."""
+
+    def __init__(self, message: str, raw: bytes) -> None:
+        super().__init__(message)
+        self.raw = raw
+
+    @property
+    def request(self) -> Any:
+        """The line as parsed; None where it is not JSON. As a line of an input it is as invalid again."""
+        try:
+            return orjson.loads(self.raw)
+        except orjson.JSONDecodeError:
+            return None
 
 
 class Journal:
@@ -331,7 +350,10 @@ class Journal:
             return line
         if self._rows[row].length <= _REMEMBERED_LINE_BYTES:
             self._carried[row] = line.carried
-        line = self._sweep.apply(line, self._rows[row].variant)
+        try:
+            line = self._sweep.apply(line, self._rows[row].variant)
+        except LineError as error:
+            return LineChangedError(error.message)
         return run_body(build_request(line, self._options.request), self._options.policy)
 
     def _carried_of(self, row: RowRecord) -> dict[str, Any]:
@@ -371,6 +393,13 @@ def failure_line(
     """
     variant = sweep.variant(row.variant).values
     line = read_line(reader, row, source.path)
+    raw, request = failure.raw, None
+    if isinstance(line, InvalidLineError):
+        raw, request = line.raw.decode(errors="backslashreplace"), line.request
+    elif not isinstance(line, LineChangedError):
+        with suppress(LineError):  # of a line that is invalid because it has no place for a value of the sweep
+            line = sweep.apply(line, row.variant)
+        request = line.line
     job = JobInfo(
         id=failed.remote_id,
         endpoint=variant.get(ENDPOINT, endpoint),
@@ -386,8 +415,8 @@ def failure_line(
         status=failure.status,
         kind=failure.kind,
         message=failure.message,
-        raw=failure.raw,
-        request=None if isinstance(line, LineChangedError) else sweep.apply(line, row.variant).line,
+        raw=raw,
+        request=request,
         variant=variant,
         file=source.path,
         line=row.line,
@@ -402,7 +431,10 @@ def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineCha
     raw = reader.read(row.source, row.offset, row.length)
     if not is_written_so(raw, row.digest):
         return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
-    return parse_line(raw)
+    try:
+        return parse_line(raw)
+    except LineError as error:
+        return InvalidLineError(error.message, raw)
 
 
 def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:

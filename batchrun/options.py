@@ -305,6 +305,11 @@ RUN_OPTIONS = [
         is_flag=True,
         help="Pay equal requests once: the answer is written for each of their rows. Samples of --repeat stay apart.",
     ),
+    click.option(
+        "--skip-invalid",
+        is_flag=True,
+        help="Run the good lines although others are wrong: these go to the error file as INVALID (exit code 3).",
+    ),
     click.option("--chat", is_flag=True, help="Send `prompt` lines as chat messages."),
     click.option("--system", metavar="TEXT", help="A system message for lines that have none; implies --chat."),
     click.option(

@@ -83,6 +83,7 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         guards=guards(given, config.GuardOptions()),
         limit=given["limit"],
         shard=None if shard is None else str(shard),
+        skip_invalid=given["skip_invalid"],
         dedupe=given["dedupe"],
         format=given["format"],
         ordered=given["ordered"],

@@ -233,7 +233,7 @@ class _Check:
         if not isinstance(options, dict):
             return
         size = Sweep(SweepOptions.from_json(options.get("sweep", {}))).size
-        lines, rows = inputs.count(self._sources.values()), self._store.rows_by_source()
+        lines, rows = inputs.count(self._sources.values()), self._store.rows_by_source(size)
         shard = None if options.get("shard") is None else Shard.parse(options["shard"])
         if shard is not None and isinstance(whole, dict):
             short = set(lines) if sum(lines.values()) > LineSum.from_json(whole).lines else set[int]()
@@ -244,7 +244,7 @@ class _Check:
             short = set()
         for number in sorted(short):
             source = self._sources[number]
-            for line in inputs.without_row(source, self._store.rows_by_line(number), size, shard):
+            for line in inputs.without_row(source, self._store.rows_by_line(number, size), size, shard):
                 self._add("no_row", f"{source.path}:{line}")
         taken = mark.get("rows", 0) if isinstance(mark, dict) else 0
         gone = taken - self._found.rows - self._problems["no_row"].count

@@ -33,7 +33,8 @@ CREATE TEMP TABLE incoming (
     digest BLOB NOT NULL,
     variant INTEGER NOT NULL,
     suffix TEXT NOT NULL,
-    key BLOB
+    key BLOB,
+    problem TEXT
 )
 """
 _NUMBER_DERIVED = """
@@ -48,6 +49,8 @@ _TWICE = """
 SELECT a.id, a.source, a.line, b.source, b.line FROM incoming a JOIN incoming b ON b.id = a.id AND b.n > a.n
 ORDER BY b.n LIMIT 5
 """
+_UNSENT = "attempts = 0 AND (state = 0 OR (state = 4 AND same_as IS NULL))"
+"""Rows that nothing was paid for, those that were invalid among them: their lines may change and go."""
 _REWRITTEN = """
 FROM incoming i JOIN rows r ON r.id = i.id
 WHERE r.digest <> i.digest AND substr(r.digest, 1, 16) <> substr(i.digest, 1, 16)
@@ -58,12 +61,19 @@ SELECT r.id, i.source, i.line {_REWRITTEN}
     AND (length(r.digest) <= 16 OR substr(r.digest, 17, 8) <> substr(i.digest, 17, 8)) ORDER BY i.n LIMIT 5
 """
 _CARRIED = f"SELECT count(*) {_REWRITTEN} AND substr(r.digest, 25) <> substr(i.digest, 25)"
-_MISSING = """
+_MISSING = f"""
 SELECT r.id, r.source, r.line FROM rows r LEFT JOIN incoming i ON i.id = r.id
-WHERE i.n IS NULL AND (r.attempts > 0 OR r.state <> 0) ORDER BY r.row LIMIT 5
+WHERE i.n IS NULL AND NOT ({_UNSENT}) ORDER BY r.row LIMIT 5
 """
-_DROP_UNSENT = """
-DELETE FROM rows WHERE attempts = 0 AND state = 0 AND id NOT IN (SELECT id FROM incoming)
+_DROP_UNSENT = f"DELETE FROM rows WHERE {_UNSENT} AND id NOT IN (SELECT id FROM incoming)"
+_FORGET_FAILURES = "DELETE FROM failures WHERE row NOT IN (SELECT row FROM rows)"
+_NOTE_INVALID = """
+INSERT OR REPLACE INTO failures (row, status, kind, message, raw)
+SELECT r.row, 'INVALID', 'invalid', i.problem, '' FROM incoming i JOIN rows r ON r.id = i.id
+WHERE i.problem IS NOT NULL
+"""
+_FAIL_INVALID = """
+UPDATE rows SET state = 4 WHERE id IN (SELECT id FROM incoming WHERE problem IS NOT NULL)
 """
 _MOVE = """
 UPDATE rows SET source = i.source, line = i.line, offset = i.offset, length = i.length, digest = i.digest,
@@ -96,6 +106,8 @@ class StagedLine(NamedTuple):
     """What the variant adds to the id."""
     key: bytes | None = None
     """Shared by the rows that ask for the same; None: nobody wants to know."""
+    problem: str | None = None
+    """Why the line cannot be run, and its row has failed already; None: it can."""
 
 
 class Merged(NamedTuple):
@@ -116,8 +128,8 @@ def stage(store: Store, lines: Iterable[StagedLine]) -> None:
         db.execute("DROP TABLE IF EXISTS temp.incoming")
         db.execute(_STAGE)
         db.executemany(
-            "INSERT INTO incoming (id, derived, source, line, offset, length, digest, variant, suffix, key)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO incoming (id, derived, source, line, offset, length, digest, variant, suffix, key,"
+            " problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             lines,
         )
 
@@ -129,6 +141,7 @@ def merge(
     whole: bool,
     limit: int | None,
     dedupe: bool = False,
+    has_invalid: bool = False,
     outputs: Iterable[OutputRecord] = (),
 ) -> Merged:
     """Make the staged lines the run's rows.
@@ -139,6 +152,7 @@ def merge(
         whole: Whether every line of the inputs was staged; otherwise a row without a line is no surprise.
         limit: At most so many rows in the run; lines beyond it are left for a later session. None: all.
         dedupe: Whether rows with one key share a job.
+        has_invalid: Whether there are lines among them that cannot be run.
         outputs: Their results files; those that the run does not have yet are added.
 
     Raises:
@@ -156,14 +170,17 @@ def merge(
         if known:
             _refuse_changed(store, db, names, whole=whole)
             carried = db.execute(_CARRIED).fetchone()[0]
-            if whole:
-                db.execute(_DROP_UNSENT)
+            if whole and db.execute(_DROP_UNSENT).rowcount:
+                db.execute(_FORGET_FAILURES)
             db.execute(_MOVE)
         kept = db.execute("SELECT count(*) FROM rows").fetchone()[0]
         room = -1 if limit is None else max(limit - kept, 0)
         added = db.execute(f"{_ADD} {_NEW if known else ''} ORDER BY i.n LIMIT ?", (room,)).rowcount
         if dedupe:
             choose_leaders(db)
+        if has_invalid:
+            db.execute(_NOTE_INVALID)
+            db.execute(_FAIL_INVALID)
         db.executemany("INSERT OR IGNORE INTO outputs (output, path, committed_bytes) VALUES (?, ?, ?)", outputs)
         db.execute("DELETE FROM sources")
         db.executemany(

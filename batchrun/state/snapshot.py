@@ -24,6 +24,7 @@ _WRONG = {
     "sources": f"typeof(path) <> 'text' OR typeof(file) <> 'text' OR {_NO_NUMBERS.format('output')}",
 }
 """Table -> which of its rows no batchrun has written. A line has at most 64 MiB."""
+_ROWS = "sum(CASE WHEN state = 4 AND attempts = 0 AND id GLOB 'invalid-*' THEN ? ELSE 1 END)"
 
 
 class Found(NamedTuple):
@@ -114,13 +115,14 @@ class Snapshot(Store):
         found = {row[0]: Found(*row[1:]) for row in self.query(sql, ids)}
         return [found.get(row_id) for row_id in ids]
 
-    def rows_by_source(self) -> dict[int, int]:
-        """Input -> how many rows it has."""
-        return dict(self.query("SELECT source, count(*) FROM rows GROUP BY source"))
+    def rows_by_source(self, size: int) -> dict[int, int]:
+        """Input -> how many rows it has; a line that was invalid counts for all the rows that it would have: `size`."""
+        return dict(self.query(f"SELECT source, {_ROWS} FROM rows GROUP BY source", (size,)))
 
-    def rows_by_line(self, source: int) -> dict[bytes, int]:
-        """By what a line of an input is known -> how many rows were made of it: 150 bytes a line."""
-        return dict(self.query("SELECT digest, count(*) FROM rows WHERE source = ? GROUP BY digest", (source,)))
+    def rows_by_line(self, source: int, size: int) -> dict[bytes, int]:
+        """By what a line of an input is known -> how many rows were made of it, as above: 150 bytes a line."""
+        sql = f"SELECT digest, {_ROWS} FROM rows WHERE source = ? GROUP BY digest"
+        return dict(self.query(sql, (size, source)))
 
     def variants(self, ids: Sequence[str]) -> dict[str, int]:
         """Row id -> the number of its variant, for the rows that there are. At most 30,000 at a time."""
