@@ -26,6 +26,7 @@ from batchrun.errors import (
     RejectedError,
     ThrottledError,
 )
+from batchrun.exactjson import dump, exact, has_large_integer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +144,7 @@ def run_body(request: Mapping[str, Any], policy: JobPolicy) -> bytes:
     fields = policy_fields(policy)
     if fields:
         body["policy"] = fields
-    return orjson.dumps(body)
+    return dump(body)
 
 
 def policy_fields(policy: JobPolicy) -> dict[str, Any]:
@@ -183,6 +184,8 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
         if http_status == 400:
             raise call_error(http_status, headers, body)
         raise AmbiguousError(f"the answer is no job: {_excerpt(body)}", http_status=http_status)
+    if ("output" in data or "error" in data) and has_large_integer(body):
+        data = exact(body, data)
     worker_id = data.get("workerId")
     return JobAnswer(
         job_id,
@@ -391,8 +394,8 @@ def _time_ms(value: object) -> float | None:
 
 def _json_text(value: Any) -> str:
     try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:
+        return dump(value).decode()
+    except TypeError:
         return "nested too deeply to be shown"
 
 

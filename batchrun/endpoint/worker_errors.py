@@ -16,6 +16,8 @@ from typing import Any
 
 import orjson
 
+from batchrun.exactjson import dump
+
 MAX_MESSAGE_CHARS = 500
 """A message is for a terminal and a table; the whole is in `raw`."""
 
@@ -273,7 +275,7 @@ def _raw_text(raw: Any) -> str:
     if raw is None:
         return ""
     try:
-        return orjson.dumps(raw).decode()
+        return dump(raw).decode()
     except TypeError:
         return _repr(raw)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.errors import OutputError, StateError
+from batchrun.exactjson import dump, load
 from batchrun.scheduler.states import RowState
 from batchrun.state.database import Database
 from batchrun.state.opening import AT_CHECKPOINT, COMMITS, with_log
@@ -64,12 +65,12 @@ class Store(Database):
     def get_setting(self, name: str) -> object:
         """A setting's JSON value; None when there is none."""
         rows = self.query("SELECT value FROM settings WHERE name = ?", (name,))
-        return orjson.loads(rows[0][0]) if rows else None
+        return load(rows[0][0]) if rows else None
 
     def set_setting(self, name: str, value: object) -> None:
         """Keep a JSON value under a name."""
         with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, orjson.dumps(value)))
+            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, dump(value)))
 
     @property
     def token(self) -> str:
