@@ -39,15 +39,12 @@ def load(raw: bytes) -> Any:
         except (ValueError, TypeError, RecursionError):
             raise error from None
         return data
-    return exact(raw, data) if has_large_integer(raw) else data
-
-
-def exact(raw: bytes, read: Any) -> Any:
-    """What JSON says, read again with integers exactly as they are written; as orjson has `read` it if that fails."""
+    if not has_large_integer(raw):
+        return data
     try:
         return json.loads(raw)
-    except (ValueError, RecursionError):
-        return read
+    except RecursionError:
+        return data
 
 
 def dump(value: Any, option: int = 0) -> bytes:

@@ -26,7 +26,7 @@ from batchrun.errors import (
     RejectedError,
     ThrottledError,
 )
-from batchrun.exactjson import dump, exact, has_large_integer
+from batchrun.exactjson import dump, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -184,8 +184,6 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
         if http_status == 400:
             raise call_error(http_status, headers, body)
         raise AmbiguousError(f"the answer is no job: {_excerpt(body)}", http_status=http_status)
-    if ("output" in data or "error" in data) and has_large_integer(body):
-        data = exact(body, data)
     worker_id = data.get("workerId")
     return JobAnswer(
         job_id,
@@ -366,7 +364,7 @@ _TITLE = re.compile(r"<title[^<>]*>([^<]*)</title>", re.IGNORECASE)
 
 def _load_object(body: bytes) -> dict[str, Any]:
     try:
-        data = orjson.loads(body)
+        data = load(body)
     except orjson.JSONDecodeError as error:
         try:
             data = loose_json.load(body)
