@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchrun.endpoint.protocol import JobAnswer, run_body
+from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
 from batchrun.errors import BatchrunError, OutputError
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shapes import Prompt, build_request, parse_line
@@ -259,11 +260,16 @@ class Journal:
         )
 
     def _asked(self, row: RowRecord) -> Asked:
-        """What a row's request asked for, read again: only answers that do not tell have need of it."""
+        """What a row's request asked for: only answers that do not tell have need of it."""
+        request = self._request(row)
+        return Asked() if request is None else asked_of(request)
+
+    def _request(self, row: RowRecord) -> dict[str, Any] | None:
+        """A row's request, read again; None: its line has changed."""
         line = self._line(row)
         if isinstance(line, LineChangedError):
-            return Asked()
-        return asked_of(build_request(self._sweep.apply(line, row.variant), self._options.request))
+            return None
+        return build_request(self._sweep.apply(line, row.variant), self._options.request)
 
     def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int, digest: int | None) -> None:
         row = self._rows[ending.row]
@@ -275,6 +281,8 @@ class Journal:
                 status, answer = ending.status, _answer(ending.answer)
                 if ending.failure:
                     failure = self._failure(ending, ending.failure, answer, now_ms)
+                    if failure.message.startswith(NO_ROUTE):
+                        failure = failure._replace(message=named_route(failure.message, self._request(row)))
                     batch.failures.append(failure)
                     if self._deliver is not None:
                         self._keep(self._failure_line(row._replace(attempts=ending.attempts), failure, ending.job))

@@ -164,8 +164,8 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
     """The answer of `/run`, `/status` or `/cancel`.
 
     A 400 whose body is a job with a status counts as that job's answer: public endpoints answer so for FAILED
-    jobs (Runpod docs, public endpoints). A success with an ID and no status is a job in the queue: it exists, and
-    to submit it again would be to pay twice. So are 201 and 202, which are not documented.
+    jobs (Runpod docs, public endpoints). A success with an ID and no status, or a number as its status, is a job in
+    the queue: it exists, and to submit it again would be to pay twice. So are 201 and 202, which are not documented.
 
     Raises:
         CallError: of the class that fits the HTTP status; AmbiguousError when the body is no job.
@@ -179,7 +179,7 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
             raise
         raise call_error(http_status, headers, body) from error
     job_id, word = data.get("id"), data.get("status")
-    if word is None and http_status != 400 and not data.get("error"):
+    if (word is None or type(word) is int) and http_status != 400 and not data.get("error"):
         word = JobStatus.IN_QUEUE.value
     if not isinstance(job_id, str) or not job_id or not isinstance(word, str):
         if http_status == 400:
@@ -265,7 +265,7 @@ def health_body(health: Health, *, retried: int = 0) -> dict[str, Any]:
 
 
 def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> CallError:
-    """The error that an HTTP status means, with what the body says.
+    """The error that an HTTP status means, with what the body says. A 400 of an endpoint without a queue is a denial.
 
     Runpod documents 400, 401, 404, 429 and 500; the rest is what its users report, or what an edge such as
     Cloudflare may answer. On 429 the job was not accepted; on 5xx nobody knows.
@@ -283,7 +283,7 @@ def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> Cal
         return ThrottledError(message, retry_after_s=retry_after_s, **facts)
     if http_status in (404, 410):
         return NotFoundError(message, **facts)
-    if http_status in (401, 402, 403, 407, 425) or is_redirect:
+    if http_status in (401, 402, 403, 407, 425) or is_redirect or (http_status == 400 and _OTHER_KIND.search(said)):
         return DeniedError(message, **facts)
     if 400 <= http_status < 500:
         return RejectedError(message, **facts)
@@ -357,6 +357,8 @@ def _said(body: bytes) -> str:
     return text
 
 
+_OTHER_KIND = re.compile(r"not allowed for QB API", re.IGNORECASE)
+"""A 400 for the queue's operations at a load-balancing endpoint (recorded by users)."""
 _STATUSES = {status.value: status for status in JobStatus}
 
 # Nothing here can run across another tag: thousands of tags that are never closed would take minutes to search.
