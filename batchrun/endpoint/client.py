@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from batchrun.config import DEFAULT_BASE_URL, DEFAULT_MEMORY_BYTES, checked_url
@@ -115,9 +116,8 @@ class EndpointClient:
         self._status_url = operation_url(base_url, endpoint, Operation.STATUS) + "/"
         self._cancel_url = operation_url(base_url, endpoint, Operation.CANCEL) + "/"
         self._health_url = URL(operation_url(base_url, endpoint, Operation.HEALTH))
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        # aiohttp copies a plain mapping for each request.
+        self._key_header = CIMultiDict() if api_key is None else CIMultiDict(Authorization=f"Bearer {api_key}")
         self.ids = JobIds()
         """Whose answers are believed: a job of an earlier session is to be added before it is asked after."""
         self._memory = memory or MemoryBudget(DEFAULT_MEMORY_BYTES)
@@ -129,6 +129,7 @@ class EndpointClient:
                 keepalive_timeout=_KEEPALIVE_S,
                 ttl_dns_cache=60,
             ),
+            headers={"Content-Type": "application/json", "Accept": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
             read_bufsize=_BUFFER_BYTES,
@@ -242,7 +243,7 @@ class EndpointClient:
         try:
             # Reading to the end gives the connection back, and a failure closes it: a context would only cost time.
             response = await self._session.request(
-                method, url, data=data, headers=self._headers, allow_redirects=False, proxy=self._proxy
+                method, url, data=data, headers=self._key_header, allow_redirects=False, proxy=self._proxy
             )
             content, held_bytes = response.content, 0
             if content.is_eof() and content.total_bytes <= _PARSED_ASIDE_BYTES:
