@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from batchrun.endpoint.protocol import JobAnswer, run_body
 from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
 from batchrun.errors import BatchrunError, OutputError
+from batchrun.exactjson import load
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shapes import Prompt, build_request, parse_line
 from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import openai_line
-from batchrun.results.record import JobInfo, error_line, result_digest, result_line
+from batchrun.results.record import JobInfo, error_line, part_bytes, result_digest, result_line
 from batchrun.results.text import extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
@@ -284,8 +285,12 @@ class Journal:
                     if failure.message.startswith(NO_ROUTE):
                         failure = failure._replace(message=named_route(failure.message, self._request(row)))
                     batch.failures.append(failure)
+                    if answer is not None and answer.output is not None:
+                        batch.parts.append((ending.job, part_bytes(answer.output)))
                     if self._deliver is not None:
-                        self._keep(self._failure_line(row._replace(attempts=ending.attempts), failure, ending.job))
+                        part = batch.parts[-1][1] if batch.parts and batch.parts[-1][0] == ending.job else None
+                        row = row._replace(attempts=ending.attempts)
+                        self._keep(self._failure_line(row, failure, ending.job, part))
             case cmd.Hold():
                 state, status = RowState.HELD, "UNCONFIRMED"
             case cmd.Requeue():
@@ -322,11 +327,11 @@ class Journal:
         if self._deliver is not None:
             self._delivered.extend(lines)
 
-    def _failure_line(self, row: RowRecord, failure: FailureRecord, job: int) -> bytes:
+    def _failure_line(self, row: RowRecord, failure: FailureRecord, job: int, part: bytes | None) -> bytes:
         return failure_line(
             row,
             failure,
-            FailedJob(*(self._jobs.get(job) or self._store.submission(job)), None),
+            FailedJob(*(self._jobs.get(job) or self._store.submission(job)), None, part),
             source=self._sources[row.source],
             reader=self._reader,
             sweep=self._sweep,
@@ -401,6 +406,7 @@ def failure_line(
         line=row.line,
         job=job if row.attempts else None,
         same_as=failed.same_as,
+        part=None if failed.output is None else load(failed.output),
         write=write,
     )
 

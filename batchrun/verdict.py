@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.worker_errors import decode_error, find_hidden_error, is_empty_output
@@ -39,6 +39,14 @@ def judge(answer: JobAnswer, *, inspect_output: bool, hide: Callable[[str], str]
     kind = classify_job(status.value, error.message, error.code, error.error_type)
     may_pass = status is JobStatus.TIMED_OUT and not is_overrun(error.message)
     return Failure(kind, hide(error.message), hide(error.raw), may_pass)
+
+
+def part_of(answer: JobAnswer) -> Any:
+    """What a job without a result has put out beside its error, its paid part; None when that is nothing."""
+    output = answer.output
+    if not output or (answer.status is JobStatus.COMPLETED and not (isinstance(output, list) and len(output) > 1)):
+        return None
+    return output if answer.error or isinstance(output, list) else None
 
 
 _SILENT = {

@@ -33,10 +33,12 @@ from batchrun.endpoint.protocol import (
     MAX_ERROR_BYTES,
     Health,
     JobAnswer,
+    JobStatus,
     Operation,
     operation_url,
     parse_health,
     parse_job,
+    parse_stream,
 )
 from batchrun.endpoint.proxies import proxy_for
 from batchrun.errors import (
@@ -114,6 +116,7 @@ class EndpointClient:
         checked_url("--base-url", base_url, example=DEFAULT_BASE_URL)
         self._run_url = URL(operation_url(base_url, endpoint, Operation.RUN))
         self._status_url = operation_url(base_url, endpoint, Operation.STATUS) + "/"
+        self._stream_url = operation_url(base_url, endpoint, Operation.STREAM) + "/"
         self._cancel_url = operation_url(base_url, endpoint, Operation.CANCEL) + "/"
         self._health_url = URL(operation_url(base_url, endpoint, Operation.HEALTH))
         # aiohttp copies a plain mapping for each request.
@@ -192,6 +195,27 @@ class EndpointClient:
         except CallError as error:
             error.rewrite(self.hide)
             raise
+
+    async def stream(self, job_id: str) -> tuple[list[Any], JobStatus | None, int]:
+        """What a job has put out since this was last asked, its state, None without one, and the size of the answer.
+
+        Raises:
+            CallError: no usable answer; NotFoundError when there is no stream.
+        """
+        url = URL(self._stream_url + quote(job_id, safe=""), encoded=True)
+        try:
+            http_status, headers, body, held_bytes, _ = await self._request("GET", url, None)
+            self._memory.release(held_bytes)
+            if len(body) <= _PARSED_ASIDE_BYTES:
+                return *parse_stream(http_status, headers, body), len(body)
+            return *await _aside(lambda: parse_stream(http_status, headers, body)), len(body)
+        except CallError as error:
+            error.rewrite(self.hide)
+            raise
+
+    async def hold(self, answer: JobAnswer, size_bytes: int) -> None:
+        """Count what an answer has been given of other answers in the memory budget, as soon as there is room."""
+        answer.held_bytes += await self._memory.room(BYTES_PER_BYTE * size_bytes)
 
     def release(self, answer: JobAnswer) -> None:
         """An answer is not needed any more, or what is left of it is small."""

@@ -199,6 +199,25 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
     )
 
 
+def parse_stream(http_status: int, headers: Mapping[str, str], body: bytes) -> tuple[list[Any], JobStatus | None]:
+    """The answer of `/stream`: the pieces of the output that are new, and the job's state; None where it has none.
+
+    It is `{"status", "stream": [{"output": piece}, ...]}` (recorded live); the documentation shows the bare list.
+
+    Raises:
+        CallError: of the class that fits the HTTP status; AmbiguousError when the body is neither.
+    """
+    if http_status != 200:
+        raise call_error(http_status, headers, body)
+    data = _load(body)
+    parts = (data.get("stream") or []) if isinstance(data, dict) else data
+    if not isinstance(parts, list):
+        raise AmbiguousError(f"the answer is not a stream: {_excerpt(body)}", http_status=http_status)
+    pieces = [part.get("output") if isinstance(part, dict) and "output" in part else part for part in parts]
+    word = data.get("status") if isinstance(data, dict) else None
+    return pieces, _STATUSES.get(word, JobStatus.IN_PROGRESS) if isinstance(word, str) else None
+
+
 def job_body(answer: JobAnswer) -> dict[str, Any]:
     """The JSON object for a job's answer: the inverse of `parse_job`, used by the local endpoint."""
     data: dict[str, Any] = {"id": answer.id, "status": answer.status.value}
@@ -365,14 +384,18 @@ _STATUSES = {status.value: status for status in JobStatus}
 _TITLE = re.compile(r"<title[^<>]*>([^<]*)</title>", re.IGNORECASE)
 
 
-def _load_object(body: bytes) -> dict[str, Any]:
+def _load(body: bytes) -> Any:
     try:
-        data = load(body)
+        return load(body)
     except orjson.JSONDecodeError as error:
         try:
-            data = loose_json.load(body)
+            return loose_json.load(body)
         except ValueError:
             raise AmbiguousError(f"the answer is not JSON: {_excerpt(body)}", http_status=200) from error
+
+
+def _load_object(body: bytes) -> dict[str, Any]:
+    data = _load(body)
     if not isinstance(data, dict):
         raise AmbiguousError(f"the answer is no JSON object: {_excerpt(body)}", http_status=200)
     return data
