@@ -77,7 +77,7 @@ class Streamed:
             return Failure(
                 failure.kind, f"{failure.message}, and its stream cannot be read: {error.message}", error.raw
             )
-        if not pieces:
+        if all(piece is None for piece in pieces):
             return failure
         answer.output, answer.has_output = pieces, True
         await self._client.hold(answer, size_bytes)

@@ -58,12 +58,14 @@ async def test_the_output_of_a_generator_that_nobody_puts_together_is_the_result
     assert rehearsal.summary.calls["stream"] == 3
 
 
-async def test_a_stream_that_brings_nothing_is_no_output(tmp_path: Path):
-    rehearsal, seen = await run(tmp_path, Streams({"status": "COMPLETED", "output": []}, []))
+@pytest.mark.parametrize(("pieces", "calls"), [([], 1), ([[None]], 2)])
+@pytest.mark.parametrize("ended", [{"output": []}, {"output": None}, {}])
+async def test_a_stream_that_brings_nothing_is_no_output(tmp_path: Path, ended: dict, pieces: list, calls: int):
+    rehearsal, seen = await run(tmp_path, Streams({"status": "COMPLETED", **ended}, pieces))
     (error,) = rehearsal.errors
     assert error["error"]["kind"] == "no_output"
     assert "output" not in error
-    assert (seen["run"], seen["stream"]) == (1, 1)
+    assert (seen["run"], seen["stream"]) == (1, calls)
 
 
 async def test_an_empty_list_is_a_result_where_outputs_are_not_inspected(tmp_path: Path):
