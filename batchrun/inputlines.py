@@ -6,12 +6,13 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from batchrun.errors import InputError
+from batchrun.errors import BatchrunError, InputError
+from batchrun.exactjson import load
 from batchrun.prompts.identity import derived_id, is_written_so, known_by, line_digest, parts
 from batchrun.prompts.lines import LineReader
-from batchrun.prompts.shapes import LineError, parse_line
+from batchrun.prompts.shapes import LineError, Prompt, parse_line
 from batchrun.prompts.sources import Source, SourceKind, iter_source
 
 if TYPE_CHECKING:
@@ -19,8 +20,39 @@ if TYPE_CHECKING:
 
     from batchrun.prompts.lines import RawLine
     from batchrun.prompts.shard import Shard
-    from batchrun.state.records import SourceRecord
+    from batchrun.state.records import RowRecord, SourceRecord
     from batchrun.state.snapshot import ScannedRow
+
+
+class LineChangedError(BatchrunError):
+    """A line is not what it was when the run began."""
+
+
+class InvalidLineError(LineChangedError):
+    """A line is as it was, and cannot be run; `raw` has its bytes."""
+
+    def __init__(self, message: str, raw: bytes) -> None:
+        super().__init__(message)
+        self.raw = raw
+
+    @property
+    def request(self) -> Any:
+        """The line as parsed; None where it is not JSON. As a line of an input it is as invalid again."""
+        try:
+            return load(self.raw)
+        except ValueError:
+            return None
+
+
+def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineChangedError:
+    """A row's line, parsed again; an error, not raised, when it is not what it was when the run began."""
+    raw = reader.read(row.source, row.offset, row.length)
+    if not is_written_so(raw, row.digest):
+        return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
+    try:
+        return parse_line(raw)
+    except LineError as error:
+        return InvalidLineError(error.message, raw)
 
 
 class InputLines:

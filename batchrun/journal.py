@@ -14,16 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import orjson
-
 from batchrun.endpoint.protocol import JobAnswer, run_body
-from batchrun.errors import BatchrunError, OutputError
-from batchrun.prompts.identity import is_written_so
-from batchrun.prompts.shapes import LineError, Prompt, build_request, parse_line
+from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
+from batchrun.errors import OutputError
+from batchrun.exactjson import load
+from batchrun.inputlines import InvalidLineError, LineChangedError, read_line
+from batchrun.prompts.shapes import LineError, Prompt, build_request
 from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import openai_line
-from batchrun.results.record import JobInfo, error_line, result_digest, result_line
+from batchrun.results.record import JobInfo, error_line, part_bytes, result_digest, result_line
 from batchrun.results.text import extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
@@ -92,26 +92,6 @@ class Loaded(NamedTuple):
     """Whether there are no more."""
     added: int = 0
     """How many of them the run did not have before."""
-
-
-class LineChangedError(BatchrunError):
-    """A line is not what it was when the run began."""
-
-
-class InvalidLineError(LineChangedError):
-    """A line is as it was, and cannot be run; `raw` has its bytes."""
-
-    def __init__(self, message: str, raw: bytes) -> None:
-        super().__init__(message)
-        self.raw = raw
-
-    @property
-    def request(self) -> Any:
-        """The line as parsed; None where it is not JSON. As a line of an input it is as invalid again."""
-        try:
-            return orjson.loads(self.raw)
-        except orjson.JSONDecodeError:
-            return None
 
 
 class Journal:
@@ -278,11 +258,16 @@ class Journal:
         )
 
     def _asked(self, row: RowRecord) -> Asked:
-        """What a row's request asked for, read again: only answers that do not tell have need of it."""
+        """What a row's request asked for: only answers that do not tell have need of it."""
+        request = self._request(row)
+        return Asked() if request is None else asked_of(request)
+
+    def _request(self, row: RowRecord) -> dict[str, Any] | None:
+        """A row's request, read again; None: its line has changed."""
         line = self._line(row)
         if isinstance(line, LineChangedError):
-            return Asked()
-        return asked_of(build_request(self._sweep.apply(line, row.variant), self._options.request))
+            return None
+        return build_request(self._sweep.apply(line, row.variant), self._options.request)
 
     def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int, digest: int | None) -> None:
         row = self._rows[ending.row]
@@ -294,9 +279,15 @@ class Journal:
                 status, answer = ending.status, _answer(ending.answer)
                 if ending.failure:
                     failure = self._failure(ending, ending.failure, answer, now_ms)
+                    if failure.message.startswith(NO_ROUTE):
+                        failure = failure._replace(message=named_route(failure.message, self._request(row)))
                     batch.failures.append(failure)
+                    if answer is not None and answer.output is not None:
+                        batch.parts.append((ending.job, part_bytes(answer.output)))
                     if self._deliver is not None:
-                        self._keep(self._failure_line(row._replace(attempts=ending.attempts), failure, ending.job))
+                        part = batch.parts[-1][1] if batch.parts and batch.parts[-1][0] == ending.job else None
+                        row = row._replace(attempts=ending.attempts)
+                        self._keep(self._failure_line(row, failure, ending.job, part))
             case cmd.Hold():
                 state, status = RowState.HELD, "UNCONFIRMED"
             case cmd.Requeue():
@@ -333,11 +324,11 @@ class Journal:
         if self._deliver is not None:
             self._delivered.extend(lines)
 
-    def _failure_line(self, row: RowRecord, failure: FailureRecord, job: int) -> bytes:
+    def _failure_line(self, row: RowRecord, failure: FailureRecord, job: int, part: bytes | None) -> bytes:
         return failure_line(
             row,
             failure,
-            FailedJob(*(self._jobs.get(job) or self._store.submission(job)), None),
+            FailedJob(*(self._jobs.get(job) or self._store.submission(job)), None, part),
             source=self._sources[row.source],
             reader=self._reader,
             sweep=self._sweep,
@@ -422,19 +413,9 @@ def failure_line(
         line=row.line,
         job=job if row.attempts else None,
         same_as=failed.same_as,
+        part=None if failed.output is None else load(failed.output),
         write=write,
     )
-
-
-def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineChangedError:
-    """A row's line, parsed again; an error, not raised, when it is not what it was when the run began."""
-    raw = reader.read(row.source, row.offset, row.length)
-    if not is_written_so(raw, row.digest):
-        return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
-    try:
-        return parse_line(raw)
-    except LineError as error:
-        return InvalidLineError(error.message, raw)
 
 
 def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:

@@ -9,6 +9,8 @@ from zlib import crc32
 
 import orjson
 
+from batchrun.exactjson import dump
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -80,4 +82,4 @@ def _as_id(digest: bytes) -> str:
 
 
 def _canonical(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return dump(value, orjson.OPT_SORT_KEYS)

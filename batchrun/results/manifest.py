@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from batchrun.exactjson import dump
 from batchrun.results.record import iso_time
 from batchrun.results.writer import write_whole, writing
 
@@ -128,4 +129,4 @@ def write_manifest(
         ],
         "summary": said,
     }
-    write_whole(path, [orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)], token=token)
+    write_whole(path, [dump(data, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)], token=token)

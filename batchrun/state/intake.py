@@ -164,7 +164,7 @@ def merge(
         db.execute(_NUMBER_DERIVED)
         db.execute(_NAME_VARIANTS)
         db.execute("CREATE INDEX temp.incoming_by_id ON incoming (id)")
-        _refuse_twice(db, names)
+        _refuse_twice(db, names, {source.source: source.output for source in sources})
         known = db.execute("SELECT count(*) FROM rows").fetchone()[0]
         carried = 0
         if known:
@@ -191,11 +191,14 @@ def merge(
     return Merged(rows=kept + added, added=added, dropped=known - kept, carried=carried)
 
 
-def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:
+def _refuse_twice(db: sqlite3.Connection, names: dict[int, str], outputs: dict[int, int]) -> None:
     twice = db.execute(_TWICE).fetchall()
     if twice:
         listed = "; ".join(f"{row_id!r}: {names[s1]}:{l1} and {names[s2]}:{l2}" for row_id, s1, l1, s2, l2 in twice)
-        raise InputError(f"an id stands on two lines: {listed}", "give each line its own id, or none at all")
+        hint = "give each line its own id, or none at all"
+        if all(outputs[first] != outputs[second] for _, first, _, second, _ in twice):
+            hint += "; or let each file be a run of its own: batchrun run FILE for each, or batchrun watch FOLDER"
+        raise InputError(f"an id stands on two lines: {listed}", hint)
 
 
 def _refuse_changed(store: Store, db: sqlite3.Connection, names: dict[int, str], *, whole: bool) -> None:
