@@ -45,7 +45,7 @@ def show_summary(summary: Summary, given: dict[str, Any]) -> None:
     elif not given["quiet"]:
         echo(render(summary), err=True, nl=False)
     elif summary.reason:
-        echo(f"batchrun: {summary.reason}", err=True)
+        say(summary.reason, summary.hint)
 
 
 def show_ending(file: str, ending: Ending, given: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from batchrun.clock import WallClock, steady_s
 from batchrun.config import RunOptions
 from batchrun.consent import Said
 from batchrun.credentials import checked, find_key
+from batchrun.endpoint.connections import refuse_bad_way
 from batchrun.endpoint.protocol import run_body
 from batchrun.engine import Outcome
 from batchrun.errors import BatchrunError, OutputError, RefusedError, StateError, UsageError
@@ -98,7 +99,7 @@ def run(
         BatchrunError: nothing was sent, or a defect. A run that stops early is told by the summary.
     """
     _refuse_wrong_kinds(kinds, retry_failed=retry_failed)
-    refuse_bad_url(notify_url)
+    _refuse_bad_ways(options, notify_url)
     key = find_key(options, api_key)
     worker = _local_worker(local, observer) if options.is_local else None
     said = Said(base_url=confirmed_url or not resumed, paths=not resumed)
@@ -162,7 +163,7 @@ def watch(
     Raises:
         BatchrunError: nothing more can be run, or a defect. A file that is refused or stops is shown.
     """
-    refuse_bad_url(notify_url)
+    _refuse_bad_ways(options, notify_url)
     key = find_key(options, api_key)
     worker = _local_worker(local, observer) if options.is_local else None
     rng = random.Random()  # noqa: S311 - jitter, not a secret
@@ -277,7 +278,7 @@ def cancel(
     Raises:
         BatchrunError: nothing was cancelled, or a defect.
     """
-    refuse_bad_url(notify_url)
+    _refuse_bad_ways(options, notify_url)
     key, state = find_key(options, api_key), options.state
     said = Said(base_url=confirmed_url, paths=False)
     ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
@@ -298,6 +299,13 @@ def cancel(
             outcome = _in_loop(opened.drive(options.base_url, rng, cancel=True, leaving=leaving))
         told.append(opened.conclude(outcome))
     return told[0]
+
+
+def _refuse_bad_ways(options: RunOptions, notify_url: str | None) -> None:
+    """Refuse what no request can go through: a notification URL, or proxies of the environment."""
+    refuse_bad_url(notify_url)
+    if not options.is_local:
+        refuse_bad_way(options.base_url)
 
 
 def _wall() -> WallClock:

@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "conclusion": ENGINE_LEVEL | {"checks", "journal", "engine", "accounts", "ordering", "__version__"},
     "recovery": ENGINE_LEVEL | {"conclusion"},
     "repair": ENGINE_LEVEL | {"conclusion"},
-    "notify": {"results", "errors", "config", "foreign", "endpoint.proxies", "interrupts"},
+    "notify": {"results", "errors", "config", "foreign", "endpoint.connections", "endpoint.proxies", "interrupts"},
     "standing": ENGINE_LEVEL | {"accounts"},
     "session": ENGINE_LEVEL
     | {"checks", "intake", "runs", "engine", "interrupts", "clock", "notify", "credentials", "local", "progress"}
@@ -124,7 +124,8 @@ MAY_IMPORT = {
 """Part -> what it may import besides itself; `a.b` allows one module of a folder only."""
 
 LIBRARIES = {
-    "aiohttp": {"endpoint.client", "local.server", "local.upstream", "notify"},
+    "aiohttp": {"endpoint.client", "endpoint.connections", "local.server", "local.upstream", "notify"},
+    "aiohttp_socks": {"endpoint.connections"},
     "sqlite3": {"state.opening", "state.database", "state.intake", "state.positions", "state.arrivals"},
     "tqdm": {"progress"},
     "matplotlib": {"results.charts"},
@@ -142,6 +143,7 @@ LIBRARIES = {
         "notify",
         "session",
         "endpoint.client",
+        "endpoint.connections",
         "endpoint.memory",
         "local.server",
         "local.smollm2",
