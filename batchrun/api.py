@@ -30,6 +30,7 @@ from batchrun.interrupts import Leaving, Wish, cancellable, interruptible
 from batchrun.paths import behind_links
 from batchrun.printer import Printer
 from batchrun.progress import make_observer
+from batchrun.streams import open_closed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -364,6 +365,7 @@ class Stream:
 
 def _shown(progress: Progress, options: config.RunOptions, **given: Any) -> Summary:
     """Run, with the progress shown on stderr; all of it is written before the end."""
+    open_closed()
     printer = Printer(sys.stderr)
     try:
         return session.run(options, observer=make_observer(progress, printer), **given)

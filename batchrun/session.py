@@ -36,6 +36,7 @@ from batchrun.runs import Run
 from batchrun.scheduler.failures import FailureKind
 from batchrun.state.opening import without_lost_log
 from batchrun.state.store import Store
+from batchrun.streams import stdin_bytes
 from batchrun.watching import Ending, Watch
 
 if TYPE_CHECKING:
@@ -351,7 +352,7 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
         observer.message(f"sweep: {sweep}: {sweep.size:,} rows of each line")
     count = equal = 0
     key_of, seen = RequestKeys(options), set[bytes]()
-    for number, prompt in enumerate(preview(options, sys.stdin.buffer, observer)):
+    for number, prompt in enumerate(preview(options, stdin_bytes(), observer)):
         if options.dedupe:
             key = key_of(prompt, number % sweep.size)
             if key in seen:
