@@ -46,7 +46,7 @@ def refuse_other_options(store: Store, options: RunOptions) -> bool:
     stored = store.get_setting("options")
     if not isinstance(stored, dict):
         return False
-    now, stored = options.to_json(), {**stored, "base_url": without_user(stored["base_url"])}
+    now, stored = options.to_json(), {**stored, "base_url": without_user(stored["base_url"] or "") or None}
     pairs = [(option, stored.get(key), now[key]) for key, option in _IDENTITY.items()]
     swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
     pairs.append(("--sweep", swept[0], swept[1]))

@@ -363,7 +363,8 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
         out.write(visible_json(body).encode() + b"\n")
         count += 1
     out.flush()
-    where = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
+    urls = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
+    where = "the local endpoint" if options.is_local else urls
     more = f", and {equal:,} more ask for the same as one of them" if equal else ""
     observer.message(f"dry run: {count:,} rows would go to {where}{more}; nothing was sent")
 

@@ -266,6 +266,21 @@ def test_a_proxy_that_is_none_is_refused_before_anything_is_written(tmp_path: Pa
     assert not list(tmp_path.glob("*.state*"))
 
 
+def test_a_rehearsal_never_speaks_of_runpods_own_url(tmp_path: Path):
+    done = batchrun("run", "p.jsonl", "-o", "o.jsonl", "-e", "local", "--worker", "echo", "--dry-run")
+    assert "would go to the local endpoint" in done.stderr
+    assert local("p.jsonl", "-o", "o.jsonl").returncode == 0
+    for path in tmp_path.iterdir():
+        assert b"api.runpod.ai" not in path.read_bytes(), path.name
+    assert local("p.jsonl", "-o", "o.jsonl").returncode == 0
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "report", "resume", "cancel"])
+def test_a_folder_that_is_no_state_file_is_one_clear_line(command: str):
+    done = CliRunner().invoke(main, [command, "."])
+    assert (done.exit_code, done.output.splitlines()[0]) == (2, "batchrun: . is a folder, not a state file")
+
+
 def test_quiet_says_nothing_when_all_is_well():
     done = batchrun("run", "p.jsonl", "-e", "local", "--worker", "echo", "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
