@@ -19,11 +19,10 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
-import orjson
-
 from batchrun import config, session
 from batchrun.arguments import checked, options_of
 from batchrun.errors import InputError, OutputError, RunInterrupted, StoppedError, UsageError
+from batchrun.exactjson import load
 from batchrun.feed import Feed, as_line
 from batchrun.intake import requests_path
 from batchrun.interrupts import Leaving, Wish, cancellable, interruptible
@@ -328,9 +327,9 @@ class Stream:
             try:
                 if await feed.is_open() and feed.stored is not None:
                     for line in feed.stored:
-                        yield orjson.loads(line)
+                        yield load(line)
                     while (record := await feed.record()) is not None:
-                        yield orjson.loads(record)
+                        yield load(record)
                 self.summary = await asyncio.shield(done)
             finally:
                 await self.aclose()

@@ -148,4 +148,4 @@ class NotFoundError(CallError):
 
 
 class DeniedError(CallError):
-    """401, 402, 403, 407, 425 or a redirect: no request of this run will pass, if it is the API that says so."""
+    """401, 402, 403, 407, 425, a redirect, an endpoint without a queue: no request will pass, if the API says so."""

@@ -49,6 +49,7 @@ from batchrun.state.opening import refuse_without_log, without_lost_log
 from batchrun.state.records import Execution, Share
 from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
+from batchrun.streamed import Streamed
 from batchrun.tally import Tally
 
 if TYPE_CHECKING:
@@ -308,6 +309,7 @@ class Run:
                     client,
                     Tally(self.store.counts(share), self._clock(), price_per_hour=options.guards.price_per_hour),
                     observer,
+                    streamed=Streamed(client, options.scheduler.limits.status, rng, self._clock),
                     timeline=timeline,
                     thread=thread,
                     load=load,

@@ -10,23 +10,24 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "batchrun"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
-ENGINE_LEVEL = {"errors", "config", "folders", "prompts", "scheduler", "endpoint", "state", "results"}
+ENGINE_LEVEL = {"errors", "exactjson", "config", "folders", "prompts", "scheduler", "endpoint", "state", "results"}
 MAY_IMPORT = {
     "errors": set(),
+    "exactjson": set(),
     "foreign": set(),
     "config": {"errors", "foreign"},
     "folders": set(),
     "locks": {"errors"},
     "paths": {"errors", "config"},
-    "prompts": {"errors", "config", "locks", "paths"},
+    "prompts": {"errors", "exactjson", "config", "locks", "paths"},
     "scheduler": {"errors", "config"},
-    "endpoint": {"errors", "config", "foreign"},
-    "state": {"errors", "config", "folders", "locks", "scheduler.states"},
-    "results": {"errors", "config", "folders", "locks", "foreign"},
+    "endpoint": {"errors", "exactjson", "config", "foreign"},
+    "state": {"errors", "exactjson", "config", "folders", "locks", "scheduler.states"},
+    "results": {"errors", "exactjson", "config", "folders", "locks", "foreign"},
     "printer": set(),
     "progress": {"printer", "results.summary", "results.cost", "foreign"},
     "consent": ENGINE_LEVEL | {"foreign"},
-    "local": {"errors", "config", "endpoint.protocol"},
+    "local": {"errors", "exactjson", "config", "endpoint.protocol"},
     "credentials": {"errors", "config"},
     "followers": ENGINE_LEVEL,
     "journal": ENGINE_LEVEL | {"followers"},
@@ -35,7 +36,8 @@ MAY_IMPORT = {
     "interrupts": {"config"},
     "announcer": {"results"},
     "clock": set(),
-    "engine": ENGINE_LEVEL | {"journal", "tally", "verdict", "interrupts", "announcer"},
+    "streamed": ENGINE_LEVEL,
+    "engine": ENGINE_LEVEL | {"journal", "tally", "verdict", "interrupts", "announcer", "streamed"},
     "feed": ENGINE_LEVEL | {"journal", "interrupts"},
     "fleet": ENGINE_LEVEL | {"engine", "interrupts"},
     "copies": ENGINE_LEVEL,
@@ -67,6 +69,7 @@ MAY_IMPORT = {
         "conclusion",
         "recovery",
         "repair",
+        "streamed",
         "followers",
         "feed",
         "interrupts",
@@ -83,10 +86,10 @@ MAY_IMPORT = {
     "merging": ENGINE_LEVEL | {"export", "ordering"},
     "streams": {"errors"},
     "output": {"errors", "progress", "printer", "foreign", "endpoint.proxies", "results.summary", "queued", "watching"},
-    "values": {"config", "errors", "paths"},
+    "values": {"config", "errors", "exactjson", "paths"},
     "options": {"config", "runfile", "values"},
     "runfile": {"errors"},
-    "parameters": {"config", "errors", "intake", "paths", "prompts", "credentials", "foreign"},
+    "parameters": {"config", "errors", "exactjson", "intake", "paths", "prompts", "credentials", "foreign"},
     "cli": ENGINE_LEVEL
     | {"session", "standing", "verification", "export", "merging", "intake", "progress", "options", "parameters"}
     | {
@@ -104,10 +107,11 @@ MAY_IMPORT = {
         "values",
         "__version__",
     },
-    "arguments": {"config", "errors", "parameters"},
+    "arguments": {"config", "errors", "exactjson", "parameters"},
     "api": {
         "config",
         "errors",
+        "exactjson",
         "results",
         "session",
         "arguments",
@@ -143,6 +147,7 @@ LIBRARIES = {
         "interrupts",
         "notify",
         "session",
+        "streamed",
         "endpoint.client",
         "endpoint.connections",
         "endpoint.memory",

@@ -22,6 +22,7 @@ from tests.rehearsal import read_lines, rehearse, serving, write_lines
 if TYPE_CHECKING:
     from pathlib import Path
 
+DEAD = "vLLM server process is not running; worker is unhealthy"
 PROMPTS = [{"id": f"r{n}", "prompt": f"prompt {n}", "metadata": {"n": n}} for n in range(40)]
 
 
@@ -238,6 +239,8 @@ async def test_a_job_that_is_gone_is_submitted_again_and_counted(tmp_path: Path)
         ("!{'message': 'vLLM returned HTTP 503: busy', 'type': 'worker_error'}", "worker_error", "busy", 3),
         ('!{\'message\': \'vLLM returned HTTP 400: {"error": {"message": "no"}}\'}', "bad_request", "no", 1),
         ("!Unexpected keyword argument 'x'", "handler_error", "Unexpected keyword", 1),
+        ("!executionTimeout exceeded", "timed_out", "raise --execution-timeout", 1),
+        (f"!{{'message': '{DEAD}', 'type': 'worker_error', 'code': None}}", "worker_error", DEAD, 3),
         ([{"object": "error", "message": "hidden", "code": 400}], "bad_request", "hidden", 1),
         ([{"error": "hidden too"}], "handler_error", "hidden too", 1),
         ([], "no_output", "the job completed without output", 1),
@@ -254,6 +257,22 @@ async def test_a_failed_job_says_why_and_is_retried_only_where_that_may_help(
     assert (error["status"], error["error"]["kind"], error["job"]["attempts"]) == ("FAILED", kind, attempts)
     assert message in error["error"]["message"]
     assert server.seen["run"] == attempts
+
+
+async def test_a_route_that_the_worker_does_not_know_is_named_in_the_error_file_and_in_the_summary(tmp_path: Path):
+    async def fault(request, operation):
+        said = """{'message': 'vLLM returned HTTP 404: {"detail":"Not Found"}', 'type': 'worker_error', 'code': None}"""
+        answer = {"id": request.path.rpartition("/")[2], "status": "FAILED", "error": said}
+        return web.json_response(answer) if operation == "status" else None
+
+    asked = {"openai_route": "/v1/embeddings", "openai_input": {"input": "hello"}}
+    write_lines(tmp_path, [{"id": "x", "input": asked}])
+    async with serving(fault) as server:
+        rehearsal = await rehearse(tmp_path, server.endpoint.base_url)
+    (error,) = rehearsal.errors
+    assert (error["error"]["kind"], error["job"]["attempts"]) == ("bad_request", 1)
+    assert error["error"]["message"].startswith("the worker has no route /v1/embeddings (HTTP 404): it is misspelt")
+    assert "/v1/embeddings" in rehearsal.summary.failures[0].example_message
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,11 @@ REFUSALS = {
     "moved, 302": (replace(page(302), headers=(("Location", "https://console.runpod.io/login"),)), "refuses every"),
     "moved, 307": (replace(page(307), headers=(("Location", "/v2/local/elsewhere"),)), "refuses every request"),
     "moved, 308": (replace(page(308), headers=(("Location", "/v2/local/elsewhere"),)), "refuses every request"),
+    "an endpoint without a queue": (body({"error": "not allowed for QB API"}, 400), "balances load"),
+    "one without a queue, in other words": (
+        body({"error": "not allowed for QB API, load balancer endpoint"}, 400),
+        "balances load",
+    ),
     "a proxy that wants a password": (page(407, "Proxy Authentication Required"), "the proxy asks for a password"),
 }
 NO_ENDPOINT = {
@@ -53,7 +58,10 @@ NO_ENDPOINT = {
 }
 
 
-IN_ITS_OWN_WORDS = ("a wrong key", "an empty account", "another host", "no endpoint")
+IN_ITS_OWN_WORDS = (
+    *("a wrong key", "an empty account", "another host", "no endpoint"),
+    *("an endpoint without a queue", "one without a queue, in other words"),
+)
 """Refusals that are the API's own JSON, or that only the API makes; the others may be an edge's."""
 PAGES = {
     **{name: said for name, said in (REFUSALS | NO_ENDPOINT).items() if name not in IN_ITS_OWN_WORDS},
