@@ -399,6 +399,8 @@ def _inputs(inputs: Any) -> tuple[tuple[str, ...], Iterable[Any] | None]:
         return (_text(inputs),), None
     if isinstance(inputs, AsyncIterable):
         raise UsageError("run takes no async iterable", "take `stream`")
+    if type(inputs).__name__ == "DataFrame":
+        raise UsageError(f"inputs is {type(inputs).__name__}, no list of requests", 'give df.to_dict("records")')
     if isinstance(inputs, (bytes, Mapping)) or not isinstance(inputs, Iterable):
         raise UsageError(f"inputs is {type(inputs).__name__}, no file and no requests", "for one request give a list")
     if isinstance(inputs, (list, tuple)) and inputs and all(isinstance(item, os.PathLike) for item in inputs):
