@@ -29,6 +29,7 @@ from batchrun.interrupts import Leaving, Wish, cancellable, interruptible
 from batchrun.paths import behind_links
 from batchrun.printer import Printer
 from batchrun.progress import make_observer
+from batchrun.streams import open_closed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -363,6 +364,7 @@ class Stream:
 
 def _shown(progress: Progress, options: config.RunOptions, **given: Any) -> Summary:
     """Run, with the progress shown on stderr; all of it is written before the end."""
+    open_closed()
     printer = Printer(sys.stderr)
     try:
         return session.run(options, observer=make_observer(progress, printer), **given)
@@ -397,6 +399,8 @@ def _inputs(inputs: Any) -> tuple[tuple[str, ...], Iterable[Any] | None]:
         return (_text(inputs),), None
     if isinstance(inputs, AsyncIterable):
         raise UsageError("run takes no async iterable", "take `stream`")
+    if type(inputs).__name__ == "DataFrame":
+        raise UsageError(f"inputs is {type(inputs).__name__}, no list of requests", 'give df.to_dict("records")')
     if isinstance(inputs, (bytes, Mapping)) or not isinstance(inputs, Iterable):
         raise UsageError(f"inputs is {type(inputs).__name__}, no file and no requests", "for one request give a list")
     if isinstance(inputs, (list, tuple)) and inputs and all(isinstance(item, os.PathLike) for item in inputs):

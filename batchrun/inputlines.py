@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from batchrun.prompts.identity import derived_id, is_written_so, known_by, line_
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.shapes import LineError, Prompt, parse_line
 from batchrun.prompts.sources import Source, SourceKind, iter_source
+from batchrun.streams import stdin_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -191,7 +191,7 @@ class InputLines:
 
 
 def _lines(source: SourceRecord) -> Iterator[RawLine]:
-    return iter_source(Source(source.file, SourceKind.FILE), sys.stdin.buffer)
+    return iter_source(Source(source.file, SourceKind.FILE), stdin_bytes())
 
 
 def _known_by(raw: bytes) -> bytes | None:

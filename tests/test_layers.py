@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "feed": ENGINE_LEVEL | {"journal", "interrupts"},
     "fleet": ENGINE_LEVEL | {"engine", "interrupts"},
     "copies": ENGINE_LEVEL,
-    "intake": ENGINE_LEVEL | {"copies"},
+    "intake": ENGINE_LEVEL | {"copies", "streams"},
     "checks": ENGINE_LEVEL | {"intake", "paths", "foreign"},
     "preflight": {"config", "endpoint", "errors"},
     "accounts": ENGINE_LEVEL,
@@ -50,11 +50,11 @@ MAY_IMPORT = {
     "conclusion": ENGINE_LEVEL | {"checks", "journal", "engine", "accounts", "ordering", "__version__"},
     "recovery": ENGINE_LEVEL | {"conclusion"},
     "repair": ENGINE_LEVEL | {"conclusion"},
-    "notify": {"results", "errors", "config", "foreign", "endpoint.proxies", "interrupts"},
+    "notify": {"results", "errors", "config", "foreign", "endpoint.connections", "endpoint.proxies", "interrupts"},
     "standing": ENGINE_LEVEL | {"accounts"},
     "session": ENGINE_LEVEL
     | {"checks", "intake", "runs", "engine", "interrupts", "clock", "notify", "credentials", "local", "progress"}
-    | {"asking", "feed", "preflight", "watching", "queued", "foreign", "consent", "repair"},
+    | {"asking", "feed", "preflight", "watching", "queued", "foreign", "consent", "repair", "streams"},
     "asking": {"errors", "state", "results"},
     "queued": {"results.record"},
     "watching": ENGINE_LEVEL | {"queued", "intake"},
@@ -76,7 +76,7 @@ MAY_IMPORT = {
         "consent",
         "foreign",
     },
-    "inputlines": ENGINE_LEVEL,
+    "inputlines": ENGINE_LEVEL | {"streams"},
     "findings": {"scheduler.states"},
     "digests": ENGINE_LEVEL,
     "verification": ENGINE_LEVEL | {"checks", "inputlines", "findings", "digests"},
@@ -121,6 +121,7 @@ MAY_IMPORT = {
         "paths",
         "printer",
         "progress",
+        "streams",
     },
     "__init__": {"api", "errors", "results.summary"},
     "__main__": {"cli"},
@@ -128,7 +129,8 @@ MAY_IMPORT = {
 """Part -> what it may import besides itself; `a.b` allows one module of a folder only."""
 
 LIBRARIES = {
-    "aiohttp": {"endpoint.client", "local.server", "local.upstream", "notify"},
+    "aiohttp": {"endpoint.client", "endpoint.connections", "local.server", "local.upstream", "notify"},
+    "aiohttp_socks": {"endpoint.connections"},
     "sqlite3": {"state.opening", "state.database", "state.intake", "state.positions", "state.arrivals"},
     "tqdm": {"progress"},
     "matplotlib": {"results.charts"},
@@ -147,6 +149,7 @@ LIBRARIES = {
         "session",
         "streamed",
         "endpoint.client",
+        "endpoint.connections",
         "endpoint.memory",
         "local.server",
         "local.smollm2",

@@ -391,7 +391,9 @@ def _load(body: bytes) -> Any:
         try:
             return loose_json.load(body)
         except ValueError:
-            raise AmbiguousError(f"the answer is not JSON: {_excerpt(body)}", http_status=200) from error
+            raise AmbiguousError(
+                f"the answer is not JSON: {_excerpt(body)}", http_status=200, hint=_remedy(body)
+            ) from error
 
 
 def _load_object(body: bytes) -> dict[str, Any]:
@@ -399,6 +401,13 @@ def _load_object(body: bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise AmbiguousError(f"the answer is no JSON object: {_excerpt(body)}", http_status=200)
     return data
+
+
+def _remedy(body: bytes) -> str:
+    """What to do about a success that is not JSON; empty where it may be JSON that did not arrive as a whole."""
+    if body.lstrip()[:1] in (b"", b"{"):
+        return ""
+    return "check --base-url, and whether a proxy or a network's login page answers in the API's place"
 
 
 def _excerpt(body: bytes) -> str:

@@ -2,6 +2,8 @@
 
 A key does not become wrong in the middle of a run, nor does an endpoint vanish, as often as an edge errs. So a refusal
 (401, 403, 404, 425, a redirect) that comes after good answers is believed when it is the API's own, or when it repeats.
+What only a person can fix (a certificate that is not trusted, a host that does not exist) refuses a run that has had no
+good answer; to any other it is an outage.
 """
 
 from __future__ import annotations

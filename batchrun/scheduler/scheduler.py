@@ -386,8 +386,7 @@ class Scheduler:
     def _submit_failed(self, event: ev.SubmitFailed, now: float) -> None:
         flight = self._flights[event.job]
         self._land(flight, now)
-        if isinstance(event.error, (DeniedError, NotFoundError)):
-            self._ending.is_refused("run", event.error, now)
+        self._ending.is_refused("run", event.error, now)
         self._submitter.failed(flight, event, now)
 
     def _line_unusable(self, event: ev.LineUnusable, now: float) -> None:
@@ -428,13 +427,11 @@ class Scheduler:
     def _health_failed(self, event: ev.HealthFailed, now: float) -> None:
         error = event.error
         match error:
-            case NotFoundError() | DeniedError():
-                self._ending.is_refused("health", error, now)
-                self._gate.failed(error, now)
             case RejectedError():
                 if self._gate.seen(None, now):
                     self._submitter.pacer.restart(now)
             case _:
+                self._ending.is_refused("health", error, now)
                 self._gate.failed(error, now)
 
     def _leave(self, event: ev.StopRequested | ev.CancelRequested, _: float) -> None:

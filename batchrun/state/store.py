@@ -197,6 +197,19 @@ class Store(Database):
             db.execute("DELETE FROM failures WHERE row IN (SELECT row FROM rows WHERE state = 0)")
         return count
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was ever submitted, and no row has ended."""
+        sql = "SELECT NOT EXISTS (SELECT 1 FROM jobs) AND NOT EXISTS (SELECT 1 FROM rows WHERE state != 0)"
+        return bool(self.query(sql)[0][0])
+
+    def start_over(self) -> None:
+        """Forget rows, options and results files, so that the inputs are taken in as at the first start."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM rows")
+            db.execute("DELETE FROM outputs")
+            db.execute("DELETE FROM settings WHERE name IN ('options', 'intake', 'format', 'whole_input')")
+
     def begin_session(self, pid: int, now_ms: int, holder: object = None) -> int:
         """Note that a session has begun; returns its number.
 
