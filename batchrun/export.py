@@ -17,6 +17,7 @@ from batchrun.results.manifest import manifest_path
 from batchrun.results.reader import PlacedLines
 from batchrun.results.writer import errors_path, write_whole, writing
 from batchrun.scheduler.states import RowState
+from batchrun.state.naming import count_shared_ids
 from batchrun.state.positions import Positions
 from batchrun.state.snapshot import Snapshot
 
@@ -36,12 +37,20 @@ class Exported:
     """Of the run."""
     failed: int
     """Rows without a result that will have none; those of the rest are still to come."""
+    shared_ids: int = 0
+    """Ids that several of the lines have."""
 
     def __str__(self) -> str:
         rest = self.rows - self.results - self.failed
         parts = [f"{self.failed:,} failed"] * bool(self.failed) + [f"{rest:,} have not ended"] * bool(rest)
         missing = f" ({', '.join(parts)})" if parts else ""
-        return f"{self.results:,} of {self.rows:,} rows exported to {self.target}{missing}"
+        return f"{self.results:,} of {self.rows:,} rows exported to {self.target}{missing}{told_of(self.shared_ids)}"
+
+
+def told_of(shared_ids: int) -> str:
+    """What is to be said of a file in which several lines have one id; a line of its own."""
+    said = "ids that stand in several inputs, and so on several lines, which differ in `source`"
+    return f"\n{said}: {shared_ids:,}" if shared_ids else ""
 
 
 def export(state: Path, target: Path | None, stdout: BinaryIO, form: ResultFormat | None = None) -> Exported:
@@ -67,13 +76,14 @@ def export(state: Path, target: Path | None, stdout: BinaryIO, form: ResultForma
             counts = store.counts()
             placed = stack.enter_context(PlacedLines(paths))
             find_positions(store, positions, counts[RowState.SUCCEEDED])
+            shared_ids = count_shared_ids(store)
         lines = (placed.read(at.output, at.offset, at.length) for at in positions)
         if form is not None:
             conversion = stack.enter_context(Conversion(state, form))
             lines = (conversion.line(at.row, placed.read(at.output, at.offset, at.length)) for at in positions)
         put(lines, target, stdout)
     name = "stdout" if target is None else str(target)
-    return Exported(name, counts[RowState.SUCCEEDED], sum(counts.values()), counts[RowState.FAILED])
+    return Exported(name, counts[RowState.SUCCEEDED], sum(counts.values()), counts[RowState.FAILED], shared_ids)
 
 
 def put(lines: Iterable[bytes], target: Path | None, stdout: BinaryIO) -> None:

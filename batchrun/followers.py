@@ -16,6 +16,7 @@ from batchrun.results.openai import batchrun_record, is_openai, openai_line
 from batchrun.results.reader import in_groups, read_lines
 from batchrun.results.record import read_record, result_digest, shared_line
 from batchrun.state.following import answered_leaders, count_followers, has_unanswered, lead_again
+from batchrun.state.naming import stored_ids
 from batchrun.state.records import Batch
 
 if TYPE_CHECKING:
@@ -130,9 +131,10 @@ class Followers:
             path = self._store.results_path(output)
             for group in in_groups(read_lines(path, end=output.committed_bytes)):
                 named = [(record.id, line.raw) for line in group if (record := read_record(line.raw)) is not None]
-                leaders = answered_leaders(self._store, [row_id for row_id, _ in named])
+                ids = stored_ids(self._store, output.output, named, result_digest)
+                leaders = answered_leaders(self._store, ids)
                 batch = Batch()
-                for row_id, raw in named:
+                for row_id, (_, raw) in zip(ids, named, strict=True):
                     if row_id in leaders:
                         count += self.answer(leaders[row_id], raw, batch)
                 if batch.leaders:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchrun.errors import StateError
-from batchrun.export import put, refuse_own_files
+from batchrun.export import put, refuse_own_files, told_of
 from batchrun.ordering import find_positions
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.results.reader import PlacedLines
 from batchrun.results.writer import errors_path, write_errors
 from batchrun.scheduler.states import RowState
+from batchrun.state.naming import count_shared_ids
 from batchrun.state.positions import Positions
 from batchrun.state.snapshot import Snapshot
 
@@ -48,13 +49,15 @@ class Merged:
     """Rows of these shards that have not ended."""
     errors: Path | None
     """The failed rows; None when there are none, or nowhere to write them."""
+    shared_ids: int = 0
+    """Ids that several of the lines have."""
 
     def __str__(self) -> str:
         rest = [f"{self.failed:,} failed" + (f" ({self.errors})" if self.errors else "")] if self.failed else []
         rest += [f"{self.unfinished:,} have not ended"] if self.unfinished else []
         rest += [f"{self.of - self.shards:,} of {self.of:,} shards are missing"] if self.shards < self.of else []
         said = f"{self.results:,} results of {self.shards:,} shards merged into {self.target}"
-        return f"{said}; {', '.join(rest)}" if rest else said
+        return (f"{said}; {', '.join(rest)}" if rest else said) + told_of(self.shared_ids)
 
 
 def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, partial: bool = False) -> Merged:
@@ -101,6 +104,7 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
             sum(each[RowState.FAILED] for each in counts),
             sum(map(_unfinished, counts)),
             errors,
+            sum(map(count_shared_ids, stores)),
         )
 
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from batchrun.errors import OutputError, StateError
 from batchrun.results.reader import PlacedLines, in_groups, read_lines, size_of
-from batchrun.results.record import read_record
+from batchrun.results.record import read_record, result_digest
 from batchrun.results.writer import write_whole
 from batchrun.scheduler.states import RowState
+from batchrun.state.naming import stored_ids
 from batchrun.state.positions import Position, Positions
 from batchrun.state.snapshot import Snapshot
 
@@ -115,7 +116,8 @@ def _placed(store: Snapshot, path: Path, group: list[StoredLine], seen: bytearra
         StateError: a line is not the one result of a row that succeeded.
     """
     records = [read_record(line.raw) if line.raw.endswith(b"\n") else None for line in group]
-    rows = store.find(["" if record is None else record.id for record in records])
+    named = [("" if record is None else record.id, line.raw) for line, record in zip(group, records, strict=True)]
+    rows = store.find(stored_ids(store, output, named, result_digest))
     for line, record, row in zip(group, records, rows, strict=True):
         if record is None:
             wrong = "is no result"

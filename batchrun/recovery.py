@@ -9,13 +9,13 @@ from batchrun.errors import StateError
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.writer import end_line, recover, truncate
 from batchrun.scheduler.states import RowState
+from batchrun.state.naming import stored_ids
 from batchrun.state.opening import log_of
 from batchrun.state.records import Batch, Ending
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from batchrun.results.summary import Observer
+    from batchrun.state.records import OutputRecord
     from batchrun.state.store import Store
 
 
@@ -37,10 +37,10 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         batch, size_bytes = Batch(), output.committed_bytes
         taken: set[int] = set()
         for line in tail.lines:
-            _take_over(store, path, line, batch, taken)
+            _take_over(store, output, line, batch, taken)
             size_bytes += len(line)
         for line in tail.behind_hole:
-            _take_over(store, path, line, Batch(), set())  # refuses a strange one; ours are made again
+            _take_over(store, output, line, Batch(), set())  # refuses a strange one; ours are made again
         batch.committed_bytes[output.output] = size_bytes
         store.commit(batch, session, now_ms)
         truncate(path, size_bytes)
@@ -60,14 +60,14 @@ def refuse_strange_lines(store: Store) -> None:
         tail = recover(path, output.committed_bytes)
         taken: set[int] = set()
         for line in tail.lines:
-            _take_over(store, path, line, Batch(), taken)
+            _take_over(store, output, line, Batch(), taken)
         for line in tail.behind_hole:
-            _take_over(store, path, line, Batch(), set())
+            _take_over(store, output, line, Batch(), set())
 
 
-def _take_over(store: Store, path: Path, line: bytes, batch: Batch, taken: set[int]) -> None:
-    record = read_record(line)
-    row = store.row_by_id(record.id) if record else None
+def _take_over(store: Store, output: OutputRecord, line: bytes, batch: Batch, taken: set[int]) -> None:
+    path, record = results_path(store, output), read_record(line)
+    row = store.row_by_id(*stored_ids(store, output.output, [(record.id, line)])) if record else None
     if record is None or row is None or not row.state.is_open or row.row in taken:
         raise StateError(
             f"{path} has a line that this run did not write: {line[:80].decode('utf-8', 'replace').strip()}…",

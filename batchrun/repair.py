@@ -20,6 +20,7 @@ from batchrun.results.record import read_job, read_record, result_digest, tells_
 from batchrun.results.writer import ResultsFile, set_aside, write_whole
 from batchrun.scheduler.states import RowState
 from batchrun.state.amends import UNDER_WAY, Kept, amend, begin, keep
+from batchrun.state.naming import stored_ids
 from batchrun.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
             with _alone(path):
                 marks = bytearray()
                 for group in in_groups(read_lines(path, end=size_of(path))):
-                    keep(store, _kept(rows, options, group, seen, marks))
+                    keep(store, _kept(rows, output.output, options, group, seen, marks=marks))
                 sizes_bytes[output.output] = _rewrite(path.resolve(), marks, observer)
     # The local endpoint has forgotten its jobs with the process that it was in.
     kept_since_ms = now_ms + 1 if options.is_local else now_ms - round(RETENTION_S * 1000)
@@ -117,11 +118,12 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _kept(
-    rows: Snapshot, options: RunOptions, lines: list[StoredLine], seen: bytearray, marks: bytearray
+    rows: Snapshot, output: int, options: RunOptions, lines: list[StoredLine], seen: bytearray, *, marks: bytearray
 ) -> Iterator[Kept]:
     """Those of some lines that are results of rows; what each of them is, is added to the marks."""
     records = [read_record(line.raw) for line in lines]
-    found = rows.find(["" if record is None else record.id for record in records])
+    named = [("" if record is None else record.id, line.raw) for line, record in zip(lines, records, strict=True)]
+    found = rows.find(stored_ids(rows, output, named, result_digest))
     for line, record, row in zip(lines, records, found, strict=True):
         digest = result_digest(line.raw)
         if not line.raw.strip():

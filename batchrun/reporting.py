@@ -10,9 +10,10 @@ from batchrun.config import RunOptions
 from batchrun.errors import StateError
 from batchrun.prompts.sweep import REPEAT, Sweep, shown
 from batchrun.results.reader import in_groups, read_lines, size_of
-from batchrun.results.record import read_record
+from batchrun.results.record import read_record, result_digest
 from batchrun.results.report import Report, Tally, VariantReport
 from batchrun.scheduler.states import RowState
+from batchrun.state.naming import stored_ids
 from batchrun.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -105,10 +106,11 @@ def _add_tokens(store: Snapshot, variants: list[VariantReport], repeat: int) -> 
                 f"{path} is shorter than the state file says: results are missing", "put the whole file back"
             )
         for group in in_groups(read_lines(path, end=output.committed_bytes)):
-            records = [record for line in group if (record := read_record(line.raw)) is not None]
-            numbers = store.variants([record.id for record in records]) if len(variants) > 1 else {}
-            for record in records:
-                number = numbers.get(record.id, 0) // repeat
+            found = [(record, line.raw) for line in group if (record := read_record(line.raw)) is not None]
+            ids = stored_ids(store, output.output, [(record.id, raw) for record, raw in found], result_digest)
+            numbers = store.variants(ids) if len(variants) > 1 else {}
+            for row_id, (record, _) in zip(ids, found, strict=True):
+                number = numbers.get(row_id, 0) // repeat
                 if record.input_tokens is not None:
                     used[number].add(record.input_tokens)
                 if record.output_tokens is not None:

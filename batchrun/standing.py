@@ -15,6 +15,7 @@ from batchrun.results.summary import duration
 from batchrun.scheduler.states import RowState
 from batchrun.state.following import count_shared
 from batchrun.state.lock import Holder, holder
+from batchrun.state.naming import public_id
 from batchrun.state.opening import has_log, log_of
 from batchrun.state.store import Store
 
@@ -108,7 +109,7 @@ def look(state: Path, now: float | None = None) -> Standing:
             rows_per_s=ended / elapsed_s if elapsed_s else 0.0,
             elapsed_s=elapsed_s,
             jobs=[
-                JobInFlight(row_id, job_id, age_s, kept_s - age_s)
+                JobInFlight(public_id(row_id), job_id, age_s, kept_s - age_s)
                 for row_id, job_id, ms in oldest
                 for age_s in [max(now - ms / 1000, 0.0)]
             ],

@@ -24,6 +24,7 @@ from batchrun.results.writer import errors_path
 from batchrun.scheduler.states import RowState
 from batchrun.state.invariants import FORGOTTEN, INVARIANTS
 from batchrun.state.lock import holder
+from batchrun.state.naming import has_shared_ids, is_shared_id, public_id, stored_ids
 from batchrun.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def verify(state: Path, lost: Callable[[str], object] | None = None) -> Verifica
 
     Args:
         state: The state file.
-        lost: Told the id of each row whose result is lost or damaged; None: nobody is.
+        lost: Told the id of each row whose result is lost or damaged, with its file in front where several have it;
+            None: nobody is.
 
     Raises:
         StateError: there is no such state file, or it cannot be read.
@@ -86,6 +88,7 @@ class _Check:
         self._lost = lost
         self._problems = {kind: Problem(kind) for kind in PROBLEMS}
         self._sources = {source.source: source for source in store.sources()}
+        self._has_shared_ids = has_shared_ids(store)
         self._paths: dict[int, Path] = {}
         self._error_files: set[int] = set()
         self._moved = 0
@@ -102,9 +105,9 @@ class _Check:
             problem.count = query(f"SELECT count(*) {invariant.breach}")[0][0]
             if problem.count:
                 named = query(f"SELECT {invariant.name} {invariant.breach} ORDER BY 1 LIMIT {_NAMED}")
-                problem.first = [name for (name,) in named]
-        for (row_id,) in self._store.each(f"SELECT r.id {FORGOTTEN}"):
-            self._lose(row_id)
+                problem.first = [public_id(name) for (name,) in named]
+        for row_id, source in self._store.each(f"SELECT r.id, r.source {FORGOTTEN}"):
+            self._lose(public_id(row_id), source)
 
     def results(self, output: OutputRecord, path: Path) -> None:
         """A results file, line by line, and what stands beyond its committed length."""
@@ -119,10 +122,10 @@ class _Check:
             last = 0
             for group in in_groups(read_lines(path, end=output.committed_bytes)):
                 last = group[-1].number
-                for line, row_id, row in self._belonging(path, group, _result_id, "no_result"):
+                for line, row_id, row in self._belonging(output, path, group, _result_id, "no_result"):
                     self._result(output, path, line, row_id, row)
             tail = read_lines(path, start=output.committed_bytes, end=size_bytes, first=last + 1)
-            self._tail(path, tail)
+            self._tail(output, path, tail)
         except StateError as error:
             self._add("file", error.message)
 
@@ -150,13 +153,13 @@ class _Check:
         else:
             self._moved += 1
 
-    def _tail(self, path: Path, tail: Iterator[StoredLine]) -> None:
+    def _tail(self, output: OutputRecord, path: Path, tail: Iterator[StoredLine]) -> None:
         count = torn_bytes = 0
         for group in in_groups(tail):
             if not group[-1].raw.endswith(b"\n"):
                 torn_bytes = len(group.pop().raw)
             count += len(group)
-            for line, row_id, row in self._belonging(path, group, _result_id, "no_result"):
+            for line, row_id, row in self._belonging(output, path, group, _result_id, "no_result"):
                 if row.state == RowState.SUCCEEDED or self._marks[row.row] & _RESULT:
                     self._add("twice", f"{path}:{line.number} ({row_id}), not committed")
                 elif row.state in (RowState.FAILED, RowState.HELD):
@@ -181,7 +184,9 @@ class _Check:
                 return
             self._error_files.add(output.output)
             for group in in_groups(read_lines(path, end=size_bytes)):
-                for line, row_id, row in self._belonging(path, group, read_error_id, "no_error", unknown="stray_error"):
+                for line, row_id, row in self._belonging(
+                    output, path, group, read_error_id, "no_error", unknown="stray_error"
+                ):
                     source = self._sources.get(row.source)
                     if row.state != RowState.FAILED or (source is not None and source.output != output.output):
                         self._add("stray_error", f"{path}:{line.number} ({row_id})")
@@ -203,7 +208,7 @@ class _Check:
                     self._add("no_input", row.id)
                     continue
                 if row.state == RowState.SUCCEEDED and not self._marks[row.row] & _RESULT:
-                    self._lose(row.id)
+                    self._lose(row.id, row.source)
                     if not self._marks[row.row] & _ALTERED:
                         self._add("missing", where(source, row))
                 elif row.state == RowState.FAILED and not self._marks[row.row] & _ERROR:
@@ -251,10 +256,11 @@ class _Check:
         if gone > 0:
             self._add("no_row", "rows that were taken in", gone)
 
-    def _lose(self, row_id: str) -> None:
+    def _lose(self, row_id: str, source: int) -> None:
         self._found.lost += 1
         if self._lost is not None:
-            self._lost(row_id)
+            is_shared = self._has_shared_ids and source in self._sources and is_shared_id(self._store, row_id)
+            self._lost(f"{self._sources[source].path}:{row_id}" if is_shared else row_id)
 
     def conclude(self, settled: Snapshot | None) -> None:
         """Make a list of the problems; what a session that is under way has still to settle is noted instead.
@@ -278,10 +284,12 @@ class _Check:
 
     def _belonging(
         self,
+        output: OutputRecord,
         path: Path,
         lines: list[StoredLine],
         id_of: Callable[[bytes], str | None],
         wrong: str,
+        *,
         unknown: str = "unknown_row",
     ) -> Iterator[tuple[StoredLine, str, Found]]:
         """The lines that belong to a row, with it; the others are problems."""
@@ -292,7 +300,8 @@ class _Check:
                 self._add(wrong, f"{path}:{line.number}")
             else:
                 named.append((line, row_id))
-        rows = self._store.find([row_id for _, row_id in named])
+        ids = stored_ids(self._store, output.output, [(row_id, line.raw) for line, row_id in named], result_digest)
+        rows = self._store.find(ids)
         for (line, row_id), row in zip(named, rows, strict=True):
             if row is None:
                 self._add(unknown, f"{path}:{line.number} ({row_id})")

@@ -18,6 +18,7 @@ from batchrun.results.report import largest, tables
 from batchrun.results.summary import duration
 from batchrun.results.timeline import Point, Timeline
 from batchrun.results.writer import write_whole
+from batchrun.state.naming import public_id
 from batchrun.state.snapshot import Snapshot
 
 try:
@@ -77,7 +78,9 @@ def _page(report: Report, store: Snapshot) -> bytes:
         " WHERE j.status = 'COMPLETED' AND j.execution_ms IS NOT NULL ORDER BY 2 DESC LIMIT 15"
     )
     if longest:
-        cells = [(row_id[:200], duration(ran / 1000), duration(delay / 1000)) for row_id, ran, delay in longest]
+        cells = [
+            (public_id(row_id)[:200], duration(ran / 1000), duration(delay / 1000)) for row_id, ran, delay in longest
+        ]
         sections.append(table("The longest rows", ("row", "execution", "delay"), cells, numbers=True))
     failures = store.query(
         f"SELECT r.id, f.kind, substr(f.message, 1, {_MESSAGE_CHARS}) FROM failures f JOIN rows r ON r.row = f.row"
@@ -85,7 +88,7 @@ def _page(report: Report, store: Snapshot) -> bytes:
     )
     if failures:
         name = "Failed rows" if failed <= _LISTED else f"Failed rows: the first {_LISTED} of {failed:,}"
-        sections.append(table(name, ("row", "kind", "message"), [(i[:200], k, m) for i, k, m in failures]))
+        sections.append(table(name, ("row", "kind", "message"), [(public_id(i)[:200], k, m) for i, k, m in failures]))
     return page(title, report.state, facts, sections)
 
 

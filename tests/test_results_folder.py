@@ -72,12 +72,3 @@ def test_a_start_that_is_refused_leaves_no_folder(folder: Path):
     Path("a.jsonl").write_text('{"no": "prompt"}\n')
     assert run("a.jsonl", "-o", "out/")[0] == 2
     assert names(folder) == ["a.jsonl", "b.jsonl"]
-
-
-def test_ids_that_start_anew_in_each_file_are_refused_with_the_ways_that_work(folder: Path):
-    Path("b.jsonl").write_bytes(Path("a.jsonl").read_bytes())
-    code, said = run("a.jsonl", "b.jsonl", "-o", "out/")
-    assert (code, "an id stands on two lines: 'a.jsonl-0': a.jsonl:1 and b.jsonl:1" in said) == (2, True)
-    assert "batchrun run FILE for each, or batchrun watch FOLDER" in said
-    code, said = run("a.jsonl", "b.jsonl", "-o", "r.jsonl")
-    assert (code, "batchrun watch" in said) == (2, False)

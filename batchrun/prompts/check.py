@@ -92,7 +92,8 @@ def inspect(sources: Iterable[Source], *, stdin: BinaryIO) -> Report:
                 first = seen.setdefault(key, (report.files - 1, line.number))
                 if first != (report.files - 1, line.number):
                     where = f"{files[first[0]]}:{first[1]}"
-                    report.add_problem(source.path, line.number, f"the id {prompt.id!r} stands already at {where}")
+                    way = "" if first[0] == report.files - 1 else "; with -o FOLDER/ each file may have it once"
+                    report.add_problem(source.path, line.number, f"the id {prompt.id!r} stands already at {where}{way}")
                     continue
             report.add_row(source.path, line.number, prompt, len(line.raw))
     if not report.rows and not report.problem_count:

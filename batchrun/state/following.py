@@ -60,7 +60,7 @@ def has_unanswered(store: Store) -> bool:
 
 
 def answered_leaders(store: Store, ids: Sequence[str]) -> dict[str, int]:
-    """Those of some rows that have succeeded and lead pending ones: id and number. At most 30,000 at a time."""
+    """Those of some rows that succeeded and lead pending ones: id, see `naming`, and number. At most 30,000."""
     return dict(store.query(f"SELECT l.id, l.row {_ANSWERED} AND l.id IN ({','.join('?' * len(ids))})", ids))
 
 

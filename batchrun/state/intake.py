@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.errors import InputError, StateError
 from batchrun.state.following import choose_leaders
+from batchrun.state.naming import public_id, tell_apart
 
 if TYPE_CHECKING:
     import sqlite3
@@ -156,7 +157,7 @@ def merge(
         outputs: Their results files; those that the run does not have yet are added.
 
     Raises:
-        InputError: an id stands on two lines.
+        InputError: an id stands on two lines of one results file.
         StateError: a line that was submitted has changed or is gone.
     """
     names = {source.source: source.path for source in sources}
@@ -164,7 +165,8 @@ def merge(
         db.execute(_NUMBER_DERIVED)
         db.execute(_NAME_VARIANTS)
         db.execute("CREATE INDEX temp.incoming_by_id ON incoming (id)")
-        _refuse_twice(db, names, {source.source: source.output for source in sources})
+        if tell_apart(db, sources):
+            _refuse_twice(db, names)
         known = db.execute("SELECT count(*) FROM rows").fetchone()[0]
         carried = 0
         if known:
@@ -191,20 +193,19 @@ def merge(
     return Merged(rows=kept + added, added=added, dropped=known - kept, carried=carried)
 
 
-def _refuse_twice(db: sqlite3.Connection, names: dict[int, str], outputs: dict[int, int]) -> None:
-    twice = db.execute(_TWICE).fetchall()
-    if twice:
-        listed = "; ".join(f"{row_id!r}: {names[s1]}:{l1} and {names[s2]}:{l2}" for row_id, s1, l1, s2, l2 in twice)
-        hint = "give each line its own id, or none at all"
-        if all(outputs[first] != outputs[second] for _, first, _, second, _ in twice):
-            hint += "; or let each file be a run of its own: batchrun run FILE for each, or batchrun watch FOLDER"
-        raise InputError(f"an id stands on two lines: {listed}", hint)
+def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:
+    twice = [(public_id(row_id), *places) for row_id, *places in db.execute(_TWICE)]
+    listed = "; ".join(f"{row_id!r}: {names[s1]}:{l1} and {names[s2]}:{l2}" for row_id, s1, l1, s2, l2 in twice)
+    hint = "give each line its own id, or none at all"
+    if all(first != second for _, first, _, second, _ in twice):
+        hint += "; or give each file its own results, where its ids may start anew: -o FOLDER/"
+    raise InputError(f"an id stands on two lines: {listed}", hint)
 
 
 def _refuse_changed(store: Store, db: sqlite3.Connection, names: dict[int, str], *, whole: bool) -> None:
     changed = db.execute(_CHANGED).fetchall()
     if changed:
-        listed = ", ".join(f"{names[source]}:{line} (id {row_id!r})" for row_id, source, line in changed)
+        listed = ", ".join(f"{names[source]}:{line} (id {public_id(row_id)!r})" for row_id, source, line in changed)
         raise StateError(
             f"a line has changed since it was submitted: {listed}",
             "put the old line back, give the new one an id of its own, or start a new run with another --output",
@@ -212,7 +213,9 @@ def _refuse_changed(store: Store, db: sqlite3.Connection, names: dict[int, str],
     missing = db.execute(_MISSING).fetchall() if whole else []
     if missing:
         old = dict(db.execute("SELECT source, path FROM sources").fetchall())
-        listed = ", ".join(f"{old.get(source, '?')}:{line} (id {row_id!r})" for row_id, source, line in missing)
+        listed = ", ".join(
+            f"{old.get(source, '?')}:{line} (id {public_id(row_id)!r})" for row_id, source, line in missing
+        )
         raise StateError(
             f"a line that was submitted is in the input no longer: {listed}",
             f"put it back, or start a new run with another --output; {store.path} belongs to the old input",

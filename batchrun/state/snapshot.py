@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.errors import StateError
+from batchrun.state.naming import public_id
 from batchrun.state.store import Store
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Snapshot(Store):
         return (int(rows[0][0]), rows[0][1]) if rows else (0, None)
 
     def find(self, ids: Sequence[str]) -> list[Found | None]:
-        """The rows with these ids, in their order; None where there is none. At most 30,000 at a time."""
+        """The rows with these ids, see `naming`, in their order; None where there is none. At most 30,000 at a time."""
         # Not as one JSON array: SQLite would end an id there at a NUL.
         sql = f"SELECT id, row, source, line, state, result FROM rows WHERE id IN ({','.join('?' * len(ids))})"
         found = {row[0]: Found(*row[1:]) for row in self.query(sql, ids)}
@@ -136,4 +137,5 @@ class Snapshot(Store):
     def scan(self) -> Iterator[ScannedRow]:
         """Every row in order, one in memory at a time."""
         sql = "SELECT row, id, source, line, offset, length, digest, state FROM rows ORDER BY row"
-        yield from map(ScannedRow._make, self.each(sql))
+        for row, row_id, *rest in self.each(sql):
+            yield ScannedRow(row, public_id(row_id), *rest)

@@ -16,6 +16,7 @@ from batchrun.errors import OutputError, StateError
 from batchrun.exactjson import dump, load
 from batchrun.scheduler.states import RowState
 from batchrun.state.database import Database
+from batchrun.state.naming import public_id
 from batchrun.state.opening import AT_CHECKPOINT, COMMITS, with_log
 from batchrun.state.records import (
     Batch,
@@ -142,7 +143,7 @@ class Store(Database):
         return _row(self.query(f"SELECT {_COLUMNS} FROM rows WHERE row = ?", (row,))[0])
 
     def row_by_id(self, row_id: str) -> RowRecord | None:
-        """One row by its id; None when there is none."""
+        """One row by the id that it has here, see `naming`; None when there is none."""
         rows = self.query(f"SELECT {_COLUMNS} FROM rows WHERE id = ?", (row_id,))
         return _row(rows[0]) if rows else None
 
@@ -208,7 +209,9 @@ class Store(Database):
         with self.transaction() as db:
             db.execute("DELETE FROM rows")
             db.execute("DELETE FROM outputs")
-            db.execute("DELETE FROM settings WHERE name IN ('options', 'intake', 'format', 'whole_input')")
+            db.execute(
+                "DELETE FROM settings WHERE name IN ('options', 'intake', 'format', 'whole_input', 'shared_ids')"
+            )
 
     def begin_session(self, pid: int, now_ms: int, holder: object = None) -> int:
         """Note that a session has begun; returns its number.
@@ -293,7 +296,10 @@ class Store(Database):
             " WHERE r.state = 4 AND s.output = ? ORDER BY r.row"
         )
         for row in self.each(sql, (output,)):
-            yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-4]), FailedJob(*row[-4:])
+            failed = FailedJob(*row[-4:])
+            if failed.same_as is not None:
+                failed = failed._replace(same_as=public_id(failed.same_as))
+            yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-4]), failed
 
     def submission(self, job: int) -> tuple[str | None, int | None]:
         """A job's ID, and when it was submitted in UTC epoch milliseconds; None: not known."""
@@ -302,11 +308,12 @@ class Store(Database):
 
     def failure_groups(self) -> list[tuple[str, int, str, str]]:
         """Failed rows by kind, most first: kind, count, and the id and message of the first."""
-        return self.query(
+        groups = self.query(
             "SELECT g.kind, g.count, r.id, f.message"
             " FROM (SELECT kind, count(*) AS count, min(row) AS first FROM failures GROUP BY kind) g"
             " JOIN rows r ON r.row = g.first JOIN failures f ON f.row = g.first ORDER BY g.count DESC, g.first"
         )
+        return [(kind, count, public_id(row_id), message) for kind, count, row_id, message in groups]
 
     def percentiles(self, column: str, shares: tuple[float, ...]) -> tuple[int, ...] | None:
         """Nearest-rank percentiles of `delay_ms` or `execution_ms` over completed jobs; None without any.
@@ -361,7 +368,7 @@ class Store(Database):
 
 
 def _row(values: tuple[Any, ...]) -> RowRecord:
-    return RowRecord._make((*values[:7], RowState(values[7]), *values[8:]))
+    return RowRecord._make((values[0], public_id(values[1]), *values[2:7], RowState(values[7]), *values[8:]))
 
 
 def _add(db: sqlite3.Connection, counters: dict[str, int]) -> None:

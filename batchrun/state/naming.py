@@ -1,0 +1,125 @@
+"""Ids that stand in several inputs: with a results file for each input, an id belongs to one row of each of them.
+
+The ids of the table of rows are unique. Where one stands in several inputs, the row of the results file that had it
+first keeps it as it is, and that of another has the number of its results file behind it. Outside the state file a row
+is always called by the id of its line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Sequence
+
+    from batchrun.state.records import SourceRecord
+    from batchrun.state.store import Store
+
+_MARK = "\x1f"
+"""Between the id of a line and the number of a results file; no id has it, since ids are printable."""
+_SETTING = "shared_ids"
+"""The setting that there are such rows, so that the others need not be looked for."""
+
+_HOMES = "CREATE TEMP TABLE homes (source INTEGER PRIMARY KEY, output INTEGER NOT NULL)"
+_IS_TWICE = "SELECT 1 FROM incoming GROUP BY id HAVING count(*) > 1 LIMIT 1"
+_KNOWN = f"""
+UPDATE incoming SET id = incoming.id || '{_MARK}' || h.output FROM temp.homes h
+WHERE h.source = incoming.source AND EXISTS (SELECT 1 FROM rows r WHERE r.id = incoming.id || '{_MARK}' || h.output)
+"""
+_OTHERS = f"""
+UPDATE incoming SET id = incoming.id || '{_MARK}' || c.output
+FROM (
+    SELECT i.n, h.output, first_value(h.output) OVER (
+        PARTITION BY i.id ORDER BY s.output IS NOT h.output, i.n
+    ) AS holder
+    FROM incoming i JOIN temp.homes h ON h.source = i.source
+    LEFT JOIN rows r ON r.id = i.id LEFT JOIN sources s ON s.source = r.source
+) AS c
+WHERE c.n = incoming.n AND c.output <> c.holder
+"""
+"""The results file that the row with the id belongs to keeps it; else the one whose line comes first has it now."""
+_PUBLIC = f"CASE WHEN instr(id, '{_MARK}') THEN substr(id, 1, instr(id, '{_MARK}') - 1) ELSE id END"
+
+
+def public_id(stored: str) -> str:
+    """The id of a row's line, by the one that the row has in the state file."""
+    return stored.partition(_MARK)[0] if _MARK in stored else stored
+
+
+def tell_apart(db: sqlite3.Connection, sources: Iterable[SourceRecord]) -> bool:
+    """Give staged lines of different results files different ids; those that are known get the ids that they have.
+
+    A row with an id of its own may move to another input, as a line that was put into another file does; one that
+    shares its id stays where it is.
+
+    Args:
+        db: The state file, in a transaction, with the lines staged as `incoming`.
+        sources: The inputs that these are of.
+
+    Returns:
+        Whether an id may still stand on two lines.
+    """
+    homes = {source.source: source.output for source in sources}
+    is_shared = bool(db.execute("SELECT 1 FROM settings WHERE name = ?", (_SETTING,)).fetchone())
+    is_twice = bool(db.execute(_IS_TWICE).fetchone())
+    if not is_shared and not (is_twice and len(set(homes.values())) > 1):
+        return is_twice
+    db.execute(_HOMES)
+    db.executemany("INSERT INTO temp.homes VALUES (?, ?)", homes.items())
+    if is_shared:
+        db.execute(_KNOWN)
+    if db.execute(_OTHERS).rowcount:
+        db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (_SETTING, b"true"))
+    db.execute("DROP TABLE temp.homes")
+    return bool(db.execute(_IS_TWICE).fetchone())
+
+
+def has_shared_ids(store: Store) -> bool:
+    """Whether ids may stand in several inputs of a run."""
+    return store.get_setting(_SETTING) is not None
+
+
+def is_shared_id(store: Store, row_id: str) -> bool:
+    """Whether several rows of a run have an id."""
+    sql = "SELECT count(*) FROM rows WHERE id = ? OR (id > ? AND id < ?)"
+    return bool(store.query(sql, (row_id, row_id + _MARK, row_id + chr(ord(_MARK) + 1)))[0][0] > 1)
+
+
+def count_shared_ids(store: Store) -> int:
+    """How many ids belong to several rows that have succeeded."""
+    if not has_shared_ids(store):
+        return 0
+    sql = f"SELECT count(*) FROM (SELECT 1 FROM rows WHERE state = 3 GROUP BY {_PUBLIC} HAVING count(*) > 1)"
+    return int(store.query(sql)[0][0])
+
+
+def stored_ids(
+    store: Store, output: int, lines: Sequence[tuple[str, bytes]], digest_of: Callable[[bytes], int] | None = None
+) -> list[str]:
+    """What the rows are called in the state file that lines of a results or error file name by their public ids.
+
+    Args:
+        store: The state file.
+        output: The number of the results file.
+        lines: Each with the id that it names; at most 15,000.
+        digest_of: Gives the digest of a result line. It is asked for only where the id leads to two rows: the older may
+            have moved to another input, and its result stands here still. None: they have no digests.
+    """
+    ids = [row_id for row_id, _ in lines]
+    if not has_shared_ids(store):
+        return ids
+    own = [f"{row_id}{_MARK}{output}" for row_id in ids]
+    sql = f"SELECT id, result FROM rows WHERE id IN ({','.join('?' * (2 * len(ids)))})"
+    results = dict(store.query(sql, (*ids, *own)))
+    found = []
+    for name, (row_id, line) in zip(own, lines, strict=True):
+        if _MARK in row_id:
+            found.append("")
+        elif name not in results:
+            found.append(row_id)
+        elif row_id not in results or digest_of is None:
+            found.append(name)
+        else:
+            found.append(row_id if results[row_id] == digest_of(line) != results[name] else name)
+    return found
