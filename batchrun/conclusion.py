@@ -22,6 +22,7 @@ from batchrun.prompts.sweep import Sweep
 from batchrun.results.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
 from batchrun.results.openai import openai_error_line
 from batchrun.results.summary import FailureGroup, Percentiles, Summary
+from batchrun.results.text import CONTEXT_FULL, MARKS
 from batchrun.results.timeline import Timeline
 from batchrun.results.writer import errors_path, is_private, write_errors
 from batchrun.scheduler.states import RowState
@@ -131,7 +132,7 @@ class Conclusion:
         wall_s = self._store.sessions_ms() / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
         tokens = "input_tokens" in counters or "output_tokens" in counters
-        return Summary(
+        summary = Summary(
             outcome=outcome.kind if error is outcome.error else "stopped",
             reason=error.message if error else "",
             hint=error.hint if error else "",
@@ -149,7 +150,6 @@ class Conclusion:
             execution_ms=_percentiles(self._store, "execution_ms"),
             input_tokens=counters.get("input_tokens", 0) if tokens else None,
             output_tokens=counters.get("output_tokens", 0) if tokens else None,
-            truncated=counters.get("truncated", 0),
             calls={name.removeprefix("calls_"): n for name, n in counters.items() if name.startswith("calls_")},
             throttled=counters.get("throttled", 0),
             retries=counters.get("retries", 0),
@@ -163,6 +163,9 @@ class Conclusion:
             rescue_by=rescue_by(self._store, now),
             shared=count_shared(self._store) if self._options.dedupe else 0,
         )
+        for mark in (*MARKS, CONTEXT_FULL):
+            setattr(summary, mark, counters.get(mark, 0))
+        return summary
 
     def _write_manifest(self, summary: Summary, now: float) -> Path:
         path = manifest_path(self._options.output)

@@ -168,7 +168,7 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """What the run looks like now."""
-        return self._tally.snapshot(self._clock(), self._scheduler, self._journal.tokens)
+        return self._tally.snapshot(self._clock(), self._scheduler, self._journal.said)
 
     async def _rounds(self) -> None:
         scheduler = self._scheduler

@@ -16,11 +16,12 @@ from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import batchrun_record, is_openai, openai_line
 from batchrun.results.reader import in_groups, read_lines
 from batchrun.results.record import read_record, result_digest, shared_line
+from batchrun.results.text import extract
 from batchrun.state.following import answered_leaders, count_followers, has_unanswered, lead_again
 from batchrun.state.records import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from batchrun.config import RequestOptions
     from batchrun.prompts.lines import LineReader
@@ -64,13 +65,14 @@ class Followers:
         self._results = results
         self._request = request
 
-    def answer(self, leader: int, line: bytes, batch: Batch) -> int:
+    def answer(self, leader: int, line: bytes, batch: Batch, marks: Iterable[str] | None = None) -> int:
         """Append a leader's answer for each of its followers, without a sync; returns how many there are.
 
         Args:
             leader: The leader's number.
             line: Its line of the results.
             batch: Gets what is to be committed: whose followers end, what their lines say, how long the files are.
+            marks: What there is to say of the answer; None: that is found out.
 
         Raises:
             OutputError: the lines cannot be written.
@@ -97,7 +99,7 @@ class Followers:
                 batch.answered.clear()
             rows = self._store.followers(leader, rows[-1].row, at_once)
         batch.leaders.append((leader,))
-        batch.count_tokens(None, None, record["finish_reason"], count)
+        batch.count_answer(None, None, extract(record["output"]).marks if marks is None else marks, count)
         return count
 
     def fail(self, leader: int, batch: Batch) -> int:

@@ -10,6 +10,7 @@ All methods are called from one thread at a time, and block: the driver keeps th
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,10 +19,10 @@ from batchrun.errors import BatchrunError, OutputError
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shapes import Prompt, build_request, parse_line
 from batchrun.prompts.sweep import ENDPOINT, Sweep
-from batchrun.results.completion import Asked, asked_of
+from batchrun.results.completion import Asked, asked_of, is_context_full, most_tokens
 from batchrun.results.openai import openai_line
 from batchrun.results.record import JobInfo, error_line, result_digest, result_line
-from batchrun.results.text import extract
+from batchrun.results.text import CONTEXT_FULL, extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
 from batchrun.scheduler.states import RowState
@@ -67,12 +68,14 @@ class Work:
 
 
 @dataclass(slots=True)
-class Tokens:
-    """What the workers have said of the tokens, in this session."""
+class Said:
+    """What the workers have said of tokens, and what there is to say of their answers, in this session."""
 
     input: int = 0
     output: int = 0
     reported: bool = False
+    marks: Counter[str] = field(default_factory=Counter)
+    """Rows by what there is to say of their answers, see `text.MARKS`."""
 
     def add(self, used: int | None, made: int | None) -> None:
         """Add what a result says; None: it does not say."""
@@ -89,6 +92,14 @@ class Loaded(NamedTuple):
     """Whether there are no more."""
     added: int = 0
     """How many of them the run did not have before."""
+
+
+class _Sent(NamedTuple):
+    """What is kept of a line between its submission and its result."""
+
+    carried: dict[str, Any]
+    most_tokens: float | None
+    """See `completion.most_tokens`."""
 
 
 class LineChangedError(BatchrunError):
@@ -138,11 +149,11 @@ class Journal:
         self._results = results
         self._rows: dict[int, RowRecord] = {}
         self._jobs: dict[int, tuple[str, int]] = {}
-        self._carried: dict[int, dict[str, Any]] = {}
+        self._sent: dict[int, _Sent] = {}
         self._last_row = 0
         self._sweep = Sweep(options.sweep)
         self._is_openai = options.format == "openai"
-        self.tokens = Tokens()
+        self.said = Said()
 
     def load(self, count: int) -> Loaded:
         """Up to `count` further pending rows."""
@@ -199,7 +210,7 @@ class Journal:
             self._jobs.pop(ending.job, None)
             if not isinstance(ending, cmd.Requeue):
                 del self._rows[ending.row]
-                self._carried.pop(ending.row, None)
+                self._sent.pop(ending.row, None)
         if self._deliver is not None and self._delivered:
             self._deliver(self._delivered)
             self._delivered = []
@@ -209,37 +220,47 @@ class Journal:
         """Append and sync the results; returns the digest of each row's line."""
         digests: dict[int, int] = {}
         lines: dict[int, list[bytes]] = {}
-        leaders: list[tuple[int, bytes]] = []
+        leaders: list[tuple[int, bytes, tuple[str, ...]]] = []
         for ending in work.endings:
             if isinstance(ending, cmd.Finish) and ending.failure is None:
                 source = self._sources[self._rows[ending.row].source]
-                line = self._result_line(ending, source, batch, now_ms)
+                line, marks = self._result_line(ending, source, batch, now_ms)
                 lines.setdefault(source.output, []).append(line)
                 digests[ending.row] = result_digest(line)
                 if self._followers is not None:
-                    leaders.append((ending.row, line))
+                    leaders.append((ending.row, line, marks))
         for output, new in lines.items():
             self._results[output].append(new)
             self._keep(*new)
             batch.committed_bytes[output] = self._results[output].size_bytes
         if self._followers is not None:
-            for row, line in leaders:
-                work.followers_succeeded += self._followers.answer(row, line, batch)
+            for row, line, marks in leaders:
+                count = self._followers.answer(row, line, batch, marks)
+                work.followers_succeeded += count
+                self.said.marks.update(dict.fromkeys(marks, count))
         self._results.sync(batch.committed_bytes)
         return digests
 
-    def _result_line(self, finish: cmd.Finish, source: SourceRecord, batch: Batch, now_ms: int) -> bytes:
+    def _result_line(
+        self, finish: cmd.Finish, source: SourceRecord, batch: Batch, now_ms: int
+    ) -> tuple[bytes, tuple[str, ...]]:
+        """A row's line, and what there is to say of its answer."""
         row, answer = self._rows[finish.row], finish.answer
         assert isinstance(answer, JobAnswer)  # noqa: S101 - the driver hands over what /status answered
         text = extract(answer.output)
-        batch.count_tokens(text.input_tokens, text.output_tokens, text.finish_reason)
-        self.tokens.add(text.input_tokens, text.output_tokens)
+        sent = self._sent_of(row)
+        marks = text.marks
+        if "truncated" in marks and is_context_full(text, sent.most_tokens):
+            marks = (*marks, CONTEXT_FULL)
+        batch.count_answer(text.input_tokens, text.output_tokens, marks)
+        self.said.add(text.input_tokens, text.output_tokens)
+        self.said.marks.update(marks)
         remote_id, submitted_ms = self._jobs[finish.job]
-        return result_line(
+        line = result_line(
             row_id=row.id,
             text=text,
             output=answer.output,
-            carried=self._carried_of(row),
+            carried=sent.carried,
             variant=self._sweep.variant(row.variant).values,
             file=source.path,
             line=row.line,
@@ -257,13 +278,14 @@ class Journal:
             possible_duplicate=finish.unconfirmed > 0,
             write=(lambda record: openai_line(record, lambda: self._asked(row))) if self._is_openai else None,
         )
+        return line, marks
 
     def _asked(self, row: RowRecord) -> Asked:
         """What a row's request asked for, read again: only answers that do not tell have need of it."""
         line = self._line(row)
         if isinstance(line, LineChangedError):
             return Asked()
-        return asked_of(build_request(self._sweep.apply(line, row.variant), self._options.request))
+        return asked_of(self._request(line, row))
 
     def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int, digest: int | None) -> None:
         row = self._rows[ending.row]
@@ -329,18 +351,23 @@ class Journal:
         line = self._line(self._rows[row])
         if isinstance(line, LineChangedError):
             return line
+        request = self._request(line, self._rows[row])
         if self._rows[row].length <= _REMEMBERED_LINE_BYTES:
-            self._carried[row] = line.carried
-        line = self._sweep.apply(line, self._rows[row].variant)
-        return run_body(build_request(line, self._options.request), self._options.policy)
+            self._sent[row] = _Sent(line.carried, most_tokens(request))
+        return run_body(request, self._options.policy)
 
-    def _carried_of(self, row: RowRecord) -> dict[str, Any]:
-        """What the row's line carries to its result: remembered since its submission, or read again."""
-        carried = self._carried.pop(row.row, None)
-        if carried is None:
+    def _request(self, line: Prompt, row: RowRecord) -> dict[str, Any]:
+        return build_request(self._sweep.apply(line, row.variant), self._options.request)
+
+    def _sent_of(self, row: RowRecord) -> _Sent:
+        """What the row's result needs of its line: remembered since its submission, or read again."""
+        sent = self._sent.pop(row.row, None)
+        if sent is None:
             line = self._line(row)
-            carried = {} if isinstance(line, LineChangedError) else line.carried
-        return carried
+            if isinstance(line, LineChangedError):
+                return _Sent({}, None)
+            sent = _Sent(line.carried, most_tokens(self._request(line, row)))
+        return sent
 
     def _line(self, row: RowRecord) -> Prompt | LineChangedError:
         return read_line(self._reader, row, self._sources[row.source].path)

@@ -206,6 +206,7 @@ def _figures(snapshot: Snapshot) -> list[str]:
         parts.append(f"ETA {duration(s.eta_s)}")
     if s.failed:
         parts.append(f"{s.failed:,} failed")
+    parts += [f"{count:,} {name}" for name, count in s.answers]
     if s.cost is not None:
         projected = s.cost.most_projected
         parts.append(money(s.cost.most) + ("" if projected is None else f" of ~{money(projected)}"))

@@ -12,6 +12,7 @@ from batchrun.accounts import cost_so_far
 from batchrun.config import RETENTION_S, SweepOptions
 from batchrun.results.cost import Cost, cost_lines
 from batchrun.results.summary import duration
+from batchrun.results.text import MARK_NAMES
 from batchrun.scheduler.states import RowState
 from batchrun.state.following import count_shared
 from batchrun.state.lock import Holder, holder
@@ -152,6 +153,8 @@ def render(standing: Standing) -> str:
     ]
     if s.held:
         lines.append(f"  held       {s.held:>11,}")
+    # Below the rows that succeeded: they are some of those.
+    lines[4:4] = [f"    {name:<13}{s.counters[mark]:>7,}" for mark, name in MARK_NAMES.items() if s.counters.get(mark)]
     lines += [
         f"  in flight  {s.in_flight:>11,}",
         f"  not run    {s.pending + s.submitting:>11,}",
