@@ -29,7 +29,7 @@ _CHOICES = {
     "worker": ("auto", "smollm2", "echo"),
 }
 _UNSAID: dict[str, Any] = {
-    **dict.fromkeys(("connections", "run_limit", "status_limit", "halt", "canary", "limit", "sweep")),
+    **dict.fromkeys(("connections", "run_limit", "status_limit", "halt", "canary", "canary_allow", "limit", "sweep")),
     "low_priority": False,
     "shard": None,
     "dedupe": False,

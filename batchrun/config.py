@@ -18,6 +18,7 @@ from batchrun.foreign import without_user
 
 UnconfirmedPolicy = Literal["resubmit", "hold"]
 InterruptPolicy = Literal["drain", "detach", "cancel"]
+CanaryAllows = Literal["length"]
 ResultFormat = Literal["openai", "batchrun"]
 FormatChoice = Literal["auto", "openai", "batchrun"]
 
@@ -277,6 +278,8 @@ class GuardOptions:
     halt: HaltOptions = field(default_factory=HaltOptions)
     canary: int = 0
     """`--canary N`: rows that must succeed before any other is submitted; 0: none."""
+    canary_allow: CanaryAllows | None = None
+    """`--canary-allow length`: answers that were cut off are whole enough for a canary; None: they are not."""
     price_per_hour: float | None = None
     """Of one worker, in dollars; None: the cost is not estimated."""
     max_cost: float | None = None

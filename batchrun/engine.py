@@ -25,7 +25,7 @@ from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.failures import Failure
 from batchrun.state.records import Acceptance
-from batchrun.verdict import judge
+from batchrun.verdict import find_flaw, judge
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -337,7 +337,8 @@ class Engine:
             self._client.release(answer)
         status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
         delay_s, execution_s = _seconds(answer.delay_ms), _seconds(answer.execution_ms)
-        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled)
+        flaw = find_flaw(answer.output) if failure is None and self._scheduler.canary.is_out else None
+        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled, flaw)
 
     async def _cancel(self, cancel: cmd.Cancel) -> None:
         sent_at = self._clock()

@@ -84,7 +84,13 @@ GUARD_OPTIONS = [
         "--canary",
         type=Number("canary"),
         metavar="N",
-        help="Run N rows first, and the others only when all of these have succeeded.",
+        help="Run N rows first, and the others only when all of these have succeeded, not all of them with answers that"
+        " are empty or cut off.",
+    ),
+    click.option(
+        "--canary-allow",
+        type=click.Choice(["length"]),
+        help="Answers that max_tokens has cut off are good enough for --canary.",
     ),
     click.option(
         "--price-per-hour",

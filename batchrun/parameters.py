@@ -192,6 +192,7 @@ def guards(given: dict[str, Any], known: config.GuardOptions) -> config.GuardOpt
         "on_interrupt": "on_interrupt",
         "halt": "halt",
         "canary": "canary",
+        "canary_allow": "canary_allow",
         "price_per_hour": "price_per_hour",
         "max_cost": "max_cost",
         "deadline": "deadline_s",

@@ -97,6 +97,7 @@ class Scheduler:
         self._gate = Gate(rng, metered=guards.price_per_hour is not None)
         self._backlog = Backlog(options.concurrency or MOST)
         self._settlement = Settlement(options, guards, self._backlog, rng)
+        self.canary = self._settlement.canary
         self._ending = Ending(self._settlement)
         self.meter = meter or WorkerMeter(WorkerTime())
         self._budget = Budget(
@@ -344,7 +345,7 @@ class Scheduler:
         if event.status == "CANCELLED" and (flight.cause is not None or flight.called_off):
             self._call_off(flight, now)
         elif event.failure is None:
-            self._settlement.succeed(flight, event.status, event.answer)
+            self._settlement.succeed(flight, event.status, event.answer, event.flaw)
         else:
             self._settlement.retry_or_fail(flight, event.status, event.failure, now, event.answer)
 
@@ -428,8 +429,7 @@ class Scheduler:
             self._submitter.pacer.restart(now)
 
     def _health_failed(self, event: ev.HealthFailed, now: float) -> None:
-        error = event.error
-        match error:
+        match error := event.error:
             case NotFoundError() | DeniedError():
                 self._ending.is_refused("health", error, now)
                 self._gate.failed(error, now)
