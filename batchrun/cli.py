@@ -326,7 +326,8 @@ def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
     type=click.Choice(["openai", "batchrun"]),
     help="The format to write. [default: as the run wrote them]",
 )
-def export(state: Path, output: Path, form: ResultFormat | None) -> None:
+@click.option("--all", "with_errors", is_flag=True, help="Failed and held rows, too, as the error file has them.")
+def export(state: Path, output: Path, form: ResultFormat | None, *, with_errors: bool) -> None:
     """Write the results of a STATE file in input order.
 
     FILE is written whole or not at all, with the lines of all results files. While the run is going on, it gets the
@@ -336,12 +337,12 @@ def export(state: Path, output: Path, form: ResultFormat | None) -> None:
     Examples:
       batchrun export results.jsonl.state -o ordered.jsonl
       batchrun export out.state -o - | gzip > ordered.jsonl.gz
-      batchrun export results.jsonl.state -o batch_output.jsonl --format openai
+      batchrun export results.jsonl.state -o batch_output.jsonl --format openai --all
     """
     from batchrun import export as exporting
 
     target = None if str(output) == "-" else output
-    echo(str(exporting.export(state, target, sys.stdout.buffer, form)), err=True)
+    echo(str(exporting.export(state, target, sys.stdout.buffer, form, with_errors=with_errors)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)

@@ -15,12 +15,11 @@ from batchrun import __version__
 from batchrun.accounts import cost_so_far
 from batchrun.checks import OwnFiles
 from batchrun.config import RETENTION_S
+from batchrun.conversion import error_lines
 from batchrun.errors import OutputError, StoppedError
-from batchrun.journal import failure_line
 from batchrun.ordering import order_results
 from batchrun.prompts.sweep import Sweep
 from batchrun.results.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
-from batchrun.results.openai import openai_error_line
 from batchrun.results.summary import FailureGroup, Percentiles, Summary
 from batchrun.results.text import CONTEXT_FULL, MARKS
 from batchrun.results.timeline import Timeline
@@ -115,17 +114,16 @@ class Conclusion:
         return written
 
     def _error_lines(self, output: int) -> Generator[bytes]:
-        for row, failure, job in self._store.failures(output):
-            yield failure_line(
-                row,
-                failure,
-                job,
-                source=self._sources[row.source],
-                reader=self._reader,
-                sweep=self._sweep,
-                endpoint=self._options.endpoint,
-                write=openai_error_line if self._options.format == "openai" else None,
-            )
+        lines = error_lines(
+            self._store,
+            self._options.format,
+            sources=self._sources,
+            reader=self._reader,
+            sweep=self._sweep,
+            endpoint=self._options.endpoint,
+            output=output,
+        )
+        return (line for _, line in lines)
 
     def _summary(self, outcome: Outcome, error: StoppedError | None, errors: list[Path], now: float) -> Summary:
         counts, counters = self._store.counts(), self._store.counters()

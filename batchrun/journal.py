@@ -25,6 +25,7 @@ from batchrun.results.record import JobInfo, error_line, result_digest, result_l
 from batchrun.results.text import CONTEXT_FULL, extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
+from batchrun.scheduler.failures import FailureKind
 from batchrun.scheduler.states import RowState
 from batchrun.state.records import Acceptance, Batch, Ending, FailedJob, FailureRecord, Submission
 
@@ -298,10 +299,11 @@ class Journal:
                 if ending.failure:
                     failure = self._failure(ending, ending.failure, answer, now_ms)
                     batch.failures.append(failure)
-                    if self._deliver is not None:
-                        self._keep(self._failure_line(row._replace(attempts=ending.attempts), failure, ending.job))
+                    self._keep_failure(row._replace(attempts=ending.attempts), failure, ending.job, answer)
             case cmd.Hold():
                 state, status = RowState.HELD, "UNCONFIRMED"
+                held = FailureRecord(row.row, status, FailureKind.UNCONFIRMED, ending.message, "", None, None)
+                self._keep_failure(row._replace(attempts=row.attempts + 1), held, ending.job, None)
             case cmd.Requeue():
                 state, status, retries, answer = RowState.PENDING, ending.status, ending.retries, _answer(ending.answer)
         batch.ended.append(
@@ -336,15 +338,21 @@ class Journal:
         if self._deliver is not None:
             self._delivered.extend(lines)
 
-    def _failure_line(self, row: RowRecord, failure: FailureRecord, job: int) -> bytes:
-        return failure_line(
-            row,
-            failure,
-            FailedJob(*(self._jobs.get(job) or self._store.submission(job)), None),
-            source=self._sources[row.source],
-            reader=self._reader,
-            sweep=self._sweep,
-            endpoint=self._endpoint,
+    def _keep_failure(self, row: RowRecord, failure: FailureRecord, job: int, answer: JobAnswer | None) -> None:
+        if self._deliver is None:
+            return
+        remote_id, submitted_ms = self._jobs.get(job) or self._store.submission(job)
+        times = (_whole(answer.delay_ms), _whole(answer.execution_ms)) if answer else (None, None)
+        self._delivered.append(
+            failure_line(
+                row,
+                failure,
+                FailedJob(remote_id, submitted_ms, None, *times),
+                source=self._sources[row.source],
+                reader=self._reader,
+                sweep=self._sweep,
+                endpoint=self._endpoint,
+            )
         )
 
     def _body(self, row: int) -> bytes | LineChangedError:
@@ -402,8 +410,8 @@ def failure_line(
         id=failed.remote_id,
         endpoint=variant.get(ENDPOINT, endpoint),
         attempts=row.attempts,
-        delay_ms=None,
-        execution_ms=None,
+        delay_ms=failed.delay_ms,
+        execution_ms=failed.execution_ms,
         worker_id=failure.worker_id,
         submitted_at=None if failed.submitted_ms is None else failed.submitted_ms / 1000,
         completed_at=None if failure.completed_ms is None else failure.completed_ms / 1000,

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "accounts": ENGINE_LEVEL,
     "ordering": ENGINE_LEVEL,
     "conversion": ENGINE_LEVEL | {"journal"},
-    "conclusion": ENGINE_LEVEL | {"checks", "journal", "engine", "accounts", "ordering", "__version__"},
+    "conclusion": ENGINE_LEVEL | {"checks", "conversion", "engine", "accounts", "ordering", "__version__"},
     "recovery": ENGINE_LEVEL | {"conclusion"},
     "repair": ENGINE_LEVEL | {"conclusion"},
     "notify": {"results", "errors", "config", "foreign", "endpoint.proxies", "interrupts"},

@@ -94,7 +94,7 @@ class FailureRecord(NamedTuple):
 
 
 class FailedJob(NamedTuple):
-    """The last job of a row that failed."""
+    """The last job of a row that failed, or is held."""
 
     remote_id: str | None
     """None: nothing was accepted."""
@@ -102,6 +102,9 @@ class FailedJob(NamedTuple):
     """None: nothing was submitted."""
     same_as: str | None
     """The id of the row whose job it was; None: the row's own."""
+    delay_ms: int | None = None
+    execution_ms: int | None = None
+    """Here and above None: its answer did not say, or it had none."""
 
 
 class Submission(NamedTuple):
