@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "recovery": ENGINE_LEVEL | {"conclusion"},
     "repair": ENGINE_LEVEL | {"conclusion"},
     "notify": {"results", "errors", "config", "foreign", "endpoint.proxies", "interrupts"},
-    "standing": ENGINE_LEVEL | {"accounts"},
+    "standing": ENGINE_LEVEL | {"accounts", "foreign"},
     "session": ENGINE_LEVEL
     | {"checks", "intake", "runs", "engine", "interrupts", "clock", "notify", "credentials", "local", "progress"}
     | {"asking", "feed", "preflight", "watching", "queued", "foreign", "consent", "repair"},

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from batchrun.foreign import on_one_line
 from batchrun.results.text import extract, is_token_count
 
 if TYPE_CHECKING:
@@ -313,9 +314,10 @@ def _whole(number: float | None) -> int | float | None:
 def write_line(record: dict[str, Any]) -> bytes:
     """A record as a line with its end; a field that is nested too deeply for any writer is replaced by `TOO_DEEP`."""
     try:
-        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
-        return orjson.dumps({key: _deep(value) for key, value in record.items()}, option=orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps({key: _deep(value) for key, value in record.items()}, option=orjson.OPT_APPEND_NEWLINE)
+    return on_one_line(line)
 
 
 def _deep(value: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from batchrun.foreign import clipped, columns_of, fitted
 from batchrun.results.cost import money
 from batchrun.results.summary import duration
 from batchrun.results.text import MARK_NAMES, MARKS
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SHOWN = 40
-_LABEL_CHARS = 40
+_LABEL_COLUMNS = 40
 _EXACT_BELOW = 1000
 
 
@@ -187,13 +188,13 @@ def _times(times: Percentiles | None) -> list[str]:
 
 
 def _cut(label: str) -> str:
-    return label if len(label) <= _LABEL_CHARS else f"{label[: _LABEL_CHARS - 3]}..."
+    return clipped(label, _LABEL_COLUMNS, "...")
 
 
 def _table(rows: list[list[str]]) -> list[str]:
     """Columns as wide as they need to be: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join([fitted(row[0], widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]

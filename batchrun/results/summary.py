@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import orjson
 
+from batchrun.foreign import clipped
 from batchrun.results.cost import Cost, added, cost_lines
 from batchrun.results.text import MARK_NAMES, MARKS
 from batchrun.results.timeline import sparkline
@@ -313,7 +314,7 @@ def _failures(s: Summary) -> list[str]:
     for group in s.failures:
         example = " ".join(f"{group.example_id}: {group.example_message}".split())
         line = f"  {group.kind:<16}{group.rows:>8,}  {example}"
-        lines.append(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…")
+        lines.append(clipped(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…", WIDTH))
     return lines
 
 
