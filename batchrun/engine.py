@@ -309,7 +309,9 @@ class Engine:
         self._work.accepted.append(Acceptance(submit.job, submit.row, answer.id, submitted_ms))
         self._tell(ev.Submitted(submit.job, answer.id, sent_at))
         if answer.status.is_final:
-            self._tell(await self._end(submit.job, answer, sent_at, was_polled=False))
+            is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
+            failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
+            self._tell(self._end(submit.job, answer, failure, sent_at, was_polled=False))
 
     async def _poll(self, poll: cmd.Poll) -> None:
         sent_at = self._clock()
@@ -323,15 +325,13 @@ class Engine:
         if not answer.status.is_final:
             self._tell(ev.JobSeen(poll.job, answer.status is JobStatus.IN_PROGRESS, sent_at))
             return
-        self._tell(await self._end(poll.job, answer, sent_at, was_polled=True))
+        is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
+        failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
+        self._tell(self._end(poll.job, answer, failure, sent_at, was_polled=True))
 
-    async def _end(self, job: int, answer: JobAnswer, sent_at: float, *, was_polled: bool) -> ev.JobEnded:
-        if answer.held_bytes <= _JUDGED_ASIDE_BYTES:
-            failure = judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)
-        else:
-            failure = await asyncio.to_thread(
-                judge, answer, inspect_output=self._inspect_output, hide=self._client.hide
-            )
+    def _end(
+        self, job: int, answer: JobAnswer, failure: Failure | None, sent_at: float, *, was_polled: bool
+    ) -> ev.JobEnded:
         if failure is not None:
             answer.output = answer.error = None
             self._client.release(answer)
@@ -339,6 +339,9 @@ class Engine:
         delay_s, execution_s = _seconds(answer.delay_ms), _seconds(answer.execution_ms)
         flaw = find_flaw(answer.output) if failure is None and self._scheduler.canary.is_out else None
         return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled, flaw)
+
+    def _judge(self, answer: JobAnswer) -> Failure | None:
+        return judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)
 
     async def _cancel(self, cancel: cmd.Cancel) -> None:
         sent_at = self._clock()

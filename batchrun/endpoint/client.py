@@ -15,12 +15,13 @@ that of all answers together is unbounded.
 from __future__ import annotations
 
 import asyncio
-from functools import wraps
+from functools import lru_cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from batchrun.config import DEFAULT_BASE_URL, DEFAULT_MEMORY_BYTES, checked_url
@@ -51,14 +52,11 @@ from batchrun.errors import (
 from batchrun.foreign import Secrets, url_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
-
-P = ParamSpec("P")
-Answer = TypeVar("Answer")
 
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0
@@ -82,32 +80,6 @@ T = TypeVar("T")
 
 _Reply = tuple[int, "Mapping[str, str]", bytes, int, "ResponseHandler | None"]
 """An answer as it came: its HTTP status, headers and body, what the body takes in the memory budget, its connection."""
-
-
-def _without_secrets(
-    call: Callable[Concatenate[EndpointClient, P], Awaitable[Answer]],
-) -> Callable[Concatenate[EndpointClient, P], Coroutine[Any, Any, Answer]]:
-    """What a call gives or raises, without secrets; but for a job's output, which is the user's own.
-
-    What a job's `error` holds is taken out when it is decoded: it may be wrapped in ways that hide a secret.
-    """
-
-    @wraps(call)
-    async def guarded(client: EndpointClient, /, *args: P.args, **given: P.kwargs) -> Answer:
-        try:
-            answer = await call(client, *args, **given)
-        except CallError as error:
-            error.rewrite(client.hide)
-            raise
-        if isinstance(answer, JobAnswer):
-            if client.hide(answer.id) != answer.id:
-                client.release(answer)
-                raise AmbiguousError("the job's ID in the answer holds the API key")
-            if answer.worker_id is not None:
-                answer.worker_id = client.hide(answer.worker_id)
-        return answer
-
-    return guarded
 
 
 class EndpointClient:
@@ -144,9 +116,8 @@ class EndpointClient:
         self._status_url = operation_url(base_url, endpoint, Operation.STATUS) + "/"
         self._cancel_url = operation_url(base_url, endpoint, Operation.CANCEL) + "/"
         self._health_url = URL(operation_url(base_url, endpoint, Operation.HEALTH))
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        # aiohttp copies a plain mapping for each request.
+        self._key_header = CIMultiDict() if api_key is None else CIMultiDict(Authorization=f"Bearer {api_key}")
         self.ids = JobIds()
         """Whose answers are believed: a job of an earlier session is to be added before it is asked after."""
         self._memory = memory or MemoryBudget(DEFAULT_MEMORY_BYTES)
@@ -158,6 +129,7 @@ class EndpointClient:
                 keepalive_timeout=_KEEPALIVE_S,
                 ttl_dns_cache=60,
             ),
+            headers={"Content-Type": "application/json", "Accept": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
             read_bufsize=_BUFFER_BYTES,
@@ -168,6 +140,7 @@ class EndpointClient:
         self._watch: asyncio.TimerHandle | None = None
         self._proxy = proxy_for(base_url) if use_proxy else None
         self.hide = Secrets(api_key, *url_secrets(self._proxy)).hide
+        self._hide_in_name = lru_cache(maxsize=256)(self.hide)
 
     async def __aenter__(self) -> Self:
         return self
@@ -177,29 +150,24 @@ class EndpointClient:
             self._watch.cancel()
         await self._session.close()
 
-    @_without_secrets
-    async def run(self, body: bytes) -> JobAnswer:
+    def run(self, body: bytes) -> Coroutine[Any, Any, JobAnswer]:
         """Submit a job.
 
         Raises:
             CallError: UnreachableError when the job surely does not exist, AmbiguousError when it may.
         """
-        answer = await self._job("POST", self._run_url, body, None)
-        self.ids.add(answer.id, echo_asked(body))
-        return answer
+        return self._job("POST", self._run_url, body, None)
 
-    @_without_secrets
-    async def status(self, job_id: str) -> JobAnswer:
-        """Ask after a job. Never sends `?ttl=`, which would shorten the job's life.
+    def status(self, job_id: str) -> Coroutine[Any, Any, JobAnswer]:
+        """Poll a job. Never sends `?ttl=`, which would shorten the job's life.
 
         A final answer counts in the memory budget until it is released.
 
         Raises:
             CallError: no usable answer; NotFoundError when the job is unknown or gone.
         """
-        return await self._job("GET", URL(self._status_url + quote(job_id, safe=""), encoded=True), None, job_id)
+        return self._job("GET", URL(self._status_url + quote(job_id, safe=""), encoded=True), None, job_id)
 
-    @_without_secrets
     async def cancel(self, job_id: str) -> JobAnswer:
         """Cancel a job, queued or running.
 
@@ -211,16 +179,19 @@ class EndpointClient:
         self.release(answer)
         return answer
 
-    @_without_secrets
     async def health(self) -> Health:
-        """Ask how the endpoint's queue and workers are.
+        """Read how the endpoint's queue and workers are.
 
         Raises:
             CallError: NotFoundError for an unknown endpoint, DeniedError for a key that is not accepted.
         """
-        http_status, headers, body, held_bytes, _ = await self._request("GET", self._health_url, None)
-        self._memory.release(held_bytes)
-        return parse_health(http_status, headers, body)
+        try:
+            http_status, headers, body, held_bytes, _ = await self._request("GET", self._health_url, None)
+            self._memory.release(held_bytes)
+            return parse_health(http_status, headers, body)
+        except CallError as error:
+            error.rewrite(self.hide)
+            raise
 
     def release(self, answer: JobAnswer) -> None:
         """An answer is not needed any more, or what is left of it is small."""
@@ -229,34 +200,41 @@ class EndpointClient:
             self._memory.release(held_bytes)
 
     async def _job(self, method: str, url: URL, sent: bytes | None, job_id: str | None) -> JobAnswer:
-        """A request about a job; None: about a new one."""
+        """A request about a job; None: about a new one.
+
+        What it gives or raises is without secrets, but for the job's output, which is the user's own, and its `error`,
+        from which they are taken when it is decoded: it may be wrapped in ways that hide a secret.
+        """
+        connection, held_bytes = None, 0
         try:
             http_status, headers, body, held_bytes, connection = await self._request(method, url, sent)
-            is_kept = False
-            try:
-                if len(body) <= _PARSED_ASIDE_BYTES:
-                    answer = parse_job(http_status, headers, body)
-                else:
-                    answer = await _aside(lambda: parse_job(http_status, headers, body))
-                if job_id is None:
-                    self.ids.check_new(answer.id)
-                else:
-                    self.ids.check(job_id, answer)
-                if answer.status.is_final:
-                    answer.held_bytes = held_bytes or await self._memory.room(BYTES_PER_BYTE * len(body))
-                    is_kept = True
-                    self.ids.end(answer.id)
-            finally:
-                if held_bytes and not is_kept:
-                    self._memory.release(held_bytes)
-        except MismatchedError:
-            if connection is not None:
+            if len(body) <= _PARSED_ASIDE_BYTES:
+                answer = parse_job(http_status, headers, body)
+            else:
+                answer = await _aside(lambda: parse_job(http_status, headers, body))
+            if job_id is None:
+                self.ids.check_new(answer.id)
+                if self.hide(answer.id) != answer.id:
+                    raise AmbiguousError("the job's ID in the answer holds the API key")
+                self.ids.add(answer.id, echo_asked(sent or b""))
+            else:
+                self.ids.check(job_id, answer)
+            if answer.worker_id is not None:
+                answer.worker_id = self._hide_in_name(answer.worker_id)
+            if answer.status.is_final:
+                answer.held_bytes = held_bytes or await self._memory.room(BYTES_PER_BYTE * len(body))
+                held_bytes = 0
+                self.ids.end(answer.id)
+        except CallError as error:
+            if isinstance(error, MismatchedError) and connection is not None:
                 connection.close()
-            raise
-        except NotFoundError:
-            if job_id is not None:
+            if isinstance(error, NotFoundError) and job_id is not None:
                 self.ids.end(job_id)
+            error.rewrite(self.hide)
             raise
+        finally:
+            if held_bytes:
+                self._memory.release(held_bytes)
         return answer
 
     async def _request(self, method: str, url: URL, body: bytes | None) -> _Reply:
@@ -265,7 +243,7 @@ class EndpointClient:
         try:
             # Reading to the end gives the connection back, and a failure closes it: a context would only cost time.
             response = await self._session.request(
-                method, url, data=data, headers=self._headers, allow_redirects=False, proxy=self._proxy
+                method, url, data=data, headers=self._key_header, allow_redirects=False, proxy=self._proxy
             )
             content, held_bytes = response.content, 0
             if content.is_eof() and content.total_bytes <= _PARSED_ASIDE_BYTES:

@@ -55,6 +55,9 @@ _MAX_TIME_MS = 30 * 86_400_000.0
 class JobStatus(StrEnum):
     """A job's state, in Runpod's own words."""
 
+    is_final: bool
+    """Whether the job will not change any more."""
+
     IN_QUEUE = "IN_QUEUE"
     IN_PROGRESS = "IN_PROGRESS"
     COMPLETED = "COMPLETED"
@@ -62,10 +65,8 @@ class JobStatus(StrEnum):
     CANCELLED = "CANCELLED"
     TIMED_OUT = "TIMED_OUT"
 
-    @property
-    def is_final(self) -> bool:
-        """Whether the job will not change any more."""
-        return self not in (JobStatus.IN_QUEUE, JobStatus.IN_PROGRESS)
+    def __init__(self, word: str) -> None:
+        self.is_final = word not in ("IN_QUEUE", "IN_PROGRESS")
 
 
 class Operation(StrEnum):

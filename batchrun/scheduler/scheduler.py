@@ -305,6 +305,7 @@ class Scheduler:
         self._canceller.submitted(flight)
 
     def _adopt(self, event: ev.JobAdopted, _: float) -> None:
+        self._ending.refusals.has_answered = True  # in an earlier session
         flight = Flight(event.job, Row(event.ticket, RowState.SUBMITTED), event.submitted_at)
         self._flights[event.job] = flight
         flight.remote_id = event.remote_id
