@@ -352,9 +352,8 @@ class Scheduler:
 
     def _poll_failed(self, event: ev.PollFailed, now: float) -> None:
         flight = self._asked(event.job)
-        error = event.error
-        self._trouble = error.message
-        match error:
+        self._trouble = event.error.message
+        match error := event.error:
             case NotFoundError():
                 self._status.succeed(now)
                 if (wait_s := flight.missed(now, is_sure=error.from_api)) > 0:
