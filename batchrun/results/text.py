@@ -57,7 +57,7 @@ class Text(NamedTuple):
 
 def extract(output: Any) -> Text:
     """The text, the finish reason and the token counts of a job's output."""
-    if isinstance(output, list) and output and all(isinstance(part, str) for part in output):
+    if _is_all_text(output):
         # Streams are cut into pieces at any byte, so events are whole only when the pieces are joined again.
         output = "".join(output)
     found = _Found()
@@ -68,7 +68,7 @@ def extract(output: Any) -> Text:
 
 def broken_off(output: Any) -> str | None:
     """The word by which a server says that it did not end a generation; None: no choice has one."""
-    if isinstance(output, list) and output and all(isinstance(part, str) for part in output):
+    if _is_all_text(output):
         output = "".join(output)
     for part in output if isinstance(output, list) else (output,):
         if isinstance(part, dict):
@@ -87,10 +87,18 @@ def broken_off(output: Any) -> str | None:
 def _broken_word(part: dict[str, Any]) -> str | None:
     choices = part.get("choices")
     if isinstance(choices, list):
-        reasons = [reason_of(choice.get("finish_reason")) for choice in choices if isinstance(choice, dict)]
-    else:
-        reasons = [reason_of(part.get("status"))] if part.get("object") == "response" else []
-    return next((reason for reason in reasons if reason in _BROKEN_REASONS), None)
+        for choice in choices:
+            if isinstance(choice, dict) and (reason := reason_of(choice.get("finish_reason"))) in _BROKEN_REASONS:
+                return reason
+    elif part.get("object") == "response" and (reason := reason_of(part.get("status"))) in _BROKEN_REASONS:
+        return reason
+    return None
+
+
+def _is_all_text(output: Any) -> TypeGuard[list[str]]:
+    if not isinstance(output, list) or not output or not isinstance(output[0], str):
+        return False
+    return all(isinstance(part, str) for part in output)
 
 
 def reason_of(said: Any) -> str | None:
@@ -146,8 +154,8 @@ class _Found:
 
     def text(self) -> Text:
         indices = sorted(self.pieces)
-        texts = tuple("".join(self.pieces[index]) if self.pieces[index] else None for index in indices)
-        reasons = tuple(self.reasons.get(index) for index in indices)
+        texts = tuple(["".join(self.pieces[index]) if self.pieces[index] else None for index in indices])
+        reasons = tuple([self.reasons.get(index) for index in indices])
         first = self.reasons.get(0) or next(iter(self.reasons.values()), None)
         shown = texts if any(self.pieces.values()) else ()
         return Text(shown, first, self.input_tokens, self.output_tokens, reasons, self._marks(texts))
@@ -224,12 +232,15 @@ class _Found:
         text = _content(content)
         if text is not None:
             self.pieces.setdefault(index, []).append(text)
-        kinds = [said.get("type")]
+        kinds = [said["type"]] if "type" in said else []
         if isinstance(content, list):
             kinds += [piece.get("type") for piece in content if isinstance(piece, dict)]
-        if said.get("tool_calls") or said.get("function_call") or "tool_use" in kinds or "function_call" in kinds:
+        if kinds:
+            self.has_calls = self.has_calls or "tool_use" in kinds or "function_call" in kinds
+            self.has_reasoning = self.has_reasoning or "reasoning" in kinds or "thinking" in kinds
+        if said.get("tool_calls") or said.get("function_call"):
             self.has_calls = True
-        if said.get("reasoning_content") or said.get("reasoning") or "reasoning" in kinds or "thinking" in kinds:
+        if said.get("reasoning_content") or said.get("reasoning"):
             self.has_reasoning = True
         if said.get("audio"):
             self.has_audio = True

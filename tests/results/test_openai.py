@@ -21,6 +21,7 @@ from batchrun.results.record import (
     read_record,
     result_line,
     source_file,
+    write_line,
 )
 from batchrun.results.text import extract
 
@@ -295,7 +296,7 @@ def test_each_text_of_the_older_worker_is_a_choice(output: Any):
 def test_a_line_comes_back_as_it_was_from_either_format(output: Any, asked: Asked, carried: dict):
     ours, theirs = lines(output, asked, carried=carried, variant={"repeat": 1}, possible_duplicate=True)
     back = batchrun_record(orjson.loads(theirs))
-    assert orjson.dumps(back) + b"\n" == ours
+    assert write_line(back) == ours
     assert openai_line(back, lambda: asked) == theirs
 
 
