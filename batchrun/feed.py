@@ -152,7 +152,7 @@ class StoredRecords:
                 row, failure, submission, source=sources[row.source], reader=reader, sweep=sweep, endpoint=endpoint
             )
             for output in store.outputs()
-            for row, failure, submission in store.failures(output.output, with_held=True)
+            for row, failure, submission in store.failures(output.output)
         ]
 
     def __iter__(self) -> Iterator[bytes]:

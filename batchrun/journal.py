@@ -25,7 +25,6 @@ from batchrun.results.record import JobInfo, error_line, result_digest, result_l
 from batchrun.results.text import CONTEXT_FULL, extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
-from batchrun.scheduler.failures import FailureKind
 from batchrun.scheduler.states import RowState
 from batchrun.state.records import Acceptance, Batch, Ending, FailedJob, FailureRecord, Submission
 
@@ -302,8 +301,6 @@ class Journal:
                     self._keep_failure(row._replace(attempts=ending.attempts), failure, ending.job, answer)
             case cmd.Hold():
                 state, status = RowState.HELD, "UNCONFIRMED"
-                held = FailureRecord(row.row, status, FailureKind.UNCONFIRMED, ending.message, "", None, None)
-                self._keep_failure(row._replace(attempts=row.attempts + 1), held, ending.job, None)
             case cmd.Requeue():
                 state, status, retries, answer = RowState.PENDING, ending.status, ending.retries, _answer(ending.answer)
         batch.ended.append(
