@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import orjson
-
 from batchrun.config import RequestOptions, RunOptions, SweepOptions
 from batchrun.endpoint.worker_errors import decode_error
+from batchrun.exactjson import load
 from batchrun.journal import LineChangedError, failure_line, read_line
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.shapes import build_request
@@ -121,7 +120,7 @@ class Conversion:
         """A row's result line in the format; itself when it is in it."""
         if self._form is None:
             return raw
-        data = orjson.loads(raw)
+        data = load(raw)
         if is_openai(data) == (self._form == "openai"):
             return raw
         return write_line(batchrun_record(data)) if is_openai(data) else openai_line(data, lambda: self._asked(row))

@@ -25,7 +25,7 @@ from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.failures import Failure
 from batchrun.state.records import Acceptance
-from batchrun.verdict import find_flaw, judge
+from batchrun.verdict import find_flaw, judge, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from batchrun.results.summary import Observer, Snapshot
     from batchrun.results.timeline import Timeline
     from batchrun.scheduler.scheduler import Scheduler
+    from batchrun.streamed import Streamed
     from batchrun.tally import Tally
 
 T = TypeVar("T")
@@ -76,6 +77,7 @@ class Engine:
         client: Talks to the endpoint.
         tally: Counts for the observer.
         observer: Shows.
+        streamed: Reads what jobs have only streamed.
         timeline: How the run has gone so far; written down now and then.
         thread: Where the journal is written: one thread, shared by all who write the same state file.
         load: Where further rows come from; None: those that the journal has are all.
@@ -92,6 +94,7 @@ class Engine:
         tally: Tally,
         observer: Observer,
         *,
+        streamed: Streamed,
         timeline: Timeline,
         thread: ThreadPoolExecutor,
         load: Callable[[int], Awaitable[Loaded]] | None = None,
@@ -126,6 +129,7 @@ class Engine:
         self._tick_at = float("-inf")
         self.calls: Counter[str] = Counter()
         """API calls of this session by operation."""
+        self._streamed, streamed.calls = streamed, self.calls
 
     def adopt(self) -> None:
         """Take over the jobs in flight of earlier sessions; before `run`."""
@@ -280,7 +284,7 @@ class Engine:
             self._writable = False
             raise
         for ending in work.endings:
-            if isinstance(ending, cmd.Finish) and isinstance(ending.answer, JobAnswer):
+            if not isinstance(ending, cmd.Hold) and isinstance(ending.answer, JobAnswer):
                 self._client.release(ending.answer)
         self._tally.succeeded += work.followers_succeeded
         self._tally.failed += work.followers_failed
@@ -311,6 +315,8 @@ class Engine:
         if answer.status.is_final:
             is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
             failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
+            if failure is not None:
+                failure = await self._streamed.complete(answer, failure, self._judge)
             self._tell(self._end(submit.job, answer, failure, sent_at, was_polled=False))
 
     async def _poll(self, poll: cmd.Poll) -> None:
@@ -327,16 +333,19 @@ class Engine:
             return
         is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
         failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
+        if failure is not None:
+            failure = await self._streamed.complete(answer, failure, self._judge)
         self._tell(self._end(poll.job, answer, failure, sent_at, was_polled=True))
 
     def _end(
         self, job: int, answer: JobAnswer, failure: Failure | None, sent_at: float, *, was_polled: bool
     ) -> ev.JobEnded:
         if failure is not None:
-            answer.output = answer.error = None
-            self._client.release(answer)
+            answer.output, answer.error = part_of(answer), None
+            if answer.output is None:
+                self._client.release(answer)
         status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
-        delay_s, execution_s = _seconds(answer.delay_ms), _seconds(answer.execution_ms)
+        delay_s, execution_s = (None if ms is None else ms / 1000 for ms in (answer.delay_ms, answer.execution_ms))
         flaw = find_flaw(answer.output) if failure is None and self._scheduler.canary.is_out else None
         return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled, flaw)
 
@@ -445,7 +454,3 @@ class Engine:
         drain_s = self._scheduler.drain_s(self._clock())
         time = "" if drain_s is None else f", which may take {duration(max(drain_s, 1.0))}"
         return f"collecting the {self._scheduler.in_flight:,} jobs in flight, submitting nothing more{time}"
-
-
-def _seconds(ms: float | None) -> float | None:
-    return None if ms is None else ms / 1000

@@ -10,19 +10,20 @@ All methods are called from one thread at a time, and block: the driver keeps th
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchrun.endpoint.protocol import JobAnswer, run_body
+from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
 from batchrun.errors import BatchrunError, OutputError
+from batchrun.exactjson import load
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shapes import Prompt, build_request, parse_line
 from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import Asked, asked_of, is_context_full, most_tokens
 from batchrun.results.openai import openai_line
-from batchrun.results.record import JobInfo, error_line, result_digest, result_line
-from batchrun.results.text import CONTEXT_FULL, extract
+from batchrun.results.record import JobInfo, error_line, part_bytes, result_digest, result_line
+from batchrun.results.text import CONTEXT_FULL, Said, extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
 from batchrun.scheduler.states import RowState
@@ -65,23 +66,6 @@ class Work:
     def count(self, name: str, by: int = 1) -> None:
         """Add to one of the run's counters."""
         self.counters[name] = self.counters.get(name, 0) + by
-
-
-@dataclass(slots=True)
-class Said:
-    """What the workers have said of tokens, and what there is to say of their answers, in this session."""
-
-    input: int = 0
-    output: int = 0
-    reported: bool = False
-    marks: Counter[str] = field(default_factory=Counter)
-    """Rows by what there is to say of their answers, see `text.MARKS`."""
-
-    def add(self, used: int | None, made: int | None) -> None:
-        """Add what a result says; None: it does not say."""
-        self.input += used or 0
-        self.output += made or 0
-        self.reported = self.reported or used is not None or made is not None
 
 
 class Loaded(NamedTuple):
@@ -253,8 +237,7 @@ class Journal:
         if "truncated" in marks and is_context_full(text, sent.most_tokens):
             marks = (*marks, CONTEXT_FULL)
         batch.count_answer(text.input_tokens, text.output_tokens, marks)
-        self.said.add(text.input_tokens, text.output_tokens)
-        self.said.marks.update(marks)
+        self.said.add(text, marks)
         remote_id, submitted_ms = self._jobs[finish.job]
         line = result_line(
             row_id=row.id,
@@ -281,11 +264,16 @@ class Journal:
         return line, marks
 
     def _asked(self, row: RowRecord) -> Asked:
-        """What a row's request asked for, read again: only answers that do not tell have need of it."""
+        """What a row's request asked for: only answers that do not tell have need of it."""
+        request = self._request(row)
+        return Asked() if request is None else asked_of(request)
+
+    def _request(self, row: RowRecord) -> dict[str, Any] | None:
+        """A row's request, read again; None: its line has changed."""
         line = self._line(row)
         if isinstance(line, LineChangedError):
-            return Asked()
-        return asked_of(self._request(line, row))
+            return None
+        return self._request_of(line, row)
 
     def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int, digest: int | None) -> None:
         row = self._rows[ending.row]
@@ -297,8 +285,14 @@ class Journal:
                 status, answer = ending.status, _answer(ending.answer)
                 if ending.failure:
                     failure = self._failure(ending, ending.failure, answer, now_ms)
+                    if failure.message.startswith(NO_ROUTE):
+                        failure = failure._replace(message=named_route(failure.message, self._request(row)))
                     batch.failures.append(failure)
-                    self._keep_failure(row._replace(attempts=ending.attempts), failure, ending.job, answer)
+                    part = None
+                    if answer is not None and answer.output is not None:
+                        part = part_bytes(answer.output)
+                        batch.parts.append((ending.job, part))
+                    self._keep_failure(row._replace(attempts=ending.attempts), failure, ending.job, answer, part)
             case cmd.Hold():
                 state, status = RowState.HELD, "UNCONFIRMED"
             case cmd.Requeue():
@@ -335,7 +329,9 @@ class Journal:
         if self._deliver is not None:
             self._delivered.extend(lines)
 
-    def _keep_failure(self, row: RowRecord, failure: FailureRecord, job: int, answer: JobAnswer | None) -> None:
+    def _keep_failure(
+        self, row: RowRecord, failure: FailureRecord, job: int, answer: JobAnswer | None, part: bytes | None
+    ) -> None:
         if self._deliver is None:
             return
         remote_id, submitted_ms = self._jobs.get(job) or self._store.submission(job)
@@ -344,7 +340,7 @@ class Journal:
             failure_line(
                 row,
                 failure,
-                FailedJob(remote_id, submitted_ms, None, *times),
+                FailedJob(remote_id, submitted_ms, None, part, *times),
                 source=self._sources[row.source],
                 reader=self._reader,
                 sweep=self._sweep,
@@ -356,12 +352,12 @@ class Journal:
         line = self._line(self._rows[row])
         if isinstance(line, LineChangedError):
             return line
-        request = self._request(line, self._rows[row])
+        request = self._request_of(line, self._rows[row])
         if self._rows[row].length <= _REMEMBERED_LINE_BYTES:
             self._sent[row] = _Sent(line.carried, most_tokens(request))
         return run_body(request, self._options.policy)
 
-    def _request(self, line: Prompt, row: RowRecord) -> dict[str, Any]:
+    def _request_of(self, line: Prompt, row: RowRecord) -> dict[str, Any]:
         return build_request(self._sweep.apply(line, row.variant), self._options.request)
 
     def _sent_of(self, row: RowRecord) -> _Sent:
@@ -371,7 +367,7 @@ class Journal:
             line = self._line(row)
             if isinstance(line, LineChangedError):
                 return _Sent({}, None)
-            sent = _Sent(line.carried, most_tokens(self._request(line, row)))
+            sent = _Sent(line.carried, most_tokens(self._request_of(line, row)))
         return sent
 
     def _line(self, row: RowRecord) -> Prompt | LineChangedError:
@@ -425,6 +421,7 @@ def failure_line(
         line=row.line,
         job=job if row.attempts else None,
         same_as=failed.same_as,
+        part=None if failed.output is None else load(failed.output),
         write=write,
     )
 

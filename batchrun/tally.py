@@ -11,7 +11,7 @@ from batchrun.results.text import MARKS
 from batchrun.scheduler.states import RowState
 
 if TYPE_CHECKING:
-    from batchrun.journal import Said
+    from batchrun.results.text import Said
     from batchrun.scheduler.cost import WorkerTime
     from batchrun.scheduler.scheduler import Scheduler
 

@@ -25,6 +25,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from batchrun.config import DEFAULT_BASE_URL, DEFAULT_MEMORY_BYTES, checked_url
+from batchrun.endpoint.connections import make_connector, no_connection, reason
 from batchrun.endpoint.job_ids import JobIds, echo_asked
 from batchrun.endpoint.memory import BYTES_PER_BYTE, MemoryBudget, parsed_bytes
 from batchrun.endpoint.protocol import (
@@ -33,16 +34,17 @@ from batchrun.endpoint.protocol import (
     MAX_ERROR_BYTES,
     Health,
     JobAnswer,
+    JobStatus,
     Operation,
     operation_url,
     parse_health,
     parse_job,
+    parse_stream,
 )
 from batchrun.endpoint.proxies import proxy_for
 from batchrun.errors import (
     AmbiguousError,
     CallError,
-    DeniedError,
     MismatchedError,
     NotFoundError,
     TooLargeError,
@@ -55,8 +57,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from aiohttp.client_proto import ResponseHandler
-    from aiohttp.connector import Connection
-    from aiohttp.tracing import Trace
 
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0
@@ -71,7 +71,6 @@ _PARSED_ASIDE_BYTES = 1 << 15
 """A larger body is parsed in a thread: the slowest way to read it takes 10 ms for so much."""
 _BUFFER_BYTES = 1 << 16
 """What aiohttp reads ahead of an answer that waits for room: twice as much at most."""
-_PROXY_PASSWORD = 407
 _SPARE_CONNECTIONS = 4
 """For /health, beside those that the scheduler counts."""
 
@@ -97,7 +96,7 @@ class EndpointClient:
     `hide` takes the key and the proxy's password out of a text.
 
     Raises:
-        UsageError: the base URL is no http(s) URL.
+        UsageError: the base URL is no http(s) URL, or the proxy no proxy.
     """
 
     def __init__(
@@ -114,6 +113,7 @@ class EndpointClient:
         checked_url("--base-url", base_url, example=DEFAULT_BASE_URL)
         self._run_url = URL(operation_url(base_url, endpoint, Operation.RUN))
         self._status_url = operation_url(base_url, endpoint, Operation.STATUS) + "/"
+        self._stream_url = operation_url(base_url, endpoint, Operation.STREAM) + "/"
         self._cancel_url = operation_url(base_url, endpoint, Operation.CANCEL) + "/"
         self._health_url = URL(operation_url(base_url, endpoint, Operation.HEALTH))
         # aiohttp copies a plain mapping for each request.
@@ -122,9 +122,13 @@ class EndpointClient:
         """Whose answers are believed: a job of an earlier session is to be added before it is asked after."""
         self._memory = memory or MemoryBudget(DEFAULT_MEMORY_BYTES)
         self._connected: dict[asyncio.Task[Any], ResponseHandler | None] = {}
+        proxy = self._way = proxy_for(base_url) if use_proxy else None
+        self._proxy = None if proxy is None or proxy.is_socks else proxy.url
         self._session = aiohttp.ClientSession(
-            connector=_Connector(
+            connector=make_connector(
+                base_url,
                 self._connected,
+                proxy,
                 limit=connections + _SPARE_CONNECTIONS,
                 keepalive_timeout=_KEEPALIVE_S,
                 ttl_dns_cache=60,
@@ -138,8 +142,7 @@ class EndpointClient:
         self._deadlines: dict[asyncio.Task[Any], float] = {}
         self._overdue: set[asyncio.Task[Any]] = set()
         self._watch: asyncio.TimerHandle | None = None
-        self._proxy = proxy_for(base_url) if use_proxy else None
-        self.hide = Secrets(api_key, *url_secrets(self._proxy)).hide
+        self.hide = Secrets(api_key, *url_secrets(None if proxy is None else proxy.url)).hide
         self._hide_in_name = lru_cache(maxsize=256)(self.hide)
 
     async def __aenter__(self) -> Self:
@@ -192,6 +195,27 @@ class EndpointClient:
         except CallError as error:
             error.rewrite(self.hide)
             raise
+
+    async def stream(self, job_id: str) -> tuple[list[Any], JobStatus | None, int]:
+        """What a job has put out since this was last asked, its state, None without one, and the size of the answer.
+
+        Raises:
+            CallError: no usable answer; NotFoundError when there is no stream.
+        """
+        url = URL(self._stream_url + quote(job_id, safe=""), encoded=True)
+        try:
+            http_status, headers, body, held_bytes, _ = await self._request("GET", url, None)
+            self._memory.release(held_bytes)
+            if len(body) <= _PARSED_ASIDE_BYTES:
+                return *parse_stream(http_status, headers, body), len(body)
+            return *await _aside(lambda: parse_stream(http_status, headers, body)), len(body)
+        except CallError as error:
+            error.rewrite(self.hide)
+            raise
+
+    async def hold(self, answer: JobAnswer, size_bytes: int) -> None:
+        """Count what an answer has been given of other answers in the memory budget, as soon as there is room."""
+        answer.held_bytes += await self._memory.room(BYTES_PER_BYTE * size_bytes)
 
     def release(self, answer: JobAnswer) -> None:
         """An answer is not needed any more, or what is left of it is small."""
@@ -258,20 +282,14 @@ class EndpointClient:
             if task not in self._connected:
                 raise UnreachableError("no connection in time") from None
             raise AmbiguousError("no answer in time") from None
-        except aiohttp.ClientHttpProxyError as error:
-            if error.status == _PROXY_PASSWORD:
-                raise DeniedError(
-                    f"the proxy asks for a password: {error.message}", http_status=error.status
-                ) from error
-            raise UnreachableError(f"no connection: the proxy answers {error.status} {error.message}") from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UnreachableError(f"no connection within {_CONNECT_S:.0f} s") from error
         except aiohttp.InvalidURL as error:
             raise UsageError(f"--base-url: {url} is no valid URL") from error
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
             if task not in self._connected:
-                raise UnreachableError(f"no connection: {_reason(error)}") from error
-            raise AmbiguousError(f"the connection broke: {_reason(error)}") from error
+                raise no_connection(error, self._way) from error
+            raise AmbiguousError(f"the connection broke: {reason(error)}") from error
         finally:
             self._deadlines.pop(task, None)
             self._overdue.discard(task)
@@ -350,42 +368,6 @@ class EndpointClient:
         self._watch = loop.call_later(_WATCH_S, self._look, loop) if self._deadlines else None
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Notes which tasks have been given a connection: what fails before that has surely reached nobody.
-
-    A kept connection that has sent something since its last answer is closed: it would be taken for the next one.
-    """
-
-    def __init__(self, connected: dict[asyncio.Task[Any], ResponseHandler | None], **options: Any) -> None:
-        super().__init__(**options)
-        self._connected_tasks = connected
-
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own signature
-    ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        while protocol is not None and protocol.should_close:
-            connection.close()
-            connection = await super().connect(req, traces, timeout)
-            protocol = connection.protocol
-        task = asyncio.current_task()
-        if task is not None:
-            self._connected_tasks[task] = protocol
-        return connection
-
-
 async def _aside(work: Callable[[], T]) -> T:
     """Do what takes long in a thread."""
     return await asyncio.get_running_loop().run_in_executor(None, work)
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, without aiohttp's own wrapping."""
-    cause = getattr(error, "os_error", None) or error
-    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    host = f"{error.host}: " if isinstance(error, aiohttp.ClientConnectorError) else ""
-    return " ".join(f"{host}{text}".split())

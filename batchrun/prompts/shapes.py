@@ -21,6 +21,7 @@ import orjson
 
 from batchrun.config import MAX_REQUEST_BYTES
 from batchrun.errors import InputError
+from batchrun.exactjson import dump, load
 
 if TYPE_CHECKING:
     from batchrun.config import RequestOptions
@@ -82,7 +83,7 @@ def parse_line(raw: bytes) -> Prompt:
         LineError: it is no JSON, of no known shape, or its request is larger than `/run` takes.
     """
     try:
-        line = orjson.loads(raw)
+        line = load(raw)
     except orjson.JSONDecodeError as error:
         raise LineError(f"invalid JSON at column {error.colno}: {error.msg}") from error
     fallback_id = None
@@ -175,8 +176,8 @@ _NO_TEXT_KEYS = frozenset({"role", "type", "image_url", "input_audio", "openai_r
 
 def _refuse_what_cannot_be_sent(request: dict[str, Any]) -> None:
     try:
-        size_bytes = len(orjson.dumps({"input": request}))
-    except orjson.JSONEncodeError as error:
+        size_bytes = len(dump({"input": request}))
+    except TypeError as error:
         raise LineError("the request is nested too deep") from error
     if size_bytes > MAX_REQUEST_BYTES:
         raise LineError(f"the request has {size_bytes:,} bytes, /run takes {MAX_REQUEST_BYTES:,}")

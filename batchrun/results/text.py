@@ -8,6 +8,8 @@ strings of small handlers. Pure, and nothing here raises on any JSON value.
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import orjson
@@ -53,6 +55,25 @@ class Text(NamedTuple):
     def text(self) -> str | None:
         """The first choice's text; None when there is none."""
         return self.texts[0] if self.texts else None
+
+
+@dataclass(slots=True)
+class Said:
+    """What the answers of a session have said of their tokens, and what there is to say of them."""
+
+    input: int = 0
+    output: int = 0
+    reported: bool = False
+    marks: Counter[str] = field(default_factory=Counter)
+    """Rows by what there is to say of their answers."""
+
+    def add(self, text: Text, marks: tuple[str, ...]) -> None:
+        """Add an answer, and what there is to say of it."""
+        used, made = text.input_tokens, text.output_tokens
+        self.input += used or 0
+        self.output += made or 0
+        self.reported = self.reported or used is not None or made is not None
+        self.marks.update(marks)
 
 
 def extract(output: Any) -> Text:

@@ -76,6 +76,8 @@ class Endpoint:
     """How many jobs may still end; None: all."""
     faults: dict[str, deque[str]] = field(default_factory=dict)
     """What is wrong with the next answers, by operation."""
+    sent: set[str] = field(default_factory=set)
+    """Every prompt that has come, whatever came of it."""
     known: set[str] = field(default_factory=set)
     """The jobs that the present client surely knows of."""
     told: int = 0
@@ -159,6 +161,7 @@ class Endpoint:
         return _http(200, said)
 
     def _run(self, body: dict[str, Any], fault: str) -> bytes | None:
+        self.sent.add(body["input"]["prompt"])
         if fault == "429":
             return _http(429, {"error": "too many requests"})
         job = Job(f"{next(self._numbers):06}-u1", body["input"]["prompt"], self.moment())

@@ -121,9 +121,8 @@ class Place:
         """The rows that were not submitted, for certain."""
         if self.state is None:
             return self.all_rows
-        standing = self.standing()
-        paid = self.endpoint.paid()
-        return [] if standing["submitting"] else [row for row in self.all_rows if not paid[row["prompt"]]]
+        is_sure = not self.standing()["submitting"]
+        return [row for row in self.all_rows if is_sure and row["prompt"] not in self.endpoint.sent]
 
     def fingerprint(self) -> dict[str, bytes]:
         """What all files hold; of a state file what it says, wherever it and its log have it."""
