@@ -31,6 +31,7 @@ _UNSAID: dict[str, Any] = {
     **dict.fromkeys(("connections", "run_limit", "status_limit", "halt", "canary", "canary_allow", "limit", "sweep")),
     "low_priority": False,
     "shard": None,
+    "skip_invalid": False,
     "dedupe": False,
     "ordered": False,
     "format": "auto",

@@ -28,6 +28,9 @@ DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 LOCAL_ENDPOINT = "local"
 """The endpoint ID that starts the built-in endpoint in this process."""
 
+FOLDER_STATE = "batchrun.state"
+"""The state file within a folder of results: with the results it is kept, copied, moved and renamed."""
+
 WINDOW_S = 10.0
 """Runpod counts requests over any 10 seconds."""
 
@@ -311,6 +314,8 @@ class RunOptions:
     """Only the first N rows; None: all."""
     shard: str | None = None
     """`I/N`: only the lines that fall to this shard; None: all of them."""
+    skip_invalid: bool = False
+    """`--skip-invalid`: lines that cannot be run fail as INVALID, instead of keeping the others from being run."""
     dedupe: bool = False
     """`--dedupe`: rows that ask for the same share one job. A resumed run must have the same."""
     format: FormatChoice = "auto"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 from batchrun.config import RequestOptions, RunOptions, SweepOptions
 from batchrun.endpoint.worker_errors import decode_error
 from batchrun.exactjson import load
-from batchrun.journal import LineChangedError, failure_line, read_line
+from batchrun.inputlines import LineChangedError, read_line
+from batchrun.journal import failure_line
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.shapes import build_request
 from batchrun.prompts.sweep import Sweep

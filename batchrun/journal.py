@@ -10,15 +10,16 @@ All methods are called from one thread at a time, and block: the driver keeps th
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchrun.endpoint.protocol import JobAnswer, run_body
 from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
-from batchrun.errors import BatchrunError, OutputError
+from batchrun.errors import OutputError
 from batchrun.exactjson import load
-from batchrun.prompts.identity import line_digest
-from batchrun.prompts.shapes import Prompt, build_request, parse_line
+from batchrun.inputlines import InvalidLineError, LineChangedError, read_line
+from batchrun.prompts.shapes import LineError, Prompt, build_request
 from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import Asked, asked_of, is_context_full, most_tokens
 from batchrun.results.openai import openai_line
@@ -84,10 +85,6 @@ class _Sent(NamedTuple):
     carried: dict[str, Any]
     most_tokens: float | None
     """See `completion.most_tokens`."""
-
-
-class LineChangedError(BatchrunError):
-    """A line is not what it was when the run began."""
 
 
 class Journal:
@@ -352,7 +349,10 @@ class Journal:
         line = self._line(self._rows[row])
         if isinstance(line, LineChangedError):
             return line
-        request = self._request_of(line, self._rows[row])
+        try:
+            request = self._request_of(line, self._rows[row])
+        except LineError as error:
+            return LineChangedError(error.message)
         if self._rows[row].length <= _REMEMBERED_LINE_BYTES:
             self._sent[row] = _Sent(line.carried, most_tokens(request))
         return run_body(request, self._options.policy)
@@ -399,6 +399,13 @@ def failure_line(
     """
     variant = sweep.variant(row.variant).values
     line = read_line(reader, row, source.path)
+    raw, request = failure.raw, None
+    if isinstance(line, InvalidLineError):
+        raw, request = line.raw.decode(errors="backslashreplace"), line.request
+    elif not isinstance(line, LineChangedError):
+        with suppress(LineError):  # of a line that is invalid because it has no place for a value of the sweep
+            line = sweep.apply(line, row.variant)
+        request = line.line
     job = JobInfo(
         id=failed.remote_id,
         endpoint=variant.get(ENDPOINT, endpoint),
@@ -414,8 +421,8 @@ def failure_line(
         status=failure.status,
         kind=failure.kind,
         message=failure.message,
-        raw=failure.raw,
-        request=None if isinstance(line, LineChangedError) else sweep.apply(line, row.variant).line,
+        raw=raw,
+        request=request,
         variant=variant,
         file=source.path,
         line=row.line,
@@ -424,14 +431,6 @@ def failure_line(
         part=None if failed.output is None else load(failed.output),
         write=write,
     )
-
-
-def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineChangedError:
-    """A row's line, parsed again; an error, not raised, when it is not what it was when the run began."""
-    raw = reader.read(row.source, row.offset, row.length)
-    if line_digest(raw) != row.digest:
-        return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
-    return parse_line(raw)
 
 
 def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:

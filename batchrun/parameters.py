@@ -69,7 +69,7 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         base_url=base_url.rstrip("/"),
         output=output,
         output_is_folder=is_folder,
-        state=_state(given["state"], output),
+        state=_state(given["state"], output, is_folder=is_folder),
         request=config.RequestOptions(given["override"], given["default"], given["chat"], given["system"]),
         sweep=sweep,
         policy=config.JobPolicy(given["execution_timeout"], given["ttl"], given["low_priority"]),
@@ -83,6 +83,7 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         guards=guards(given, config.GuardOptions()),
         limit=given["limit"],
         shard=None if shard is None else str(shard),
+        skip_invalid=given["skip_invalid"],
         dedupe=given["dedupe"],
         format=given["format"],
         ordered=given["ordered"],
@@ -213,9 +214,7 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
         if not path.name or path.name == "..":
             path = path.resolve()
         if not path.name:
-            raise UsageError(
-                f"-o {output}: the state file stands beside it, and there is no such place", "name a folder"
-            )
+            raise UsageError(f"-o {output}: that is the folder of all folders", "name a folder in it")
         return path, output.endswith("/") or _is_folder(found)
     if len(inputs) != 1 or inputs[0] == "-" or _is_folder(look_at(inputs[0], "INPUT", InputError)):
         raise UsageError(
@@ -226,8 +225,15 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
     return path.with_name(results_name(path.name, part)), False
 
 
-def _state(given: str | None, output: Path) -> Path:
-    state = output.with_name(output.name + ".state") if given is None else Path(given)
+def state_of(output: Path, *, is_folder: bool) -> Path:
+    """The state file of results: beside a file; within a folder, unless one of an earlier version is beside it."""
+    beside = output.with_name(output.name + ".state")
+    within = output / config.FOLDER_STATE
+    return within if is_folder and (within.exists() or not beside.is_file()) else beside
+
+
+def _state(given: str | None, output: Path, *, is_folder: bool) -> Path:
+    state = state_of(output, is_folder=is_folder) if given is None else Path(given)
     look_at(str(state) if given is None else given, "--state")
     return behind_links(state)
 

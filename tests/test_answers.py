@@ -15,7 +15,6 @@ from batchrun.config import GuardOptions
 from batchrun.local.echo import EchoWorker
 from batchrun.repair import repair_results
 from batchrun.results.completion import is_context_full, most_tokens
-from batchrun.results.manifest import manifest_path
 from batchrun.results.summary import render
 from batchrun.results.text import extract
 from batchrun.state.store import Store
@@ -88,7 +87,7 @@ async def test_answers_without_a_text_are_counted_wherever_a_run_is_looked_at(tm
     done = await run(tmp_path, *(word for word in ANSWERS if word not in ("abort", "error")))
     assert (done.summary.succeeded, done.summary.exit_code) == (12, 0)
     state = tmp_path / "out.jsonl.state"
-    manifest = orjson.loads(manifest_path(tmp_path / "out.jsonl").read_bytes())["summary"]
+    manifest = orjson.loads((tmp_path / "out.manifest.json").read_bytes())["summary"]
     (variant,) = orjson.loads(CliRunner().invoke(main, ["report", str(state), "--json"]).stdout)["variants"]
     looks = [done.summary.to_json(), done.listener.snapshots[-1].to_json(), manifest, variant]
     looks.append(orjson.loads(CliRunner().invoke(main, ["status", str(state), "--json"]).stdout)["counters"])
