@@ -31,6 +31,7 @@ _CHOICES = {
 _UNSAID: dict[str, Any] = {
     **dict.fromkeys(("connections", "run_limit", "status_limit", "halt", "canary", "limit", "sweep")),
     "low_priority": False,
+    "strict": False,
     "shard": None,
     "dedupe": False,
     "ordered": False,

@@ -308,6 +308,8 @@ class RunOptions:
     """Only the first N rows; None: all."""
     shard: str | None = None
     """`I/N`: only the lines that fall to this shard; None: all of them."""
+    strict: bool = False
+    """`--strict`: what is probably a mistake in a line is one. Of this session alone: it is not kept."""
     dedupe: bool = False
     """`--dedupe`: rows that ask for the same share one job. A resumed run must have the same."""
     format: FormatChoice = "auto"
@@ -334,7 +336,7 @@ class RunOptions:
     def to_json(self) -> dict[str, Any]:
         """The options as JSON values, for the state file: inputs absolute, output relative to the state file."""
         data = asdict(self)
-        del data["state"]
+        del data["state"], data["strict"]
         data["sweep"] = self.sweep.to_json()
         data["base_url"] = without_user(self.base_url)
         data["inputs"] = [name if name == "-" else str(Path(name).absolute()) for name in self.inputs]

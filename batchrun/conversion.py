@@ -47,7 +47,8 @@ class Conversion:
         self._request = options.request if options else RequestOptions()
         self._sweep = Sweep(options.sweep if options else SweepOptions())
         self._paths = {source.source: source.path for source in sources}
-        self._reader = LineReader({source.source: Path(source.file) for source in sources}, missing_ok=True)
+        files = {source.source: Path(source.file) for source in sources}
+        self._reader = LineReader(files, missing_ok=True, reading=self._store.reading)
 
     def __enter__(self) -> Self:
         return self

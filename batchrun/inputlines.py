@@ -74,7 +74,7 @@ class InputLines:
         return found
 
     def without_row(
-        self, source: SourceRecord, rows: dict[bytes, int], size: int, shard: Shard | None
+        self, source: SourceRecord, rows: dict[bytes, int], size: int, shard: Shard | None, reading: int
     ) -> Iterator[int]:
         """The numbers of the lines of an input that have not all of their rows.
 
@@ -83,11 +83,12 @@ class InputLines:
             rows: Digest of a line -> how many rows were made of such lines; used up.
             size: The rows of each line.
             shard: Only the lines that fall to it have any; None: all do.
+            reading: By which rules they became requests.
         """
         for line in _lines(source):
             digest = line_digest(line.raw)
             left = rows[digest] = rows.get(digest, 0) - size
-            if left < 0 and (shard is None or _falls_to(shard, line.raw)):
+            if left < 0 and (shard is None or _falls_to(shard, line.raw, reading)):
                 yield line.number
 
     def _lines_of(self, source: SourceRecord) -> set[bytes]:
@@ -121,9 +122,9 @@ def _lines(source: SourceRecord) -> Iterator[RawLine]:
     return iter_source(Source(source.file, SourceKind.FILE), sys.stdin.buffer)
 
 
-def _falls_to(shard: Shard, raw: bytes) -> bool:
+def _falls_to(shard: Shard, raw: bytes, reading: int) -> bool:
     try:
-        prompt = parse_line(raw)
+        prompt = parse_line(raw, reading)
     except LineError:
         return True
     return shard.holds(prompt.id or derived_id(prompt))

@@ -11,22 +11,26 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from batchrun.config import RunOptions
 from batchrun.copies import is_piped, link_stdin, make_copy, remove_copies
-from batchrun.errors import InputError, UsageError
+from batchrun.errors import BatchrunError, InputError, UsageError
+from batchrun.prompts.fields import Fields
 from batchrun.prompts.identity import derived_id, line_digest, request_key
-from batchrun.prompts.shapes import LineError, Prompt, Shape, build_request, parse_line
+from batchrun.prompts.shapes import READING, LineError, Prompt, Shape, build_request, parse_line
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sources import STDIN, Source, SourceKind, find_sources, iter_source
 from batchrun.prompts.sweep import ENDPOINT, MAX_ROWS, REPEAT, Sweep
 from batchrun.results.manifest import digest_file
+from batchrun.results.summary import warn
 from batchrun.results.writer import cut_torn_line
 from batchrun.state.intake import Merged, StagedLine, merge, stage
 from batchrun.state.records import OutputRecord, SourceRecord
+from batchrun.state.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +38,6 @@ if TYPE_CHECKING:
     from batchrun.config import FormatChoice
     from batchrun.prompts.lines import RawLine
     from batchrun.results.summary import Observer
-    from batchrun.state.store import Store
 
 _PROBLEMS_SHOWN = 10
 _PROGRESS_EVERY_LINES = 200_000
@@ -59,6 +62,8 @@ def take_in(
     """
     before = store.sources()
     made: list[Path] = []
+    if not before:
+        store.set_setting("reading", READING)
     try:
         outputs = _number_outputs(store, output_paths(options, sources))
         known = {record.origin: record for record in before}
@@ -110,12 +115,16 @@ def _merge(
         _refuse_too_many(records, sweep, shard.count if shard else 1, options.limit)
     key_of = RequestKeys(options) if options.dedupe else None
     shapes: set[Shape] = set()
-    lines = _valid_lines(records, problems, shapes, observer, sweep=sweep, key_of=key_of, limit=limit)
+    fields = Fields(options.request, sweep)
+    lines = _valid_lines(
+        records, problems, shapes, fields, observer, sweep=sweep, key_of=key_of, limit=limit, reading=store.reading
+    )
     stage(store, lines if shard is None else _fallen_to(shard, lines, whole_input))
     if problems.count:
         raise InputError(
             str(problems), "fix the lines, or look at all of them: batchrun check " + " ".join(options.inputs)
         )
+    fields.tell_all(partial(warn, observer), strict=options.strict)
     merged = merge(store, records, whole=limit is None, limit=options.limit, dedupe=options.dedupe, outputs=outputs)
     if shard:
         store.set_setting("whole_input", whole_input.to_json())
@@ -244,24 +253,38 @@ def _stamp(path: Path) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
 
 
-def preview(options: RunOptions, stdin: BinaryIO, observer: Observer) -> Iterator[Prompt]:
-    """The prompts of the inputs in order, each as all of its variants, up to the limit, read without a state file.
+def preview(options: RunOptions, stdin: BinaryIO, observer: Observer, fields: Fields) -> Iterator[Prompt]:
+    """The prompts of the inputs in order, each as all of its variants, up to the limit; nothing is kept.
+
+    Args:
+        options: The run's options.
+        stdin: What `-` is read from.
+        observer: Told what a person should know.
+        fields: Collects what becomes of the lines' fields.
 
     Raises:
         InputError: an input or a line of it is wrong.
     """
     shard = None if options.shard is None else Shard.parse(options.shard)
     sources = find_sources(options.inputs, tell=observer.message)
-    return islice(_previewed(sources, Sweep(options.sweep), shard, stdin), options.limit)
+    reading = READING
+    if options.state.is_file():
+        with suppress(BatchrunError), Store(options.state, read_only=True) as store:
+            reading = store.reading if store.sources() else READING
+    prompts = _previewed(sources, Sweep(options.sweep), shard, stdin, fields=fields, reading=reading)
+    return islice(prompts, options.limit)
 
 
-def _previewed(sources: Sequence[Source], sweep: Sweep, shard: Shard | None, stdin: BinaryIO) -> Iterator[Prompt]:
+def _previewed(
+    sources: Sequence[Source], sweep: Sweep, shard: Shard | None, stdin: BinaryIO, *, fields: Fields, reading: int
+) -> Iterator[Prompt]:
     for source in sources:
         for line in iter_source(source, stdin):
             try:
-                prompt = parse_line(line.raw)
+                prompt = parse_line(line.raw, reading)
                 if shard is not None and not shard.holds(prompt.id or derived_id(prompt)):
                     continue
+                fields.add(prompt, source.path, line.number)
                 yield from (sweep.apply(prompt, number) for number in range(sweep.size))
             except LineError as error:
                 raise InputError(f"{source.path}:{line.number}: {error.message}", error.hint) from error
@@ -330,24 +353,27 @@ def _valid_lines(
     sources: Sequence[SourceRecord],
     problems: _Problems,
     shapes: set[Shape],
+    fields: Fields,
     observer: Observer,
     *,
     sweep: Sweep,
     key_of: RequestKeys | None,
     limit: int | None,
+    reading: int,
 ) -> Iterator[StagedLine]:
     plain = islice(_plain_lines(sources), None if limit is None else -(-limit // sweep.size))
     for count, (source, line) in enumerate(plain, 1):
         if count % _PROGRESS_EVERY_LINES == 0:
             observer.message(f"reading: {count:,} lines so far")
         try:
-            prompt = parse_line(line.raw)
+            prompt = parse_line(line.raw, reading)
             if sweep:
                 sweep.apply(prompt, 0)
         except LineError as error:
             problems.add(f"{source.path}:{line.number}: {error.message}")
             continue
         shapes.add(prompt.shape)
+        fields.add(prompt, source.path, line.number)
         staged = StagedLine(
             derived_id(prompt) if prompt.id is None else prompt.id,
             prompt.id is None,

@@ -402,7 +402,7 @@ def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineCha
     raw = reader.read(row.source, row.offset, row.length)
     if line_digest(raw) != row.digest:
         return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
-    return parse_line(raw)
+    return parse_line(raw, reader.reading)
 
 
 def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:

@@ -90,6 +90,17 @@ class NullObserver:
         """Nothing."""
 
 
+class WarningObserver(NullObserver):
+    """Shows only what may be a mistake."""
+
+    def __init__(self, printer: Printer) -> None:
+        self._printer = printer
+
+    def warn(self, text: str) -> None:
+        """A line."""
+        self._printer.write(f"{visible(text)}\n")
+
+
 class BarObserver:
     """A bar on a terminal; messages scroll above it."""
 

@@ -171,7 +171,7 @@ class Run:
         stack = self._stack
         self._sources = {source.source: source for source in self.store.sources()}
         files = {number: Path(source.file) for number, source in self._sources.items()}
-        self._reader = stack.enter_context(LineReader(files, missing_ok=missing_ok))
+        self._reader = stack.enter_context(LineReader(files, missing_ok=missing_ok, reading=self.store.reading))
         for path in self._reader.missing:
             self._observer.message(f"{path} is gone: results that are collected now do not carry its lines' own fields")
         self._results = ResultsFiles()

@@ -242,7 +242,7 @@ class _Check:
             short = set()
         for number in sorted(short):
             source = self._sources[number]
-            for line in inputs.without_row(source, self._store.rows_by_line(number), size, shard):
+            for line in inputs.without_row(source, self._store.rows_by_line(number), size, shard, self._store.reading):
                 self._add("no_row", f"{source.path}:{line}")
         taken = mark.get("rows", 0) if isinstance(mark, dict) else 0
         gone = taken - self._found.rows - self._problems["no_row"].count

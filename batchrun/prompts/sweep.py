@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from batchrun.errors import UsageError
-from batchrun.prompts.shapes import SAMPLING_PARAMETERS, LineError, Shape
+from batchrun.prompts.sampling import SAMPLING_PARAMETERS, meant, misfit
+from batchrun.prompts.shapes import LineError, Shape
 
 if TYPE_CHECKING:
     from batchrun.config import SweepOptions
@@ -139,9 +140,9 @@ def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
     elif key == "stream":
         raise UsageError("--sweep stream: it is of no use in a batch", "take it out")
     elif key != ENDPOINT and key not in SAMPLING_PARAMETERS:
+        paths = f"a field of an OpenAI line's body is body.{key}, and one of an `input` object input.{key}"
         raise UsageError(
-            f"--sweep {key}: there is no such sampling parameter",
-            f"a field of an OpenAI line's body is body.{key}, and one of an `input` object input.{key}",
+            f"--sweep {key}: there is no such sampling parameter", "; ".join(filter(None, (meant(key), paths)))
         )
     if not values:
         raise UsageError(f"--sweep {key}: there is no value", f"for example --sweep {key}=0,0.5")
@@ -156,11 +157,28 @@ def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
             )
 
 
+def refuse_wrong_parameter(option: str, key: str, value: Any) -> None:
+    """Refuse a parameter that vLLM would ignore or refuse, for a new run.
+
+    Raises:
+        UsageError: there is none of that name, or its value is of another type.
+    """
+    if key not in SAMPLING_PARAMETERS:
+        anyway = f"{option} sampling_params.{key}=... sends it nevertheless"
+        raise UsageError(
+            f"{option} {key}: there is no such sampling parameter", "; ".join(filter(None, (meant(key), anyway)))
+        )
+    if wrong := misfit(key, value):
+        raise UsageError(f"{option} {key}: {shown(value)!r} is no {wrong}", "the value is read as JSON where it can be")
+
+
 def _misfit(key: str, value: Any) -> str:
     """What a value should have been; empty when it may be right. Which range is valid the worker knows."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if key in _NUMBERS and not is_number:
         return "number"
+    if key == "logprobs" and isinstance(value, bool):
+        return ""  # of messages
     if key in _WHOLE_NUMBERS and not (is_number and isinstance(value, int)):
         return "whole number"
     if key == "model" and not (isinstance(value, str) and value):
