@@ -45,7 +45,7 @@ class Conversion:
             raise
         options = RunOptions.from_json(stored, state) if isinstance(stored, dict) else None
         self._request = options.request if options else RequestOptions()
-        self._sweep = Sweep(options.sweep if options else SweepOptions())
+        self._sweep = Sweep(options.sweep if options else SweepOptions(), self._store.reading)
         self._paths = {source.source: source.path for source in sources}
         files = {source.source: Path(source.file) for source in sources}
         self._reader = LineReader(files, missing_ok=True, reading=self._store.reading)

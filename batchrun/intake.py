@@ -106,14 +106,14 @@ def _merge(
     is_new: bool,
 ) -> Merged:
     problems = _Problems()
-    sweep = Sweep(options.sweep)
+    sweep = Sweep(options.sweep, store.reading)
     shard = None if options.shard is None else Shard.parse(options.shard)
     # A shard knows the whole input, so that all of them together can be proven to be whole.
     limit = options.limit if is_new and not shard else None
     whole_input = LineSum()
     if sweep:
         _refuse_too_many(records, sweep, shard.count if shard else 1, options.limit)
-    key_of = RequestKeys(options) if options.dedupe else None
+    key_of = RequestKeys(options, store.reading) if options.dedupe else None
     shapes: set[Shape] = set()
     fields = Fields(options.request, sweep)
     lines = _valid_lines(
@@ -271,7 +271,7 @@ def preview(options: RunOptions, stdin: BinaryIO, observer: Observer, fields: Fi
     if options.state.is_file():
         with suppress(BatchrunError), Store(options.state, read_only=True) as store:
             reading = store.reading if store.sources() else READING
-    prompts = _previewed(sources, Sweep(options.sweep), shard, stdin, fields=fields, reading=reading)
+    prompts = _previewed(sources, Sweep(options.sweep, reading), shard, stdin, fields=fields, reading=reading)
     return islice(prompts, options.limit)
 
 
@@ -303,11 +303,12 @@ class RequestKeys:
 
     Args:
         options: The run's options.
+        reading: By which rules its lines become requests.
     """
 
-    def __init__(self, options: RunOptions) -> None:
+    def __init__(self, options: RunOptions, reading: int = READING) -> None:
         self._options = options.request
-        self._sweep = Sweep(options.sweep)
+        self._sweep = Sweep(options.sweep, reading)
 
     def __call__(self, prompt: Prompt, variant: int) -> bytes:
         """16 bytes for a line as one of its variants: of its request, and of the endpoint and sample that it is for."""
@@ -362,6 +363,7 @@ def _valid_lines(
     reading: int,
 ) -> Iterator[StagedLine]:
     plain = islice(_plain_lines(sources), None if limit is None else -(-limit // sweep.size))
+    shape = None
     for count, (source, line) in enumerate(plain, 1):
         if count % _PROGRESS_EVERY_LINES == 0:
             observer.message(f"reading: {count:,} lines so far")
@@ -372,7 +374,9 @@ def _valid_lines(
         except LineError as error:
             problems.add(f"{source.path}:{line.number}: {error.message}")
             continue
-        shapes.add(prompt.shape)
+        if prompt.shape is not shape:
+            shape = prompt.shape
+            shapes.add(shape)
         fields.add(prompt, source.path, line.number)
         staged = StagedLine(
             derived_id(prompt) if prompt.id is None else prompt.id,

@@ -140,7 +140,7 @@ class Journal:
         self._jobs: dict[int, tuple[str, int]] = {}
         self._carried: dict[int, dict[str, Any]] = {}
         self._last_row = 0
-        self._sweep = Sweep(options.sweep)
+        self._sweep = Sweep(options.sweep, reader.reading)
         self._is_openai = options.format == "openai"
         self.tokens = Tokens()
 

@@ -328,7 +328,7 @@ class Run:
             (results_path(self.store, output), output.committed_bytes),
             sources=self._sources,
             reader=self._reader,
-            sweep=Sweep(self.options.sweep),
+            sweep=Sweep(self.options.sweep, self.store.reading),
             endpoint=self.options.endpoint,
         )
 
@@ -375,7 +375,7 @@ class Run:
             self.store,
             sources=self._sources,
             reader=self._reader,
-            sweep=Sweep(self.options.sweep),
+            sweep=Sweep(self.options.sweep, self.store.reading),
             results=self._results,
             request=self.options.request if self.options.format == "openai" else None,
         )

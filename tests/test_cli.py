@@ -37,6 +37,7 @@ def batchrun(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str
         [sys.executable, "-m", "batchrun", *arguments],
         capture_output=True,
         text=True,
+        errors=None if environ.get("PYTHONIOENCODING") is None else "replace",
         check=False,
         timeout=60,
         stdin=subprocess.DEVNULL,

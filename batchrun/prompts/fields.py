@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from batchrun.prompts.shapes import Prompt
     from batchrun.prompts.sweep import Sweep
 
+_PROMPT, _MESSAGES = Shape.PROMPT, Shape.MESSAGES  # looked up for every line, and slow in their class
+_NOTHING: dict[str, Any] = {}
 _MOST_SETS = 4096
 """Sets of fields that are remembered; where lines have names that nobody else has, each of them is looked at."""
 _MOST_FINDINGS = 200
@@ -104,17 +106,14 @@ class Fields:
             file: Where it stands.
             line: Likewise, 1-based.
         """
-        request = prompt.request
-        sampling = request.get("sampling_params")
-        key: tuple[Any, ...] = (*prompt.carried, prompt.shape)
-        if sampling and type(sampling) is dict:
-            key += (*sampling, *map(type, sampling.values()))
-        if prompt.shape is Shape.OPENAI or prompt.shape is Shape.INPUT:
-            body = request.get("openai_input", request)
-            if type(body) is dict:
-                key += (request.get("openai_route") if body is not request else None, *body, *map(type, body.values()))
-        elif self._is_chat:
-            key += (type(request.get("prompt")),)
+        request, shape = prompt.request, prompt.shape
+        if shape is _PROMPT or shape is _MESSAGES:
+            sampling = request.get("sampling_params", _NOTHING)
+            key = (*prompt.carried, *request, *sampling, *map(type, sampling.values()))
+            if self._is_chat:
+                key += (type(request.get("prompt")),)
+        else:
+            key = self._other_key(prompt)
         known = self._sets.get(key)
         if known is None:
             known = self._look_at(prompt, file, line)
@@ -127,6 +126,15 @@ class Fields:
         if known.has_strange_type:
             for name, wanted in self._misfits(prompt):
                 self._find("wrong_type", name, f"`{name}` is no {wanted}", file, line).count += 1
+
+    def _other_key(self, prompt: Prompt) -> tuple[Any, ...]:
+        request, shape = prompt.request, prompt.shape.name
+        body = request.get("openai_input")
+        if type(body) is dict:
+            return (*prompt.carried, shape, request.get("openai_route"), *body, *map(type, body.values()))
+        sampling = request.get("sampling_params")
+        inner = sampling if type(sampling) is dict else _NOTHING
+        return (*prompt.carried, shape, *request, *map(type, request.values()), *inner, *map(type, inner.values()))
 
     def findings(self) -> list[Finding]:
         """What was found, warnings first; the counts are those of all lines so far."""

@@ -21,7 +21,7 @@ import orjson
 
 from batchrun.errors import UsageError
 from batchrun.prompts.sampling import SAMPLING_PARAMETERS, meant, misfit
-from batchrun.prompts.shapes import LineError, Shape
+from batchrun.prompts.shapes import READING, LineError, Shape
 
 if TYPE_CHECKING:
     from batchrun.config import SweepOptions
@@ -56,16 +56,18 @@ class Sweep:
 
     Args:
         options: Keys with their values, and repeats.
+        reading: By which rules the lines become requests: a parameter that is null is absent, or, by the first, null.
 
     Raises:
         UsageError: a key is unknown, has no values or the same twice, or a value does not fit its key.
     """
 
-    def __init__(self, options: SweepOptions) -> None:
+    def __init__(self, options: SweepOptions, reading: int = READING) -> None:
         for key, values in options.keys:
             _refuse_wrong_key(key, values)
         self._keys = options.keys
         self._repeat = options.repeat
+        self._sends_null = reading == 1
         self.size = prod(len(values) for _, values in options.keys) * options.repeat
         """Rows of each line; 1 without a sweep."""
         if self.size > MAX_ROWS:
@@ -116,7 +118,12 @@ class Sweep:
             if key == REPEAT:
                 prompt = _with_seed(prompt, value)
             elif key != ENDPOINT:
-                prompt = _with_path(prompt, key, value) if "." in key else _with_parameter(prompt, key, value)
+                if "." in key:
+                    prompt = _with_path(prompt, key, value)
+                else:
+                    prompt = _with_parameter(prompt, key, value)
+                    if value is None and not self._sends_null:
+                        prompt = _without_parameter(prompt, key)
         return replace(prompt, id=None if prompt.id is None else prompt.id + variant.suffix)
 
     def __str__(self) -> str:
@@ -208,6 +215,23 @@ def _with_parameter(prompt: Prompt, key: str, value: Any) -> Prompt:
                 line.pop(key, None)
             else:
                 line[key] = value
+    return replace(prompt, request=request, line=line)
+
+
+def _without_parameter(prompt: Prompt, key: str) -> Prompt:
+    """The line without a sampling parameter that it has."""
+    request, line = dict(prompt.request), dict(prompt.line)
+    place = "openai_input" if prompt.shape is Shape.OPENAI else "sampling_params"
+    request[place] = {name: value for name, value in request[place].items() if name != key}
+    if not request[place] and prompt.shape is not Shape.OPENAI:
+        del request[place]
+    if prompt.shape is Shape.OPENAI:
+        line["body"] = request[place]
+    elif prompt.shape is Shape.INPUT:
+        line["input"] = request
+    elif isinstance(own := line.get(place), dict):
+        line[place] = {name: value for name, value in own.items() if name != key}
+    line.pop(key, None)
     return replace(prompt, request=request, line=line)
 
 
