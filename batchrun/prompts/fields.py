@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from batchrun.prompts.shapes import Prompt
     from batchrun.prompts.sweep import Sweep
 
-_PROMPT, _MESSAGES = Shape.PROMPT, Shape.MESSAGES  # looked up for every line, and slow in their class
+_PROMPT, _MESSAGES, _OPENAI = Shape.PROMPT, Shape.MESSAGES, Shape.OPENAI  # as in `shapes`
 _NOTHING: dict[str, Any] = {}
 _MOST_SETS = 4096
 """Sets of fields that are remembered; where lines have names that nobody else has, each of them is looked at."""
@@ -112,6 +112,9 @@ class Fields:
             key = (*prompt.carried, *request, *sampling, *map(type, sampling.values()))
             if self._is_chat:
                 key += (type(request.get("prompt")),)
+        elif shape is _OPENAI:
+            body = request["openai_input"]
+            key = (*prompt.carried, request["openai_route"], *body, *map(type, body.values()))
         else:
             key = self._other_key(prompt)
         known = self._sets.get(key)
@@ -128,13 +131,14 @@ class Fields:
                 self._find("wrong_type", name, f"`{name}` is no {wanted}", file, line).count += 1
 
     def _other_key(self, prompt: Prompt) -> tuple[Any, ...]:
-        request, shape = prompt.request, prompt.shape.name
+        """Of an `input` object, which may be any worker's."""
+        request = prompt.request
         body = request.get("openai_input")
         if type(body) is dict:
-            return (*prompt.carried, shape, request.get("openai_route"), *body, *map(type, body.values()))
+            return (*prompt.carried, None, str(request.get("openai_route")), *body, *map(type, body.values()))
         sampling = request.get("sampling_params")
         inner = sampling if type(sampling) is dict else _NOTHING
-        return (*prompt.carried, shape, *request, *map(type, request.values()), *inner, *map(type, inner.values()))
+        return (*prompt.carried, None, *request, *map(type, request.values()), *inner, *map(type, inner.values()))
 
     def findings(self) -> list[Finding]:
         """What was found, warnings first; the counts are those of all lines so far."""
@@ -214,7 +218,7 @@ class Fields:
 def _parameters(request: dict[str, Any]) -> tuple[Kind | None, dict[str, Any]]:
     """What a request asks vLLM for, and its parameters; None when it is for another worker or another route."""
     if "openai_input" in request or "openai_route" in request:
-        kind, parameters = _ROUTES.get(request.get("openai_route", "")), request.get("openai_input")
+        kind, parameters = _ROUTES.get(str(request.get("openai_route"))), request.get("openai_input")
     else:
         kind = Kind.MESSAGES if "messages" in request else Kind.PROMPT if "prompt" in request else None
         parameters = request.get("sampling_params", {})

@@ -32,7 +32,7 @@ def route_of(url: Any, body: Any) -> str | None:
     if not isinstance(url, str) or url.startswith("/v1/"):
         return url if isinstance(url, str) else None
     match = _URL.fullmatch(url)
-    path = "/" + match[2].strip("/") if match else ""
+    path = "/" + match[2].strip("/") if match and "://" not in match[2] else ""
     if known := _OPERATION.search(path):
         return f"/v1/{known[1]}"
     if match and not match[1]:
