@@ -93,8 +93,8 @@ class NullObserver:
 class WarningObserver(NullObserver):
     """Shows only what may be a mistake."""
 
-    def __init__(self, printer: Printer) -> None:
-        self._printer = printer
+    def __init__(self, stream: TextIO | Printer) -> None:
+        self._printer = stream if isinstance(stream, Printer) else Printer(stream)
 
     def warn(self, text: str) -> None:
         """A line."""
