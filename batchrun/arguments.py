@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from batchrun.config import BOUNDS, DEFAULT_MEMORY_BYTES, DEFAULT_SILENCE_S, shown
 from batchrun.errors import UsageError
+from batchrun.exactjson import dump, load
 from batchrun.parameters import run_options
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def checked(name: str, value: Any) -> Any:
 def _as_json(name: str, value: dict[Any, Any]) -> dict[str, Any]:
     """A value as the state file will have it."""
     try:
-        read: dict[str, Any] = orjson.loads(orjson.dumps(value))
+        read: dict[str, Any] = load(dump(value))
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name} cannot be written as JSON: {error}", "give numbers, texts and lists") from error
     return read

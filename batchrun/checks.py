@@ -34,16 +34,19 @@ _SETTING = "files"
 """The setting that lists the files that the run has made, relative to the state file's folder."""
 
 
-def refuse_other_options(store: Store, options: RunOptions) -> None:
-    """Refuse to resume a state file under options that ask for something else.
+def refuse_other_options(store: Store, options: RunOptions) -> bool:
+    """Refuse to resume a state file under options that ask for something else, once anything has been submitted.
+
+    Returns:
+        Whether they do, and nothing has.
 
     Raises:
         StateError: names each option that differs, with both values.
     """
     stored = store.get_setting("options")
     if not isinstance(stored, dict):
-        return
-    now, stored = options.to_json(), {**stored, "base_url": without_user(stored["base_url"])}
+        return False
+    now, stored = options.to_json(), {**stored, "base_url": without_user(stored["base_url"] or "") or None}
     pairs = [(option, stored.get(key), now[key]) for key, option in _IDENTITY.items()]
     swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
     pairs.append(("--sweep", swept[0], swept[1]))
@@ -56,12 +59,14 @@ def refuse_other_options(store: Store, options: RunOptions) -> None:
         for option, was, is_now in pairs
         if was != is_now and not (option == "--base-url" and options.is_local)
     ]
-    if differing:
+    if differing and not store.is_untouched:
         raise StateError(
             f"{options.state} belongs to a run with {', '.join(differing)}",
             "go on with the same options, or start a new run with another --output; results that were renamed together"
             " with their state: add --repair",
         )
+    # A lower limit takes no rows away from a run that has begun.
+    return bool(differing) or (stored.get("limit") != now["limit"] and store.is_untouched)
 
 
 def _shown(value: Any) -> str:

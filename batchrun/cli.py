@@ -33,7 +33,7 @@ from batchrun.options import (
 )
 from batchrun.output import echo, make_observer, say, show_ending, show_summary, show_total
 from batchrun.printer import printing_stderr
-from batchrun.streams import take_over
+from batchrun.streams import stdin_bytes, stdout_bytes, take_over
 from batchrun.values import PATH, STATE, Command
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def run(**given: Any) -> None:
     options = run_options(given)
     refuse_local_options(given, options)
     if given["dry_run"]:
-        session.dry_run(options, sys.stdout.buffer, make_observer(given))
+        session.dry_run(options, stdout_bytes(), make_observer(given))
         return
     _run(options, given)
 
@@ -317,7 +317,7 @@ def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
     from batchrun import merging
 
     target = None if str(output) == "-" else output
-    echo(str(merging.merge(states, target, sys.stdout.buffer, partial=partial)), err=True)
+    echo(str(merging.merge(states, target, stdout_bytes(), partial=partial)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)
@@ -344,7 +344,7 @@ def export(state: Path, output: Path, form: ResultFormat | None) -> None:
     from batchrun import export as exporting
 
     target = None if str(output) == "-" else output
-    echo(str(exporting.export(state, target, sys.stdout.buffer, form)), err=True)
+    echo(str(exporting.export(state, target, stdout_bytes(), form)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)
@@ -398,7 +398,7 @@ def check(inputs: tuple[str, ...], *, as_json: bool, **given: Any) -> None:
     sources = find_sources(inputs, tell=lambda text: click.echo(text, err=True))
     for source in sources:
         refuse_unspeakable(Path(source.path))
-    report = checking.inspect(sources, stdin=sys.stdin.buffer, request=request, sweep=sweep, strict=given["strict"])
+    report = checking.inspect(sources, stdin=stdin_bytes(), request=request, sweep=sweep, strict=given["strict"])
     if as_json:
         echo(orjson.dumps(checking.to_json(report), option=orjson.OPT_INDENT_2))
     else:

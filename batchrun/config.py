@@ -334,11 +334,14 @@ class RunOptions:
         return self.sweep.endpoints or (self.endpoint,)
 
     def to_json(self) -> dict[str, Any]:
-        """The options as JSON values, for the state file: inputs absolute, output relative to the state file."""
+        """The options as JSON values, for the state file: inputs absolute, output relative to the state file.
+
+        The built-in endpoint has no base URL.
+        """
         data = asdict(self)
         del data["state"], data["strict"]
         data["sweep"] = self.sweep.to_json()
-        data["base_url"] = without_user(self.base_url)
+        data["base_url"] = None if self.is_local else without_user(self.base_url)
         data["inputs"] = [name if name == "-" else str(Path(name).absolute()) for name in self.inputs]
         data["output"] = os.path.relpath(self.output, self.state.parent)
         return data
@@ -356,7 +359,7 @@ class RunOptions:
             **{
                 **data,
                 "inputs": tuple(data["inputs"]),
-                "base_url": without_user(data["base_url"]),
+                "base_url": without_user(data["base_url"] or DEFAULT_BASE_URL),
                 "format": data.get("format", "batchrun"),
                 "output": Path(os.path.normpath(state.absolute().parent / data["output"])),
                 "state": state,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import orjson
-
 from batchrun.config import RequestOptions, RunOptions, SweepOptions
+from batchrun.exactjson import load
 from batchrun.journal import LineChangedError, read_line
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.shapes import build_request
@@ -59,7 +58,7 @@ class Conversion:
 
     def line(self, row: int, raw: bytes) -> bytes:
         """A row's result line in the format; itself when it is in it."""
-        data = orjson.loads(raw)
+        data = load(raw)
         if is_openai(data) == (self._form == "openai"):
             return raw
         return write_line(batchrun_record(data)) if is_openai(data) else openai_line(data, lambda: self._asked(row))

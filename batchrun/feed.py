@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from batchrun.errors import InputError, UsageError
+from batchrun.exactjson import dump
 from batchrun.interrupts import Wish
 from batchrun.journal import Loaded, failure_line
 from batchrun.prompts.identity import derived_id, line_digest
@@ -59,7 +60,7 @@ def as_line(request: Any, number: int) -> bytes:
         InputError: it is no JSON value, or of no known shape.
     """
     try:
-        line = orjson.dumps(request)
+        line = dump(request, orjson.OPT_SERIALIZE_NUMPY)
         parse_line(line)
     except LineError as error:
         raise InputError(f"request {number:,}: {error.message}", error.hint or _EXPECTED) from error

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from batchrun.exactjson import load
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shapes import build_request, parse_line
 from batchrun.results.completion import Asked, asked_of
@@ -79,7 +78,7 @@ class Followers:
         rows = self._store.followers(leader, 0, at_once)
         if not rows:
             return 0
-        record, count = orjson.loads(line), 0
+        record, count = load(line), 0
         if is_openai(record):
             record = batchrun_record(record)
         while rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -11,6 +10,7 @@ from batchrun.prompts.identity import derived_id, line_digest
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.shapes import LineError, parse_line
 from batchrun.prompts.sources import Source, SourceKind, iter_source
+from batchrun.streams import stdin_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -119,7 +119,7 @@ class InputLines:
 
 
 def _lines(source: SourceRecord) -> Iterator[RawLine]:
-    return iter_source(Source(source.file, SourceKind.FILE), sys.stdin.buffer)
+    return iter_source(Source(source.file, SourceKind.FILE), stdin_bytes())
 
 
 def _falls_to(shard: Shard, raw: bytes, reading: int) -> bool:

@@ -9,7 +9,6 @@ Until the rows are committed nothing that was there has changed: a start that is
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -31,6 +30,7 @@ from batchrun.results.writer import cut_torn_line
 from batchrun.state.intake import Merged, StagedLine, merge, stage
 from batchrun.state.records import OutputRecord, SourceRecord
 from batchrun.state.store import Store
+from batchrun.streams import stdin_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -223,15 +223,15 @@ def _prepare(
         stamp = _stamp(Path(record.origin))
         if copied and copied.stamp == stamp:
             return record._replace(file=copied.file, stamp=stamp)
-        copy = make_copy(source, record.source, state, sys.stdin.buffer, made)
+        copy = make_copy(source, record.source, state, stdin_bytes(), made)
         return record._replace(file=str(copy), stamp=stamp)
     if resumed and copied is None:
         raise InputError(
             f"{known.file if known else source.path}: the copy of this input is gone",
             "pipe the same input into the first command again",
         )
-    if not resumed and (copied is None or is_piped(source, sys.stdin.buffer)):
-        copy = make_copy(source, record.source, state, sys.stdin.buffer, made)
+    if not resumed and (copied is None or is_piped(source, stdin_bytes())):
+        copy = make_copy(source, record.source, state, stdin_bytes(), made)
         if copied is None or copy.stat().st_size:
             return record._replace(file=str(copy), stamp=copy.name)
     assert copied is not None  # noqa: S101 - else it was read above
@@ -335,7 +335,7 @@ class _Problems:
 
 def _plain_lines(sources: Sequence[SourceRecord]) -> Iterator[tuple[SourceRecord, RawLine]]:
     for source in sources:
-        for line in iter_source(Source(source.file, SourceKind.FILE), sys.stdin.buffer):
+        for line in iter_source(Source(source.file, SourceKind.FILE), stdin_bytes()):
             yield source, line
 
 

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchrun.endpoint.protocol import JobAnswer, run_body
+from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
 from batchrun.errors import BatchrunError, OutputError
+from batchrun.exactjson import load
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shapes import Prompt, build_request, parse_line
 from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import openai_line
-from batchrun.results.record import JobInfo, error_line, result_digest, result_line
+from batchrun.results.record import JobInfo, error_line, part_bytes, result_digest, result_line
 from batchrun.results.text import extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
@@ -259,11 +261,16 @@ class Journal:
         )
 
     def _asked(self, row: RowRecord) -> Asked:
-        """What a row's request asked for, read again: only answers that do not tell have need of it."""
+        """What a row's request asked for: only answers that do not tell have need of it."""
+        request = self._request(row)
+        return Asked() if request is None else asked_of(request)
+
+    def _request(self, row: RowRecord) -> dict[str, Any] | None:
+        """A row's request, read again; None: its line has changed."""
         line = self._line(row)
         if isinstance(line, LineChangedError):
-            return Asked()
-        return asked_of(build_request(self._sweep.apply(line, row.variant), self._options.request))
+            return None
+        return build_request(self._sweep.apply(line, row.variant), self._options.request)
 
     def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int, digest: int | None) -> None:
         row = self._rows[ending.row]
@@ -275,9 +282,15 @@ class Journal:
                 status, answer = ending.status, _answer(ending.answer)
                 if ending.failure:
                     failure = self._failure(ending, ending.failure, answer, now_ms)
+                    if failure.message.startswith(NO_ROUTE):
+                        failure = failure._replace(message=named_route(failure.message, self._request(row)))
                     batch.failures.append(failure)
+                    if answer is not None and answer.output is not None:
+                        batch.parts.append((ending.job, part_bytes(answer.output)))
                     if self._deliver is not None:
-                        self._keep(self._failure_line(row._replace(attempts=ending.attempts), failure, ending.job))
+                        part = batch.parts[-1][1] if batch.parts and batch.parts[-1][0] == ending.job else None
+                        row = row._replace(attempts=ending.attempts)
+                        self._keep(self._failure_line(row, failure, ending.job, part))
             case cmd.Hold():
                 state, status = RowState.HELD, "UNCONFIRMED"
             case cmd.Requeue():
@@ -314,11 +327,11 @@ class Journal:
         if self._deliver is not None:
             self._delivered.extend(lines)
 
-    def _failure_line(self, row: RowRecord, failure: FailureRecord, job: int) -> bytes:
+    def _failure_line(self, row: RowRecord, failure: FailureRecord, job: int, part: bytes | None) -> bytes:
         return failure_line(
             row,
             failure,
-            FailedJob(*(self._jobs.get(job) or self._store.submission(job)), None),
+            FailedJob(*(self._jobs.get(job) or self._store.submission(job)), None, part),
             source=self._sources[row.source],
             reader=self._reader,
             sweep=self._sweep,
@@ -393,6 +406,7 @@ def failure_line(
         line=row.line,
         job=job if row.attempts else None,
         same_as=failed.same_as,
+        part=None if failed.output is None else load(failed.output),
         write=write,
     )
 

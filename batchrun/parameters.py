@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
-import orjson
 
 from batchrun import config
 from batchrun.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError
+from batchrun.exactjson import dump
 from batchrun.foreign import without_user
 from batchrun.intake import results_name
 from batchrun.paths import behind_links, look_at
@@ -164,7 +164,7 @@ def _refuse_unsendable(option: str, value: Any) -> None:
     for _ in range(_LEVELS_AROUND):
         value = [value]
     try:
-        orjson.dumps(value)
+        dump(value)
     except TypeError as error:
         raise UsageError(f"{option} cannot be sent as JSON: {error}", "at most 100 levels, in valid UTF-8") from error
 

@@ -49,6 +49,7 @@ from batchrun.state.opening import refuse_without_log, without_lost_log
 from batchrun.state.records import Execution, Share
 from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
+from batchrun.streamed import Streamed
 from batchrun.tally import Tally
 
 if TYPE_CHECKING:
@@ -135,13 +136,17 @@ class Run:
         if is_new:
             refuse_foreign_files(options, sources, None, repair=repair)
             _refuse_strange_requests(options.state, keeps_requests=requests is not None and not repair)
+            is_changed = False
         else:
-            _refuse_other_run(options, sources, self._observer, consent, repair=repair)
+            is_changed = _refuse_other_run(options, sources, self._observer, consent, repair=repair)
         with ExitStack() as undo:
             if is_new and not existed:
                 undo.callback(_remove_state, options.state)
             self.store = Store(options.state, tell=self._observer.message)
             undo.callback(self.store.close)
+            if is_changed:
+                self._observer.message("nothing was submitted yet: the run begins anew with the options given now")
+                self.store.start_over()
             if repair and not is_new:
                 take_new_name(self.store, options)
             if requests is not None:
@@ -304,6 +309,7 @@ class Run:
                     client,
                     Tally(self.store.counts(share), self._clock(), price_per_hour=options.guards.price_per_hour),
                     observer,
+                    streamed=Streamed(client, options.scheduler.limits.status, rng, self._clock),
                     timeline=timeline,
                     thread=thread,
                     load=load,
@@ -404,14 +410,19 @@ class Run:
 
 def _refuse_other_run(
     options: RunOptions, sources: Sequence[Source], observer: Observer, consent: Consent, *, repair: bool
-) -> None:
-    """Refuse a state file of another run, or of another time. A connection that may write would change it even so."""
+) -> bool:
+    """Refuse a state file of another run, or of another time. A connection that may write would change it even so.
+
+    Returns:
+        Whether it asks for something else, and nothing was submitted: it is then to start over.
+    """
     with Store(options.state, read_only=True, tell=observer.message) as store:
-        refuse_other_options(store, by_old_name(store, options) if repair else options)
+        is_changed = refuse_other_options(store, by_old_name(store, options) if repair else options)
         consent.refuse_unsaid(store, sources)
-        refuse_foreign_files(options, sources, store, repair=repair)
+        refuse_foreign_files(options, sources, None if is_changed else store, repair=repair)
         if not repair and not is_under_way(store):
             refuse_strange_lines(store)
+    return is_changed
 
 
 def _have_file(requests: Path, state: Path, *, is_new: bool) -> None:

@@ -20,6 +20,7 @@ from batchrun.clock import WallClock, steady_s
 from batchrun.config import RunOptions
 from batchrun.consent import Said
 from batchrun.credentials import checked, find_key
+from batchrun.endpoint.connections import refuse_bad_way
 from batchrun.endpoint.protocol import run_body
 from batchrun.engine import Outcome
 from batchrun.errors import BatchrunError, OutputError, RefusedError, StateError, UsageError
@@ -37,6 +38,7 @@ from batchrun.runs import Run
 from batchrun.scheduler.failures import FailureKind
 from batchrun.state.opening import without_lost_log
 from batchrun.state.store import Store
+from batchrun.streams import stdin_bytes
 from batchrun.watching import Ending, Watch
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ def run(
         BatchrunError: nothing was sent, or a defect. A run that stops early is told by the summary.
     """
     _refuse_wrong_kinds(kinds, retry_failed=retry_failed)
-    refuse_bad_url(notify_url)
+    _refuse_bad_ways(options, notify_url)
     key = find_key(options, api_key)
     worker = _local_worker(local, observer) if options.is_local else None
     said = Said(base_url=confirmed_url or not resumed, paths=not resumed)
@@ -164,7 +166,7 @@ def watch(
     Raises:
         BatchrunError: nothing more can be run, or a defect. A file that is refused or stops is shown.
     """
-    refuse_bad_url(notify_url)
+    _refuse_bad_ways(options, notify_url)
     key = find_key(options, api_key)
     worker = _local_worker(local, observer) if options.is_local else None
     rng = random.Random()  # noqa: S311 - jitter, not a secret
@@ -279,7 +281,7 @@ def cancel(
     Raises:
         BatchrunError: nothing was cancelled, or a defect.
     """
-    refuse_bad_url(notify_url)
+    _refuse_bad_ways(options, notify_url)
     key, state = find_key(options, api_key), options.state
     said = Said(base_url=confirmed_url, paths=False)
     ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
@@ -300,6 +302,13 @@ def cancel(
             outcome = _in_loop(opened.drive(options.base_url, rng, cancel=True, leaving=leaving))
         told.append(opened.conclude(outcome))
     return told[0]
+
+
+def _refuse_bad_ways(options: RunOptions, notify_url: str | None) -> None:
+    """Refuse what no request can go through: a notification URL, or proxies of the environment."""
+    refuse_bad_url(notify_url)
+    if not options.is_local:
+        refuse_bad_way(options.base_url)
 
 
 def _wall() -> WallClock:
@@ -346,7 +355,7 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
     count = equal = 0
     key_of, seen = RequestKeys(options), set[bytes]()
     fields = Fields(options.request, sweep)
-    for number, prompt in enumerate(preview(options, sys.stdin.buffer, observer, fields)):
+    for number, prompt in enumerate(preview(options, stdin_bytes(), observer, fields)):
         if options.dedupe:
             key = key_of(prompt, number % sweep.size)
             if key in seen:
@@ -358,7 +367,8 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
         count += 1
     out.flush()
     fields.tell_all(partial(warn, observer), strict=options.strict)
-    where = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
+    urls = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
+    where = "the local endpoint" if options.is_local else urls
     more = f", and {equal:,} more ask for the same as one of them" if equal else ""
     observer.message(f"dry run: {count:,} rows would go to {where}{more}; nothing was sent")
 

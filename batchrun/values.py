@@ -38,11 +38,11 @@ def key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, .
 
 def _json_or(text: str) -> Any:
     """Text as JSON where it can be read as such, else as it is."""
-    import orjson
+    from batchrun.exactjson import load
 
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return load(text.encode())
+    except ValueError:
         return text
 
 

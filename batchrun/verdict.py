@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.worker_errors import decode_error, find_hidden_error, is_empty_output
-from batchrun.scheduler.failures import Failure, FailureKind, classify_job
+from batchrun.scheduler.failures import Failure, FailureKind, classify_job, is_overrun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,10 +34,19 @@ def judge(answer: JobAnswer, *, inspect_output: bool, hide: Callable[[str], str]
         raw = answer.error or find_hidden_error(answer.output)
         if not raw:
             kind, message = _SILENT[status]
-            return Failure(kind, message, "")
+            return Failure(kind, message, "", may_pass=kind is FailureKind.TIMED_OUT)
     error = decode_error(raw)
     kind = classify_job(status.value, error.message, error.code, error.error_type)
-    return Failure(kind, hide(error.message), hide(error.raw))
+    may_pass = status is JobStatus.TIMED_OUT and not is_overrun(error.message)
+    return Failure(kind, hide(error.message), hide(error.raw), may_pass)
+
+
+def part_of(answer: JobAnswer) -> Any:
+    """What a job without a result has put out beside its error, its paid part; None when that is nothing."""
+    output = answer.output
+    if not output or (answer.status is JobStatus.COMPLETED and not (isinstance(output, list) and len(output) > 1)):
+        return None
+    return output if answer.error or isinstance(output, list) else None
 
 
 _SILENT = {

@@ -155,7 +155,7 @@ def render(report: Report) -> str:
         f"  prompt text   {report.chars:,} characters (mean {mean:,.0f}, most {report.largest_chars:,}),"
         f" about {report.chars // 4:,} tokens\n"
         f"  largest line  {report.largest_line_bytes:,} bytes at {report.largest_line_at}\n"
-        + ("all lines can be run\n" if report.is_good else f"{len(report.warnings):,} warnings are errors (--strict)\n")
+        + ("all lines can be run\n" if report.is_good else f"errors by --strict: {len(report.warnings):,}\n")
     )
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.exactjson import dump
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -30,7 +32,7 @@ def request_key(request: Mapping[str, Any], *apart: object) -> bytes:
         request: The `input` object that is sent.
         apart: What else must be equal.
     """
-    return blake2b(orjson.dumps([request, *apart], option=orjson.OPT_SORT_KEYS), digest_size=_DIGEST_BYTES).digest()
+    return blake2b(dump([request, *apart], orjson.OPT_SORT_KEYS), digest_size=_DIGEST_BYTES).digest()
 
 
 def derived_id(prompt: Prompt) -> str:
@@ -39,5 +41,5 @@ def derived_id(prompt: Prompt) -> str:
     It does not depend on the order of keys, on white space, on `metadata` or unknown fields, nor on options such as
     `--set`: the same question has the same id in every run. Equal lines share it, and are numbered where they meet.
     """
-    canonical = orjson.dumps(prompt.request, option=orjson.OPT_SORT_KEYS)
+    canonical = dump(prompt.request, orjson.OPT_SORT_KEYS)
     return b32encode(blake2b(canonical, digest_size=_ID_BYTES).digest()).decode("ascii").lower()

@@ -23,6 +23,7 @@ import orjson
 
 from batchrun.config import MAX_REQUEST_BYTES
 from batchrun.errors import InputError
+from batchrun.exactjson import dump, load
 from batchrun.prompts.routes import is_route, route_of
 from batchrun.prompts.sampling import BEFORE, SAMPLING_PARAMETERS, WHOLE_NUMBERS
 
@@ -87,7 +88,7 @@ def parse_line(raw: bytes, reading: int = READING) -> Prompt:
         LineError: it is no JSON, of no known shape, or its request is larger than `/run` takes.
     """
     try:
-        line = orjson.loads(raw)
+        line = load(raw)
     except orjson.JSONDecodeError as error:
         raise LineError(f"invalid JSON at column {error.colno}: {error.msg}") from error
     fallback_id = None
@@ -193,8 +194,8 @@ _NO_TEXT_KEYS = frozenset({"role", "type", "image_url", "input_audio", "openai_r
 
 def _refuse_what_cannot_be_sent(request: dict[str, Any]) -> None:
     try:
-        size_bytes = len(orjson.dumps({"input": request}))
-    except orjson.JSONEncodeError as error:
+        size_bytes = len(dump({"input": request}))
+    except TypeError as error:
         raise LineError("the request is nested too deep") from error
     if size_bytes > MAX_REQUEST_BYTES:
         raise LineError(f"the request has {size_bytes:,} bytes, /run takes {MAX_REQUEST_BYTES:,}")
@@ -354,7 +355,13 @@ def _as_meant(sampling: dict[str, Any]) -> dict[str, Any]:
 
 def _whole(name: str, value: Any) -> Any:
     """A parameter's value; a whole number again, where a table with gaps has made it a float."""
-    return int(value) if type(value) is float and value.is_integer() and name in WHOLE_NUMBERS else value
+    if type(value) is float and value.is_integer() and abs(value) < _EXACT and name in WHOLE_NUMBERS:
+        return int(value)
+    return value
+
+
+_EXACT = 2**53
+"""Below it a float is the whole number that it was made of."""
 
 
 _NOT_CARRIED = frozenset({"sampling_params", "id", "custom_id", "stream"})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from batchrun.exactjson import dump
 from batchrun.results.record import iso_time
 from batchrun.results.writer import write_whole, writing
 
@@ -111,4 +112,4 @@ def write_manifest(
         ],
         "summary": said,
     }
-    write_whole(path, [orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)], token=token)
+    write_whole(path, [dump(data, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)], token=token)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.exactjson import dump
 from batchrun.results.completion import body_of
 from batchrun.results.record import TOO_DEEP, write_line
 from batchrun.results.text import extract
@@ -34,8 +35,8 @@ def openai_line(record: dict[str, Any], asked: Callable[[], Asked]) -> bytes:
         asked: What its request asked for; called only when the answer alone does not tell.
     """
     try:
-        return orjson.dumps(openai_record(record, asked), option=orjson.OPT_APPEND_NEWLINE)
-    except (orjson.JSONEncodeError, RecursionError):
+        return dump(openai_record(record, asked), orjson.OPT_APPEND_NEWLINE)
+    except (TypeError, RecursionError):
         shallow = {key: value if _can_be_written(value) else TOO_DEEP for key, value in record.items()}
         return write_line(openai_record(shallow, asked))
 

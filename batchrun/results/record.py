@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from batchrun.exactjson import dump
 from batchrun.results.text import is_token_count
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from batchrun.results.text import Text
 
 
+_MAX_PART_BYTES = 1_000_000
 _DIGEST_BYTES = 6
 """SQLite keeps a whole number of that size in as many bytes."""
 
@@ -130,6 +132,7 @@ def error_line(
     job: JobInfo | None,
     variant: Mapping[str, Any] | None = None,
     same_as: str | None = None,
+    part: Any = None,
     write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
     """The line of a row that failed, with its line end. As an input line it means its `request`.
@@ -146,18 +149,30 @@ def error_line(
         job: None when nothing was submitted.
         variant: The values of the sweep; None or empty without one.
         same_as: The id of the row whose job it was; None: the row's own.
+        part: What the job has put out all the same; None: nothing.
         write: Makes the line from its record; None: in our own format.
     """
     record = {
         "id": row_id,
         "status": status,
         "error": {"kind": kind, "message": message, "raw": raw},
+        **({} if part is None else {"output": part}),
         "request": request,
         **({"variant": variant} if variant else {}),
         "source": {"file": file, "line": line},
         "job": None if job is None else {**_job(job), **({"same_as": same_as} if same_as is not None else {})},
     }
     return (write or write_line)(record)
+
+
+def part_bytes(output: Any) -> bytes:
+    """What a job without a result has put out, as JSON of a million bytes at most; of longer lists the beginning."""
+    while len(written := write_line({"output": output})) > _MAX_PART_BYTES:
+        if not isinstance(output, list) or len(output) < 3:  # noqa: PLR2004 - a piece and a mark
+            output = [f"… (cut: {len(written):,} bytes)"]
+        else:
+            output = [*output[: len(output) // 2], f"… (cut: {len(output):,} pieces)"]
+    return written.removeprefix(b'{"output":').removesuffix(b"}\n")
 
 
 def read_record(line: bytes) -> Record | None:
@@ -302,8 +317,8 @@ def _whole(number: float | None) -> int | float | None:
 def write_line(record: dict[str, Any]) -> bytes:
     """A record as a line with its end; a field that is nested too deeply for any writer is replaced by `TOO_DEEP`."""
     try:
-        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-    except orjson.JSONEncodeError:
+        return dump(record, orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
         return orjson.dumps({key: _deep(value) for key, value in record.items()}, option=orjson.OPT_APPEND_NEWLINE)
 
 

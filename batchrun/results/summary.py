@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 WIDTH = 78
 """Columns of the summary: fits a terminal of 80."""
 _SPARK_COLUMNS = 32
+_FILES_SHOWN = 5
+"""Of each kind: a folder of shards would fill the screen."""
+_REFUSED_FOR_ITSELF = ("bad_request", "rejected")
+"""Kinds of failures that the same request meets again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,9 +327,9 @@ def _files(s: Summary) -> list[str]:
     lines = [""]
     manifest = [] if s.manifest is None else [s.manifest]
     for name, paths in (("results", s.results), ("errors", s.errors), ("state", [s.state]), ("manifest", manifest)):
-        lines += [f"  {name:<10}  {path}" for path in paths[:5]]
-        if len(paths) > 5:  # noqa: PLR2004 - a folder of shards would fill the screen
-            lines.append(f"  {'':<10}  … and {len(paths) - 5:,} more")
+        lines += [f"  {name:<10}  {path}" for path in paths[:_FILES_SHOWN]]
+        if len(paths) > _FILES_SHOWN:
+            lines.append(f"  {'':<10}  … and {len(paths) - _FILES_SHOWN:,} more")
     return lines
 
 
@@ -334,14 +339,30 @@ def _next_steps(s: Summary) -> list[str]:
     if s.in_flight and s.rescue_by is not None:
         by = datetime.fromtimestamp(s.rescue_by).astimezone().strftime("%H:%M")
         steps += _wrapped(f"{s.in_flight:,} jobs go on at the endpoint: resume by {by}, or results may expire")
+    state = shlex.quote(str(s.state))
     if s.in_flight or s.not_run:
-        steps.append(f"go on: batchrun resume {s.state}")
+        steps.append(f"go on: batchrun resume {state}")
     if s.failed:
-        steps.append(f"try the failed rows again: batchrun resume {s.state} --retry-failed")
+        steps += _after_failures(s, state)
     if s.held:
         steps += _wrapped(f"submit the {s.held:,} held rows, which may pay twice: --unconfirmed resubmit")
     if s.truncated:
         steps += _wrapped(f"{s.truncated:,} texts were cut off at max_tokens: raise it in a new run, with another -o")
+    return steps
+
+
+def _after_failures(s: Summary, state: str) -> list[str]:
+    """What to do about failed rows: a request that was refused for itself is to be changed, others are tried again."""
+    refused = sum(group.rows for group in s.failures if group.kind in _REFUSED_FOR_ITSELF)
+    others = [group.kind for group in s.failures if group.kind not in _REFUSED_FOR_ITSELF]
+    steps = []
+    if refused < s.failed:
+        only = "".join(f" --only {kind}" for kind in others) if refused else ""
+        steps.append(f"try the failed rows again: batchrun resume {state} --retry-failed{only}")
+    if refused:
+        files = " ".join(shlex.quote(str(path)) for path in s.errors[:_FILES_SHOWN]) or "FILE"
+        steps += _wrapped(f"{refused:,} requests were refused for what they ask: change that in a new run, such as")
+        steps.append(f"  batchrun run {files} --set KEY=VALUE -o NEW.jsonl")
     return steps
 
 

@@ -283,11 +283,8 @@ class Scheduler:
         if (ends_at := self._deadline.at) is None:
             return
         # With no row left to submit there is nothing to stop: what is in flight may yet end in time.
-        if (
-            not self._ending.is_stopping
-            and not self._backlog.is_empty
-            and now >= (self._last_submission_at(now) or ends_at)
-        ):
+        is_over = self._ending.is_stopping or self._backlog.is_empty
+        if not is_over and now >= (self._last_submission_at(now) or ends_at):
             self._ending.drain(self._deadline.reached())
         if now >= ends_at:
             self._ending.halt(self._deadline.reached())
@@ -304,6 +301,7 @@ class Scheduler:
         self._canceller.submitted(flight)
 
     def _adopt(self, event: ev.JobAdopted, _: float) -> None:
+        self._ending.refusals.has_answered = True  # in an earlier session
         flight = Flight(event.job, Row(event.ticket, RowState.SUBMITTED), event.submitted_at)
         self._flights[event.job] = flight
         flight.remote_id = event.remote_id
@@ -388,8 +386,7 @@ class Scheduler:
     def _submit_failed(self, event: ev.SubmitFailed, now: float) -> None:
         flight = self._flights[event.job]
         self._land(flight, now)
-        if isinstance(event.error, (DeniedError, NotFoundError)):
-            self._ending.is_refused("run", event.error, now)
+        self._ending.is_refused("run", event.error, now)
         self._submitter.failed(flight, event, now)
 
     def _line_unusable(self, event: ev.LineUnusable, now: float) -> None:
@@ -430,13 +427,11 @@ class Scheduler:
     def _health_failed(self, event: ev.HealthFailed, now: float) -> None:
         error = event.error
         match error:
-            case NotFoundError() | DeniedError():
-                self._ending.is_refused("health", error, now)
-                self._gate.failed(error, now)
             case RejectedError():
                 if self._gate.seen(None, now):
                     self._submitter.pacer.restart(now)
             case _:
+                self._ending.is_refused("health", error, now)
                 self._gate.failed(error, now)
 
     def _leave(self, event: ev.StopRequested | ev.CancelRequested, _: float) -> None:

@@ -55,7 +55,7 @@ class Settlement:
 
     def retry_or_fail(self, flight: Flight, status: str, failure: Failure, now: float, answer: object = None) -> None:
         """The job has failed."""
-        if failure.kind.is_retryable and flight.row.retries < self._options.max_retries:
+        if failure.is_retryable and flight.row.retries < self._options.max_retries:
             flight.row.retries += 1
             self._requeue(flight, status, failure, now, answer)
         else:

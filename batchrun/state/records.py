@@ -100,6 +100,8 @@ class FailedJob(NamedTuple):
     """None: nothing was submitted."""
     same_as: str | None
     """The id of the row whose job it was; None: the row's own."""
+    output: bytes | None = None
+    """What it has put out, as JSON; None: nothing."""
 
 
 class Submission(NamedTuple):
@@ -154,6 +156,8 @@ class Batch:
     """Jobs that are about to be cancelled."""
     ended: list[Ending] = field(default_factory=list)
     failures: list[FailureRecord] = field(default_factory=list)
+    parts: list[tuple[int, bytes]] = field(default_factory=list)
+    """What jobs that failed have put out, as JSON."""
     leaders: list[tuple[int]] = field(default_factory=list)
     """Rows that have ended, and those that ask for the same end with them."""
     answered: list[tuple[int, int]] = field(default_factory=list)

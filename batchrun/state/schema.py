@@ -43,6 +43,9 @@ _UPGRADES = (
 """The columns that each version after the first has added to `rows`."""
 _LOG_BYTES = 4 << 20
 
+_PARTS = "TABLE IF NOT EXISTS parts (job INTEGER PRIMARY KEY, output BLOB NOT NULL)"
+"""What jobs that failed have put out, as JSON. Files of the same version may be without it, and no older one minds."""
+
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE outputs (output INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, committed_bytes INTEGER NOT NULL);
@@ -193,6 +196,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> 
             # A temporary view stands before the table of its name: the file is read as if it were of this version.
             defaults = ", ".join(f"{0 if 'DEFAULT 0' in kind else 'NULL'} AS {name}" for name, kind in added)
             connection.execute(f"CREATE TEMP VIEW rows AS SELECT *, {defaults} FROM main.rows")
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'parts'").fetchone():
+            connection.execute(f"CREATE TEMP {_PARTS}")
         return
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -207,3 +212,4 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> 
             f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
+    connection.execute(f"CREATE {_PARTS}")

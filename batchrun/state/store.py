@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.errors import OutputError, StateError
+from batchrun.exactjson import dump, load
 from batchrun.scheduler.states import RowState
 from batchrun.state.database import Database
 from batchrun.state.opening import AT_CHECKPOINT, COMMITS, with_log
@@ -64,12 +65,12 @@ class Store(Database):
     def get_setting(self, name: str) -> object:
         """A setting's JSON value; None when there is none."""
         rows = self.query("SELECT value FROM settings WHERE name = ?", (name,))
-        return orjson.loads(rows[0][0]) if rows else None
+        return load(rows[0][0]) if rows else None
 
     def set_setting(self, name: str, value: object) -> None:
         """Keep a JSON value under a name."""
         with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, orjson.dumps(value)))
+            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, dump(value)))
 
     @property
     def reading(self) -> int:
@@ -187,6 +188,19 @@ class Store(Database):
             db.execute("DELETE FROM failures WHERE row IN (SELECT row FROM rows WHERE state = 0)")
         return count
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was ever submitted, and no row has ended."""
+        sql = "SELECT NOT EXISTS (SELECT 1 FROM jobs) AND NOT EXISTS (SELECT 1 FROM rows WHERE state != 0)"
+        return bool(self.query(sql)[0][0])
+
+    def start_over(self) -> None:
+        """Forget rows, options and results files, so that the inputs are taken in as at the first start."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM rows")
+            db.execute("DELETE FROM outputs")
+            db.execute("DELETE FROM settings WHERE name IN ('options', 'intake', 'format', 'whole_input')")
+
     def begin_session(self, pid: int, now_ms: int, holder: object = None) -> int:
         """Note that a session has begun; returns its number.
 
@@ -223,6 +237,8 @@ class Store(Database):
             _write(db, [e for e in batch.ended if e.status is None], _FORGET_JOBS, _FORGET_ROWS)
             if batch.failures:
                 db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", batch.failures)
+            if batch.parts:
+                db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?)", batch.parts)
             _write(db, batch.answered, _NOTE_RESULTS)
             _write(db, batch.leaders, _FAIL_FOLLOWERS, _END_FOLLOWERS)
             _write(db, batch.submitted, _INSERT_JOBS, _MARK_SUBMITTING)
@@ -260,13 +276,15 @@ class Store(Database):
         """The failed rows of an output in input order, each with its failure and its last job."""
         columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
         sql = (
-            f"SELECT {columns}, f.*, j.remote_id, j.submitted_ms, l.id FROM rows r JOIN failures f ON f.row = r.row"
+            f"SELECT {columns}, f.*, j.remote_id, j.submitted_ms, l.id, p.output FROM rows r"
+            " JOIN failures f ON f.row = r.row"
             " JOIN sources s ON s.source = r.source LEFT JOIN jobs j ON j.job = r.job"
+            " LEFT JOIN parts p ON p.job = r.job"
             " LEFT JOIN rows l ON l.row = j.row AND l.row <> r.row"
             " WHERE r.state = 4 AND s.output = ? ORDER BY r.row"
         )
         for row in self.each(sql, (output,)):
-            yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-3]), FailedJob(*row[-3:])
+            yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-4]), FailedJob(*row[-4:])
 
     def submission(self, job: int) -> tuple[str | None, int | None]:
         """A job's ID, and when it was submitted in UTC epoch milliseconds; None: not known."""
