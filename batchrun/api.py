@@ -85,7 +85,7 @@ def run(
             file. Those are all read and checked before anything is sent, and kept in `<state>.requests.jsonl`.
         endpoint: The endpoint's ID; `local` is the built-in one. None: those of `sweep`.
         output: The results file, or a folder (existing, or ending in /) with one for each input.
-        state: The state file; None: `<output>.state`.
+        state: The state file; None: `<output>.state`, or `batchrun.state` in a folder.
         api_key: None: that of RUNPOD_API_KEY, else of `~/.runpod/config.toml`.
         base_url: Jobs go to `<base_url>/<endpoint>/run`.
         insecure_http: Whether the key and the requests may go to an http URL of another machine.
@@ -127,7 +127,7 @@ def run(
         names if requests is None else (str(requests_path(at)),),
         endpoint=endpoint,
         output=_text(output),
-        state=str(at),
+        state=None if requests is None and state is None else str(at),
         base_url=base_url,
         insecure_http=insecure_http,
         override=set,

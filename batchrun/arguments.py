@@ -32,6 +32,7 @@ _UNSAID: dict[str, Any] = {
     "low_priority": False,
     "strict": False,
     "shard": None,
+    "skip_invalid": False,
     "dedupe": False,
     "ordered": False,
     "format": "auto",

@@ -165,7 +165,7 @@ class Conclusion:
         )
 
     def _write_manifest(self, summary: Summary, now: float) -> Path:
-        path = manifest_path(self._options.output)
+        path = manifest_path(self._options)
         OwnFiles(self._store).claim(path)
         inputs = self._store.get_setting("inputs")
         write_manifest(

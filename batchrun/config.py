@@ -27,6 +27,9 @@ DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 LOCAL_ENDPOINT = "local"
 """The endpoint ID that starts the built-in endpoint in this process."""
 
+FOLDER_STATE = "batchrun.state"
+"""The state file within a folder of results: with the results it is kept, copied, moved and renamed."""
+
 WINDOW_S = 10.0
 """Runpod counts requests over any 10 seconds."""
 
@@ -310,6 +313,8 @@ class RunOptions:
     """`I/N`: only the lines that fall to this shard; None: all of them."""
     strict: bool = False
     """`--strict`: what is probably a mistake in a line is one. Of this session alone: it is not kept."""
+    skip_invalid: bool = False
+    """`--skip-invalid`: lines that cannot be run fail as INVALID, instead of keeping the others from being run."""
     dedupe: bool = False
     """`--dedupe`: rows that ask for the same share one job. A resumed run must have the same."""
     format: FormatChoice = "auto"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from batchrun.config import RequestOptions, RunOptions, SweepOptions
 from batchrun.exactjson import load
-from batchrun.journal import LineChangedError, read_line
+from batchrun.inputlines import LineChangedError, read_line
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.shapes import build_request
 from batchrun.prompts.sweep import Sweep

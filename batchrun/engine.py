@@ -18,8 +18,9 @@ from batchrun.announcer import Announcer
 from batchrun.config import MAX_TTL_S
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
+from batchrun.inputlines import LineChangedError
 from batchrun.interrupts import Wish
-from batchrun.journal import LineChangedError, Work
+from batchrun.journal import Work
 from batchrun.results.summary import duration
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev

@@ -134,7 +134,7 @@ def _files_of(store: Snapshot) -> Iterator[Path]:
         yield store.path.with_name(store.path.name + suffix)
     stored = store.get_setting("options")
     if isinstance(stored, dict):
-        yield manifest_path(RunOptions.from_json(stored, store.path).output)
+        yield manifest_path(RunOptions.from_json(stored, store.path))
     for output in store.outputs():
         path = store.results_path(output)
         yield from (path, errors_path(path))

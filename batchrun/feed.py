@@ -22,7 +22,7 @@ from batchrun.errors import InputError, UsageError
 from batchrun.exactjson import dump
 from batchrun.interrupts import Wish
 from batchrun.journal import Loaded, failure_line
-from batchrun.prompts.identity import derived_id, line_digest
+from batchrun.prompts.identity import known_by
 from batchrun.prompts.shapes import LineError, parse_line
 from batchrun.results.reader import read_lines
 from batchrun.results.writer import ResultsFile
@@ -122,8 +122,8 @@ class Spool:
 
 def _arrival(line: bytes, reading: int) -> Arrival:
     prompt = parse_line(line, reading)
-    row_id = derived_id(prompt) if prompt.id is None else prompt.id
-    return Arrival(row_id, prompt.id is None, len(line), line_digest(line))
+    row_id, known = known_by(prompt, line)
+    return Arrival(row_id, prompt.id is None, len(line), known)
 
 
 class StoredRecords:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchrun.exactjson import load
-from batchrun.prompts.identity import line_digest
+from batchrun.prompts.identity import is_written_so
 from batchrun.prompts.shapes import build_request, parse_line
 from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import batchrun_record, is_openai, openai_line
@@ -143,7 +143,7 @@ class Followers:
     def _line(self, row: RowRecord, answer: Mapping[str, Any]) -> bytes:
         raw = self._reader.read(row.source, row.offset, row.length)
         # A line that has changed since it was taken in carries nothing, and asks for nothing that is known.
-        prompt = parse_line(raw, self._reader.reading) if line_digest(raw) == row.digest else None
+        prompt = parse_line(raw, self._reader.reading) if is_written_so(raw, row.digest) else None
 
         def asked() -> Asked:
             if prompt is None or self._request is None:

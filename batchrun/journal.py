@@ -10,15 +10,16 @@ All methods are called from one thread at a time, and block: the driver keeps th
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchrun.endpoint.protocol import JobAnswer, run_body
 from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
-from batchrun.errors import BatchrunError, OutputError
+from batchrun.errors import OutputError
 from batchrun.exactjson import load
-from batchrun.prompts.identity import line_digest
-from batchrun.prompts.shapes import Prompt, build_request, parse_line
+from batchrun.inputlines import InvalidLineError, LineChangedError, read_line
+from batchrun.prompts.shapes import LineError, Prompt, build_request
 from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import openai_line
@@ -91,10 +92,6 @@ class Loaded(NamedTuple):
     """Whether there are no more."""
     added: int = 0
     """How many of them the run did not have before."""
-
-
-class LineChangedError(BatchrunError):
-    """A line is not what it was when the run began."""
 
 
 class Journal:
@@ -344,7 +341,10 @@ class Journal:
             return line
         if self._rows[row].length <= _REMEMBERED_LINE_BYTES:
             self._carried[row] = line.carried
-        line = self._sweep.apply(line, self._rows[row].variant)
+        try:
+            line = self._sweep.apply(line, self._rows[row].variant)
+        except LineError as error:
+            return LineChangedError(error.message)
         return run_body(build_request(line, self._options.request), self._options.policy)
 
     def _carried_of(self, row: RowRecord) -> dict[str, Any]:
@@ -384,6 +384,13 @@ def failure_line(
     """
     variant = sweep.variant(row.variant).values
     line = read_line(reader, row, source.path)
+    raw, request = failure.raw, None
+    if isinstance(line, InvalidLineError):
+        raw, request = line.raw.decode(errors="backslashreplace"), line.request
+    elif not isinstance(line, LineChangedError):
+        with suppress(LineError):  # of a line that is invalid because it has no place for a value of the sweep
+            line = sweep.apply(line, row.variant)
+        request = line.line
     job = JobInfo(
         id=failed.remote_id,
         endpoint=variant.get(ENDPOINT, endpoint),
@@ -399,8 +406,8 @@ def failure_line(
         status=failure.status,
         kind=failure.kind,
         message=failure.message,
-        raw=failure.raw,
-        request=None if isinstance(line, LineChangedError) else sweep.apply(line, row.variant).line,
+        raw=raw,
+        request=request,
         variant=variant,
         file=source.path,
         line=row.line,
@@ -409,14 +416,6 @@ def failure_line(
         part=None if failed.output is None else load(failed.output),
         write=write,
     )
-
-
-def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineChangedError:
-    """A row's line, parsed again; an error, not raised, when it is not what it was when the run began."""
-    raw = reader.read(row.source, row.offset, row.length)
-    if line_digest(raw) != row.digest:
-        return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
-    return parse_line(raw, reader.reading)
 
 
 def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:

@@ -247,7 +247,9 @@ RUN_OPTIONS = [
         help="A file for all results, or a folder (existing, or ending in /): one file for each input."
         " [default: <input>.results.jsonl]",
     ),
-    click.option("--state", metavar="PATH", help="The state file. [default: <output>.state]"),
+    click.option(
+        "--state", metavar="PATH", help="The state file. [default: <output>.state; in a folder: batchrun.state]"
+    ),
     click.option(
         "-j",
         "--concurrency",
@@ -314,6 +316,11 @@ RUN_OPTIONS = [
         "--dedupe",
         is_flag=True,
         help="Pay equal requests once: the answer is written for each of their rows. Samples of --repeat stay apart.",
+    ),
+    click.option(
+        "--skip-invalid",
+        is_flag=True,
+        help="Run the good lines although others are wrong: these go to the error file as INVALID (exit code 3).",
     ),
     click.option(
         "--run-limit",

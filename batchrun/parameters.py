@@ -56,7 +56,7 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         )
     if not is_local:
         refuse_plain_http(given["base_url"], insecure_http=given["insecure_http"])
-    state = _state(given["state"], output)
+    state = _state(given["state"], output, is_folder=is_folder)
     if not state.is_file():  # what a run was begun with is asked for again, whatever became known since
         refuse_wrong_parameters(given)
     return config.RunOptions(
@@ -80,6 +80,7 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         limit=given["limit"],
         shard=None if shard is None else str(shard),
         strict=given["strict"],
+        skip_invalid=given["skip_invalid"],
         dedupe=given["dedupe"],
         format=given["format"],
         ordered=given["ordered"],
@@ -248,9 +249,7 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
         if not path.name or path.name == "..":
             path = path.resolve()
         if not path.name:
-            raise UsageError(
-                f"-o {output}: the state file stands beside it, and there is no such place", "name a folder"
-            )
+            raise UsageError(f"-o {output}: that is the folder of all folders", "name a folder in it")
         return path, output.endswith("/") or _is_folder(found)
     if len(inputs) != 1 or inputs[0] == "-" or _is_folder(look_at(inputs[0], "INPUT", InputError)):
         raise UsageError(
@@ -261,8 +260,15 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
     return path.with_name(results_name(path.name, part)), False
 
 
-def _state(given: str | None, output: Path) -> Path:
-    state = output.with_name(output.name + ".state") if given is None else Path(given)
+def state_of(output: Path, *, is_folder: bool) -> Path:
+    """The state file of results: beside a file; within a folder, unless one of an earlier version is beside it."""
+    beside = output.with_name(output.name + ".state")
+    within = output / config.FOLDER_STATE
+    return within if is_folder and (within.exists() or not beside.is_file()) else beside
+
+
+def _state(given: str | None, output: Path, *, is_folder: bool) -> Path:
+    state = state_of(output, is_folder=is_folder) if given is None else Path(given)
     look_at(str(state) if given is None else given, "--state")
     return behind_links(state)
 

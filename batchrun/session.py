@@ -336,10 +336,12 @@ def stored_options(state: Path, *, repair: bool = False) -> RunOptions:
     with contextlib.ExitStack() as stack:
         if repair:
             stack.enter_context(without_lost_log(state, lambda: False))
-        stored = stack.enter_context(Store(state, read_only=True)).get_setting("options")
-    if not isinstance(stored, dict):
-        raise StateError(f"{state} holds no run", "start one with `batchrun run`")
-    options = RunOptions.from_json(stored, state)
+        store = stack.enter_context(Store(state, read_only=True))
+        stored = store.get_setting("options")
+        if not isinstance(stored, dict):
+            raise StateError(f"{state} holds no run", "start one with `batchrun run`")
+        options = RunOptions.from_json(stored, state)
+        options = replace(options, inputs=tuple(map(store.now_at, options.inputs)))
     return by_new_name(options) if repair else options
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchrun.config import SweepOptions
+from batchrun.checks import new_place
+from batchrun.config import RunOptions, SweepOptions
 from batchrun.digests import against_manifest, changed_originals
 from batchrun.errors import StateError
 from batchrun.findings import PROBLEMS, UNSETTLED, Problem, Verification
@@ -195,7 +196,7 @@ class _Check:
     def lines(self) -> None:
         """The input line of each row; and which rows have no result, or no error record."""
         absent: Counter[int] = Counter()
-        with InputLines(self._add) as inputs:
+        with InputLines(self._add, self._store.reading) as inputs:
             for row in self._store.scan():
                 source = self._sources.get(row.source)
                 if source is None:
@@ -213,14 +214,15 @@ class _Check:
                 if inputs.is_unchanged(source, row):
                     self._found.lines += 1
             self._unrowed(inputs)
+            options = self._store.get_setting("options")
+            if inputs.missing and isinstance(options, dict):
+                again = new_place(RunOptions.from_json(options, self._store.path))
+                self._found.notes.append(f"inputs that are not there: {len(inputs.missing):,}; say where: {again}")
         for copied in changed_originals(self._store):
             self._add("source", copied)
         if uncompared := self._found.results - self._found.compared:
             self._found.notes.append(f"results of an older version, which kept no digest to compare: {uncompared:,}")
-        if inputs.moved:
-            self._found.notes.append(
-                f"input lines that stand elsewhere now: {inputs.moved:,}; the next start finds them"
-            )
+        self._found.notes += inputs.notes()
         for output, count in absent.items():
             missing = errors_path(self._paths[output]) if output in self._paths else "the error file"
             self._found.notes.append(f"{missing} is not there, failed rows: {count:,}; the next session writes it")
@@ -231,7 +233,7 @@ class _Check:
         if not isinstance(options, dict):
             return
         size = Sweep(SweepOptions.from_json(options.get("sweep", {}))).size
-        lines, rows = inputs.count(self._sources.values()), self._store.rows_by_source()
+        lines, rows = inputs.count(self._sources.values()), self._store.rows_by_source(size)
         shard = None if options.get("shard") is None else Shard.parse(options["shard"])
         if shard is not None and isinstance(whole, dict):
             short = set(lines) if sum(lines.values()) > LineSum.from_json(whole).lines else set[int]()
@@ -242,7 +244,7 @@ class _Check:
             short = set()
         for number in sorted(short):
             source = self._sources[number]
-            for line in inputs.without_row(source, self._store.rows_by_line(number), size, shard, self._store.reading):
+            for line in inputs.without_row(source, self._store.rows_by_line(number, size), size, shard):
                 self._add("no_row", f"{source.path}:{line}")
         taken = mark.get("rows", 0) if isinstance(mark, dict) else 0
         gone = taken - self._found.rows - self._problems["no_row"].count

@@ -264,7 +264,7 @@ def test_each_results_file_is_in_the_order_of_its_input(tmp_path: Path):
     for name in ("a", "b"):
         found = [line["custom_id"] for line in read_lines(tmp_path / "out" / f"{name}.results.jsonl")]
         assert found == [f"{name}{n}" for n in range(8)]
-    assert_whole(tmp_path / "out.state")
+    assert_whole(tmp_path / "out" / "batchrun.state")
 
 
 def test_a_run_that_is_stopped_early_is_left_in_the_order_of_completion(late: Path):

@@ -90,7 +90,7 @@ def parse_line(raw: bytes, reading: int = READING) -> Prompt:
     try:
         line = load(raw)
     except orjson.JSONDecodeError as error:
-        raise LineError(f"invalid JSON at column {error.colno}: {error.msg}") from error
+        raise LineError(f"invalid JSON at column {_not_utf8(raw) or f'{error.colno}: {error.msg}'}") from error
     fallback_id = None
     if isinstance(line, dict) and "error" in line:
         fallback_id, line = _of_error_line(line)
@@ -116,6 +116,19 @@ def parse_line(raw: bytes, reading: int = READING) -> Prompt:
     ):
         _refuse_what_cannot_be_sent(request)
     return Prompt(line_id, shape, request, carried, line)
+
+
+def _not_utf8(raw: bytes) -> str | None:
+    """Which column of a line is not UTF-8, and what helps; None: all of it is."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        column = len(raw[: error.start].decode()) + 1
+        return (
+            f"{column}: byte 0x{raw[error.start]:02x} is not UTF-8; a file in Latin-1 or cp1252 is converted by:"
+            " iconv -f CP1252 -t UTF-8 FILE"
+        )
+    return None
 
 
 def _of_error_line(line: dict[str, Any]) -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
+from batchrun.config import FOLDER_STATE
 from batchrun.errors import OutputError, StateError
 from batchrun.locks import is_held_here
 
@@ -240,6 +241,8 @@ def without_lost_log(path: Path, is_begun: Callable[[], bool]) -> Iterator[bool]
 def meant(path: Path, otherwise: str) -> str:
     """A hint for who has given another path than that of a state file."""
     beside = path.absolute().with_name(path.absolute().name + ".state")
+    if (path / FOLDER_STATE).exists():
+        return f"did you mean {path / FOLDER_STATE}?"
     return f"did you mean {path}.state?" if beside.exists() else otherwise
 
 

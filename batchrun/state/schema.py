@@ -15,6 +15,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from batchrun.config import FOLDER_STATE
 from batchrun.errors import OutputError, StateError
 from batchrun.folders import make_folder
 from batchrun.state.opening import (
@@ -114,7 +115,8 @@ def connect(path: Path, *, read_only: bool = False, tell: Tell | None = None) ->
     """
     if path.is_dir():
         raise StateError(
-            f"{path} is a folder, not a state file", meant(path, "that of a folder is beside it: <folder>.state")
+            f"{path} is a folder, not a state file",
+            meant(path, f"that of a folder of results is its {FOLDER_STATE}"),
         )
     if read_only and not path.exists():
         raise StateError(f"{path}: there is no such state file", "it is beside the results: <output>.state")

@@ -98,9 +98,24 @@ class Store(Database):
         return Path(os.path.normpath(self.path.parent / output.path))
 
     def sources(self) -> list[SourceRecord]:
-        """The inputs, in order."""
+        """The inputs, in order; where the state file was moved or copied, as they are seen from its new place."""
         sql = "SELECT source, path, origin, file, stamp, output FROM sources ORDER BY source"
-        return [self._with_copy(SourceRecord(*row)) for row in self.query(sql)]
+        sources = [SourceRecord(*row) for row in self.query(sql)]
+        found = [each._replace(origin=self.now_at(each.origin), file=self.now_at(each.file)) for each in sources]
+        return [self._with_copy(source) for source in found]
+
+    def now_at(self, name: str) -> str:
+        """Where an input is now that was known by an absolute path.
+
+        It is looked for from the state file first, as the two may have been moved together. What was within the state
+        file's folder is not looked for at its old place: there it is the original, where this is a copy.
+        """
+        was, now = self.get_setting("folder"), str(self.path.absolute().parent)
+        if not isinstance(was, str) or was == now or not os.path.isabs(name):  # noqa: PTH117
+            return name
+        way = os.path.relpath(name, was)
+        beside = os.path.normpath(os.path.join(now, way))  # noqa: PTH118
+        return name if way.startswith(os.pardir + os.sep) and not os.path.exists(beside) else beside  # noqa: PTH110
 
     def _with_copy(self, source: SourceRecord) -> SourceRecord:
         """With its copy beside this state file, wherever the two were when it was made."""
