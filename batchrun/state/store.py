@@ -74,6 +74,12 @@ class Store(Database):
             db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, dump(value)))
 
     @property
+    def reading(self) -> int:
+        """By which rules the run's lines become requests, see `prompts.shapes.READING`; 1 where none is kept."""
+        reading = self.get_setting("reading")
+        return reading if isinstance(reading, int) else 1
+
+    @property
     def token(self) -> str:
         """A word that only files of this run have in their names."""
         token = self.get_setting("token")
