@@ -28,8 +28,9 @@ _CHOICES = {
     "worker": ("auto", "smollm2", "echo"),
 }
 _UNSAID: dict[str, Any] = {
-    **dict.fromkeys(("connections", "run_limit", "status_limit", "halt", "canary", "limit", "sweep")),
+    **dict.fromkeys(("connections", "run_limit", "status_limit", "halt", "canary", "canary_allow", "limit", "sweep")),
     "low_priority": False,
+    "strict": False,
     "shard": None,
     "skip_invalid": False,
     "dedupe": False,

@@ -18,6 +18,7 @@ from batchrun.foreign import without_user
 
 UnconfirmedPolicy = Literal["resubmit", "hold"]
 InterruptPolicy = Literal["drain", "detach", "cancel"]
+CanaryAllows = Literal["length"]
 ResultFormat = Literal["openai", "batchrun"]
 FormatChoice = Literal["auto", "openai", "batchrun"]
 
@@ -280,6 +281,8 @@ class GuardOptions:
     halt: HaltOptions = field(default_factory=HaltOptions)
     canary: int = 0
     """`--canary N`: rows that must succeed before any other is submitted; 0: none."""
+    canary_allow: CanaryAllows | None = None
+    """`--canary-allow length`: answers that were cut off are whole enough for a canary; None: they are not."""
     price_per_hour: float | None = None
     """Of one worker, in dollars; None: the cost is not estimated."""
     max_cost: float | None = None
@@ -311,6 +314,8 @@ class RunOptions:
     """Only the first N rows; None: all."""
     shard: str | None = None
     """`I/N`: only the lines that fall to this shard; None: all of them."""
+    strict: bool = False
+    """`--strict`: what is probably a mistake in a line is one. Of this session alone: it is not kept."""
     skip_invalid: bool = False
     """`--skip-invalid`: lines that cannot be run fail as INVALID, instead of keeping the others from being run."""
     dedupe: bool = False
@@ -342,7 +347,7 @@ class RunOptions:
         The built-in endpoint has no base URL.
         """
         data = asdict(self)
-        del data["state"]
+        del data["state"], data["strict"]
         data["sweep"] = self.sweep.to_json()
         data["base_url"] = None if self.is_local else without_user(self.base_url)
         data["inputs"] = [name if name == "-" else str(Path(name).absolute()) for name in self.inputs]

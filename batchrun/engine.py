@@ -26,7 +26,7 @@ from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.failures import Failure
 from batchrun.state.records import Acceptance
-from batchrun.verdict import judge, part_of
+from batchrun.verdict import find_flaw, judge, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -173,7 +173,7 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """What the run looks like now."""
-        return self._tally.snapshot(self._clock(), self._scheduler, self._journal.tokens)
+        return self._tally.snapshot(self._clock(), self._scheduler, self._journal.said)
 
     async def _rounds(self) -> None:
         scheduler = self._scheduler
@@ -347,7 +347,8 @@ class Engine:
                 self._client.release(answer)
         status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
         delay_s, execution_s = (None if ms is None else ms / 1000 for ms in (answer.delay_ms, answer.execution_ms))
-        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled)
+        flaw = find_flaw(answer.output) if failure is None and self._scheduler.canary.is_out else None
+        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled, flaw)
 
     def _judge(self, answer: JobAnswer) -> Failure | None:
         return judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)

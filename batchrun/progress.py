@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 import orjson
 from tqdm import tqdm
 
-from batchrun.foreign import visible, visible_json
+from batchrun.foreign import clipped, columns_of, visible, visible_json
 from batchrun.printer import Printer
 from batchrun.results.cost import money
 from batchrun.results.summary import Observer, Snapshot, duration
@@ -88,6 +88,17 @@ class NullObserver:
 
     def end(self, snapshot: Snapshot) -> None:
         """Nothing."""
+
+
+class WarningObserver(NullObserver):
+    """Shows only what may be a mistake."""
+
+    def __init__(self, stream: TextIO | Printer) -> None:
+        self._printer = stream if isinstance(stream, Printer) else Printer(stream)
+
+    def warn(self, text: str) -> None:
+        """A line."""
+        self._printer.write(f"{visible(text)}\n")
 
 
 class BarObserver:
@@ -172,11 +183,17 @@ class JsonObserver:
     def __init__(self, printer: Printer) -> None:
         self._printer = printer
         self._next_s = 0.0
+        self._warnings: list[str] = []
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Event `begin`."""
+        """Event `begin`, and then what the lines have given rise to."""
         self._next_s = 0.0
         self._write({"event": "begin", **snapshot.to_json()})
+        self._flush()
+
+    def warn(self, text: str) -> None:
+        """Event `message`; not before the next other event, so that a run's first is its beginning."""
+        self._warnings.append(text)
 
     def update(self, snapshot: Snapshot) -> None:
         """Event `progress`, when the last is a second old."""
@@ -186,11 +203,16 @@ class JsonObserver:
 
     def message(self, text: str) -> None:
         """Event `message`."""
+        self._flush()
         self._write({"event": "message", "message": text})
 
     def end(self, snapshot: Snapshot) -> None:
         """Event `end`."""
         self._write({"event": "end", **snapshot.to_json()})
+
+    def _flush(self) -> None:
+        while self._warnings:
+            self._write({"event": "message", "message": self._warnings.pop(0)})
 
     def _write(self, event: dict[str, Any]) -> None:
         self._printer.write(visible_json(orjson.dumps(event), ascii_only=True) + "\n")
@@ -206,6 +228,7 @@ def _figures(snapshot: Snapshot) -> list[str]:
         parts.append(f"ETA {duration(s.eta_s)}")
     if s.failed:
         parts.append(f"{s.failed:,} failed")
+    parts += [f"{count:,} {name}" for name, count in s.answers]
     if s.cost is not None:
         projected = s.cost.most_projected
         parts.append(money(s.cost.most) + ("" if projected is None else f" of ~{money(projected)}"))
@@ -226,9 +249,9 @@ def _fitting(snapshot: Snapshot, columns: int) -> str:
     """
     text = f"{snapshot.done:,}/{snapshot.total:,}"
     for part in _figures(snapshot):
-        room = columns - len(text) - len(", ")
-        if len(part) <= room:
+        room = columns - columns_of(text) - len(", ")
+        if columns_of(part) <= room:
             text += f", {part}"
         elif part == visible(snapshot.note) and room >= _LEAST_NOTE_COLUMNS:
-            text += f", {part[: room - 1]}…"
+            text += f", {clipped(part, room)}"
     return text

@@ -46,12 +46,12 @@ MAY_IMPORT = {
     "preflight": {"config", "endpoint", "errors"},
     "accounts": ENGINE_LEVEL,
     "ordering": ENGINE_LEVEL,
-    "conversion": ENGINE_LEVEL | {"inputlines"},
-    "conclusion": ENGINE_LEVEL | {"checks", "journal", "engine", "accounts", "ordering", "__version__"},
+    "conversion": ENGINE_LEVEL | {"inputlines", "journal"},
+    "conclusion": ENGINE_LEVEL | {"checks", "conversion", "engine", "accounts", "ordering", "__version__"},
     "recovery": ENGINE_LEVEL | {"conclusion"},
     "repair": ENGINE_LEVEL | {"conclusion"},
     "notify": {"results", "errors", "config", "foreign", "endpoint.connections", "endpoint.proxies", "interrupts"},
-    "standing": ENGINE_LEVEL | {"accounts"},
+    "standing": ENGINE_LEVEL | {"accounts", "foreign"},
     "session": ENGINE_LEVEL
     | {"checks", "intake", "runs", "engine", "interrupts", "clock", "notify", "credentials", "local", "progress"}
     | {"asking", "feed", "preflight", "watching", "queued", "foreign", "consent", "repair", "streams"},

@@ -80,11 +80,11 @@ def find_hidden_error(output: Any) -> Any | None:
     legitimate data of some handler, so whoever calls this makes it switchable.
     """
     if isinstance(output, list) and output and all(isinstance(part, str) for part in output):
-        # A stream is cut into pieces at any byte, so events are whole only when the pieces are joined again.
-        return _error_event("".join(output))
+        return _streamed_error(output)
     for part in output if isinstance(output, list) else (output,):
         if isinstance(part, list):
             hidden = next((chunk for chunk in part if _is_error(chunk)), None)
+            hidden = hidden or _streamed_error([chunk for chunk in part if isinstance(chunk, str)])
         elif isinstance(part, str):
             hidden = _error_event(part)
         else:
@@ -317,6 +317,14 @@ def _only_labels(value: dict[Any, Any]) -> bool:
 def _is_error(part: Any) -> bool:
     return isinstance(part, dict) and bool(
         part.get("error") or part.get("object") == "error" or part.get("type") == "error"
+    )
+
+
+def _streamed_error(pieces: list[str]) -> Any | None:
+    # A stream is cut into pieces at any byte, so events are whole only when the pieces are joined again; but behind
+    # pieces of plain text an event begins with its own piece.
+    return _error_event("".join(pieces)) or _error_event(
+        "".join(f"\n{piece}" if piece.startswith(("data:", "event:")) else piece for piece in pieces)
     )
 
 

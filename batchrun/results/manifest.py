@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from batchrun.exactjson import dump
+from batchrun.foreign import on_one_line
 from batchrun.results.record import iso_time
 from batchrun.results.writer import write_whole, writing
 
@@ -129,4 +130,4 @@ def write_manifest(
         ],
         "summary": said,
     }
-    write_whole(path, [dump(data, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)], token=token)
+    write_whole(path, [on_one_line(dump(data, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))], token=token)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import orjson
 
+from batchrun.foreign import clipped
 from batchrun.results.cost import Cost, added, cost_lines
+from batchrun.results.text import MARK_NAMES, MARKS
 from batchrun.results.timeline import sparkline
 
 if TYPE_CHECKING:
@@ -58,11 +60,22 @@ class Snapshot:
     """What is in the way; empty when nothing is."""
     cost: Cost | None = None
     """None when no price was given."""
+    truncated: int = 0
+    """Rows that succeeded in this session by what there is to say of their answers, see `Summary`."""
+    empty: int = 0
+    filtered: int = 0
+    reasoning_only: int = 0
+    tool_calls: int = 0
 
     @property
     def done(self) -> int:
         """Rows that have ended."""
         return self.succeeded + self.failed + self.held
+
+    @property
+    def answers(self) -> list[tuple[str, int]]:
+        """What there is to say of the answers, by its name; what there is none of is left out."""
+        return _answers(self)
 
     @property
     def in_flight(self) -> int:
@@ -88,6 +101,10 @@ class Snapshot:
         }
 
 
+def _answers(counted: Snapshot | Summary) -> list[tuple[str, int]]:
+    return [(MARK_NAMES[mark], count) for mark in MARKS if (count := getattr(counted, mark))]
+
+
 def merged(parts: Mapping[str, Snapshot]) -> Snapshot:
     """The picture of a run from those of its endpoints, by their IDs."""
     if len(parts) == 1:
@@ -108,7 +125,7 @@ def merged(parts: Mapping[str, Snapshot]) -> Snapshot:
 
 _ADDED_UP = (
     *("total", "succeeded", "failed", "held", "pending", "waiting", "queued", "running", "retries", "unconfirmed"),
-    *("ended_in_session", "rows_per_s", "input_tokens", "output_tokens", "window"),
+    *("ended_in_session", "rows_per_s", "input_tokens", "output_tokens", "window", *MARKS),
 )
 
 
@@ -126,6 +143,11 @@ class Observer(Protocol):
 
     def end(self, snapshot: Snapshot) -> None:
         """The last that is said."""
+
+
+def warn(observer: Observer, text: str) -> None:
+    """Tell of what may be a mistake. It is seen without progress, too, unless nothing but errors is to be."""
+    getattr(observer, "warn", observer.message)(text)
 
 
 class Percentiles(NamedTuple):
@@ -173,7 +195,17 @@ class Summary:
     output_tokens: int | None = None
     """None when the worker reports none."""
     truncated: int = 0
-    """Rows whose text was cut off by max_tokens."""
+    """Rows of which a text was cut off, by max_tokens or the end of the context."""
+    context_full: int = 0
+    """Those of them that the end of the context has cut off, as far as is known."""
+    empty: int = 0
+    """Rows that succeeded without any text. Here and below a row is counted once."""
+    filtered: int = 0
+    """Rows whose answer a filter has taken away, or the model has refused."""
+    reasoning_only: int = 0
+    """Rows whose answer is the model's reasoning alone."""
+    tool_calls: int = 0
+    """Rows whose answer is a call of tools."""
     calls: dict[str, int] = field(default_factory=dict)
     """API calls by operation."""
     throttled: int = 0
@@ -217,6 +249,11 @@ class Summary:
             ("not run", self.not_run),
         ]
         return [(name, count) for name, count in counts if count]
+
+    @property
+    def answers(self) -> list[tuple[str, int]]:
+        """What there is to say of the answers of the rows that succeeded; what there is none of is left out."""
+        return _answers(self)
 
     def to_json(self) -> dict[str, Any]:
         """The summary as JSON values."""
@@ -274,7 +311,10 @@ def _headline(s: Summary) -> str:
 
 def _counts(s: Summary) -> list[str]:
     succeeded = [("succeeded", s.succeeded)] if s.succeeded else []
-    return [f"  {name:<12}{count:>12,}" for name, count in succeeded + s.rest]
+    lines = [f"  {name:<12}{count:>12,}" for name, count in succeeded + s.rest]
+    # Below the rows that succeeded: they are some of those.
+    lines[1:1] = [f"    {name:<14}{count:>8,}" for name, count in s.answers] if s.succeeded else []
+    return lines
 
 
 def _failures(s: Summary) -> list[str]:
@@ -284,7 +324,7 @@ def _failures(s: Summary) -> list[str]:
     for group in s.failures:
         example = " ".join(f"{group.example_id}: {group.example_message}".split())
         line = f"  {group.kind:<16}{group.rows:>8,}  {example}"
-        lines.append(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…")
+        lines.append(clipped(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…", WIDTH))
     return lines
 
 
@@ -341,8 +381,21 @@ def _next_steps(s: Summary) -> list[str]:
         steps += _after_failures(s, state)
     if s.held:
         steps += _wrapped(f"submit the {s.held:,} held rows, which may pay twice: --unconfirmed resubmit")
-    if s.truncated:
-        steps += _wrapped(f"{s.truncated:,} texts were cut off at max_tokens: raise it in a new run, with another -o")
+    return steps + _about_answers(s)
+
+
+def _about_answers(s: Summary) -> list[str]:
+    steps = []
+    at_limit = s.truncated - s.context_full
+    if at_limit > 0:
+        steps += _wrapped(f"{at_limit:,} texts were cut off at max_tokens: raise it in a new run, with another -o")
+    if s.context_full:
+        steps += _wrapped(
+            f"{s.context_full:,} texts were cut off where the model's context was full: shorten their prompts,"
+            " or serve the model with a larger max_model_len"
+        )
+    if without_text := s.empty + s.reasoning_only:
+        steps += _wrapped(f"{without_text:,} answers have no text: look at the `output` of their results")
     return steps
 
 

@@ -97,6 +97,7 @@ class Scheduler:
         self._gate = Gate(rng, metered=guards.price_per_hour is not None)
         self._backlog = Backlog(options.concurrency or MOST)
         self._settlement = Settlement(options, guards, self._backlog, rng)
+        self.canary = self._settlement.canary
         self._ending = Ending(self._settlement)
         self.meter = meter or WorkerMeter(WorkerTime())
         self._budget = Budget(
@@ -342,15 +343,14 @@ class Scheduler:
         if event.status == "CANCELLED" and (flight.cause is not None or flight.called_off):
             self._call_off(flight, now)
         elif event.failure is None:
-            self._settlement.succeed(flight, event.status, event.answer)
+            self._settlement.succeed(flight, event.status, event.answer, event.flaw)
         else:
             self._settlement.retry_or_fail(flight, event.status, event.failure, now, event.answer)
 
     def _poll_failed(self, event: ev.PollFailed, now: float) -> None:
         flight = self._asked(event.job)
-        error = event.error
-        self._trouble = error.message
-        match error:
+        self._trouble = event.error.message
+        match error := event.error:
             case NotFoundError():
                 self._status.succeed(now)
                 if (wait_s := flight.missed(now, is_sure=error.from_api)) > 0:

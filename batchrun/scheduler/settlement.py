@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from batchrun.config import GuardOptions, SchedulerOptions
     from batchrun.errors import CallError, StoppedError
     from batchrun.scheduler.backlog import Backlog
+    from batchrun.scheduler.events import Flaw
     from batchrun.scheduler.flight import Flight
 
 _RETRY_BASE_S = 2.0
@@ -40,18 +41,18 @@ class Settlement:
         self._backlog = backlog
         self._rng = rng
         self._breaker = Breaker(guards.halt)
-        self.canary = Canary(guards.canary)
+        self.canary = Canary(guards.canary, allow=guards.canary_allow)
         self.decided: list[cmd.Command] = []
         """What is to be written down."""
         self.stop: StoppedError | None = None
         """Why the run should stop; None: it should not."""
 
-    def succeed(self, flight: Flight, status: str, answer: object) -> None:
+    def succeed(self, flight: Flight, status: str, answer: object, flaw: Flaw | None = None) -> None:
         """The job has a result."""
         row = flight.row
         row.move(Move.SUCCEED)
         self.decided.append(cmd.Finish(flight.job, row.row, status, None, row.attempts, row.unconfirmed, answer))
-        self._ended(row.row, failed=False)
+        self._ended(row.row, failed=False, flaw=flaw)
 
     def retry_or_fail(self, flight: Flight, status: str, failure: Failure, now: float, answer: object = None) -> None:
         """The job has failed."""
@@ -105,8 +106,8 @@ class Settlement:
         self._backlog.put_back(row, now + wait_s, flight.job)
         self.decided.append(cmd.Requeue(flight.job, row.row, status, failure, row.retries, row.unconfirmed, answer))
 
-    def _ended(self, row: int, *, failed: bool) -> None:
-        self._stop(self.canary.ended(row, failed=failed))
+    def _ended(self, row: int, *, failed: bool, flaw: Flaw | None = None) -> None:
+        self._stop(self.canary.ended(row, failed=failed, flaw=flaw))
         self._stop(self._breaker.ended(failed=failed))
 
     def _stop(self, error: StoppedError | None) -> None:

@@ -86,12 +86,13 @@ def is_shared_id(store: Store, row_id: str) -> bool:
     return bool(store.query(sql, (row_id, row_id + _MARK, row_id + chr(ord(_MARK) + 1)))[0][0] > 1)
 
 
-def count_shared_ids(store: Store) -> int:
-    """How many ids belong to several rows that have succeeded."""
+def count_shared_ids(store: Store, *, with_errors: bool = False) -> int:
+    """How many ids belong to several rows that have succeeded; or that have failed or are held, too."""
     if not has_shared_ids(store):
         return 0
-    sql = f"SELECT count(*) FROM (SELECT 1 FROM rows WHERE state = 3 GROUP BY {_PUBLIC} HAVING count(*) > 1)"
-    return int(store.query(sql)[0][0])
+    states = "3, 4, 5" if with_errors else "3"
+    sql = f"SELECT 1 FROM rows WHERE state IN ({states}) GROUP BY {_PUBLIC} HAVING count(*) > 1"
+    return int(store.query(f"SELECT count(*) FROM ({sql})")[0][0])
 
 
 def stored_ids(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.errors import OutputError, StateError
-from batchrun.exactjson import dump, load
 from batchrun.scheduler.states import RowState
 from batchrun.state.database import Database
 from batchrun.state.naming import public_id
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from batchrun.state.opening import Tell
 
 _COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed, variant, same_as"
+_HELD = "no answer to its submission: the job may exist, and cost money; it is held"
 ALL = Share()
 _WIDTH = len(RowRecord._fields)
 
@@ -62,25 +62,6 @@ class Store(Database):
                 f"put {with_log(self.path)} back, then run the same command; without it, start a new run with another"
                 " --output",
             )
-
-    def get_setting(self, name: str) -> object:
-        """A setting's JSON value; None when there is none."""
-        rows = self.query("SELECT value FROM settings WHERE name = ?", (name,))
-        return load(rows[0][0]) if rows else None
-
-    def set_setting(self, name: str, value: object) -> None:
-        """Keep a JSON value under a name."""
-        with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, dump(value)))
-
-    @property
-    def token(self) -> str:
-        """A word that only files of this run have in their names."""
-        token = self.get_setting("token")
-        if not isinstance(token, str):
-            token = os.urandom(4).hex()
-            self.set_setting("token", token)
-        return token
 
     # What a session starts from
 
@@ -284,22 +265,33 @@ class Store(Database):
         """The run's counters over all sessions."""
         return dict(self.query("SELECT name, value FROM counters WHERE name NOT IN (?, ?)", (COMMITS, AT_CHECKPOINT)))
 
-    def failures(self, output: int) -> Iterator[tuple[RowRecord, FailureRecord, FailedJob]]:
-        """The failed rows of an output in input order, each with its failure and its last job."""
+    def failures(
+        self, output: int | None = None, *, with_held: bool = False
+    ) -> Iterator[tuple[RowRecord, FailureRecord, FailedJob]]:
+        """The failed rows in input order, each with its failure and its last job.
+
+        Args:
+            output: Only those of this results file, in the order of the rows; None: all.
+            with_held: Those that are held, too; then all rows are looked through.
+        """
         columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
         sql = (
-            f"SELECT {columns}, f.*, j.remote_id, j.submitted_ms, l.id, p.output FROM rows r"
-            " JOIN failures f ON f.row = r.row"
+            f"SELECT {columns}, r.row, coalesce(f.status, 'UNCONFIRMED'), coalesce(f.kind, 'unconfirmed'),"
+            f" coalesce(f.message, '{_HELD}'), coalesce(f.raw, ''), f.worker_id, f.completed_ms,"
+            " j.remote_id, j.submitted_ms, l.id, p.output, j.delay_ms, j.execution_ms"
+            f" FROM rows r {'LEFT' if with_held else ''} JOIN failures f ON f.row = r.row AND r.state = 4"
             " JOIN sources s ON s.source = r.source LEFT JOIN jobs j ON j.job = r.job"
             " LEFT JOIN parts p ON p.job = r.job"
             " LEFT JOIN rows l ON l.row = j.row AND l.row <> r.row"
-            " WHERE r.state = 4 AND s.output = ? ORDER BY r.row"
+            f" WHERE (f.row IS NOT NULL {'OR r.state = 5' if with_held else ''})"
+            f" {'' if output is None else 'AND s.output = ?'} ORDER BY"
+            f" {'r.source, r.line, r.row' if output is None else 'r.row'}"
         )
-        for row in self.each(sql, (output,)):
-            failed = FailedJob(*row[-4:])
+        for row in self.each(sql, () if output is None else (output,)):
+            failed = FailedJob(*row[-6:])
             if failed.same_as is not None:
                 failed = failed._replace(same_as=public_id(failed.same_as))
-            yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-4]), failed
+            yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-6]), failed
 
     def submission(self, job: int) -> tuple[str | None, int | None]:
         """A job's ID, and when it was submitted in UTC epoch milliseconds; None: not known."""
