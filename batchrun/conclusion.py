@@ -81,7 +81,7 @@ class Conclusion:
         try:
             errors = self._write_errors()
             if self._options.ordered and outcome.kind == "finished":
-                order_results(self._store.path)
+                order_results(self._store.path, self._store.token)
         except StoppedError as failed:
             error = error or failed
         try:
