@@ -30,6 +30,7 @@ _CHOICES = {
 _UNSAID: dict[str, Any] = {
     **dict.fromkeys(("connections", "run_limit", "status_limit", "halt", "canary", "canary_allow", "limit", "sweep")),
     "low_priority": False,
+    "strict": False,
     "shard": None,
     "skip_invalid": False,
     "dedupe": False,

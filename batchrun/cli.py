@@ -23,6 +23,7 @@ from batchrun.options import (
     KEY_OPTIONS,
     LOCAL_OPTIONS,
     NOTIFY_OPTIONS,
+    REQUEST_OPTIONS,
     RETRY_OPTIONS,
     RUN_OPTIONS,
     SERVE_OPTIONS,
@@ -33,7 +34,7 @@ from batchrun.options import (
 from batchrun.output import echo, make_observer, say, show_ending, show_summary, show_total
 from batchrun.printer import printing_stderr
 from batchrun.streams import stdin_bytes, stdout_bytes, take_over
-from batchrun.values import PATH, STATE
+from batchrun.values import PATH, STATE, Command
 
 if TYPE_CHECKING:
     from batchrun.config import ResultFormat, RunOptions
@@ -61,6 +62,8 @@ _COLLECT_EVERY = 20_000
 
 class _Group(click.Group):
     """Turns errors into a message, a hint and an exit code, in one place; nothing waits for stderr."""
+
+    command_class = Command
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command; see click's. Wrong usage is told as any other error of a user."""
@@ -370,30 +373,38 @@ def report(state: Path, *, as_json: bool, html: Path | None) -> None:
 
 @main.command(context_settings=_ENVIRONMENT)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@with_options(REQUEST_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
+def check(inputs: tuple[str, ...], *, as_json: bool, **given: Any) -> None:
     """Say what is wrong with each line of INPUT..., or sum the inputs up.
+
+    With the options of `run` that decide what is sent, it says what becomes of each field under them.
 
     \b
     Examples:
       batchrun check prompts.jsonl
+      batchrun check prompts.jsonl --chat --default max_tokens=256 --strict
       batchrun check shards/ --json
     """
     import orjson
 
+    from batchrun.parameters import refuse_wrong_parameters, request_options
     from batchrun.paths import refuse_unspeakable
     from batchrun.prompts import check as checking
     from batchrun.prompts.sources import find_sources
 
+    request, sweep = request_options(given)
+    refuse_wrong_parameters(given)
+
     sources = find_sources(inputs, tell=lambda text: click.echo(text, err=True))
     for source in sources:
         refuse_unspeakable(Path(source.path))
-    report = checking.inspect(sources, stdin=stdin_bytes())
+    report = checking.inspect(sources, stdin=stdin_bytes(), request=request, sweep=sweep, strict=given["strict"])
     if as_json:
         echo(orjson.dumps(checking.to_json(report), option=orjson.OPT_INDENT_2))
     else:
         echo(checking.render(report), nl=False)
-    sys.exit(2 if report.problem_count else 0)
+    sys.exit(0 if report.is_good else 2)
 
 
 @main.command(context_settings=_ENVIRONMENT)

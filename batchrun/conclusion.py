@@ -65,7 +65,7 @@ class Conclusion:
         self._session_s = session_s
         self._sources = sources
         self._reader = reader
-        self._sweep = Sweep(options.sweep)
+        self._sweep = Sweep(options.sweep, reader.reading)
 
     def conclude(self, outcome: Outcome, now: float) -> Summary:
         """Write what is to be written, close the session, and sum up.

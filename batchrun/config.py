@@ -314,6 +314,8 @@ class RunOptions:
     """Only the first N rows; None: all."""
     shard: str | None = None
     """`I/N`: only the lines that fall to this shard; None: all of them."""
+    strict: bool = False
+    """`--strict`: what is probably a mistake in a line is one. Of this session alone: it is not kept."""
     skip_invalid: bool = False
     """`--skip-invalid`: lines that cannot be run fail as INVALID, instead of keeping the others from being run."""
     dedupe: bool = False
@@ -345,7 +347,7 @@ class RunOptions:
         The built-in endpoint has no base URL.
         """
         data = asdict(self)
-        del data["state"]
+        del data["state"], data["strict"]
         data["sweep"] = self.sweep.to_json()
         data["base_url"] = None if self.is_local else without_user(self.base_url)
         data["inputs"] = [name if name == "-" else str(Path(name).absolute()) for name in self.inputs]

@@ -106,9 +106,10 @@ class Conversion:
         self._run_form = options.format if options else "batchrun"
         self._endpoint = options.endpoint if options else ""
         self._request = options.request if options else RequestOptions()
-        self._sweep = Sweep(options.sweep if options else SweepOptions())
+        self._sweep = Sweep(options.sweep if options else SweepOptions(), self._store.reading)
         self._sources = {source.source: source for source in sources}
-        self._reader = LineReader({source.source: Path(source.file) for source in sources}, missing_ok=True)
+        files = {source.source: Path(source.file) for source in sources}
+        self._reader = LineReader(files, missing_ok=True, reading=self._store.reading)
 
     def __enter__(self) -> Self:
         return self

@@ -88,6 +88,7 @@ class Spool:
         size_bytes = path.stat().st_size
         self._file = ResultsFile(path, size_bytes)
         self._arrivals = Arrivals(store, source, size_bytes)
+        self._reading = store.reading
         self.added = 0
         """How many of the last lines were new."""
 
@@ -116,11 +117,11 @@ class Spool:
             self._file.append([lines[index] + b"\n" for index in new])
             self._file.sync()
 
-        return self._arrivals.add([_arrival(line) for line in lines], append)
+        return self._arrivals.add([_arrival(line, self._reading) for line in lines], append)
 
 
-def _arrival(line: bytes) -> Arrival:
-    prompt = parse_line(line)
+def _arrival(line: bytes, reading: int) -> Arrival:
+    prompt = parse_line(line, reading)
     row_id, known = known_by(prompt, line)
     return Arrival(row_id, prompt.id is None, len(line), known)
 

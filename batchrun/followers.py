@@ -145,7 +145,7 @@ class Followers:
     def _line(self, row: RowRecord, answer: Mapping[str, Any]) -> bytes:
         raw = self._reader.read(row.source, row.offset, row.length)
         # A line that has changed since it was taken in carries nothing, and asks for nothing that is known.
-        prompt = parse_line(raw) if is_written_so(raw, row.digest) else None
+        prompt = parse_line(raw, self._reader.reading) if is_written_so(raw, row.digest) else None
 
         def asked() -> Asked:
             if prompt is None or self._request is None:

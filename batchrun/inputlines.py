@@ -50,7 +50,7 @@ def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineCha
     if not is_written_so(raw, row.digest):
         return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
     try:
-        return parse_line(raw)
+        return parse_line(raw, reader.reading)
     except LineError as error:
         return InvalidLineError(error.message, raw)
 
@@ -60,10 +60,12 @@ class InputLines:
 
     Args:
         add: Told of each problem: its kind, and where it is.
+        reading: By which rules the lines became requests.
     """
 
-    def __init__(self, add: Callable[[str, str], None]) -> None:
+    def __init__(self, add: Callable[[str, str], None], reading: int) -> None:
         self._add = add
+        self._reading = reading
         self._source: int | None = None
         self._reader: LineReader | None = None
         self.missing: set[int] = set()
@@ -146,10 +148,10 @@ class InputLines:
         for line in _lines(source):
             written, asked = line_digest(line.raw), b""
             if written not in names:
-                asked = parts(_known_by(line.raw) or b"")[1]
+                asked = parts(_known_by(line.raw, self._reading) or b"")[1]
             name = names.get(written, asked)
             counts[name] -= size
-            if counts[name] < 0 and (shard is None or _falls_to(shard, line.raw)):
+            if counts[name] < 0 and (shard is None or _falls_to(shard, line.raw, self._reading)):
                 yield line.number
 
     def _written_in(self, source: SourceRecord) -> set[bytes]:
@@ -168,7 +170,7 @@ class InputLines:
             self._asked = {}
             with suppress(InputError):  # which has been told
                 for line in _lines(source):
-                    if known := _known_by(line.raw):
+                    if known := _known_by(line.raw, self._reading):
                         _, asked, carried = parts(known)
                         self._asked.setdefault(asked, set()).add(carried)
         return self._asked
@@ -194,17 +196,17 @@ def _lines(source: SourceRecord) -> Iterator[RawLine]:
     return iter_source(Source(source.file, SourceKind.FILE), stdin_bytes())
 
 
-def _known_by(raw: bytes) -> bytes | None:
+def _known_by(raw: bytes, reading: int) -> bytes | None:
     """By what a line is known; None where it is not valid."""
     try:
-        return known_by(parse_line(raw), raw)[1]
+        return known_by(parse_line(raw, reading), raw)[1]
     except LineError:
         return None
 
 
-def _falls_to(shard: Shard, raw: bytes) -> bool:
+def _falls_to(shard: Shard, raw: bytes, reading: int) -> bool:
     try:
-        prompt = parse_line(raw)
+        prompt = parse_line(raw, reading)
     except LineError:
         return True
     return shard.holds(prompt.id or derived_id(prompt))

@@ -12,22 +12,26 @@ import os
 import re
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from batchrun.config import RunOptions
 from batchrun.copies import is_piped, link_stdin, make_copy, remove_copies
-from batchrun.errors import InputError, UsageError
+from batchrun.errors import BatchrunError, InputError, UsageError
+from batchrun.prompts.fields import Fields
 from batchrun.prompts.identity import derived_id, known_by, line_digest, parts, request_key
-from batchrun.prompts.shapes import LineError, Prompt, Shape, build_request, parse_line
+from batchrun.prompts.shapes import READING, LineError, Prompt, Shape, build_request, parse_line
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sources import STDIN, Source, SourceKind, find_sources, iter_source
 from batchrun.prompts.sweep import ENDPOINT, MAX_ROWS, REPEAT, Sweep
 from batchrun.results.manifest import digest_file
+from batchrun.results.summary import warn
 from batchrun.results.writer import cut_torn_line
 from batchrun.state.intake import Merged, StagedLine, merge, stage
 from batchrun.state.records import OutputRecord, SourceRecord
+from batchrun.state.store import Store
 from batchrun.streams import stdin_bytes
 
 if TYPE_CHECKING:
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
     from batchrun.config import FormatChoice
     from batchrun.prompts.lines import RawLine
     from batchrun.results.summary import Observer
-    from batchrun.state.store import Store
 
 _PROBLEMS_SHOWN = 10
 _NUMBER = re.compile(r"\d[\d,]*")
@@ -62,6 +65,8 @@ def take_in(
     """
     before = store.sources()
     made: list[Path] = []
+    if not before:
+        store.set_setting("reading", READING)
     try:
         outputs = _number_outputs(store, output_paths(options, sources))
         known = {record.origin: record for record in before}
@@ -109,22 +114,33 @@ def _merge(
     is_new: bool,
 ) -> Merged:
     problems = _Problems()
-    sweep = Sweep(options.sweep)
+    sweep = Sweep(options.sweep, store.reading)
     shard = None if options.shard is None else Shard.parse(options.shard)
     # A shard knows the whole input, so that all of them together can be proven to be whole.
     limit = options.limit if is_new and not shard else None
     whole_input = LineSum()
     if sweep:
         _refuse_too_many(records, sweep, shard.count if shard else 1, options.limit)
-    key_of = RequestKeys(options) if options.dedupe else None
+    key_of = RequestKeys(options, store.reading) if options.dedupe else None
     shapes: set[Shape] = set()
+    fields = Fields(options.request, sweep)
     lines = _staged_lines(
-        records, problems, shapes, observer, sweep=sweep, key_of=key_of, limit=limit, skip_invalid=options.skip_invalid
+        records,
+        problems,
+        shapes,
+        fields,
+        observer,
+        sweep=sweep,
+        key_of=key_of,
+        limit=limit,
+        skip_invalid=options.skip_invalid,
+        reading=store.reading,
     )
     stage(store, lines if shard is None else _fallen_to(shard, lines, whole_input))
     if problems.count and not options.skip_invalid:
         look = "batchrun check " + " ".join(options.inputs)
         raise InputError(str(problems), f"fix the lines ({look} names all of them), or run the others: --skip-invalid")
+    fields.tell_all(partial(warn, observer), strict=options.strict)
     merged = merge(
         store,
         records,
@@ -263,27 +279,46 @@ def _stamp(path: Path) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
 
 
-def preview(options: RunOptions, stdin: BinaryIO, observer: Observer) -> Iterator[Prompt]:
-    """The prompts of the inputs in order, each as all of its variants, up to the limit, read without a state file.
+def preview(options: RunOptions, stdin: BinaryIO, observer: Observer, fields: Fields) -> Iterator[Prompt]:
+    """The prompts of the inputs in order, each as all of its variants, up to the limit; nothing is kept.
+
+    Args:
+        options: The run's options.
+        stdin: What `-` is read from.
+        observer: Told what a person should know.
+        fields: Collects what becomes of the lines' fields.
 
     Raises:
         InputError: an input or a line of it is wrong.
     """
     shard = None if options.shard is None else Shard.parse(options.shard)
     sources = find_sources(options.inputs, tell=observer.message)
+    reading = READING
+    if options.state.is_file():
+        with suppress(BatchrunError), Store(options.state, read_only=True) as store:
+            reading = store.reading if store.sources() else READING
     tell = observer.message if options.skip_invalid else None
-    return islice(_previewed(sources, Sweep(options.sweep), shard, stdin, tell), options.limit)
+    sweep = Sweep(options.sweep, reading)
+    return islice(_previewed(sources, sweep, shard, stdin, tell, fields=fields, reading=reading), options.limit)
 
 
 def _previewed(
-    sources: Sequence[Source], sweep: Sweep, shard: Shard | None, stdin: BinaryIO, tell: Callable[[str], None] | None
+    sources: Sequence[Source],
+    sweep: Sweep,
+    shard: Shard | None,
+    stdin: BinaryIO,
+    tell: Callable[[str], None] | None,
+    *,
+    fields: Fields,
+    reading: int,
 ) -> Iterator[Prompt]:
     for source in sources:
         for line in iter_source(source, stdin):
             try:
-                prompt = parse_line(line.raw)
+                prompt = parse_line(line.raw, reading)
                 if shard is not None and not shard.holds(prompt.id or derived_id(prompt)):
                     continue
+                fields.add(prompt, source.path, line.number)
                 yield from (sweep.apply(prompt, number) for number in range(sweep.size))
             except LineError as error:
                 told = f"{source.path}:{line.number}: {error.message}"
@@ -305,11 +340,12 @@ class RequestKeys:
 
     Args:
         options: The run's options.
+        reading: By which rules its lines become requests.
     """
 
-    def __init__(self, options: RunOptions) -> None:
+    def __init__(self, options: RunOptions, reading: int = READING) -> None:
         self._options = options.request
-        self._sweep = Sweep(options.sweep)
+        self._sweep = Sweep(options.sweep, reading)
 
     def __call__(self, prompt: Prompt, variant: int) -> bytes:
         """16 bytes for a line as one of its variants: of its request, and of the endpoint and sample that it is for."""
@@ -363,19 +399,22 @@ def _staged_lines(
     sources: Sequence[SourceRecord],
     problems: _Problems,
     shapes: set[Shape],
+    fields: Fields,
     observer: Observer,
     *,
     sweep: Sweep,
     key_of: RequestKeys | None,
     limit: int | None,
     skip_invalid: bool,
+    reading: int,
 ) -> Iterator[StagedLine]:
     plain = islice(_plain_lines(sources), None if limit is None else -(-limit // sweep.size))
+    shape = None
     for count, (source, line) in enumerate(plain, 1):
         if count % _PROGRESS_EVERY_LINES == 0:
             observer.message(f"reading: {count:,} lines so far")
         try:
-            prompt = parse_line(line.raw)
+            prompt = parse_line(line.raw, reading)
             if sweep:
                 sweep.apply(prompt, 0)
         except LineError as error:
@@ -383,7 +422,10 @@ def _staged_lines(
             if skip_invalid:
                 yield _invalid(source, line, error.message)
             continue
-        shapes.add(prompt.shape)
+        if prompt.shape is not shape:
+            shape = prompt.shape
+            shapes.add(shape)
+        fields.add(prompt, source.path, line.number)
         line_id, known = known_by(prompt, line.raw)
         staged = StagedLine(line_id, prompt.id is None, source.source, line.number, line.offset, len(line.raw), known)
         if not sweep:

@@ -132,7 +132,7 @@ class Journal:
         self._jobs: dict[int, tuple[str, int]] = {}
         self._sent: dict[int, _Sent] = {}
         self._last_row = 0
-        self._sweep = Sweep(options.sweep)
+        self._sweep = Sweep(options.sweep, reader.reading)
         self._is_openai = options.format == "openai"
         self.said = Said()
 

@@ -177,6 +177,49 @@ def _config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> P
     return path
 
 
+REQUEST_OPTIONS = [
+    click.option(
+        "--set",
+        "override",
+        multiple=True,
+        callback=key_values,
+        metavar="KEY=VALUE",
+        help="A sampling parameter for every line, winning over the line's own; repeatable.",
+    ),
+    click.option(
+        "--default",
+        "default",
+        multiple=True,
+        callback=key_values,
+        metavar="KEY=VALUE",
+        help="A sampling parameter for lines that have none of that name; repeatable.",
+    ),
+    click.option(
+        "--sweep",
+        multiple=True,
+        callback=sweeps,
+        metavar="KEY=V1,V2,...",
+        help="Run every line with each of these values; several: with all of their combinations. KEY is a sampling"
+        " parameter, endpoint, body.FIELD of an OpenAI line, or input.FIELD of an `input` object.",
+    ),
+    click.option(
+        "--repeat",
+        type=Number("repeat"),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Samples of every line, or of each combination of a sweep; each with a seed of its own.",
+    ),
+    click.option("--chat", is_flag=True, help="Send `prompt` lines as chat messages."),
+    click.option("--system", metavar="TEXT", help="A system message for lines that have none; implies --chat."),
+    click.option(
+        "--strict",
+        is_flag=True,
+        help="Send nothing when a field of a line is probably a mistake: what is a warning otherwise.",
+    ),
+]
+"""How a line becomes its requests."""
+
 RUN_OPTIONS = [
     click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
     click.option(
@@ -274,38 +317,7 @@ RUN_OPTIONS = [
         help="Seconds that a job may live, queue included. [default: Runpod's, 86400]",
     ),
     click.option("--low-priority", is_flag=True, help="The jobs do not make the endpoint scale up."),
-    click.option(
-        "--set",
-        "override",
-        multiple=True,
-        callback=key_values,
-        metavar="KEY=VALUE",
-        help="A sampling parameter for every line, winning over the line's own; repeatable.",
-    ),
-    click.option(
-        "--default",
-        "default",
-        multiple=True,
-        callback=key_values,
-        metavar="KEY=VALUE",
-        help="A sampling parameter for lines that have none of that name; repeatable.",
-    ),
-    click.option(
-        "--sweep",
-        multiple=True,
-        callback=sweeps,
-        metavar="KEY=V1,V2,...",
-        help="Run every line with each of these values; several: with all of their combinations. KEY is a sampling"
-        " parameter, endpoint, body.FIELD of an OpenAI line, or input.FIELD of an `input` object.",
-    ),
-    click.option(
-        "--repeat",
-        type=Number("repeat"),
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Samples of every line, or of each combination of a sweep; each with a seed of its own.",
-    ),
+    *REQUEST_OPTIONS,
     click.option(
         "--dedupe",
         is_flag=True,
@@ -316,8 +328,6 @@ RUN_OPTIONS = [
         is_flag=True,
         help="Run the good lines although others are wrong: these go to the error file as INVALID (exit code 3).",
     ),
-    click.option("--chat", is_flag=True, help="Send `prompt` lines as chat messages."),
-    click.option("--system", metavar="TEXT", help="A system message for lines that have none; implies --chat."),
     click.option(
         "--run-limit",
         type=Number("run_limit"),

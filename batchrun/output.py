@@ -82,6 +82,8 @@ def make_observer(given: dict[str, Any], api_key: str | None = None) -> Observer
     from batchrun import progress
 
     observer = progress.make_observer("none" if given["quiet"] else given["progress"], sys.stderr)
+    if given["progress"] == "none" and not given["quiet"]:
+        observer = progress.WarningObserver(sys.stderr)
     file = _log_file(given["log_file"])
     if given["verbose"] or file is not None:
         from batchrun.endpoint.proxies import environment_proxies

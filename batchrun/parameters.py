@@ -21,7 +21,7 @@ from batchrun.foreign import without_user
 from batchrun.intake import results_name
 from batchrun.paths import behind_links, look_at
 from batchrun.prompts.shard import Shard
-from batchrun.prompts.sweep import Sweep
+from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
 
 if TYPE_CHECKING:
     import os
@@ -36,10 +36,8 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
     Raises:
         UsageError: the options do not go together.
     """
-    for option, value in (("--set", given["override"]), ("--default", given["default"]), ("--sweep", given["sweep"])):
-        _refuse_unsendable(option, value)
     inputs: tuple[str, ...] = given["inputs"]
-    sweep = _sweep_options(given)
+    request, sweep = request_options(given)
     endpoint = _endpoint(given["endpoint"], sweep)
     is_local = endpoint == config.LOCAL_ENDPOINT
     shard = None if given["shard"] is None else Shard.parse(given["shard"])
@@ -58,19 +56,17 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         )
     if not is_local:
         refuse_plain_http(given["base_url"], insecure_http=given["insecure_http"])
-    for name, parameters in (("--set", given["override"]), ("--default", given["default"])):
-        if parameters.get("stream"):
-            raise UsageError(f"{name} stream: it is of no use in a batch", "take it out")
-    if not (given["system"] or "").isascii() and any("\ud800" <= char <= "\udfff" for char in given["system"]):
-        raise UsageError("--system is no valid UTF-8", "check the terminal's encoding")
+    state = _state(given["state"], output, is_folder=is_folder)
+    if not state.is_file():  # what a run was begun with is asked for again, whatever became known since
+        refuse_wrong_parameters(given)
     return config.RunOptions(
         inputs=inputs,
         endpoint=endpoint,
         base_url=base_url.rstrip("/"),
         output=output,
         output_is_folder=is_folder,
-        state=_state(given["state"], output, is_folder=is_folder),
-        request=config.RequestOptions(given["override"], given["default"], given["chat"], given["system"]),
+        state=state,
+        request=request,
         sweep=sweep,
         policy=config.JobPolicy(given["execution_timeout"], given["ttl"], given["low_priority"]),
         scheduler=config.SchedulerOptions(
@@ -83,6 +79,7 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         guards=guards(given, config.GuardOptions()),
         limit=given["limit"],
         shard=None if shard is None else str(shard),
+        strict=given["strict"],
         skip_invalid=given["skip_invalid"],
         dedupe=given["dedupe"],
         format=given["format"],
@@ -91,6 +88,45 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         timeout_s=given["request_timeout"],
         memory_bytes=given["memory"],
     )
+
+
+def request_options(given: dict[str, Any]) -> tuple[config.RequestOptions, config.SweepOptions]:
+    """How a line becomes its requests.
+
+    Raises:
+        UsageError: the options do not go together, or cannot be sent.
+    """
+    for option, value in (("--set", given["override"]), ("--default", given["default"]), ("--sweep", given["sweep"])):
+        _refuse_unsendable(option, value)
+    sweep = _sweep_options(given)
+    own = {}
+    for name in ("override", "default"):
+        own[name] = {key.removeprefix(_UNCHECKED): value for key, value in given[name].items()}
+        if own[name].get("stream"):
+            option = "--set" if name == "override" else "--default"
+            raise UsageError(f"{option} stream: it is of no use in a batch", "take it out")
+    if not (given["system"] or "").isascii() and any("\ud800" <= char <= "\udfff" for char in given["system"]):
+        raise UsageError("--system is no valid UTF-8", "check the terminal's encoding")
+    return config.RequestOptions(own["override"], own["default"], given["chat"], given["system"]), sweep
+
+
+_UNCHECKED = "sampling_params."
+"""In front of a parameter that is sent although vLLM, as it is known here, has none of that name."""
+
+
+def refuse_wrong_parameters(given: dict[str, Any]) -> None:
+    """Refuse parameters for every line that vLLM would ignore or refuse.
+
+    Raises:
+        UsageError: there is none of that name, or its value is of another type.
+    """
+    for option, name in (("--set", "override"), ("--default", "default")):
+        for key, value in given[name].items():
+            if not key.startswith(_UNCHECKED) and key != "stream":
+                refuse_wrong_parameter(option, key, value)
+    for key, values in given["sweep"]:
+        for value in values if "." not in key and key != ENDPOINT else ():
+            refuse_wrong_parameter("--sweep", key, value)
 
 
 def _endpoint(given: str | None, sweep: config.SweepOptions) -> str:

@@ -90,6 +90,17 @@ class NullObserver:
         """Nothing."""
 
 
+class WarningObserver(NullObserver):
+    """Shows only what may be a mistake."""
+
+    def __init__(self, stream: TextIO | Printer) -> None:
+        self._printer = stream if isinstance(stream, Printer) else Printer(stream)
+
+    def warn(self, text: str) -> None:
+        """A line."""
+        self._printer.write(f"{visible(text)}\n")
+
+
 class BarObserver:
     """A bar on a terminal; messages scroll above it."""
 
@@ -172,11 +183,17 @@ class JsonObserver:
     def __init__(self, printer: Printer) -> None:
         self._printer = printer
         self._next_s = 0.0
+        self._warnings: list[str] = []
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Event `begin`."""
+        """Event `begin`, and then what the lines have given rise to."""
         self._next_s = 0.0
         self._write({"event": "begin", **snapshot.to_json()})
+        self._flush()
+
+    def warn(self, text: str) -> None:
+        """Event `message`; not before the next other event, so that a run's first is its beginning."""
+        self._warnings.append(text)
 
     def update(self, snapshot: Snapshot) -> None:
         """Event `progress`, when the last is a second old."""
@@ -186,11 +203,16 @@ class JsonObserver:
 
     def message(self, text: str) -> None:
         """Event `message`."""
+        self._flush()
         self._write({"event": "message", "message": text})
 
     def end(self, snapshot: Snapshot) -> None:
         """Event `end`."""
         self._write({"event": "end", **snapshot.to_json()})
+
+    def _flush(self) -> None:
+        while self._warnings:
+            self._write({"event": "message", "message": self._warnings.pop(0)})
 
     def _write(self, event: dict[str, Any]) -> None:
         self._printer.write(visible_json(orjson.dumps(event), ascii_only=True) + "\n")

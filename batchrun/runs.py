@@ -186,7 +186,7 @@ class Run:
         stack = self._stack
         self._sources = {source.source: source for source in self.store.sources()}
         files = {number: Path(source.file) for number, source in self._sources.items()}
-        self._reader = stack.enter_context(LineReader(files, missing_ok=missing_ok))
+        self._reader = stack.enter_context(LineReader(files, missing_ok=missing_ok, reading=self.store.reading))
         for path in self._reader.missing:
             self._observer.message(f"{path} is gone: results that are collected now do not carry its lines' own fields")
         self._results = ResultsFiles()
@@ -349,7 +349,7 @@ class Run:
             (results_path(self.store, output), output.committed_bytes),
             sources=self._sources,
             reader=self._reader,
-            sweep=Sweep(self.options.sweep),
+            sweep=Sweep(self.options.sweep, self.store.reading),
             endpoint=self.options.endpoint,
         )
 
@@ -396,7 +396,7 @@ class Run:
             self.store,
             sources=self._sources,
             reader=self._reader,
-            sweep=Sweep(self.options.sweep),
+            sweep=Sweep(self.options.sweep, self.store.reading),
             results=self._results,
             request=self.options.request if self.options.format == "openai" else None,
         )

@@ -29,9 +29,11 @@ from batchrun.intake import RequestKeys, preview
 from batchrun.interrupts import Leaving, cancellable, wakeup_fd_kept
 from batchrun.notify import refusal_payload, refuse_bad_url, tell, telling
 from batchrun.preflight import refuse_unknown_endpoints
+from batchrun.prompts.fields import Fields
 from batchrun.prompts.shapes import build_request
 from batchrun.prompts.sweep import Sweep
 from batchrun.repair import by_new_name
+from batchrun.results.summary import warn
 from batchrun.runs import Run
 from batchrun.scheduler.failures import FailureKind
 from batchrun.state.opening import without_lost_log
@@ -354,7 +356,8 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
         observer.message(f"sweep: {sweep}: {sweep.size:,} rows of each line")
     count = equal = 0
     key_of, seen = RequestKeys(options), set[bytes]()
-    for number, prompt in enumerate(preview(options, stdin_bytes(), observer)):
+    fields = Fields(options.request, sweep)
+    for number, prompt in enumerate(preview(options, stdin_bytes(), observer, fields)):
         if options.dedupe:
             key = key_of(prompt, number % sweep.size)
             if key in seen:
@@ -365,6 +368,7 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
         out.write(visible_json(body).encode() + b"\n")
         count += 1
     out.flush()
+    fields.tell_all(partial(warn, observer), strict=options.strict)
     urls = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
     where = "the local endpoint" if options.is_local else urls
     more = f", and {equal:,} more ask for the same as one of them" if equal else ""

@@ -30,6 +30,8 @@ def key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, .
             raise click.BadParameter(
                 f"{config.shown(value)} is not KEY=VALUE, for example temperature=0.7", param=param
             )
+        if key.strip() in result:
+            raise click.BadParameter(f"{config.shown(key.strip())} is given twice", param=param)
         result[key.strip()] = _json_or(text)
     return result
 
@@ -197,3 +199,20 @@ def _called(param: click.Parameter) -> str:
 
 
 PATH, STATE = _Path(), _Path(is_state=True)
+
+
+class Command(click.Command):
+    """A command that refuses an option of one value that is given twice, of which click would take the last."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; see click's.
+
+        Raises:
+            click.UsageError: an option is given twice.
+        """
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for index, param in enumerate(given):
+            takes_one = isinstance(param, click.Option) and not (param.multiple or param.is_flag or param.count)
+            if takes_one and param in given[:index]:
+                raise click.UsageError(f"{_called(param)} is given twice: which one is meant?", ctx)
+        return super().parse_args(ctx, args)

@@ -199,7 +199,7 @@ class _Check:
     def lines(self) -> None:
         """The input line of each row; and which rows have no result, or no error record."""
         absent: Counter[int] = Counter()
-        with InputLines(self._add) as inputs:
+        with InputLines(self._add, self._store.reading) as inputs:
             for row in self._store.scan():
                 source = self._sources.get(row.source)
                 if source is None:

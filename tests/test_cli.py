@@ -37,6 +37,7 @@ def batchrun(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str
         [sys.executable, "-m", "batchrun", *arguments],
         capture_output=True,
         text=True,
+        errors=None if environ.get("PYTHONIOENCODING") is None else "replace",
         check=False,
         timeout=60,
         stdin=subprocess.DEVNULL,
@@ -494,3 +495,84 @@ def test_a_server_that_repeats_the_key_gets_it_into_no_file_log_or_message(tmp_p
     for text in (shown, *(path.read_bytes().decode("utf-8", "replace") for path in written)):
         assert not any(part in text for part in (KEY[at : at + 12] for at in range(len(KEY) - 11)))
         assert basic[-12:-4] not in text
+
+
+def warned(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in (done.stderr + done.stdout).splitlines() if ": warning: " in line]
+
+
+def test_what_is_probably_a_mistake_is_said_by_check_a_dry_run_and_a_run_and_strict_refuses_it(tmp_path: Path):
+    (tmp_path / "t.jsonl").write_text('{"id": "a", "prompt": "x", "max_tokens": 3, "topic": "y", "temprature": 0.1}\n')
+    warning = (
+        "t.jsonl:1: warning: `temprature` is carried to the result, not sent: did you mean `temperature`? (1 line)"
+    )
+    for done in (batchrun("check", "t.jsonl"), local("t.jsonl", "--dry-run"), local("t.jsonl", "-o", "o.jsonl")):
+        assert (done.returncode, warned(done)) == (0, [warning])
+        assert "`topic` is carried to the result" in done.stderr + done.stdout
+    for done in (
+        batchrun("check", "t.jsonl", "--strict"),
+        local("t.jsonl", "--dry-run", "--strict"),
+        local("t.jsonl", "-o", "q.jsonl", "--strict"),
+    ):
+        assert (done.returncode, len(warned(done))) == (2, 1)
+    assert not (tmp_path / "q.jsonl.state").exists()
+    found = orjson.loads(batchrun("check", "t.jsonl", "--json").stdout)["findings"]
+    assert [(each["kind"], each["field"], each["count"]) for each in found if each["is_warning"]] == [
+        ("not_sent", "temprature", 1)
+    ]
+
+
+def test_check_takes_the_options_that_change_what_is_sent(tmp_path: Path):
+    assert warned(batchrun("check", "p.jsonl"))
+    assert not warned(batchrun("check", "p.jsonl", "--default", "max_tokens=5", "--strict"))
+    assert batchrun("check", "p.jsonl", "--sweep", "input.steps=1,2").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("temprature=0.5", "did you mean `temperature`?"),
+        ("max_new_tokens=512", "did you mean `max_tokens`?"),
+        ("temperature=0,7", "is no number"),
+        ("ignore_eos=True", "is no truth value"),
+        ("chat_template_kwargs={'enable_thinking': False}", "is no object"),
+    ],
+)
+def test_set_default_and_sweep_refuse_the_same_names_and_values(option: str, words: str):
+    for name in ("--set", "--default", "--sweep"):
+        value = option if name != "--sweep" else option.replace("0,7", '"0,7"')
+        done = local("p.jsonl", "--dry-run", name, value)
+        assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+
+
+def test_a_parameter_that_is_not_known_yet_can_be_sent_all_the_same():
+    done = local("p.jsonl", "--dry-run", "--set", "sampling_params.brand_new=1", "--set", "max_tokens=3")
+    assert orjson.loads(done.stdout.splitlines()[0])["input"]["sampling_params"] == {"brand_new": 1, "max_tokens": 3}
+    assert any("`brand_new` is no parameter of vLLM" in line for line in warned(done))
+
+
+def test_a_run_that_began_with_an_unknown_parameter_is_gone_on_with_by_the_same_command():
+    asked = ("p.jsonl", "-o", "o.jsonl", "--limit", "1")
+    assert local(*asked, "--set", "sampling_params.brand_new=1").returncode == 0
+    assert local(*asked, "--set", "brand_new=1").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("run", "p.jsonl", "-e", "A", "-e", "B"), "--endpoint"),
+        (("run", "p.jsonl", "-e", "local", "-j", "1", "--concurrency", "2"), "--concurrency"),
+        (("run", "p.jsonl", "-e", "local", "-o", "a", "--output=b"), "--output"),
+        (("export", "x.state", "-o", "a", "-o", "b"), "--output"),
+        (("run", "p.jsonl", "-e", "local", "--set", "n=1", "--set", "n=2"), "'n'"),
+    ],
+)
+def test_an_option_of_one_value_that_is_given_twice_is_refused(command: tuple[str, ...], option: str):
+    done = batchrun(*command)
+    assert done.returncode == 2
+    assert f"{option} is given twice" in done.stderr
+
+
+def test_an_option_that_may_be_repeated_and_a_flag_may_be():
+    done = local("p.jsonl", "-o", "o.jsonl", "--set", "n=1", "--set", "max_tokens=3", "-v", "-v")
+    assert done.returncode == 0, done.stderr

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batchrun.local.echo import EchoWorker
+from batchrun.prompts.shapes import READING
 from batchrun.standing import look
 from batchrun.state.schema import SCHEMA_VERSION
 from batchrun.verification import verify
@@ -56,3 +58,45 @@ async def test_a_run_resumes_it_and_brings_it_up_to_date(tmp_path: Path, version
     assert sorted(again.ids()) == [f"r{n}" for n in range(6)]
     assert version_of(state) == SCHEMA_VERSION
     assert verify(state).is_whole
+
+
+NEWLY_READ = [
+    {"prompt": "one", "max_tokens": 5, "documents": ["a"], "temperature": None},
+    {"prompt": "two", "max_tokens": 5, "user": "u", "seed": 3.0},
+]
+
+
+async def test_a_run_goes_on_asking_as_it_began(tmp_path: Path, monkeypatch):
+    write_lines(tmp_path, NEWLY_READ[:1])
+    state = tmp_path / "out.jsonl.state"
+    asked: list[dict] = []
+
+    class Asked(EchoWorker):
+        def answer(self, request: dict) -> object:
+            asked.append(request)
+            return super().answer(request)
+
+    async with serving(worker=Asked()) as server:
+        with monkeypatch.context() as before:
+            before.setattr("batchrun.intake.READING", 1)
+            await rehearse(tmp_path, server.endpoint.base_url)
+        with closing(sqlite3.connect(state)) as db:
+            db.execute("DELETE FROM settings WHERE name = 'reading'")
+            db.commit()
+        write_lines(tmp_path, NEWLY_READ)
+        again = await rehearse(tmp_path, server.endpoint.base_url)
+    assert asked == [
+        {"prompt": "one", "sampling_params": {"max_tokens": 5, "temperature": None}},
+        {"prompt": "two", "sampling_params": {"max_tokens": 5, "seed": 3.0}},
+    ]
+    assert again.summary.succeeded == 2
+    assert any("`user` is not sent: this run began" in text for text in again.listener.messages)
+    assert verify(state).is_whole
+
+
+async def test_a_new_run_of_the_same_lines_asks_for_all_that_they_say(tmp_path: Path):
+    write_lines(tmp_path, NEWLY_READ)
+    async with serving() as server:
+        await rehearse(tmp_path, server.endpoint.base_url)
+    with closing(sqlite3.connect(tmp_path / "out.jsonl.state")) as db:
+        assert db.execute("SELECT value FROM settings WHERE name = 'reading'").fetchone()[0] == str(READING).encode()

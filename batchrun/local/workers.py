@@ -67,7 +67,7 @@ def model_call(request: dict[str, Any]) -> ModelCall | None:
     sampling = request.get("sampling_params")
     sampling = sampling if isinstance(sampling, dict) else {}
     if isinstance(request.get("openai_input"), dict):
-        call = ModelCall(_route(request.get("openai_route", CHAT_ROUTE)), request["openai_input"])
+        call = ModelCall(_route(request.get("openai_route", CHAT_ROUTE)), dict(request["openai_input"]))
     elif isinstance(request.get("messages"), list):
         call = ModelCall(CHAT_ROUTE, {"messages": request["messages"], **sampling})
     elif isinstance(request.get("prompt"), (str, list)):
@@ -104,6 +104,8 @@ def _route(route: object) -> str:
 def _refuse_bad_sampling(body: dict[str, Any]) -> None:
     for key in ("max_tokens", "max_completion_tokens"):
         value = body.get(key)
+        if isinstance(value, float) and value.is_integer():
+            value = body[key] = int(value)  # as vLLM's validation takes it
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise model_failure(400, f"{key} must be at least 1, got {value!r}.")
     temperature = body.get("temperature")

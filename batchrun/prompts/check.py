@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from batchrun.config import RequestOptions, SweepOptions
+from batchrun.prompts.fields import Fields, Finding
 from batchrun.prompts.shapes import LineError, Prompt, parse_line, prompt_chars
 from batchrun.prompts.sources import Source, iter_source
+from batchrun.prompts.sweep import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,6 +51,20 @@ class Report:
     problem_count: int = 0
     problems: list[Problem] = field(default_factory=list)
     """The first thousand of them."""
+    findings: list[Finding] = field(default_factory=list)
+    """What becomes of the fields of the lines, warnings first."""
+    strict: bool = False
+    """Whether warnings count as errors."""
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """Fields that are probably a mistake."""
+        return [finding for finding in self.findings if finding.is_warning]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the inputs can be run."""
+        return not (self.problem_count or (self.strict and self.warnings))
 
     def add_problem(self, file: str, line: int, message: str) -> None:
         """Note a wrong line."""
@@ -67,15 +84,32 @@ class Report:
             self.largest_line_bytes, self.largest_line_at = size_bytes, f"{file}:{line}"
 
 
-def inspect(sources: Iterable[Source], *, stdin: BinaryIO) -> Report:
+def inspect(
+    sources: Iterable[Source],
+    *,
+    stdin: BinaryIO,
+    request: RequestOptions | None = None,
+    sweep: SweepOptions | None = None,
+    strict: bool = False,
+) -> Report:
     """Read every line of the sources.
 
     Ids are compared by 8 bytes of their digest, which costs some 150 bytes of memory for each row that has one.
 
+    Args:
+        sources: The inputs.
+        stdin: What `-` is read from.
+        request: How a line becomes a request; None: as it asks by itself.
+        sweep: The variants of each line; None: there is one.
+        strict: Whether warnings count as errors.
+
     Raises:
         InputError: a source cannot be read.
+        UsageError: the sweep is not one.
     """
-    report = Report()
+    report = Report(strict=strict)
+    variants = Sweep(sweep or SweepOptions())
+    fields = Fields(request or RequestOptions(), variants)
     seen: dict[int, tuple[int, int]] = {}
     files: list[str] = []
     for source in sources:
@@ -84,6 +118,7 @@ def inspect(sources: Iterable[Source], *, stdin: BinaryIO) -> Report:
         for line in iter_source(source, stdin):
             try:
                 prompt = parse_line(line.raw)
+                variants.apply(prompt, 0)
             except LineError as error:
                 report.add_problem(source.path, line.number, error.message)
                 continue
@@ -95,6 +130,8 @@ def inspect(sources: Iterable[Source], *, stdin: BinaryIO) -> Report:
                     report.add_problem(source.path, line.number, f"the id {prompt.id!r} stands already at {where}")
                     continue
             report.add_row(source.path, line.number, prompt, len(line.raw))
+            fields.add(prompt, source.path, line.number)
+    report.findings = fields.findings()
     if not report.rows and not report.problem_count:
         report.add_problem(files[0] if files else "-", 1, "there is no line in the input")
     return report
@@ -102,22 +139,23 @@ def inspect(sources: Iterable[Source], *, stdin: BinaryIO) -> Report:
 
 def render(report: Report) -> str:
     """For a terminal: a line for each problem as compilers write them, else the sums."""
+    found = [str(finding) for finding in report.findings]
     if report.problem_count:
         lines = [str(problem) for problem in report.problems]
         if report.problem_count > len(report.problems):
             lines.append(f"... and {report.problem_count - len(report.problems):,} more")
         good = f"{report.rows:,} of {report.rows + report.problem_count:,} lines can be run"
-        return "\n".join([*lines, "", f"{report.problem_count:,} wrong; {good}"]) + "\n"
+        return "\n".join([*lines, *found, "", f"{report.problem_count:,} wrong; {good}"]) + "\n"
     shapes = ", ".join(f"{count:,} {shape}" for shape, count in report.shapes.most_common())
     mean = report.chars / report.rows
     return (
-        f"  files         {report.files:,}\n"
+        "".join(f"{line}\n" for line in [*found, ""] if found) + f"  files         {report.files:,}\n"
         f"  rows          {report.rows:,}: {shapes}\n"
         f"  with an id    {report.with_id:,}\n"
         f"  prompt text   {report.chars:,} characters (mean {mean:,.0f}, most {report.largest_chars:,}),"
         f" about {report.chars // 4:,} tokens\n"
         f"  largest line  {report.largest_line_bytes:,} bytes at {report.largest_line_at}\n"
-        "all lines can be run\n"
+        + ("all lines can be run\n" if report.is_good else f"errors by --strict: {len(report.warnings):,}\n")
     )
 
 
@@ -134,4 +172,5 @@ def to_json(report: Report) -> dict[str, Any]:
         "largest_line_at": report.largest_line_at,
         "problem_count": report.problem_count,
         "problems": [{"file": p.file, "line": p.line, "message": p.message} for p in report.problems],
+        "findings": [{**asdict(finding), "is_warning": finding.is_warning} for finding in report.findings],
     }

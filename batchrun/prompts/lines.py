@@ -69,6 +69,7 @@ class LineReader:
     Args:
         paths: Source number -> file.
         missing_ok: Whether a file that cannot be opened reads as if it were empty.
+        reading: By which rules the lines become requests; see `shapes.READING`.
         most_open: How many files may be open at once, >= 1.
 
     Raises:
@@ -76,8 +77,14 @@ class LineReader:
     """
 
     def __init__(
-        self, paths: Mapping[int, Path], *, missing_ok: bool = False, most_open: int = _MOST_OPEN_FILES
+        self,
+        paths: Mapping[int, Path],
+        *,
+        missing_ok: bool = False,
+        reading: int = 1,
+        most_open: int = _MOST_OPEN_FILES,
     ) -> None:
+        self.reading = reading
         self._paths = dict(paths)
         self._most_open = most_open
         self._files: dict[int, int] = {}

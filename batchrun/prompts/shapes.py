@@ -8,7 +8,8 @@
 
 `id` or `custom_id` names the line. Sampling parameters may stand in `sampling_params` or beside the prompt.
 `metadata` and every field that is not known are carried to the result untouched. Sampling values are passed on
-unvalidated: which are valid depends on the worker's version of vLLM.
+unvalidated: which are valid depends on the worker's version of vLLM. A null is an absent field, as every table writes
+them where a row lacks a column.
 """
 
 from __future__ import annotations
@@ -16,34 +17,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 import orjson
 
 from batchrun.config import MAX_REQUEST_BYTES
 from batchrun.errors import InputError
 from batchrun.exactjson import dump, load
+from batchrun.prompts.routes import is_route, route_of
+from batchrun.prompts.sampling import BEFORE, SAMPLING_PARAMETERS, WHOLE_NUMBERS
 
 if TYPE_CHECKING:
     from batchrun.config import RequestOptions
 
-SAMPLING_PARAMETERS = frozenset(
-    # worker-vllm's documentation
-    "n best_of presence_penalty frequency_penalty repetition_penalty temperature"  # noqa: SIM905 - words read better as words
-    " top_p top_k min_p use_beam_search"
-    " length_penalty early_stopping stop stop_token_ids ignore_eos max_tokens min_tokens seed skip_special_tokens"
-    " spaces_between_special_tokens truncate_prompt_tokens include_stop_str_in_output"
-    # what vLLM's OpenAI server takes beside them
-    " max_completion_tokens logit_bias logprobs top_logprobs prompt_logprobs bad_words allowed_token_ids"
-    " response_format guided_json guided_regex guided_choice guided_grammar structured_outputs tools tool_choice"
-    " parallel_tool_calls chat_template chat_template_kwargs add_generation_prompt continue_final_message echo"
-    " reasoning_effort model".split()
-)
-"""Fields beside `prompt` or `messages` that are sampling parameters; any other is carried to the result."""
+READING = 2
+"""The rules by which a line becomes its request. A run keeps those that it began with, so that all of its rows are
+asked for alike, and a line that was submitted keeps its derived id.
+
+    1  knows fewer sampling parameters, and sends a null and a number such as 5.0 as they are
+    2  knows all of vLLM's, leaves out what is null, and sends 5.0 as 5 where a whole number is wanted
+"""
 
 _MOST_BRACKETS_UNCHECKED = 200
 """A line with fewer is nested less deep than what can be written as JSON again, which is 254 levels."""
-_SHAPE_KEYS = ("prompt", "messages", "input")
-_OPENAI_KEYS = frozenset({"custom_id", "method", "url", "body"})
+_OPENAI_KEYS = frozenset({"id", "custom_id", "method", "url", "body"})
 _EXPECTED = "expected `prompt`, `messages`, `input`, or an OpenAI batch line (`custom_id`, `method`, `url`, `body`)"
 _MAX_ID_CHARS = 512
 
@@ -55,6 +52,10 @@ class Shape(StrEnum):
     MESSAGES = "messages"
     INPUT = "input"
     OPENAI = "openai"
+
+
+_PROMPT, _MESSAGES = Shape.PROMPT, Shape.MESSAGES
+"""Compared for every line: to look a member up in its class, or by its hash, takes as long as to read a short line."""
 
 
 class LineError(InputError):
@@ -76,8 +77,12 @@ class Prompt:
     """The line as parsed; of a line of an error file the original that is in it."""
 
 
-def parse_line(raw: bytes) -> Prompt:
+def parse_line(raw: bytes, reading: int = READING) -> Prompt:
     """Understand a line.
+
+    Args:
+        raw: The line.
+        reading: By which rules; those of its run, see `READING`.
 
     Raises:
         LineError: it is no JSON, of no known shape, or its request is larger than `/run` takes.
@@ -96,10 +101,19 @@ def parse_line(raw: bytes) -> Prompt:
         line_object = {"prompt": line}
     else:
         raise LineError(f"{_kind(line)} where an object or a string was expected")
+    if None in line_object.values():
+        line_object = _present(line_object, reading)
     shape = _shape(line_object)
     line_id = _id(line_object, fallback_id)
-    request, carried = _READERS[shape](line_object)
-    if len(raw) > MAX_REQUEST_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS_UNCHECKED:
+    if shape is _PROMPT:
+        request, carried = _read_prompt(line_object, reading)
+    elif shape is _MESSAGES:
+        request, carried = _read_messages(line_object, reading)
+    else:
+        request, carried = (_read_openai if shape is Shape.OPENAI else _read_input)(line_object)
+    if len(raw) > 2 * _MOST_BRACKETS_UNCHECKED and (
+        len(raw) > MAX_REQUEST_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS_UNCHECKED
+    ):
         _refuse_what_cannot_be_sent(request)
     return Prompt(line_id, shape, request, carried, line)
 
@@ -120,7 +134,11 @@ def _not_utf8(raw: bytes) -> str | None:
 def _of_error_line(line: dict[str, Any]) -> tuple[Any, Any]:
     """The row's id and the request in a line of an error file, in either format; of another line none, and itself."""
     facts, error = line.get("batchrun", line), line["error"]
-    if any(key in line for key in _PROMPT_KEYS) or not isinstance(facts, dict) or not isinstance(error, dict):
+    if (
+        any(line.get(key) is not None for key in _PROMPT_KEYS)
+        or not isinstance(facts, dict)
+        or not isinstance(error, dict)
+    ):
         return None, line
     is_ours = facts.get("status") in _FAILED_STATUSES and {"request", "source", "job"} <= facts.keys()
     if not is_ours or not ("kind" in error or "code" in error):
@@ -196,15 +214,23 @@ def _refuse_what_cannot_be_sent(request: dict[str, Any]) -> None:
         raise LineError(f"the request has {size_bytes:,} bytes, /run takes {MAX_REQUEST_BYTES:,}")
 
 
+def _present(line: dict[str, Any], reading: int) -> dict[str, Any]:
+    """A line without the fields that are null and would mean something if they were not; what is carried stays."""
+    absent = _SHAPE_KEYS if reading == 1 else _SHAPE_KEYS | SAMPLING_PARAMETERS
+    return {key: value for key, value in line.items() if value is not None or key not in absent}
+
+
 def _shape(line: dict[str, Any]) -> Shape:
     if "prompt" in line and "messages" not in line and "input" not in line and "body" not in line:
-        return Shape.PROMPT
-    found = [key for key in _SHAPE_KEYS if key in line]
-    is_openai = "body" in line and "url" in line
-    if is_openai and not found:
-        return Shape.OPENAI
-    if len(found) > 1 or is_openai:
-        both = " and ".join(f"`{key}`" for key in [*found, *(["body"] if is_openai else [])])
+        return _PROMPT
+    found = [key for key in _SHAPES if key in line]
+    if line.get("body") is not None:
+        if not found and ("url" in line or "custom_id" in line):
+            return Shape.OPENAI
+        if found and _is_openai(line):
+            found.append("body")
+    if len(found) > 1:
+        both = " and ".join(f"`{key}`" for key in found)
         raise LineError(f"{both} in one line: it must be clear which one is asked for")
     if not found:
         keys = ", ".join(f"`{key}`" for key in list(line)[:5]) or "an empty object"
@@ -212,7 +238,15 @@ def _shape(line: dict[str, Any]) -> Shape:
     return _SHAPES[found[0]]
 
 
+def _is_openai(line: dict[str, Any]) -> bool:
+    """Whether a line with a prompt of its own is an OpenAI line, too: `url` and `body` alone may be those of a page."""
+    if not isinstance(line["body"], dict):
+        return False
+    return is_route(line.get("url")) or (line.get("custom_id") is not None and line.get("method") is not None)
+
+
 _SHAPES = {"prompt": Shape.PROMPT, "messages": Shape.MESSAGES, "input": Shape.INPUT}
+_SHAPE_KEYS = frozenset(_SHAPES)
 
 
 def _id(line: dict[str, Any], fallback: Any) -> str | None:
@@ -223,34 +257,49 @@ def _id(line: dict[str, Any], fallback: Any) -> str | None:
         raise LineError(f"`id` {value!r} and `custom_id` {other!r} differ")
     if value is None:
         return None
-    if type(value) is str and 0 < len(value) <= _MAX_ID_CHARS and value.isprintable():
+    if type(value) is str and 0 < len(value) <= _MAX_ID_CHARS and (value.isprintable() or _is_text(value)):
         return value
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise LineError(f"`id` must be a string or a number, not {_kind(value)}")
     text = str(value)
-    if not text or not text.isprintable() or len(text) > _MAX_ID_CHARS:
+    if not text or not _is_text(text) or len(text) > _MAX_ID_CHARS:
         raise LineError(f"`id` must be 1 to {_MAX_ID_CHARS} printable characters")
     return text
 
 
-def _read_prompt(line: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _is_text(value: str) -> bool:
+    """Whether a text has neither controls nor line ends. Joiners and spaces of all kinds belong to names and emoji."""
+    return not any(category(char) in _NO_TEXT for char in value)
+
+
+_NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+def _read_prompt(line: dict[str, Any], reading: int) -> tuple[dict[str, Any], dict[str, Any]]:
     prompt = line["prompt"]
     if type(prompt) is str and prompt:
-        return _with_sampling({"prompt": prompt}, line, "prompt")
+        return _with_sampling({"prompt": prompt}, line, "prompt", reading)
     texts = prompt if isinstance(prompt, list) else [prompt]
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise LineError("`prompt` must be a text that is not empty, or a list of such texts")
-    return _with_sampling({"prompt": prompt}, line, "prompt")
+    return _with_sampling({"prompt": prompt}, line, "prompt", reading)
 
 
-def _read_messages(line: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_messages(line: dict[str, Any], reading: int) -> tuple[dict[str, Any], dict[str, Any]]:
     messages = line["messages"]
     if not isinstance(messages, list) or not messages:
         raise LineError("`messages` must be a list that is not empty")
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise LineError(f"`messages[{index}]` must be an object with a `role`")
-    return _with_sampling({"messages": messages}, line, "messages")
+        if None in message.values() and reading > 1:
+            messages = [*messages[:index], _without_nulls(message), *messages[index + 1 :]]
+    return _with_sampling({"messages": messages}, line, "messages", reading)
+
+
+def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without its null fields, but for `content`, which a call of a tool has as null by the API's rules."""
+    return {key: value for key, value in message.items() if value is not None or key == "content"}
 
 
 def _read_input(line: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -263,36 +312,42 @@ def _read_input(line: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _read_openai(line: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    url, body, method = line["url"], line["body"], line.get("method", "POST")
-    if method != "POST":
+    body, method = line["body"], line.get("method")
+    if method is not None and method != "POST":
         raise LineError(f"`method` must be POST, not {method!r}")
-    if not isinstance(url, str) or not url.startswith("/v1/"):
-        raise LineError(f"`url` must be a path such as /v1/chat/completions, not {url!r}")
+    url = route = line.get("url")
+    if type(url) is not str or not url.startswith("/v1/"):
+        route = route_of(url, body)
+    if route is None:
+        raise LineError(_NO_ROUTE if url is None else f"{_WRONG_URL}, not {url!r}")
     if not isinstance(body, dict) or not body:
         raise LineError("`body` must be an object that is not empty")
     _refuse_stream(body)
-    carried = {key: value for key, value in line.items() if key not in _OPENAI_KEYS and key != "id"}
-    return {"openai_route": url, "openai_input": body}, carried
+    carried = {key: value for key, value in line.items() if key not in _OPENAI_KEYS}
+    return {"openai_route": route, "openai_input": body}, carried
 
 
-_READERS = {
-    Shape.PROMPT: _read_prompt,
-    Shape.MESSAGES: _read_messages,
-    Shape.INPUT: _read_input,
-    Shape.OPENAI: _read_openai,
-}
+_NO_ROUTE = (
+    "no `url` beside the `body`, which has neither `messages` nor `prompt`: say where it goes, as /v1/embeddings"
+)
+_WRONG_URL = "`url` must be a path such as /v1/chat/completions"
 
 
-def _with_sampling(request: dict[str, Any], line: dict[str, Any], key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _with_sampling(
+    request: dict[str, Any], line: dict[str, Any], key: str, reading: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
     inner = line.get("sampling_params")
     if inner is not None and not isinstance(inner, dict):
         raise LineError(f"`sampling_params` must be an object, not {_kind(inner)}")
-    sampling = dict(inner) if inner else {}
+    sampling = {} if not inner else dict(inner) if reading == 1 else _as_meant(inner)
+    known = BEFORE if reading == 1 else SAMPLING_PARAMETERS
     carried = {}
     for name, value in line.items():
         if name == key or name in _NOT_CARRIED:
             continue
-        if name in SAMPLING_PARAMETERS:
+        if name in known:
+            if type(value) is float and reading > 1:
+                value = _whole(name, value)  # noqa: PLW2901 - the value as it is meant
             if inner and name in sampling and sampling[name] != value:
                 raise LineError(f"`{name}` stands beside the prompt and in `sampling_params` with different values")
             sampling[name] = value
@@ -305,6 +360,21 @@ def _with_sampling(request: dict[str, Any], line: dict[str, Any], key: str) -> t
     if sampling:
         request["sampling_params"] = sampling
     return request, carried
+
+
+def _as_meant(sampling: dict[str, Any]) -> dict[str, Any]:
+    return {name: _whole(name, value) for name, value in sampling.items() if value is not None}
+
+
+def _whole(name: str, value: Any) -> Any:
+    """A parameter's value; a whole number again, where a table with gaps has made it a float."""
+    if type(value) is float and value.is_integer() and abs(value) < _EXACT and name in WHOLE_NUMBERS:
+        return int(value)
+    return value
+
+
+_EXACT = 2**53
+"""Below it a float is the whole number that it was made of."""
 
 
 _NOT_CARRIED = frozenset({"sampling_params", "id", "custom_id", "stream"})

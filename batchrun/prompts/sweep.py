@@ -21,7 +21,8 @@ import orjson
 
 from batchrun.errors import UsageError
 from batchrun.exactjson import dump
-from batchrun.prompts.shapes import SAMPLING_PARAMETERS, LineError, Shape
+from batchrun.prompts.sampling import SAMPLING_PARAMETERS, meant, misfit
+from batchrun.prompts.shapes import READING, LineError, Shape
 
 if TYPE_CHECKING:
     from batchrun.config import SweepOptions
@@ -56,16 +57,18 @@ class Sweep:
 
     Args:
         options: Keys with their values, and repeats.
+        reading: By which rules the lines become requests: a parameter that is null is absent, or, by the first, null.
 
     Raises:
         UsageError: a key is unknown, has no values or the same twice, or a value does not fit its key.
     """
 
-    def __init__(self, options: SweepOptions) -> None:
+    def __init__(self, options: SweepOptions, reading: int = READING) -> None:
         for key, values in options.keys:
             _refuse_wrong_key(key, values)
         self._keys = options.keys
         self._repeat = options.repeat
+        self._sends_null = reading == 1
         self.size = prod(len(values) for _, values in options.keys) * options.repeat
         """Rows of each line; 1 without a sweep."""
         if self.size > MAX_ROWS:
@@ -116,7 +119,12 @@ class Sweep:
             if key == REPEAT:
                 prompt = _with_seed(prompt, value)
             elif key != ENDPOINT:
-                prompt = _with_path(prompt, key, value) if "." in key else _with_parameter(prompt, key, value)
+                if "." in key:
+                    prompt = _with_path(prompt, key, value)
+                else:
+                    prompt = _with_parameter(prompt, key, value)
+                    if value is None and not self._sends_null:
+                        prompt = _without_parameter(prompt, key)
         return replace(prompt, id=None if prompt.id is None else prompt.id + variant.suffix)
 
     def __str__(self) -> str:
@@ -140,9 +148,9 @@ def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
     elif key == "stream":
         raise UsageError("--sweep stream: it is of no use in a batch", "take it out")
     elif key != ENDPOINT and key not in SAMPLING_PARAMETERS:
+        paths = f"a field of an OpenAI line's body is body.{key}, and one of an `input` object input.{key}"
         raise UsageError(
-            f"--sweep {key}: there is no such sampling parameter",
-            f"a field of an OpenAI line's body is body.{key}, and one of an `input` object input.{key}",
+            f"--sweep {key}: there is no such sampling parameter", "; ".join(filter(None, (meant(key), paths)))
         )
     if not values:
         raise UsageError(f"--sweep {key}: there is no value", f"for example --sweep {key}=0,0.5")
@@ -157,11 +165,28 @@ def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
             )
 
 
+def refuse_wrong_parameter(option: str, key: str, value: Any) -> None:
+    """Refuse a parameter that vLLM would ignore or refuse, for a new run.
+
+    Raises:
+        UsageError: there is none of that name, or its value is of another type.
+    """
+    if key not in SAMPLING_PARAMETERS:
+        anyway = f"{option} sampling_params.{key}=... sends it nevertheless"
+        raise UsageError(
+            f"{option} {key}: there is no such sampling parameter", "; ".join(filter(None, (meant(key), anyway)))
+        )
+    if wrong := misfit(key, value):
+        raise UsageError(f"{option} {key}: {shown(value)!r} is no {wrong}", "the value is read as JSON where it can be")
+
+
 def _misfit(key: str, value: Any) -> str:
     """What a value should have been; empty when it may be right. Which range is valid the worker knows."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if key in _NUMBERS and not is_number:
         return "number"
+    if key == "logprobs" and isinstance(value, bool):
+        return ""  # of messages
     if key in _WHOLE_NUMBERS and not (is_number and isinstance(value, int)):
         return "whole number"
     if key == "model" and not (isinstance(value, str) and value):
@@ -191,6 +216,23 @@ def _with_parameter(prompt: Prompt, key: str, value: Any) -> Prompt:
                 line.pop(key, None)
             else:
                 line[key] = value
+    return replace(prompt, request=request, line=line)
+
+
+def _without_parameter(prompt: Prompt, key: str) -> Prompt:
+    """The line without a sampling parameter that it has."""
+    request, line = dict(prompt.request), dict(prompt.line)
+    place = "openai_input" if prompt.shape is Shape.OPENAI else "sampling_params"
+    request[place] = {name: value for name, value in request[place].items() if name != key}
+    if not request[place] and prompt.shape is not Shape.OPENAI:
+        del request[place]
+    if prompt.shape is Shape.OPENAI:
+        line["body"] = request[place]
+    elif prompt.shape is Shape.INPUT:
+        line["input"] = request
+    elif isinstance(own := line.get(place), dict):
+        line[place] = {name: value for name, value in own.items() if name != key}
+    line.pop(key, None)
     return replace(prompt, request=request, line=line)
 
 

@@ -145,6 +145,11 @@ class Observer(Protocol):
         """The last that is said."""
 
 
+def warn(observer: Observer, text: str) -> None:
+    """Tell of what may be a mistake. It is seen without progress, too, unless nothing but errors is to be."""
+    getattr(observer, "warn", observer.message)(text)
+
+
 class Percentiles(NamedTuple):
     """Of a duration in milliseconds."""
 

@@ -1,4 +1,4 @@
-"""The database under a run's state: transactions, and a log that is folded in before it grows large.
+"""The database under a run's state: transactions, settings, and a log that is folded in before it grows large.
 
 Each transaction of a session is counted, and before the log is folded into the file, the file notes the count. So a
 file that has lost its log is known: its count is still the one that was noted.
@@ -6,11 +6,13 @@ file that has lost its log is known: its count is still the one that was noted.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from batchrun.errors import OutputError, StateError
+from batchrun.exactjson import dump, load
 from batchrun.state.opening import AT_CHECKPOINT, COMMITS, note_folded_log, patiently, sqlite_errors
 from batchrun.state.schema import connect
 
@@ -129,3 +131,28 @@ class Database:
             # Not `yield from`, which would close the cursor of a database that may be closed by then.
             for row in self._patiently(lambda: self._db.execute(sql, values)):  # noqa: UP028
                 yield row
+
+    def get_setting(self, name: str) -> object:
+        """A setting's JSON value; None when there is none."""
+        rows = self.query("SELECT value FROM settings WHERE name = ?", (name,))
+        return load(rows[0][0]) if rows else None
+
+    def set_setting(self, name: str, value: object) -> None:
+        """Keep a JSON value under a name."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, dump(value)))
+
+    @property
+    def reading(self) -> int:
+        """By which rules the run's lines become requests, see `prompts.shapes.READING`; 1 where none is kept."""
+        reading = self.get_setting("reading")
+        return reading if isinstance(reading, int) else 1
+
+    @property
+    def token(self) -> str:
+        """A word that only files of this run have in their names."""
+        token = self.get_setting("token")
+        if not isinstance(token, str):
+            token = os.urandom(4).hex()
+            self.set_setting("token", token)
+        return token

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.errors import OutputError, StateError
-from batchrun.exactjson import dump, load
 from batchrun.scheduler.states import RowState
 from batchrun.state.database import Database
 from batchrun.state.opening import AT_CHECKPOINT, COMMITS, with_log
@@ -62,25 +61,6 @@ class Store(Database):
                 f"put {with_log(self.path)} back, then run the same command; without it, start a new run with another"
                 " --output",
             )
-
-    def get_setting(self, name: str) -> object:
-        """A setting's JSON value; None when there is none."""
-        rows = self.query("SELECT value FROM settings WHERE name = ?", (name,))
-        return load(rows[0][0]) if rows else None
-
-    def set_setting(self, name: str, value: object) -> None:
-        """Keep a JSON value under a name."""
-        with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, dump(value)))
-
-    @property
-    def token(self) -> str:
-        """A word that only files of this run have in their names."""
-        token = self.get_setting("token")
-        if not isinstance(token, str):
-            token = os.urandom(4).hex()
-            self.set_setting("token", token)
-        return token
 
     # What a session starts from
 

@@ -126,6 +126,126 @@ def test_a_wrong_line_is_refused_with_what_is_wrong(raw, message):
         parse_line(raw)
 
 
+@pytest.mark.parametrize(
+    ("line", "request_"),
+    [
+        (
+            {"prompt": "Say hi", "messages": None, "max_tokens": 16, "temperature": None},
+            {"prompt": "Say hi", "sampling_params": {"max_tokens": 16}},
+        ),
+        (
+            {"prompt": None, "messages": CHAT, "input": None, "max_tokens": None, "temperature": 0.2},
+            {"messages": CHAT, "sampling_params": {"temperature": 0.2}},
+        ),
+        ({"prompt": "x", "sampling_params": {"n": None, "min_tokens": None}}, {"prompt": "x"}),
+        (
+            {"messages": [{"role": "user", "content": "hi", "name": None}, {"role": "assistant", "content": None}]},
+            {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None}]},
+        ),
+        ({"input": {"image": "x", "prompt": None}, "prompt": None}, {"image": "x", "prompt": None}),
+        (
+            {"custom_id": "1", "method": None, "url": "/v1/x", "body": {"n": None}, "prompt": None},
+            {"openai_route": "/v1/x", "openai_input": {"n": None}},
+        ),
+        ({"custom_id": "1", "method": None, "url": None, "body": None, "prompt": "x"}, {"prompt": "x"}),
+    ],
+)
+def test_a_null_is_a_field_that_is_not_there(line, request_):
+    assert parse(line).request == request_
+
+
+def test_what_is_null_and_means_nothing_is_carried_as_it_is():
+    assert parse({"prompt": "x", "messages": None, "n": None, "split": None}).carried == {"split": None}
+
+
+def test_a_whole_number_that_a_table_made_a_float_is_whole_again():
+    line = {
+        "prompt": "x",
+        "max_tokens": 5.0,
+        "temperature": 1.0,
+        "sampling_params": {"seed": 7.0, "n": 1.5},
+        "topic": 2.0,
+    }
+    prompt = parse(line)
+    assert orjson.dumps(prompt.request["sampling_params"]) == b'{"seed":7,"n":1.5,"max_tokens":5,"temperature":1.0}'
+    assert prompt.carried == {"topic": 2.0}
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"url": "https://example.org/1", "body": "The article."},
+        {"url": "https://example.org/1", "body": {"html": "The article."}, "custom_id": "n1"},
+        {"body": {"html": "The article."}},
+        {"url": "/about", "body": "The article."},
+    ],
+)
+def test_a_prompt_may_have_columns_named_url_and_body(own: dict):
+    prompt = parse({"prompt": "Summarise the article", **own})
+    assert prompt.request == {"prompt": "Summarise the article"}
+    assert prompt.carried == {key: value for key, value in own.items() if key != "custom_id"}
+
+
+def test_a_prompt_beside_a_whole_openai_line_is_refused():
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"prompt": "a"}, "prompt": "b"}
+    with pytest.raises(LineError, match="`prompt` and `body` in one line"):
+        parse(line)
+
+
+@pytest.mark.parametrize(
+    ("url", "route"),
+    [
+        ("/v1/anything/new", "/v1/anything/new"),
+        ("/score", "/score"),
+        ("/rerank", "/rerank"),
+        ("/v2/rerank", "/v2/rerank"),
+        ("/pooling", "/pooling"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/embeddings", "/v1/embeddings"),
+        ("/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21", "/v1/chat/completions"),
+        ("https://api.openai.com/v1/chat/completions", "/v1/chat/completions"),
+        ("https://api.runpod.ai/v2/abc/openai/v1/completions", "/v1/completions"),
+        ("https://x.openai.azure.com/openai/deployments/d/chat/completions?api-version=1", "/v1/chat/completions"),
+        ("http://127.0.0.1:8000/v2/rerank", "/v2/rerank"),
+    ],
+)
+def test_the_url_of_an_openai_line_may_be_any_path_or_that_of_another_server(url: str, route: str):
+    assert parse({"custom_id": "1", "method": "POST", "url": url, "body": {"a": 1}}).request["openai_route"] == route
+
+
+@pytest.mark.parametrize("url", ["", "/", "https://example.org/page", "score", "ftp://x/v1/completions", 5, ["/v1/x"]])
+def test_a_url_that_is_no_route_is_refused(url: object):
+    with pytest.raises(LineError, match="`url` must be a path"):
+        parse({"custom_id": "1", "method": "POST", "url": url, "body": {"a": 1}})
+
+
+def test_a_body_alone_is_what_it_looks_like():
+    assert parse({"custom_id": "1", "body": {"messages": CHAT}}).request["openai_route"] == "/v1/chat/completions"
+    assert parse({"custom_id": "1", "body": {"prompt": "x"}}).request["openai_route"] == "/v1/completions"
+    with pytest.raises(LineError, match="no `url` beside the `body`"):
+        parse({"custom_id": "1", "body": {"input": "x"}})
+
+
+@pytest.mark.parametrize(
+    "line_id", ["\U0001f469\u200d\U0001f680", "10\u00a0km", "\u0915\u094d\u200d\u0937", "\u4e00\u3000", "\ue000"]
+)
+def test_an_id_may_have_joiners_and_spaces_of_all_kinds(line_id: str):
+    assert parse({"id": line_id, "prompt": "x"}).id == line_id
+
+
+@pytest.mark.parametrize("line_id", ["a\u2028b", "a\u2029b", "a\u0085b", "a\tb", "\x1b[0m", ""])
+def test_an_id_that_would_break_a_line_is_refused(line_id: str):
+    with pytest.raises(LineError, match="printable"):
+        parse({"id": line_id, "prompt": "x"})
+
+
+def test_the_first_reading_asks_for_what_it_always_did():
+    line = {"prompt": "x", "max_tokens": 5.0, "n": None, "documents": ["a"], "sampling_params": {"seed": None}}
+    prompt = parse_line(orjson.dumps(line), 1)
+    assert orjson.dumps(prompt.request) == (b'{"prompt":"x","sampling_params":{"seed":null,"max_tokens":5.0,"n":null}}')
+    assert prompt.carried == {"documents": ["a"]}
+
+
 def test_a_large_line_with_a_small_request_is_fine():
     assert parse({"prompt": "x", "metadata": "m" * MAX_REQUEST_BYTES}).request == {"prompt": "x"}
 
