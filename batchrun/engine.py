@@ -24,7 +24,7 @@ from batchrun.results.summary import duration
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.failures import Failure
-from batchrun.state.records import Acceptance
+from batchrun.state.records import ENDED_BY, FAILED_BY, Acceptance
 from batchrun.verdict import judge
 
 if TYPE_CHECKING:
@@ -265,11 +265,7 @@ class Engine:
 
     async def _commit(self) -> None:
         work, self._work = self._work, Work()
-        for operation, count in self.calls.items():
-            work.count(f"calls_{operation}", count)
-        self.calls.clear()
-        for name, count in self._scheduler.meter.take().to_counters().items():
-            work.count(name, count)
+        self._count_up(work)
         if self._timeline.is_new and (self._leaving or self._clock() - self._kept_at > _KEEP_S):
             self._kept_at = self._clock()
             work.timeline = self._timeline.to_json()
@@ -295,6 +291,17 @@ class Engine:
                 self._work.endings.append(cmd.Requeue(submit.job, submit.row, None, None, 0, 0))
             else:
                 self._start(self._submit(submit, body))
+
+    def _count_up(self, work: Work) -> None:
+        """Add what was counted since the last commit."""
+        for operation, count in self.calls.items():
+            work.count(f"calls_{operation}", count)
+        self.calls.clear()
+        for name, count in self._scheduler.meter.take().to_counters().items():
+            work.count(name, count)
+        for worker, (failed, ended) in self._scheduler.blame.take().items():
+            work.count(f"{FAILED_BY}{worker}", failed)
+            work.count(f"{ENDED_BY}{worker}", ended)
 
     async def _submit(self, submit: cmd.Submit, body: bytes) -> None:
         sent_at = self._clock()
@@ -337,7 +344,7 @@ class Engine:
             self._client.release(answer)
         status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
         delay_s, execution_s = _seconds(answer.delay_ms), _seconds(answer.execution_ms)
-        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled)
+        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled, answer.worker_id)
 
     async def _cancel(self, cancel: cmd.Cancel) -> None:
         sent_at = self._clock()

@@ -99,6 +99,8 @@ class JobEnded(NamedTuple):
     """Handed back in the command that ends the row; the scheduler does not look at it."""
     was_polled: bool = True
     """Whether it is the answer to a Poll."""
+    worker_id: str | None = None
+    """Who ran it; None when the answer did not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,8 @@ class PollPlan:
         self._scouts: set[int] = set()
         self._planned_version = 0
         self._replan_at = float("-inf")
+        self.glance_s: float | None = None
+        """How long after its submission a job is asked after for the first time, if that is sooner; None: it is not."""
 
     def add(self, job: int, place: int, submitted_at: float, now: float) -> None:
         """Watch a job from now on."""
@@ -242,7 +244,8 @@ class PollPlan:
             return now + self._blind_gap_s(watch, now)
         if watch.polls:
             return predictor.next_poll_at(watch.place, watch.submitted_at, watch.polled_at, watch.polls)
-        return predictor.first_poll_at(watch.place, watch.submitted_at) or now
+        at = predictor.first_poll_at(watch.place, watch.submitted_at) or now
+        return at if self.glance_s is None else min(at, watch.submitted_at + self.glance_s)
 
     def _blind_gap_s(self, watch: _Watch, now: float) -> float:
         age_s = max(now - watch.submitted_at, 0.0)

@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchrun.config import WINDOW_S
+from batchrun.scheduler.brake import Brake
 
 if TYPE_CHECKING:
     from batchrun.config import OperationLimit
@@ -67,6 +68,8 @@ class Window:
         self._mark = 0
         self._held_until = float("-inf")
         self._idle_until = float("-inf")
+        self.brake = Brake()
+        """Holds beside a number that was chosen, too."""
         self.is_shared = False
         """Whether most jobs of the endpoint are other people's."""
         self.size = FIRST if fixed is None else fixed
@@ -85,8 +88,15 @@ class Window:
             in_flight: Jobs in flight.
             place: That of the next job in the order of submission.
         """
-        if self._fixed is not None:
-            return
+        if self._fixed is None:
+            self._follow(now, in_flight, place)
+        if self.brake.is_on:
+            self.size = min(self.size if self._fixed is None else self._fixed, self.brake.size(now))
+            self._grown = min(self._grown, max(self.size, LEAST))
+        elif self._fixed is not None:
+            self.size = self._fixed
+
+    def _follow(self, now: float, in_flight: int, place: int) -> None:
         predictor = self._predictor
         if not predictor.has_queue:
             self.size = self._grown

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from batchrun.scheduler.states import RowState
 
+FAILED_BY, ENDED_BY = "failed_by ", "ended_by "
+"""Begin the names of counters that end in a worker's ID: jobs that it failed by its own fault, and all its jobs."""
+
 
 class RowRecord(NamedTuple):
     """A row as the state file has it."""
