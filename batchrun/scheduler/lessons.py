@@ -64,7 +64,7 @@ class Lessons:
                 self._plan.glance_s = None
             window.saw_start(flight.place, delay_s, len(self._flights) + 1, next_place, now)
         age_s = max((flight.seen_at + now) / 2 - flight.submitted_at, 0.0)
-        self._plan.ended(flight.job, delay_s=delay_s, execution_s=execution_s, age_s=age_s)
+        self._plan.ended(flight.job, delay_s=delay_s, execution_s=execution_s, age_s=age_s, now=now)
         return False
 
     def saw_health(self, health: EndpointHealth, now: float, place: int, next_place: int) -> None:

@@ -280,7 +280,7 @@ class Scheduler:
     def _submit(self, out: list[cmd.Command], now: float) -> None:
         if self._ending.is_stopping or self._unasked:
             return
-        self.window.update(now, len(self._flights), self._place)
+        self.window.update(now, len(self._flights), self._place + self._submitter.pacer.in_use)
         if (stop := self._submitter.commands(out, now)) is not None:
             self._ending.drain(stop)
             out.extend(self.decided())
