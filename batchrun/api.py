@@ -19,17 +19,17 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
-import orjson
-
 from batchrun import config, session
 from batchrun.arguments import checked, options_of
 from batchrun.errors import InputError, OutputError, RunInterrupted, StoppedError, UsageError
+from batchrun.exactjson import load
 from batchrun.feed import Feed, as_line
 from batchrun.intake import requests_path
 from batchrun.interrupts import Leaving, Wish, cancellable, interruptible
 from batchrun.paths import behind_links
 from batchrun.printer import Printer
 from batchrun.progress import make_observer
+from batchrun.streams import open_closed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -85,7 +85,7 @@ def run(
             file. Those are all read and checked before anything is sent, and kept in `<state>.requests.jsonl`.
         endpoint: The endpoint's ID; `local` is the built-in one. None: those of `sweep`.
         output: The results file, or a folder (existing, or ending in /) with one for each input.
-        state: The state file; None: `<output>.state`.
+        state: The state file; None: `<output>.state`, or `batchrun.state` in a folder.
         api_key: None: that of RUNPOD_API_KEY, else of `~/.runpod/config.toml`.
         base_url: Jobs go to `<base_url>/<endpoint>/run`.
         insecure_http: Whether the key and the requests may go to an http URL of another machine.
@@ -127,7 +127,7 @@ def run(
         names if requests is None else (str(requests_path(at)),),
         endpoint=endpoint,
         output=_text(output),
-        state=str(at),
+        state=None if requests is None and state is None else str(at),
         base_url=base_url,
         insecure_http=insecure_http,
         override=set,
@@ -327,9 +327,9 @@ class Stream:
             try:
                 if await feed.is_open() and feed.stored is not None:
                     for line in feed.stored:
-                        yield orjson.loads(line)
+                        yield load(line)
                     while (record := await feed.record()) is not None:
-                        yield orjson.loads(record)
+                        yield load(record)
                 self.summary = await asyncio.shield(done)
             finally:
                 await self.aclose()
@@ -364,6 +364,7 @@ class Stream:
 
 def _shown(progress: Progress, options: config.RunOptions, **given: Any) -> Summary:
     """Run, with the progress shown on stderr; all of it is written before the end."""
+    open_closed()
     printer = Printer(sys.stderr)
     try:
         return session.run(options, observer=make_observer(progress, printer), **given)
@@ -398,6 +399,8 @@ def _inputs(inputs: Any) -> tuple[tuple[str, ...], Iterable[Any] | None]:
         return (_text(inputs),), None
     if isinstance(inputs, AsyncIterable):
         raise UsageError("run takes no async iterable", "take `stream`")
+    if type(inputs).__name__ == "DataFrame":
+        raise UsageError(f"inputs is {type(inputs).__name__}, no list of requests", 'give df.to_dict("records")')
     if isinstance(inputs, (bytes, Mapping)) or not isinstance(inputs, Iterable):
         raise UsageError(f"inputs is {type(inputs).__name__}, no file and no requests", "for one request give a list")
     if isinstance(inputs, (list, tuple)) and inputs and all(isinstance(item, os.PathLike) for item in inputs):

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from batchrun.config import BOUNDS, DEFAULT_MEMORY_BYTES, DEFAULT_SILENCE_S, shown
 from batchrun.errors import UsageError
+from batchrun.exactjson import dump, load
 from batchrun.parameters import run_options
 
 if TYPE_CHECKING:
@@ -29,9 +28,10 @@ _CHOICES = {
     "worker": ("auto", "smollm2", "echo"),
 }
 _UNSAID: dict[str, Any] = {
-    **dict.fromkeys(("connections", "run_limit", "status_limit", "halt", "canary", "limit", "sweep")),
+    **dict.fromkeys(("connections", "run_limit", "status_limit", "halt", "canary", "canary_allow", "limit", "sweep")),
     "low_priority": False,
     "shard": None,
+    "skip_invalid": False,
     "dedupe": False,
     "ordered": False,
     "format": "auto",
@@ -80,7 +80,7 @@ def checked(name: str, value: Any) -> Any:
 def _as_json(name: str, value: dict[Any, Any]) -> dict[str, Any]:
     """A value as the state file will have it."""
     try:
-        read: dict[str, Any] = orjson.loads(orjson.dumps(value))
+        read: dict[str, Any] = load(dump(value))
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name} cannot be written as JSON: {error}", "give numbers, texts and lists") from error
     return read

@@ -7,19 +7,17 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from batchrun.config import SweepOptions
 from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.foreign import without_user
-from batchrun.intake import output_paths
+from batchrun.intake import output_paths, requests_path
 from batchrun.paths import refuse_unspeakable
 from batchrun.prompts.sources import first_line, is_own_line
 from batchrun.prompts.sweep import Sweep
-from batchrun.results.manifest import manifest_path
+from batchrun.results.manifest import is_manifest_of, manifest_path
 from batchrun.results.reader import read_lines, size_of
 from batchrun.results.record import tells_of_job
-from batchrun.results.writer import errors_path
+from batchrun.results.writer import errors_path, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,16 +32,19 @@ _SETTING = "files"
 """The setting that lists the files that the run has made, relative to the state file's folder."""
 
 
-def refuse_other_options(store: Store, options: RunOptions) -> None:
-    """Refuse to resume a state file under options that ask for something else.
+def refuse_other_options(store: Store, options: RunOptions) -> bool:
+    """Refuse to resume a state file under options that ask for something else, once anything has been submitted.
+
+    Returns:
+        Whether they do, and nothing has.
 
     Raises:
         StateError: names each option that differs, with both values.
     """
     stored = store.get_setting("options")
     if not isinstance(stored, dict):
-        return
-    now, stored = options.to_json(), {**stored, "base_url": without_user(stored["base_url"])}
+        return False
+    now, stored = options.to_json(), {**stored, "base_url": without_user(stored["base_url"] or "") or None}
     pairs = [(option, stored.get(key), now[key]) for key, option in _IDENTITY.items()]
     swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
     pairs.append(("--sweep", swept[0], swept[1]))
@@ -56,12 +57,20 @@ def refuse_other_options(store: Store, options: RunOptions) -> None:
         for option, was, is_now in pairs
         if was != is_now and not (option == "--base-url" and options.is_local)
     ]
-    if differing:
+    if differing and not store.is_untouched:
         raise StateError(
             f"{options.state} belongs to a run with {', '.join(differing)}",
             "go on with the same options, or start a new run with another --output; results that were renamed together"
             " with their state: add --repair",
         )
+    # A lower limit takes no rows away from a run that has begun.
+    return bool(differing) or (stored.get("limit") != now["limit"] and store.is_untouched)
+
+
+def new_place(options: RunOptions) -> str:
+    """The command that continues a run whose inputs are no longer where they were."""
+    folder = "/" if options.output_is_folder else ""
+    return f"batchrun run NEWPLACE -e {options.endpoint} -o {options.output}{folder}, with the run's other options"
 
 
 def _shown(value: Any) -> str:
@@ -79,6 +88,37 @@ def refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) -> 
     """
     for path in (options.output, options.state, *(Path(source.path) for source in sources)):
         refuse_unspeakable(path)
+
+
+def have_requests(requests: Path, state: Path, *, is_new: bool) -> None:
+    """Make the file of a new run's requests; see that an earlier one has it.
+
+    Raises:
+        StateError: it has not.
+        OutputError: it cannot be made.
+    """
+    if is_new:
+        with writing(requests):
+            requests.touch()
+    elif not requests.exists():
+        raise StateError(
+            f"{state} belongs to a run whose requests are not in {requests}",
+            "give another state file; or put the requests back, if they were there",
+        )
+
+
+def refuse_strange_requests(state: Path, *, keeps_requests: bool) -> None:
+    """Refuse requests without a run in their state file: they may be anybody's.
+
+    Raises:
+        StateError: they are there.
+    """
+    path = requests_path(state)
+    if keeps_requests and path.exists() and path.stat().st_size:
+        raise StateError(
+            f"{path} exists, but its state file {state} does not, or holds no run",
+            "move it away, or give another state",
+        )
 
 
 def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
@@ -159,7 +199,7 @@ def _written(options: RunOptions, sources: Sequence[Source]) -> Iterator[tuple[P
     for path in dict.fromkeys(output_paths(options, sources)):
         yield path, _RESULTS
         yield errors_path(path), "the error file"
-    yield manifest_path(options.output), "the manifest"
+    yield manifest_path(options), "the manifest"
 
 
 def _keys(path: Path) -> set[object]:
@@ -228,17 +268,6 @@ class OwnFiles:
 
     def _name(self, path: Path) -> str:
         return os.path.relpath(path, self._folder)
-
-
-def is_manifest_of(path: Path, state: Path) -> bool:
-    """Whether a file is a manifest of ours that names this state file."""
-    if path.suffix != ".json":
-        return False
-    try:
-        data = orjson.loads(path.read_bytes())
-        return "manifest_version" in data and Path(data["state"]).name == state.name
-    except (OSError, orjson.JSONDecodeError, TypeError, KeyError):
-        return False
 
 
 def _is_error_file(path: Path) -> bool:

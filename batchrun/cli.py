@@ -32,7 +32,7 @@ from batchrun.options import (
 )
 from batchrun.output import echo, make_observer, say, show_ending, show_summary, show_total
 from batchrun.printer import printing_stderr
-from batchrun.streams import take_over
+from batchrun.streams import stdin_bytes, stdout_bytes, take_over
 from batchrun.values import PATH, STATE
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def run(**given: Any) -> None:
     options = run_options(given)
     refuse_local_options(given, options)
     if given["dry_run"]:
-        session.dry_run(options, sys.stdout.buffer, make_observer(given))
+        session.dry_run(options, stdout_bytes(), make_observer(given))
         return
     _run(options, given)
 
@@ -314,7 +314,7 @@ def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
     from batchrun import merging
 
     target = None if str(output) == "-" else output
-    echo(str(merging.merge(states, target, sys.stdout.buffer, partial=partial)), err=True)
+    echo(str(merging.merge(states, target, stdout_bytes(), partial=partial)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)
@@ -326,7 +326,8 @@ def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
     type=click.Choice(["openai", "batchrun"]),
     help="The format to write. [default: as the run wrote them]",
 )
-def export(state: Path, output: Path, form: ResultFormat | None) -> None:
+@click.option("--all", "with_errors", is_flag=True, help="Failed and held rows, too, as the error file has them.")
+def export(state: Path, output: Path, form: ResultFormat | None, *, with_errors: bool) -> None:
     """Write the results of a STATE file in input order.
 
     FILE is written whole or not at all, with the lines of all results files. While the run is going on, it gets the
@@ -336,12 +337,12 @@ def export(state: Path, output: Path, form: ResultFormat | None) -> None:
     Examples:
       batchrun export results.jsonl.state -o ordered.jsonl
       batchrun export out.state -o - | gzip > ordered.jsonl.gz
-      batchrun export results.jsonl.state -o batch_output.jsonl --format openai
+      batchrun export results.jsonl.state -o batch_output.jsonl --format openai --all
     """
     from batchrun import export as exporting
 
     target = None if str(output) == "-" else output
-    echo(str(exporting.export(state, target, sys.stdout.buffer, form)), err=True)
+    echo(str(exporting.export(state, target, stdout_bytes(), form, with_errors=with_errors)), err=True)
 
 
 @main.command(context_settings=_ENVIRONMENT)
@@ -387,7 +388,7 @@ def check(inputs: tuple[str, ...], *, as_json: bool) -> None:
     sources = find_sources(inputs, tell=lambda text: click.echo(text, err=True))
     for source in sources:
         refuse_unspeakable(Path(source.path))
-    report = checking.inspect(sources, stdin=sys.stdin.buffer)
+    report = checking.inspect(sources, stdin=stdin_bytes())
     if as_json:
         echo(orjson.dumps(checking.to_json(report), option=orjson.OPT_INDENT_2))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,9 +13,8 @@ _COUNTS_SLEEP = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Jobs go on while the machine sleeps. On Linux only CLOCK_BOOTTIME does so, too; on macOS CLOCK_MONOTONIC does."""
 
 
-def steady_s() -> float:
-    """Seconds since some moment in the past, with those that the machine has slept; nobody sets them."""
-    return time.clock_gettime(_COUNTS_SLEEP)
+steady_s: Callable[[], float] = partial(time.clock_gettime, _COUNTS_SLEEP)
+"""Seconds since some moment in the past, with those that the machine has slept; nobody sets them."""
 
 
 class WallClock:

@@ -15,18 +15,18 @@ from batchrun import __version__
 from batchrun.accounts import cost_so_far
 from batchrun.checks import OwnFiles
 from batchrun.config import RETENTION_S
+from batchrun.conversion import error_lines
 from batchrun.errors import OutputError, StoppedError
-from batchrun.journal import failure_line
 from batchrun.ordering import order_results
 from batchrun.prompts.sweep import Sweep
 from batchrun.results.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
-from batchrun.results.openai import openai_error_line
 from batchrun.results.summary import FailureGroup, Percentiles, Summary, WorkerGroup
+from batchrun.results.text import CONTEXT_FULL, MARKS
 from batchrun.results.timeline import Timeline
 from batchrun.results.writer import errors_path, is_private, write_errors
+from batchrun.scheduler.blame import ENDED_BY, FAILED_BY
 from batchrun.scheduler.states import RowState
 from batchrun.state.following import count_shared
-from batchrun.state.records import ENDED_BY, FAILED_BY
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -115,24 +115,23 @@ class Conclusion:
         return written
 
     def _error_lines(self, output: int) -> Generator[bytes]:
-        for row, failure, job in self._store.failures(output):
-            yield failure_line(
-                row,
-                failure,
-                job,
-                source=self._sources[row.source],
-                reader=self._reader,
-                sweep=self._sweep,
-                endpoint=self._options.endpoint,
-                write=openai_error_line if self._options.format == "openai" else None,
-            )
+        lines = error_lines(
+            self._store,
+            self._options.format,
+            sources=self._sources,
+            reader=self._reader,
+            sweep=self._sweep,
+            endpoint=self._options.endpoint,
+            output=output,
+        )
+        return (line for _, line in lines)
 
     def _summary(self, outcome: Outcome, error: StoppedError | None, errors: list[Path], now: float) -> Summary:
         counts, counters = self._store.counts(), self._store.counters()
         wall_s = self._store.sessions_ms() / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
         tokens = "input_tokens" in counters or "output_tokens" in counters
-        return Summary(
+        summary = Summary(
             outcome=outcome.kind if error is outcome.error else "stopped",
             reason=error.message if error else "",
             hint=error.hint if error else "",
@@ -150,7 +149,6 @@ class Conclusion:
             execution_ms=_percentiles(self._store, "execution_ms"),
             input_tokens=counters.get("input_tokens", 0) if tokens else None,
             output_tokens=counters.get("output_tokens", 0) if tokens else None,
-            truncated=counters.get("truncated", 0),
             calls={name.removeprefix("calls_"): n for name, n in counters.items() if name.startswith("calls_")},
             throttled=counters.get("throttled", 0),
             retries=counters.get("retries", 0),
@@ -165,9 +163,12 @@ class Conclusion:
             rescue_by=rescue_by(self._store, now),
             shared=count_shared(self._store) if self._options.dedupe else 0,
         )
+        for mark in (*MARKS, CONTEXT_FULL):
+            setattr(summary, mark, counters.get(mark, 0))
+        return summary
 
     def _write_manifest(self, summary: Summary, now: float) -> Path:
-        path = manifest_path(self._options.output)
+        path = manifest_path(self._options)
         OwnFiles(self._store).claim(path)
         inputs = self._store.get_setting("inputs")
         write_manifest(

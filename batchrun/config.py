@@ -18,6 +18,7 @@ from batchrun.foreign import without_user
 
 UnconfirmedPolicy = Literal["resubmit", "hold"]
 InterruptPolicy = Literal["drain", "detach", "cancel"]
+CanaryAllows = Literal["length"]
 ResultFormat = Literal["openai", "batchrun"]
 FormatChoice = Literal["auto", "openai", "batchrun"]
 
@@ -26,6 +27,9 @@ DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 
 LOCAL_ENDPOINT = "local"
 """The endpoint ID that starts the built-in endpoint in this process."""
+
+FOLDER_STATE = "batchrun.state"
+"""The state file within a folder of results: with the results it is kept, copied, moved and renamed."""
 
 WINDOW_S = 10.0
 """Runpod counts requests over any 10 seconds."""
@@ -277,6 +281,8 @@ class GuardOptions:
     halt: HaltOptions = field(default_factory=HaltOptions)
     canary: int = 0
     """`--canary N`: rows that must succeed before any other is submitted; 0: none."""
+    canary_allow: CanaryAllows | None = None
+    """`--canary-allow length`: answers that were cut off are whole enough for a canary; None: they are not."""
     price_per_hour: float | None = None
     """Of one worker, in dollars; None: the cost is not estimated."""
     max_cost: float | None = None
@@ -308,6 +314,8 @@ class RunOptions:
     """Only the first N rows; None: all."""
     shard: str | None = None
     """`I/N`: only the lines that fall to this shard; None: all of them."""
+    skip_invalid: bool = False
+    """`--skip-invalid`: lines that cannot be run fail as INVALID, instead of keeping the others from being run."""
     dedupe: bool = False
     """`--dedupe`: rows that ask for the same share one job. A resumed run must have the same."""
     format: FormatChoice = "auto"
@@ -332,11 +340,14 @@ class RunOptions:
         return self.sweep.endpoints or (self.endpoint,)
 
     def to_json(self) -> dict[str, Any]:
-        """The options as JSON values, for the state file: inputs absolute, output relative to the state file."""
+        """The options as JSON values, for the state file: inputs absolute, output relative to the state file.
+
+        The built-in endpoint has no base URL.
+        """
         data = asdict(self)
         del data["state"]
         data["sweep"] = self.sweep.to_json()
-        data["base_url"] = without_user(self.base_url)
+        data["base_url"] = None if self.is_local else without_user(self.base_url)
         data["inputs"] = [name if name == "-" else str(Path(name).absolute()) for name in self.inputs]
         data["output"] = os.path.relpath(self.output, self.state.parent)
         return data
@@ -354,7 +365,7 @@ class RunOptions:
             **{
                 **data,
                 "inputs": tuple(data["inputs"]),
-                "base_url": without_user(data["base_url"]),
+                "base_url": without_user(data["base_url"] or DEFAULT_BASE_URL),
                 "format": data.get("format", "batchrun"),
                 "output": Path(os.path.normpath(state.absolute().parent / data["output"])),
                 "state": state,

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.config import DEFAULT_BASE_URL, is_plain_http
-from batchrun.errors import StateError
+from batchrun.errors import OutputError, StateError
 from batchrun.foreign import without_user
+from batchrun.results.manifest import digest_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,26 +81,37 @@ class Consent:
                 f"if you trust that URL, confirm it: --base-url {url}{flag}",
             )
         for source in sources if self._key is not None and not self._said.paths else ():
-            if not self._may_use("input", source.path):
+            if not self._may_use("input", source.path) and not self._is_moved(source.path):
                 self._refuse(f"sends {source.path}")
         own = [] if self._said.paths else [self._options.output]
         for path in [*own, *(store.results_path(output) for output in store.outputs())]:
             if not self._may_use("output", path):
                 self._refuse(f"writes {_absolute(path)}")
 
-    def keep(self, store: Store, sources: Sequence[Source]) -> None:
+    def keep(self, store: Store, sources: Sequence[Source], *, are_read: bool) -> None:
         """Keep the user's word, once nothing is refused: all that is in use now is theirs.
 
         Args:
             store: The state file.
             sources: The run's inputs, as found.
+            are_read: Whether they have just been read: what the state file says that they hold is then no claim of it.
 
         Raises:
             OutputError: the state cannot be written.
         """
-        macs = {self._mac(kind, name) for kind, name in self._chosen(sources)} if self._key is not None else self._kept
+        macs = self._kept
+        if self._key is not None:
+            macs = {self._mac(*chosen) for chosen in self._chosen(sources)}
+            macs |= {self._mac("content", sha256) for sha256 in self._contents(store)} if are_read else self._kept
         if macs != self._kept:
             store.set_setting(_SETTING, sorted(macs))
+
+    def _contents(self, store: Store) -> Iterator[str]:
+        """What the inputs hold that need a word: they may be moved together with the run."""
+        told = store.get_setting("inputs")
+        for path, _, sha256 in told if isinstance(told, list) else []:
+            if not self._is_inside(path):
+                yield sha256
 
     def _chosen(self, sources: Sequence[Source]) -> Iterator[tuple[str, str]]:
         """What needs a word, as it is named."""
@@ -122,6 +134,13 @@ class Consent:
         if self._said.paths and kind == "output":
             return _absolute(self._options.output) in named
         return any(self._is_confirmed(kind, each) for each in named)
+
+    def _is_moved(self, path: str) -> bool:
+        """Whether a file holds what its user once chose to send, wherever it was then."""
+        try:
+            return self._is_confirmed("content", digest_file(Path(path)).sha256)
+        except OutputError:
+            return False
 
     def _is_inside(self, name: str | Path) -> bool:
         return Path(os.path.realpath(name)).is_relative_to(self._folder)

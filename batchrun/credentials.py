@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchrun.config import RunOptions
+
+
+_WRAPPED = re.compile(r"""["'`]|^(export\s+)?[A-Za-z_]\w*=[^=]""")
+"""As in a shell's `.env`. A key in base64 may end in `=`."""
 
 
 def find_key(options: RunOptions, api_key: str | None = None, key_file: Path | None = None) -> str | None:
@@ -95,6 +100,10 @@ def checked(key: str, where: str) -> str:
         UsageError: it cannot be one; the message says where it stands, and never holds it.
     """
     key = key.strip()
+    if _WRAPPED.search(key):
+        raise UsageError(
+            f"{where} holds a key in quotes, or a line NAME=KEY", "put the key there alone, without quotes and NAME="
+        )
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(f"{where} does not hold an API key", "a key is one word of letters, digits and underscores")
     return key

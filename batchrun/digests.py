@@ -40,7 +40,7 @@ def against_manifest(store: Store) -> Iterator[str]:
     options = store.get_setting("options")
     if not isinstance(options, dict):
         return
-    path = manifest_path(RunOptions.from_json(options, store.path).output)
+    path = manifest_path(RunOptions.from_json(options, store.path))
     try:
         data = orjson.loads(path.read_bytes())
         if _session(data["sessions"][-1]) != _last_session(store):

@@ -18,14 +18,15 @@ from batchrun.announcer import Announcer
 from batchrun.config import MAX_TTL_S
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
+from batchrun.inputlines import LineChangedError
 from batchrun.interrupts import Wish
-from batchrun.journal import LineChangedError, Work
+from batchrun.journal import Work
 from batchrun.results.summary import duration
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.failures import Failure
-from batchrun.state.records import ENDED_BY, FAILED_BY, Acceptance
-from batchrun.verdict import judge
+from batchrun.state.records import Acceptance
+from batchrun.verdict import find_flaw, judge, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from batchrun.results.summary import Observer, Snapshot
     from batchrun.results.timeline import Timeline
     from batchrun.scheduler.scheduler import Scheduler
+    from batchrun.streamed import Streamed
     from batchrun.tally import Tally
 
 T = TypeVar("T")
@@ -76,6 +78,7 @@ class Engine:
         client: Talks to the endpoint.
         tally: Counts for the observer.
         observer: Shows.
+        streamed: Reads what jobs have only streamed.
         timeline: How the run has gone so far; written down now and then.
         thread: Where the journal is written: one thread, shared by all who write the same state file.
         load: Where further rows come from; None: those that the journal has are all.
@@ -92,6 +95,7 @@ class Engine:
         tally: Tally,
         observer: Observer,
         *,
+        streamed: Streamed,
         timeline: Timeline,
         thread: ThreadPoolExecutor,
         load: Callable[[int], Awaitable[Loaded]] | None = None,
@@ -126,6 +130,7 @@ class Engine:
         self._tick_at = float("-inf")
         self.calls: Counter[str] = Counter()
         """API calls of this session by operation."""
+        self._streamed, streamed.calls = streamed, self.calls
 
     def adopt(self) -> None:
         """Take over the jobs in flight of earlier sessions; before `run`."""
@@ -168,7 +173,7 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """What the run looks like now."""
-        return self._tally.snapshot(self._clock(), self._scheduler, self._journal.tokens)
+        return self._tally.snapshot(self._clock(), self._scheduler, self._journal.said)
 
     async def _rounds(self) -> None:
         scheduler = self._scheduler
@@ -265,7 +270,11 @@ class Engine:
 
     async def _commit(self) -> None:
         work, self._work = self._work, Work()
-        self._count_up(work)
+        for operation, count in self.calls.items():
+            work.count(f"calls_{operation}", count)
+        self.calls.clear()
+        for name, count in (self._scheduler.meter.take().to_counters() | self._scheduler.blame.take()).items():
+            work.count(name, count)
         if self._timeline.is_new and (self._leaving or self._clock() - self._kept_at > _KEEP_S):
             self._kept_at = self._clock()
             work.timeline = self._timeline.to_json()
@@ -276,7 +285,7 @@ class Engine:
             self._writable = False
             raise
         for ending in work.endings:
-            if isinstance(ending, cmd.Finish) and isinstance(ending.answer, JobAnswer):
+            if not isinstance(ending, cmd.Hold) and isinstance(ending.answer, JobAnswer):
                 self._client.release(ending.answer)
         self._tally.succeeded += work.followers_succeeded
         self._tally.failed += work.followers_failed
@@ -292,17 +301,6 @@ class Engine:
             else:
                 self._start(self._submit(submit, body))
 
-    def _count_up(self, work: Work) -> None:
-        """Add what was counted since the last commit."""
-        for operation, count in self.calls.items():
-            work.count(f"calls_{operation}", count)
-        self.calls.clear()
-        for name, count in self._scheduler.meter.take().to_counters().items():
-            work.count(name, count)
-        for worker, (failed, ended) in self._scheduler.blame.take().items():
-            work.count(f"{FAILED_BY}{worker}", failed)
-            work.count(f"{ENDED_BY}{worker}", ended)
-
     async def _submit(self, submit: cmd.Submit, body: bytes) -> None:
         sent_at = self._clock()
         self.calls["run"] += 1
@@ -316,7 +314,11 @@ class Engine:
         self._work.accepted.append(Acceptance(submit.job, submit.row, answer.id, submitted_ms))
         self._tell(ev.Submitted(submit.job, answer.id, sent_at))
         if answer.status.is_final:
-            self._tell(await self._end(submit.job, answer, sent_at, was_polled=False))
+            is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
+            failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
+            if failure is not None:
+                failure = await self._streamed.complete(answer, failure, self._judge)
+            self._tell(self._end(submit.job, answer, failure, sent_at, was_polled=False))
 
     async def _poll(self, poll: cmd.Poll) -> None:
         sent_at = self._clock()
@@ -330,21 +332,27 @@ class Engine:
         if not answer.status.is_final:
             self._tell(ev.JobSeen(poll.job, answer.status is JobStatus.IN_PROGRESS, sent_at))
             return
-        self._tell(await self._end(poll.job, answer, sent_at, was_polled=True))
-
-    async def _end(self, job: int, answer: JobAnswer, sent_at: float, *, was_polled: bool) -> ev.JobEnded:
-        if answer.held_bytes <= _JUDGED_ASIDE_BYTES:
-            failure = judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)
-        else:
-            failure = await asyncio.to_thread(
-                judge, answer, inspect_output=self._inspect_output, hide=self._client.hide
-            )
+        is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
+        failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
         if failure is not None:
-            answer.output = answer.error = None
-            self._client.release(answer)
+            failure = await self._streamed.complete(answer, failure, self._judge)
+        self._tell(self._end(poll.job, answer, failure, sent_at, was_polled=True))
+
+    def _end(
+        self, job: int, answer: JobAnswer, failure: Failure | None, sent_at: float, *, was_polled: bool
+    ) -> ev.JobEnded:
+        if failure is not None:
+            answer.output, answer.error = part_of(answer), None
+            if answer.output is None:
+                self._client.release(answer)
         status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
-        delay_s, execution_s = _seconds(answer.delay_ms), _seconds(answer.execution_ms)
-        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled, answer.worker_id)
+        delay_s, execution_s = (None if ms is None else ms / 1000 for ms in (answer.delay_ms, answer.execution_ms))
+        flaw = find_flaw(answer.output) if failure is None and self._scheduler.canary.is_out else None
+        worker_id = answer.worker_id
+        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled, flaw, worker_id)
+
+    def _judge(self, answer: JobAnswer) -> Failure | None:
+        return judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)
 
     async def _cancel(self, cancel: cmd.Cancel) -> None:
         sent_at = self._clock()
@@ -448,7 +456,3 @@ class Engine:
         drain_s = self._scheduler.drain_s(self._clock())
         time = "" if drain_s is None else f", which may take {duration(max(drain_s, 1.0))}"
         return f"collecting the {self._scheduler.in_flight:,} jobs in flight, submitting nothing more{time}"
-
-
-def _seconds(ms: float | None) -> float | None:
-    return None if ms is None else ms / 1000

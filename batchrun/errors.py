@@ -94,6 +94,7 @@ class CallError(BatchrunError):
         retry_after_s: The server's Retry-After in seconds, >= 0; None when it sent none.
         raw: The answer's body as it was sent; empty when there was none, then `raw` is the message.
         from_api: Whether the body is the API's own JSON, and not the page of an edge or a proxy before it.
+        hint: What a person must do before any call succeeds, if the API has never answered; empty: it may pass.
     """
 
     def __init__(
@@ -104,8 +105,9 @@ class CallError(BatchrunError):
         retry_after_s: float | None = None,
         raw: str = "",
         from_api: bool = False,
+        hint: str = "",
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, hint)
         self.from_api = from_api
         self.http_status = http_status
         self.retry_after_s = retry_after_s
@@ -146,4 +148,4 @@ class NotFoundError(CallError):
 
 
 class DeniedError(CallError):
-    """401, 402, 403, 407, 425 or a redirect: no request of this run will pass, if it is the API that says so."""
+    """401, 402, 403, 407, 425, a redirect, an endpoint without a queue: no request will pass, if the API says so."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from heapq import merge
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -36,15 +38,21 @@ class Exported:
     """Of the run."""
     failed: int
     """Rows without a result that will have none; those of the rest are still to come."""
+    errors: int = 0
+    """Error records: of the rows that failed or are held."""
 
     def __str__(self) -> str:
-        rest = self.rows - self.results - self.failed
-        parts = [f"{self.failed:,} failed"] * bool(self.failed) + [f"{rest:,} have not ended"] * bool(rest)
+        failed = 0 if self.errors else self.failed
+        rest = self.rows - self.results - (self.errors or self.failed)
+        parts = [f"{failed:,} failed"] * bool(failed) + [f"{rest:,} have not ended"] * bool(rest)
         missing = f" ({', '.join(parts)})" if parts else ""
-        return f"{self.results:,} of {self.rows:,} rows exported to {self.target}{missing}"
+        with_errors = f", {self.errors:,} of them as errors" if self.errors else ""
+        return f"{self.results + self.errors:,} of {self.rows:,} rows exported to {self.target}{with_errors}{missing}"
 
 
-def export(state: Path, target: Path | None, stdout: BinaryIO, form: ResultFormat | None = None) -> Exported:
+def export(
+    state: Path, target: Path | None, stdout: BinaryIO, form: ResultFormat | None = None, *, with_errors: bool = False
+) -> Exported:
     """Write the results that are committed, in input order.
 
     Args:
@@ -52,6 +60,7 @@ def export(state: Path, target: Path | None, stdout: BinaryIO, form: ResultForma
         target: The file to write, whole by rename; None: `stdout`.
         stdout: Where the lines go without a target.
         form: The format to write; None: each line as it stands in its file.
+        with_errors: Write the records of the rows that failed or are held between them.
 
     Raises:
         UsageError: the target is a folder, a device, or a file of the run.
@@ -60,20 +69,26 @@ def export(state: Path, target: Path | None, stdout: BinaryIO, form: ResultForma
     """
     with ExitStack() as stack:
         positions = stack.enter_context(Positions())
-        with Snapshot(state) as store:
-            store.refuse_damaged()
-            refuse_own_files(store, target, stdout)
-            paths = {output.output: store.results_path(output) for output in store.outputs()}
-            counts = store.counts()
-            placed = stack.enter_context(PlacedLines(paths))
-            find_positions(store, positions, counts[RowState.SUCCEEDED])
-        lines = (placed.read(at.output, at.offset, at.length) for at in positions)
-        if form is not None:
-            conversion = stack.enter_context(Conversion(state, form))
-            lines = (conversion.line(at.row, placed.read(at.output, at.offset, at.length)) for at in positions)
-        put(lines, target, stdout)
+        looking = stack.enter_context(ExitStack())
+        store = looking.enter_context(Snapshot(state))
+        store.refuse_damaged()
+        refuse_own_files(store, target, stdout)
+        paths = {output.output: store.results_path(output) for output in store.outputs()}
+        counts = store.counts()
+        placed = stack.enter_context(PlacedLines(paths))
+        find_positions(store, positions, counts[RowState.SUCCEEDED])
+        conversion = stack.enter_context(Conversion(state, form))
+        results = ((at[:3], conversion.line(at.row, placed.read(at.output, at.offset, at.length))) for at in positions)
+        errors = 0
+        if with_errors:
+            failed = (((row.source, row.line, row.row), line) for row, line in conversion.errors(store))
+            errors = counts[RowState.FAILED] + counts[RowState.HELD]
+            put((line for _, line in merge(results, failed, key=itemgetter(0))), target, stdout)
+        else:
+            looking.close()  # a run that is going on can tidy up its log meanwhile
+            put((line for _, line in results), target, stdout)
     name = "stdout" if target is None else str(target)
-    return Exported(name, counts[RowState.SUCCEEDED], sum(counts.values()), counts[RowState.FAILED])
+    return Exported(name, counts[RowState.SUCCEEDED], sum(counts.values()), counts[RowState.FAILED], errors)
 
 
 def put(lines: Iterable[bytes], target: Path | None, stdout: BinaryIO) -> None:
@@ -134,7 +149,7 @@ def _files_of(store: Snapshot) -> Iterator[Path]:
         yield store.path.with_name(store.path.name + suffix)
     stored = store.get_setting("options")
     if isinstance(stored, dict):
-        yield manifest_path(RunOptions.from_json(stored, store.path).output)
+        yield manifest_path(RunOptions.from_json(stored, store.path))
     for output in store.outputs():
         path = store.results_path(output)
         yield from (path, errors_path(path))

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from batchrun.errors import InputError, UsageError
+from batchrun.exactjson import dump
 from batchrun.interrupts import Wish
 from batchrun.journal import Loaded, failure_line
-from batchrun.prompts.identity import derived_id, line_digest
+from batchrun.prompts.identity import known_by
 from batchrun.prompts.shapes import LineError, parse_line
 from batchrun.results.reader import read_lines
 from batchrun.results.writer import ResultsFile
@@ -59,7 +60,7 @@ def as_line(request: Any, number: int) -> bytes:
         InputError: it is no JSON value, or of no known shape.
     """
     try:
-        line = orjson.dumps(request)
+        line = dump(request, orjson.OPT_SERIALIZE_NUMPY)
         parse_line(line)
     except LineError as error:
         raise InputError(f"request {number:,}: {error.message}", error.hint or _EXPECTED) from error
@@ -120,8 +121,8 @@ class Spool:
 
 def _arrival(line: bytes) -> Arrival:
     prompt = parse_line(line)
-    row_id = derived_id(prompt) if prompt.id is None else prompt.id
-    return Arrival(row_id, prompt.id is None, len(line), line_digest(line))
+    row_id, known = known_by(prompt, line)
+    return Arrival(row_id, prompt.id is None, len(line), known)
 
 
 class StoredRecords:

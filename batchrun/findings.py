@@ -31,7 +31,7 @@ PROBLEMS = {
     "source": "inputs that are not what they were when they were copied",
     "no_error": "lines in an error file that are no error record",
     "error_twice": "error records that are there once more",
-    "stray_error": "error records of rows that have not failed",
+    "stray_error": "error records of rows that have not failed and are not held",
     "missing_error": "failed rows that are not in the error file",
     "ended": "results of rows that have ended otherwise, not committed",
     "manifest": "figures that the manifest tells otherwise",

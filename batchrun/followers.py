@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from batchrun.prompts.identity import line_digest
+from batchrun.exactjson import load
+from batchrun.prompts.identity import is_written_so
 from batchrun.prompts.shapes import build_request, parse_line
 from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import batchrun_record, is_openai, openai_line
 from batchrun.results.reader import in_groups, read_lines
 from batchrun.results.record import read_record, result_digest, shared_line
+from batchrun.results.text import extract
 from batchrun.state.following import answered_leaders, count_followers, has_unanswered, lead_again
 from batchrun.state.records import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from batchrun.config import RequestOptions
     from batchrun.prompts.lines import LineReader
@@ -64,13 +64,14 @@ class Followers:
         self._results = results
         self._request = request
 
-    def answer(self, leader: int, line: bytes, batch: Batch) -> int:
+    def answer(self, leader: int, line: bytes, batch: Batch, marks: Iterable[str] | None = None) -> int:
         """Append a leader's answer for each of its followers, without a sync; returns how many there are.
 
         Args:
             leader: The leader's number.
             line: Its line of the results.
             batch: Gets what is to be committed: whose followers end, what their lines say, how long the files are.
+            marks: What there is to say of the answer; None: that is found out.
 
         Raises:
             OutputError: the lines cannot be written.
@@ -79,7 +80,7 @@ class Followers:
         rows = self._store.followers(leader, 0, at_once)
         if not rows:
             return 0
-        record, count = orjson.loads(line), 0
+        record, count = load(line), 0
         if is_openai(record):
             record = batchrun_record(record)
         while rows:
@@ -97,7 +98,7 @@ class Followers:
                 batch.answered.clear()
             rows = self._store.followers(leader, rows[-1].row, at_once)
         batch.leaders.append((leader,))
-        batch.count_tokens(None, None, record["finish_reason"], count)
+        batch.count_answer(None, None, extract(record["output"]).marks if marks is None else marks, count)
         return count
 
     def fail(self, leader: int, batch: Batch) -> int:
@@ -144,7 +145,7 @@ class Followers:
     def _line(self, row: RowRecord, answer: Mapping[str, Any]) -> bytes:
         raw = self._reader.read(row.source, row.offset, row.length)
         # A line that has changed since it was taken in carries nothing, and asks for nothing that is known.
-        prompt = parse_line(raw) if line_digest(raw) == row.digest else None
+        prompt = parse_line(raw) if is_written_so(raw, row.digest) else None
 
         def asked() -> Asked:
             if prompt is None or self._request is None:

@@ -10,6 +10,7 @@ import json
 import re
 from base64 import b64encode
 from typing import TYPE_CHECKING
+from unicodedata import category, combining, east_asian_width
 from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
@@ -135,6 +136,49 @@ def visible_json(data: bytes, *, ascii_only: bool = False) -> str:
         ascii_only: Whether to escape all that is not ASCII, so that it is JSON in any locale.
     """
     return (_NOT_ASCII if ascii_only else _UNSEEN).sub(_json_escaped, data.decode())
+
+
+def on_one_line(data: bytes) -> bytes:
+    """JSON in UTF-8 in which no character within a string ends a line, for readers that split at more than a newline.
+
+    Those are U+0085, U+2028 and U+2029, as `str.splitlines` and JavaScript count; JSON escapes the others itself.
+    """
+    if not data.isascii():  # seen in no time, where a search takes longer than to write the line
+        for raw, escaped in _LINE_ENDS:
+            data = data.replace(raw, escaped)
+    return data
+
+
+_LINE_ENDS = ((b"\xc2\x85", rb"\u0085"), (b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"))
+
+
+def columns_of(text: str) -> int:
+    """How many columns a text takes on a terminal: two for a wide character, none for a combining one."""
+    return len(text) if text.isascii() else sum(map(_columns_of, text))
+
+
+def fitted(text: str, columns: int) -> str:
+    """A text that takes this many columns: filled up with blanks, or cut."""
+    text = clipped(text, columns)
+    return text + " " * (columns - columns_of(text))
+
+
+def clipped(text: str, columns: int, mark: str = "…") -> str:
+    """A text that takes this many columns at most; where it is cut, with a mark at its end."""
+    if columns_of(text) <= columns:
+        return text
+    room = columns - len(mark)
+    for end, char in enumerate(text):
+        room -= _columns_of(char)
+        if room < 0:
+            return text[:end] + mark
+    return text
+
+
+def _columns_of(char: str) -> int:
+    if combining(char) or category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if east_asian_width(char) in "WF" else 1
 
 
 # Controls but for tab and line end, invisible and bidirectional formatting, line separators, lone surrogates, tags.

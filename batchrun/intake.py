@@ -9,7 +9,8 @@ Until the rows are committed nothing that was there has changed: a start that is
 from __future__ import annotations
 
 import os
-import sys
+import re
+from collections import Counter
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from batchrun.config import RunOptions
 from batchrun.copies import is_piped, link_stdin, make_copy, remove_copies
 from batchrun.errors import InputError, UsageError
-from batchrun.prompts.identity import derived_id, line_digest, request_key
+from batchrun.prompts.identity import derived_id, known_by, line_digest, parts, request_key
 from batchrun.prompts.shapes import LineError, Prompt, Shape, build_request, parse_line
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sources import STDIN, Source, SourceKind, find_sources, iter_source
@@ -27,9 +28,10 @@ from batchrun.results.manifest import digest_file
 from batchrun.results.writer import cut_torn_line
 from batchrun.state.intake import Merged, StagedLine, merge, stage
 from batchrun.state.records import OutputRecord, SourceRecord
+from batchrun.streams import stdin_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from batchrun.config import FormatChoice
     from batchrun.prompts.lines import RawLine
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from batchrun.state.store import Store
 
 _PROBLEMS_SHOWN = 10
+_NUMBER = re.compile(r"\d[\d,]*")
 _PROGRESS_EVERY_LINES = 200_000
 
 
@@ -79,6 +82,11 @@ def take_in(
         if store.get_setting("intake") != {**mark, "rows": store.count_rows()}:
             merged = _merge(options, records, outputs, store, observer, is_new=not before)
             store.set_setting("intake", {**mark, "rows": merged.rows})
+            if merged.carried:
+                observer.message(
+                    f"lines of which only carried fields have changed, such as metadata: {merged.carried:,}; results"
+                    " that are there keep the old ones"
+                )
     except BaseException:
         _remove(made)
         raise
@@ -110,13 +118,24 @@ def _merge(
         _refuse_too_many(records, sweep, shard.count if shard else 1, options.limit)
     key_of = RequestKeys(options) if options.dedupe else None
     shapes: set[Shape] = set()
-    lines = _valid_lines(records, problems, shapes, observer, sweep=sweep, key_of=key_of, limit=limit)
+    lines = _staged_lines(
+        records, problems, shapes, observer, sweep=sweep, key_of=key_of, limit=limit, skip_invalid=options.skip_invalid
+    )
     stage(store, lines if shard is None else _fallen_to(shard, lines, whole_input))
+    if problems.count and not options.skip_invalid:
+        look = "batchrun check " + " ".join(options.inputs)
+        raise InputError(str(problems), f"fix the lines ({look} names all of them), or run the others: --skip-invalid")
+    merged = merge(
+        store,
+        records,
+        whole=limit is None,
+        limit=options.limit,
+        dedupe=options.dedupe,
+        has_invalid=problems.count > 0,
+        outputs=outputs,
+    )
     if problems.count:
-        raise InputError(
-            str(problems), "fix the lines, or look at all of them: batchrun check " + " ".join(options.inputs)
-        )
-    merged = merge(store, records, whole=limit is None, limit=options.limit, dedupe=options.dedupe, outputs=outputs)
+        observer.message(f"{problems}\nthese lines are skipped, and go to the error file")
     if shard:
         store.set_setting("whole_input", whole_input.to_json())
     store.set_setting("inputs", [tuple(digest_file(_given(record), record.path)) for record in records])
@@ -214,15 +233,15 @@ def _prepare(
         stamp = _stamp(Path(record.origin))
         if copied and copied.stamp == stamp:
             return record._replace(file=copied.file, stamp=stamp)
-        copy = make_copy(source, record.source, state, sys.stdin.buffer, made)
+        copy = make_copy(source, record.source, state, stdin_bytes(), made)
         return record._replace(file=str(copy), stamp=stamp)
     if resumed and copied is None:
         raise InputError(
             f"{known.file if known else source.path}: the copy of this input is gone",
             "pipe the same input into the first command again",
         )
-    if not resumed and (copied is None or is_piped(source, sys.stdin.buffer)):
-        copy = make_copy(source, record.source, state, sys.stdin.buffer, made)
+    if not resumed and (copied is None or is_piped(source, stdin_bytes())):
+        copy = make_copy(source, record.source, state, stdin_bytes(), made)
         if copied is None or copy.stat().st_size:
             return record._replace(file=str(copy), stamp=copy.name)
     assert copied is not None  # noqa: S101 - else it was read above
@@ -252,10 +271,13 @@ def preview(options: RunOptions, stdin: BinaryIO, observer: Observer) -> Iterato
     """
     shard = None if options.shard is None else Shard.parse(options.shard)
     sources = find_sources(options.inputs, tell=observer.message)
-    return islice(_previewed(sources, Sweep(options.sweep), shard, stdin), options.limit)
+    tell = observer.message if options.skip_invalid else None
+    return islice(_previewed(sources, Sweep(options.sweep), shard, stdin, tell), options.limit)
 
 
-def _previewed(sources: Sequence[Source], sweep: Sweep, shard: Shard | None, stdin: BinaryIO) -> Iterator[Prompt]:
+def _previewed(
+    sources: Sequence[Source], sweep: Sweep, shard: Shard | None, stdin: BinaryIO, tell: Callable[[str], None] | None
+) -> Iterator[Prompt]:
     for source in sources:
         for line in iter_source(source, stdin):
             try:
@@ -264,13 +286,16 @@ def _previewed(sources: Sequence[Source], sweep: Sweep, shard: Shard | None, std
                     continue
                 yield from (sweep.apply(prompt, number) for number in range(sweep.size))
             except LineError as error:
-                raise InputError(f"{source.path}:{line.number}: {error.message}", error.hint) from error
+                told = f"{source.path}:{line.number}: {error.message}"
+                if tell is None:
+                    raise InputError(told, error.hint) from error
+                tell(f"{told}; the line is skipped")
 
 
 def _fallen_to(shard: Shard, lines: Iterator[StagedLine], whole_input: LineSum) -> Iterator[StagedLine]:
     for line in lines:
         if line.variant == 0:
-            whole_input.add(line.digest)
+            whole_input.add(parts(line.digest)[0])
         if shard.holds(line.id):
             yield line
 
@@ -293,25 +318,33 @@ class RequestKeys:
 
 
 class _Problems:
-    """The wrong lines: the first few, and how many."""
+    """The wrong lines: how many, and for each reason the first."""
 
     def __init__(self) -> None:
-        self.first: list[str] = []
         self.count = 0
+        self._first: dict[str, str] = {}
+        self._counts = Counter[str]()
 
-    def add(self, problem: str) -> None:
+    def add(self, where: str, reason: str) -> None:
         self.count += 1
-        if len(self.first) < _PROBLEMS_SHOWN:
-            self.first.append(problem)
+        kind = _NUMBER.sub("N", reason)
+        if kind in self._first or len(self._first) < _PROBLEMS_SHOWN:
+            self._first.setdefault(kind, f"{where}: {reason}")
+            self._counts[kind] += 1
 
     def __str__(self) -> str:
-        more = self.count - len(self.first)
-        return "\n".join(self.first) + (f"\n... and {more:,} more" if more else "")
+        told = []
+        for kind, first in self._first.items():
+            more = self._counts[kind] - 1
+            told.append(first + (f" (and {more:,} more like this)" if more else ""))
+        rest = self.count - self._counts.total()
+        told += [f"... and {rest:,} more"] if rest else []
+        return "\n".join([*told, f"{self.count:,} lines are wrong"] if self.count > 1 else told)
 
 
 def _plain_lines(sources: Sequence[SourceRecord]) -> Iterator[tuple[SourceRecord, RawLine]]:
     for source in sources:
-        for line in iter_source(Source(source.file, SourceKind.FILE), sys.stdin.buffer):
+        for line in iter_source(Source(source.file, SourceKind.FILE), stdin_bytes(), source.path):
             yield source, line
 
 
@@ -326,7 +359,7 @@ def _refuse_too_many(sources: Sequence[SourceRecord], sweep: Sweep, shards: int,
         )
 
 
-def _valid_lines(
+def _staged_lines(
     sources: Sequence[SourceRecord],
     problems: _Problems,
     shapes: set[Shape],
@@ -335,6 +368,7 @@ def _valid_lines(
     sweep: Sweep,
     key_of: RequestKeys | None,
     limit: int | None,
+    skip_invalid: bool,
 ) -> Iterator[StagedLine]:
     plain = islice(_plain_lines(sources), None if limit is None else -(-limit // sweep.size))
     for count, (source, line) in enumerate(plain, 1):
@@ -345,21 +379,23 @@ def _valid_lines(
             if sweep:
                 sweep.apply(prompt, 0)
         except LineError as error:
-            problems.add(f"{source.path}:{line.number}: {error.message}")
+            problems.add(f"{source.path}:{line.number}", error.message)
+            if skip_invalid:
+                yield _invalid(source, line, error.message)
             continue
         shapes.add(prompt.shape)
-        staged = StagedLine(
-            derived_id(prompt) if prompt.id is None else prompt.id,
-            prompt.id is None,
-            source.source,
-            line.number,
-            line.offset,
-            len(line.raw),
-            line_digest(line.raw),
-        )
+        line_id, known = known_by(prompt, line.raw)
+        staged = StagedLine(line_id, prompt.id is None, source.source, line.number, line.offset, len(line.raw), known)
         if not sweep:
             yield staged if key_of is None else staged._replace(key=key_of(prompt, 0))
             continue
         for number in range(sweep.size):
             key = None if key_of is None else key_of(sweep.apply(prompt, number), number)
             yield staged._replace(variant=number, suffix=sweep.variant(number).suffix, key=key)
+
+
+def _invalid(source: SourceRecord, line: RawLine, problem: str) -> StagedLine:
+    """A line that cannot be run, under an id that comes from its bytes: its own may be what is wrong."""
+    known = line_digest(line.raw)
+    at = (source.source, line.number, line.offset, len(line.raw))
+    return StagedLine(f"invalid-{known.hex()[:16]}", True, *at, known, key=b"%d:%d" % at[:2], problem=problem)

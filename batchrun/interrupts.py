@@ -1,7 +1,7 @@
 """The ways to leave a session: which signal asks for which.
 
 The first Ctrl-C or SIGTERM does what the user has chosen, the second detaches: whoever asks twice wants to be gone.
-SIGHUP detaches, because nobody is left to watch. SIGUSR1 cancels: `batchrun cancel` sends it to a run that goes on.
+SIGHUP detaches, because nobody is left to watch. SIGUSR1 cancels, as `batchrun cancel` does.
 A hangup or an interrupt that was ignored before stays ignored: `nohup` and a shell's background jobs mean it.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batchrun.config import InterruptPolicy
 
 CANCEL_SIGNAL = signal.SIGUSR1
-"""Sent by `batchrun cancel` to the process that drives the run."""
+"""Cancels from outside where `batchrun cancel` cannot reach the state file."""
 
 
 class Wish(Enum):
@@ -68,7 +68,7 @@ class Leaving:
 
 @contextmanager
 def cancellable(leaving: Leaving) -> Iterator[None]:
-    """Hear `batchrun cancel`, from before a session's loop to the end of its last file: by default it would kill.
+    """Hear the signal, from before a session's loop to the end of its last file: by default it would kill.
 
     Signals come to the main thread only: in another one nothing is done.
     """

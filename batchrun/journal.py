@@ -10,18 +10,21 @@ All methods are called from one thread at a time, and block: the driver keeps th
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchrun.endpoint.protocol import JobAnswer, run_body
-from batchrun.errors import BatchrunError, OutputError
-from batchrun.prompts.identity import line_digest
-from batchrun.prompts.shapes import Prompt, build_request, parse_line
+from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
+from batchrun.errors import OutputError
+from batchrun.exactjson import load
+from batchrun.inputlines import InvalidLineError, LineChangedError, read_line
+from batchrun.prompts.shapes import LineError, Prompt, build_request
 from batchrun.prompts.sweep import ENDPOINT, Sweep
-from batchrun.results.completion import Asked, asked_of
+from batchrun.results.completion import Asked, asked_of, is_context_full, most_tokens
 from batchrun.results.openai import openai_line
-from batchrun.results.record import JobInfo, error_line, result_digest, result_line
-from batchrun.results.text import extract
+from batchrun.results.record import JobInfo, error_line, part_bytes, result_digest, result_line
+from batchrun.results.text import CONTEXT_FULL, Said, extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
 from batchrun.scheduler.states import RowState
@@ -66,21 +69,6 @@ class Work:
         self.counters[name] = self.counters.get(name, 0) + by
 
 
-@dataclass(slots=True)
-class Tokens:
-    """What the workers have said of the tokens, in this session."""
-
-    input: int = 0
-    output: int = 0
-    reported: bool = False
-
-    def add(self, used: int | None, made: int | None) -> None:
-        """Add what a result says; None: it does not say."""
-        self.input += used or 0
-        self.output += made or 0
-        self.reported = self.reported or used is not None or made is not None
-
-
 class Loaded(NamedTuple):
     """Rows to submit next."""
 
@@ -91,8 +79,12 @@ class Loaded(NamedTuple):
     """How many of them the run did not have before."""
 
 
-class LineChangedError(BatchrunError):
-    """A line is not what it was when the run began."""
+class _Sent(NamedTuple):
+    """What is kept of a line between its submission and its result."""
+
+    carried: dict[str, Any]
+    most_tokens: float | None
+    """See `completion.most_tokens`."""
 
 
 class Journal:
@@ -138,11 +130,11 @@ class Journal:
         self._results = results
         self._rows: dict[int, RowRecord] = {}
         self._jobs: dict[int, tuple[str, int]] = {}
-        self._carried: dict[int, dict[str, Any]] = {}
+        self._sent: dict[int, _Sent] = {}
         self._last_row = 0
         self._sweep = Sweep(options.sweep)
         self._is_openai = options.format == "openai"
-        self.tokens = Tokens()
+        self.said = Said()
 
     def load(self, count: int) -> Loaded:
         """Up to `count` further pending rows."""
@@ -199,7 +191,7 @@ class Journal:
             self._jobs.pop(ending.job, None)
             if not isinstance(ending, cmd.Requeue):
                 del self._rows[ending.row]
-                self._carried.pop(ending.row, None)
+                self._sent.pop(ending.row, None)
         if self._deliver is not None and self._delivered:
             self._deliver(self._delivered)
             self._delivered = []
@@ -209,37 +201,46 @@ class Journal:
         """Append and sync the results; returns the digest of each row's line."""
         digests: dict[int, int] = {}
         lines: dict[int, list[bytes]] = {}
-        leaders: list[tuple[int, bytes]] = []
+        leaders: list[tuple[int, bytes, tuple[str, ...]]] = []
         for ending in work.endings:
             if isinstance(ending, cmd.Finish) and ending.failure is None:
                 source = self._sources[self._rows[ending.row].source]
-                line = self._result_line(ending, source, batch, now_ms)
+                line, marks = self._result_line(ending, source, batch, now_ms)
                 lines.setdefault(source.output, []).append(line)
                 digests[ending.row] = result_digest(line)
                 if self._followers is not None:
-                    leaders.append((ending.row, line))
+                    leaders.append((ending.row, line, marks))
         for output, new in lines.items():
             self._results[output].append(new)
             self._keep(*new)
             batch.committed_bytes[output] = self._results[output].size_bytes
         if self._followers is not None:
-            for row, line in leaders:
-                work.followers_succeeded += self._followers.answer(row, line, batch)
+            for row, line, marks in leaders:
+                count = self._followers.answer(row, line, batch, marks)
+                work.followers_succeeded += count
+                self.said.marks.update(dict.fromkeys(marks, count))
         self._results.sync(batch.committed_bytes)
         return digests
 
-    def _result_line(self, finish: cmd.Finish, source: SourceRecord, batch: Batch, now_ms: int) -> bytes:
+    def _result_line(
+        self, finish: cmd.Finish, source: SourceRecord, batch: Batch, now_ms: int
+    ) -> tuple[bytes, tuple[str, ...]]:
+        """A row's line, and what there is to say of its answer."""
         row, answer = self._rows[finish.row], finish.answer
         assert isinstance(answer, JobAnswer)  # noqa: S101 - the driver hands over what /status answered
         text = extract(answer.output)
-        batch.count_tokens(text.input_tokens, text.output_tokens, text.finish_reason)
-        self.tokens.add(text.input_tokens, text.output_tokens)
+        sent = self._sent_of(row)
+        marks = text.marks
+        if "truncated" in marks and is_context_full(text, sent.most_tokens):
+            marks = (*marks, CONTEXT_FULL)
+        batch.count_answer(text.input_tokens, text.output_tokens, marks)
+        self.said.add(text, marks)
         remote_id, submitted_ms = self._jobs[finish.job]
-        return result_line(
+        line = result_line(
             row_id=row.id,
             text=text,
             output=answer.output,
-            carried=self._carried_of(row),
+            carried=sent.carried,
             variant=self._sweep.variant(row.variant).values,
             file=source.path,
             line=row.line,
@@ -257,13 +258,19 @@ class Journal:
             possible_duplicate=finish.unconfirmed > 0,
             write=(lambda record: openai_line(record, lambda: self._asked(row))) if self._is_openai else None,
         )
+        return line, marks
 
     def _asked(self, row: RowRecord) -> Asked:
-        """What a row's request asked for, read again: only answers that do not tell have need of it."""
+        """What a row's request asked for: only answers that do not tell have need of it."""
+        request = self._request(row)
+        return Asked() if request is None else asked_of(request)
+
+    def _request(self, row: RowRecord) -> dict[str, Any] | None:
+        """A row's request, read again; None: its line has changed."""
         line = self._line(row)
         if isinstance(line, LineChangedError):
-            return Asked()
-        return asked_of(build_request(self._sweep.apply(line, row.variant), self._options.request))
+            return None
+        return self._request_of(line, row)
 
     def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int, digest: int | None) -> None:
         row = self._rows[ending.row]
@@ -275,9 +282,14 @@ class Journal:
                 status, answer = ending.status, _answer(ending.answer)
                 if ending.failure:
                     failure = self._failure(ending, ending.failure, answer, now_ms)
+                    if failure.message.startswith(NO_ROUTE):
+                        failure = failure._replace(message=named_route(failure.message, self._request(row)))
                     batch.failures.append(failure)
-                    if self._deliver is not None:
-                        self._keep(self._failure_line(row._replace(attempts=ending.attempts), failure, ending.job))
+                    part = None
+                    if answer is not None and answer.output is not None:
+                        part = part_bytes(answer.output)
+                        batch.parts.append((ending.job, part))
+                    self._keep_failure(row._replace(attempts=ending.attempts), failure, ending.job, answer, part)
             case cmd.Hold():
                 state, status = RowState.HELD, "UNCONFIRMED"
             case cmd.Requeue():
@@ -314,33 +326,49 @@ class Journal:
         if self._deliver is not None:
             self._delivered.extend(lines)
 
-    def _failure_line(self, row: RowRecord, failure: FailureRecord, job: int) -> bytes:
-        return failure_line(
-            row,
-            failure,
-            FailedJob(*(self._jobs.get(job) or self._store.submission(job)), None),
-            source=self._sources[row.source],
-            reader=self._reader,
-            sweep=self._sweep,
-            endpoint=self._endpoint,
+    def _keep_failure(
+        self, row: RowRecord, failure: FailureRecord, job: int, answer: JobAnswer | None, part: bytes | None
+    ) -> None:
+        if self._deliver is None:
+            return
+        remote_id, submitted_ms = self._jobs.get(job) or self._store.submission(job)
+        times = (_whole(answer.delay_ms), _whole(answer.execution_ms)) if answer else (None, None)
+        self._delivered.append(
+            failure_line(
+                row,
+                failure,
+                FailedJob(remote_id, submitted_ms, None, part, *times),
+                source=self._sources[row.source],
+                reader=self._reader,
+                sweep=self._sweep,
+                endpoint=self._endpoint,
+            )
         )
 
     def _body(self, row: int) -> bytes | LineChangedError:
         line = self._line(self._rows[row])
         if isinstance(line, LineChangedError):
             return line
+        try:
+            request = self._request_of(line, self._rows[row])
+        except LineError as error:
+            return LineChangedError(error.message)
         if self._rows[row].length <= _REMEMBERED_LINE_BYTES:
-            self._carried[row] = line.carried
-        line = self._sweep.apply(line, self._rows[row].variant)
-        return run_body(build_request(line, self._options.request), self._options.policy)
+            self._sent[row] = _Sent(line.carried, most_tokens(request))
+        return run_body(request, self._options.policy)
 
-    def _carried_of(self, row: RowRecord) -> dict[str, Any]:
-        """What the row's line carries to its result: remembered since its submission, or read again."""
-        carried = self._carried.pop(row.row, None)
-        if carried is None:
+    def _request_of(self, line: Prompt, row: RowRecord) -> dict[str, Any]:
+        return build_request(self._sweep.apply(line, row.variant), self._options.request)
+
+    def _sent_of(self, row: RowRecord) -> _Sent:
+        """What the row's result needs of its line: remembered since its submission, or read again."""
+        sent = self._sent.pop(row.row, None)
+        if sent is None:
             line = self._line(row)
-            carried = {} if isinstance(line, LineChangedError) else line.carried
-        return carried
+            if isinstance(line, LineChangedError):
+                return _Sent({}, None)
+            sent = _Sent(line.carried, most_tokens(self._request_of(line, row)))
+        return sent
 
     def _line(self, row: RowRecord) -> Prompt | LineChangedError:
         return read_line(self._reader, row, self._sources[row.source].path)
@@ -371,12 +399,19 @@ def failure_line(
     """
     variant = sweep.variant(row.variant).values
     line = read_line(reader, row, source.path)
+    raw, request = failure.raw, None
+    if isinstance(line, InvalidLineError):
+        raw, request = line.raw.decode(errors="backslashreplace"), line.request
+    elif not isinstance(line, LineChangedError):
+        with suppress(LineError):  # of a line that is invalid because it has no place for a value of the sweep
+            line = sweep.apply(line, row.variant)
+        request = line.line
     job = JobInfo(
         id=failed.remote_id,
         endpoint=variant.get(ENDPOINT, endpoint),
         attempts=row.attempts,
-        delay_ms=None,
-        execution_ms=None,
+        delay_ms=failed.delay_ms,
+        execution_ms=failed.execution_ms,
         worker_id=failure.worker_id,
         submitted_at=None if failed.submitted_ms is None else failed.submitted_ms / 1000,
         completed_at=None if failure.completed_ms is None else failure.completed_ms / 1000,
@@ -386,23 +421,16 @@ def failure_line(
         status=failure.status,
         kind=failure.kind,
         message=failure.message,
-        raw=failure.raw,
-        request=None if isinstance(line, LineChangedError) else sweep.apply(line, row.variant).line,
+        raw=raw,
+        request=request,
         variant=variant,
         file=source.path,
         line=row.line,
         job=job if row.attempts else None,
         same_as=failed.same_as,
+        part=None if failed.output is None else load(failed.output),
         write=write,
     )
-
-
-def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineChangedError:
-    """A row's line, parsed again; an error, not raised, when it is not what it was when the run began."""
-    raw = reader.read(row.source, row.offset, row.length)
-    if line_digest(raw) != row.digest:
-        return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
-    return parse_line(raw)
 
 
 def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:

@@ -10,7 +10,9 @@ import aiohttp
 import orjson
 
 from batchrun.config import checked_url
+from batchrun.endpoint.connections import make_connector, refuse_bad_way
 from batchrun.endpoint.proxies import proxy_for
+from batchrun.errors import UsageError
 from batchrun.foreign import Secrets
 from batchrun.interrupts import wakeup_fd_kept
 from batchrun.results.cost import span
@@ -64,11 +66,15 @@ async def notify(url: str, data: dict[str, Any]) -> str | None:
         Why it did not arrive, one line without the URL, which may hold a secret; None when it did.
     """
     try:
+        # Not aiohttp's `trust_env`, which sends passwords out of ~/.netrc, too.
+        proxy = proxy_for(url)
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session,
+            aiohttp.ClientSession(
+                connector=make_connector(url, {}, proxy), timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)
+            ) as session,
             session.post(
                 url,
-                proxy=proxy_for(url),  # not aiohttp's `trust_env`, which sends passwords out of ~/.netrc, too
+                proxy=None if proxy is None or proxy.is_socks else proxy.url,
                 data=orjson.dumps(data, default=str),
                 headers={"Content-Type": "application/json"},
                 allow_redirects=False,
@@ -77,7 +83,7 @@ async def notify(url: str, data: dict[str, Any]) -> str | None:
             if answer.status < 300:  # noqa: PLR2004 - a redirect is no success: the POST was not taken
                 return None
             return f"HTTP {answer.status}"
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, UsageError) as error:
         return f"{type(error).__name__}"
 
 
@@ -85,10 +91,10 @@ def refuse_bad_url(url: str | None) -> None:
     """Refuse a notification URL that nothing can be sent to.
 
     Raises:
-        UsageError: it is no http(s) URL.
+        UsageError: it is no http(s) URL, or the environment's proxy for it is none.
     """
     if url is not None:
-        checked_url("--notify", url, example="https://hooks.slack.com/services/...")
+        refuse_bad_way(checked_url("--notify", url, example="https://hooks.slack.com/services/..."))
 
 
 @contextmanager

@@ -84,7 +84,13 @@ GUARD_OPTIONS = [
         "--canary",
         type=Number("canary"),
         metavar="N",
-        help="Run N rows first, and the others only when all of these have succeeded.",
+        help="Run N rows first, and the others only when all of these have succeeded, not all of them with answers that"
+        " are empty or cut off.",
+    ),
+    click.option(
+        "--canary-allow",
+        type=click.Choice(["length"]),
+        help="Answers that max_tokens has cut off are good enough for --canary.",
     ),
     click.option(
         "--price-per-hour",
@@ -204,7 +210,9 @@ RUN_OPTIONS = [
         help="A file for all results, or a folder (existing, or ending in /): one file for each input."
         " [default: <input>.results.jsonl]",
     ),
-    click.option("--state", metavar="PATH", help="The state file. [default: <output>.state]"),
+    click.option(
+        "--state", metavar="PATH", help="The state file. [default: <output>.state; in a folder: batchrun.state]"
+    ),
     click.option(
         "-j",
         "--concurrency",
@@ -302,6 +310,11 @@ RUN_OPTIONS = [
         "--dedupe",
         is_flag=True,
         help="Pay equal requests once: the answer is written for each of their rows. Samples of --repeat stay apart.",
+    ),
+    click.option(
+        "--skip-invalid",
+        is_flag=True,
+        help="Run the good lines although others are wrong: these go to the error file as INVALID (exit code 3).",
     ),
     click.option("--chat", is_flag=True, help="Send `prompt` lines as chat messages."),
     click.option("--system", metavar="TEXT", help="A system message for lines that have none; implies --chat."),

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def echo(text: str | bytes, *, err: bool = False, nl: bool = True) -> None:
     """The one way to a person's screen; JSON, as bytes, is also for programs."""
     if isinstance(text, bytes):
-        # On stderr it passes through a text stream, in whatever encoding that has.
-        click.echo(visible_json(text, ascii_only=True) if err else visible_json(text).encode(), err=err, nl=nl)
+        # In a text stream it has whatever encoding that has.
+        is_text = err or not hasattr(sys.stdout, "buffer")
+        click.echo(visible_json(text, ascii_only=True) if is_text else visible_json(text).encode(), err=err, nl=nl)
     else:
         click.echo(visible(text), err=err, nl=nl)
 
@@ -45,7 +46,7 @@ def show_summary(summary: Summary, given: dict[str, Any]) -> None:
     elif not given["quiet"]:
         echo(render(summary), err=True, nl=False)
     elif summary.reason:
-        echo(f"batchrun: {summary.reason}", err=True)
+        say(summary.reason, summary.hint)
 
 
 def show_ending(file: str, ending: Ending, given: dict[str, Any]) -> None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
-import orjson
 
 from batchrun import config
 from batchrun.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError
+from batchrun.exactjson import dump
 from batchrun.foreign import without_user
 from batchrun.intake import results_name
 from batchrun.paths import behind_links, look_at
@@ -69,7 +69,7 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         base_url=base_url.rstrip("/"),
         output=output,
         output_is_folder=is_folder,
-        state=_state(given["state"], output),
+        state=_state(given["state"], output, is_folder=is_folder),
         request=config.RequestOptions(given["override"], given["default"], given["chat"], given["system"]),
         sweep=sweep,
         policy=config.JobPolicy(given["execution_timeout"], given["ttl"], given["low_priority"]),
@@ -83,6 +83,7 @@ def run_options(given: dict[str, Any]) -> config.RunOptions:
         guards=guards(given, config.GuardOptions()),
         limit=given["limit"],
         shard=None if shard is None else str(shard),
+        skip_invalid=given["skip_invalid"],
         dedupe=given["dedupe"],
         format=given["format"],
         ordered=given["ordered"],
@@ -128,7 +129,7 @@ def _refuse_unsendable(option: str, value: Any) -> None:
     for _ in range(_LEVELS_AROUND):
         value = [value]
     try:
-        orjson.dumps(value)
+        dump(value)
     except TypeError as error:
         raise UsageError(f"{option} cannot be sent as JSON: {error}", "at most 100 levels, in valid UTF-8") from error
 
@@ -192,6 +193,7 @@ def guards(given: dict[str, Any], known: config.GuardOptions) -> config.GuardOpt
         "on_interrupt": "on_interrupt",
         "halt": "halt",
         "canary": "canary",
+        "canary_allow": "canary_allow",
         "price_per_hour": "price_per_hour",
         "max_cost": "max_cost",
         "deadline": "deadline_s",
@@ -212,9 +214,7 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
         if not path.name or path.name == "..":
             path = path.resolve()
         if not path.name:
-            raise UsageError(
-                f"-o {output}: the state file stands beside it, and there is no such place", "name a folder"
-            )
+            raise UsageError(f"-o {output}: that is the folder of all folders", "name a folder in it")
         return path, output.endswith("/") or _is_folder(found)
     if len(inputs) != 1 or inputs[0] == "-" or _is_folder(look_at(inputs[0], "INPUT", InputError)):
         raise UsageError(
@@ -225,8 +225,15 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
     return path.with_name(results_name(path.name, part)), False
 
 
-def _state(given: str | None, output: Path) -> Path:
-    state = output.with_name(output.name + ".state") if given is None else Path(given)
+def state_of(output: Path, *, is_folder: bool) -> Path:
+    """The state file of results: beside a file; within a folder, unless one of an earlier version is beside it."""
+    beside = output.with_name(output.name + ".state")
+    within = output / config.FOLDER_STATE
+    return within if is_folder and (within.exists() or not beside.is_file()) else beside
+
+
+def _state(given: str | None, output: Path, *, is_folder: bool) -> Path:
+    state = state_of(output, is_folder=is_folder) if given is None else Path(given)
     look_at(str(state) if given is None else given, "--state")
     return behind_links(state)
 

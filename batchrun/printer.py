@@ -49,7 +49,7 @@ class Printer:
         self._is_due = False
         """Whether there is something that the thread has not taken yet."""
         self._is_writing = False
-        with suppress(OSError, ValueError, AttributeError):
+        with suppress(Exception):
             stream.flush()  # type: ignore[union-attr] # what the program has said before comes first
 
     @property
@@ -64,7 +64,10 @@ class Printer:
 
     def isatty(self) -> bool:
         """Whether the stream is a terminal."""
-        return self._stream is not None and self._stream.isatty()
+        try:
+            return self._stream.isatty()  # type: ignore[union-attr] # closed, or a stream that has only `write`
+        except (AttributeError, OSError, ValueError):
+            return False
 
     def fileno(self) -> int:
         """The stream's descriptor.
@@ -130,7 +133,7 @@ class Printer:
                 self._is_writing = True
             try:
                 self._put(text)
-            except (OSError, ValueError):
+            except Exception:  # noqa: BLE001 - a stream of a program's own may raise anything
                 with self._lock:
                     self._dropped += count
 
@@ -173,7 +176,8 @@ class Printer:
             self._stream.write(text)
         except UnicodeEncodeError:
             self._stream.write(text.encode("ascii", self.errors).decode("ascii"))
-        self._stream.flush()
+        if hasattr(self._stream, "flush"):
+            self._stream.flush()
 
 
 @contextmanager

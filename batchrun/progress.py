@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 import orjson
 from tqdm import tqdm
 
-from batchrun.foreign import visible, visible_json
+from batchrun.foreign import clipped, columns_of, visible, visible_json
 from batchrun.printer import Printer
 from batchrun.results.cost import money
 from batchrun.results.summary import Observer, Snapshot, duration
@@ -206,6 +206,7 @@ def _figures(snapshot: Snapshot) -> list[str]:
         parts.append(f"ETA {duration(s.eta_s)}")
     if s.failed:
         parts.append(f"{s.failed:,} failed")
+    parts += [f"{count:,} {name}" for name, count in s.answers]
     if s.cost is not None:
         projected = s.cost.most_projected
         parts.append(money(s.cost.most) + ("" if projected is None else f" of ~{money(projected)}"))
@@ -226,9 +227,9 @@ def _fitting(snapshot: Snapshot, columns: int) -> str:
     """
     text = f"{snapshot.done:,}/{snapshot.total:,}"
     for part in _figures(snapshot):
-        room = columns - len(text) - len(", ")
-        if len(part) <= room:
+        room = columns - columns_of(text) - len(", ")
+        if columns_of(part) <= room:
             text += f", {part}"
         elif part == visible(snapshot.note) and room >= _LEAST_NOTE_COLUMNS:
-            text += f", {part[: room - 1]}…"
+            text += f", {clipped(part, room)}"
     return text

@@ -98,6 +98,6 @@ def _take_over(store: Store, path: Path, line: bytes, batch: Batch, taken: set[i
         )
     )
     if row.same_as is None:
-        batch.count_tokens(record.input_tokens, record.output_tokens, record.finish_reason)
+        batch.count_answer(record.input_tokens, record.output_tokens, record.marks)
     else:
-        batch.count_tokens(None, None, record.finish_reason)
+        batch.count_answer(None, None, record.marks)

@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import orjson
+
 from batchrun.conclusion import results_path
 from batchrun.config import RETENTION_S
 from batchrun.results.reader import in_groups, read_lines, size_of
 from batchrun.results.record import read_job, read_record, result_digest, tells_of_job
+from batchrun.results.text import MARKS
 from batchrun.results.writer import ResultsFile, set_aside, write_whole
 from batchrun.scheduler.states import RowState
 from batchrun.state.amends import UNDER_WAY, Kept, amend, begin, keep
@@ -97,7 +100,7 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
                 sizes_bytes[output.output] = _rewrite(path.resolve(), marks, observer)
     # The local endpoint has forgotten its jobs with the process that it was in.
     kept_since_ms = now_ms + 1 if options.is_local else now_ms - round(RETENTION_S * 1000)
-    amended = amend(store, sizes_bytes, kept_since_ms=kept_since_ms, now_ms=now_ms)
+    amended = amend(store, sizes_bytes, marks=MARKS, kept_since_ms=kept_since_ms, now_ms=now_ms)
     _tell(amended, observer)
 
 
@@ -142,7 +145,7 @@ def _kept(
                 None if record.execution_ms is None else round(record.execution_ms),
                 record.input_tokens,
                 record.output_tokens,
-                record.finish_reason == "length",
+                orjson.dumps(record.marks).decode(),
             )
 
 

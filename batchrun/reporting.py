@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from batchrun.accounts import cost_so_far
@@ -55,7 +55,7 @@ def read(state: Path) -> Report:
             variants[number].failures[kind] = count
         _add_times(store, variants, repeat)
         _add_cost(store, variants, options)
-        _add_tokens(store, variants, repeat)
+        _add_answers(store, variants, repeat)
     return Report(str(state), [variant for variant in variants if variant.rows or len(variants) == 1])
 
 
@@ -94,10 +94,11 @@ def _add_cost(store: Snapshot, variants: list[VariantReport], options: RunOption
             variant.cost = cost.most * worked.get(number, 0) / total_ms
 
 
-def _add_tokens(store: Snapshot, variants: list[VariantReport], repeat: int) -> None:
+def _add_answers(store: Snapshot, variants: list[VariantReport], repeat: int) -> None:
     """One pass over the results that are committed."""
     used: defaultdict[int, Tally] = defaultdict(Tally)
     made: defaultdict[int, Tally] = defaultdict(Tally)
+    marked: Counter[tuple[int, str]] = Counter()
     for output in store.outputs():
         path = store.results_path(output)
         if size_of(path) < output.committed_bytes:
@@ -113,6 +114,9 @@ def _add_tokens(store: Snapshot, variants: list[VariantReport], repeat: int) -> 
                     used[number].add(record.input_tokens)
                 if record.output_tokens is not None:
                     made[number].add(record.output_tokens)
+                marked.update((number, mark) for mark in record.marks)
+    for (number, mark), count in marked.items():
+        setattr(variants[number], mark, count)
     for number, tally in used.items():
         variants[number].input_tokens = tally.tokens()
     for number, tally in made.items():

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from batchrun.checks import (
+    have_requests,
+    new_place,
     refuse_foreign_files,
     refuse_other_options,
     refuse_shared_files,
+    refuse_strange_requests,
     refuse_unspeakable_names,
 )
 from batchrun.conclusion import Conclusion, results_path
@@ -27,9 +30,10 @@ from batchrun.consent import ALL, Consent, Said
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.memory import MemoryBudget
 from batchrun.engine import Engine, Outcome
-from batchrun.errors import InputError, StateError, StoppedError
+from batchrun.errors import InputError, StoppedError
 from batchrun.feed import Spool, StoredRecords
 from batchrun.fleet import Fleet
+from batchrun.folders import remove_empty
 from batchrun.followers import Followers
 from batchrun.intake import note_growth, requests_path, result_format, take_in
 from batchrun.journal import Journal
@@ -39,7 +43,7 @@ from batchrun.prompts.sweep import Sweep
 from batchrun.recovery import recover_results, refuse_strange_lines
 from batchrun.repair import by_old_name, is_under_way, repair_results, take_new_name
 from batchrun.results.timeline import Timeline
-from batchrun.results.writer import ResultsFile, ResultsFiles, writing
+from batchrun.results.writer import ResultsFile, ResultsFiles
 from batchrun.scheduler.cost import WorkerMeter, WorkerTime
 from batchrun.scheduler.lanes import MOST as MOST_LANES
 from batchrun.scheduler.scheduler import Scheduler
@@ -49,6 +53,7 @@ from batchrun.state.opening import refuse_without_log, without_lost_log
 from batchrun.state.records import Execution, Share
 from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
+from batchrun.streamed import Streamed
 from batchrun.tally import Tally
 
 if TYPE_CHECKING:
@@ -128,35 +133,38 @@ class Run:
         has_lost_log = repair and stack.enter_context(without_lost_log(options.state, lambda: self._session > 0))
         refuse_without_log(options.state)
         private = any(source.is_private for source in sources)
-        self._lock = StateLock(options.state, private=private)
-        stack.callback(self._lock.release)
+        self._take_lock(private=private)
         is_new = not holds_run(options.state, self._observer.message)
         consent = Consent(options, self._api_key, self._said)
         if is_new:
             refuse_foreign_files(options, sources, None, repair=repair)
-            _refuse_strange_requests(options.state, keeps_requests=requests is not None and not repair)
+            refuse_strange_requests(options.state, keeps_requests=requests is not None and not repair)
+            is_changed = False
         else:
-            _refuse_other_run(options, sources, self._observer, consent, repair=repair)
+            is_changed = _refuse_other_run(options, sources, self._observer, consent, repair=repair)
         with ExitStack() as undo:
             if is_new and not existed:
                 undo.callback(_remove_state, options.state)
             self.store = Store(options.state, tell=self._observer.message)
             undo.callback(self.store.close)
+            if is_changed:
+                self._observer.message("nothing was submitted yet: the run begins anew with the options given now")
+                self.store.start_over()
             if repair and not is_new:
                 take_new_name(self.store, options)
             if requests is not None:
                 kept = requests_path(options.state)
                 if not kept.exists():
                     undo.callback(kept.unlink, missing_ok=True)
-                _have_file(kept, options.state, is_new=is_new)
+                have_requests(kept, options.state, is_new=is_new)
             merged = None if as_is else take_in(options, sources, self.store, self._observer, resumed=from_spool)
             if merged and not merged.rows and options.shard is None and requests is None:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
             options = self.options = replace(options, format=result_format(self.store, options))
-            self.store.set_setting("options", options.to_json())
             if not as_is:
-                consent.keep(self.store, sources)
-            self.store.set_setting("folder", str(options.state.absolute().parent))
+                self.store.set_setting("options", options.to_json())
+                consent.keep(self.store, sources, are_read=merged is not None)
+                self.store.set_setting("folder", str(options.state.absolute().parent))
             if requests is not None:
                 self._add(iter(requests))
             undo.pop_all()
@@ -166,6 +174,13 @@ class Run:
         self._session = self.store.begin_session(os.getpid(), self._now_ms(), identity())
         self._recover(repair=repair, is_rebuilt=is_new or has_lost_log)
         self._open_files(missing_ok=as_is, private=private)
+
+    def _take_lock(self, *, private: bool) -> None:
+        folder = self.options.state.parent
+        if not folder.exists():
+            self._stack.callback(remove_empty, folder)
+        self._lock = StateLock(self.options.state, private=private)
+        self._stack.callback(self._lock.release)
 
     def _open_files(self, *, missing_ok: bool, private: bool) -> None:
         stack = self._stack
@@ -192,7 +207,12 @@ class Run:
                 copied = {source.origin for source in store.sources() if source.file != source.origin}
         results = None if options.output_is_folder else options.output
         tell = self._observer.message
-        return find_sources(options.inputs, copied=copied, resumed=from_spool, results=results, tell=tell)
+        try:
+            return find_sources(options.inputs, copied=copied, resumed=from_spool, results=results, tell=tell)
+        except InputError as error:
+            if from_spool and isinstance(error.__cause__, FileNotFoundError):
+                raise InputError(error.message, f"put it there, or say where it is: {new_place(options)}") from error
+            raise
 
     def _recover(self, *, repair: bool, is_rebuilt: bool) -> None:
         """Make the results files and the state agree, as far as that is free; with `repair`, at any price."""
@@ -304,6 +324,7 @@ class Run:
                     client,
                     Tally(self.store.counts(share), self._clock(), price_per_hour=options.guards.price_per_hour),
                     observer,
+                    streamed=Streamed(client, options.scheduler.limits.status, rng, self._clock),
                     timeline=timeline,
                     thread=thread,
                     load=load,
@@ -404,41 +425,19 @@ class Run:
 
 def _refuse_other_run(
     options: RunOptions, sources: Sequence[Source], observer: Observer, consent: Consent, *, repair: bool
-) -> None:
-    """Refuse a state file of another run, or of another time. A connection that may write would change it even so."""
+) -> bool:
+    """Refuse a state file of another run, or of another time. A connection that may write would change it even so.
+
+    Returns:
+        Whether it asks for something else, and nothing was submitted: it is then to start over.
+    """
     with Store(options.state, read_only=True, tell=observer.message) as store:
-        refuse_other_options(store, by_old_name(store, options) if repair else options)
+        is_changed = refuse_other_options(store, by_old_name(store, options) if repair else options)
         consent.refuse_unsaid(store, sources)
-        refuse_foreign_files(options, sources, store, repair=repair)
+        refuse_foreign_files(options, sources, None if is_changed else store, repair=repair)
         if not repair and not is_under_way(store):
             refuse_strange_lines(store)
-
-
-def _have_file(requests: Path, state: Path, *, is_new: bool) -> None:
-    """Make the file of a new run's requests; see that an earlier one has it.
-
-    Raises:
-        StateError: it has not.
-        OutputError: it cannot be made.
-    """
-    if is_new:
-        with writing(requests):
-            requests.touch()
-    elif not requests.exists():
-        raise StateError(
-            f"{state} belongs to a run whose requests are not in {requests}",
-            "give another state file; or put the requests back, if they were there",
-        )
-
-
-def _refuse_strange_requests(state: Path, *, keeps_requests: bool) -> None:
-    """Requests without a run in their state file may be anybody's."""
-    path = requests_path(state)
-    if keeps_requests and path.exists() and path.stat().st_size:
-        raise StateError(
-            f"{path} exists, but its state file {state} does not, or holds no run",
-            "move it away, or give another state",
-        )
+    return is_changed
 
 
 def _remove_state(state: Path) -> None:

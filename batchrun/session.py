@@ -20,6 +20,7 @@ from batchrun.clock import WallClock, steady_s
 from batchrun.config import RunOptions
 from batchrun.consent import Said
 from batchrun.credentials import checked, find_key
+from batchrun.endpoint.connections import refuse_bad_way
 from batchrun.endpoint.protocol import run_body
 from batchrun.engine import Outcome
 from batchrun.errors import BatchrunError, OutputError, RefusedError, StateError, UsageError
@@ -35,6 +36,7 @@ from batchrun.runs import Run
 from batchrun.scheduler.failures import FailureKind
 from batchrun.state.opening import without_lost_log
 from batchrun.state.store import Store
+from batchrun.streams import stdin_bytes
 from batchrun.watching import Ending, Watch
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ def run(
         BatchrunError: nothing was sent, or a defect. A run that stops early is told by the summary.
     """
     _refuse_wrong_kinds(kinds, retry_failed=retry_failed)
-    refuse_bad_url(notify_url)
+    _refuse_bad_ways(options, notify_url)
     key = find_key(options, api_key)
     worker = _local_worker(local, observer) if options.is_local else None
     said = Said(base_url=confirmed_url or not resumed, paths=not resumed)
@@ -162,7 +164,7 @@ def watch(
     Raises:
         BatchrunError: nothing more can be run, or a defect. A file that is refused or stops is shown.
     """
-    refuse_bad_url(notify_url)
+    _refuse_bad_ways(options, notify_url)
     key = find_key(options, api_key)
     worker = _local_worker(local, observer) if options.is_local else None
     rng = random.Random()  # noqa: S311 - jitter, not a secret
@@ -277,7 +279,7 @@ def cancel(
     Raises:
         BatchrunError: nothing was cancelled, or a defect.
     """
-    refuse_bad_url(notify_url)
+    _refuse_bad_ways(options, notify_url)
     key, state = find_key(options, api_key), options.state
     said = Said(base_url=confirmed_url, paths=False)
     ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
@@ -298,6 +300,13 @@ def cancel(
             outcome = _in_loop(opened.drive(options.base_url, rng, cancel=True, leaving=leaving))
         told.append(opened.conclude(outcome))
     return told[0]
+
+
+def _refuse_bad_ways(options: RunOptions, notify_url: str | None) -> None:
+    """Refuse what no request can go through: a notification URL, or proxies of the environment."""
+    refuse_bad_url(notify_url)
+    if not options.is_local:
+        refuse_bad_way(options.base_url)
 
 
 def _wall() -> WallClock:
@@ -325,10 +334,12 @@ def stored_options(state: Path, *, repair: bool = False) -> RunOptions:
     with contextlib.ExitStack() as stack:
         if repair:
             stack.enter_context(without_lost_log(state, lambda: False))
-        stored = stack.enter_context(Store(state, read_only=True)).get_setting("options")
-    if not isinstance(stored, dict):
-        raise StateError(f"{state} holds no run", "start one with `batchrun run`")
-    options = RunOptions.from_json(stored, state)
+        store = stack.enter_context(Store(state, read_only=True))
+        stored = store.get_setting("options")
+        if not isinstance(stored, dict):
+            raise StateError(f"{state} holds no run", "start one with `batchrun run`")
+        options = RunOptions.from_json(stored, state)
+        options = replace(options, inputs=tuple(map(store.now_at, options.inputs)))
     return by_new_name(options) if repair else options
 
 
@@ -343,7 +354,7 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
         observer.message(f"sweep: {sweep}: {sweep.size:,} rows of each line")
     count = equal = 0
     key_of, seen = RequestKeys(options), set[bytes]()
-    for number, prompt in enumerate(preview(options, sys.stdin.buffer, observer)):
+    for number, prompt in enumerate(preview(options, stdin_bytes(), observer)):
         if options.dedupe:
             key = key_of(prompt, number % sweep.size)
             if key in seen:
@@ -354,7 +365,8 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
         out.write(visible_json(body).encode() + b"\n")
         count += 1
     out.flush()
-    where = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
+    urls = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
+    where = "the local endpoint" if options.is_local else urls
     more = f", and {equal:,} more ask for the same as one of them" if equal else ""
     observer.message(f"dry run: {count:,} rows would go to {where}{more}; nothing was sent")
 

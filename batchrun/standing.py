@@ -10,8 +10,10 @@ import orjson
 
 from batchrun.accounts import cost_so_far
 from batchrun.config import RETENTION_S, SweepOptions
+from batchrun.foreign import fitted
 from batchrun.results.cost import Cost, cost_lines
 from batchrun.results.summary import duration
+from batchrun.results.text import MARK_NAMES
 from batchrun.scheduler.states import RowState
 from batchrun.state.following import count_shared
 from batchrun.state.lock import Holder, holder
@@ -152,6 +154,8 @@ def render(standing: Standing) -> str:
     ]
     if s.held:
         lines.append(f"  held       {s.held:>11,}")
+    # Below the rows that succeeded: they are some of those.
+    lines[4:4] = [f"    {name:<13}{s.counters[mark]:>7,}" for mark, name in MARK_NAMES.items() if s.counters.get(mark)]
     lines += [
         f"  in flight  {s.in_flight:>11,}",
         f"  not run    {s.pending + s.submitting:>11,}",
@@ -172,7 +176,7 @@ def render(standing: Standing) -> str:
         lines += [f"  {kind:<14} {count:>9,}  {row_id}: {message[:80]}" for kind, count, row_id, message in s.failures]
     if s.jobs:
         lines += ["", f"oldest jobs in flight ({len(s.jobs)} of {s.in_flight:,})"]
-        lines += [f"  {job.id[:26]:<26} age {duration(job.age_s):>12}  {_rescue(job.rescue_in_s)}" for job in s.jobs]
+        lines += [f"  {fitted(job.id, 26)} age {duration(job.age_s):>12}  {_rescue(job.rescue_in_s)}" for job in s.jobs]
     if s.log is not None:
         lines += ["", f"copy or move it with its -wal: {s.log} belongs to it until the run has ended"]
     if open_rows and s.pid is None:

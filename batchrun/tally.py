@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from batchrun.results.cost import Cost, Work, cost_of
 from batchrun.results.summary import Snapshot
+from batchrun.results.text import MARKS
 from batchrun.scheduler.states import RowState
 
 if TYPE_CHECKING:
-    from batchrun.journal import Tokens
+    from batchrun.results.text import Said
     from batchrun.scheduler.cost import WorkerTime
     from batchrun.scheduler.scheduler import Scheduler
 
@@ -46,12 +47,12 @@ class Tally:
     def _ended(self) -> int:
         return self.succeeded + self.failed + self.held
 
-    def snapshot(self, now: float, scheduler: Scheduler, tokens: Tokens) -> Snapshot:
+    def snapshot(self, now: float, scheduler: Scheduler, said: Said) -> Snapshot:
         """What the run looks like at `now`."""
         ended = self._ended - self._ended_before
         samples = self._samples
         if now - samples[-1][0] >= _SAMPLE_S:
-            samples.append((now, ended, tokens.output))
+            samples.append((now, ended, said.output))
             while len(samples) > 2 and now - samples[1][0] >= _RATE_SPAN_S:  # noqa: PLR2004 - a rate needs two
                 samples.popleft()
         since, ended_then, output_then = samples[0]
@@ -71,12 +72,13 @@ class Tally:
             ended_in_session=ended,
             elapsed_s=now - self._started_at,
             rows_per_s=(ended - ended_then) / span_s,
-            tokens_per_s=(tokens.output - output_then) / span_s if tokens.reported else None,
-            input_tokens=tokens.input,
-            output_tokens=tokens.output,
+            tokens_per_s=(said.output - output_then) / span_s if said.reported else None,
+            input_tokens=said.input,
+            output_tokens=said.output,
             window=scheduler.window.size,
             note=scheduler.note(now),
             cost=self._cost(scheduler.meter.total),
+            **{mark: said.marks[mark] for mark in MARKS},
         )
 
     def _cost(self, time: WorkerTime) -> Cost | None:

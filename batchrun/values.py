@@ -36,11 +36,11 @@ def key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, .
 
 def _json_or(text: str) -> Any:
     """Text as JSON where it can be read as such, else as it is."""
-    import orjson
+    from batchrun.exactjson import load
 
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return load(text.encode())
+    except ValueError:
         return text
 
 
@@ -177,11 +177,14 @@ class _Path(click.Path):
         found = look_at(value, "the path" if param is None else _called(param))
         path = Path(value)
         if self._is_state:
+            if (path / config.FOLDER_STATE).is_file():
+                path /= config.FOLDER_STATE
             path = behind_links(path)
             refuse_unspeakable(path)
             if not path.name:
                 raise StateError(
-                    f"{path} is a folder, not a state file", "it stands beside the results: <output>.state"
+                    f"{path} is a folder, not a state file",
+                    f"it stands beside the results, <output>.state, or in their folder: {config.FOLDER_STATE}",
                 )
             if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
                 raise StateError(f"{path} is a device or a pipe, not a state file", "give the path of a state file")

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchrun.config import SweepOptions
+from batchrun.checks import new_place
+from batchrun.config import RunOptions, SweepOptions
 from batchrun.digests import against_manifest, changed_originals
 from batchrun.errors import StateError
 from batchrun.findings import PROBLEMS, UNSETTLED, Problem, Verification
@@ -88,6 +89,7 @@ class _Check:
         self._paths: dict[int, Path] = {}
         self._error_files: set[int] = set()
         self._moved = 0
+        self._held = 0
         self._marks = bytearray(store.last_row() + 1)
 
     def rows(self) -> None:
@@ -182,13 +184,15 @@ class _Check:
             for group in in_groups(read_lines(path, end=size_bytes)):
                 for line, row_id, row in self._belonging(path, group, read_error_id, "no_error", unknown="stray_error"):
                     source = self._sources.get(row.source)
-                    if row.state != RowState.FAILED or (source is not None and source.output != output.output):
+                    has_ended = row.state in (RowState.FAILED, RowState.HELD)
+                    if not has_ended or (source is not None and source.output != output.output):
                         self._add("stray_error", f"{path}:{line.number} ({row_id})")
                     elif self._marks[row.row] & _ERROR:
                         self._add("error_twice", f"{path}:{line.number} ({row_id})")
                     else:
                         self._marks[row.row] |= _ERROR
-                        self._found.errors += 1
+                        self._found.errors += row.state == RowState.FAILED
+                        self._held += row.state == RowState.HELD
         except StateError as error:
             self._add("file", error.message)
 
@@ -213,14 +217,15 @@ class _Check:
                 if inputs.is_unchanged(source, row):
                     self._found.lines += 1
             self._unrowed(inputs)
+            options = self._store.get_setting("options")
+            if inputs.missing and isinstance(options, dict):
+                again = new_place(RunOptions.from_json(options, self._store.path))
+                self._found.notes.append(f"inputs that are not there: {len(inputs.missing):,}; say where: {again}")
         for copied in changed_originals(self._store):
             self._add("source", copied)
         if uncompared := self._found.results - self._found.compared:
             self._found.notes.append(f"results of an older version, which kept no digest to compare: {uncompared:,}")
-        if inputs.moved:
-            self._found.notes.append(
-                f"input lines that stand elsewhere now: {inputs.moved:,}; the next start finds them"
-            )
+        self._found.notes += inputs.notes()
         for output, count in absent.items():
             missing = errors_path(self._paths[output]) if output in self._paths else "the error file"
             self._found.notes.append(f"{missing} is not there, failed rows: {count:,}; the next session writes it")
@@ -231,7 +236,7 @@ class _Check:
         if not isinstance(options, dict):
             return
         size = Sweep(SweepOptions.from_json(options.get("sweep", {}))).size
-        lines, rows = inputs.count(self._sources.values()), self._store.rows_by_source()
+        lines, rows = inputs.count(self._sources.values()), self._store.rows_by_source(size)
         shard = None if options.get("shard") is None else Shard.parse(options["shard"])
         if shard is not None and isinstance(whole, dict):
             short = set(lines) if sum(lines.values()) > LineSum.from_json(whole).lines else set[int]()
@@ -242,7 +247,7 @@ class _Check:
             short = set()
         for number in sorted(short):
             source = self._sources[number]
-            for line in inputs.without_row(source, self._store.rows_by_line(number), size, shard):
+            for line in inputs.without_row(source, self._store.rows_by_line(number, size), size, shard):
                 self._add("no_row", f"{source.path}:{line}")
         taken = mark.get("rows", 0) if isinstance(mark, dict) else 0
         gone = taken - self._found.rows - self._problems["no_row"].count
@@ -269,6 +274,8 @@ class _Check:
                 found.problems.append(problem)
             elif problem.count:
                 found.notes.append(f"{problem} ({', '.join(problem.first)}); the end of the next session settles that")
+        if found.pid is None and (untold := found.counts[RowState.HELD] - self._held) > 0:
+            found.notes.append(f"held rows that are in no error file: {untold:,}; the next session writes them")
         if self._moved:
             found.notes.append(
                 f"results in the file of the input that their prompts were in before they were moved: {self._moved:,}"

@@ -66,12 +66,9 @@ def _page(report: Report, store: Snapshot) -> bytes:
     sections = [*_over_time(store), *_latency(store)]
     shown = tables(replace(report, variants=largest(report)))
     more = len(report.variants) > len(largest(report))
-    names = (
-        f"Variants: the largest of {len(report.variants):,}" if more else "Variants",
-        "Delay and execution",
-        "Failures by kind",
-    )
-    sections += [table(name, head, rest, numbers=True) for name, (head, *rest) in zip(names, shown, strict=False)]
+    first = f"Variants: the largest of {len(report.variants):,}" if more else "Variants"
+    names = {"rows": first, "delay p50": "Delay and execution", "failure": "Failures by kind"}
+    sections += [table(names.get(head[1], "Answers to look at"), head, rest, numbers=True) for head, *rest in shown]
     longest = store.query(
         "SELECT r.id, j.execution_ms, coalesce(j.delay_ms, 0) FROM jobs j JOIN rows r ON r.row = j.row"
         " WHERE j.status = 'COMPLETED' AND j.execution_ms IS NOT NULL ORDER BY 2 DESC LIMIT 15"

@@ -14,7 +14,9 @@ from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING
 
+import numpy as np
 import orjson
+import pandas as pd
 import pytest
 from aiohttp import web
 
@@ -143,11 +145,21 @@ def test_a_wrong_request_is_named_and_nothing_is_left_behind(tmp_path: Path):
         ([], "there is no request"),
         (["a.jsonl"], "may be a prompt or a file"),
         ({"prompt": "a"}, "inputs is dict"),
+        (pd.DataFrame([{"prompt": "a"}]), "inputs is DataFrame"),
     ):
         with pytest.raises(UsageError, match=re.escape(message)) as caught:
             run(requests, tmp_path)
         said(caught.value)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_the_numbers_of_a_table_are_numbers(tmp_path: Path):
+    rows = [{"id": f"r{count}", "prompt": "one two three", "max_tokens": count} for count in np.arange(1, 3)]
+    assert run(rows, tmp_path).exit_code == 0
+    assert {record["id"]: record["text"] for record in read_lines(tmp_path / "out.jsonl")} == {
+        "r1": "one",
+        "r2": "one two",
+    }
 
 
 def test_a_request_that_has_changed_is_refused_and_what_was_there_stays(tmp_path: Path):

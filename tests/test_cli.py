@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from batchrun.cli import main
 from batchrun.state.store import Store
-from tests.faults.server import HEALTHY, KEY, Answer, FaultServer, Script, job
+from tests.faults.server import HEALTHY, KEY, Answer, FaultServer, Script, job, page
 from tests.rehearsal import read_lines
 
 
@@ -250,6 +250,35 @@ def test_the_log_says_what_was_done_and_why(tmp_path: Path):
         "run", "f.jsonl", "-o", "v.jsonl", "-e", "local", "--worker", "echo", "--progress", "plain", "-v"
     )
     assert "row 1 failed: bad_request" in verbose.stderr
+
+
+async def test_quiet_says_why_a_first_contact_can_never_succeed_and_what_to_do():
+    async with FaultServer({}, health=(page(200, "Sign in to the network"),)) as server:
+        arguments = ("run", "p.jsonl", "-e", "abc", "--base-url", server.base_url, "-o", "o.jsonl", "-q")
+        done = await asyncio.to_thread(batchrun, *arguments, RUNPOD_API_KEY=KEY)
+    assert_one_clear_line(done, 4, "batchrun: the answer is not JSON: Sign in to the network\n  -> check --base-url, ")
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_proxy_that_is_none_is_refused_before_anything_is_written(tmp_path: Path):
+    done = batchrun("run", "p.jsonl", "-e", "abc", RUNPOD_API_KEY=KEY, https_proxy="ftp://127.0.0.1:9")
+    assert_one_clear_line(done, 2, "https_proxy is not the URL of a proxy")
+    assert not list(tmp_path.glob("*.state*"))
+
+
+def test_a_rehearsal_never_speaks_of_runpods_own_url(tmp_path: Path):
+    done = batchrun("run", "p.jsonl", "-o", "o.jsonl", "-e", "local", "--worker", "echo", "--dry-run")
+    assert "would go to the local endpoint" in done.stderr
+    assert local("p.jsonl", "-o", "o.jsonl").returncode == 0
+    for path in tmp_path.iterdir():
+        assert b"api.runpod.ai" not in path.read_bytes(), path.name
+    assert local("p.jsonl", "-o", "o.jsonl").returncode == 0
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "report", "resume", "cancel"])
+def test_a_folder_that_is_no_state_file_is_one_clear_line(command: str):
+    done = CliRunner().invoke(main, [command, "."])
+    assert (done.exit_code, done.output.splitlines()[0]) == (2, "batchrun: . is a folder, not a state file")
 
 
 def test_quiet_says_nothing_when_all_is_well():

@@ -49,6 +49,23 @@ def test_what_cannot_be_a_key_is_refused_without_being_shown(tmp_path: Path, sec
     assert not secret or secret not in caught.value.message + caught.value.hint
 
 
+@pytest.mark.parametrize(
+    "text", ['"rpa_SECRET"', "'rpa_SECRET'", "RUNPOD_API_KEY=rpa_SECRET", "export KEY='rpa_SECRET'", "KEY=rpa_SECRET="]
+)
+def test_a_key_as_it_stands_in_an_env_file_is_refused_with_what_to_do(tmp_path: Path, text: str):
+    key_file = tmp_path / ".env"
+    key_file.write_text(f"{text}\n")
+    for given, environ in ((key_file, {}), (None, {"RUNPOD_API_KEY": text})):
+        with pytest.raises(UsageError, match="holds a key in quotes, or a line NAME=KEY") as caught:
+            find_api_key(given, REMOTE, environ)
+        assert "SECRET" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize("key", ["rpa_SECRET", "c2VjcmV0cw==", "c2VjcmV0cw=", "sk-a.b:c"])
+def test_a_key_of_any_one_word_is_taken(key: str):
+    assert find_api_key(None, REMOTE, {"RUNPOD_API_KEY": f" {key}\n"}) == key
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe", "folder"])
 def test_a_key_file_that_cannot_be_read_is_one_clear_line(tmp_path: Path, content):
     key_file = tmp_path / "key"

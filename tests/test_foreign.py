@@ -12,7 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.foreign import MARK, Secrets, url_secrets, visible, visible_json, without_user
+from batchrun.foreign import (
+    MARK,
+    Secrets,
+    clipped,
+    columns_of,
+    fitted,
+    on_one_line,
+    url_secrets,
+    visible,
+    visible_json,
+    without_user,
+)
 
 KEY = "rpa_REPRO_SECRET_0123456789"
 KEYS = st.text(st.sampled_from("abcdefXYZ0123456789_-+/."), min_size=12, max_size=60)
@@ -129,3 +140,20 @@ def test_json_is_the_same_value_and_holds_nothing_for_a_terminal(text: str, asci
 def test_a_url_is_told_without_its_user():
     assert without_user("http://me:pw@host:1/v2") == "http://host:1/v2"
     assert without_user("https://host/v2/a@b") == "https://host/v2/a@b"
+
+
+@given(st.text(st.sampled_from("a\u0085\u2028\u2029é✓界\x0b\x1c\n")))
+def test_json_of_ours_is_one_line_for_whoever_splits_it(text: str):
+    line = on_one_line(orjson.dumps({"text": text, text: 1}, option=orjson.OPT_APPEND_NEWLINE))
+    assert len(line.decode().splitlines()) == 1
+    assert orjson.loads(line) == {"text": text, text: 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "clip"),
+    [("abc", 3, "a…"), ("日本語", 6, "…"), ("日", 2, "日"), ("e\u0301t", 2, "e\u0301t"), ("a\u200bb", 2, "a\u200bb")],
+)
+def test_a_wide_character_takes_two_columns_and_a_combining_one_none(text: str, columns: int, clip: str):
+    assert (columns_of(text), clipped(text, 2)) == (columns, clip)
+    for room in range(2, 9):
+        assert columns_of(fitted(text, room)) == room

@@ -138,7 +138,9 @@ def test_rows_that_failed_stand_in_an_error_file_of_the_format_that_is_input_aga
     write_lines(tmp_path, bad)
     assert run(tmp_path).returncode == 3
     (line,) = read_lines(tmp_path / "out.errors.jsonl")
-    assert (line["custom_id"], line["response"]) == ("r1", None)
+    said = {"message": "max_tokens must be at least 1, got 0.", "type": "BadRequestError", "param": None, "code": 400}
+    answered = {"status_code": 400, "request_id": line["batchrun"]["job"]["id"], "body": {"error": said}}
+    assert (line["custom_id"], line["response"]) == ("r1", answered)
     assert line["error"] == {"code": "bad_request", "message": "max_tokens must be at least 1, got 0."}
     assert line["batchrun"]["request"] == bad[1]
     assert_whole(tmp_path / "out.jsonl.state")
@@ -264,7 +266,7 @@ def test_each_results_file_is_in_the_order_of_its_input(tmp_path: Path):
     for name in ("a", "b"):
         found = [line["custom_id"] for line in read_lines(tmp_path / "out" / f"{name}.results.jsonl")]
         assert found == [f"{name}{n}" for n in range(8)]
-    assert_whole(tmp_path / "out.state")
+    assert_whole(tmp_path / "out" / "batchrun.state")
 
 
 def test_a_run_that_is_stopped_early_is_left_in_the_order_of_completion(late: Path):

@@ -457,7 +457,7 @@ def test_an_error_that_says_nothing_at_the_bottom_is_looked_at_once():
     assert len(looked) == 1
 
 
-@pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 400, "1" + "0" * 5000, "NaN", "-Infinity"])
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 5000, "NaN", "-Infinity"])
 def test_a_number_that_no_double_holds_is_null_and_does_not_hide_the_end_of_the_job(number: str):
     body = '{"id": "j", "status": "COMPLETED", "delayTime": X, "output": {"loss": X, "n": 7}}'.replace("X", number)
     answer = parse_job(200, {}, body.encode())
@@ -468,7 +468,7 @@ def test_integers_beside_a_nan_stay_exact():
     answer = parse_job(
         200, {}, b'{"id": "j", "status": "COMPLETED", "output": [NaN, 9007199254740993, 1e2, 99999999999999999999]}'
     )
-    assert answer.output == [None, 9007199254740993, 100.0, 1e20]
+    assert answer.output == [None, 9007199254740993, 100.0, 99999999999999999999]
 
 
 class Boasting:

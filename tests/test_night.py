@@ -177,9 +177,11 @@ async def test_the_manifest_says_what_went_in_and_what_came_out(tmp_path: Path):
     assert manifest["endpoint"] == "local"
 
 
-def test_a_manifest_stands_beside_its_results(tmp_path: Path):
-    assert manifest_path(tmp_path / "x.results.jsonl") == tmp_path / "x.results.manifest.json"
-    assert manifest_path(tmp_path / "folder") == tmp_path / "folder.manifest.json"
+def test_a_manifest_stands_beside_its_results_or_in_their_folder(tmp_path: Path):
+    file = options_for(tmp_path, output=tmp_path / "x.results.jsonl")
+    folder = options_for(tmp_path, output=tmp_path / "folder", output_is_folder=True)
+    assert manifest_path(file) == tmp_path / "x.results.manifest.json"
+    assert manifest_path(folder) == tmp_path / "folder" / "batchrun.manifest.json"
 
 
 async def test_a_password_in_the_url_is_not_in_the_manifest(tmp_path: Path):

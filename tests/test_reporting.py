@@ -14,6 +14,7 @@ from batchrun import reporting
 from batchrun.cli import main
 from batchrun.config import GuardOptions, SweepOptions
 from batchrun.errors import StateError
+from batchrun.foreign import columns_of
 from batchrun.results.report import Report, Tally, VariantReport, render
 from batchrun.state.store import Store
 from tests.rehearsal import Picky, mixed_run, read_lines, rehearse, serving, write_lines
@@ -107,3 +108,9 @@ def test_percentiles_are_those_of_the_sorted_numbers_to_three_digits(numbers: li
         exact = sorted(numbers)[min(int(share * len(numbers)), len(numbers) - 1)]
         (found,) = tally.percentiles((share,))
         assert found <= exact <= found * 1.01
+
+
+def test_wide_characters_leave_the_columns_of_a_table_in_line():
+    variants = [VariantReport(label, {"system": label}, rows=1) for label in ("system=詳しく答えて", "system=brief")]
+    lines = render(Report("x", variants)).splitlines()
+    assert {columns_of(line) for line in lines[:3]} == {columns_of(lines[0])}

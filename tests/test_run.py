@@ -12,14 +12,17 @@ import orjson
 import pytest
 from aiohttp import web
 
-from batchrun.config import RequestOptions
+from batchrun.config import RequestOptions, SweepOptions
 from batchrun.errors import InputError, RefusedError, StateError, UsageError
 from batchrun.local.workers import WorkerFailure
+from batchrun.verification import verify
+from tests.faults.server import FaultServer, body
 from tests.rehearsal import read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+DEAD = "vLLM server process is not running; worker is unhealthy"
 PROMPTS = [{"id": f"r{n}", "prompt": f"prompt {n}", "metadata": {"n": n}} for n in range(40)]
 
 
@@ -236,6 +239,8 @@ async def test_a_job_that_is_gone_is_submitted_again_and_counted(tmp_path: Path)
         ("!{'message': 'vLLM returned HTTP 503: busy', 'type': 'worker_error'}", "worker_error", "busy", 3),
         ('!{\'message\': \'vLLM returned HTTP 400: {"error": {"message": "no"}}\'}', "bad_request", "no", 1),
         ("!Unexpected keyword argument 'x'", "handler_error", "Unexpected keyword", 1),
+        ("!executionTimeout exceeded", "timed_out", "raise --execution-timeout", 1),
+        (f"!{{'message': '{DEAD}', 'type': 'worker_error', 'code': None}}", "worker_error", DEAD, 3),
         ([{"object": "error", "message": "hidden", "code": 400}], "bad_request", "hidden", 1),
         ([{"error": "hidden too"}], "handler_error", "hidden too", 1),
         ([], "no_output", "the job completed without output", 1),
@@ -252,6 +257,22 @@ async def test_a_failed_job_says_why_and_is_retried_only_where_that_may_help(
     assert (error["status"], error["error"]["kind"], error["job"]["attempts"]) == ("FAILED", kind, attempts)
     assert message in error["error"]["message"]
     assert server.seen["run"] == attempts
+
+
+async def test_a_route_that_the_worker_does_not_know_is_named_in_the_error_file_and_in_the_summary(tmp_path: Path):
+    async def fault(request, operation):
+        said = """{'message': 'vLLM returned HTTP 404: {"detail":"Not Found"}', 'type': 'worker_error', 'code': None}"""
+        answer = {"id": request.path.rpartition("/")[2], "status": "FAILED", "error": said}
+        return web.json_response(answer) if operation == "status" else None
+
+    asked = {"openai_route": "/v1/embeddings", "openai_input": {"input": "hello"}}
+    write_lines(tmp_path, [{"id": "x", "input": asked}])
+    async with serving(fault) as server:
+        rehearsal = await rehearse(tmp_path, server.endpoint.base_url)
+    (error,) = rehearsal.errors
+    assert (error["error"]["kind"], error["job"]["attempts"]) == ("bad_request", 1)
+    assert error["error"]["message"].startswith("the worker has no route /v1/embeddings (HTTP 404): it is misspelt")
+    assert "/v1/embeddings" in rehearsal.summary.failures[0].example_message
 
 
 @pytest.mark.parametrize(
@@ -424,6 +445,53 @@ async def test_other_options_for_the_same_state_file_are_refused_by_name(tmp_pat
             changed = {"request": RequestOptions(**changed["request"])}
         with pytest.raises(StateError, match=f"belongs to a run with {option}"):
             await rehearse(tmp_path, server.endpoint.base_url, **changed)
+
+
+OTHERWISE = {
+    "--set": {"request": RequestOptions(override={"max_tokens": 1})},
+    "--sweep": {"sweep": SweepOptions((("temperature", (0, 1)),))},
+    "--dedupe": {"dedupe": True},
+    "--shard": {"shard": "1/1"},
+    "--limit": {"limit": 2},
+    "--format": {"format": "openai"},
+}
+
+
+@pytest.mark.parametrize("option", OTHERWISE)
+async def test_options_may_change_while_nothing_was_submitted(tmp_path: Path, option: str):
+    lines = [{"id": f"r{n}", "prompt": "one two"} for n in range(3)]
+    write_lines(tmp_path, lines)
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    write_lines(fresh, lines)
+    async with FaultServer({}, health=(body({"error": "unauthorized"}, 401),)) as server:
+        assert (await rehearse(tmp_path, server.base_url)).summary.exit_code == 4
+    async with serving() as server:
+        changed = await rehearse(tmp_path, server.endpoint.base_url, **OTHERWISE[option])
+        wanted = await rehearse(fresh, server.endpoint.base_url, **OTHERWISE[option])
+    assert changed.summary.exit_code == 0
+    assert len(changed.results) == len(wanted.results) == changed.summary.total
+    assert [sorted(record) for record in changed.results] == [sorted(record) for record in wanted.results]
+    assert {record.get("text") for record in changed.results} == {record.get("text") for record in wanted.results}
+    assert "nothing was submitted yet" in changed.listener.messages[0]
+    assert verify(tmp_path / "out.jsonl.state").is_whole
+    # From here on they are the run's.
+    again = await rehearse(tmp_path, server.endpoint.base_url, **OTHERWISE[option])
+    assert again.summary.total == changed.summary.total
+
+
+async def test_another_output_while_nothing_was_submitted_is_still_not_written_over(tmp_path: Path):
+    write_lines(tmp_path, PROMPTS)
+    async with FaultServer({}, health=(body({"error": "unauthorized"}, 401),)) as server:
+        assert (await rehearse(tmp_path, server.base_url)).summary.exit_code == 4
+    theirs = tmp_path / "theirs.jsonl"
+    theirs.write_text('{"id": "somebody else"}\n')
+    async with serving() as server:
+        with pytest.raises(StateError, match=r"theirs.jsonl exists, but its state file"):
+            await rehearse(tmp_path, server.endpoint.base_url, output=theirs)
+        moved = await rehearse(tmp_path, server.endpoint.base_url, output=tmp_path / "new.jsonl")
+    assert theirs.read_text() == '{"id": "somebody else"}\n'
+    assert len(read_lines(tmp_path / "new.jsonl")) == len(PROMPTS) == moved.summary.succeeded
 
 
 async def test_two_inputs_of_one_name_cannot_share_a_folder_of_results(tmp_path: Path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
 from click.testing import CliRunner
 
@@ -138,3 +140,98 @@ def test_an_input_that_is_empty_is_not_the_current_folder():
         done = CliRunner().invoke(main, arguments)
         assert done.exit_code == 2
         assert done.output.startswith(f"batchrun: {named} is empty\n  -> is a variable"), arguments
+
+
+class Log:
+    """What a scheduler of tasks puts in the place of a stream: no file, no terminal, no bytes."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        assert isinstance(text, str)
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+class Broken:
+    """A stream that fails as nothing of the system does."""
+
+    def write(self, text: str) -> int:
+        raise RuntimeError("the task is over")
+
+
+def closed(stream: io.StringIO) -> io.StringIO:
+    stream.close()
+    return stream
+
+
+def called(monkeypatch, *arguments: str, **streams: object) -> int:
+    """Run a command in this process, with other standard streams."""
+    for name, stream in {"stdin": None, "stdout": Log(), "stderr": Log(), **streams}.items():
+        monkeypatch.setattr(sys, name, stream)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    monkeypatch.undo()
+    return ended.value.code or 0
+
+
+STREAMS = {
+    "text": io.StringIO('"unread"\n'),
+    "bytes": io.BytesIO(b'"unread"\n'),
+    "nothing": None,
+    "closed": closed(io.StringIO()),
+    "anything": object(),
+}
+
+
+@pytest.mark.parametrize("stdin", STREAMS)
+def test_a_run_of_files_needs_no_stdin_of_any_kind(tmp_path: Path, stdin: str):
+    with pytest.MonkeyPatch.context() as patch:
+        assert called(patch, *RUN, stdin=STREAMS[stdin]) == 0
+        assert called(patch, "verify", "o.jsonl.state", stdin=STREAMS[stdin]) == 0
+    assert len(read_lines(tmp_path / "o.jsonl")) == 2
+
+
+PIPED = {"text": lambda: io.StringIO('"ünï"\n"z"\n'), "bytes": lambda: io.BytesIO('"ünï"\n"z"\n'.encode())}
+
+
+@pytest.mark.parametrize("stdin", PIPED)
+def test_a_dash_reads_what_a_program_has_put_in_the_place_of_stdin(tmp_path: Path, stdin: str):
+    with pytest.MonkeyPatch.context() as patch:
+        assert called(patch, "run", "-", "-o", "o.jsonl", *LOCAL, stdin=PIPED[stdin]()) == 0
+    assert sorted(record["text"] for record in read_lines(tmp_path / "o.jsonl")) == ["z", "ünï"]
+
+
+def test_data_goes_to_a_stdout_that_takes_only_text(tmp_path: Path):
+    (tmp_path / "p.jsonl").write_text('"日本"\n')
+    said = []
+    for command in (
+        *(RUN, ["status", "o.jsonl.state", "--json"], ["check", "p.jsonl", "--json"]),
+        *(["run", "p.jsonl", "-o", "d.jsonl", *LOCAL, "--dry-run"], ["export", "o.jsonl.state", "-o", "-"]),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            log = Log()
+            assert called(patch, *command, stdout=log) == 0
+            said.append(log.text)
+    assert said[0] == ""
+    assert [bool(orjson.loads(text)) for text in said[1:]] == [True] * 4
+    assert orjson.loads(said[-1])["text"] == "日本"
+
+
+@pytest.mark.parametrize("name", ["broken", "nothing", "closed"])
+def test_a_run_whose_messages_nobody_takes_ends_with_its_own_code_in_a_program(name: str):
+    stream = {**STREAMS, "broken": Broken()}[name]
+    with pytest.MonkeyPatch.context() as patch:
+        assert called(patch, *RUN, stdout=stream, stderr=stream) == 0
+
+
+def test_a_program_without_standard_streams_can_run_a_batch(tmp_path: Path):
+    program = "import sys; sys.stdin = None; import batchrun; batchrun.run([{'prompt': 'x'}], worker='echo',"
+    command = [sys.executable, "-c", f"{program} endpoint='local', output='o.jsonl')"]
+    assert subprocess.run(command, check=False, timeout=60, preexec_fn=closing(0, 1, 2)).returncode == 0
+    assert [record["text"] for record in read_lines(tmp_path / "o.jsonl")] == ["x"]
+    assert batchrun("verify", "o.jsonl.state").returncode == 0

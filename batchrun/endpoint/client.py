@@ -15,15 +15,17 @@ that of all answers together is unbounded.
 from __future__ import annotations
 
 import asyncio
-from functools import wraps
+from functools import lru_cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from batchrun.config import DEFAULT_BASE_URL, DEFAULT_MEMORY_BYTES, checked_url
+from batchrun.endpoint.connections import make_connector, no_connection, reason
 from batchrun.endpoint.job_ids import JobIds, echo_asked
 from batchrun.endpoint.memory import BYTES_PER_BYTE, MemoryBudget, parsed_bytes
 from batchrun.endpoint.protocol import (
@@ -32,16 +34,17 @@ from batchrun.endpoint.protocol import (
     MAX_ERROR_BYTES,
     Health,
     JobAnswer,
+    JobStatus,
     Operation,
     operation_url,
     parse_health,
     parse_job,
+    parse_stream,
 )
 from batchrun.endpoint.proxies import proxy_for
 from batchrun.errors import (
     AmbiguousError,
     CallError,
-    DeniedError,
     MismatchedError,
     NotFoundError,
     TooLargeError,
@@ -51,14 +54,9 @@ from batchrun.errors import (
 from batchrun.foreign import Secrets, url_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from aiohttp.client_proto import ResponseHandler
-    from aiohttp.connector import Connection
-    from aiohttp.tracing import Trace
-
-P = ParamSpec("P")
-Answer = TypeVar("Answer")
 
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0
@@ -73,7 +71,6 @@ _PARSED_ASIDE_BYTES = 1 << 15
 """A larger body is parsed in a thread: the slowest way to read it takes 10 ms for so much."""
 _BUFFER_BYTES = 1 << 16
 """What aiohttp reads ahead of an answer that waits for room: twice as much at most."""
-_PROXY_PASSWORD = 407
 _SPARE_CONNECTIONS = 4
 """For /health, beside those that the scheduler counts."""
 
@@ -82,32 +79,6 @@ T = TypeVar("T")
 
 _Reply = tuple[int, "Mapping[str, str]", bytes, int, "ResponseHandler | None"]
 """An answer as it came: its HTTP status, headers and body, what the body takes in the memory budget, its connection."""
-
-
-def _without_secrets(
-    call: Callable[Concatenate[EndpointClient, P], Awaitable[Answer]],
-) -> Callable[Concatenate[EndpointClient, P], Coroutine[Any, Any, Answer]]:
-    """What a call gives or raises, without secrets; but for a job's output, which is the user's own.
-
-    What a job's `error` holds is taken out when it is decoded: it may be wrapped in ways that hide a secret.
-    """
-
-    @wraps(call)
-    async def guarded(client: EndpointClient, /, *args: P.args, **given: P.kwargs) -> Answer:
-        try:
-            answer = await call(client, *args, **given)
-        except CallError as error:
-            error.rewrite(client.hide)
-            raise
-        if isinstance(answer, JobAnswer):
-            if client.hide(answer.id) != answer.id:
-                client.release(answer)
-                raise AmbiguousError("the job's ID in the answer holds the API key")
-            if answer.worker_id is not None:
-                answer.worker_id = client.hide(answer.worker_id)
-        return answer
-
-    return guarded
 
 
 class EndpointClient:
@@ -125,7 +96,7 @@ class EndpointClient:
     `hide` takes the key and the proxy's password out of a text.
 
     Raises:
-        UsageError: the base URL is no http(s) URL.
+        UsageError: the base URL is no http(s) URL, or the proxy no proxy.
     """
 
     def __init__(
@@ -142,22 +113,27 @@ class EndpointClient:
         checked_url("--base-url", base_url, example=DEFAULT_BASE_URL)
         self._run_url = URL(operation_url(base_url, endpoint, Operation.RUN))
         self._status_url = operation_url(base_url, endpoint, Operation.STATUS) + "/"
+        self._stream_url = operation_url(base_url, endpoint, Operation.STREAM) + "/"
         self._cancel_url = operation_url(base_url, endpoint, Operation.CANCEL) + "/"
         self._health_url = URL(operation_url(base_url, endpoint, Operation.HEALTH))
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        # aiohttp copies a plain mapping for each request.
+        self._key_header = CIMultiDict() if api_key is None else CIMultiDict(Authorization=f"Bearer {api_key}")
         self.ids = JobIds()
         """Whose answers are believed: a job of an earlier session is to be added before it is asked after."""
         self._memory = memory or MemoryBudget(DEFAULT_MEMORY_BYTES)
         self._connected: dict[asyncio.Task[Any], ResponseHandler | None] = {}
+        proxy = self._way = proxy_for(base_url) if use_proxy else None
+        self._proxy = None if proxy is None or proxy.is_socks else proxy.url
         self._session = aiohttp.ClientSession(
-            connector=_Connector(
+            connector=make_connector(
+                base_url,
                 self._connected,
+                proxy,
                 limit=connections + _SPARE_CONNECTIONS,
                 keepalive_timeout=_KEEPALIVE_S,
                 ttl_dns_cache=60,
             ),
+            headers={"Content-Type": "application/json", "Accept": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
             read_bufsize=_BUFFER_BYTES,
@@ -166,8 +142,8 @@ class EndpointClient:
         self._deadlines: dict[asyncio.Task[Any], float] = {}
         self._overdue: set[asyncio.Task[Any]] = set()
         self._watch: asyncio.TimerHandle | None = None
-        self._proxy = proxy_for(base_url) if use_proxy else None
-        self.hide = Secrets(api_key, *url_secrets(self._proxy)).hide
+        self.hide = Secrets(api_key, *url_secrets(None if proxy is None else proxy.url)).hide
+        self._hide_in_name = lru_cache(maxsize=256)(self.hide)
 
     async def __aenter__(self) -> Self:
         return self
@@ -177,29 +153,24 @@ class EndpointClient:
             self._watch.cancel()
         await self._session.close()
 
-    @_without_secrets
-    async def run(self, body: bytes) -> JobAnswer:
+    def run(self, body: bytes) -> Coroutine[Any, Any, JobAnswer]:
         """Submit a job.
 
         Raises:
             CallError: UnreachableError when the job surely does not exist, AmbiguousError when it may.
         """
-        answer = await self._job("POST", self._run_url, body, None)
-        self.ids.add(answer.id, echo_asked(body))
-        return answer
+        return self._job("POST", self._run_url, body, None)
 
-    @_without_secrets
-    async def status(self, job_id: str) -> JobAnswer:
-        """Ask after a job. Never sends `?ttl=`, which would shorten the job's life.
+    def status(self, job_id: str) -> Coroutine[Any, Any, JobAnswer]:
+        """Poll a job. Never sends `?ttl=`, which would shorten the job's life.
 
         A final answer counts in the memory budget until it is released.
 
         Raises:
             CallError: no usable answer; NotFoundError when the job is unknown or gone.
         """
-        return await self._job("GET", URL(self._status_url + quote(job_id, safe=""), encoded=True), None, job_id)
+        return self._job("GET", URL(self._status_url + quote(job_id, safe=""), encoded=True), None, job_id)
 
-    @_without_secrets
     async def cancel(self, job_id: str) -> JobAnswer:
         """Cancel a job, queued or running.
 
@@ -211,16 +182,40 @@ class EndpointClient:
         self.release(answer)
         return answer
 
-    @_without_secrets
     async def health(self) -> Health:
-        """Ask how the endpoint's queue and workers are.
+        """Read how the endpoint's queue and workers are.
 
         Raises:
             CallError: NotFoundError for an unknown endpoint, DeniedError for a key that is not accepted.
         """
-        http_status, headers, body, held_bytes, _ = await self._request("GET", self._health_url, None)
-        self._memory.release(held_bytes)
-        return parse_health(http_status, headers, body)
+        try:
+            http_status, headers, body, held_bytes, _ = await self._request("GET", self._health_url, None)
+            self._memory.release(held_bytes)
+            return parse_health(http_status, headers, body)
+        except CallError as error:
+            error.rewrite(self.hide)
+            raise
+
+    async def stream(self, job_id: str) -> tuple[list[Any], JobStatus | None, int]:
+        """What a job has put out since this was last asked, its state, None without one, and the size of the answer.
+
+        Raises:
+            CallError: no usable answer; NotFoundError when there is no stream.
+        """
+        url = URL(self._stream_url + quote(job_id, safe=""), encoded=True)
+        try:
+            http_status, headers, body, held_bytes, _ = await self._request("GET", url, None)
+            self._memory.release(held_bytes)
+            if len(body) <= _PARSED_ASIDE_BYTES:
+                return *parse_stream(http_status, headers, body), len(body)
+            return *await _aside(lambda: parse_stream(http_status, headers, body)), len(body)
+        except CallError as error:
+            error.rewrite(self.hide)
+            raise
+
+    async def hold(self, answer: JobAnswer, size_bytes: int) -> None:
+        """Count what an answer has been given of other answers in the memory budget, as soon as there is room."""
+        answer.held_bytes += await self._memory.room(BYTES_PER_BYTE * size_bytes)
 
     def release(self, answer: JobAnswer) -> None:
         """An answer is not needed any more, or what is left of it is small."""
@@ -229,34 +224,41 @@ class EndpointClient:
             self._memory.release(held_bytes)
 
     async def _job(self, method: str, url: URL, sent: bytes | None, job_id: str | None) -> JobAnswer:
-        """A request about a job; None: about a new one."""
+        """A request about a job; None: about a new one.
+
+        What it gives or raises is without secrets, but for the job's output, which is the user's own, and its `error`,
+        from which they are taken when it is decoded: it may be wrapped in ways that hide a secret.
+        """
+        connection, held_bytes = None, 0
         try:
             http_status, headers, body, held_bytes, connection = await self._request(method, url, sent)
-            is_kept = False
-            try:
-                if len(body) <= _PARSED_ASIDE_BYTES:
-                    answer = parse_job(http_status, headers, body)
-                else:
-                    answer = await _aside(lambda: parse_job(http_status, headers, body))
-                if job_id is None:
-                    self.ids.check_new(answer.id)
-                else:
-                    self.ids.check(job_id, answer)
-                if answer.status.is_final:
-                    answer.held_bytes = held_bytes or await self._memory.room(BYTES_PER_BYTE * len(body))
-                    is_kept = True
-                    self.ids.end(answer.id)
-            finally:
-                if held_bytes and not is_kept:
-                    self._memory.release(held_bytes)
-        except MismatchedError:
-            if connection is not None:
+            if len(body) <= _PARSED_ASIDE_BYTES:
+                answer = parse_job(http_status, headers, body)
+            else:
+                answer = await _aside(lambda: parse_job(http_status, headers, body))
+            if job_id is None:
+                self.ids.check_new(answer.id)
+                if self.hide(answer.id) != answer.id:
+                    raise AmbiguousError("the job's ID in the answer holds the API key")
+                self.ids.add(answer.id, echo_asked(sent or b""))
+            else:
+                self.ids.check(job_id, answer)
+            if answer.worker_id is not None:
+                answer.worker_id = self._hide_in_name(answer.worker_id)
+            if answer.status.is_final:
+                answer.held_bytes = held_bytes or await self._memory.room(BYTES_PER_BYTE * len(body))
+                held_bytes = 0
+                self.ids.end(answer.id)
+        except CallError as error:
+            if isinstance(error, MismatchedError) and connection is not None:
                 connection.close()
-            raise
-        except NotFoundError:
-            if job_id is not None:
+            if isinstance(error, NotFoundError) and job_id is not None:
                 self.ids.end(job_id)
+            error.rewrite(self.hide)
             raise
+        finally:
+            if held_bytes:
+                self._memory.release(held_bytes)
         return answer
 
     async def _request(self, method: str, url: URL, body: bytes | None) -> _Reply:
@@ -265,7 +267,7 @@ class EndpointClient:
         try:
             # Reading to the end gives the connection back, and a failure closes it: a context would only cost time.
             response = await self._session.request(
-                method, url, data=data, headers=self._headers, allow_redirects=False, proxy=self._proxy
+                method, url, data=data, headers=self._key_header, allow_redirects=False, proxy=self._proxy
             )
             content, held_bytes = response.content, 0
             if content.is_eof() and content.total_bytes <= _PARSED_ASIDE_BYTES:
@@ -280,20 +282,14 @@ class EndpointClient:
             if task not in self._connected:
                 raise UnreachableError("no connection in time") from None
             raise AmbiguousError("no answer in time") from None
-        except aiohttp.ClientHttpProxyError as error:
-            if error.status == _PROXY_PASSWORD:
-                raise DeniedError(
-                    f"the proxy asks for a password: {error.message}", http_status=error.status
-                ) from error
-            raise UnreachableError(f"no connection: the proxy answers {error.status} {error.message}") from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UnreachableError(f"no connection within {_CONNECT_S:.0f} s") from error
         except aiohttp.InvalidURL as error:
             raise UsageError(f"--base-url: {url} is no valid URL") from error
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
             if task not in self._connected:
-                raise UnreachableError(f"no connection: {_reason(error)}") from error
-            raise AmbiguousError(f"the connection broke: {_reason(error)}") from error
+                raise no_connection(error, self._way) from error
+            raise AmbiguousError(f"the connection broke: {reason(error)}") from error
         finally:
             self._deadlines.pop(task, None)
             self._overdue.discard(task)
@@ -372,42 +368,6 @@ class EndpointClient:
         self._watch = loop.call_later(_WATCH_S, self._look, loop) if self._deadlines else None
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Notes which tasks have been given a connection: what fails before that has surely reached nobody.
-
-    A kept connection that has sent something since its last answer is closed: it would be taken for the next one.
-    """
-
-    def __init__(self, connected: dict[asyncio.Task[Any], ResponseHandler | None], **options: Any) -> None:
-        super().__init__(**options)
-        self._connected_tasks = connected
-
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own signature
-    ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        while protocol is not None and protocol.should_close:
-            connection.close()
-            connection = await super().connect(req, traces, timeout)
-            protocol = connection.protocol
-        task = asyncio.current_task()
-        if task is not None:
-            self._connected_tasks[task] = protocol
-        return connection
-
-
 async def _aside(work: Callable[[], T]) -> T:
     """Do what takes long in a thread."""
     return await asyncio.get_running_loop().run_in_executor(None, work)
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, without aiohttp's own wrapping."""
-    cause = getattr(error, "os_error", None) or error
-    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    host = f"{error.host}: " if isinstance(error, aiohttp.ClientConnectorError) else ""
-    return " ".join(f"{host}{text}".split())

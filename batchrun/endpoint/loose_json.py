@@ -13,12 +13,11 @@ import re
 from contextlib import suppress
 from typing import Any
 
-import orjson
+from batchrun.exactjson import load as load_exactly
 
 _MAX_DEPTH = 500
 _TOO_DEEP = '"nested too deeply to be read"'
 _MARK = re.compile(r'"[^"]*"?|[\[{]+|[\]}]+')
-_MAX_EXACT = 2**63
 
 
 def load(body: bytes) -> Any:
@@ -49,7 +48,7 @@ def _parsed(text: str) -> Any:
 
 
 def _as_orjson(data: Any) -> Any:
-    return orjson.loads(json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
+    return load_exactly(json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
 
 
 def _flattened(text: str) -> str:
@@ -76,7 +75,8 @@ def _finite(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _int_or_none(digits: str) -> int | float | None:
-    """An integer as orjson has it: a float where 64 bits do not hold it."""
-    number = _finite(digits)
-    return number if number is None or abs(number) > _MAX_EXACT else int(digits)
+def _int_or_none(digits: str) -> int | None:
+    try:
+        return int(digits)
+    except ValueError:
+        return None

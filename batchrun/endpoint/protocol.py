@@ -26,6 +26,7 @@ from batchrun.errors import (
     RejectedError,
     ThrottledError,
 )
+from batchrun.exactjson import dump, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +56,9 @@ _MAX_TIME_MS = 30 * 86_400_000.0
 class JobStatus(StrEnum):
     """A job's state, in Runpod's own words."""
 
+    is_final: bool
+    """Whether the job will not change any more."""
+
     IN_QUEUE = "IN_QUEUE"
     IN_PROGRESS = "IN_PROGRESS"
     COMPLETED = "COMPLETED"
@@ -62,10 +66,8 @@ class JobStatus(StrEnum):
     CANCELLED = "CANCELLED"
     TIMED_OUT = "TIMED_OUT"
 
-    @property
-    def is_final(self) -> bool:
-        """Whether the job will not change any more."""
-        return self not in (JobStatus.IN_QUEUE, JobStatus.IN_PROGRESS)
+    def __init__(self, word: str) -> None:
+        self.is_final = word not in ("IN_QUEUE", "IN_PROGRESS")
 
 
 class Operation(StrEnum):
@@ -143,7 +145,7 @@ def run_body(request: Mapping[str, Any], policy: JobPolicy) -> bytes:
     fields = policy_fields(policy)
     if fields:
         body["policy"] = fields
-    return orjson.dumps(body)
+    return dump(body)
 
 
 def policy_fields(policy: JobPolicy) -> dict[str, Any]:
@@ -162,8 +164,8 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
     """The answer of `/run`, `/status` or `/cancel`.
 
     A 400 whose body is a job with a status counts as that job's answer: public endpoints answer so for FAILED
-    jobs (Runpod docs, public endpoints). A success with an ID and no status is a job in the queue: it exists, and
-    to submit it again would be to pay twice. So are 201 and 202, which are not documented.
+    jobs (Runpod docs, public endpoints). A success with an ID and no status, or a number as its status, is a job in
+    the queue: it exists, and to submit it again would be to pay twice. So are 201 and 202, which are not documented.
 
     Raises:
         CallError: of the class that fits the HTTP status; AmbiguousError when the body is no job.
@@ -177,7 +179,7 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
             raise
         raise call_error(http_status, headers, body) from error
     job_id, word = data.get("id"), data.get("status")
-    if word is None and http_status != 400 and not data.get("error"):
+    if (word is None or type(word) is int) and http_status != 400 and not data.get("error"):
         word = JobStatus.IN_QUEUE.value
     if not isinstance(job_id, str) or not job_id or not isinstance(word, str):
         if http_status == 400:
@@ -195,6 +197,25 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
         "output" in data,
         data.get("error"),
     )
+
+
+def parse_stream(http_status: int, headers: Mapping[str, str], body: bytes) -> tuple[list[Any], JobStatus | None]:
+    """The answer of `/stream`: the pieces of the output that are new, and the job's state; None where it has none.
+
+    It is `{"status", "stream": [{"output": piece}, ...]}` (recorded live); the documentation shows the bare list.
+
+    Raises:
+        CallError: of the class that fits the HTTP status; AmbiguousError when the body is neither.
+    """
+    if http_status != 200:
+        raise call_error(http_status, headers, body)
+    data = _load(body)
+    parts = (data.get("stream") or []) if isinstance(data, dict) else data
+    if not isinstance(parts, list):
+        raise AmbiguousError(f"the answer is not a stream: {_excerpt(body)}", http_status=http_status)
+    pieces = [part.get("output") if isinstance(part, dict) and "output" in part else part for part in parts]
+    word = data.get("status") if isinstance(data, dict) else None
+    return pieces, _STATUSES.get(word, JobStatus.IN_PROGRESS) if isinstance(word, str) else None
 
 
 def job_body(answer: JobAnswer) -> dict[str, Any]:
@@ -263,7 +284,7 @@ def health_body(health: Health, *, retried: int = 0) -> dict[str, Any]:
 
 
 def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> CallError:
-    """The error that an HTTP status means, with what the body says.
+    """The error that an HTTP status means, with what the body says. A 400 of an endpoint without a queue is a denial.
 
     Runpod documents 400, 401, 404, 429 and 500; the rest is what its users report, or what an edge such as
     Cloudflare may answer. On 429 the job was not accepted; on 5xx nobody knows.
@@ -281,7 +302,7 @@ def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> Cal
         return ThrottledError(message, retry_after_s=retry_after_s, **facts)
     if http_status in (404, 410):
         return NotFoundError(message, **facts)
-    if http_status in (401, 402, 403, 407, 425) or is_redirect:
+    if http_status in (401, 402, 403, 407, 425) or is_redirect or (http_status == 400 and _OTHER_KIND.search(said)):
         return DeniedError(message, **facts)
     if 400 <= http_status < 500:
         return RejectedError(message, **facts)
@@ -355,23 +376,38 @@ def _said(body: bytes) -> str:
     return text
 
 
+_OTHER_KIND = re.compile(r"not allowed for QB API", re.IGNORECASE)
+"""A 400 for the queue's operations at a load-balancing endpoint (recorded by users)."""
 _STATUSES = {status.value: status for status in JobStatus}
 
 # Nothing here can run across another tag: thousands of tags that are never closed would take minutes to search.
 _TITLE = re.compile(r"<title[^<>]*>([^<]*)</title>", re.IGNORECASE)
 
 
-def _load_object(body: bytes) -> dict[str, Any]:
+def _load(body: bytes) -> Any:
     try:
-        data = orjson.loads(body)
+        return load(body)
     except orjson.JSONDecodeError as error:
         try:
-            data = loose_json.load(body)
+            return loose_json.load(body)
         except ValueError:
-            raise AmbiguousError(f"the answer is not JSON: {_excerpt(body)}", http_status=200) from error
+            raise AmbiguousError(
+                f"the answer is not JSON: {_excerpt(body)}", http_status=200, hint=_remedy(body)
+            ) from error
+
+
+def _load_object(body: bytes) -> dict[str, Any]:
+    data = _load(body)
     if not isinstance(data, dict):
         raise AmbiguousError(f"the answer is no JSON object: {_excerpt(body)}", http_status=200)
     return data
+
+
+def _remedy(body: bytes) -> str:
+    """What to do about a success that is not JSON; empty where it may be JSON that did not arrive as a whole."""
+    if body.lstrip()[:1] in (b"", b"{"):
+        return ""
+    return "check --base-url, and whether a proxy or a network's login page answers in the API's place"
 
 
 def _excerpt(body: bytes) -> str:
@@ -391,8 +427,8 @@ def _time_ms(value: object) -> float | None:
 
 def _json_text(value: Any) -> str:
     try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:
+        return dump(value).decode()
+    except TypeError:
         return "nested too deeply to be shown"
 
 

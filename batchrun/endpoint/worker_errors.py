@@ -16,6 +16,9 @@ from typing import Any
 
 import orjson
 
+from batchrun.endpoint import validation_errors
+from batchrun.exactjson import dump
+
 MAX_MESSAGE_CHARS = 500
 """A message is for a terminal and a table; the whole is in `raw`."""
 
@@ -27,6 +30,9 @@ MAX_LITERAL_CHARS = 100_000
 
 _MAX_DEPTH = 12
 """Wrappings that are opened; four are the most that was ever seen."""
+
+OVERRUN = re.compile(r"executionTimeout exceeded\b")
+"""How the error of a job begins that overran its execution timeout (recorded by users)."""
 
 _NO_MESSAGE = "the job failed without an error message"
 
@@ -56,8 +62,9 @@ def decode_error(raw: Any) -> WorkerError:
     message = _dig(raw, findings, 0)
     if not message and findings.error_type:
         message = findings.error_type
+    line = _one_line(message, MAX_MESSAGE_CHARS) or _NO_MESSAGE
     return WorkerError(
-        message=_one_line(message, MAX_MESSAGE_CHARS) or _NO_MESSAGE,
+        message=_one_line(_explained(line, findings.code), MAX_MESSAGE_CHARS),
         raw=_cut(_raw_text(raw)),
         code=findings.code,
         error_type=findings.error_type,
@@ -73,11 +80,11 @@ def find_hidden_error(output: Any) -> Any | None:
     legitimate data of some handler, so whoever calls this makes it switchable.
     """
     if isinstance(output, list) and output and all(isinstance(part, str) for part in output):
-        # A stream is cut into pieces at any byte, so events are whole only when the pieces are joined again.
-        return _error_event("".join(output))
+        return _streamed_error(output)
     for part in output if isinstance(output, list) else (output,):
         if isinstance(part, list):
             hidden = next((chunk for chunk in part if _is_error(chunk)), None)
+            hidden = hidden or _streamed_error([chunk for chunk in part if isinstance(chunk, str)])
         elif isinstance(part, str):
             hidden = _error_event(part)
         else:
@@ -129,8 +136,12 @@ _WARNINGS = threading.Lock()
 _SCANNED_CHARS = 4_000
 """Codes and types stand near the start of a text, not in the middle of a page of it."""
 
+_WRAPPER = re.compile(
+    r"(?:vLLM returned )?HTTP ?[45]\d\d\W*|Error code: ?[45]\d\d\W*|(?:\w+\.)*\w*(?:Error|Exception):", re.IGNORECASE
+)
+"""What stands before an error and adds nothing to its type and code."""
 _CLASS_REPR = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
-_LEADING_TYPE = re.compile(r"(?:\w+\.)*([A-Z]\w*(?:Error|Exception))(?=:|$)")
+_LEADING_TYPE = re.compile(r"(?:\w+\.)*([A-Z]\w*(?:Error|Exception|Timeout))(?=:|$)")
 # One line end, then blanks: with any whitespace on both sides, a few thousand blank lines take minutes to search.
 _HANDLER_TRACEBACK = re.compile(r"\n[ \t]*traceback:", re.IGNORECASE)
 _TRACEBACK_START = "Traceback (most recent call last)"
@@ -145,11 +156,17 @@ def _dig(value: Any, findings: _Findings, depth: int) -> str:
     if isinstance(value, dict):
         return _dig_object(value, findings, depth)
     if isinstance(value, (list, tuple)):
-        messages = [_dig(item, findings, depth + 1) for item in value[:3]]
-        return "; ".join(message for message in messages if message)
+        return _dig_list(value, findings, depth)
     if value is None or isinstance(value, bool):
         return ""
     return _repr(value)
+
+
+def _dig_list(value: list[Any] | tuple[Any, ...], findings: _Findings, depth: int) -> str:
+    if value and all(validation_errors.is_complaint(item) for item in value):
+        return validation_errors.said(value, len(value))
+    messages = [_dig(item, findings, depth + 1) for item in value[:3]]
+    return "; ".join(message for message in messages if message)
 
 
 def _dig_object(value: dict[Any, Any], findings: _Findings, depth: int) -> str:
@@ -181,16 +198,83 @@ def _dig_text(text: str, findings: _Findings, depth: int) -> str:
         findings.code = int(match.group(1) or match.group(2) or match.group(3))
     handler_said, *rest = _HANDLER_TRACEBACK.split(text, maxsplit=1)
     if rest:
-        _note_type(_last_line(rest[0]), findings)
+        raised = _raised(rest[0])
+        _note_type(raised, findings)
         message = handler_said.removeprefix("handler:").strip()
-        return _dig_text(message, findings, depth + 1) if message and depth < _MAX_DEPTH else _last_line(rest[0])
+        return _dig_text(message or raised, findings, depth + 1) if depth < _MAX_DEPTH else raised
     if text.startswith(_TRACEBACK_START):
-        text = _last_line(text)
+        text = _raised(text)
     _note_type(text, findings)
+    if head := validation_errors.HEAD.search(text, 0, _SCANNED_CHARS):
+        found = list(validation_errors.complaints(text[head.end() :], _literal))
+        if found:
+            return _joined(text[: head.start()], validation_errors.said(found, int(head.group(1))))
     start = text.find("{")
     if start > 0 and isinstance(embedded := _literal(text[start:]), dict):
-        return _dig(embedded, findings, depth + 1) or text
+        message = _dig(embedded, findings, depth + 1)
+        return _joined(text[:start], message) if message else text
     return text
+
+
+def _joined(before: str, message: str) -> str:
+    """A message with the text before it, unless that says no more than a type or an HTTP code, which are known."""
+    kept = before.strip()
+    if not kept or _WRAPPER.fullmatch(kept):
+        return message
+    return f"{kept} {message}" if kept[-1] in ":-=" else f"{kept}: {message}"
+
+
+def named_route(message: str, request: Any) -> str:
+    """A message with the route that a request went to, where it says that there is none.
+
+    Args:
+        message: As `decode_error` gave it.
+        request: The job's `input` object.
+    """
+    if not message.startswith(NO_ROUTE) or not isinstance(request, dict):
+        return message
+    route = request.get("openai_route") or request.get("route")
+    if not isinstance(route, str):
+        return message
+    return f"{NO_ROUTE[: -len(_SUCH_ROUTE)]}route {_one_line(route, 100)}{message.removeprefix(NO_ROUTE)}"
+
+
+_SUCH_ROUTE = "such route"
+NO_ROUTE = f"the worker has no {_SUCH_ROUTE}"
+"""How the message begins when a route is unknown to the worker."""
+_NOT_FOUND = 404
+_NOT_ALLOWED = 405
+_NEEDS_PARSER = re.compile(r"requires? --(?:enable-auto-tool-choice|tool-call-parser)\b")
+_WAITED = re.compile(r"(?:\w+\.)*\w*(?:TimeoutError|Timeout|TimedOut)")
+"""A time-out of the worker's own that says nothing but its type."""
+
+
+def _explained(message: str, code: int | None) -> str:
+    """A message with what it means and what to do, where it does not say so itself.
+
+    vLLM answers to an unknown route, and to a GET where a body is missing, with no more than HTTP says (observed with
+    0.32). The settings are worker-vllm's.
+    """
+    if code == _NOT_FOUND and message == "Not Found":
+        return f"{NO_ROUTE} (HTTP 404): it is misspelt, or this model or this version of vLLM does not serve it"
+    if code == _NOT_ALLOWED and message == "Method Not Allowed":
+        return f"{message}: the route takes another method; without `openai_input` or `body` it is sent a GET"
+    if _NEEDS_PARSER.search(message):
+        return (
+            f"{message}: in the endpoint's settings set ENABLE_AUTO_TOOL_CHOICE=true, and TOOL_CALL_PARSER to the"
+            " parser that fits the model"
+        )
+    if OVERRUN.match(message):
+        return (
+            f"{message}: the job was at work longer than its limit, 10 min if nothing else is set; raise"
+            " --execution-timeout, or ask for less"
+        )
+    if _WAITED.fullmatch(message):
+        return (
+            f"{message}: the worker waited too long for an answer of its own; worker-vllm waits REQUEST_TIMEOUT seconds"
+            " for vLLM: raise that setting of the endpoint, or ask for fewer tokens"
+        )
+    return message
 
 
 def _literal(text: str) -> Any | None:
@@ -236,6 +320,14 @@ def _is_error(part: Any) -> bool:
     )
 
 
+def _streamed_error(pieces: list[str]) -> Any | None:
+    # A stream is cut into pieces at any byte, so events are whole only when the pieces are joined again; but behind
+    # pieces of plain text an event begins with its own piece.
+    return _error_event("".join(pieces)) or _error_event(
+        "".join(f"\n{piece}" if piece.startswith(("data:", "event:")) else piece for piece in pieces)
+    )
+
+
 def _error_event(text: str) -> Any | None:
     if "data:" not in text or '"error"' not in text:
         return None
@@ -252,8 +344,13 @@ def _error_event(text: str) -> Any | None:
     return None
 
 
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
+def _raised(traceback: str) -> str:
+    """The exception at the end of a traceback, with all lines of its message."""
+    lines = traceback.strip().splitlines()
+    frame = max((number for number, line in enumerate(lines) if line.startswith('  File "')), default=len(lines))
+    for number in range(frame + 1, len(lines)):
+        if lines[number][:1].strip():
+            return "\n".join(lines[number:])
     return lines[-1].strip() if lines else ""
 
 
@@ -273,7 +370,7 @@ def _raw_text(raw: Any) -> str:
     if raw is None:
         return ""
     try:
-        return orjson.dumps(raw).decode()
+        return dump(raw).decode()
     except TypeError:
         return _repr(raw)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrun.local.workers import CHAT_ROUTE, ModelCall, model_call
+from batchrun.local.routes import other_answer
+from batchrun.local.workers import CHAT_ROUTE, COMPLETIONS_ROUTE, ModelCall, model_call
 
 _MODEL = "echo"
 _DEFAULT_MAX_TOKENS = 1_000_000
@@ -30,10 +31,13 @@ class EchoWorker:
         """The output for a job's input.
 
         Raises:
-            WorkerFailure: a sampling value that vLLM refuses.
+            WorkerFailure: a sampling value that vLLM refuses, or a route that the echo does not know.
         """
         call = model_call(request)
-        return {"echo": request} if call is None else [_completion(call)]
+        if call is None:
+            return {"echo": request}
+        is_completion = call.route in (CHAT_ROUTE, COMPLETIONS_ROUTE)
+        return [_completion(call) if is_completion else other_answer(call, _MODEL)]
 
 
 def _completion(call: ModelCall) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from aiohttp import web
 from batchrun.config import MAX_REQUEST_BYTES, RETENTION_S, Limits, OperationLimit
 from batchrun.endpoint.protocol import JobStatus, Operation, health_body, job_body
 from batchrun.errors import UsageError
+from batchrun.exactjson import dump, load
 from batchrun.local.access import Access, is_loopback
 from batchrun.local.limits import RateLimit
 from batchrun.local.queue import Job, JobQueue
@@ -240,7 +241,7 @@ class LocalEndpoint:
         if len(raw) > limit_bytes:
             return too_large
         try:
-            body = orjson.loads(raw)
+            body = load(raw)
         except orjson.JSONDecodeError as error:
             return _error(400, f"invalid JSON: {error}")
         if not isinstance(body, dict) or not isinstance(body.get("input"), dict):
@@ -372,7 +373,7 @@ def _request(
 
 
 def _json(data: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(body=orjson.dumps(data), status=status, headers=headers, content_type="application/json")
+    return web.Response(body=dump(data), status=status, headers=headers, content_type="application/json")
 
 
 def _job(job: Job | None) -> web.Response:

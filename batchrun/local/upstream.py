@@ -11,6 +11,7 @@ from yarl import URL
 from batchrun.config import checked_url
 from batchrun.endpoint.protocol import body_message
 from batchrun.errors import UsageError
+from batchrun.exactjson import load
 from batchrun.local.workers import model_call, model_failure, worker_failure
 
 _REDIRECTS = range(300, 400)
@@ -85,6 +86,6 @@ class UpstreamWorker:
         if response.status != 200:  # noqa: PLR2004 - OK
             raise model_failure(response.status, body_message(raw))
         try:
-            return [orjson.loads(raw)]
+            return [load(raw)]
         except orjson.JSONDecodeError as error:
             raise worker_failure("Request to vLLM failed: the answer is not JSON") from error

@@ -1,12 +1,15 @@
-"""How a line is known again: by its bytes, and by a name that survives reordering."""
+"""How a line is known again: by its bytes, by what it asks for, and by a name that survives reordering."""
 
 from __future__ import annotations
 
 from base64 import b32encode
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import orjson
+
+from batchrun.exactjson import dump
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,11 +19,43 @@ if TYPE_CHECKING:
 _DIGEST_BYTES = 16
 _ID_BYTES = 10
 """80 bits in 16 letters: two of a million different requests share an id once in 2.4 million million runs."""
+_ASKED_BYTES = 8
+_CARRIED_BYTES = 2
+_NOTHING_CARRIED = bytes(_CARRIED_BYTES)
 
 
 def line_digest(raw: bytes) -> bytes:
     """16 bytes that change when the line does."""
     return blake2b(raw, digest_size=_DIGEST_BYTES).digest()
+
+
+def known_by(prompt: Prompt, raw: bytes) -> tuple[str, bytes]:
+    """A line's id, and 26 bytes by which it is known again, however it is written.
+
+    16 of them change with the line's bytes, as `line_digest`; 8 with its own id and what it asks for; 2 with what it
+    carries. The state files of earlier versions have the first 16 alone.
+    """
+    if prompt.id is None:
+        asked = blake2b(_canonical(prompt.request), digest_size=_ID_BYTES).digest()
+        line_id = _as_id(asked)
+    else:
+        line_id = prompt.id
+        asked = blake2b(_canonical([line_id, prompt.request]), digest_size=_ASKED_BYTES).digest()
+    carried = _NOTHING_CARRIED
+    if prompt.carried:
+        carried = (crc32(_canonical(prompt.carried)) & 0xFFFF).to_bytes(_CARRIED_BYTES, "big")
+    return line_id, line_digest(raw) + asked[:_ASKED_BYTES] + carried
+
+
+def is_written_so(raw: bytes, known: bytes) -> bool:
+    """Whether a line has the very bytes of the one that is known by these."""
+    return line_digest(raw) == known[:_DIGEST_BYTES]
+
+
+def parts(known: bytes) -> tuple[bytes, bytes, bytes]:
+    """By what a line is known: how it is written, what it asks for, what it carries; of an older version the first."""
+    asked_to = _DIGEST_BYTES + _ASKED_BYTES
+    return known[:_DIGEST_BYTES], known[_DIGEST_BYTES:asked_to], known[asked_to:]
 
 
 def request_key(request: Mapping[str, Any], *apart: object) -> bytes:
@@ -30,7 +65,7 @@ def request_key(request: Mapping[str, Any], *apart: object) -> bytes:
         request: The `input` object that is sent.
         apart: What else must be equal.
     """
-    return blake2b(orjson.dumps([request, *apart], option=orjson.OPT_SORT_KEYS), digest_size=_DIGEST_BYTES).digest()
+    return blake2b(_canonical([request, *apart]), digest_size=_DIGEST_BYTES).digest()
 
 
 def derived_id(prompt: Prompt) -> str:
@@ -39,5 +74,12 @@ def derived_id(prompt: Prompt) -> str:
     It does not depend on the order of keys, on white space, on `metadata` or unknown fields, nor on options such as
     `--set`: the same question has the same id in every run. Equal lines share it, and are numbered where they meet.
     """
-    canonical = orjson.dumps(prompt.request, option=orjson.OPT_SORT_KEYS)
-    return b32encode(blake2b(canonical, digest_size=_ID_BYTES).digest()).decode("ascii").lower()
+    return _as_id(blake2b(_canonical(prompt.request), digest_size=_ID_BYTES).digest())
+
+
+def _as_id(digest: bytes) -> str:
+    return b32encode(digest).decode("ascii").lower()
+
+
+def _canonical(value: Any) -> bytes:
+    return dump(value, orjson.OPT_SORT_KEYS)

@@ -16,6 +16,8 @@ MAX_LINE_BYTES = 64 << 20
 _MOST_OPEN_FILES = 200
 """Input files at once; the usual limit of a process is 1,024 files."""
 _BOM = b"\xef\xbb\xbf"
+_FIRST = (b"{", b'"')
+"""A line that begins so has nothing in front of it."""
 
 
 class LineTooLongError(InputError):
@@ -36,7 +38,8 @@ class RawLine(NamedTuple):
 def iter_lines(file: BinaryIO) -> Iterator[RawLine]:
     """The lines of a binary file from the front that are not blank, in constant memory.
 
-    A byte order mark at the front, CRLF line ends and a last line without an end are fine.
+    A byte order mark in front of a line (there are some within a file that others were put together into), CRLF line
+    ends and a last line without an end are fine.
 
     Raises:
         LineTooLongError: a line is longer than 64 MiB.
@@ -49,11 +52,8 @@ def iter_lines(file: BinaryIO) -> Iterator[RawLine]:
         start = offset
         offset += len(line)
         raw = line.rstrip()
-        if number == 1 and raw.startswith(_BOM):
-            start += len(_BOM)
-            raw = raw[len(_BOM) :]
-        if raw[:1].isspace():
-            stripped = raw.lstrip()
+        if raw[:1] not in _FIRST:
+            stripped = raw.lstrip().removeprefix(_BOM).lstrip()
             start += len(raw) - len(stripped)
             raw = stripped
         if raw:

@@ -21,6 +21,7 @@ import orjson
 
 from batchrun.config import MAX_REQUEST_BYTES
 from batchrun.errors import InputError
+from batchrun.exactjson import dump, load
 
 if TYPE_CHECKING:
     from batchrun.config import RequestOptions
@@ -82,9 +83,9 @@ def parse_line(raw: bytes) -> Prompt:
         LineError: it is no JSON, of no known shape, or its request is larger than `/run` takes.
     """
     try:
-        line = orjson.loads(raw)
+        line = load(raw)
     except orjson.JSONDecodeError as error:
-        raise LineError(f"invalid JSON at column {error.colno}: {error.msg}") from error
+        raise LineError(f"invalid JSON at column {_not_utf8(raw) or f'{error.colno}: {error.msg}'}") from error
     fallback_id = None
     if isinstance(line, dict) and "error" in line:
         fallback_id, line = _of_error_line(line)
@@ -101,6 +102,19 @@ def parse_line(raw: bytes) -> Prompt:
     if len(raw) > MAX_REQUEST_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS_UNCHECKED:
         _refuse_what_cannot_be_sent(request)
     return Prompt(line_id, shape, request, carried, line)
+
+
+def _not_utf8(raw: bytes) -> str | None:
+    """Which column of a line is not UTF-8, and what helps; None: all of it is."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        column = len(raw[: error.start].decode()) + 1
+        return (
+            f"{column}: byte 0x{raw[error.start]:02x} is not UTF-8; a file in Latin-1 or cp1252 is converted by:"
+            " iconv -f CP1252 -t UTF-8 FILE"
+        )
+    return None
 
 
 def _of_error_line(line: dict[str, Any]) -> tuple[Any, Any]:
@@ -175,8 +189,8 @@ _NO_TEXT_KEYS = frozenset({"role", "type", "image_url", "input_audio", "openai_r
 
 def _refuse_what_cannot_be_sent(request: dict[str, Any]) -> None:
     try:
-        size_bytes = len(orjson.dumps({"input": request}))
-    except orjson.JSONEncodeError as error:
+        size_bytes = len(dump({"input": request}))
+    except TypeError as error:
         raise LineError("the request is nested too deep") from error
     if size_bytes > MAX_REQUEST_BYTES:
         raise LineError(f"the request has {size_bytes:,} bytes, /run takes {MAX_REQUEST_BYTES:,}")

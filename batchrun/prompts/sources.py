@@ -10,6 +10,7 @@ import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -18,6 +19,7 @@ import orjson
 from batchrun.errors import InputError
 from batchrun.locks import is_held_here
 from batchrun.paths import look_at
+from batchrun.prompts.formats import refuse_other_format
 from batchrun.prompts.lines import LineTooLongError, RawLine, iter_lines
 
 if TYPE_CHECKING:
@@ -133,15 +135,26 @@ def open_source(source: Source, stdin: BinaryIO) -> Iterator[BinaryIO]:
         yield cast("BinaryIO", gzip.GzipFile(fileobj=file)) if source.kind is SourceKind.GZIP else file
 
 
-def iter_source(source: Source, stdin: BinaryIO) -> Iterator[RawLine]:
+def iter_source(source: Source, stdin: BinaryIO, shown: str | None = None) -> Iterator[RawLine]:
     """The lines of a source that are not blank, in constant memory.
 
+    Args:
+        source: The source.
+        stdin: What `-` reads.
+        shown: What the user calls it; None: its path.
+
     Raises:
-        InputError: it cannot be opened, breaks off, is no valid gzip file, or has a line of more than 64 MiB.
+        InputError: it cannot be opened, breaks off, is no valid gzip file, is not JSON lines as a whole, or has a line
+            of more than 64 MiB.
     """
     with open_source(source, stdin) as file, reading(source):
         try:
-            yield from iter_lines(file)
+            lines = iter_lines(file)
+            begin = list(islice(lines, 2))
+            if begin:
+                refuse_other_format(shown or source.path, begin[0].raw, is_alone=len(begin) == 1)
+            yield from begin
+            yield from lines
         except LineTooLongError as error:
             raise InputError(f"{source.path}:{error.message}", error.hint) from error
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from batchrun.errors import UsageError
+from batchrun.exactjson import dump
 from batchrun.prompts.shapes import SAMPLING_PARAMETERS, LineError, Shape
 
 if TYPE_CHECKING:
@@ -126,10 +127,10 @@ class Sweep:
 
 def shown(value: Any) -> str:
     """A value within an id: short, printable, and different for different values."""
-    text = value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    text = value if isinstance(value, str) else dump(value, orjson.OPT_SORT_KEYS).decode()
     if text and len(text) <= _MAX_SHOWN_CHARS and text.isprintable():
         return text
-    return "~" + blake2b(orjson.dumps(value, option=orjson.OPT_SORT_KEYS), digest_size=6).hexdigest()
+    return "~" + blake2b(dump(value, orjson.OPT_SORT_KEYS), digest_size=6).hexdigest()
 
 
 def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchrun.results.chunks import chunks_of, merge
+from batchrun.results.text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from batchrun.results.text import Text
+
 CHAT_ROUTE = "/v1/chat/completions"
 COMPLETIONS_ROUTE = "/v1/completions"
-_TEXT_REASONS = frozenset({"stop", "length", "content_filter"})
-_CHAT_REASONS = _TEXT_REASONS | {"tool_calls", "function_call"}
-_OTHER_REASONS = {"max_tokens": "length", "max_output_tokens": "length", "tool_use": "tool_calls"}
-"""What some servers say; any other word means that the model stopped by itself, as far as OpenAI's words go."""
+_OTHER_REASONS = {
+    **dict.fromkeys(("max_tokens", "max_output_tokens"), "length"),
+    **dict.fromkeys(("end_turn", "eos", "eos_token", "stop_sequence"), "stop"),
+    **dict.fromkeys(("refusal", "safety"), "content_filter"),
+    "tool_use": "tool_calls",
+}
+"""What some servers say. Any other word stays as it is: `stop` would say that the model came to its end."""
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -48,6 +55,31 @@ def asked_of(request: Mapping[str, Any]) -> Asked:
         return Asked(route if isinstance(route, str) else CHAT_ROUTE, _model(body))
     route = COMPLETIONS_ROUTE if "prompt" in request and "messages" not in request else CHAT_ROUTE
     return Asked(route, _model(sampling) if isinstance(sampling, dict) else _model(request))
+
+
+def most_tokens(request: Mapping[str, Any]) -> float | None:
+    """How many tokens a job's `input` object lets each choice have.
+
+    Infinite for a chat without a limit: vLLM then takes what is left of the context. None: the server's own default,
+    which is 16 for completions (vLLM), or a limit that is not known by its name.
+    """
+    body, sampling = request.get("openai_input"), request.get("sampling_params")
+    fields = body if isinstance(body, dict) else sampling if isinstance(sampling, dict) else {}
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        limit = fields.get(name)
+        if limit is not None:
+            return limit if type(limit) is int else None
+    return inf if "messages" in request or "messages" in fields else None
+
+
+def is_context_full(text: Text, most_tokens: float | None) -> bool:
+    """Whether a text was cut off before it had the tokens that it was allowed: vLLM then has no room for more.
+
+    Of several choices that did not all end so nobody knows how many tokens each of them has.
+    """
+    if most_tokens is None or text.output_tokens is None or set(text.finish_reasons) != {"length"}:
+        return False
+    return text.output_tokens < most_tokens * len(text.finish_reasons)
 
 
 def _model(fields: Mapping[str, Any]) -> str | None:
@@ -122,10 +154,11 @@ def _choice(choice: dict[str, Any], position: int, *, is_chat: bool) -> dict[str
     changed: dict[str, Any] = {}
     if type(choice.get("index")) is not int:
         changed["index"] = position
-    reason, known = choice.get("finish_reason"), _CHAT_REASONS if is_chat else _TEXT_REASONS
-    if not isinstance(reason, str) or reason not in known:
-        other = _OTHER_REASONS.get(reason, "stop") if isinstance(reason, str) else "stop"
-        changed["finish_reason"] = other if other in known else "stop"
+    said = choice.get("finish_reason")
+    reason = reason_of(said)
+    reason = "stop" if reason is None else _OTHER_REASONS.get(reason, reason)
+    if reason != said:
+        changed["finish_reason"] = reason
     if is_chat:
         message = choice["message"]
         if message.get("role") != "assistant":
@@ -149,10 +182,11 @@ def _built(record: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
     if texts == [None] and not _has_choices(record["output"]):
         texts = [json.dumps(record["output"], ensure_ascii=False)]
     is_chat = asked.route != COMPLETIONS_ROUTE
+    reasons = record.get("finish_reasons") or [record["finish_reason"]] * len(texts)
     choices = []
     for index, text in enumerate(texts):
         said = {"message": {"role": "assistant", "content": text or ""}} if is_chat else {"text": text or ""}
-        choices.append({"index": index, **said, "logprobs": None, "finish_reason": record["finish_reason"]})
+        choices.append({"index": index, **said, "logprobs": None, "finish_reason": reasons[index]})
     # In OpenAI's order; what stands here as None is filled in.
     fields = dict.fromkeys(("id", "object", "created", "model"))
     return {**fields, "choices": choices, "usage": None}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from batchrun.exactjson import dump
+from batchrun.foreign import on_one_line
 from batchrun.results.record import iso_time
 from batchrun.results.writer import write_whole, writing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from batchrun.config import RunOptions
     from batchrun.results.summary import Summary
@@ -53,9 +55,26 @@ def digest_file(path: Path, shown: str | None = None) -> FileDigest:
         return FileDigest(shown or str(path), path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def manifest_path(output: Path) -> Path:
-    """`results.jsonl` has its manifest in `results.manifest.json`, a folder `out` in `out.manifest.json`."""
-    return output.with_name(f"{output.name.removesuffix('.jsonl')}.manifest.json")
+def manifest_path(options: RunOptions) -> Path:
+    """`results.jsonl` has its manifest in `results.manifest.json`, a folder in `batchrun.manifest.json` within it.
+
+    That of an earlier version is beside its folder, and stays there.
+    """
+    output = options.output
+    beside = output.with_name(f"{output.name.removesuffix('.jsonl')}.manifest.json")
+    is_within = options.output_is_folder and not is_manifest_of(beside, options.state)
+    return output / "batchrun.manifest.json" if is_within else beside
+
+
+def is_manifest_of(path: Path, state: Path) -> bool:
+    """Whether a file is a manifest of ours that names this state file."""
+    if path.suffix != ".json":
+        return False
+    try:
+        data = orjson.loads(path.read_bytes())
+        return "manifest_version" in data and Path(data["state"]).name == state.name
+    except (OSError, orjson.JSONDecodeError, TypeError, KeyError):
+        return False
 
 
 def write_manifest(
@@ -111,4 +130,4 @@ def write_manifest(
         ],
         "summary": said,
     }
-    write_whole(path, [orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)], token=token)
+    write_whole(path, [on_one_line(dump(data, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))], token=token)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.exactjson import dump
+from batchrun.foreign import on_one_line
 from batchrun.results.completion import body_of
 from batchrun.results.record import TOO_DEEP, write_line
 from batchrun.results.text import extract
@@ -34,8 +36,8 @@ def openai_line(record: dict[str, Any], asked: Callable[[], Asked]) -> bytes:
         asked: What its request asked for; called only when the answer alone does not tell.
     """
     try:
-        return orjson.dumps(openai_record(record, asked), option=orjson.OPT_APPEND_NEWLINE)
-    except (orjson.JSONEncodeError, RecursionError):
+        return on_one_line(dump(openai_record(record, asked), orjson.OPT_APPEND_NEWLINE))
+    except (TypeError, RecursionError):
         shallow = {key: value if _can_be_written(value) else TOO_DEEP for key, value in record.items()}
         return write_line(openai_record(shallow, asked))
 
@@ -84,20 +86,24 @@ def is_openai(data: Mapping[str, Any]) -> bool:
     return "status" not in data and "custom_id" in data
 
 
-def openai_error_line(record: dict[str, Any]) -> bytes:
+def openai_error_line(record: dict[str, Any], code: int | None = None, error_type: str | None = None) -> bytes:
     """An error line in OpenAI's format, with its line end. As an input line it means its request.
 
     Args:
         record: As `error_line` makes it.
+        code: The HTTP status of the model server's answer, or of the API's; None: there was none, and no response.
+        error_type: What the worker calls the error; None: nobody knows.
     """
     error, job = record["error"], record["job"]
+    request_id = str(record["id"] if job is None or job["id"] is None else job["id"])
+    said = {"message": error["message"], "type": error_type or error["kind"], "param": None, "code": code}
     facts = {key: value for key, value in record.items() if key not in ("id", "error")}
     facts["raw"] = error["raw"]
     return write_line(
         {
             "id": f"batch_req_{record['id'] if job is None else job['id']}",
             "custom_id": record["id"],
-            "response": None,
+            "response": code and {"status_code": code, "request_id": request_id, "body": {"error": said}},
             "error": {"code": error["kind"], "message": error["message"]},
             "batchrun": facts,
         }

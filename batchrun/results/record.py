@@ -7,7 +7,7 @@ stands in `carried`, so that neither is lost.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from batchrun.results.text import is_token_count
+from batchrun.exactjson import dump
+from batchrun.foreign import on_one_line
+from batchrun.results.text import extract, is_token_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from batchrun.results.text import Text
 
 
+_MAX_PART_BYTES = 1_000_000
 _DIGEST_BYTES = 6
 """SQLite keeps a whole number of that size in as many bytes."""
 
@@ -55,6 +58,13 @@ class Record:
     input_tokens: int | None
     output_tokens: int | None
     finish_reason: str | None
+    output: Any = field(compare=False, repr=False)
+    """What came, or in OpenAI's format what was made of it."""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What there is to say of the answer, see `text.MARKS`."""
+        return extract(self.output).marks
 
 
 def result_line(
@@ -75,6 +85,8 @@ def result_line(
     if len(text.texts) > 1:
         record["texts"] = text.texts
     record["finish_reason"] = text.finish_reason
+    if len(text.finish_reasons) > 1:
+        record["finish_reasons"] = text.finish_reasons
     record["usage"] = {"input_tokens": text.input_tokens, "output_tokens": text.output_tokens}
     record["output"] = output
     _carry(record, carried)
@@ -130,6 +142,7 @@ def error_line(
     job: JobInfo | None,
     variant: Mapping[str, Any] | None = None,
     same_as: str | None = None,
+    part: Any = None,
     write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
     """The line of a row that failed, with its line end. As an input line it means its `request`.
@@ -146,18 +159,30 @@ def error_line(
         job: None when nothing was submitted.
         variant: The values of the sweep; None or empty without one.
         same_as: The id of the row whose job it was; None: the row's own.
+        part: What the job has put out all the same; None: nothing.
         write: Makes the line from its record; None: in our own format.
     """
     record = {
         "id": row_id,
         "status": status,
         "error": {"kind": kind, "message": message, "raw": raw},
+        **({} if part is None else {"output": part}),
         "request": request,
         **({"variant": variant} if variant else {}),
         "source": {"file": file, "line": line},
         "job": None if job is None else {**_job(job), **({"same_as": same_as} if same_as is not None else {})},
     }
     return (write or write_line)(record)
+
+
+def part_bytes(output: Any) -> bytes:
+    """What a job without a result has put out, as JSON of a million bytes at most; of longer lists the beginning."""
+    while len(written := write_line({"output": output})) > _MAX_PART_BYTES:
+        if not isinstance(output, list) or len(output) < 3:  # noqa: PLR2004 - a piece and a mark
+            output = [f"… (cut: {len(written):,} bytes)"]
+        else:
+            output = [*output[: len(output) // 2], f"… (cut: {len(output):,} pieces)"]
+    return written.removeprefix(b'{"output":').removesuffix(b"}\n")
 
 
 def read_record(line: bytes) -> Record | None:
@@ -174,7 +199,7 @@ def read_record(line: bytes) -> Record | None:
         return None
     if not all(count is None or is_token_count(count) for count in counts):
         return None
-    return Record(data["id"], delay_ms, execution_ms, *counts, reason)
+    return Record(data["id"], delay_ms, execution_ms, *counts, reason, data.get("output"))
 
 
 def read_job(line: bytes) -> JobInfo | None:
@@ -224,7 +249,9 @@ def _facts(line: bytes) -> dict[str, Any] | None:
     if not isinstance(data, dict):
         return None
     if "status" not in data and isinstance(facts := data.get("batchrun"), dict):
-        return {**facts, "id": data.get("custom_id")}
+        response = data.get("response")
+        body = response.get("body") if isinstance(response, dict) else None
+        return {"output": body, **facts, "id": data.get("custom_id")}
     return data
 
 
@@ -250,7 +277,7 @@ def read_error_id(line: bytes) -> str | None:
 
 TOO_DEEP = "nested too deeply to be written as JSON"
 
-_ANSWER = ("status", "text", "texts", "finish_reason", "usage", "output")
+_ANSWER = ("status", "text", "texts", "finish_reason", "finish_reasons", "usage", "output")
 _OURS = frozenset({"id", *_ANSWER, "output_in_body", "variant", "source", "job", "carried"})
 
 
@@ -302,9 +329,10 @@ def _whole(number: float | None) -> int | float | None:
 def write_line(record: dict[str, Any]) -> bytes:
     """A record as a line with its end; a field that is nested too deeply for any writer is replaced by `TOO_DEEP`."""
     try:
-        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-    except orjson.JSONEncodeError:
-        return orjson.dumps({key: _deep(value) for key, value in record.items()}, option=orjson.OPT_APPEND_NEWLINE)
+        line = dump(record, orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        line = orjson.dumps({key: _deep(value) for key, value in record.items()}, option=orjson.OPT_APPEND_NEWLINE)
+    return on_one_line(line)
 
 
 def _deep(value: Any) -> Any:

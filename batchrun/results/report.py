@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from batchrun.foreign import clipped, columns_of, fitted
 from batchrun.results.cost import money
 from batchrun.results.summary import duration
+from batchrun.results.text import MARK_NAMES, MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SHOWN = 40
-_LABEL_CHARS = 40
+_LABEL_COLUMNS = 40
 _EXACT_BELOW = 1000
 
 
@@ -88,6 +90,12 @@ class VariantReport:
     failed: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     """Failure kind -> rows."""
+    truncated: int = 0
+    """Rows that succeeded by what there is to say of their answers, see `Summary`."""
+    empty: int = 0
+    filtered: int = 0
+    reasoning_only: int = 0
+    tool_calls: int = 0
     input_tokens: Tokens | None = None
     """Here and below None: no result says it."""
     output_tokens: Tokens | None = None
@@ -135,7 +143,7 @@ def largest(report: Report) -> list[VariantReport]:
 
 
 def tables(report: Report) -> list[list[list[str]]]:
-    """Rows and tokens, times, and failures where there are any, as rows of cells below a head."""
+    """Rows and tokens, times, and where there is any the rest, as rows of cells below a head."""
     shown = report.variants
     labels = [_cut(variant.label) for variant in shown]
     with_cost = any(variant.cost is not None for variant in shown)
@@ -159,7 +167,16 @@ def tables(report: Report) -> list[list[list[str]]]:
         for kind, count in variant.failures.items()
     ]
     found = [[head, *rows], timed]
-    return [*found, [["variant", "failure", "rows"], *failures]] if failures else found
+    marks = [mark for mark in MARKS if any(getattr(variant, mark) for variant in shown)]
+    if marks:
+        marked = [
+            [label, *(f"{getattr(variant, mark):,}" for mark in marks)]
+            for label, variant in zip(labels, shown, strict=True)
+        ]
+        found.append([["variant", *(MARK_NAMES[mark] for mark in marks)], *marked])
+    if failures:
+        found.append([["variant", "failure", "rows"], *failures])
+    return found
 
 
 def _tokens(tokens: Tokens | None) -> tuple[str, str]:
@@ -171,13 +188,13 @@ def _times(times: Percentiles | None) -> list[str]:
 
 
 def _cut(label: str) -> str:
-    return label if len(label) <= _LABEL_CHARS else f"{label[: _LABEL_CHARS - 3]}..."
+    return clipped(label, _LABEL_COLUMNS, "...")
 
 
 def _table(rows: list[list[str]]) -> list[str]:
     """Columns as wide as they need to be: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join([fitted(row[0], widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]

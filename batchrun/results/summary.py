@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import orjson
 
-from batchrun.foreign import visible
+from batchrun.foreign import clipped, visible
 from batchrun.results.cost import Cost, added, cost_lines
+from batchrun.results.text import MARK_NAMES, MARKS
 from batchrun.results.timeline import sparkline
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ _SPARK_COLUMNS = 32
 _BROKEN_FROM = 3
 """Failures that are no chance any more."""
 _WORKERS_SHOWN = 3
+_FILES_SHOWN = 5
+"""Of each kind: a folder of shards would fill the screen."""
+_REFUSED_FOR_ITSELF = ("bad_request", "rejected")
+"""Kinds of failures that the same request meets again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +63,22 @@ class Snapshot:
     """What is in the way; empty when nothing is."""
     cost: Cost | None = None
     """None when no price was given."""
+    truncated: int = 0
+    """Rows that succeeded in this session by what there is to say of their answers, see `Summary`."""
+    empty: int = 0
+    filtered: int = 0
+    reasoning_only: int = 0
+    tool_calls: int = 0
 
     @property
     def done(self) -> int:
         """Rows that have ended."""
         return self.succeeded + self.failed + self.held
+
+    @property
+    def answers(self) -> list[tuple[str, int]]:
+        """What there is to say of the answers, by its name; what there is none of is left out."""
+        return _answers(self)
 
     @property
     def in_flight(self) -> int:
@@ -87,6 +104,10 @@ class Snapshot:
         }
 
 
+def _answers(counted: Snapshot | Summary) -> list[tuple[str, int]]:
+    return [(MARK_NAMES[mark], count) for mark in MARKS if (count := getattr(counted, mark))]
+
+
 def merged(parts: Mapping[str, Snapshot]) -> Snapshot:
     """The picture of a run from those of its endpoints, by their IDs."""
     if len(parts) == 1:
@@ -107,7 +128,7 @@ def merged(parts: Mapping[str, Snapshot]) -> Snapshot:
 
 _ADDED_UP = (
     *("total", "succeeded", "failed", "held", "pending", "waiting", "queued", "running", "retries", "unconfirmed"),
-    *("ended_in_session", "rows_per_s", "input_tokens", "output_tokens", "window"),
+    *("ended_in_session", "rows_per_s", "input_tokens", "output_tokens", "window", *MARKS),
 )
 
 
@@ -188,7 +209,17 @@ class Summary:
     output_tokens: int | None = None
     """None when the worker reports none."""
     truncated: int = 0
-    """Rows whose text was cut off by max_tokens."""
+    """Rows of which a text was cut off, by max_tokens or the end of the context."""
+    context_full: int = 0
+    """Those of them that the end of the context has cut off, as far as is known."""
+    empty: int = 0
+    """Rows that succeeded without any text. Here and below a row is counted once."""
+    filtered: int = 0
+    """Rows whose answer a filter has taken away, or the model has refused."""
+    reasoning_only: int = 0
+    """Rows whose answer is the model's reasoning alone."""
+    tool_calls: int = 0
+    """Rows whose answer is a call of tools."""
     calls: dict[str, int] = field(default_factory=dict)
     """API calls by operation."""
     throttled: int = 0
@@ -237,6 +268,11 @@ class Summary:
             ("not run", self.not_run),
         ]
         return [(name, count) for name, count in counts if count]
+
+    @property
+    def answers(self) -> list[tuple[str, int]]:
+        """What there is to say of the answers of the rows that succeeded; what there is none of is left out."""
+        return _answers(self)
 
     def to_json(self) -> dict[str, Any]:
         """The summary as JSON values."""
@@ -295,7 +331,10 @@ def _headline(s: Summary) -> str:
 
 def _counts(s: Summary) -> list[str]:
     succeeded = [("succeeded", s.succeeded)] if s.succeeded else []
-    return [f"  {name:<12}{count:>12,}" for name, count in succeeded + s.rest]
+    lines = [f"  {name:<12}{count:>12,}" for name, count in succeeded + s.rest]
+    # Below the rows that succeeded: they are some of those.
+    lines[1:1] = [f"    {name:<14}{count:>8,}" for name, count in s.answers] if s.succeeded else []
+    return lines
 
 
 def _failures(s: Summary) -> list[str]:
@@ -305,7 +344,7 @@ def _failures(s: Summary) -> list[str]:
     for group in s.failures:
         example = " ".join(f"{group.example_id}: {group.example_message}".split())
         line = f"  {group.kind:<16}{group.rows:>8,}  {example}"
-        lines.append(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…")
+        lines.append(clipped(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…", WIDTH))
     return lines
 
 
@@ -357,9 +396,9 @@ def _files(s: Summary) -> list[str]:
     lines = [""]
     manifest = [] if s.manifest is None else [s.manifest]
     for name, paths in (("results", s.results), ("errors", s.errors), ("state", [s.state]), ("manifest", manifest)):
-        lines += [f"  {name:<10}  {path}" for path in paths[:5]]
-        if len(paths) > 5:  # noqa: PLR2004 - a folder of shards would fill the screen
-            lines.append(f"  {'':<10}  … and {len(paths) - 5:,} more")
+        lines += [f"  {name:<10}  {path}" for path in paths[:_FILES_SHOWN]]
+        if len(paths) > _FILES_SHOWN:
+            lines.append(f"  {'':<10}  … and {len(paths) - _FILES_SHOWN:,} more")
     return lines
 
 
@@ -369,16 +408,45 @@ def _next_steps(s: Summary) -> list[str]:
     if s.in_flight and s.rescue_by is not None:
         by = datetime.fromtimestamp(s.rescue_by).astimezone().strftime("%H:%M")
         steps += _wrapped(f"{s.in_flight:,} jobs go on at the endpoint: resume by {by}, or results may expire")
+    state = shlex.quote(str(s.state))
     if s.in_flight or s.not_run:
-        steps.append(f"go on: batchrun resume {s.state}")
+        steps.append(f"go on: batchrun resume {state}")
     if s.failed:
-        steps.append(f"try the failed rows again: batchrun resume {s.state} --retry-failed")
+        steps += _after_failures(s, state)
     if s.held:
         steps += _wrapped(f"submit the {s.held:,} held rows, which may pay twice: --unconfirmed resubmit")
     if s.broken:
         steps += _wrapped("terminate a worker that fails its jobs in Runpod's console, or look at its log there")
-    if s.truncated:
-        steps += _wrapped(f"{s.truncated:,} texts were cut off at max_tokens: raise it in a new run, with another -o")
+    return steps + _about_answers(s)
+
+
+def _about_answers(s: Summary) -> list[str]:
+    steps = []
+    at_limit = s.truncated - s.context_full
+    if at_limit > 0:
+        steps += _wrapped(f"{at_limit:,} texts were cut off at max_tokens: raise it in a new run, with another -o")
+    if s.context_full:
+        steps += _wrapped(
+            f"{s.context_full:,} texts were cut off where the model's context was full: shorten their prompts,"
+            " or serve the model with a larger max_model_len"
+        )
+    if without_text := s.empty + s.reasoning_only:
+        steps += _wrapped(f"{without_text:,} answers have no text: look at the `output` of their results")
+    return steps
+
+
+def _after_failures(s: Summary, state: str) -> list[str]:
+    """What to do about failed rows: a request that was refused for itself is to be changed, others are tried again."""
+    refused = sum(group.rows for group in s.failures if group.kind in _REFUSED_FOR_ITSELF)
+    others = [group.kind for group in s.failures if group.kind not in _REFUSED_FOR_ITSELF]
+    steps = []
+    if refused < s.failed:
+        only = "".join(f" --only {kind}" for kind in others) if refused else ""
+        steps.append(f"try the failed rows again: batchrun resume {state} --retry-failed{only}")
+    if refused:
+        files = " ".join(shlex.quote(str(path)) for path in s.errors[:_FILES_SHOWN]) or "FILE"
+        steps += _wrapped(f"{refused:,} requests were refused for what they ask: change that in a new run, such as")
+        steps.append(f"  batchrun run {files} --set KEY=VALUE -o NEW.jsonl")
     return steps
 
 

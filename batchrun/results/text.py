@@ -2,12 +2,14 @@
 
 Known shapes: worker-vllm since 2.24 (OpenAI objects in a list), before (pieces of `tokens`, in one or several
 batches), OpenAI objects without the list (Runpod's public endpoints), server-sent events as strings or parsed
-chunks, the Responses and Messages APIs behind `openai_route`, and the plain strings of small handlers. Pure, and
-nothing here raises on any JSON value.
+chunks, the Responses and Messages APIs behind `openai_route`, the `text` lists of the worker of 2023, and the plain
+strings of small handlers. Pure, and nothing here raises on any JSON value.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import orjson
@@ -17,6 +19,21 @@ if TYPE_CHECKING:
 
 _MOST_TOKENS = 2**40
 """More than any model can have read or written for one row."""
+
+MARKS = ("truncated", "empty", "filtered", "reasoning_only", "tool_calls")
+"""What there may be to say of an answer that succeeded; `truncated` beside any other of them."""
+
+MARK_NAMES = dict(zip(MARKS, ("cut off", "empty", "filtered", "reasoning only", "tool calls"), strict=True))
+"""How they are told."""
+CONTEXT_FULL = "context_full"
+"""Said beside `truncated` where it was not `max_tokens` that cut the text off; only the request tells, so it is counted
+when the answer comes, and at no other time."""
+
+_LENGTH_REASONS = frozenset({"max_tokens", "max_output_tokens"})
+"""What the Messages and the Responses API say for `length`."""
+_FILTER_REASONS = frozenset({"content_filter", "refusal"})
+_BROKEN_REASONS = frozenset({"abort", "aborted", "cancelled", "error", "failed"})
+"""What servers say of a generation that they did not end: `abort` and `error` of vLLM, `abort` of SGLang."""
 
 
 class Text(NamedTuple):
@@ -29,6 +46,10 @@ class Text(NamedTuple):
     input_tokens: int | None = None
     output_tokens: int | None = None
     """None when the worker does not say."""
+    finish_reasons: tuple[str | None, ...] = ()
+    """Of each choice, in the order of their indices; None where the worker does not say."""
+    marks: tuple[str, ...] = ()
+    """Those of `MARKS` that fit."""
 
     @property
     def text(self) -> str | None:
@@ -36,16 +57,78 @@ class Text(NamedTuple):
         return self.texts[0] if self.texts else None
 
 
+@dataclass(slots=True)
+class Said:
+    """What the answers of a session have said of their tokens, and what there is to say of them."""
+
+    input: int = 0
+    output: int = 0
+    reported: bool = False
+    marks: Counter[str] = field(default_factory=Counter)
+    """Rows by what there is to say of their answers."""
+
+    def add(self, text: Text, marks: tuple[str, ...]) -> None:
+        """Add an answer, and what there is to say of it."""
+        used, made = text.input_tokens, text.output_tokens
+        self.input += used or 0
+        self.output += made or 0
+        self.reported = self.reported or used is not None or made is not None
+        self.marks.update(marks)
+
+
 def extract(output: Any) -> Text:
     """The text, the finish reason and the token counts of a job's output."""
-    if isinstance(output, list) and output and all(isinstance(part, str) for part in output):
+    if _is_all_text(output):
         # Streams are cut into pieces at any byte, so events are whole only when the pieces are joined again.
-        joined = "".join(output)
-        output = joined if len(output) == 1 or _has_events(joined) else None
+        output = "".join(output)
     found = _Found()
     for part in output if isinstance(output, list) else (output,):
         found.add(part)
     return found.text()
+
+
+def broken_off(output: Any) -> str | None:
+    """The word by which a server says that it did not end a generation; None: no choice has one."""
+    if _is_all_text(output):
+        output = "".join(output)
+    for part in output if isinstance(output, list) else (output,):
+        if isinstance(part, dict):
+            word = _broken_word(part)
+        elif isinstance(part, list):
+            word = next((said for chunk in part if isinstance(chunk, dict) and (said := _broken_word(chunk))), None)
+        elif isinstance(part, str) and _has_events(part) and any(f'"{word}"' in part for word in _BROKEN_REASONS):
+            word = next((said for chunk in events(part) if (said := _broken_word(chunk))), None)
+        else:
+            continue
+        if word:
+            return word
+    return None
+
+
+def _broken_word(part: dict[str, Any]) -> str | None:
+    choices = part.get("choices")
+    if isinstance(choices, list):
+        for choice in choices:
+            if isinstance(choice, dict) and (reason := reason_of(choice.get("finish_reason"))) in _BROKEN_REASONS:
+                return reason
+    elif part.get("object") == "response" and (reason := reason_of(part.get("status"))) in _BROKEN_REASONS:
+        return reason
+    return None
+
+
+def _is_all_text(output: Any) -> TypeGuard[list[str]]:
+    if not isinstance(output, list) or not output or not isinstance(output[0], str):
+        return False
+    return all(isinstance(part, str) for part in output)
+
+
+def reason_of(said: Any) -> str | None:
+    """A finish reason as one of OpenAI's words where there is one; SGLang gives an object with it as its `type`."""
+    if isinstance(said, dict):
+        said = said.get("type")
+    if not isinstance(said, str):
+        return None
+    return "length" if said in _LENGTH_REASONS else said
 
 
 def _has_events(text: str) -> bool:
@@ -68,20 +151,46 @@ def events(text: str) -> Iterator[dict[str, Any]]:
 class _Found:
     """What the parts of an output have said so far."""
 
-    __slots__ = ("finish_reason", "input_tokens", "output_tokens", "pieces")
+    __slots__ = (
+        "has_audio",
+        "has_calls",
+        "has_reasoning",
+        "input_tokens",
+        "is_answer",
+        "output_tokens",
+        "pieces",
+        "reasons",
+    )
 
     def __init__(self) -> None:
         self.pieces: dict[int, list[str]] = {}
-        self.finish_reason: str | None = None
+        self.reasons: dict[int, str] = {}
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
+        self.is_answer = False
+        """Whether it is a model's, so that it should have a text."""
+        self.has_audio = False
+        self.has_calls = False
+        self.has_reasoning = False
 
     def text(self) -> Text:
-        if not any(self.pieces.values()):
-            self.pieces.clear()
-        in_order = (self.pieces[index] for index in sorted(self.pieces))
-        texts = tuple("".join(pieces) if pieces else None for pieces in in_order)
-        return Text(texts, self.finish_reason, self.input_tokens, self.output_tokens)
+        indices = sorted(self.pieces)
+        texts = tuple(["".join(self.pieces[index]) if self.pieces[index] else None for index in indices])
+        reasons = tuple([self.reasons.get(index) for index in indices])
+        first = self.reasons.get(0) or next(iter(self.reasons.values()), None)
+        shown = texts if any(self.pieces.values()) else ()
+        return Text(shown, first, self.input_tokens, self.output_tokens, reasons, self._marks(texts))
+
+    def _marks(self, texts: tuple[str | None, ...]) -> tuple[str, ...]:
+        reasons = self.reasons.values()
+        truncated = ("truncated",) if "length" in reasons else ()
+        if not _FILTER_REASONS.isdisjoint(reasons):
+            return (*truncated, "filtered")
+        if self.has_calls:
+            return (*truncated, "tool_calls")
+        if self.has_audio or any(text and not text.isspace() for text in texts) or not (self.is_answer or texts):
+            return truncated
+        return (*truncated, "reasoning_only" if self.has_reasoning else "empty")
 
     def add(self, part: Any) -> None:
         if isinstance(part, dict):
@@ -100,31 +209,70 @@ class _Found:
         self._add_usage(part.get("usage"))
         choices = part.get("choices")
         if isinstance(choices, list):
+            self.is_answer = True
             for position, choice in enumerate(choices):
                 if isinstance(choice, dict):
                     self._add_choice(choice, position)
             return
-        items = part.get("output") if part.get("object") == "response" else None
+        is_response = part.get("object") == "response"
+        items = part.get("output") if is_response else None
         for item in items if isinstance(items, list) else (part,):
-            text = _content(item.get("content")) if isinstance(item, dict) else None
-            if text is not None:
-                self.pieces.setdefault(0, []).append(text)
-        if not self.pieces:
-            for key in ("text", "generated_text", "output_text"):
-                if isinstance(part.get(key), str):
-                    self.pieces[0] = [part[key]]
-                    break
+            if isinstance(item, dict):
+                self._add_message(item, 0)
+        self.is_answer = self.is_answer or is_response or (part.get("type") == "message" and "content" in part)
+        self._add_plain(part)
         details = part.get("incomplete_details")
-        self._finish(details.get("reason") if isinstance(details, dict) else part.get("stop_reason"), 0)
+        reason = details.get("reason") if isinstance(details, dict) else part.get("stop_reason")
+        self._finish(part.get("finish_reason") if reason is None else reason, 0)
+
+    def _add_plain(self, part: dict[str, Any]) -> None:
+        """What a handler of its own way calls its text."""
+        for key in ("text", "generated_text", "output_text"):
+            text = part.get(key)
+            if isinstance(text, str):
+                if not self.pieces:
+                    self.pieces[0] = [text]
+                return
+            if isinstance(text, list) and text and all(isinstance(choice, str) for choice in text):
+                self._add_texts(text)
+                self._add_usage({"input_tokens": part.get("input_tokens"), "output_tokens": part.get("output_tokens")})
+                return
+
+    def _add_texts(self, texts: list[str]) -> None:
+        """The texts of all choices, as the worker of 2023 gives them."""
+        for index, text in enumerate(texts):
+            pieces = self.pieces.setdefault(index, [])
+            if len(pieces) == 1 and text.startswith(pieces[0]):
+                pieces[0] = text  # each chunk of its streams repeats all before it
+            else:
+                pieces.append(text)
+
+    def _add_message(self, said: dict[str, Any], index: int) -> None:
+        """A message, a part of one, or an item of the Responses API."""
+        content = said.get("content")
+        text = _content(content)
+        if text is not None:
+            self.pieces.setdefault(index, []).append(text)
+        kinds = [said["type"]] if "type" in said else []
+        if isinstance(content, list):
+            kinds += [piece.get("type") for piece in content if isinstance(piece, dict)]
+        if kinds:
+            self.has_calls = self.has_calls or "tool_use" in kinds or "function_call" in kinds
+            self.has_reasoning = self.has_reasoning or "reasoning" in kinds or "thinking" in kinds
+        if said.get("tool_calls") or said.get("function_call"):
+            self.has_calls = True
+        if said.get("reasoning_content") or said.get("reasoning"):
+            self.has_reasoning = True
+        if said.get("audio"):
+            self.has_audio = True
 
     def _add_choice(self, choice: dict[str, Any], position: int) -> None:
         index = choice.get("index")
         index = index if isinstance(index, int) else position
         pieces = self.pieces.setdefault(index, [])
         for said in (choice.get("message"), choice.get("delta")):
-            text = _content(said.get("content")) if isinstance(said, dict) else None
-            if text is not None:
-                pieces.append(text)
+            if isinstance(said, dict):
+                self._add_message(said, index)
         text = choice.get("text")
         if isinstance(text, str):
             pieces.append(text)
@@ -142,9 +290,10 @@ class _Found:
             self.input_tokens = _largest(self.input_tokens, usage, "prompt_tokens", "input_tokens", "input")
             self.output_tokens = _largest(self.output_tokens, usage, "completion_tokens", "output_tokens", "output")
 
-    def _finish(self, reason: Any, index: int) -> None:
-        if isinstance(reason, str) and (self.finish_reason is None or index == 0):
-            self.finish_reason = "length" if reason in ("max_tokens", "max_output_tokens") else reason
+    def _finish(self, said: Any, index: int) -> None:
+        reason = reason_of(said)
+        if reason is not None:
+            self.reasons[index] = reason
 
 
 def is_token_count(value: Any) -> TypeGuard[int]:

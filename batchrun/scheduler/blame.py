@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from batchrun.scheduler.events import JobEnded
     from batchrun.scheduler.health import EndpointHealth
 
+FAILED_BY, ENDED_BY = "failed_by ", "ended_by "
+"""Begin the names of counters that end in a worker's ID: jobs that it failed by its own fault, and all its jobs."""
 _ROWS = 3
 """So many rows that failed on a worker, and none in between that did not, tell the worker's fault from a row's."""
 _RECENT_S = 60.0
@@ -94,12 +96,13 @@ class Blame:
         who = f"worker {names[0]} fails" if len(names) == 1 else f"{len(names)} workers, {names[0]} among them, fail"
         return f"slowed down: {who} each job at once"
 
-    def take(self) -> dict[str, tuple[int, int]]:
-        """What is new of the workers that have failed jobs: how many each has failed, and how many it has ended."""
-        found = {}
+    def take(self) -> dict[str, int]:
+        """What is to be added to the counters of the workers that have failed jobs."""
+        counters = {}
         for worker, failed in self._failed.items():
             jobs, (failed_told, jobs_told) = self._jobs[worker], self._told.get(worker, (0, 0))
             if jobs > jobs_told:
-                found[worker] = (failed - failed_told, jobs - jobs_told)
+                counters[FAILED_BY + worker] = failed - failed_told
+                counters[ENDED_BY + worker] = jobs - jobs_told
                 self._told[worker] = (failed, jobs)
-        return found
+        return counters

@@ -5,12 +5,14 @@ Both count the rows that end in this session, so that a run that was halted can 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from batchrun.errors import StoppedError
 
 if TYPE_CHECKING:
-    from batchrun.config import HaltOptions
+    from batchrun.config import CanaryAllows, HaltOptions
+    from batchrun.scheduler.events import Flaw
 
 FIRST_ROWS = 20
 """When the first so many rows all failed, nothing is right with the request or the deployment."""
@@ -19,6 +21,8 @@ LAST_ROWS = 200
 SHARE_FROM_ROWS = 50
 """A share of failed rows means something from so many finished rows on."""
 
+_FLAW_HINT = "look at the results, and start a new run with another -o when the answers are as they should be"
+_ALLOW_HINT = f"{_FLAW_HINT} (a higher max_tokens?); --canary-allow length goes on with answers that are cut off"
 _HINT = "when what made the rows fail is mended, go on, and take them up again with --retry-failed"
 
 
@@ -57,16 +61,24 @@ class Breaker:
 
 
 class Canary:
-    """Lets a few rows go first, and the others only when all of those have succeeded.
+    """Lets a few rows go first, and the others only when all of those have succeeded, and one of them with an answer.
 
     Args:
         rows: How many go first; 0: no canary.
+        allow: `length`: an answer that was cut off is one; None: it is not.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, *, allow: CanaryAllows | None = None) -> None:
         self._rows = rows
         self._left = rows
+        self._allow = allow
         self._flying: set[int] = set()
+        self._flaws: Counter[Flaw | None] = Counter()
+
+    @property
+    def is_out(self) -> bool:
+        """Whether not all of the rows that go first have ended."""
+        return self._left > 0 or bool(self._flying)
 
     @property
     def lets_in(self) -> bool:
@@ -79,8 +91,8 @@ class Canary:
             self._left -= 1
             self._flying.add(row)
 
-    def ended(self, row: int, *, failed: bool) -> StoppedError | None:
-        """A row has ended; the reason to stop when it was to go first, and failed."""
+    def ended(self, row: int, *, failed: bool, flaw: Flaw | None = None) -> StoppedError | None:
+        """A row has ended; the reason to stop when it was to go first and failed, or no answer of those is of use."""
         if row not in self._flying:
             return None
         if failed:
@@ -88,4 +100,12 @@ class Canary:
                 f"a row of the canary failed: none of the others was submitted (--canary {self._rows})", _HINT
             )
         self._flying.discard(row)
-        return None
+        self._flaws[None if flaw == "cut off" and self._allow == "length" else flaw] += 1
+        if self.is_out or self._flaws[None]:
+            return None
+        told = ", ".join(f"{count:,} {name}" for name, count in self._flaws.items() if count)
+        hint = _ALLOW_HINT if self._flaws["cut off"] else _FLAW_HINT
+        return StoppedError(
+            f"no answer of the canary is whole ({told}): none of the others was submitted (--canary {self._rows})",
+            hint,
+        )

@@ -198,7 +198,7 @@ class Canceller:
     def failure(self) -> Failure:
         """Why the row of an overdue job has no result."""
         message = f"the job was not known to be over {self._life_s:,.0f} s after its submission, and was cancelled"
-        return Failure(FailureKind.TIMED_OUT, message, "")
+        return Failure(FailureKind.TIMED_OUT, message, "", may_pass=True)
 
     def _is_outage(self, flight: Flight, now: float) -> bool:
         """Whether it is rather the API that fails than this job, whose result, if it has one, is still kept."""

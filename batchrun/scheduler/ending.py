@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchrun.errors import DeniedError, NotFoundError, RefusedError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.refusal import Refusals, refusal
 
@@ -50,11 +51,14 @@ class Ending:
             self._settlement.decided.append(cmd.Halt(self.error or error))
 
     def is_refused(self, operation: str, error: CallError, now: float) -> bool:
-        """An operation was refused; returns whether that is believed, and the run ends by it.
+        """A call failed; returns whether that is a refusal that is believed, and the run ends by it.
 
         What is in flight is collected, unless that is what is refused, or the API has never answered.
         """
-        if not self.refusals.is_believed(operation, error, now):
+        if error.hint and not self.refusals.has_answered:
+            self.halt(RefusedError(error.message, error.hint))
+            return True
+        if not isinstance(error, (DeniedError, NotFoundError)) or not self.refusals.is_believed(operation, error, now):
             return False
         if operation in _OF_JOBS or not self.refusals.has_answered:
             self.halt(refusal(error))

@@ -6,12 +6,16 @@ What there is one of for each job is a tuple: a frozen dataclass takes three tim
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from batchrun.errors import CallError
     from batchrun.scheduler.failures import Failure
     from batchrun.scheduler.health import EndpointHealth
+
+
+Flaw = Literal["empty", "cut off"]
+"""Why a result may be of no use: it has no text, or not all of it."""
 
 
 class Ticket(NamedTuple):
@@ -99,6 +103,8 @@ class JobEnded(NamedTuple):
     """Handed back in the command that ends the row; the scheduler does not look at it."""
     was_polled: bool = True
     """Whether it is the answer to a Poll."""
+    flaw: Flaw | None = None
+    """What is wrong with its result, while a canary is out; None: nothing, or nobody has looked."""
     worker_id: str | None = None
     """Who ran it; None when the answer did not say."""
 

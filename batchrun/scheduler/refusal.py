@@ -2,6 +2,8 @@
 
 A key does not become wrong in the middle of a run, nor does an endpoint vanish, as often as an edge errs. So a refusal
 (401, 403, 404, 425, a redirect) that comes after good answers is believed when it is the API's own, or when it repeats.
+What only a person can fix (a certificate that is not trusted, a host that does not exist) refuses a run that has had no
+good answer; to any other it is an outage.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class Refusals:
         return sum(times for _, times in streaks) >= _TIMES and lasted_s >= _SPAN_S
 
 
-def refusal(error: CallError) -> RefusedError:
+def refusal(error: CallError) -> RefusedError:  # noqa: PLR0911 - one for each HTTP status
     """Why the run cannot go on after a refused call, with the remedy."""
     match error.http_status:
         case 401:
@@ -72,6 +74,11 @@ def refusal(error: CallError) -> RefusedError:
                 f"there is no such endpoint ({error.message})",
                 "check --endpoint and --base-url: serverless queue endpoints live at https://api.runpod.ai/v2,"
                 " api.runpod.io is another API",
+            )
+        case 400:
+            return RefusedError(
+                f"the endpoint balances load, and has no queue of jobs ({error.message})",
+                "give the ID of a queue-based endpoint: Runpod console, Serverless, the endpoint's type",
             )
         case 407:
             return RefusedError(

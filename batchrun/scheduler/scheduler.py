@@ -101,6 +101,7 @@ class Scheduler:
         self._gate = Gate(rng, metered=guards.price_per_hour is not None)
         self._backlog = Backlog(options.concurrency or MOST)
         self._settlement = Settlement(options, guards, self._backlog, rng)
+        self.canary = self._settlement.canary
         self._ending = Ending(self._settlement)
         self.meter = meter or WorkerMeter(WorkerTime())
         self._budget = Budget(
@@ -289,8 +290,8 @@ class Scheduler:
         if (ends_at := self._deadline.at) is None:
             return
         # With no row left to submit there is nothing to stop: what is in flight may yet end in time.
-        is_late = now >= (self._last_submission_at(now) or ends_at)
-        if is_late and not self._ending.is_stopping and not self._backlog.is_empty:
+        is_over = self._ending.is_stopping or self._backlog.is_empty
+        if not is_over and now >= (self._last_submission_at(now) or ends_at):
             self._ending.drain(self._deadline.reached())
         if now >= ends_at:
             self._ending.halt(self._deadline.reached())
@@ -307,6 +308,7 @@ class Scheduler:
         self._canceller.submitted(flight)
 
     def _adopt(self, event: ev.JobAdopted, _: float) -> None:
+        self._ending.refusals.has_answered = True  # in an earlier session
         flight = Flight(event.job, Row(event.ticket, RowState.SUBMITTED), event.submitted_at)
         self._flights[event.job] = flight
         flight.remote_id = event.remote_id
@@ -344,7 +346,7 @@ class Scheduler:
         if event.status == "CANCELLED" and (flight.cause is not None or flight.called_off):
             self._call_off(flight, now)
         elif event.failure is None:
-            self._settlement.succeed(flight, event.status, event.answer)
+            self._settlement.succeed(flight, event.status, event.answer, event.flaw)
         elif is_blamed:
             self._settlement.spare(flight, event.failure, event, now, self._lessons.usual_s)
         else:
@@ -352,9 +354,8 @@ class Scheduler:
 
     def _poll_failed(self, event: ev.PollFailed, now: float) -> None:
         flight = self._asked(event.job)
-        error = event.error
-        self._trouble = error.message
-        match error:
+        self._trouble = event.error.message
+        match error := event.error:
             case NotFoundError():
                 self._status.succeed(now)
                 if (wait_s := flight.missed(now, is_sure=error.from_api)) > 0:
@@ -390,8 +391,7 @@ class Scheduler:
     def _submit_failed(self, event: ev.SubmitFailed, now: float) -> None:
         flight = self._flights[event.job]
         self._land(flight, now)
-        if isinstance(event.error, (DeniedError, NotFoundError)):
-            self._ending.is_refused("run", event.error, now)
+        self._ending.is_refused("run", event.error, now)
         self._submitter.failed(flight, event, now)
 
     def _line_unusable(self, event: ev.LineUnusable, now: float) -> None:
@@ -430,13 +430,13 @@ class Scheduler:
 
     def _health_failed(self, event: ev.HealthFailed, now: float) -> None:
         error = event.error
-        if isinstance(error, RejectedError):
-            if self._gate.seen(None, now):
-                self._submitter.pacer.restart(now)
-            return
-        if isinstance(error, (NotFoundError, DeniedError)):
-            self._ending.is_refused("health", error, now)
-        self._gate.failed(error, now)
+        match error:
+            case RejectedError():
+                if self._gate.seen(None, now):
+                    self._submitter.pacer.restart(now)
+            case _:
+                self._ending.is_refused("health", error, now)
+                self._gate.failed(error, now)
 
     def _leave(self, event: ev.StopRequested | ev.CancelRequested, _: float) -> None:
         self._ending.leave()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchrun.config import GuardOptions, SchedulerOptions
     from batchrun.errors import CallError, StoppedError
     from batchrun.scheduler.backlog import Backlog
-    from batchrun.scheduler.events import JobEnded
+    from batchrun.scheduler.events import Flaw, JobEnded
     from batchrun.scheduler.flight import Flight
 
 _RETRY_BASE_S = 2.0
@@ -43,23 +43,23 @@ class Settlement:
         self._backlog = backlog
         self._rng = rng
         self._breaker = Breaker(guards.halt)
-        self.canary = Canary(guards.canary)
+        self.canary = Canary(guards.canary, allow=guards.canary_allow)
         self._spared: dict[int, int] = {}
         self.decided: list[cmd.Command] = []
         """What is to be written down."""
         self.stop: StoppedError | None = None
         """Why the run should stop; None: it should not."""
 
-    def succeed(self, flight: Flight, status: str, answer: object) -> None:
+    def succeed(self, flight: Flight, status: str, answer: object, flaw: Flaw | None = None) -> None:
         """The job has a result."""
         row = flight.row
         row.move(Move.SUCCEED)
         self.decided.append(cmd.Finish(flight.job, row.row, status, None, row.attempts, row.unconfirmed, answer))
-        self._ended(row.row, failed=False)
+        self._ended(row.row, failed=False, flaw=flaw)
 
     def retry_or_fail(self, flight: Flight, status: str, failure: Failure, now: float, answer: object = None) -> None:
         """The job has failed."""
-        if failure.kind.is_retryable and flight.row.retries < self._options.max_retries:
+        if failure.is_retryable and flight.row.retries < self._options.max_retries:
             flight.row.retries += 1
             self._requeue(flight, status, failure, now + self._backoff_s(flight), answer)
         else:
@@ -122,10 +122,10 @@ class Settlement:
         failures = flight.row.retries + flight.row.unconfirmed
         return backoff_s(failures, self._rng, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
 
-    def _ended(self, row: int, *, failed: bool) -> None:
+    def _ended(self, row: int, *, failed: bool, flaw: Flaw | None = None) -> None:
         if self._spared:
             self._spared.pop(row, None)
-        self._stop(self.canary.ended(row, failed=failed))
+        self._stop(self.canary.ended(row, failed=failed, flaw=flaw))
         self._stop(self._breaker.ended(failed=failed))
 
     def _stop(self, error: StoppedError | None) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import orjson
+
 from batchrun.state.invariants import INVARIANTS
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ CREATE TEMP TABLE kept (
     execution_ms INTEGER,
     input_tokens INTEGER,
     output_tokens INTEGER,
-    truncated INTEGER NOT NULL
+    marks TEXT NOT NULL
 )
 """
 _ADD_JOBS = """
@@ -91,9 +93,11 @@ SELECT name, value FROM (
     WHERE r.same_as IS NULL
     UNION ALL
     SELECT 'output_tokens', sum(k.output_tokens) FROM kept k JOIN rows r ON r.row = k.row WHERE r.same_as IS NULL
-    UNION ALL
-    SELECT 'truncated', sum(truncated) FROM kept
 ) WHERE value IS NOT NULL
+"""
+_COUNT_MARKS = """
+INSERT OR REPLACE INTO counters
+SELECT n.value, (SELECT count(*) FROM kept k, json_each(k.marks) m WHERE m.value = n.value) FROM json_each(?) n
 """
 
 
@@ -111,7 +115,8 @@ class Kept(NamedTuple):
     execution_ms: int | None
     input_tokens: int | None
     output_tokens: int | None
-    truncated: bool
+    marks: str
+    """What there is to say of its answer: a JSON array of words."""
 
 
 class Amended(NamedTuple):
@@ -141,12 +146,15 @@ def keep(store: Store, rows: Iterable[Kept]) -> None:
         db.executemany(f"INSERT INTO kept VALUES ({', '.join('?' * len(Kept._fields))})", rows)
 
 
-def amend(store: Store, sizes_bytes: Mapping[int, int], *, kept_since_ms: int, now_ms: int) -> Amended:
+def amend(
+    store: Store, sizes_bytes: Mapping[int, int], *, marks: Iterable[str], kept_since_ms: int, now_ms: int
+) -> Amended:
     """Make the state agree with the rows that were kept.
 
     Args:
         store: The state.
         sizes_bytes: Output -> length of its file.
+        marks: All words that there may be to say of an answer: those that are counted.
         kept_since_ms: The endpoint may still know the results of jobs that ended since, UTC epoch milliseconds.
         now_ms: UTC epoch milliseconds.
     """
@@ -167,6 +175,7 @@ def amend(store: Store, sizes_bytes: Mapping[int, int], *, kept_since_ms: int, n
             if invariant.amends:
                 db.execute(invariant.amends)
         db.execute(_COUNTERS)
+        db.execute(_COUNT_MARKS, (orjson.dumps(list(marks)).decode(),))
         db.executemany(
             "UPDATE outputs SET committed_bytes = ? WHERE output = ?",
             [(size_bytes, output) for output, size_bytes in sizes_bytes.items()],

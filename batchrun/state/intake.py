@@ -2,7 +2,9 @@
 
 All lines are staged first and merged in one transaction, so that a run either has all of its rows or is as before.
 Rows are matched by their id, not by their position: a reordered or extended input resumes well. A line that was
-submitted and is now different, or gone, is refused by name, because its result would belong to another question.
+submitted and now asks for something else, or is gone, is refused by name, because its result would belong to another
+question. What a line is known by, its `digest`, is made by `prompts.identity.known_by`: 16 bytes for how it is
+written, 8 for what it asks for, 2 for what it carries; a row of an earlier version has the first 16 alone.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ CREATE TEMP TABLE incoming (
     digest BLOB NOT NULL,
     variant INTEGER NOT NULL,
     suffix TEXT NOT NULL,
-    key BLOB
+    key BLOB,
+    problem TEXT
 )
 """
 _NUMBER_DERIVED = """
@@ -46,16 +49,31 @@ _TWICE = """
 SELECT a.id, a.source, a.line, b.source, b.line FROM incoming a JOIN incoming b ON b.id = a.id AND b.n > a.n
 ORDER BY b.n LIMIT 5
 """
-_CHANGED = """
-SELECT r.id, i.source, i.line FROM incoming i JOIN rows r ON r.id = i.id
-WHERE r.digest <> i.digest AND (r.attempts > 0 OR r.state <> 0) ORDER BY i.n LIMIT 5
+_UNSENT = "attempts = 0 AND (state = 0 OR (state = 4 AND same_as IS NULL))"
+"""Rows that nothing was paid for, those that were invalid among them: their lines may change and go."""
+_REWRITTEN = """
+FROM incoming i JOIN rows r ON r.id = i.id
+WHERE r.digest <> i.digest AND substr(r.digest, 1, 16) <> substr(i.digest, 1, 16)
+    AND (r.attempts > 0 OR r.state <> 0)
 """
-_MISSING = """
+_CHANGED = f"""
+SELECT r.id, i.source, i.line {_REWRITTEN}
+    AND (length(r.digest) <= 16 OR substr(r.digest, 17, 8) <> substr(i.digest, 17, 8)) ORDER BY i.n LIMIT 5
+"""
+_CARRIED = f"SELECT count(*) {_REWRITTEN} AND substr(r.digest, 25) <> substr(i.digest, 25)"
+_MISSING = f"""
 SELECT r.id, r.source, r.line FROM rows r LEFT JOIN incoming i ON i.id = r.id
-WHERE i.n IS NULL AND (r.attempts > 0 OR r.state <> 0) ORDER BY r.row LIMIT 5
+WHERE i.n IS NULL AND NOT ({_UNSENT}) ORDER BY r.row LIMIT 5
 """
-_DROP_UNSENT = """
-DELETE FROM rows WHERE attempts = 0 AND state = 0 AND id NOT IN (SELECT id FROM incoming)
+_DROP_UNSENT = f"DELETE FROM rows WHERE {_UNSENT} AND id NOT IN (SELECT id FROM incoming)"
+_FORGET_FAILURES = "DELETE FROM failures WHERE row NOT IN (SELECT row FROM rows)"
+_NOTE_INVALID = """
+INSERT OR REPLACE INTO failures (row, status, kind, message, raw)
+SELECT r.row, 'INVALID', 'invalid', i.problem, '' FROM incoming i JOIN rows r ON r.id = i.id
+WHERE i.problem IS NOT NULL
+"""
+_FAIL_INVALID = """
+UPDATE rows SET state = 4 WHERE id IN (SELECT id FROM incoming WHERE problem IS NOT NULL)
 """
 _MOVE = """
 UPDATE rows SET source = i.source, line = i.line, offset = i.offset, length = i.length, digest = i.digest,
@@ -67,8 +85,8 @@ _ROOM = 1 << 46
 _ADD = f"""
 INSERT INTO rows (id, source, line, offset, length, digest, variant, result)
 SELECT i.id, i.source, i.line, i.offset, i.length, i.digest, i.variant, {_ROOM} FROM incoming i
-WHERE NOT EXISTS (SELECT 1 FROM rows r WHERE r.id = i.id) ORDER BY i.n
 """
+_NEW = "WHERE NOT EXISTS (SELECT 1 FROM rows r WHERE r.id = i.id)"
 
 
 class StagedLine(NamedTuple):
@@ -88,6 +106,8 @@ class StagedLine(NamedTuple):
     """What the variant adds to the id."""
     key: bytes | None = None
     """Shared by the rows that ask for the same; None: nobody wants to know."""
+    problem: str | None = None
+    """Why the line cannot be run, and its row has failed already; None: it can."""
 
 
 class Merged(NamedTuple):
@@ -98,6 +118,8 @@ class Merged(NamedTuple):
     added: int
     dropped: int
     """Rows that were never submitted and whose lines are gone."""
+    carried: int = 0
+    """Rows that were submitted, and whose lines now carry other fields."""
 
 
 def stage(store: Store, lines: Iterable[StagedLine]) -> None:
@@ -106,8 +128,8 @@ def stage(store: Store, lines: Iterable[StagedLine]) -> None:
         db.execute("DROP TABLE IF EXISTS temp.incoming")
         db.execute(_STAGE)
         db.executemany(
-            "INSERT INTO incoming (id, derived, source, line, offset, length, digest, variant, suffix, key)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO incoming (id, derived, source, line, offset, length, digest, variant, suffix, key,"
+            " problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             lines,
         )
 
@@ -119,6 +141,7 @@ def merge(
     whole: bool,
     limit: int | None,
     dedupe: bool = False,
+    has_invalid: bool = False,
     outputs: Iterable[OutputRecord] = (),
 ) -> Merged:
     """Make the staged lines the run's rows.
@@ -129,6 +152,7 @@ def merge(
         whole: Whether every line of the inputs was staged; otherwise a row without a line is no surprise.
         limit: At most so many rows in the run; lines beyond it are left for a later session. None: all.
         dedupe: Whether rows with one key share a job.
+        has_invalid: Whether there are lines among them that cannot be run.
         outputs: Their results files; those that the run does not have yet are added.
 
     Raises:
@@ -140,18 +164,23 @@ def merge(
         db.execute(_NUMBER_DERIVED)
         db.execute(_NAME_VARIANTS)
         db.execute("CREATE INDEX temp.incoming_by_id ON incoming (id)")
-        _refuse_twice(db, names)
+        _refuse_twice(db, names, {source.source: source.output for source in sources})
         known = db.execute("SELECT count(*) FROM rows").fetchone()[0]
+        carried = 0
         if known:
             _refuse_changed(store, db, names, whole=whole)
-            if whole:
-                db.execute(_DROP_UNSENT)
+            carried = db.execute(_CARRIED).fetchone()[0]
+            if whole and db.execute(_DROP_UNSENT).rowcount:
+                db.execute(_FORGET_FAILURES)
             db.execute(_MOVE)
         kept = db.execute("SELECT count(*) FROM rows").fetchone()[0]
         room = -1 if limit is None else max(limit - kept, 0)
-        added = db.execute(f"{_ADD} LIMIT ?", (room,)).rowcount
+        added = db.execute(f"{_ADD} {_NEW if known else ''} ORDER BY i.n LIMIT ?", (room,)).rowcount
         if dedupe:
             choose_leaders(db)
+        if has_invalid:
+            db.execute(_NOTE_INVALID)
+            db.execute(_FAIL_INVALID)
         db.executemany("INSERT OR IGNORE INTO outputs (output, path, committed_bytes) VALUES (?, ?, ?)", outputs)
         db.execute("DELETE FROM sources")
         db.executemany(
@@ -159,14 +188,17 @@ def merge(
         )
     with store.transaction() as db:
         db.execute("DROP TABLE temp.incoming")
-    return Merged(rows=kept + added, added=added, dropped=known - kept)
+    return Merged(rows=kept + added, added=added, dropped=known - kept, carried=carried)
 
 
-def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:
+def _refuse_twice(db: sqlite3.Connection, names: dict[int, str], outputs: dict[int, int]) -> None:
     twice = db.execute(_TWICE).fetchall()
     if twice:
         listed = "; ".join(f"{row_id!r}: {names[s1]}:{l1} and {names[s2]}:{l2}" for row_id, s1, l1, s2, l2 in twice)
-        raise InputError(f"an id stands on two lines: {listed}", "give each line its own id, or none at all")
+        hint = "give each line its own id, or none at all"
+        if all(outputs[first] != outputs[second] for _, first, _, second, _ in twice):
+            hint += "; or let each file be a run of its own: batchrun run FILE for each, or batchrun watch FOLDER"
+        raise InputError(f"an id stands on two lines: {listed}", hint)
 
 
 def _refuse_changed(store: Store, db: sqlite3.Connection, names: dict[int, str], *, whole: bool) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
+from batchrun.config import FOLDER_STATE
 from batchrun.errors import OutputError, StateError
 from batchrun.locks import is_held_here
 
@@ -240,6 +241,8 @@ def without_lost_log(path: Path, is_begun: Callable[[], bool]) -> Iterator[bool]
 def meant(path: Path, otherwise: str) -> str:
     """A hint for who has given another path than that of a state file."""
     beside = path.absolute().with_name(path.absolute().name + ".state")
+    if (path / FOLDER_STATE).exists():
+        return f"did you mean {path / FOLDER_STATE}?"
     return f"did you mean {path}.state?" if beside.exists() else otherwise
 
 
@@ -250,21 +253,21 @@ def _connect(path: Path, how: str) -> sqlite3.Connection:
 
 def _open_copy(path: Path) -> sqlite3.Connection:
     """A connection to a copy with the log folded in; the copy has no name any more, and ends with the connection."""
-    with TemporaryDirectory(prefix="batchrun-") as folder:
-        copy = Path(folder, "state")
-        try:
+    try:
+        with TemporaryDirectory(prefix="batchrun-") as folder:
+            copy = Path(folder, "state")
             shutil.copyfile(path, copy)
             for suffix in _BESIDE:
                 with suppress(FileNotFoundError):
                     shutil.copyfile(_beside(path, suffix), _beside(copy, suffix))
-        except OSError as error:
-            raise OutputError(
-                f"{path}: the state file cannot be read: {error.strerror}",
-                "its folder is read-only, so a copy is looked at: check its permissions, and the room in $TMPDIR",
-            ) from error
-        with closing(sqlite3.connect(copy)) as db:
-            db.execute("PRAGMA journal_mode = DELETE").fetchone()
-        return open_at_rest(copy)
+            with closing(sqlite3.connect(copy)) as db:
+                db.execute("PRAGMA journal_mode = DELETE").fetchone()
+            return open_at_rest(copy)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: the state file cannot be read: {error.strerror}",
+            "nothing can be written beside it, so a copy is looked at: check its permissions, and the room in $TMPDIR",
+        ) from error
 
 
 def _beside(path: Path, suffix: str) -> Path:

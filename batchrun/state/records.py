@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from batchrun.scheduler.states import RowState
+    from collections.abc import Iterable
 
-FAILED_BY, ENDED_BY = "failed_by ", "ended_by "
-"""Begin the names of counters that end in a worker's ID: jobs that it failed by its own fault, and all its jobs."""
+    from batchrun.scheduler.states import RowState
 
 
 class RowRecord(NamedTuple):
@@ -95,7 +94,7 @@ class FailureRecord(NamedTuple):
 
 
 class FailedJob(NamedTuple):
-    """The last job of a row that failed."""
+    """The last job of a row that failed, or is held."""
 
     remote_id: str | None
     """None: nothing was accepted."""
@@ -103,6 +102,11 @@ class FailedJob(NamedTuple):
     """None: nothing was submitted."""
     same_as: str | None
     """The id of the row whose job it was; None: the row's own."""
+    output: bytes | None = None
+    """What it has put out, as JSON; None: nothing."""
+    delay_ms: int | None = None
+    """Here and below None: its answer did not say, or it had none."""
+    execution_ms: int | None = None
 
 
 class Submission(NamedTuple):
@@ -157,6 +161,8 @@ class Batch:
     """Jobs that are about to be cancelled."""
     ended: list[Ending] = field(default_factory=list)
     failures: list[FailureRecord] = field(default_factory=list)
+    parts: list[tuple[int, bytes]] = field(default_factory=list)
+    """What jobs that failed have put out, as JSON."""
     leaders: list[tuple[int]] = field(default_factory=list)
     """Rows that have ended, and those that ask for the same end with them."""
     answered: list[tuple[int, int]] = field(default_factory=list)
@@ -169,10 +175,10 @@ class Batch:
     timeline: list[Any] | None = None
     """How the run has gone so far; None: as it was written last."""
 
-    def count_tokens(self, used: int | None, made: int | None, finish_reason: str | None, rows: int = 1) -> None:
-        """Count what a result says of its tokens, and the rows whose text was cut off by their number."""
-        truncated = rows if finish_reason == "length" else 0
-        counts = (("input_tokens", used), ("output_tokens", made), ("truncated", truncated))
+    def count_answer(self, used: int | None, made: int | None, marks: Iterable[str], rows: int = 1) -> None:
+        """Count what a result says of its tokens, and what there is to say of the answer, once for each of its rows."""
+        counts = [("input_tokens", used), ("output_tokens", made)]
+        counts += [(mark, rows) for mark in marks]
         for name, count in counts:
             if count is not None:
                 self.counters[name] = self.counters.get(name, 0) + count

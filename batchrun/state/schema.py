@@ -15,6 +15,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from batchrun.config import FOLDER_STATE
 from batchrun.errors import OutputError, StateError
 from batchrun.folders import make_folder
 from batchrun.state.opening import (
@@ -42,6 +43,9 @@ _UPGRADES = (
 )
 """The columns that each version after the first has added to `rows`."""
 _LOG_BYTES = 4 << 20
+
+_PARTS = "TABLE IF NOT EXISTS parts (job INTEGER PRIMARY KEY, output BLOB NOT NULL)"
+"""What jobs that failed have put out, as JSON. Files of the same version may be without it, and no older one minds."""
 
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -111,7 +115,8 @@ def connect(path: Path, *, read_only: bool = False, tell: Tell | None = None) ->
     """
     if path.is_dir():
         raise StateError(
-            f"{path} is a folder, not a state file", meant(path, "that of a folder is beside it: <folder>.state")
+            f"{path} is a folder, not a state file",
+            meant(path, f"that of a folder of results is its {FOLDER_STATE}"),
         )
     if read_only and not path.exists():
         raise StateError(f"{path}: there is no such state file", "it is beside the results: <output>.state")
@@ -193,6 +198,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> 
             # A temporary view stands before the table of its name: the file is read as if it were of this version.
             defaults = ", ".join(f"{0 if 'DEFAULT 0' in kind else 'NULL'} AS {name}" for name, kind in added)
             connection.execute(f"CREATE TEMP VIEW rows AS SELECT *, {defaults} FROM main.rows")
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'parts'").fetchone():
+            connection.execute(f"CREATE TEMP {_PARTS}")
         return
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -207,3 +214,4 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> 
             f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
+    connection.execute(f"CREATE {_PARTS}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.errors import StateError
@@ -11,8 +10,6 @@ from batchrun.state.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from batchrun.state.records import SourceRecord
 
 _NO_NUMBERS = "max(typeof({0}) <> 'integer', {0} < 0)"
 _WRONG = {
@@ -27,6 +24,7 @@ _WRONG = {
     "sources": f"typeof(path) <> 'text' OR typeof(file) <> 'text' OR {_NO_NUMBERS.format('output')}",
 }
 """Table -> which of its rows no batchrun has written. A line has at most 64 MiB."""
+_ROWS = "sum(CASE WHEN state = 4 AND attempts = 0 AND id GLOB 'invalid-*' THEN ? ELSE 1 END)"
 
 
 class Found(NamedTuple):
@@ -81,18 +79,6 @@ class Snapshot(Store):
             self.close()
             raise
 
-    def sources(self) -> list[SourceRecord]:
-        """The inputs, in order; where the state file was moved or copied together with them, as they are beside it."""
-        sources, was, now = super().sources(), self.get_setting("folder"), str(self.path.absolute().parent)
-        if not isinstance(was, str) or was == now:
-            return sources
-
-        def moved(name: str) -> str:
-            beside = os.path.normpath(os.path.join(now, os.path.relpath(name, was)))  # noqa: PTH118
-            return beside if name != "-" and os.path.exists(beside) else name  # noqa: PTH110
-
-        return [source._replace(origin=moved(source.origin), file=moved(source.file)) for source in sources]
-
     def damage(self) -> list[str]:
         """What is wrong with the file itself, a few things at most; none as a rule. Of a damaged one, read no more."""
         try:
@@ -129,21 +115,22 @@ class Snapshot(Store):
         found = {row[0]: Found(*row[1:]) for row in self.query(sql, ids)}
         return [found.get(row_id) for row_id in ids]
 
-    def rows_by_source(self) -> dict[int, int]:
-        """Input -> how many rows it has."""
-        return dict(self.query("SELECT source, count(*) FROM rows GROUP BY source"))
+    def rows_by_source(self, size: int) -> dict[int, int]:
+        """Input -> how many rows it has; a line that was invalid counts for all the rows that it would have: `size`."""
+        return dict(self.query(f"SELECT source, {_ROWS} FROM rows GROUP BY source", (size,)))
 
-    def rows_by_line(self, source: int) -> dict[bytes, int]:
-        """Digest of a line of an input -> how many rows were made of it: 150 bytes a line."""
-        return dict(self.query("SELECT digest, count(*) FROM rows WHERE source = ? GROUP BY digest", (source,)))
+    def rows_by_line(self, source: int, size: int) -> dict[bytes, int]:
+        """By what a line of an input is known -> how many rows were made of it, as above: 150 bytes a line."""
+        sql = f"SELECT digest, {_ROWS} FROM rows WHERE source = ? GROUP BY digest"
+        return dict(self.query(sql, (size, source)))
 
     def variants(self, ids: Sequence[str]) -> dict[str, int]:
         """Row id -> the number of its variant, for the rows that there are. At most 30,000 at a time."""
         return dict(self.query(f"SELECT id, variant FROM rows WHERE id IN ({','.join('?' * len(ids))})", ids))
 
     def line_digests(self) -> Iterator[bytes]:
-        """The digest of each line that rows were made of, once for all of its rows."""
-        for (digest,) in self.each("SELECT digest FROM rows WHERE variant = 0"):
+        """The digest of the bytes of each line that rows were made of, once for all of its rows."""
+        for (digest,) in self.each("SELECT substr(digest, 1, 16) FROM rows WHERE variant = 0"):
             yield digest
 
     def scan(self) -> Iterator[ScannedRow]:

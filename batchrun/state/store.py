@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.errors import OutputError, StateError
+from batchrun.exactjson import dump, load
 from batchrun.scheduler.states import RowState
 from batchrun.state.database import Database
 from batchrun.state.opening import AT_CHECKPOINT, COMMITS, with_log
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from batchrun.state.opening import Tell
 
 _COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed, variant, same_as"
+_HELD = "no answer to its submission: the job may exist, and cost money; it is held"
 ALL = Share()
 _WIDTH = len(RowRecord._fields)
 
@@ -64,12 +66,12 @@ class Store(Database):
     def get_setting(self, name: str) -> object:
         """A setting's JSON value; None when there is none."""
         rows = self.query("SELECT value FROM settings WHERE name = ?", (name,))
-        return orjson.loads(rows[0][0]) if rows else None
+        return load(rows[0][0]) if rows else None
 
     def set_setting(self, name: str, value: object) -> None:
         """Keep a JSON value under a name."""
         with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, orjson.dumps(value)))
+            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, dump(value)))
 
     @property
     def token(self) -> str:
@@ -91,9 +93,24 @@ class Store(Database):
         return Path(os.path.normpath(self.path.parent / output.path))
 
     def sources(self) -> list[SourceRecord]:
-        """The inputs, in order."""
+        """The inputs, in order; where the state file was moved or copied, as they are seen from its new place."""
         sql = "SELECT source, path, origin, file, stamp, output FROM sources ORDER BY source"
-        return [self._with_copy(SourceRecord(*row)) for row in self.query(sql)]
+        sources = [SourceRecord(*row) for row in self.query(sql)]
+        found = [each._replace(origin=self.now_at(each.origin), file=self.now_at(each.file)) for each in sources]
+        return [self._with_copy(source) for source in found]
+
+    def now_at(self, name: str) -> str:
+        """Where an input is now that was known by an absolute path.
+
+        It is looked for from the state file first, as the two may have been moved together. What was within the state
+        file's folder is not looked for at its old place: there it is the original, where this is a copy.
+        """
+        was, now = self.get_setting("folder"), str(self.path.absolute().parent)
+        if not isinstance(was, str) or was == now or not os.path.isabs(name):  # noqa: PTH117
+            return name
+        way = os.path.relpath(name, was)
+        beside = os.path.normpath(os.path.join(now, way))  # noqa: PTH118
+        return name if way.startswith(os.pardir + os.sep) and not os.path.exists(beside) else beside  # noqa: PTH110
 
     def _with_copy(self, source: SourceRecord) -> SourceRecord:
         """With its copy beside this state file, wherever the two were when it was made."""
@@ -181,6 +198,19 @@ class Store(Database):
             db.execute("DELETE FROM failures WHERE row IN (SELECT row FROM rows WHERE state = 0)")
         return count
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was ever submitted, and no row has ended."""
+        sql = "SELECT NOT EXISTS (SELECT 1 FROM jobs) AND NOT EXISTS (SELECT 1 FROM rows WHERE state != 0)"
+        return bool(self.query(sql)[0][0])
+
+    def start_over(self) -> None:
+        """Forget rows, options and results files, so that the inputs are taken in as at the first start."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM rows")
+            db.execute("DELETE FROM outputs")
+            db.execute("DELETE FROM settings WHERE name IN ('options', 'intake', 'format', 'whole_input')")
+
     def begin_session(self, pid: int, now_ms: int, holder: object = None) -> int:
         """Note that a session has begun; returns its number.
 
@@ -217,6 +247,8 @@ class Store(Database):
             _write(db, [e for e in batch.ended if e.status is None], _FORGET_JOBS, _FORGET_ROWS)
             if batch.failures:
                 db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", batch.failures)
+            if batch.parts:
+                db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?)", batch.parts)
             _write(db, batch.answered, _NOTE_RESULTS)
             _write(db, batch.leaders, _FAIL_FOLLOWERS, _END_FOLLOWERS)
             _write(db, batch.submitted, _INSERT_JOBS, _MARK_SUBMITTING)
@@ -250,17 +282,30 @@ class Store(Database):
         """The run's counters over all sessions."""
         return dict(self.query("SELECT name, value FROM counters WHERE name NOT IN (?, ?)", (COMMITS, AT_CHECKPOINT)))
 
-    def failures(self, output: int) -> Iterator[tuple[RowRecord, FailureRecord, FailedJob]]:
-        """The failed rows of an output in input order, each with its failure and its last job."""
+    def failures(
+        self, output: int | None = None, *, with_held: bool = False
+    ) -> Iterator[tuple[RowRecord, FailureRecord, FailedJob]]:
+        """The failed rows in input order, each with its failure and its last job.
+
+        Args:
+            output: Only those of this results file, in the order of the rows; None: all.
+            with_held: Those that are held, too; then all rows are looked through.
+        """
         columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
         sql = (
-            f"SELECT {columns}, f.*, j.remote_id, j.submitted_ms, l.id FROM rows r JOIN failures f ON f.row = r.row"
+            f"SELECT {columns}, r.row, coalesce(f.status, 'UNCONFIRMED'), coalesce(f.kind, 'unconfirmed'),"
+            f" coalesce(f.message, '{_HELD}'), coalesce(f.raw, ''), f.worker_id, f.completed_ms,"
+            " j.remote_id, j.submitted_ms, l.id, p.output, j.delay_ms, j.execution_ms"
+            f" FROM rows r {'LEFT' if with_held else ''} JOIN failures f ON f.row = r.row AND r.state = 4"
             " JOIN sources s ON s.source = r.source LEFT JOIN jobs j ON j.job = r.job"
+            " LEFT JOIN parts p ON p.job = r.job"
             " LEFT JOIN rows l ON l.row = j.row AND l.row <> r.row"
-            " WHERE r.state = 4 AND s.output = ? ORDER BY r.row"
+            f" WHERE (f.row IS NOT NULL {'OR r.state = 5' if with_held else ''})"
+            f" {'' if output is None else 'AND s.output = ?'} ORDER BY"
+            f" {'r.source, r.line, r.row' if output is None else 'r.row'}"
         )
-        for row in self.each(sql, (output,)):
-            yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-3]), FailedJob(*row[-3:])
+        for row in self.each(sql, () if output is None else (output,)):
+            yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-6]), FailedJob(*row[-6:])
 
     def submission(self, job: int) -> tuple[str | None, int | None]:
         """A job's ID, and when it was submitted in UTC epoch milliseconds; None: not known."""

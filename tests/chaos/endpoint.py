@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
 
 READY = {
     "jobs": {},
@@ -76,6 +76,10 @@ class Endpoint:
     """How many jobs may still end; None: all."""
     faults: dict[str, deque[str]] = field(default_factory=dict)
     """What is wrong with the next answers, by operation."""
+    sent: set[str] = field(default_factory=set)
+    """Every prompt that has come, whatever came of it."""
+    known: set[str] = field(default_factory=set)
+    """The jobs that the present client surely knows of."""
     told: int = 0
     """How many final answers were given."""
     calls: Counter[str] = field(default_factory=Counter)
@@ -136,6 +140,7 @@ class Endpoint:
         if operation == "run":
             return self._run(json.loads(body), fault)
         job = self.jobs.get(unquote(job_id))
+        self.known.add(unquote(job_id))
         if job is None or job.is_forgotten or fault == "expired":
             if job is not None:
                 job.is_forgotten = True
@@ -156,6 +161,7 @@ class Endpoint:
         return _http(200, said)
 
     def _run(self, body: dict[str, Any], fault: str) -> bytes | None:
+        self.sent.add(body["input"]["prompt"])
         if fault == "429":
             return _http(429, {"error": "too many requests"})
         job = Job(f"{next(self._numbers):06}-u1", body["input"]["prompt"], self.moment())
@@ -164,10 +170,12 @@ class Endpoint:
         if fault == "reset":
             return None
         said = {"id": job.id, "status": "IN_QUEUE"}
-        return fault_of(fault, said, self._other(job)) or _http(200, said)
+        # The ID of a job whose own answer was lost, or is on its way, would be like one of its own.
+        return fault_of(fault, said, self._other(job, of=self.known)) or _http(200, said)
 
-    def _other(self, job: Job) -> Job | None:
-        return next((other for other in self.jobs.values() if other.prompt != job.prompt), None)
+    def _other(self, job: Job, of: Container[str] | None = None) -> Job | None:
+        others = (other for other in self.jobs.values() if other.prompt != job.prompt)
+        return next((other for other in others if of is None or other.id in of), None)
 
 
 def fault_of(fault: str, said: dict[str, Any], other: Job | None) -> bytes | None:

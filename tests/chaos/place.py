@@ -121,9 +121,8 @@ class Place:
         """The rows that were not submitted, for certain."""
         if self.state is None:
             return self.all_rows
-        standing = self.standing()
-        paid = self.endpoint.paid()
-        return [] if standing["submitting"] else [row for row in self.all_rows if not paid[row["prompt"]]]
+        is_sure = not self.standing()["submitting"]
+        return [row for row in self.all_rows if is_sure and row["prompt"] not in self.endpoint.sent]
 
     def fingerprint(self) -> dict[str, bytes]:
         """What all files hold; of a state file what it says, wherever it and its log have it."""
@@ -155,6 +154,7 @@ class Place:
             given: For `Forks.start`.
         """
         self._count += 1
+        self.endpoint.known.clear()
         shown = "".join(f"  # {name}: {value}" for name, value in {"stderr": stderr, **given}.items())
         self._tell(f"batchrun {' '.join(arguments)}{shown}")
         fds = [pipe_of(as_lines(self.rows[name])) for name in sorted(self.rows)] if self.layout.is_piped else []
@@ -214,9 +214,8 @@ class Place:
             assert "Traceback" not in process.said, process.said
             self.is_killed = True
         else:
-            # Nobody catches a signal before there is a Python that could; Ctrl-C is caught by that itself, but for a
-            # second one, which may end the process: a shell calls that 130, too.
-            early = {-n for n in numbers if self.is_early and (n != signal.SIGINT or len(numbers) > 1)}
+            # Nobody catches a signal before there is a Python that could. A shell calls an end by SIGINT 130, too.
+            early = {-n for n in numbers if self.is_early}
             self._wait(process, self.arguments(), early)
             assert process.code in codes | early, f"exit {process.code}, expected {codes}:\n{process.said}"
             self.is_killed = process.code < 0

@@ -184,8 +184,7 @@ async def test_a_connect_proxy_gets_its_own_password_and_never_the_key(monkeypat
     context.load_cert_chain(*certificate)
     listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     port = listening.sockets[0].getsockname()[1]
-    trusted = ssl.create_default_context(cafile=certificate[0])
-    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusted)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     async with connect_proxy(port) as (proxy, heads):
         monkeypatch.setenv("https_proxy", f"http://me:pw@{proxy}")
         async with client(f"https://localhost:{port}/v2") as api:

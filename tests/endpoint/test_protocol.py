@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from pathlib import Path
 
 import orjson
 import pytest
@@ -32,6 +33,29 @@ from batchrun.errors import (
     RejectedError,
     ThrottledError,
 )
+
+RECORDED = [orjson.loads(line) for line in (Path(__file__).parent / "recorded_answers.jsonl").read_bytes().splitlines()]
+"""What users of Runpod and its own notes have recorded, with other ids."""
+
+
+@pytest.mark.parametrize("answer", RECORDED, ids=lambda answer: orjson.dumps(answer["body"]).decode()[:60])
+def test_every_recorded_answer_is_the_job_or_the_error_that_it_is(answer):
+    http_status, body = answer["http_status"], answer["body"]
+    if http_status == 200:
+        job = parse_job(200, {}, orjson.dumps(body))
+        assert (job.id, job.status.value, job.retries) == (body["id"], body["status"], body.get("retries", 0))
+        return
+    error = {401: DeniedError, 404: NotFoundError, 502: AmbiguousError}.get(http_status, RejectedError)
+    if "not allowed for QB API" in str(body):
+        error = DeniedError
+    with pytest.raises(error) as raised:
+        parse_job(http_status, {}, orjson.dumps(body))
+    assert type(raised.value) is error
+
+
+def test_an_accepted_job_with_a_number_as_its_status_is_not_submitted_again():
+    answer = parse_job(200, {}, b'{"id": "00000000-0000-4000-8000-000000000002-e2", "status": 202}')
+    assert (answer.id, answer.status) == ("00000000-0000-4000-8000-000000000002-e2", JobStatus.IN_QUEUE)
 
 
 def test_paths_are_those_of_the_documentation():
@@ -117,7 +141,7 @@ def test_a_200_that_is_no_job_is_ambiguous(body):
         (b"NaN", None),
         (b"[1, Infinity]", [1, None]),
         (rb'"a\ud800b"', "a?b"),
-        (b"123456789012345678901234567890", 1.2345678901234568e29),
+        (b"123456789012345678901234567890", 123456789012345678901234567890),
         (b"[1e999, 1.5]", [None, 1.5]),
         (b'"a\xffb"', "a\ufffdb"),
         (b'[NaN, "[[]{\\"]"]', [None, '[[]{"]']),

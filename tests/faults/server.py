@@ -103,11 +103,13 @@ class FaultServer:
         scripts: For each prompt; "" for all that have none of their own.
         health: The answers of /health, one after the other.
         reset_at: Which connections are reset before anything is read from them, counted from 1.
+        is_plain: Whether a handshake is answered in plain HTTP; else it is cut off.
     """
 
     scripts: dict[str, Script]
     health: tuple[Answer, ...] = (HEALTHY,)
     reset_at: frozenset[int] = frozenset()
+    is_plain: bool = False
     seen: Counter[str] = field(default_factory=Counter)
     complaints: list[str] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)
@@ -167,6 +169,8 @@ class FaultServer:
         """One request and its answer; whether the connection stays open."""
         begin = await reader.readexactly(1)
         if begin == _TLS:
+            if self.is_plain:
+                writer.write(page(400, "plain HTTP request sent to HTTPS port").bytes_for(""))
             return False
         head = (begin + await reader.readuntil(b"\r\n\r\n")).decode()
         first, *lines = head.rstrip().split("\r\n")

@@ -44,6 +44,11 @@ REFUSALS = {
     "moved, 302": (replace(page(302), headers=(("Location", "https://console.runpod.io/login"),)), "refuses every"),
     "moved, 307": (replace(page(307), headers=(("Location", "/v2/local/elsewhere"),)), "refuses every request"),
     "moved, 308": (replace(page(308), headers=(("Location", "/v2/local/elsewhere"),)), "refuses every request"),
+    "an endpoint without a queue": (body({"error": "not allowed for QB API"}, 400), "balances load"),
+    "one without a queue, in other words": (
+        body({"error": "not allowed for QB API, load balancer endpoint"}, 400),
+        "balances load",
+    ),
     "a proxy that wants a password": (page(407, "Proxy Authentication Required"), "the proxy asks for a password"),
 }
 NO_ENDPOINT = {
@@ -53,7 +58,10 @@ NO_ENDPOINT = {
 }
 
 
-IN_ITS_OWN_WORDS = ("a wrong key", "an empty account", "another host", "no endpoint")
+IN_ITS_OWN_WORDS = (
+    *("a wrong key", "an empty account", "another host", "no endpoint"),
+    *("an endpoint without a queue", "one without a queue, in other words"),
+)
 """Refusals that are the API's own JSON, or that only the API makes; the others may be an edge's."""
 PAGES = {
     **{name: said for name, said in (REFUSALS | NO_ENDPOINT).items() if name not in IN_ITS_OWN_WORDS},
@@ -172,12 +180,11 @@ def address(kind: str, server: FaultServer) -> str:
     port = server.base_url.rpartition(":")[2]
     return {
         "refused": f"http://127.0.0.1:{port}",
-        "no TLS": f"https://127.0.0.1:{port}",
-        "no such host": "http://no-such-host.invalid/v2",
+        "a handshake that is cut off": f"https://127.0.0.1:{port}",
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["refused", "no TLS", "no such host"])
+@pytest.mark.parametrize("kind", ["refused", "a handshake that is cut off"])
 async def test_where_nobody_can_be_reached_the_run_waits_and_submits_nothing(tmp_path: Path, kind: str):
     write_lines(tmp_path, ROWS)
     async with FaultServer({"": Script()}) as server:
@@ -199,6 +206,36 @@ async def test_where_nobody_can_be_reached_the_run_waits_and_submits_nothing(tmp
         if server.gone.is_set():
             await server.come_back()
         await assert_goes_on(tmp_path, server)
+
+
+LOGIN = page(200, "Sign in to the network")
+
+
+@pytest.mark.parametrize("name", ["HTML", "a host that does not exist", "something that does not speak TLS"])
+async def test_a_first_contact_that_can_never_succeed_stops_the_run_with_the_remedy(tmp_path: Path, name: str):
+    write_lines(tmp_path, ROWS)
+    async with FaultServer({"": Script()}, health=(LOGIN, HEALTHY)) as server:
+        url, words = {
+            "HTML": (server.base_url, "the answer is not JSON: Sign in to the network"),
+            "a host that does not exist": ("http://no-such-host.invalid/v2", "no-such-host.invalid: "),
+            "something that does not speak TLS": (server.base_url.replace("http", "https"), "no secure connection"),
+        }[name]
+        server.is_plain = True
+        stopped = await rehearse(tmp_path, url, key=KEY)
+        assert (stopped.summary.exit_code, stopped.summary.not_run, server.seen["run"]) == (4, len(ROWS), 0)
+        assert words in stopped.summary.reason
+        assert "check --base-url" in stopped.summary.hint
+        server.health = (HEALTHY,)
+        await assert_goes_on(tmp_path, server)
+
+
+async def test_what_a_first_contact_would_not_survive_is_an_outage_after_a_good_answer(tmp_path: Path):
+    write_lines(tmp_path, ROWS)
+    scripts = {"p2": Script(run=(LOGIN, QUEUED)), "p4": Script(status=(job("IN_PROGRESS"), LOGIN, DONE))}
+    async with FaultServer({"": Script(), **scripts}, health=(HEALTHY, LOGIN, HEALTHY)) as server:
+        rehearsal = await rehearse(tmp_path, server.base_url, key=KEY, scheduler={"concurrency": 3})
+    assert sorted(rehearsal.ids()) == [row["id"] for row in ROWS]
+    assert (rehearsal.summary.exit_code, rehearsal.summary.unconfirmed) == (0, 1)
 
 
 async def test_a_refused_connection_is_no_attempt(tmp_path: Path):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import struct
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
+from openai.types import CreateEmbeddingResponse
+from openai.types.responses import Response
 
 from batchrun.errors import UsageError
 from batchrun.local.choice import choose_worker
@@ -252,3 +256,34 @@ async def test_the_real_model_is_closed_at_its_next_token(model_needed):
         await worker.close()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+def answered(route: str, **body: object) -> dict:
+    (answer,) = EchoWorker().answer({"openai_route": route, "openai_input": {"model": "m", **body}})
+    assert answer["model"] == "m"
+    return answer
+
+
+def test_the_echo_answers_other_routes_in_their_own_shape():
+    embeddings = CreateEmbeddingResponse.model_validate(answered("/v1/embeddings", input=["a b", "c"], dimensions=3))
+    assert [len(each.embedding) for each in embeddings.data] == [3, 3]
+    assert embeddings.data[0].embedding != embeddings.data[1].embedding
+    assert embeddings.usage.total_tokens == 3
+    (packed,) = answered("/v1/embeddings", input="a b", dimensions=3, encoding_format="base64")["data"]
+    assert struct.unpack("<3f", base64.b64decode(packed["embedding"])) == pytest.approx(embeddings.data[0].embedding)
+    response = Response.model_validate(answered("/v1/responses", input=[{"role": "user", "content": "hello"}]))
+    assert response.output_text == "hello"
+    scores = answered("/score", text_1="a", text_2=["b", "c"])["data"]
+    assert [each["object"] for each in scores] == ["score", "score"]
+    ranked = answered("/v2/rerank", query="a", documents=["b", "c", "d"])["results"]
+    assert sorted(each["index"] for each in ranked) == [0, 1, 2]
+    assert [each["relevance_score"] for each in ranked] == sorted(
+        (each["relevance_score"] for each in ranked), reverse=True
+    )
+    assert answered("/pooling", input=[1, 2, 3])["data"][0]["object"] == "pooling"
+
+
+@pytest.mark.parametrize("route", ["/v1/audio/transcriptions", "/tokenize", "/chat/completions"])
+def test_the_echo_refuses_a_route_that_it_does_not_know(route: str):
+    with pytest.raises(WorkerFailure, match=rf"vLLM returned HTTP 404: .*the echo knows no route {route}"):
+        answered(route, input="x")

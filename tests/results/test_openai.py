@@ -21,6 +21,7 @@ from batchrun.results.record import (
     read_record,
     result_line,
     source_file,
+    write_line,
 )
 from batchrun.results.text import extract
 
@@ -89,11 +90,29 @@ def test_what_the_worker_left_out_is_added():
 
 
 def test_words_that_no_strict_reader_takes_are_put_right_and_what_came_is_kept():
-    output = [own(choices=[{"message": {"role": "model", "content": [{"text": "a"}]}, "finish_reason": "abort"}])]
+    output = [own(choices=[{"message": {"role": "model", "content": [{"text": "a"}]}, "finish_reason": "end_turn"}])]
     line = orjson.loads(lines(output)[1])
     choice = parsed(line["response"]["body"]).choices[0]
     assert (choice.index, choice.finish_reason, choice.message.content) == (0, "stop", "a")
-    assert (line["batchrun"]["output"], line["batchrun"]["finish_reason"]) == (output, "abort")
+    assert (line["batchrun"]["output"], line["batchrun"]["finish_reason"]) == (output, "end_turn")
+
+
+@pytest.mark.parametrize("word", ["abort", "error", "repetition"])
+def test_a_reason_that_openai_has_no_word_for_is_never_called_stop(word: str):
+    for output in (
+        [own(choices=[{**own()["choices"][0], "finish_reason": word}])],
+        [{"choices": [{"tokens": ["a"], "finish_reason": word}]}],
+        [sse({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": word}]})],
+    ):
+        assert [choice["finish_reason"] for choice in body(output)["choices"]] == [word]
+
+
+def test_each_choice_keeps_its_own_reason():
+    output = [{"choices": [{"tokens": ["a"], "finish_reason": "stop"}, {"tokens": ["b"], "finish_reason": "length"}]}]
+    ours, theirs = (orjson.loads(line) for line in lines(output, TEXT))
+    assert (ours["finish_reason"], ours["finish_reasons"]) == ("stop", ["stop", "length"])
+    assert [choice["finish_reason"] for choice in theirs["response"]["body"]["choices"]] == ["stop", "length"]
+    assert "finish_reasons" not in orjson.loads(lines([own()])[0])
 
 
 def test_the_older_workers_pieces_become_what_was_asked_for():
@@ -217,7 +236,7 @@ def test_an_output_nested_too_deep_for_a_reader_does_not_end_the_run():
 
 
 COUNT = st.none() | st.integers(0, 10**6) | st.just("many")
-WORDS = st.none() | st.sampled_from(["stop", "length", "tool_calls", "abort", "eos_token", 7])
+WORDS = st.none() | st.sampled_from(["stop", "length", "content_filter", "max_tokens", "eos_token", 7])
 SAID = st.none() | st.text(max_size=5) | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": st.text()}))
 INDEX = st.none() | st.integers(0, 3) | st.booleans()
 MESSAGE = st.fixed_dictionaries({"content": SAID}, optional={"role": st.sampled_from(["assistant", "ai", None])})
@@ -277,7 +296,7 @@ def test_each_text_of_the_older_worker_is_a_choice(output: Any):
 def test_a_line_comes_back_as_it_was_from_either_format(output: Any, asked: Asked, carried: dict):
     ours, theirs = lines(output, asked, carried=carried, variant={"repeat": 1}, possible_duplicate=True)
     back = batchrun_record(orjson.loads(theirs))
-    assert orjson.dumps(back) + b"\n" == ours
+    assert write_line(back) == ours
     assert openai_line(back, lambda: asked) == theirs
 
 

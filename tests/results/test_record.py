@@ -98,3 +98,24 @@ def test_times_keep_their_milliseconds(epoch_ms):
     text = iso_time(epoch_ms / 1000)
     assert text.endswith("Z")
     assert abs(int(text[-4:-1]) - epoch_ms % 1000) in (0, 1, 999)
+
+
+def test_no_character_of_an_answer_ends_a_line_for_any_reader():
+    said = "a\u2028b\u2029c\u0085d"
+    job = JobInfo(said, "e", 1, None, None, None, None, None)
+    for raw in (
+        result_line(row_id=said, text=Text((said,)), output=said, carried={said: said}, file=said, line=1, job=job),
+        error_line(
+            row_id=said,
+            status="FAILED",
+            kind="platform",
+            message=said,
+            raw=said,
+            request=said,
+            file=said,
+            line=1,
+            job=job,
+        ),
+    ):
+        assert len(raw.decode().splitlines()) == 1
+        assert orjson.loads(raw)["source"]["file"] == said

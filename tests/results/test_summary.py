@@ -119,6 +119,23 @@ def test_what_to_do_next_is_said_for_everything_that_is_left():
         assert words in text
 
 
+NO_MODEL = FailureGroup("bad_request", 3, "r1", "The model `gpt-4o-mini` does not exist.")
+LOST = FailureGroup("platform", 2, "r2", "job timed out after 1 retries")
+
+
+def test_a_request_that_was_refused_for_itself_is_to_be_changed_not_tried_again():
+    errors = [Path("my r.errors.jsonl")]
+    text = render(replace(DONE, succeeded=9_997, failed=3, failures=[NO_MODEL], errors=errors))
+    assert "--retry-failed" not in text
+    assert "\n    batchrun run 'my r.errors.jsonl' --set KEY=VALUE -o NEW.jsonl\n" in text
+    text = render(replace(DONE, succeeded=9_995, failed=5, failures=[NO_MODEL, LOST], errors=errors))
+    assert "batchrun resume r.jsonl.state --retry-failed --only platform\n" in text
+    assert "3 requests were refused for what they ask" in text
+    text = render(replace(DONE, succeeded=9_998, failed=2, failures=[LOST], errors=errors))
+    assert "batchrun resume r.jsonl.state --retry-failed\n" in text
+    assert "--set" not in text
+
+
 def test_a_long_error_is_cut_at_the_edge_and_its_start_is_shown():
     text = render(replace(DONE, failures=[FailureGroup("handler_error", 2, "h-1", "x" * 200)]))
     line = next(line for line in text.splitlines() if "handler_error" in line)

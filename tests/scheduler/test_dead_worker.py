@@ -117,10 +117,10 @@ def test_what_is_new_of_failing_workers_is_told_once():
     blame = Blame()
     blame.ended(0, ended("w", None), 0.0, 1.0)
     blame.ended(1, ended("x"), 0.0, 1.0)
-    assert blame.take() == {"x": (1, 1)}
+    assert blame.take() == {"failed_by x": 1, "ended_by x": 1}
     assert blame.take() == {}
     blame.ended(2, ended("x", None), 0.0, 1.0)
-    assert blame.take() == {"x": (0, 1)}
+    assert blame.take() == {"failed_by x": 0, "ended_by x": 1}
 
 
 def test_as_many_jobs_are_in_flight_as_the_others_have_held_and_twice_as_many_are_tried_less_and_less():

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from batchrun.scheduler.failures import FailureKind, backoff_s, classify_job
+from batchrun.scheduler.failures import Failure, FailureKind, backoff_s, classify_job
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,26 @@ from batchrun.scheduler.failures import FailureKind, backoff_s, classify_job
         ("FAILED", "prompt is required", None, "ValueError", "handler_error", False),
         ("COMPLETED", "bad prompt", 400, None, "bad_request", False),
         ("CANCELLED", "", None, None, "cancelled", False),
-        ("TIMED_OUT", "executionTimeout exceeded", None, None, "timed_out", True),
+        ("TIMED_OUT", "executionTimeout exceeded", None, None, "timed_out", False),
+        ("FAILED", "executionTimeout exceeded", None, None, "timed_out", False),
+        (
+            "FAILED",
+            "vLLM server process is not running; worker is unhealthy",
+            None,
+            "worker_error",
+            "worker_error",
+            True,
+        ),
+        ("FAILED", "EngineCore encountered an issue. See stack trace above.", 500, None, "worker_error", True),
+        ("FAILED", "EngineCore encountered an issue. See stack trace above.", None, None, "worker_error", True),
+        ("FAILED", "Cannot connect to host 127.0.0.1:8000 ssl:default", None, None, "worker_error", True),
+        ("FAILED", "Server disconnected", None, "ServerDisconnectedError", "worker_error", True),
+        ("FAILED", "TimeoutError", None, "TimeoutError", "worker_error", True),
+        ("FAILED", "", None, "ReadTimeout", "worker_error", True),
+        ("FAILED", "[Errno 104] Connection reset by peer", None, "ConnectionResetError", "worker_error", True),
+        ("FAILED", "Connection error.", None, "APIConnectionError", "worker_error", True),
+        ("FAILED", "timeout must be a positive number", None, "ValueError", "handler_error", False),
+        ("FAILED", "Request timed out", 400, None, "bad_request", False),
     ],
 )
 def test_the_kind_of_a_failure_decides_whether_it_is_paid_for_again(status, message, code, error_type, kind, retryable):
@@ -37,6 +56,12 @@ def test_backoff_is_anywhere_within_a_span_that_doubles_up_to_its_cap():
         waits = [backoff_s(failures, rng, base_s=1.0, cap_s=60.0) for _ in range(2000)]
         assert 0.0 <= min(waits) < 0.05 * span_s
         assert 0.95 * span_s < max(waits) <= span_s
+
+
+def test_what_ran_out_of_another_time_than_its_own_may_pass():
+    """The kind is the same for a job that was cancelled while it waited."""
+    assert not Failure(FailureKind.TIMED_OUT, "executionTimeout exceeded", "").is_retryable
+    assert Failure(FailureKind.TIMED_OUT, "the job was not known to be over", "", may_pass=True).is_retryable
 
 
 def test_every_kind_is_one_lower_case_word():

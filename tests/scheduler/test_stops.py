@@ -91,6 +91,16 @@ def denied(http_status: int = 403, *, from_api: bool = False) -> DeniedError:
     return DeniedError(str(http_status), http_status=http_status, from_api=from_api)
 
 
+@pytest.mark.parametrize("from_api", [False, True])
+def test_a_run_with_jobs_in_flight_has_been_answered_before_whatever_its_first_poll_meets(*, from_api: bool):
+    scheduler = Scheduler(SchedulerOptions(), Random(0))
+    scheduler.handle(ev.JobAdopted(ev.Ticket(1, attempts=1), 7, "remote", -100.0), 0.0)
+    scheduler.commands(0.0)
+    scheduler.handle(ev.PollFailed(7, denied(from_api=from_api), 0.0), 0.1)
+    halted = [command for command in scheduler.commands(0.1) if isinstance(command, cmd.Halt)]
+    assert bool(halted) == from_api, "a page of an edge says nothing yet"
+
+
 @pytest.mark.parametrize("operation", ["run", "status", "cancel", "health"])
 def test_a_refusal_is_believed_when_it_has_come_three_times_over_ten_seconds(operation: str):
     for times, believed in (

@@ -1,0 +1,83 @@
+"""With `-o FOLDER/` all that a run writes is in that folder, so that it can be kept, moved and copied as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+from click.testing import CliRunner
+
+from batchrun.cli import main
+from batchrun.verification import verify
+
+OURS = ["a.results.jsonl", "b.results.jsonl", "batchrun.manifest.json", "batchrun.state", "batchrun.state.lock"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch) -> Path:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("a.jsonl", "b.jsonl"):
+        Path(name).write_bytes(b"".join(orjson.dumps({"id": f"{name}-{n}", "prompt": "x"}) + b"\n" for n in range(3)))
+    return tmp_path / "here"
+
+
+def batchrun(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
+    return done.exit_code, done.output
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    return batchrun("run", *arguments, "-e", "local", "--worker", "echo", "--progress", "none")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(("-wal", "-shm", ".lock")))
+
+
+@pytest.mark.parametrize("output", ["out/", "."])
+def test_state_and_manifest_are_in_the_folder_of_results(folder: Path, output: str):
+    assert run("a.jsonl", "b.jsonl", "-o", output)[0] == 0
+    into = folder / output
+    assert set(names(into)) >= set(OURS[:4])
+    assert names(folder.parent) == ["here"]
+    assert names(folder) == (
+        ["a.jsonl", "b.jsonl", "out"] if output == "out/" else sorted([*OURS[:4], "a.jsonl", "b.jsonl"])
+    )
+    for command in ("verify", "status", "resume"):
+        assert batchrun(command, output, *(["--progress", "none"] if command == "resume" else []))[0] == 0
+
+
+def test_the_same_command_finds_the_state_of_a_renamed_folder(folder: Path):
+    assert run("a.jsonl", "b.jsonl", "-o", "out/", "--limit", 2)[0] == 0
+    Path("out").rename("kept")
+    assert run("a.jsonl", "b.jsonl", "-o", "kept/")[0] == 0
+    assert names(folder) == ["a.jsonl", "b.jsonl", "kept"]
+    assert verify(folder / "kept" / "batchrun.state").is_whole
+
+
+def test_a_run_whose_state_is_beside_its_folder_goes_on_there(folder: Path):
+    assert run("a.jsonl", "b.jsonl", "-o", "out/", "--state", "out.state", "--limit", 4)[0] == 0
+    Path("out/batchrun.manifest.json").rename("out.manifest.json")
+    before = Path("out.manifest.json").read_bytes()
+    assert run("a.jsonl", "b.jsonl", "-o", "out/")[0] == 0
+    assert names(folder) == ["a.jsonl", "b.jsonl", "out", "out.manifest.json", "out.state"]
+    assert names(folder / "out") == OURS[:2]
+    assert Path("out.manifest.json").read_bytes() != before
+    assert verify(folder / "out.state").is_whole
+
+
+def test_a_start_that_is_refused_leaves_no_folder(folder: Path):
+    Path("a.jsonl").write_text('{"no": "prompt"}\n')
+    assert run("a.jsonl", "-o", "out/")[0] == 2
+    assert names(folder) == ["a.jsonl", "b.jsonl"]
+
+
+def test_ids_that_start_anew_in_each_file_are_refused_with_the_ways_that_work(folder: Path):
+    Path("b.jsonl").write_bytes(Path("a.jsonl").read_bytes())
+    code, said = run("a.jsonl", "b.jsonl", "-o", "out/")
+    assert (code, "an id stands on two lines: 'a.jsonl-0': a.jsonl:1 and b.jsonl:1" in said) == (2, True)
+    assert "batchrun run FILE for each, or batchrun watch FOLDER" in said
+    code, said = run("a.jsonl", "b.jsonl", "-o", "r.jsonl")
+    assert (code, "batchrun watch" in said) == (2, False)
