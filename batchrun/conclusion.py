@@ -20,10 +20,11 @@ from batchrun.errors import OutputError, StoppedError
 from batchrun.ordering import order_results
 from batchrun.prompts.sweep import Sweep
 from batchrun.results.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
-from batchrun.results.summary import FailureGroup, Percentiles, Summary
+from batchrun.results.summary import FailureGroup, Percentiles, Summary, WorkerGroup
 from batchrun.results.text import CONTEXT_FULL, MARKS
 from batchrun.results.timeline import Timeline
 from batchrun.results.writer import errors_path, is_private, write_errors
+from batchrun.scheduler.blame import ENDED_BY, FAILED_BY
 from batchrun.scheduler.states import RowState
 from batchrun.state.following import count_shared
 
@@ -81,7 +82,7 @@ class Conclusion:
         try:
             errors = self._write_errors()
             if self._options.ordered and outcome.kind == "finished":
-                order_results(self._store.path)
+                order_results(self._store.path, self._store.token)
         except StoppedError as failed:
             error = error or failed
         try:
@@ -151,6 +152,7 @@ class Conclusion:
             calls={name.removeprefix("calls_"): n for name, n in counters.items() if name.startswith("calls_")},
             throttled=counters.get("throttled", 0),
             retries=counters.get("retries", 0),
+            workers=_workers(counters),
             unconfirmed=counters.get("unconfirmed", 0),
             mismatched=counters.get("mismatched", 0),
             results=[results_path(self._store, output) for output in self._store.outputs()],
@@ -197,6 +199,13 @@ def rescue_by(store: Store, now: float) -> float | None:
     if earliest[0][0] is None:
         return None
     return min(float(earliest[0][0]) / 1000, now) + store.usual_time_ms() / 1000 + RETENTION_S
+
+
+def _workers(counters: Mapping[str, int]) -> list[WorkerGroup]:
+    """The workers that have failed jobs by their own fault, those with the most first."""
+    failed = {name.removeprefix(FAILED_BY): count for name, count in counters.items() if name.startswith(FAILED_BY)}
+    groups = [WorkerGroup(worker, count, counters.get(ENDED_BY + worker, count)) for worker, count in failed.items()]
+    return sorted(groups, key=lambda group: -group.failed)
 
 
 def _percentiles(store: Store, column: str) -> Percentiles | None:

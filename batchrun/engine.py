@@ -273,7 +273,7 @@ class Engine:
         for operation, count in self.calls.items():
             work.count(f"calls_{operation}", count)
         self.calls.clear()
-        for name, count in self._scheduler.meter.take().to_counters().items():
+        for name, count in (self._scheduler.meter.take().to_counters() | self._scheduler.blame.take()).items():
             work.count(name, count)
         if self._timeline.is_new and (self._leaving or self._clock() - self._kept_at > _KEEP_S):
             self._kept_at = self._clock()
@@ -348,7 +348,8 @@ class Engine:
         status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
         delay_s, execution_s = (None if ms is None else ms / 1000 for ms in (answer.delay_ms, answer.execution_ms))
         flaw = find_flaw(answer.output) if failure is None and self._scheduler.canary.is_out else None
-        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled, flaw)
+        worker_id = answer.worker_id
+        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled, flaw, worker_id)
 
     def _judge(self, answer: JobAnswer) -> Failure | None:
         return judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)

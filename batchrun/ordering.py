@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from batchrun.state.records import OutputRecord
 
 
-def order_results(state: Path) -> None:
+def order_results(state: Path, token: str | None = None) -> None:
     """Put the results files of a run into input order, each whole by rename.
 
     Args:
         state: The run's state file. Its results are committed, and this process is the only one that writes them.
+        token: The run's, see `write_whole`; None: that in the state file, which then has to have one.
 
     Raises:
         OutputError: one cannot be written, or does not fit the state; it is as it was, in whatever order.
@@ -42,12 +43,12 @@ def order_results(state: Path) -> None:
         with Snapshot(state) as store:
             seen = bytearray(store.last_row() + 1)
             for output in store.outputs():
-                _order(store, output, seen)
+                _order(store, output, seen, token or store.token)
     except StateError as error:
         raise OutputError(error.message, error.hint) from error
 
 
-def _order(store: Snapshot, output: OutputRecord, seen: bytearray) -> None:
+def _order(store: Snapshot, output: OutputRecord, seen: bytearray, token: str) -> None:
     # A link stays a link: what it leads to is put in order.
     path = store.results_path(output).resolve()
     with Positions() as positions, PlacedLines({output.output: path}) as placed:
@@ -59,7 +60,7 @@ def _order(store: Snapshot, output: OutputRecord, seen: bytearray) -> None:
             )
         if not _is_ordered(positions):
             lines = (placed.read(at.output, at.offset, at.length) for at in positions)
-            write_whole(path, lines, token=store.token)
+            write_whole(path, lines, token=token)
 
 
 def find_positions(store: Snapshot, positions: Positions, succeeded: int, after: tuple[int, int] = (0, 0)) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -252,6 +253,24 @@ def test_a_run_that_was_not_ordered_is_put_in_order_by_the_same_command(late: Pa
     assert run(late, "--ordered").returncode == 0
     assert ids(late) == IN_ORDER
     assert sorted((late / "out.jsonl").read_bytes().splitlines()) == lines
+
+
+class Hesitant(EchoWorker):
+    """Takes longer for the first prompt than for all others."""
+
+    async def run(self, request: dict) -> object:
+        if request["prompt"] == "first":
+            await asyncio.sleep(0.2)
+        return EchoWorker.answer(self, request)
+
+    answer = None
+
+
+async def test_a_first_session_whose_jobs_end_out_of_order_leaves_its_results_in_order(tmp_path: Path):
+    write_lines(tmp_path, [{"id": word, "prompt": word} for word in ("first", "second", "third")])
+    async with serving(worker=Hesitant()) as server:
+        done = await rehearse(tmp_path, server.endpoint.base_url, ordered=True)
+    assert (done.summary.exit_code, done.ids()) == (0, ["first", "second", "third"])
 
 
 def test_each_results_file_is_in_the_order_of_its_input(tmp_path: Path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import orjson
 
-from batchrun.foreign import clipped
+from batchrun.foreign import clipped, visible
 from batchrun.results.cost import Cost, added, cost_lines
 from batchrun.results.text import MARK_NAMES, MARKS
 from batchrun.results.timeline import sparkline
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WIDTH = 78
 """Columns of the summary: fits a terminal of 80."""
 _SPARK_COLUMNS = 32
+_BROKEN_FROM = 3
+"""Failures that are no chance any more."""
+_WORKERS_SHOWN = 3
 _FILES_SHOWN = 5
 """Of each kind: a folder of shards would fill the screen."""
 _REFUSED_FOR_ITSELF = ("bad_request", "rejected")
@@ -167,6 +170,20 @@ class FailureGroup(NamedTuple):
     example_message: str
 
 
+class WorkerGroup(NamedTuple):
+    """Jobs of a worker that has failed some by its own fault: `worker_error`."""
+
+    worker_id: str
+    failed: int
+    jobs: int
+    """All that it has ended."""
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the worker rather than chance explains it."""
+        return self.failed >= _BROKEN_FROM and 2 * self.failed > self.jobs
+
+
 @dataclass(slots=True)
 class Summary:
     """What a run came to, over all of its sessions unless a field says otherwise."""
@@ -189,6 +206,8 @@ class Summary:
     rows_per_s: float
     state: Path
     failures: list[FailureGroup] = field(default_factory=list)
+    workers: list[WorkerGroup] = field(default_factory=list)
+    """Those that have failed jobs by their own fault, the most first."""
     delay_ms: Percentiles | None = None
     execution_ms: Percentiles | None = None
     input_tokens: int | None = None
@@ -240,6 +259,11 @@ class Summary:
         return 0 if self.succeeded == self.total else 3
 
     @property
+    def broken(self) -> list[WorkerGroup]:
+        """The workers that failed most of their jobs by their own fault."""
+        return [group for group in self.workers if group.is_broken]
+
+    @property
     def rest(self) -> list[tuple[str, int]]:
         """The rows that did not succeed, by what became of them; what there is none of is left out."""
         counts = [
@@ -263,6 +287,7 @@ class Summary:
         data["errors"] = [str(path) for path in self.errors]
         data["manifest"] = None if self.manifest is None else str(self.manifest)
         data["failures"] = [group._asdict() for group in self.failures]
+        data["workers"] = [group._asdict() for group in self.workers]
         for key in ("delay_ms", "execution_ms"):
             value: Percentiles | None = getattr(self, key)
             data[key] = value._asdict() if value else None
@@ -328,6 +353,19 @@ def _failures(s: Summary) -> list[str]:
     return lines
 
 
+def _broken(s: Summary) -> list[str]:
+    others = sum(group.failed for group in s.workers) - sum(group.failed for group in s.broken)
+    lines = [
+        f"  worker {visible(group.worker_id)} failed {group.failed:,} of {group.jobs:,} jobs"
+        for group in s.broken[:_WORKERS_SHOWN]
+    ]
+    if len(s.broken) > len(lines):
+        lines.append(f"  so did {len(s.broken) - len(lines):,} more workers")
+    if lines:
+        lines[-1] += f", others {others:,}" if others else ", others none"
+    return lines
+
+
 def _figures(s: Summary) -> list[str]:
     lines = ["", f"  time        {duration(s.wall_s)}, {s.rows_per_s:,.1f} rows/s"]
     if s.wall_s - s.session_s > 1:
@@ -349,6 +387,7 @@ def _figures(s: Summary) -> list[str]:
         lines.append(f"  window      {line} {min(s.windows):,} to {max(s.windows):,} jobs in flight")
     if s.retries:
         lines.append(f"  retries     {s.retries:,}")
+    lines += _broken(s)
     if s.shared:
         lines.append(f"  shared      {s.shared:,} rows have the answer of another that asks for the same")
     if s.mismatched:
@@ -381,6 +420,8 @@ def _next_steps(s: Summary) -> list[str]:
         steps += _after_failures(s, state)
     if s.held:
         steps += _wrapped(f"submit the {s.held:,} held rows, which may pay twice: --unconfirmed resubmit")
+    if s.broken:
+        steps += _wrapped("terminate a worker that fails its jobs in Runpod's console, or look at its log there")
     return steps + _about_answers(s)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchrun.errors import DeniedError, NotFoundError, RefusedError
+from batchrun.errors import AmbiguousError, DeniedError, NotFoundError, RefusedError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.refusal import Refusals, refusal
 
@@ -56,6 +56,10 @@ class Ending:
         What is in flight is collected, unless that is what is refused, or the API has never answered.
         """
         if error.hint and not self.refusals.has_answered:
+            # A page that came with a success may be an edge's that is about to go.
+            is_page = isinstance(error, AmbiguousError)
+            if is_page and not self.refusals.is_lasting(operation, now):
+                return False
             self.halt(RefusedError(error.message, error.hint))
             return True
         if not isinstance(error, (DeniedError, NotFoundError)) or not self.refusals.is_believed(operation, error, now):

@@ -105,6 +105,8 @@ class JobEnded(NamedTuple):
     """Whether it is the answer to a Poll."""
     flaw: Flaw | None = None
     """What is wrong with its result, while a canary is out; None: nothing, or nobody has looked."""
+    worker_id: str | None = None
+    """Who ran it; None when the answer did not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,11 @@ _SCOUTS = 8
 _SCOUT_LEAST_GAP_S = 0.05
 _SCOUT_MOST_GAP_S = 5.0
 _SCOUT_AGE_SHARE = 0.25
+"""Of all of them: they take turns, so that the first end is seen within a small part of it."""
+_WAVE_SHARE = 0.05
+"""Of what a job takes: so often the end of one is taken for that of many."""
+_SMALL_WAVE = 32
+"""Where more jobs are in flight, those that nobody has asked after yet are better predicted than the wave is."""
 _BLIND_LEAST_GAP_S = 4.0
 _BLIND_MOST_GAP_S = 30.0
 _REPLAN_GAP_S = 0.5
@@ -32,7 +37,8 @@ _JOBS_PER_REPLAN_SECOND = 10_000
 """Placing a job costs about 2 µs, so plans are made again at most so often that they cost 2% of the time."""
 _MOSTLY_OVER = 0.5
 _FEW = 8
-"""When `/health` sees that more jobs than these are over and unknown, the predictions are wrong: the oldest are due."""
+"""When `/health` sees that more jobs than these are over and unknown, the predictions are wrong: the oldest are due.
+So few may be asked after at each end."""
 
 
 class _Watch:
@@ -46,6 +52,8 @@ class _Watch:
         "polled_at",
         "polls",
         "postponed_until",
+        "queued_at",
+        "started_by",
         "submitted_at",
         "urgent",
     )
@@ -56,6 +64,10 @@ class _Watch:
         self.submitted_at = submitted_at
         self.polled_at = submitted_at
         """When it was last known not to be over."""
+        self.queued_at = submitted_at
+        """When it was last known not to have started."""
+        self.started_by = float("inf")
+        """When it had started, or is likely to have, at the latest; inf: nobody knows."""
         self.polls = 0
         self.failures = 0
         self.postponed_until = float("-inf")
@@ -81,6 +93,9 @@ class PollPlan:
         self._scouts: set[int] = set()
         self._planned_version = 0
         self._replan_at = float("-inf")
+        self._wave_at = float("-inf")
+        self.glance_s: float | None = None
+        """How long after its submission a job is asked after for the first time, if that is sooner; None: it is not."""
 
     def add(self, job: int, place: int, submitted_at: float, now: float) -> None:
         """Watch a job from now on."""
@@ -101,8 +116,8 @@ class PollPlan:
         self._scouts.discard(job)
         del self._watches[job]
 
-    def ended(self, job: int, *, delay_s: float | None, execution_s: float | None, age_s: float) -> None:
-        """The job is over, and the others are expected accordingly; see `Predictor.learn`."""
+    def ended(self, job: int, *, delay_s: float | None, execution_s: float | None, age_s: float, now: float) -> None:
+        """The job is over at `now` or before, and the others are expected accordingly; see `Predictor.learn`."""
         self._scouts.discard(job)
         watch = self._watches.pop(job)
         self._predictor.learn(
@@ -112,6 +127,32 @@ class PollPlan:
             execution_s=execution_s,
             age_s=age_s,
         )
+        is_time = now >= self._wave_at or len(self._watches) <= _FEW
+        if is_time and self._predictor.is_tail and delay_s is not None:
+            self._wave(watch.place, watch.submitted_at + delay_s, now)
+
+    def _wave(self, place: int, start: float, now: float) -> None:
+        """Ask after all jobs that are likely to be over with one that started at `start`.
+
+        Jobs that take about the same time end as they started: together, where workers were many or waited for them.
+        """
+        least_s = self._predictor.steady_s
+        if not least_s:
+            return
+        self._wave_at = now + _WAVE_SHARE * least_s
+        is_small = len(self._watches) <= _SMALL_WAVE
+        for watch in self._watches.values():
+            if watch.failures or not (watch.polls or is_small):
+                continue
+            is_behind = watch.place > place and watch.queued_at <= start
+            started_at = start if is_behind else watch.queued_at
+            if started_at + least_s > now:
+                continue
+            if is_behind or watch.started_by < float("inf"):
+                watch.started_by = min(watch.started_by, started_at)
+            if watch.due_at is not None and watch.due_at > now:
+                watch.urgent = watch.polled_at < started_at + least_s
+                self._place(watch, now if watch.urgent else max(self._due(watch, now), now))
 
     def seen(self, job: int, sent_at: float, now: float, *, in_progress: bool) -> None:
         """The job was asked after at `sent_at` and is not over."""
@@ -120,7 +161,11 @@ class PollPlan:
         watch.failures = 0
         watch.urgent = False
         watch.polled_at = sent_at
-        if not in_progress:
+        if in_progress:
+            watch.started_by = min(watch.started_by, sent_at)
+        else:
+            watch.queued_at = sent_at
+            watch.started_by = float("inf")
             self._predictor.saw_queued(watch.place, sent_at)
         self._place(watch, self._due(watch, now))
 
@@ -241,11 +286,15 @@ class PollPlan:
         if not predictor.version:
             return now + self._blind_gap_s(watch, now)
         if watch.polls:
-            return predictor.next_poll_at(watch.place, watch.submitted_at, watch.polled_at, watch.polls)
-        return predictor.first_poll_at(watch.place, watch.submitted_at) or now
+            place, submitted_at, started_by = watch.place, watch.submitted_at, watch.started_by
+            return predictor.next_poll_at(place, submitted_at, watch.polled_at, watch.polls, started_by=started_by)
+        at = predictor.first_poll_at(watch.place, watch.submitted_at) or now
+        return at if self.glance_s is None else min(at, watch.submitted_at + self.glance_s)
 
     def _blind_gap_s(self, watch: _Watch, now: float) -> float:
         age_s = max(now - watch.submitted_at, 0.0)
         if watch.job in self._scouts:
-            return min(_SCOUT_MOST_GAP_S, max(_SCOUT_LEAST_GAP_S, age_s * _SCOUT_AGE_SHARE))
+            share = _SCOUT_AGE_SHARE * len(self._scouts) / _SCOUTS
+            gap_s = min(_SCOUT_MOST_GAP_S, max(_SCOUT_LEAST_GAP_S, age_s * share))
+            return gap_s * self._rng.uniform(0.5, 1.5)
         return min(_BLIND_MOST_GAP_S, max(_BLIND_LEAST_GAP_S, age_s)) * self._rng.uniform(0.75, 1.25)

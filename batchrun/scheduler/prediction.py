@@ -52,6 +52,9 @@ _CREDIBLE = 2.0
 """A pace that differs more than so many times from what the jobs at work make is not believed."""
 _WAITS_GROW = 2.0
 """No job is expected to wait much longer than so many times the longest wait lately: a pace of few starts misleads."""
+_NEWS_IN_EXECUTIONS = 1.25
+_NEWS_S = 0.5
+"""From a job's start to the news of its end."""
 _LEAST_WAITING = 8
 """Jobs that must have waited, so that there is a queue."""
 FIRST_QUANTILE = 0.85
@@ -96,8 +99,8 @@ class Predictor:
 
     __slots__ = (
         "_ages",
+        "_executions",
         "_first_quantile",
-        "_is_tail",
         "_jobs",
         "_last",
         "_longest_wait_s",
@@ -110,7 +113,9 @@ class Predictor:
         "_unseen",
         "execution_s",
         "has_queue",
+        "is_tail",
         "pace_s",
+        "steady_s",
         "version",
         "waited_s",
     )
@@ -119,10 +124,14 @@ class Predictor:
         self._polls_per_s = polls_per_s or _UNLIMITED_PER_S
         self._first_quantile = FIRST_QUANTILE
         self._next_quantile = NEXT_QUANTILE
-        self._is_tail = False
+        self.is_tail = False
+        """Whether nothing more is submitted."""
+        self.steady_s = 0.0
+        """What a job takes at least, where all take about the same; 0 where they do not."""
         self._jobs: list[tuple[int, float, float, float]] = []
         self._ages: deque[float] = deque(maxlen=_KEEP)
         self._spread: list[float] = []
+        self._executions: list[float] = []
         self._seen: _Seen | None = None
         self._last: tuple[int, float] | None = None
         self.pace_s = 0.0
@@ -165,8 +174,8 @@ class Predictor:
 
     def enter_tail(self) -> None:
         """Nothing more is submitted: what is found out late from now on makes the run end late."""
-        if self._spread and not self._is_tail:
-            self._is_tail = True
+        if self._spread and not self.is_tail:
+            self.is_tail = True
             self._refresh()
 
     def saw_queued(self, place: int, at: float) -> None:
@@ -218,6 +227,15 @@ class Predictor:
             start = max(start, self._queued[1])
         return start
 
+    def least_wait_s(self, place: int) -> float:
+        """How long a job submitted now waits at least, if those that have started were to be known by now.
+
+        Silence is no progress: without it, starts that are only expected would make room for more.
+        """
+        if self._last is None:
+            return 0.0
+        return (place - self._last[0]) * self.pace_s - _NEWS_IN_EXECUTIONS * self.execution_s - _NEWS_S
+
     def first_poll_at(self, place: int, submitted_at: float) -> float | None:
         """When to ask first after a job; None when nothing has been learnt yet."""
         if not self._spread:
@@ -230,18 +248,29 @@ class Predictor:
             return None
         return self.expected_start(place, submitted_at) + _quantile(self._spread, _NEARLY_ALL)
 
-    def next_poll_at(self, place: int, submitted_at: float, polled_at: float, polls: int) -> float:
-        """When to ask again after a job that was not over at `polled_at`, after `polls` (>= 1) polls."""
-        passed_s = polled_at - self.expected_start(place, submitted_at)
-        most_s = max(_MOST_GAP_S, _AGE_SHARE * self.execution_s)
-        share = _AGE_SHARE / 2 if self._is_tail else _AGE_SHARE
-        doublings = min(polls - 1, _TAIL_DOUBLINGS if self._is_tail else _DOUBLINGS)
-        gap_s = min(most_s, max(share * passed_s, _LEAST_GAP_S * 2.0**doublings))
-        above = bisect_right(self._spread, passed_s)
-        left = len(self._spread) - above
-        if left:
-            gap_s = max(gap_s, self._spread[above + min(int(left * self._next_quantile), left - 1)] - passed_s)
+    def next_poll_at(
+        self, place: int, submitted_at: float, polled_at: float, polls: int, *, started_by: float = float("inf")
+    ) -> float:
+        """When to ask again after a job that was not over at `polled_at`, after `polls` (>= 1) polls.
+
+        `started_by` is when it had started at the latest; inf: nobody knows.
+        """
+        start = self.expected_start(place, submitted_at)
+        gap_s = self._gap_s(polled_at - start, polls, self._spread)
+        if self.is_tail and started_by < float("inf"):
+            gap_s = min(gap_s, self._gap_s(polled_at - min(start, started_by), polls, self._executions))
         return polled_at + gap_s
+
+    def _gap_s(self, passed_s: float, polls: int, spread: list[float]) -> float:
+        most_s = max(_MOST_GAP_S, _AGE_SHARE * self.execution_s)
+        share = _AGE_SHARE / 2 if self.is_tail else _AGE_SHARE
+        doublings = min(polls - 1, _TAIL_DOUBLINGS if self.is_tail else _DOUBLINGS)
+        gap_s = min(most_s, max(share * passed_s, _LEAST_GAP_S * 2.0**doublings))
+        above = bisect_right(spread, passed_s)
+        left = len(spread) - above
+        if left:
+            gap_s = max(gap_s, spread[above + min(int(left * self._next_quantile), left - 1)] - passed_s)
+        return gap_s
 
     def _refresh(self) -> None:
         self._unseen = 0
@@ -253,7 +282,7 @@ class Predictor:
         last_place, _, last_start, _ = jobs[-1]
         delays = [start - submitted for _, submitted, start, _ in jobs]
         self.waited_s = waited_from_s = _WAITED_S + min(*delays, _IDLE_DELAY_MOST_S)
-        executions = sorted(end - start for _, _, start, end in jobs[-_KEEP_FOR_PACE:])
+        executions = self._executions = sorted(end - start for _, _, start, end in jobs[-_KEEP_FOR_PACE:])
         least_span_s = _SPAN_IN_EXECUTIONS * executions[len(executions) // 2]
         waited_s, waiting, first = 0.0, 0, len(jobs) - 1
         while first > 0:
@@ -267,6 +296,8 @@ class Predictor:
                 break
         pace_s = max(waited_s / waiting, 0.0) if waiting else 0.0
         self.execution_s = executions[len(executions) // 2]
+        least_s = _quantile(executions, 0.15)
+        self.steady_s = least_s if _quantile(executions, 0.85) - least_s <= _WIDE * self.execution_s else 0.0
         self._last, self.pace_s = (last_place, last_start), self._credible(pace_s)
         self._hurry()
         self.has_queue = self.pace_s > 0 and waiting >= min(_LEAST_WAITING, len(jobs) - first)
@@ -287,7 +318,7 @@ class Predictor:
         self._refresh_every = max(in_gap, _REFRESH_EVERY)
         per_job = self._polls_per_s * span_s / len(jobs)
         is_wide = _quantile(spread, 0.85) - _quantile(spread, 0.15) > _WIDE * self.execution_s
-        eager = self._is_tail or (is_wide and per_job >= _PLENTY)
+        eager = self.is_tail or (is_wide and per_job >= _PLENTY)
         self._first_quantile = _EAGER_FIRST_QUANTILE if eager else FIRST_QUANTILE
         self._next_quantile = _EAGER_NEXT_QUANTILE if eager else NEXT_QUANTILE
 

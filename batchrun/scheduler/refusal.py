@@ -43,13 +43,21 @@ class Refusals:
 
         A refusal of `/health` counts for every operation. That there is no credit only the API can say.
         """
-        since, times = self._streaks.get(operation, (now, 0))
-        self._streaks[operation] = (since, times + 1)
+        self._count(operation, now)
         if not self.has_answered or error.from_api or error.http_status == _PAYMENT_REQUIRED:
             return True
         streaks = [streak for name, streak in self._streaks.items() if name in (operation, _HEALTH)]
         lasted_s = now - min(since for since, _ in streaks)
         return sum(times for _, times in streaks) >= _TIMES and lasted_s >= _SPAN_S
+
+    def is_lasting(self, operation: str, now: float) -> bool:
+        """An operation was answered by something else than the API; returns whether it has been three times by now."""
+        return self._count(operation, now) >= _TIMES
+
+    def _count(self, operation: str, now: float) -> int:
+        since, times = self._streaks.get(operation, (now, 0))
+        self._streaks[operation] = (since, times + 1)
+        return times + 1
 
 
 def refusal(error: CallError) -> RefusedError:  # noqa: PLR0911 - one for each HTTP status

@@ -30,6 +30,7 @@ from batchrun.errors import (
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.backlog import Backlog
+from batchrun.scheduler.blame import Blame
 from batchrun.scheduler.canceller import CancelCause, Canceller
 from batchrun.scheduler.cost import Budget, WorkerMeter, WorkerTime
 from batchrun.scheduler.deadline import Deadline
@@ -38,6 +39,7 @@ from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.flight import Flight, Row
 from batchrun.scheduler.gate import Gate
 from batchrun.scheduler.lanes import Lanes
+from batchrun.scheduler.lessons import Lessons
 from batchrun.scheduler.pacing import TROUBLE_THRESHOLD, Pacer
 from batchrun.scheduler.polling import PollPlan
 from batchrun.scheduler.prediction import Predictor
@@ -90,6 +92,8 @@ class Scheduler:
         self._plan = PollPlan(predictor, rng)
         self._lanes = Lanes(options.connections)
         self.window = Window(options.concurrency, predictor, options.limits.run)
+        self.blame = Blame()
+        self._lessons = Lessons(self.window, self._plan, predictor, self._flights, self.blame)
         life_s = min(guards.job_timeout_s or life_s, life_s)
         self._canceller = Canceller(
             options, rng, flights=self._flights, plan=self._plan, lanes=self._lanes, life_s=life_s
@@ -147,10 +151,10 @@ class Scheduler:
         }
 
     def __repr__(self) -> str:
-        flags = f"{'' if self._gate.is_open else ' shut'}{' stopping' if self._ending.is_stopping else ''}"
         return (
             f"<Scheduler {self._backlog!r} in_flight={len(self._flights)} running={self.running}"
-            f" run={self._submitter.pacer!r} status={self._status!r}{flags}>"
+            f" run={self._submitter.pacer!r} status={self._status!r}"
+            f"{'' if self._gate.is_open else ' shut'}{' stopping' if self._ending.is_stopping else ''}>"
         )
 
     @property
@@ -183,6 +187,8 @@ class Scheduler:
             return f"slowed down: {self._submitter.trouble if self._submitter.pacer.trouble else self._trouble}"
         if self._ending.is_stopping and self._flights:
             return "cancelling" if self._canceller.recalling else "collecting the rest"
+        if self.window.brake.is_on:
+            return self.blame.note()
         usual_s = (self._plan.likely_end(self._place, now) or now) - now
         return self._gate.note(busy=bool(self._flights), quiet_s=now - self._ended_at, usual_s=usual_s)
 
@@ -252,6 +258,7 @@ class Scheduler:
             None if due_at is None or ready_at is None else max(due_at, ready_at),
             self._canceller.next_at(now),
             None if self._ending.is_stopping or self._unasked else self._submitter.next_at(now),
+            self.window.brake.opens_at,
             self._gate.next_at(),
             self._deadline.at,
             None if self._ending.is_stopping or self._deadline.at is None else self._last_submission_at(now),
@@ -274,9 +281,8 @@ class Scheduler:
     def _submit(self, out: list[cmd.Command], now: float) -> None:
         if self._ending.is_stopping or self._unasked:
             return
-        self.window.update(now, len(self._flights), self._place)
-        stop = self._submitter.commands(out, now)
-        if stop is not None:
+        self.window.update(now, len(self._flights), self._place + self._submitter.pacer.in_use)
+        if (stop := self._submitter.commands(out, now)) is not None:
             self._ending.drain(stop)
             out.extend(self.decided())
 
@@ -332,11 +338,8 @@ class Scheduler:
             self._ending.refusals.answered("status")
             self._canceller.heard_at = now
             self._lanes.answered(event.sent_at, now)
-        if event.delay_s is not None:
-            self.window.saw_start(flight.place, event.delay_s, len(self._flights), self._place, now)
-        age_s = max((flight.seen_at + now) / 2 - flight.submitted_at, 0.0)
-        self._plan.ended(event.job, delay_s=event.delay_s, execution_s=event.execution_s, age_s=age_s)
         self._land(flight, now, watched=False)
+        is_blamed = self._lessons.ended(flight, event, now, self._place)
         self._budget.job_ended(event.execution_s)
         if event.execution_s and self._began_at is not None:
             self.meter.unwatched(flight.submitted_at + (event.delay_s or 0.0), event.execution_s, self._began_at)
@@ -344,6 +347,8 @@ class Scheduler:
             self._call_off(flight, now)
         elif event.failure is None:
             self._settlement.succeed(flight, event.status, event.answer, event.flaw)
+        elif is_blamed:
+            self._settlement.spare(flight, event.failure, event, now, self._lessons.usual_s)
         else:
             self._settlement.retry_or_fail(flight, event.status, event.failure, now, event.answer)
 
@@ -419,8 +424,7 @@ class Scheduler:
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
         self._ending.refusals.answered("health")
         self.meter.sample(event.health, now)
-        self.window.saw_health(event.health, len(self._flights), self._place, now)
-        self._plan.saw_health(event.health, self._health_place, now, is_shared=self.window.is_shared)
+        self._lessons.saw_health(event.health, now, self._health_place, self._place)
         if self._gate.seen(event.health, now):
             self._submitter.pacer.restart(now)
 

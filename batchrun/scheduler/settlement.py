@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from batchrun.config import GuardOptions, SchedulerOptions
     from batchrun.errors import CallError, StoppedError
     from batchrun.scheduler.backlog import Backlog
-    from batchrun.scheduler.events import Flaw
+    from batchrun.scheduler.events import Flaw, JobEnded
     from batchrun.scheduler.flight import Flight
 
 _RETRY_BASE_S = 2.0
 _RETRY_CAP_S = 60.0
+_SPARED_MOST = 8
+"""Failures of a row that its workers are to blame for and that do not count: a bound, since they may be wrong."""
 
 
 class Settlement:
@@ -42,6 +44,7 @@ class Settlement:
         self._rng = rng
         self._breaker = Breaker(guards.halt)
         self.canary = Canary(guards.canary, allow=guards.canary_allow)
+        self._spared: dict[int, int] = {}
         self.decided: list[cmd.Command] = []
         """What is to be written down."""
         self.stop: StoppedError | None = None
@@ -58,9 +61,19 @@ class Settlement:
         """The job has failed."""
         if failure.is_retryable and flight.row.retries < self._options.max_retries:
             flight.row.retries += 1
-            self._requeue(flight, status, failure, now, answer)
+            self._requeue(flight, status, failure, now + self._backoff_s(flight), answer)
         else:
             self.fail(flight, status, failure, answer)
+
+    def spare(self, flight: Flight, failure: Failure, event: JobEnded, now: float, usual_s: float) -> None:
+        """The job has failed by its worker's fault: the row waits for about a job's time, longer with each time."""
+        spared = self._spared.get(flight.row.row, 0)
+        if spared >= _SPARED_MOST or not self._options.max_retries:
+            self.retry_or_fail(flight, event.status, failure, now, event.answer)
+            return
+        self._spared[flight.row.row] = spared + 1
+        span_s = min(_RETRY_CAP_S, (usual_s or _RETRY_BASE_S) * 2.0**spared)
+        self._requeue(flight, event.status, failure, now + self._rng.uniform(span_s / 2, span_s), event.answer)
 
     def fail(self, flight: Flight, status: str, failure: Failure, answer: object = None) -> None:
         """The row has failed for good."""
@@ -80,7 +93,7 @@ class Settlement:
             return
         failure = Failure(FailureKind.UNCONFIRMED, f"no answer to its submission: {error.message}", error.raw)
         if row.unconfirmed <= self._options.max_retries:
-            self._requeue(flight, "UNCONFIRMED", failure, now, None)
+            self._requeue(flight, "UNCONFIRMED", failure, now + self._backoff_s(flight), None)
         else:
             self.fail(flight, "UNCONFIRMED", failure)
 
@@ -99,14 +112,19 @@ class Settlement:
         self._backlog.put_back(row, now, flight.job)
         self.decided.append(cmd.Requeue(flight.job, row.row, status, None, row.retries, row.unconfirmed))
 
-    def _requeue(self, flight: Flight, status: str, failure: Failure, now: float, answer: object) -> None:
+    def _requeue(self, flight: Flight, status: str, failure: Failure, at: float, answer: object) -> None:
         row = flight.row
         row.move(Move.REQUEUE)
-        wait_s = backoff_s(row.retries + row.unconfirmed, self._rng, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
-        self._backlog.put_back(row, now + wait_s, flight.job)
+        self._backlog.put_back(row, at, flight.job)
         self.decided.append(cmd.Requeue(flight.job, row.row, status, failure, row.retries, row.unconfirmed, answer))
 
+    def _backoff_s(self, flight: Flight) -> float:
+        failures = flight.row.retries + flight.row.unconfirmed
+        return backoff_s(failures, self._rng, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
+
     def _ended(self, row: int, *, failed: bool, flaw: Flaw | None = None) -> None:
+        if self._spared:
+            self._spared.pop(row, None)
         self._stop(self.canary.ended(row, failed=failed, flaw=flaw))
         self._stop(self._breaker.ended(failed=failed))
 

@@ -214,7 +214,7 @@ LOGIN = page(200, "Sign in to the network")
 @pytest.mark.parametrize("name", ["HTML", "a host that does not exist", "something that does not speak TLS"])
 async def test_a_first_contact_that_can_never_succeed_stops_the_run_with_the_remedy(tmp_path: Path, name: str):
     write_lines(tmp_path, ROWS)
-    async with FaultServer({"": Script()}, health=(LOGIN, HEALTHY)) as server:
+    async with FaultServer({"": Script()}, health=(LOGIN, LOGIN, LOGIN, HEALTHY)) as server:
         url, words = {
             "HTML": (server.base_url, "the answer is not JSON: Sign in to the network"),
             "a host that does not exist": ("http://no-such-host.invalid/v2", "no-such-host.invalid: "),

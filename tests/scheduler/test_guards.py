@@ -53,7 +53,7 @@ def test_a_cancel_leaves_no_job_at_the_endpoint_and_the_run_can_go_on(setting: S
 
 
 def test_queued_jobs_are_cancelled_before_those_at_work_and_the_youngest_first():
-    setting = Setting(rows=60, workers=5, service_s=lambda _: 1000.0, cancel_at=30.0)
+    setting = Setting(rows=60, workers=5, service_s=lambda _: 1000.0, cancel_at=30.5)
     world = World(setting)
     order: list[tuple[bool, float]] = []
     plain = world._send_cancel

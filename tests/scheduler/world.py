@@ -77,6 +77,12 @@ class Setting:
     guards: GuardOptions = field(default_factory=GuardOptions)
     life_s: float = math.inf
     jobs_per_worker: int = 1
+    dead: int = 0
+    """How many of the workers fail each job, at once."""
+    dead_s: float = 0.005
+    """What they need for that."""
+    prefers_healthy: float = 1.0
+    """How likely a job goes to a healthy worker when one of either kind is free: nobody knows how they are chosen."""
 
 
 @dataclass
@@ -90,6 +96,7 @@ class Job:
     started_at: float | None = None
     ended_at: float | None = None
     outcome: str = "ok"
+    worker_id: str = "well"
 
 
 class World:
@@ -102,6 +109,9 @@ class World:
         self.jobs: dict[str, Job] = {}
         self.queue: deque[Job] = deque()
         self.busy = 0
+        """Jobs at work with healthy workers."""
+        self.dying = 0
+        """The same with dead ones."""
         self.workers = setting.workers
         self.arrivals: dict[str, deque[float]] = {name: deque() for name in ("run", "status", "cancel")}
         self.requests: Counter[str] = Counter()
@@ -425,7 +435,8 @@ class World:
             if remote.started_at is None:
                 self.queue.remove(remote)
             else:
-                self._free()
+                remote.ended_at = self.now
+                self._free(remote)
             remote.ended_at, remote.outcome = self.now, "cancelled"
         return ev.JobCancelled(job, "CANCELLED" if remote.outcome == "cancelled" else "COMPLETED")
 
@@ -459,7 +470,7 @@ class World:
         self._dispatch()
 
     def _running(self) -> int:
-        return min(self.workers, math.ceil(self.busy / self.setting.jobs_per_worker))
+        return min(self.workers, math.ceil((self.busy + self.dying) / self.setting.jobs_per_worker))
 
     def _meter(self) -> None:
         """Count the time of the workers that ran until now."""
@@ -468,17 +479,33 @@ class World:
 
     def health(self) -> Health:
         running = self._running()
-        return Health(len(self.queue), self.busy, 0, 0, self.workers - running, 0, self.workers, running, 0, 0)
+        at_work = self.busy + self.dying
+        return Health(len(self.queue), at_work, 0, 0, self.workers - running, 0, self.workers, running, 0, 0)
 
-    def _free(self) -> None:
+    def _free(self, job: Job) -> None:
         self._meter()
-        self.busy -= 1
+        if job.outcome == "dead":
+            self.dying -= 1
+        else:
+            self.busy -= 1
         self._dispatch()
+
+    def _take_worker(self, job: Job) -> bool:
+        """Give the job to a worker; whether there was a free one."""
+        setting = self.setting
+        healthy = self.busy < (self.workers - setting.dead) * setting.jobs_per_worker
+        dead = self.dying < setting.dead * setting.jobs_per_worker
+        if dead and not (healthy and self.rng.random() < setting.prefers_healthy):
+            self.dying += 1
+            job.worker_id = f"dead-{len(self.jobs) % setting.dead}"
+            job.outcome, job.service_s = "dead", setting.dead_s
+            return True
+        self.busy += healthy
+        return healthy
 
     def _dispatch(self) -> None:
         self._meter()
-        while self.queue and self.busy < self.workers * self.setting.jobs_per_worker:
-            self.busy += 1
+        while self.queue and self._take_worker(self.queue[0]):
             job = self.queue.popleft()
             job.started_at = self.now
             start, end_of_it = self.setting.faults.bad_deployment
@@ -488,7 +515,7 @@ class World:
             def end(job: Job = job) -> None:
                 if job.ended_at is None:
                     job.ended_at = self.now
-                    self._free()
+                    self._free(job)
 
             end.endpoint = True  # type: ignore[attr-defined]
             if job.outcome != "stuck":
@@ -508,7 +535,10 @@ class World:
         if remote.outcome == "cancelled":
             failure = Failure(FailureKind.CANCELLED, "cancelled", "")
             return ev.JobEnded(job, "CANCELLED", failure, None, None, sent_at)
+        failure = None
         if remote.outcome == "bad":
             failure = Failure(FailureKind.BAD_REQUEST, "bad", "")
-            return ev.JobEnded(job, "FAILED", failure, *times, sent_at)
-        return ev.JobEnded(job, "COMPLETED", None, *times, sent_at)
+        elif remote.outcome == "dead":
+            failure = Failure(FailureKind.WORKER_ERROR, "vLLM server process is not running; worker is unhealthy", "")
+        status = "FAILED" if failure else "COMPLETED"
+        return ev.JobEnded(job, status, failure, *times, sent_at, worker_id=remote.worker_id)

@@ -1,0 +1,86 @@
+"""What the end of a job teaches: of the pace and the time that jobs take, and of workers that fail each job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchrun.scheduler.blame import Blame
+    from batchrun.scheduler.events import JobEnded
+    from batchrun.scheduler.flight import Flight
+    from batchrun.scheduler.health import EndpointHealth
+    from batchrun.scheduler.polling import PollPlan
+    from batchrun.scheduler.prediction import Predictor
+    from batchrun.scheduler.window import Window
+
+_GLANCE_LEAST_S = 0.02
+_GLANCE_SHARE = 0.25
+
+
+class Lessons:
+    """Hands on what the end of a job teaches.
+
+    Args:
+        window: How many jobs may be in flight.
+        plan: When they are asked after.
+        predictor: What has been learnt of them.
+        flights: The jobs in flight; the scheduler's own.
+        blame: Tells the faults of workers from those of rows.
+    """
+
+    def __init__(
+        self, window: Window, plan: PollPlan, predictor: Predictor, flights: dict[int, Flight], blame: Blame
+    ) -> None:
+        self._flights = flights
+        self._window = window
+        self._plan = plan
+        self._predictor = predictor
+        self._blame = blame
+
+    @property
+    def usual_s(self) -> float:
+        """What a job typically takes; 0 when nobody knows."""
+        return self._predictor.execution_s
+
+    def ended(self, flight: Flight, event: JobEnded, now: float, next_place: int) -> bool:
+        """A job has ended; returns whether its worker is to blame for its failure.
+
+        Args:
+            flight: The job, which has landed.
+            event: How it ended.
+            now: The present.
+            next_place: That of the next job in the order of submission.
+        """
+        window, usual_s, delay_s, execution_s = self._window, self.usual_s, event.delay_s, event.execution_s
+        if self._blame.ended(flight.row.row, event, now, usual_s):
+            self._plan.remove(flight.job)
+            window.brake.failed(flight.submitted_at, len(self._flights), now, usual_s)
+            self._glance(2 * ((delay_s or 0.0) + (execution_s or 0.0)))
+            return True
+        if event.failure is None and delay_s is not None:
+            if window.brake.is_on:
+                window.brake.succeeded(flight.submitted_at, delay_s, execution_s or 0.0, now, usual_s)
+            if not window.brake.is_on:
+                self._plan.glance_s = None
+            window.saw_start(flight.place, delay_s, len(self._flights) + 1, next_place, now)
+        age_s = max((flight.seen_at + now) / 2 - flight.submitted_at, 0.0)
+        self._plan.ended(flight.job, delay_s=delay_s, execution_s=execution_s, age_s=age_s, now=now)
+        return False
+
+    def saw_health(self, health: EndpointHealth, now: float, place: int, next_place: int) -> None:
+        """`/health` answered.
+
+        Args:
+            health: What it said.
+            now: The present.
+            place: That of the next job when it was asked.
+            next_place: The same now.
+        """
+        self._blame.saw_health(health)
+        self._window.saw_health(health, len(self._flights), next_place, now)
+        self._plan.saw_health(health, place, now, is_shared=self._window.is_shared)
+
+    def _glance(self, after_s: float) -> None:
+        """A glance at each new job pays while it comes early in what a job takes."""
+        after_s, usual_s = max(after_s, _GLANCE_LEAST_S), self.usual_s
+        self._plan.glance_s = after_s if not usual_s or after_s < _GLANCE_SHARE * usual_s else None
