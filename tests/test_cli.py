@@ -201,7 +201,7 @@ def test_failed_rows_are_exit_3_and_the_error_file_is_input_again(tmp_path: Path
     done = local("f.jsonl", "-o", "o.jsonl")
     assert done.returncode == 3
     assert "bad_request" in done.stderr
-    assert "--retry-failed" in done.stderr
+    assert "o.errors.jsonl --set KEY=VALUE" in done.stderr
     (error,) = read_lines(tmp_path / "o.errors.jsonl")
     assert error["request"] == {"id": "no", "prompt": "y", "max_tokens": 0}
     again = local("o.errors.jsonl", "-o", "again.jsonl", "--set", "max_tokens=5")
