@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from batchrun.config import DEFAULT_BASE_URL
 from batchrun.local.echo import EchoWorker
 from batchrun.prompts.shapes import READING
 from batchrun.standing import look
+from batchrun.state.opening import log_of
 from batchrun.state.schema import SCHEMA_VERSION
 from batchrun.verification import verify
-from tests.rehearsal import rehearse, serving, write_lines
+from tests.rehearsal import read_lines, rehearse, serving, write_lines
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+OLDER = Path(__file__).parent / "older"
 LINES = [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(6)]
 
 
@@ -100,3 +102,35 @@ async def test_a_new_run_of_the_same_lines_asks_for_all_that_they_say(tmp_path: 
         await rehearse(tmp_path, server.endpoint.base_url)
     with closing(sqlite3.connect(tmp_path / "out.jsonl.state")) as db:
         assert db.execute("SELECT value FROM settings WHERE name = 'reading'").fetchone()[0] == str(READING).encode()
+
+
+def killed_before(folder: Path) -> Path:
+    """What a process of version 2 left of a run of 12 rows when it was killed: 7 of them done, 4 in flight.
+
+    Only the URL is another: its endpoint is gone.
+    """
+    for name in ("in.jsonl", "r.jsonl"):
+        shutil.copy(OLDER / name, folder)
+    state = folder / "r.jsonl.state"
+    for packed, path in (("state.gz", state), ("log.gz", log_of(state))):
+        path.write_bytes(gzip.decompress((OLDER / packed).read_bytes()))
+    with closing(sqlite3.connect(state)) as db:
+        set_url = "UPDATE settings SET value = json_set(value, '$.base_url', ?) WHERE name = 'options'"
+        assert db.execute(set_url, (DEFAULT_BASE_URL,)).rowcount == 1
+        db.commit()
+    return state
+
+
+async def test_a_run_that_an_earlier_version_was_killed_in_is_resumed_to_its_end(tmp_path: Path):
+    state = killed_before(tmp_path)
+    before = read_lines(tmp_path / "r.jsonl")
+    async with serving() as server:
+        again = await rehearse(
+            tmp_path, server.endpoint.base_url, output=tmp_path / "r.jsonl", state=state, endpoint="ep"
+        )
+        assert again.summary.exit_code == 0
+        assert server.seen["run"] == 5, "jobs in flight that are gone are submitted again"
+    assert again.results[:7] == before
+    assert sorted(record["text"] for record in again.results) == sorted(f"Say {n}." for n in range(12))
+    assert version_of(state) == SCHEMA_VERSION
+    assert verify(state).is_whole

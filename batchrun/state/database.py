@@ -134,7 +134,8 @@ class Database:
 
     def get_setting(self, name: str) -> object:
         """A setting's JSON value; None when there is none."""
-        rows = self.query("SELECT value FROM settings WHERE name = ?", (name,))
+        # What another program has changed is text.
+        rows = self.query("SELECT CAST(value AS BLOB) FROM settings WHERE name = ?", (name,))
         return load(rows[0][0]) if rows else None
 
     def set_setting(self, name: str, value: object) -> None:
