@@ -37,7 +37,8 @@ def start(folder: Path, base_url: str, *options: str) -> subprocess.Popen[str]:
         *BATCHRUN,
         *("run", str(folder / "in.jsonl"), "-o", str(folder / "out.jsonl"), "--base-url", base_url),
         *([] if any("endpoint=" in option for option in options) else ["-e", "abc"]),
-        *("--run-limit", "0", "--status-limit", "0", "-j", "100", "--progress", "none", *options),
+        *([] if "-j" in options else ["-j", "100"]),
+        *("--run-limit", "0", "--status-limit", "0", "--progress", "none", *options),
     ]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=KEYED)
 

@@ -56,7 +56,7 @@ class Kind:
 
     @property
     def state(self) -> str:
-        return f"{self.output.rstrip('/')}.state"
+        return f"{self.output}batchrun.state" if self.output.endswith("/") else f"{self.output}.state"
 
     def lines(self) -> list[dict[str, Any]]:
         words = ("bad" if n % 5 == 3 else "good" for n in range(self.rows))
