@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from batchrun.errors import OutputError, StateError
 from batchrun.exactjson import dump, load
-from batchrun.state.opening import AT_CHECKPOINT, COMMITS, note_folded_log, patiently, sqlite_errors
+from batchrun.state.opening import AT_CHECKPOINT, COMMITS, log_kept, note_folded_log, patiently, sqlite_errors
 from batchrun.state.schema import connect
 
 if TYPE_CHECKING:
@@ -59,12 +59,13 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Close the file; SQLite folds the write-ahead log into it."""
+        """Close the file; at the end of a session SQLite folds the write-ahead log into it."""
         if self._is_underway and not self._commits:
             # The count is the one noted, and no log will be left: without a further commit it would look lost.
             with suppress(OutputError, StateError), self.transaction():
                 pass
-        self._db.close()
+        with nullcontext() if self._is_underway or self._read_only else log_kept(self.path):
+            self._db.close()
         if not self._read_only:
             note_folded_log(self.path)
 

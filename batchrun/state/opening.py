@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
@@ -198,6 +198,20 @@ def refuse_without_log(path: Path) -> None:
         )
 
 
+@contextmanager
+def log_kept(path: Path) -> Iterator[None]:
+    """Close a connection meanwhile, without folding in a log that the file says it has: a kill would make it look lost.
+
+    SQLite folds it in when the last connection is closed that may write.
+    """
+    with ExitStack() as kept:
+        with suppress(sqlite3.Error):
+            reader = kept.enter_context(closing(_connect(path, "mode=ro")))
+            if not has_log(path) or not _is_noted(reader):
+                kept.close()
+        yield
+
+
 def note_folded_log(path: Path) -> None:
     """Leave an empty log where SQLite has just folded the log into the file, and the file says that it has one."""
     if _awaits_log(path):
@@ -210,9 +224,13 @@ def _awaits_log(path: Path) -> bool:
     if log_of(path).exists():
         return False
     with suppress(sqlite3.Error), closing(open_at_rest(path)) as db:
-        found = dict(db.execute("SELECT name, value FROM counters WHERE name IN (?, ?)", (COMMITS, AT_CHECKPOINT)))
-        return COMMITS in found and found[COMMITS] == found.get(AT_CHECKPOINT) and not log_of(path).exists()
+        return _is_noted(db) and not log_of(path).exists()
     return False
+
+
+def _is_noted(db: sqlite3.Connection) -> bool:
+    found = dict(db.execute("SELECT name, value FROM counters WHERE name IN (?, ?)", (COMMITS, AT_CHECKPOINT)))
+    return COMMITS in found and found[COMMITS] == found.get(AT_CHECKPOINT)
 
 
 @contextmanager

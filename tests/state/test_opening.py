@@ -87,7 +87,7 @@ def test_a_state_file_that_was_closed_is_whole_by_itself_however_its_session_end
     Store(tmp_path / "x.state", read_only=True).close()
 
 
-def test_a_start_that_does_not_begin_may_fold_in_a_log_that_could_not_be_folded_before(tmp_path: Path):
+def test_a_start_that_does_not_begin_leaves_a_log_that_could_not_be_folded_in_before(tmp_path: Path):
     with Store(tmp_path / "x.state") as store, closing(sqlite3.connect(store.path)) as reader:
         store.set_setting("options", {})
         reader.execute("BEGIN")
@@ -96,6 +96,7 @@ def test_a_start_that_does_not_begin_may_fold_in_a_log_that_could_not_be_folded_
         stopped = copied(store.path, tmp_path / "stopped", "-wal")
     assert has_log(stopped)
     Store(stopped).close()
+    assert has_log(stopped), "a kill before the end would have made it look lost"
     with Store(stopped, read_only=True) as store:
         assert store.get_setting("options") == {}
 
