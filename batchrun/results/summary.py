@@ -27,8 +27,8 @@ _BROKEN_FROM = 3
 _WORKERS_SHOWN = 3
 _FILES_SHOWN = 5
 """Of each kind: a folder of shards would fill the screen."""
-_REFUSED_FOR_ITSELF = ("bad_request", "rejected")
-"""Kinds of failures that the same request meets again."""
+_NEED_CHANGE = (("bad_request", "rejected"), ("invalid",))
+"""Kinds of failures that the same request, and the same line, meets again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,12 +441,13 @@ def _about_answers(s: Summary) -> list[str]:
 
 
 def _after_failures(s: Summary, state: str) -> list[str]:
-    """What to do about failed rows: a request that was refused for itself is to be changed, others are tried again."""
-    refused = sum(group.rows for group in s.failures if group.kind in _REFUSED_FOR_ITSELF)
-    others = [group.kind for group in s.failures if group.kind not in _REFUSED_FOR_ITSELF]
-    steps = []
-    if refused < s.failed:
-        only = "".join(f" --only {kind}" for kind in others) if refused else ""
+    """What to do about failed rows: what fails again as it is has to be changed, others are tried again."""
+    refused, invalid = (sum(each.rows for each in s.failures if each.kind in kinds) for kinds in _NEED_CHANGE)
+    others = [each.kind for each in s.failures if all(each.kind not in kinds for kinds in _NEED_CHANGE)]
+    fix = f"{invalid:,} lines cannot be run as they are: fix them, then run the same command"
+    steps = _wrapped(fix) if invalid else []
+    if refused + invalid < s.failed:
+        only = "".join(f" --only {kind}" for kind in others) if refused + invalid else ""
         steps.append(f"try the failed rows again: batchrun resume {state} --retry-failed{only}")
     if refused:
         files = " ".join(shlex.quote(str(path)) for path in s.errors[:_FILES_SHOWN]) or "FILE"

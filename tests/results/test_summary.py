@@ -121,6 +121,7 @@ def test_what_to_do_next_is_said_for_everything_that_is_left():
 
 NO_MODEL = FailureGroup("bad_request", 3, "r1", "The model `gpt-4o-mini` does not exist.")
 LOST = FailureGroup("platform", 2, "r2", "job timed out after 1 retries")
+WRONG = FailureGroup("invalid", 1, "r3", "`prompt` must be a text that is not empty")
 
 
 def test_a_request_that_was_refused_for_itself_is_to_be_changed_not_tried_again():
@@ -131,6 +132,9 @@ def test_a_request_that_was_refused_for_itself_is_to_be_changed_not_tried_again(
     text = render(replace(DONE, succeeded=9_995, failed=5, failures=[NO_MODEL, LOST], errors=errors))
     assert "batchrun resume r.jsonl.state --retry-failed --only platform\n" in text
     assert "3 requests were refused for what they ask" in text
+    text = render(replace(DONE, succeeded=9_999, failed=1, failures=[WRONG], errors=errors))
+    assert "1 lines cannot be run as they are: fix them, then run the same command\n" in text
+    assert "--retry-failed" not in text
     text = render(replace(DONE, succeeded=9_998, failed=2, failures=[LOST], errors=errors))
     assert "batchrun resume r.jsonl.state --retry-failed\n" in text
     assert "--set" not in text
