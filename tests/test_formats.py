@@ -224,7 +224,7 @@ BACK_TO_FRONT = [*IN_ORDER[4:], *IN_ORDER[:4]]
 def late(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A finished run of the last four rows; the first four have been put before them since."""
     write_lines(tmp_path, openai_lines(8)[4:])
-    assert run(tmp_path, "--format", request.param).returncode == 0
+    assert run(tmp_path, "--format", request.param, "-j", "1").returncode == 0
     write_lines(tmp_path, openai_lines(8))
     return tmp_path
 
