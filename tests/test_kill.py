@@ -145,7 +145,7 @@ def test_the_second_signal_leaves_at_once_and_what_it_left_is_rescued(folder: Pa
 
 
 def test_a_second_process_on_the_same_state_file_is_refused(folder: Path, base_url: str):
-    first = start(folder, base_url)
+    first = start(folder, base_url, "-j", "5")  # long enough for another process to start meanwhile
     wait_for_results(folder, 1)
     second = start(folder, base_url)
     said = second.communicate(timeout=20)[1]
