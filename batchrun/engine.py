@@ -314,11 +314,7 @@ class Engine:
         self._work.accepted.append(Acceptance(submit.job, submit.row, answer.id, submitted_ms))
         self._tell(ev.Submitted(submit.job, answer.id, sent_at))
         if answer.status.is_final:
-            is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
-            failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
-            if failure is not None:
-                failure = await self._streamed.complete(answer, failure, self._judge)
-            self._tell(self._end(submit.job, answer, failure, sent_at, was_polled=False))
+            self._tell(await self._end(submit.job, answer, sent_at, was_polled=False))
 
     async def _poll(self, poll: cmd.Poll) -> None:
         sent_at = self._clock()
@@ -332,21 +328,20 @@ class Engine:
         if not answer.status.is_final:
             self._tell(ev.JobSeen(poll.job, answer.status is JobStatus.IN_PROGRESS, sent_at))
             return
+        self._tell(await self._end(poll.job, answer, sent_at, was_polled=True))
+
+    async def _end(self, job: int, answer: JobAnswer, sent_at: float, *, was_polled: bool) -> ev.JobEnded:
         is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
         failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
         if failure is not None:
             failure = await self._streamed.complete(answer, failure, self._judge)
-        self._tell(self._end(poll.job, answer, failure, sent_at, was_polled=True))
-
-    def _end(
-        self, job: int, answer: JobAnswer, failure: Failure | None, sent_at: float, *, was_polled: bool
-    ) -> ev.JobEnded:
         if failure is not None:
             answer.output, answer.error = part_of(answer), None
             if answer.output is None:
                 self._client.release(answer)
         status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
-        delay_s, execution_s = (None if ms is None else ms / 1000 for ms in (answer.delay_ms, answer.execution_ms))
+        delay_s = None if answer.delay_ms is None else answer.delay_ms / 1000
+        execution_s = None if answer.execution_ms is None else answer.execution_ms / 1000
         flaw = find_flaw(answer.output) if failure is None and self._scheduler.canary.is_out else None
         worker_id = answer.worker_id
         return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled, flaw, worker_id)

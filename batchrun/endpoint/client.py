@@ -188,13 +188,8 @@ class EndpointClient:
         Raises:
             CallError: NotFoundError for an unknown endpoint, DeniedError for a key that is not accepted.
         """
-        try:
-            http_status, headers, body, held_bytes, _ = await self._request("GET", self._health_url, None)
-            self._memory.release(held_bytes)
-            return parse_health(http_status, headers, body)
-        except CallError as error:
-            error.rewrite(self.hide)
-            raise
+        health, _ = await self._get(self._health_url, parse_health)
+        return health
 
     async def stream(self, job_id: str) -> tuple[list[Any], JobStatus | None, int]:
         """What a job has put out since this was last asked, its state, None without one, and the size of the answer.
@@ -203,12 +198,17 @@ class EndpointClient:
             CallError: no usable answer; NotFoundError when there is no stream.
         """
         url = URL(self._stream_url + quote(job_id, safe=""), encoded=True)
+        (pieces, status), size_bytes = await self._get(url, parse_stream)
+        return pieces, status, size_bytes
+
+    async def _get(self, url: URL, parse: Callable[[int, Mapping[str, str], bytes], T]) -> tuple[T, int]:
+        """What an answer says that is not a job's, and its size; what is raised is without secrets."""
         try:
             http_status, headers, body, held_bytes, _ = await self._request("GET", url, None)
             self._memory.release(held_bytes)
             if len(body) <= _PARSED_ASIDE_BYTES:
-                return *parse_stream(http_status, headers, body), len(body)
-            return *await _aside(lambda: parse_stream(http_status, headers, body)), len(body)
+                return parse(http_status, headers, body), len(body)
+            return await _aside(lambda: parse(http_status, headers, body)), len(body)
         except CallError as error:
             error.rewrite(self.hide)
             raise

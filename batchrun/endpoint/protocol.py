@@ -129,8 +129,13 @@ class Health:
 
     @property
     def workers(self) -> int:
-        """Workers that take jobs or soon will. `ready` overlaps idle and running, so it is a floor, not a part."""
-        return max(self.idle + self.running, self.ready) + self.initializing
+        """Workers that take jobs or soon will."""
+        return self.serving + self.initializing
+
+    @property
+    def serving(self) -> int:
+        """Workers that take jobs. `ready` overlaps idle and running, so it is a floor, not a part."""
+        return max(self.idle + self.running, self.ready)
 
 
 def operation_url(base_url: str, endpoint: str, operation: Operation, job_id: str | None = None) -> str:

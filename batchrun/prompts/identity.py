@@ -36,7 +36,7 @@ def known_by(prompt: Prompt, raw: bytes) -> tuple[str, bytes]:
     carries. The state files of earlier versions have the first 16 alone.
     """
     if prompt.id is None:
-        asked = blake2b(_canonical(prompt.request), digest_size=_ID_BYTES).digest()
+        asked = _asked(prompt)
         line_id = _as_id(asked)
     else:
         line_id = prompt.id
@@ -74,7 +74,11 @@ def derived_id(prompt: Prompt) -> str:
     It does not depend on the order of keys, on white space, on `metadata` or unknown fields, nor on options such as
     `--set`: the same question has the same id in every run. Equal lines share it, and are numbered where they meet.
     """
-    return _as_id(blake2b(_canonical(prompt.request), digest_size=_ID_BYTES).digest())
+    return _as_id(_asked(prompt))
+
+
+def _asked(prompt: Prompt) -> bytes:
+    return blake2b(_canonical(prompt.request), digest_size=_ID_BYTES).digest()
 
 
 def _as_id(digest: bytes) -> str:

@@ -52,7 +52,7 @@ class Blame:
 
     def saw_health(self, health: EndpointHealth) -> None:
         """`/health` answered."""
-        self._capacity = max(health.idle + health.running, health.ready) + health.initializing
+        self._capacity = health.workers
 
     def ended(self, row: int, event: JobEnded, now: float, usual_s: float) -> bool:
         """A job has ended; returns whether its worker is to blame for its failure."""

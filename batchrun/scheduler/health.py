@@ -29,8 +29,12 @@ class EndpointHealth(Protocol):
         """Workers that are starting."""
 
     @property
-    def ready(self) -> int:
-        """Workers that can take a job: overlaps idle and running."""
+    def serving(self) -> int:
+        """Workers that take jobs."""
+
+    @property
+    def workers(self) -> int:
+        """Workers that take jobs or soon will."""
 
     @property
     def throttled(self) -> int:
@@ -43,7 +47,7 @@ class EndpointHealth(Protocol):
 
 def obstacle(health: EndpointHealth) -> str:
     """Why the endpoint has nobody to do its jobs, as a clause; empty when it has workers."""
-    if max(health.idle + health.running, health.ready):
+    if health.serving:
         return ""
     if health.initializing:
         return f"its {_workers(health.initializing)} still starting"

@@ -125,10 +125,9 @@ class Window:
         others = health.in_queue + health.in_progress - in_flight
         self.is_shared = others > in_flight
         self._least = max(LEAST, min(others // _OTHERS, SHARED)) if self.is_shared else LEAST
-        workers = max(health.idle + health.running, health.ready)
         if self._predictor.version == 0:
-            self._grown = max(self._grown, min(_PER_WORKER * workers, _FIRST_MOST))
-        if workers and health.in_queue * 10 <= in_flight:
+            self._grown = max(self._grown, min(_PER_WORKER * health.serving, _FIRST_MOST))
+        if health.serving and health.in_queue * 10 <= in_flight:
             self._grow(in_flight, next_place, now, to=max(2 * self._grown, in_flight + _PER_WORKER * health.idle))
             self._idle_until = now + _IDLE_S if health.idle else float("-inf")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from batchrun.errors import OutputError, StateError
 from batchrun.exactjson import dump, load
-from batchrun.state.opening import AT_CHECKPOINT, COMMITS, log_kept, note_folded_log, patiently, sqlite_errors
+from batchrun.state.opening import AT_CHECKPOINT, COMMITS, log_kept, patiently, sqlite_errors
 from batchrun.state.schema import connect
 
 if TYPE_CHECKING:
@@ -64,10 +64,8 @@ class Database:
             # The count is the one noted, and no log will be left: without a further commit it would look lost.
             with suppress(OutputError, StateError), self.transaction():
                 pass
-        with nullcontext() if self._is_underway or self._read_only else log_kept(self.path):
+        with nullcontext() if self._read_only else log_kept(self.path):
             self._db.close()
-        if not self._read_only:
-            note_folded_log(self.path)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

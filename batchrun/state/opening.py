@@ -189,7 +189,10 @@ def refuse_without_log(path: Path) -> None:
                 f"{path}: the state file is missing, and its log {log} is there", "put the state file back beside it"
             )
         return
-    if _awaits_log(path):
+    is_lost = False
+    with suppress(sqlite3.Error), closing(open_at_rest(path)) as db:
+        is_lost = _is_noted(db) and not log.exists()
+    if is_lost:
         raise StateError(
             f"{path}: the state file was copied or moved without its log: {log.name} is missing, and with it what"
             " the run has sent and received last",
@@ -205,27 +208,12 @@ def log_kept(path: Path) -> Iterator[None]:
     SQLite folds it in when the last connection is closed that may write.
     """
     with ExitStack() as kept:
+        is_noted = False
         with suppress(sqlite3.Error):
-            reader = kept.enter_context(closing(_connect(path, "mode=ro")))
-            if not has_log(path) or not _is_noted(reader):
-                kept.close()
+            is_noted = _is_noted(kept.enter_context(closing(_connect(path, "mode=ro"))))
+        if not is_noted:
+            kept.close()
         yield
-
-
-def note_folded_log(path: Path) -> None:
-    """Leave an empty log where SQLite has just folded the log into the file, and the file says that it has one."""
-    if _awaits_log(path):
-        with suppress(OSError):
-            log_of(path).touch()
-
-
-def _awaits_log(path: Path) -> bool:
-    """Whether a file has no log, and says that one belongs to it."""
-    if log_of(path).exists():
-        return False
-    with suppress(sqlite3.Error), closing(open_at_rest(path)) as db:
-        return _is_noted(db) and not log_of(path).exists()
-    return False
 
 
 def _is_noted(db: sqlite3.Connection) -> bool:
