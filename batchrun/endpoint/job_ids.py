@@ -83,7 +83,7 @@ def echo_asked(body: bytes) -> str | None:
 
     Observed with vLLM 0.32: `/v1/completions` answers with `cmpl-` before it, the chat routes with `chatcmpl-`.
     """
-    if b'"request_id"' not in body:
+    if body.find(b'"request_id"') < 0:
         return None
     request = orjson.loads(body).get("input")
     places = (request.get("openai_input"), request.get("sampling_params"), request) if isinstance(request, dict) else ()

@@ -73,6 +73,8 @@ class Place:
         self._count = self._checked = 0
         self.is_early = False
         """Whether the process that runs may not have begun yet."""
+        self.is_beaten = False
+        """Whether another has begun before it, so that it may be refused."""
         self.folder = top / "place"
         self.folder.mkdir()
         self.rows = dict(zip(layout.names, files, strict=False))
@@ -192,7 +194,7 @@ class Place:
         endpoint.ending = moment if isinstance(moment, int) else 0
         told, calls = endpoint.told, endpoint.calls.total()
         self.running = self.start(self.arguments(resume=resume), stderr=stderr)
-        self.is_early = moment == "at once"
+        self.is_early, self.is_beaten = moment == "at once", False
         until = time.monotonic() + (0.0 if self.is_early else _MOMENT_S)
         while self.running.poll() is None and time.monotonic() < until:
             if endpoint.told >= told + moment if isinstance(moment, int) else endpoint.calls.total() > calls:
@@ -215,7 +217,7 @@ class Place:
             self.is_killed = True
         else:
             # Nobody catches a signal before there is a Python that could. A shell calls an end by SIGINT 130, too.
-            early = {-n for n in numbers if self.is_early}
+            early = {-n for n in numbers if self.is_early} | ({2} if self.is_beaten else set())
             self._wait(process, self.arguments(), early)
             assert process.code in codes | early, f"exit {process.code}, expected {codes}:\n{process.said}"
             self.is_killed = process.code < 0
@@ -227,7 +229,7 @@ class Place:
 
     def run(self, codes: set[int], *, stderr: str = "read", resume: bool = False, **given: Any) -> Process:
         """The command, to its end."""
-        self.endpoint.ending, self.is_early = None, False
+        self.endpoint.ending, self.is_early, self.is_beaten = None, False, False
         self.running = self.start(self.arguments(resume=resume), stderr=stderr, **given)
         return self.end(codes)
 
@@ -248,8 +250,12 @@ class Place:
         if second.wait(PATIENCE_S / 3) is None:
             second.send(signal.SIGKILL)
             second.wait(PATIENCE_S)
-        is_over = self.running.poll() is not None
-        assert second.code == 2 or is_over, f"{arguments} is let in: exit {second.code}\n{second.said}"
+        if second.code == 2 or self.running.poll() is not None:
+            return
+        # It may be let in before the first has begun, and after its end, of which a stalled stderr still has to hear.
+        self.is_beaten = self.is_early
+        is_over = self.is_early or self.standing()["pid"] is None
+        assert is_over, f"{arguments} is let in: exit {second.code}\n{second.said}"
 
     def move(self) -> None:
         """Give the folder another name."""
