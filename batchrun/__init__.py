@@ -7,9 +7,9 @@ TYPE_CHECKING = False  # the command `batchrun` hears signals some milliseconds 
 if TYPE_CHECKING:
     from typing import Any
 
-    from batchrun.api import Stream, run, stream
+    from batchrun.api.calls import Stream, run, stream
+    from batchrun.display.summary import Summary
     from batchrun.errors import BatchrunError
-    from batchrun.results.summary import Summary
 
 __version__ = "0.1.0"
 
@@ -17,10 +17,10 @@ __all__ = ["BatchrunError", "Stream", "Summary", "__version__", "run", "stream"]
 
 _PLACES = {
     "BatchrunError": "batchrun.errors",
-    "Stream": "batchrun.api",
-    "Summary": "batchrun.results.summary",
-    "run": "batchrun.api",
-    "stream": "batchrun.api",
+    "Stream": "batchrun.api.calls",
+    "Summary": "batchrun.display.summary",
+    "run": "batchrun.api.calls",
+    "stream": "batchrun.api.calls",
 }
 
 

@@ -44,7 +44,7 @@ def main() -> None:
     for number in caught:
         signal.signal(number, _interrupt)
     try:
-        from batchrun.cli import main as command
+        from batchrun.cli.app import main as command
 
         command()
     except KeyboardInterrupt:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from batchrun.errors import UsageError
-from batchrun.foreign import without_user
 
 UnconfirmedPolicy = Literal["resubmit", "hold"]
 InterruptPolicy = Literal["drain", "detach", "cancel"]
@@ -159,6 +158,13 @@ def checked_url(option: str, url: str, *, example: str, is_prefix: bool = False)
     if is_prefix and (parts.query or parts.fragment or url.endswith(("?", "#"))):
         raise UsageError(f"{option} has a query or a fragment, and paths are put behind it", hint)
     return url
+
+
+def without_user(url: str) -> str:
+    """A URL without the name and the password that it may carry."""
+    scheme, slashes, rest = url.partition("//")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{place.rpartition('@')[2]}{slash}{path}"
 
 
 def is_loopback(url: str) -> bool:

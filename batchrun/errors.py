@@ -25,10 +25,8 @@ means (`exit_code`). The two axes of a CallError are its class and whether the w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from typing import ClassVar
 
 
 class BatchrunError(Exception):

@@ -16,7 +16,7 @@ from batchrun.local.echo import EchoWorker
 from batchrun.local.server import LocalEndpoint, LocalOptions
 from batchrun.local.workers import WorkerFailure
 from batchrun.results.writer import errors_path
-from batchrun.runs import Run
+from batchrun.runs.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from batchrun.results.summary import Snapshot, Summary
+    from batchrun.display.summary import Snapshot, Summary
 
 UNLIMITED = Limits(run=OperationLimit(0, 0), status=OperationLimit(0, 0))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrun.announcer import Announcer
+from batchrun.engine.notices import Announcer
 
 
 def said(notes: list[tuple[float, str]]) -> list[tuple[float, str]]:

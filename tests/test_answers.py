@@ -9,14 +9,14 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from batchrun import standing
-from batchrun.cli import main
+from batchrun.cli.app import main
+from batchrun.commands import status as standing
 from batchrun.config import GuardOptions
+from batchrun.display.summary import render
 from batchrun.local.echo import EchoWorker
-from batchrun.repair import repair_results
 from batchrun.results.completion import is_context_full, most_tokens
-from batchrun.results.summary import render
 from batchrun.results.text import extract
+from batchrun.runs.repair import repair_results
 from batchrun.state.store import Store
 from tests.rehearsal import Listener, options_for, read_lines, rehearse, serving, write_lines
 

@@ -21,8 +21,8 @@ import pytest
 from aiohttp import web
 
 import batchrun
-from batchrun import verification
-from batchrun.cli import main
+from batchrun.cli.app import main
+from batchrun.commands import verify as verification
 from batchrun.errors import BatchrunError, InputError, StateError, StoppedError, UsageError
 from tests.rehearsal import Picky, read_lines, serving
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun import findings, verification
+from batchrun.commands import findings
+from batchrun.commands import verify as verification
 from batchrun.state.store import Store
 from tests.rehearsal import read_lines
 from tests.test_kill import BATCHRUN, KEYED, jobs, jobs_run

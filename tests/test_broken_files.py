@@ -18,7 +18,7 @@ import pytest
 
 from batchrun.errors import InputError, OutputError, StateError, UsageError
 from batchrun.results.writer import recover
-from batchrun.runs import Run
+from batchrun.runs.run import Run
 from batchrun.state.store import Store
 from tests.rehearsal import Listener, hurried, options_for, read_lines, rehearse, serving, write_lines
 

@@ -14,7 +14,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from batchrun.cli import main
+from batchrun.cli.app import main
 from batchrun.state.store import Store
 from tests.faults.server import HEALTHY, KEY, Answer, FaultServer, Script, job, page
 from tests.rehearsal import read_lines
@@ -288,7 +288,7 @@ def test_quiet_says_nothing_when_all_is_well():
 
 
 def test_a_missing_extra_is_one_line_and_the_echo_answers():
-    code = "import sys; sys.modules['xllamacpp'] = None; from batchrun.cli import main; main()"
+    code = "import sys; sys.modules['xllamacpp'] = None; from batchrun.cli.app import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "run", "p.jsonl", "-e", "local", "--progress", "plain"],
         capture_output=True,
@@ -377,7 +377,7 @@ def test_every_command_and_option_has_help_and_an_example(name, command):
 
 def test_help_needs_no_heavy_import():
     heavy = {"aiohttp", "asyncio", "tqdm", "orjson", "sqlite3"}
-    code = f"import sys; from batchrun.cli import main; print(sorted(sys.modules.keys() & {heavy}))"
+    code = f"import sys; from batchrun.cli.app import main; print(sorted(sys.modules.keys() & {heavy}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun.clock import WallClock, steady_s
+from batchrun.display.timeline import Point, Timeline
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
-from batchrun.interrupts import Leaving, Wish
-from batchrun.journal import completed_ms
-from batchrun.results.timeline import Point, Timeline
-from batchrun.runs import Run
+from batchrun.engine.clock import WallClock, steady_s
+from batchrun.engine.journal import completed_ms
+from batchrun.engine.signals import Leaving, Wish
+from batchrun.runs.run import Run
 from tests.rehearsal import Listener, options_for, read_lines, serving, write_lines
 from tests.test_kill import KEYED, assert_adds_up, start, status, wait_for_results
 

@@ -20,8 +20,8 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrun import session
-from batchrun.cli import main
+from batchrun.cli.app import main
+from batchrun.commands import session
 from batchrun.local.echo import EchoWorker
 from batchrun.local.server import LocalEndpoint, LocalOptions
 

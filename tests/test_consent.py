@@ -10,7 +10,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from batchrun.cli import main
+from batchrun.cli.app import main
 from batchrun.state.store import Store
 
 KEY = "rpa_CONSENT_0123456789abcdef"

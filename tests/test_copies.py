@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun.copies import make_copy, remove_copies
 from batchrun.errors import InputError, OutputError
 from batchrun.prompts.sources import Source, SourceKind, find_sources
+from batchrun.runs.copies import make_copy, remove_copies
 from batchrun.state.records import SourceRecord
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from batchrun import findings, verification
+from batchrun.commands import findings
+from batchrun.commands import verify as verification
 from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import WorkerFailure
-from batchrun.runs import Run
+from batchrun.runs.run import Run
 from batchrun.scheduler.states import RowState
 from batchrun.state.store import Store
 from tests.rehearsal import Listener, Picky, hurried, options_for, read_lines, rehearse, serving, write_lines

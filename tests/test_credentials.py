@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun.credentials import find_api_key
+from batchrun.endpoint.credentials import find_api_key
 from batchrun.errors import UsageError
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrun.config import GuardOptions, HaltOptions
+from batchrun.display.summary import render
 from batchrun.local.echo import EchoWorker
 from batchrun.local.queue import JobQueue
 from batchrun.local.server import LocalEndpoint, LocalOptions
 from batchrun.local.workers import worker_failure
-from batchrun.results.summary import render
-from batchrun.runs import Run
+from batchrun.runs.run import Run
 from tests.rehearsal import Listener, options_for, read_lines, write_lines
 
 if TYPE_CHECKING:

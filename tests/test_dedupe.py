@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrun.commands.status import look
+from batchrun.commands.status import render as render_standing
+from batchrun.commands.verify import verify
 from batchrun.config import GuardOptions, RequestOptions, SweepOptions
+from batchrun.display.summary import render
 from batchrun.errors import StateError
 from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import WorkerFailure
-from batchrun.results.summary import render
-from batchrun.runs import Run
+from batchrun.runs.run import Run
 from batchrun.scheduler.states import RowState
-from batchrun.standing import look
-from batchrun.standing import render as render_standing
 from batchrun.state.store import Store
-from batchrun.verification import verify
 from tests.rehearsal import Listener, Picky, hurried, options_for, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.cli import main
+from batchrun.cli.app import main
 from batchrun.scheduler.failures import FailureKind
 
 ROOT = Path(__file__).parent.parent

@@ -9,13 +9,13 @@ import orjson
 import pytest
 from aiohttp import web
 
-from batchrun.export import export
-from batchrun.findings import render
+from batchrun.commands.export import export
+from batchrun.commands.findings import render
+from batchrun.commands.verify import verify
 from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import WorkerFailure
 from batchrun.prompts.shapes import parse_line
 from batchrun.state.store import Store
-from batchrun.verification import verify
 from tests.rehearsal import Picky, mixed_run, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrun.cli.values import key_values
 from batchrun.config import JobPolicy, RequestOptions
 from batchrun.endpoint.protocol import JobStatus, parse_job, run_body
-from batchrun.exactjson import dump, has_large_integer, load
+from batchrun.files.exactjson import dump, has_large_integer, load
 from batchrun.prompts.identity import derived_id, request_key
 from batchrun.prompts.shapes import build_request, parse_line
 from batchrun.results.record import write_line
-from batchrun.values import key_values
 from tests.rehearsal import rehearse, serving
 
 UINT128 = 340282366920938463463374607431768211455

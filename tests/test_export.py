@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from batchrun import export as module
+from batchrun.commands import export as module
+from batchrun.commands.export import Exported, export
 from batchrun.errors import OutputError, StateError, UsageError
-from batchrun.export import Exported, export
 from batchrun.state.positions import Position, Positions
 from batchrun.state.store import Store
 from tests.rehearsal import mixed_run, read_lines, rehearse, serving, write_lines

@@ -35,7 +35,7 @@ main()
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
-@pytest.mark.parametrize("moment", ["batchrun.cli", "click", "batchrun.prompts.check", "batchrun.prompts.sources"])
+@pytest.mark.parametrize("moment", ["batchrun.cli.app", "click", "batchrun.commands.check", "batchrun.prompts.sources"])
 def test_a_signal_while_something_is_imported_ends_the_command_quietly(number: str, moment: str):
     done = subprocess.run([sys.executable, "-c", AT_AN_IMPORT, number, moment], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (130, b"")
@@ -77,7 +77,7 @@ def test_as_process_1_a_signal_is_heard_from_the_first_line_on(tmp_path: Path, n
     command = unshare()
     if command is None:
         pytest.skip("no permission to make a process namespace")
-    inside = f'{sys.executable} -c "$PROGRAM" SIG{number} batchrun.cli'
+    inside = f'{sys.executable} -c "$PROGRAM" SIG{number} batchrun.cli.app'
     done = subprocess.run(
         [*command, "bash", "-c", f"exec {inside}"],
         env={**KEYED, "PROGRAM": AT_AN_IMPORT},

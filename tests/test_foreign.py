@@ -12,18 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.foreign import (
-    MARK,
-    Secrets,
-    clipped,
-    columns_of,
-    fitted,
-    on_one_line,
-    url_secrets,
-    visible,
-    visible_json,
-    without_user,
-)
+from batchrun.config import without_user
+from batchrun.display.text import clipped, columns_of, fitted, visible, visible_json
+from batchrun.endpoint.secrets import MARK, Secrets, url_secrets
+from batchrun.files.exactjson import on_one_line
 
 KEY = "rpa_REPRO_SECRET_0123456789"
 KEYS = st.text(st.sampled_from("abcdefXYZ0123456789_-+/."), min_size=12, max_size=60)

@@ -14,12 +14,12 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from batchrun import verification
+from batchrun.commands import verify as verification
 from batchrun.errors import OutputError, StateError
 from batchrun.local.echo import EchoWorker
-from batchrun.ordering import order_results
 from batchrun.results.reader import PlacedLines
 from batchrun.results.record import read_record
+from batchrun.runs.ordering import order_results
 from batchrun.state.store import Store
 from tests.rehearsal import read_lines, rehearse, serving, write_lines
 from tests.test_crashes import ROWS, Nights, after_every

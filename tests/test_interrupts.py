@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from batchrun.interrupts import CANCEL_SIGNAL, Leaving, Wish, cancellable, interruptible, wakeup_fd_kept
+from batchrun.engine.signals import CANCEL_SIGNAL, Leaving, Wish, cancellable, interruptible, wakeup_fd_kept
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, CANCEL_SIGNAL)
 

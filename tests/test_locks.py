@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrun.errors import OutputError
-from batchrun.locks import is_held_here, is_locked, lock_file, unlock_file
+from batchrun.files.locks import is_held_here, is_locked, lock_file, unlock_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def test_a_file_is_locked_under_each_of_its_names_in_this_process_too(tmp_path: 
 def test_a_forked_child_does_not_keep_the_lock_of_its_parent(tmp_path: Path):
     path, (read, write) = tmp_path / "file", os.pipe()
     code = (
-        "import os, sys, time; from pathlib import Path; from batchrun.locks import lock_file\n"
+        "import os, sys, time; from pathlib import Path; from batchrun.files.locks import lock_file\n"
         "fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); lock_file(fd, Path(sys.argv[1]))\n"
         "if child := os.fork(): print(child, flush=True); time.sleep(60)\n"
         "os.read(int(sys.argv[2]), 1)"

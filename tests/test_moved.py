@@ -9,8 +9,8 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from batchrun.cli import main
-from batchrun.verification import verify
+from batchrun.cli.app import main
+from batchrun.commands.verify import verify
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from aiohttp import web
 
 from batchrun.config import GuardOptions, HaltOptions, SchedulerOptions
 from batchrun.local.workers import WorkerFailure
-from batchrun.results.manifest import manifest_path
-from batchrun.runs import Run
+from batchrun.runs.manifest import manifest_path
+from batchrun.runs.run import Run
 from tests.rehearsal import UNLIMITED, Listener, options_for, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from batchrun.notify import failure_payload, notify, payload
+from batchrun.commands.notify import failure_payload, notify, payload
 from tests.results.test_summary import DONE as SUMMARY
 
 

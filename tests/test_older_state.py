@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from batchrun.commands.status import look
+from batchrun.commands.verify import verify
 from batchrun.config import DEFAULT_BASE_URL
 from batchrun.local.echo import EchoWorker
 from batchrun.prompts.shapes import READING
-from batchrun.standing import look
 from batchrun.state.opening import log_of
 from batchrun.state.schema import SCHEMA_VERSION
-from batchrun.verification import verify
 from tests.rehearsal import read_lines, rehearse, serving, write_lines
 
 OLDER = Path(__file__).parent / "older"
@@ -80,7 +80,7 @@ async def test_a_run_goes_on_asking_as_it_began(tmp_path: Path, monkeypatch):
 
     async with serving(worker=Asked()) as server:
         with monkeypatch.context() as before:
-            before.setattr("batchrun.intake.READING", 1)
+            before.setattr("batchrun.runs.intake.READING", 1)
             await rehearse(tmp_path, server.endpoint.base_url)
         with closing(sqlite3.connect(state)) as db:
             db.execute("DELETE FROM settings WHERE name = 'reading'")

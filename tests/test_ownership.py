@@ -14,11 +14,11 @@ from random import Random
 import orjson
 import pytest
 
+from batchrun.commands.verify import verify
 from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.results.writer import ResultsFile, ResultsFiles
-from batchrun.runs import Run
+from batchrun.runs.run import Run
 from batchrun.state.store import Store
-from batchrun.verification import verify
 from tests.rehearsal import Listener, Picky, hurried, options_for, rehearse, serving, write_lines
 
 LINES = [{"id": f"r{n}", "prompt": f"good {n}"} for n in range(3)]

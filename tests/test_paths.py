@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from batchrun.cli import main
+from batchrun.cli.app import main
 from batchrun.errors import InputError, UsageError
-from batchrun.paths import look_at
+from batchrun.files.paths import look_at
 from tests.test_cli import quiet_home  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from batchrun.printer import Printer, printing_stderr
+from batchrun.display.printer import Printer, printing_stderr
 
 
 class Pipe:
@@ -57,7 +57,7 @@ class Pipe:
 
 @pytest.fixture
 def pipe(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("batchrun.printer._STALLED_S", 0.2)
+    monkeypatch.setattr("batchrun.display.printer._STALLED_S", 0.2)
     return Pipe()
 
 
@@ -82,7 +82,7 @@ def test_what_was_said_while_nobody_read_comes_whole_and_in_order(pipe: Pipe):
 
 
 def test_of_too_many_messages_the_oldest_are_dropped_and_counted(pipe: Pipe, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("batchrun.printer._MOST_WAITING_CHARS", 2000)
+    monkeypatch.setattr("batchrun.display.printer._MOST_WAITING_CHARS", 2000)
     count = pipe.fill()
     for n in range(count, count + 1000):
         pipe.printer.write(f"message {n}\n")
@@ -194,7 +194,7 @@ def stalled_terminal():
 
 FILLED = """
 import os, sys
-from batchrun.printer import printing_stderr
+from batchrun.display.printer import printing_stderr
 with printing_stderr():
     for n in range(10_000):
         print("a line that nobody reads", n, file=sys.stderr)

@@ -12,9 +12,9 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from batchrun.printer import Printer
-from batchrun.progress import BarObserver, JsonObserver, NullObserver, PlainObserver, make_observer
-from batchrun.results.summary import Observer, Snapshot
+from batchrun.display.printer import Printer
+from batchrun.display.progress import BarObserver, JsonObserver, NullObserver, PlainObserver, make_observer
+from batchrun.display.summary import Observer, Snapshot
 
 HALF = Snapshot(
     total=10_000,

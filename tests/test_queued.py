@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.queued import Entry, NoRecordError, Queue, Record, Total
+from batchrun.commands.watch_queue import Entry, NoRecordError, Queue, Record, Total
 
 NOW = 1_000_000.0
 SETTLE_S = 2.0

@@ -15,10 +15,12 @@ import orjson
 import pytest
 
 import batchrun
-from batchrun import findings, repair, verification
-from batchrun import session as session_module
+from batchrun.commands import findings
+from batchrun.commands import session as session_module
+from batchrun.commands import verify as verification
 from batchrun.errors import StateError
-from batchrun.runs import Run
+from batchrun.runs import repair
+from batchrun.runs.run import Run
 from batchrun.state.store import Store
 from tests.rehearsal import Listener, Picky, hurried, options_for, read_lines, serving, write_lines
 

@@ -10,12 +10,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun import reporting
-from batchrun.cli import main
+from batchrun.cli.app import main
+from batchrun.commands import report as reporting
 from batchrun.config import GuardOptions, SweepOptions
+from batchrun.display.text import columns_of
+from batchrun.display.variants import Report, Tally, VariantReport, render
 from batchrun.errors import StateError
-from batchrun.foreign import columns_of
-from batchrun.results.report import Report, Tally, VariantReport, render
 from batchrun.state.store import Store
 from tests.rehearsal import Picky, mixed_run, read_lines, rehearse, serving, write_lines
 

@@ -8,8 +8,8 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from batchrun.cli import main
-from batchrun.verification import verify
+from batchrun.cli.app import main
+from batchrun.commands.verify import verify
 
 OURS = ["a.results.jsonl", "b.results.jsonl", "batchrun.manifest.json", "batchrun.state", "batchrun.state.lock"]
 

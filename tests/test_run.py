@@ -12,10 +12,10 @@ import orjson
 import pytest
 from aiohttp import web
 
+from batchrun.commands.verify import verify
 from batchrun.config import RequestOptions, SweepOptions
 from batchrun.errors import InputError, RefusedError, StateError, UsageError
 from batchrun.local.workers import WorkerFailure
-from batchrun.verification import verify
 from tests.faults.server import FaultServer, body
 from tests.rehearsal import read_lines, rehearse, serving, write_lines
 

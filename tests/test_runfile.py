@@ -11,9 +11,9 @@ import click
 import orjson
 import pytest
 
-from batchrun.cli import main
+from batchrun.cli.app import main
+from batchrun.cli.run_file import read_run_file
 from batchrun.errors import UsageError
-from batchrun.runfile import read_run_file
 
 if TYPE_CHECKING:
     from pathlib import Path

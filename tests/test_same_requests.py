@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
+from batchrun.commands.verify import verify
 from batchrun.errors import StateError
 from batchrun.state.store import Store
-from batchrun.verification import verify
 from tests.rehearsal import rehearse, serving
 
 if TYPE_CHECKING:

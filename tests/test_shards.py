@@ -13,10 +13,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrun.commands.export import export
+from batchrun.commands.merge import merge, whole_shards
 from batchrun.config import SweepOptions
 from batchrun.errors import StateError, UsageError
-from batchrun.export import export
-from batchrun.merging import merge, whole_shards
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shard import LineSum, Shard
 from tests.rehearsal import Picky, read_lines, rehearse, serving, write_lines

@@ -15,13 +15,14 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from batchrun import findings, verification
-from batchrun.cli import main
+from batchrun.cli.app import main
+from batchrun.commands import findings
+from batchrun.commands import verify as verification
+from batchrun.commands.verify import verify
 from batchrun.config import FOLDER_STATE
 from batchrun.results.writer import errors_path
-from batchrun.runs import Run
+from batchrun.runs.run import Run
 from batchrun.state.store import Store
-from batchrun.verification import verify
 from tests.rehearsal import Listener, hurried, options_for, read_lines, serving
 from tests.test_crashes import Doom, Nights, after_every, at_random
 from tests.test_kill import KEYED

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
+from batchrun.commands.verify import verify
 from batchrun.config import SweepOptions
 from batchrun.errors import InputError
 from batchrun.prompts.shapes import LineError, parse_line
-from batchrun.verification import verify
 from tests.rehearsal import rehearse, serving
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from batchrun import standing
-from batchrun.conclusion import rescue_by
+from batchrun.commands import status as standing
+from batchrun.runs.conclusion import rescue_by
 from batchrun.scheduler.states import RowState
-from batchrun.state.intake import StagedLine, merge, stage
 from batchrun.state.lock import StateLock
 from batchrun.state.records import Acceptance, Batch, Ending, FailureRecord, SourceRecord, Submission
+from batchrun.state.staging import StagedLine, merge, stage
 from batchrun.state.store import Store
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import pytest
 from aiohttp import web
 
 from batchrun.endpoint.protocol import JobAnswer, JobStatus, parse_stream
+from batchrun.engine.verdict import part_of
 from batchrun.errors import AmbiguousError, NotFoundError
 from batchrun.results.record import part_bytes
-from batchrun.verdict import part_of
 from tests.rehearsal import rehearse, serving, write_lines
 
 if TYPE_CHECKING:

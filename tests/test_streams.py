@@ -12,7 +12,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from batchrun.cli import main
+from batchrun.cli.app import main
 from tests.rehearsal import read_lines
 from tests.test_cli import quiet_home  # noqa: F401 - a fixture
 

@@ -14,12 +14,12 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrun.commands.verify import verify
 from batchrun.config import SweepOptions
 from batchrun.errors import InputError, StateError, UsageError
-from batchrun.intake import take_in
 from batchrun.prompts.sources import find_sources
+from batchrun.runs.intake import take_in
 from batchrun.state.store import Store
-from batchrun.verification import verify
 from tests.rehearsal import Listener, Picky, options_for, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:

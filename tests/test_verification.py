@@ -15,15 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchrun.commands.findings import PROBLEMS, Verification, render, to_json
+from batchrun.commands.verify import verify
 from batchrun.config import SweepOptions
 from batchrun.errors import StateError
-from batchrun.findings import PROBLEMS, Verification, render, to_json
 from batchrun.prompts.shard import Shard
 from batchrun.results.record import result_digest
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
 from batchrun.state.store import Store
-from batchrun.verification import verify
 from tests.rehearsal import mixed_run, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from batchrun import findings, verification
+from batchrun.commands import findings
+from batchrun.commands import verify as verification
 from tests.rehearsal import read_lines, serving
 from tests.test_notify import listening
 

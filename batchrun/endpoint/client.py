@@ -15,12 +15,14 @@ that of all answers together is unbounded.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine, Mapping
 from functools import lru_cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -42,6 +44,7 @@ from batchrun.endpoint.protocol import (
     parse_stream,
 )
 from batchrun.endpoint.proxies import proxy_for
+from batchrun.endpoint.secrets import Secrets, url_secrets
 from batchrun.errors import (
     AmbiguousError,
     CallError,
@@ -51,12 +54,6 @@ from batchrun.errors import (
     UnreachableError,
     UsageError,
 )
-from batchrun.foreign import Secrets, url_secrets
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
-
-    from aiohttp.client_proto import ResponseHandler
 
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0

@@ -7,19 +7,15 @@ import os
 import socket
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 
 from batchrun.endpoint.proxies import Proxy, proxy_for
-from batchrun.errors import DeniedError, UnreachableError, UsageError
-
-if TYPE_CHECKING:
-    from aiohttp.client_proto import ResponseHandler
-    from aiohttp.connector import Connection
-    from aiohttp.tracing import Trace
-
-    from batchrun.errors import CallError
+from batchrun.errors import CallError, DeniedError, UnreachableError, UsageError
 
 _BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """OpenSSL's variable, and those of requests and curl: files, or folders, of CA certificates."""

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
-from batchrun.endpoint.protocol import MAX_ID_CHARS
+from batchrun.endpoint.protocol import MAX_ID_CHARS, JobAnswer
 from batchrun.errors import MismatchedError
-
-if TYPE_CHECKING:
-    from batchrun.endpoint.protocol import JobAnswer
 
 _REMEMBERED = 4096
 """Jobs that are over whose IDs are still known: a response too many comes within seconds."""

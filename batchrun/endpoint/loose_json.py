@@ -13,7 +13,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from batchrun.exactjson import load as load_exactly
+from batchrun.files.exactjson import load as load_exactly
 
 _MAX_DEPTH = 500
 _TOO_DEEP = '"nested too deeply to be read"'

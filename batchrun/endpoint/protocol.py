@@ -9,13 +9,15 @@ known from a single capture, or assumed, the docstring says so.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
+from batchrun.config import JobPolicy
 from batchrun.endpoint import loose_json
 from batchrun.endpoint.worker_errors import without_controls
 from batchrun.errors import (
@@ -26,12 +28,7 @@ from batchrun.errors import (
     RejectedError,
     ThrottledError,
 )
-from batchrun.exactjson import dump, load
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from batchrun.config import JobPolicy
+from batchrun.files.exactjson import dump, load
 
 MAX_ANSWER_BYTES = 25_000_000
 """Of one answer, decompressed: the API takes 20 MB from a worker at most (docs, handler functions), and some margin."""

@@ -8,10 +8,8 @@ Pure, and nothing here raises on any input.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 HEAD = re.compile(r"(\d{1,6}) validation errors?(?: for \S{1,200})?:?[ \t]*\n")
 """The first line: how many complaints there are."""

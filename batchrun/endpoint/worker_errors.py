@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from batchrun.endpoint import validation_errors
-from batchrun.exactjson import dump
+from batchrun.files.exactjson import dump
 
 MAX_MESSAGE_CHARS = 500
 """A message is for a terminal and a table; the whole is in `raw`."""

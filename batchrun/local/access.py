@@ -6,13 +6,10 @@ page's origin, and by a name of the page's own that leads there (DNS rebinding),
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hmac import compare_digest
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _FOREIGN_SITES = ("cross-site", "same-site")
 """Values of `Sec-Fetch-Site`: the request is a page's of another origin. Programs do not send it."""

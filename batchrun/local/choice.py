@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from batchrun.errors import UsageError
 from batchrun.local.echo import EchoWorker
 from batchrun.local.smollm2 import SmolLM2Worker, missing, packaged_model
 from batchrun.local.upstream import UpstreamWorker
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from batchrun.local.workers import Worker
+from batchrun.local.workers import Worker
 
 
 def choose_worker(name: str, *, model_file: Path | None, upstream: str | None) -> tuple[Worker, str | None]:

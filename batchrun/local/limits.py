@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
-from batchrun.config import WINDOW_S
-
-if TYPE_CHECKING:
-    from batchrun.config import OperationLimit
+from batchrun.config import WINDOW_S, OperationLimit
 
 
 class RateLimit:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import struct
 from base64 import b64encode
+from collections.abc import Callable
 from hashlib import shake_128
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batchrun.local.workers import ModelCall, model_failure
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _DIMENSIONS = 8
 _MOST_DIMENSIONS = 8192

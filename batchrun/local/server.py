@@ -10,33 +10,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import Random
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from uuid import uuid4
 
 import orjson
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
 
 from batchrun.config import MAX_REQUEST_BYTES, RETENTION_S, Limits, OperationLimit
 from batchrun.endpoint.protocol import JobStatus, Operation, health_body, job_body
 from batchrun.errors import UsageError
-from batchrun.exactjson import dump, load
+from batchrun.files.exactjson import dump, load
 from batchrun.local.access import Access, is_loopback
 from batchrun.local.limits import RateLimit
 from batchrun.local.queue import Job, JobQueue
-from batchrun.local.workers import WorkerFailure
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from aiohttp import StreamReader
-    from aiohttp.abc import AbstractStreamWriter
-    from aiohttp.http import RawRequestMessage
-    from aiohttp.web_protocol import RequestHandler
-
-    from batchrun.local.workers import Worker
+from batchrun.local.workers import Worker, WorkerFailure
 
 _LOG = logging.getLogger(__name__)
 

@@ -13,13 +13,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batchrun.errors import UsageError
-from batchrun.local.workers import CHAT_ROUTE, COMPLETIONS_ROUTE, model_call, model_failure, worker_failure
-
-if TYPE_CHECKING:
-    from batchrun.local.workers import ModelCall
+from batchrun.local.workers import CHAT_ROUTE, COMPLETIONS_ROUTE, ModelCall, model_call, model_failure, worker_failure
 
 _PARALLEL = 4
 _CONTEXT_TOKENS = 2048

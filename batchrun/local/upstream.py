@@ -11,7 +11,7 @@ from yarl import URL
 from batchrun.config import checked_url
 from batchrun.endpoint.protocol import body_message
 from batchrun.errors import UsageError
-from batchrun.exactjson import load
+from batchrun.files.exactjson import load
 from batchrun.local.workers import model_call, model_failure, worker_failure
 
 _REDIRECTS = range(300, 400)

@@ -5,9 +5,11 @@ Lines of a file mostly have the same fields. They are looked at once for each se
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from batchrun.config import RequestOptions
 from batchrun.errors import InputError
 from batchrun.prompts.sampling import (
     NO_MORE,
@@ -18,14 +20,8 @@ from batchrun.prompts.sampling import (
     meant,
     misfit,
 )
-from batchrun.prompts.shapes import LineError, Shape, build_request
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from batchrun.config import RequestOptions
-    from batchrun.prompts.shapes import Prompt
-    from batchrun.prompts.sweep import Sweep
+from batchrun.prompts.shapes import LineError, Prompt, Shape, build_request
+from batchrun.prompts.sweep import Sweep
 
 _PROMPT, _MESSAGES, _OPENAI = Shape.PROMPT, Shape.MESSAGES, Shape.OPENAI  # as in `shapes`
 _NOTHING: dict[str, Any] = {}

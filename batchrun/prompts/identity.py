@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from base64 import b32encode
+from collections.abc import Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import orjson
 
-from batchrun.exactjson import dump
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from batchrun.prompts.shapes import Prompt
+from batchrun.files.exactjson import dump
+from batchrun.prompts.shapes import Prompt
 
 _DIGEST_BYTES = 16
 _ID_BYTES = 10

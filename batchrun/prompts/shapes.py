@@ -16,19 +16,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unicodedata import category
 
 import orjson
 
-from batchrun.config import MAX_REQUEST_BYTES
+from batchrun.config import MAX_REQUEST_BYTES, RequestOptions
 from batchrun.errors import InputError
-from batchrun.exactjson import dump, load
+from batchrun.files.exactjson import dump, load
 from batchrun.prompts.routes import is_route, route_of
 from batchrun.prompts.sampling import BEFORE, SAMPLING_PARAMETERS, WHOLE_NUMBERS
-
-if TYPE_CHECKING:
-    from batchrun.config import RequestOptions
 
 READING = 2
 """The rules by which a line becomes its request. A run keeps those that it began with, so that all of its rows are

@@ -7,23 +7,21 @@ import os
 import re
 import stat
 import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import orjson
 
 from batchrun.errors import InputError
-from batchrun.locks import is_held_here
-from batchrun.paths import look_at
+from batchrun.files.locks import is_held_here
+from batchrun.files.paths import look_at
 from batchrun.prompts.formats import refuse_other_format
 from batchrun.prompts.lines import LineTooLongError, RawLine, iter_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
 
 STDIN = "-"
 """The name of the standard input, as an input and as what it is known by."""

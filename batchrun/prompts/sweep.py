@@ -15,18 +15,15 @@ from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
+from batchrun.config import SweepOptions
 from batchrun.errors import UsageError
-from batchrun.exactjson import dump
+from batchrun.files.exactjson import dump
 from batchrun.prompts.sampling import SAMPLING_PARAMETERS, meant, misfit
-from batchrun.prompts.shapes import READING, LineError, Shape
-
-if TYPE_CHECKING:
-    from batchrun.config import SweepOptions
-    from batchrun.prompts.shapes import Prompt
+from batchrun.prompts.shapes import READING, LineError, Prompt, Shape
 
 MAX_ROWS = 10_000_000
 """More rows in one run are a slip: at the documented limits they would take more than a day to submit."""

@@ -7,17 +7,13 @@ put right. What came stays beside it in the record, so nothing is lost.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from batchrun.results.chunks import chunks_of, merge
-from batchrun.results.text import reason_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from batchrun.results.text import Text
+from batchrun.results.text import Text, reason_of
 
 CHAT_ROUTE = "/v1/chat/completions"
 COMPLETIONS_ROUTE = "/v1/completions"

@@ -10,20 +10,15 @@ says how the body was made of it. So a line can be turned into a record of ours 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import orjson
 
-from batchrun.exactjson import dump
-from batchrun.foreign import on_one_line
-from batchrun.results.completion import body_of
+from batchrun.files.exactjson import dump, on_one_line
+from batchrun.results.completion import Asked, body_of
 from batchrun.results.record import TOO_DEEP, write_line
 from batchrun.results.text import extract
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from batchrun.results.completion import Asked
 
 _IN_BODY = "output_in_body"
 

@@ -7,23 +7,17 @@ stands in `carried`, so that neither is lost.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
-from batchrun.exactjson import dump
-from batchrun.foreign import on_one_line
-from batchrun.results.text import extract, is_token_count
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-
-    from batchrun.results.text import Text
-
+from batchrun.files.exactjson import dump, on_one_line
+from batchrun.results.text import Text, extract, is_token_count
 
 _MAX_PART_BYTES = 1_000_000
 _DIGEST_BYTES = 6

@@ -9,13 +9,11 @@ strings of small handlers. Pure, and nothing here raises on any JSON value.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import orjson
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _MOST_TOKENS = 2**40
 """More than any model can have read or written for one row."""

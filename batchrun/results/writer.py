@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from stat import S_IMODE
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from batchrun.errors import OutputError, StateError
-from batchrun.folders import make_folder, sync_folder
-from batchrun.locks import lock_file, unlock_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+from batchrun.files.folders import make_folder, sync_folder
+from batchrun.files.locks import lock_file, unlock_file
 
 _BLOCK_BYTES = 1 << 20
 _PART_NAME_CHARS = 100

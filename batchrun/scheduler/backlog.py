@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from typing import TYPE_CHECKING
 
+from batchrun.scheduler.events import RowsLoaded
 from batchrun.scheduler.flight import Row
 from batchrun.scheduler.states import RowState
-
-if TYPE_CHECKING:
-    from batchrun.scheduler.events import RowsLoaded
 
 _MOST = 1000
 """Rows kept ready at most: enough for one burst of submissions."""

@@ -7,13 +7,9 @@ a job takes, longer each time, for another worker.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from batchrun.scheduler.events import JobEnded
 from batchrun.scheduler.failures import FailureKind
-
-if TYPE_CHECKING:
-    from batchrun.scheduler.events import JobEnded
-    from batchrun.scheduler.health import EndpointHealth
+from batchrun.scheduler.health import EndpointHealth
 
 FAILED_BY, ENDED_BY = "failed_by ", "ended_by "
 """Begin the names of counters that end in a worker's ID: jobs that it failed by its own fault, and all its jobs."""

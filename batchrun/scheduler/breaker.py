@@ -6,13 +6,10 @@ Both count the rows that end in this session, so that a run that was halted can 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
+from batchrun.config import CanaryAllows, HaltOptions
 from batchrun.errors import StoppedError
-
-if TYPE_CHECKING:
-    from batchrun.config import CanaryAllows, HaltOptions
-    from batchrun.scheduler.events import Flaw
+from batchrun.scheduler.events import Flaw
 
 FIRST_ROWS = 20
 """When the first so many rows all failed, nothing is right with the request or the deployment."""

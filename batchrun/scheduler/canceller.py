@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from enum import Enum
-from typing import TYPE_CHECKING
+from random import Random
 
-from batchrun.config import RETENTION_S
+from batchrun.config import RETENTION_S, SchedulerOptions
 from batchrun.errors import NotFoundError, RejectedError, ThrottledError, UnreachableError
 from batchrun.scheduler import commands as cmd
+from batchrun.scheduler import events as ev
+from batchrun.scheduler.connections import Lanes
 from batchrun.scheduler.failures import Failure, FailureKind, backoff_s
+from batchrun.scheduler.flight import CancelCause, Flight
 from batchrun.scheduler.pacing import Pacer
-
-if TYPE_CHECKING:
-    from random import Random
-
-    from batchrun.config import SchedulerOptions
-    from batchrun.scheduler import events as ev
-    from batchrun.scheduler.flight import Flight
-    from batchrun.scheduler.lanes import Lanes
-    from batchrun.scheduler.polling import PollPlan
+from batchrun.scheduler.polling import PollPlan
 
 _RETRY_BASE_S = 1.0
 _RETRY_CAP_S = 30.0
@@ -35,15 +29,6 @@ _REFUSALS = 5
 
 _SILENCE_S = 10.0
 """When no `/status` was answered for so long, its failures say nothing about a job."""
-
-
-class CancelCause(Enum):
-    """Why a job is cancelled."""
-
-    WISH = "wish"
-    """The user wants it: its row is as if it had not been submitted."""
-    TIMEOUT = "timeout"
-    """It was not over in time: its row counts it as TIMED_OUT."""
 
 
 class Canceller:

@@ -6,11 +6,10 @@ What there is one of for each job is a tuple: a frozen dataclass takes three tim
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from batchrun.errors import StoppedError
-    from batchrun.scheduler.failures import Failure
+from batchrun.errors import StoppedError
+from batchrun.scheduler.failures import Failure
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from batchrun.errors import AmbiguousError, DeniedError, NotFoundError, RefusedError
+from batchrun.errors import AmbiguousError, CallError, DeniedError, NotFoundError, RefusedError, StoppedError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.refusal import Refusals, refusal
-
-if TYPE_CHECKING:
-    from batchrun.errors import CallError, StoppedError
-    from batchrun.scheduler.settlement import Settlement
+from batchrun.scheduler.settlement import Settlement
 
 _OF_JOBS = ("status", "cancel")
 """Operations without which nothing that is in flight can be collected."""

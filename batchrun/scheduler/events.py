@@ -6,13 +6,11 @@ What there is one of for each job is a tuple: a frozen dataclass takes three tim
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-if TYPE_CHECKING:
-    from batchrun.errors import CallError
-    from batchrun.scheduler.failures import Failure
-    from batchrun.scheduler.health import EndpointHealth
-
+from batchrun.errors import CallError
+from batchrun.scheduler.failures import Failure
+from batchrun.scheduler.health import EndpointHealth
 
 Flaw = Literal["empty", "cut off"]
 """Why a result may be of no use: it has no text, or not all of it."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import Enum
 
+from batchrun.scheduler.events import Ticket
 from batchrun.scheduler.states import Move, RowState, moved
-
-if TYPE_CHECKING:
-    from batchrun.scheduler.canceller import CancelCause
-    from batchrun.scheduler.events import Ticket
-
 
 _GAP_S = 2.0
 """A 404 is believed when another confirms it this much later: an edge may err, and a new job costs money."""
 _UNSURE_TIMES = 3
 _UNSURE_SPAN_S = 10.0
 """One that is not in the API's own words is believed when it has come so often over so long."""
+
+
+class CancelCause(Enum):
+    """Why a job is cancelled."""
+
+    WISH = "wish"
+    """The user wants it: its row is as if it had not been submitted."""
+    TIMEOUT = "timeout"
+    """It was not over in time: its row counts it as TIMED_OUT."""
 
 
 class Row:

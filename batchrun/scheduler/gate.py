@@ -8,17 +8,12 @@ say what workers cost, and why a run stands still.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from random import Random
 
+from batchrun.errors import CallError
 from batchrun.scheduler.failures import backoff_s
-from batchrun.scheduler.health import obstacle
+from batchrun.scheduler.health import EndpointHealth, obstacle
 from batchrun.scheduler.pacing import TROUBLE_THRESHOLD
-
-if TYPE_CHECKING:
-    from random import Random
-
-    from batchrun.errors import CallError
-    from batchrun.scheduler.health import EndpointHealth
 
 _PROBE_BASE_S = 1.0
 _PROBE_CAP_S = 30.0

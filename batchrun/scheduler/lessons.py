@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from batchrun.scheduler.blame import Blame
-    from batchrun.scheduler.events import JobEnded
-    from batchrun.scheduler.flight import Flight
-    from batchrun.scheduler.health import EndpointHealth
-    from batchrun.scheduler.polling import PollPlan
-    from batchrun.scheduler.prediction import Predictor
-    from batchrun.scheduler.window import Window
+from batchrun.scheduler.blame import Blame
+from batchrun.scheduler.events import JobEnded
+from batchrun.scheduler.flight import Flight
+from batchrun.scheduler.health import EndpointHealth
+from batchrun.scheduler.polling import PollPlan
+from batchrun.scheduler.prediction import Predictor
+from batchrun.scheduler.window import Window
 
 _GLANCE_LEAST_S = 0.02
 _GLANCE_SHARE = 0.25

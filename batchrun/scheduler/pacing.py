@@ -15,14 +15,11 @@ without a known limit finds its own.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from random import Random
 
 from batchrun.config import WINDOW_S, OperationLimit
 from batchrun.scheduler.failures import backoff_s
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from random import Random
 
 _MARGIN_S = 0.02
 """The server's window may be closed at both ends, and clocks are read a little apart."""

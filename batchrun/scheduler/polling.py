@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import heapq
 from itertools import islice
-from typing import TYPE_CHECKING
+from random import Random
 
 from batchrun.scheduler.failures import backoff_s
-
-if TYPE_CHECKING:
-    from random import Random
-
-    from batchrun.scheduler.health import EndpointHealth
-    from batchrun.scheduler.prediction import Predictor
+from batchrun.scheduler.health import EndpointHealth
+from batchrun.scheduler.prediction import Predictor
 
 _SCOUTS = 8
 _SCOUT_LEAST_GAP_S = 0.05

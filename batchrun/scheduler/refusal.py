@@ -8,13 +8,7 @@ good answer; to any other it is an outage.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from batchrun.errors import RefusedError
-
-if TYPE_CHECKING:
-    from batchrun.errors import CallError
-
+from batchrun.errors import CallError, RefusedError
 
 _TIMES = 3
 _SPAN_S = 10.0

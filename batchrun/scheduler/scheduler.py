@@ -14,10 +14,12 @@ It holds the rows that are in play, a few times the window, and nothing of the o
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from random import Random
+from typing import Any
 
-from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S, GuardOptions
+from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S, GuardOptions, SchedulerOptions
 from batchrun.errors import (
     DeniedError,
     NotFoundError,
@@ -31,14 +33,14 @@ from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.backlog import Backlog
 from batchrun.scheduler.blame import Blame
-from batchrun.scheduler.canceller import CancelCause, Canceller
-from batchrun.scheduler.cost import Budget, WorkerMeter, WorkerTime
+from batchrun.scheduler.budget import Budget, WorkerMeter, WorkerTime
+from batchrun.scheduler.canceller import Canceller
+from batchrun.scheduler.connections import Lanes
 from batchrun.scheduler.deadline import Deadline
 from batchrun.scheduler.ending import Ending
 from batchrun.scheduler.failures import Failure, FailureKind
-from batchrun.scheduler.flight import Flight, Row
+from batchrun.scheduler.flight import CancelCause, Flight, Row
 from batchrun.scheduler.gate import Gate
-from batchrun.scheduler.lanes import Lanes
 from batchrun.scheduler.lessons import Lessons
 from batchrun.scheduler.pacing import TROUBLE_THRESHOLD, Pacer
 from batchrun.scheduler.polling import PollPlan
@@ -47,12 +49,6 @@ from batchrun.scheduler.settlement import Settlement
 from batchrun.scheduler.states import RowState
 from batchrun.scheduler.submitter import Submitter
 from batchrun.scheduler.window import MOST, Window
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from random import Random
-
-    from batchrun.config import SchedulerOptions
 
 _TAIL = 128
 """The last jobs in flight: they decide when the run is over, and cost few requests."""

@@ -6,21 +6,17 @@ are counted apart, and bounded in the same way. Each row that ends is shown to t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from random import Random
 
+from batchrun.config import GuardOptions, SchedulerOptions
+from batchrun.errors import CallError, StoppedError
 from batchrun.scheduler import commands as cmd
+from batchrun.scheduler.backlog import Backlog
 from batchrun.scheduler.breaker import Breaker, Canary
+from batchrun.scheduler.events import Flaw, JobEnded
 from batchrun.scheduler.failures import Failure, FailureKind, backoff_s
+from batchrun.scheduler.flight import Flight
 from batchrun.scheduler.states import Move
-
-if TYPE_CHECKING:
-    from random import Random
-
-    from batchrun.config import GuardOptions, SchedulerOptions
-    from batchrun.errors import CallError, StoppedError
-    from batchrun.scheduler.backlog import Backlog
-    from batchrun.scheduler.events import Flaw, JobEnded
-    from batchrun.scheduler.flight import Flight
 
 _RETRY_BASE_S = 2.0
 _RETRY_CAP_S = 60.0

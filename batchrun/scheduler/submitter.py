@@ -5,28 +5,23 @@ A submission must pass the gate, the pacer of `/run`, the window, the canary and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from random import Random
 
-from batchrun.errors import AmbiguousError, RejectedError, ThrottledError
+from batchrun.config import SchedulerOptions
+from batchrun.errors import AmbiguousError, RejectedError, StoppedError, ThrottledError
 from batchrun.scheduler import commands as cmd
+from batchrun.scheduler import events as ev
+from batchrun.scheduler.backlog import Backlog
+from batchrun.scheduler.budget import Budget
+from batchrun.scheduler.connections import Lanes
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.flight import Flight
+from batchrun.scheduler.gate import Gate
 from batchrun.scheduler.pacing import Pacer
+from batchrun.scheduler.settlement import Settlement
 from batchrun.scheduler.states import Move
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from random import Random
-
-    from batchrun.config import SchedulerOptions
-    from batchrun.errors import StoppedError
-    from batchrun.scheduler import events as ev
-    from batchrun.scheduler.backlog import Backlog
-    from batchrun.scheduler.cost import Budget
-    from batchrun.scheduler.gate import Gate
-    from batchrun.scheduler.lanes import Lanes
-    from batchrun.scheduler.settlement import Settlement
-    from batchrun.scheduler.window import Window
+from batchrun.scheduler.window import Window
 
 _SUBMITTING_PER_CONNECTION = 2
 """One on the wire, one whose intent is being written: more would only mean more unconfirmed ones after a crash."""

@@ -20,15 +20,10 @@ jobs in the queue: there the window keeps up with theirs, at a quarter of it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from batchrun.config import WINDOW_S
+from batchrun.config import WINDOW_S, OperationLimit
 from batchrun.scheduler.brake import Brake
-
-if TYPE_CHECKING:
-    from batchrun.config import OperationLimit
-    from batchrun.scheduler.health import EndpointHealth
-    from batchrun.scheduler.prediction import Predictor
+from batchrun.scheduler.health import EndpointHealth
+from batchrun.scheduler.prediction import Predictor
 
 FIRST = 64
 """Before anything is known: what the smallest endpoint with short jobs works off in half a minute."""

@@ -7,17 +7,14 @@ is in flight again, so that its result is polled for before anything is paid aga
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import sqlite3
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import orjson
 
 from batchrun.state.invariants import INVARIANTS
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterable, Mapping
-
-    from batchrun.state.store import Store
+from batchrun.state.store import Store
 
 UNDER_WAY = "repairing"
 """The setting that a repair has been begun: until it is done, the results files may be ahead of the state."""

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
 
 from batchrun.errors import OutputError, StateError
-from batchrun.exactjson import dump, load
-from batchrun.state.opening import AT_CHECKPOINT, COMMITS, log_kept, patiently, sqlite_errors
+from batchrun.files.exactjson import dump, load
+from batchrun.state.opening import AT_CHECKPOINT, COMMITS, Tell, log_kept, patiently, sqlite_errors
 from batchrun.state.schema import connect
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    from batchrun.state.opening import Tell
 
 T = TypeVar("T")
 

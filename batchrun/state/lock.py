@@ -1,6 +1,6 @@
 """One process at a time on a state file.
 
-The lock is on the state file itself, so that symlinks and hard links lead to it too; see `batchrun.locks`. Its
+The lock is on the state file itself, so that symlinks and hard links lead to it too; see `batchrun.files.locks`. Its
 descriptor is opened before SQLite opens the file and closed after SQLite has closed it: closing it in between would
 drop SQLite's own locks. A run of an older batchrun has an flock on `<state>.lock` instead, which is respected and never
 touched.
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from batchrun.errors import BatchrunError, OutputError, StateError
-from batchrun.folders import make_folder
-from batchrun.locks import (
+from batchrun.files.folders import make_folder
+from batchrun.files.locks import (
     FIRST_BYTE,
     is_held_here,
     is_locked,

@@ -7,28 +7,23 @@ is always called by the id of its line.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
 
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable, Iterable, Sequence
+from batchrun.state.records import ID_MARK, SourceRecord
+from batchrun.state.store import Store
 
-    from batchrun.state.records import SourceRecord
-    from batchrun.state.store import Store
-
-_MARK = "\x1f"
-"""Between the id of a line and the number of a results file; no id has it, since ids are printable."""
 _SETTING = "shared_ids"
 """The setting that there are such rows, so that the others need not be looked for."""
 
 _HOMES = "CREATE TEMP TABLE homes (source INTEGER PRIMARY KEY, output INTEGER NOT NULL)"
 _IS_TWICE = "SELECT 1 FROM incoming GROUP BY id HAVING count(*) > 1 LIMIT 1"
 _KNOWN = f"""
-UPDATE incoming SET id = incoming.id || '{_MARK}' || h.output FROM temp.homes h
-WHERE h.source = incoming.source AND EXISTS (SELECT 1 FROM rows r WHERE r.id = incoming.id || '{_MARK}' || h.output)
+UPDATE incoming SET id = incoming.id || '{ID_MARK}' || h.output FROM temp.homes h
+WHERE h.source = incoming.source AND EXISTS (SELECT 1 FROM rows r WHERE r.id = incoming.id || '{ID_MARK}' || h.output)
 """
 _OTHERS = f"""
-UPDATE incoming SET id = incoming.id || '{_MARK}' || c.output
+UPDATE incoming SET id = incoming.id || '{ID_MARK}' || c.output
 FROM (
     SELECT i.n, h.output, first_value(h.output) OVER (
         PARTITION BY i.id ORDER BY s.output IS NOT h.output, i.n
@@ -39,12 +34,7 @@ FROM (
 WHERE c.n = incoming.n AND c.output <> c.holder
 """
 """The results file that the row with the id belongs to keeps it; else the one whose line comes first has it now."""
-_PUBLIC = f"CASE WHEN instr(id, '{_MARK}') THEN substr(id, 1, instr(id, '{_MARK}') - 1) ELSE id END"
-
-
-def public_id(stored: str) -> str:
-    """The id of a row's line, by the one that the row has in the state file."""
-    return stored.partition(_MARK)[0] if _MARK in stored else stored
+_PUBLIC = f"CASE WHEN instr(id, '{ID_MARK}') THEN substr(id, 1, instr(id, '{ID_MARK}') - 1) ELSE id END"
 
 
 def tell_apart(db: sqlite3.Connection, sources: Iterable[SourceRecord]) -> bool:
@@ -83,7 +73,7 @@ def has_shared_ids(store: Store) -> bool:
 def is_shared_id(store: Store, row_id: str) -> bool:
     """Whether several rows of a run have an id."""
     sql = "SELECT count(*) FROM rows WHERE id = ? OR (id > ? AND id < ?)"
-    return bool(store.query(sql, (row_id, row_id + _MARK, row_id + chr(ord(_MARK) + 1)))[0][0] > 1)
+    return bool(store.query(sql, (row_id, row_id + ID_MARK, row_id + chr(ord(ID_MARK) + 1)))[0][0] > 1)
 
 
 def count_shared_ids(store: Store, *, with_errors: bool = False) -> int:
@@ -110,12 +100,12 @@ def stored_ids(
     ids = [row_id for row_id, _ in lines]
     if not has_shared_ids(store):
         return ids
-    own = [f"{row_id}{_MARK}{output}" for row_id in ids]
+    own = [f"{row_id}{ID_MARK}{output}" for row_id in ids]
     sql = f"SELECT id, result FROM rows WHERE id IN ({','.join('?' * (2 * len(ids)))})"
     results = dict(store.query(sql, (*ids, *own)))
     found = []
     for name, (row_id, line) in zip(own, lines, strict=True):
-        if _MARK in row_id:
+        if ID_MARK in row_id:
             found.append("")
         elif name not in results:
             found.append(row_id)

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from batchrun.config import FOLDER_STATE
 from batchrun.errors import OutputError, StateError
-from batchrun.locks import is_held_here
+from batchrun.files.locks import is_held_here
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    Tell = Callable[[str], None]
+Tell = Callable[[str], None]
 
 T = TypeVar("T")
 

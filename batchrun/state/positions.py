@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from batchrun.errors import OutputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 _TABLE = """
 CREATE TABLE positions (source INTEGER, line INTEGER, row INTEGER, output INTEGER, offset INTEGER, length INTEGER,

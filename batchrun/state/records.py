@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from batchrun.scheduler.states import RowState
 
-    from batchrun.scheduler.states import RowState
+ID_MARK = "\x1f"
+"""Between the id of a line and the number of a results file, see `naming`; no id has it: ids are printable."""
+
+
+def public_id(stored: str) -> str:
+    """The id of a row's line, by the one that the row has in the state file."""
+    return stored.partition(ID_MARK)[0] if ID_MARK in stored else stored
 
 
 class RowRecord(NamedTuple):

@@ -12,13 +12,15 @@ Times are UTC epoch milliseconds; they survive a reboot, unlike the scheduler's 
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from batchrun.config import FOLDER_STATE
 from batchrun.errors import OutputError, StateError
-from batchrun.folders import make_folder
+from batchrun.files.folders import make_folder
 from batchrun.state.opening import (
+    Tell,
     damaged_hint,
     meant,
     open_to_look,
@@ -27,12 +29,6 @@ from batchrun.state.opening import (
     refuse_without_log,
     sqlite_errors,
 )
-
-if TYPE_CHECKING:
-    import sqlite3
-    from pathlib import Path
-
-    from batchrun.state.opening import Tell
 
 APPLICATION_ID = 0x62617263
 """`barc`: tells a state file from any other SQLite file."""

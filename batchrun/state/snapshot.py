@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from batchrun.errors import StateError
-from batchrun.state.naming import public_id
+from batchrun.state.records import public_id
 from batchrun.state.store import Store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 _NO_NUMBERS = "max(typeof({0}) <> 'integer', {0} < 0)"
 _WRONG = {

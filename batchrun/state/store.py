@@ -7,16 +7,18 @@ Every statement that the run depends on stands at the top of its part, once.
 from __future__ import annotations
 
 import os
+import sqlite3
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
+from batchrun.config import UnconfirmedPolicy
 from batchrun.errors import OutputError, StateError
 from batchrun.scheduler.states import RowState
 from batchrun.state.database import Database
-from batchrun.state.naming import public_id
-from batchrun.state.opening import AT_CHECKPOINT, COMMITS, with_log
+from batchrun.state.opening import AT_CHECKPOINT, COMMITS, Tell, with_log
 from batchrun.state.records import (
     Batch,
     Execution,
@@ -27,14 +29,8 @@ from batchrun.state.records import (
     RowRecord,
     Share,
     SourceRecord,
+    public_id,
 )
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterator, Sequence
-
-    from batchrun.config import UnconfirmedPolicy
-    from batchrun.state.opening import Tell
 
 _COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed, variant, same_as"
 _HELD = "no answer to its submission: the job may exist, and cost money; it is held"

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrun.cli import main
+from batchrun.cli.app import main
 from batchrun.results.writer import ResultsFile
 from batchrun.state.store import Store
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.standing import look, render
+from batchrun.commands.status import look, render
 from tests.faults.server import DONE, KEY, Answer, FaultServer, Script, job
 from tests.rehearsal import rehearse, write_lines
 
@@ -19,7 +19,7 @@ MEASURE = """
 import asyncio, sys, time
 from pathlib import Path
 from random import Random
-from batchrun.runs import Run
+from batchrun.runs.run import Run
 from tests.rehearsal import Listener, options_for
 
 def peak():

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batchrun.commands.status import look
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobStatus
 from batchrun.errors import AmbiguousError, DeniedError, NotFoundError, RejectedError, ThrottledError
-from batchrun.runs import Run
-from batchrun.standing import look
+from batchrun.runs.run import Run
 from tests.faults.server import (
     CLOSE,
     DONE,

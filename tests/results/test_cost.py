@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchrun.results.cost import Work, cost_lines, cost_of, money, span
+from batchrun.display.cost import Work, cost_lines, cost_of, money, span
 
 WORK = Work(
     running_s=3600.0, most_s=7200.0, unwatched_s=360.0, jobs=100, execution_s=10_000.0, failed_s=1000.0, duplicates=2

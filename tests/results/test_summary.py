@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.results.summary import FailureGroup, Percentiles, Snapshot, Summary, duration, render, to_event
+from batchrun.display.summary import FailureGroup, Percentiles, Snapshot, Summary, duration, render, to_event
 
 DONE = Summary(
     outcome="finished",

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.results.timeline import MOST_POINTS, Point, Timeline, sparkline
+from batchrun.display.timeline import MOST_POINTS, Point, Timeline, sparkline
 
 
 def play(timeline: Timeline, from_s: int, seconds: int) -> None:

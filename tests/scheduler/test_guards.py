@@ -16,7 +16,7 @@ from batchrun.errors import AmbiguousError, StoppedError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.breaker import Breaker, Canary
-from batchrun.scheduler.cost import Budget, WorkerMeter, WorkerTime
+from batchrun.scheduler.budget import Budget, WorkerMeter, WorkerTime
 from batchrun.scheduler.gate import Gate
 from batchrun.scheduler.health import obstacle
 from batchrun.scheduler.scheduler import Scheduler

@@ -9,8 +9,8 @@ import pytest
 
 from batchrun.config import GuardOptions, HaltOptions, Limits, OperationLimit, SchedulerOptions
 from batchrun.endpoint.protocol import Health
-from batchrun.scheduler import lanes
-from batchrun.scheduler.lanes import Lanes
+from batchrun.scheduler import connections as lanes
+from batchrun.scheduler.connections import Lanes
 from batchrun.scheduler.prediction import Predictor
 from batchrun.scheduler.window import FIRST, LEAST, SHARED, Window
 from tests.scheduler.world import Setting, World

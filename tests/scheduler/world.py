@@ -20,8 +20,8 @@ from batchrun.endpoint.protocol import Health
 from batchrun.errors import AmbiguousError, CallError, NotFoundError, RejectedError, ThrottledError, UnreachableError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
+from batchrun.scheduler.connections import MOST as LANES
 from batchrun.scheduler.failures import Failure, FailureKind
-from batchrun.scheduler.lanes import MOST as LANES
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.window import MOST as WINDOW
 

@@ -10,7 +10,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.runs import Run
+from batchrun.runs.run import Run
 from tests.rehearsal import Listener, options_for, write_lines
 
 REQUESTS = st.lists(

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrun.errors import StateError
-from batchrun.state.intake import StagedLine, merge, stage
 from batchrun.state.records import SourceRecord
 from batchrun.state.snapshot import Snapshot
+from batchrun.state.staging import StagedLine, merge, stage
 from batchrun.state.store import Store
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import pytest
 
 from batchrun.errors import InputError, OutputError, StateError
 from batchrun.scheduler.states import RowState
-from batchrun.state.intake import StagedLine, merge, stage
 from batchrun.state.records import Acceptance, Batch, Ending, FailureRecord, SourceRecord, Submission
 from batchrun.state.schema import SCHEMA_VERSION
+from batchrun.state.staging import StagedLine, merge, stage
 from batchrun.state.store import Store
 
 if TYPE_CHECKING:

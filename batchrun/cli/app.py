@@ -1,0 +1,453 @@
+"""The command line: parse, wire, print, exit. stdout is for data, stderr for people.
+
+Only click and the options are imported at the top, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import gc
+import resource
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from batchrun.cli.options import (
+    CONFIRM_OPTIONS,
+    GUARD_OPTIONS,
+    KEY_OPTIONS,
+    LOCAL_OPTIONS,
+    NOTIFY_OPTIONS,
+    REQUEST_OPTIONS,
+    RETRY_OPTIONS,
+    RUN_OPTIONS,
+    SERVE_OPTIONS,
+    SHOW_OPTIONS,
+    WATCH_OPTIONS,
+    with_options,
+)
+from batchrun.cli.output import echo, make_observer, say, show_ending, show_summary, show_total
+from batchrun.cli.values import PATH, STATE, Command
+from batchrun.display.printer import printing_stderr
+from batchrun.errors import BatchrunError, OutputError, UsageError
+from batchrun.files.streams import stdin_bytes, stdout_bytes, take_over
+
+if TYPE_CHECKING:
+    from batchrun.config import ResultFormat, RunOptions
+    from batchrun.display.summary import Summary
+
+_EXIT_CODES = """
+\b
+Exit codes:
+  0    every row succeeded
+  1    unexpected error
+  2    wrong usage or invalid input; nothing was sent
+  3    finished, and some rows failed
+  4    stopped early (breaker, canary, budget, deadline, refused key, disk full); resumable
+  130  interrupted; resumable
+"""
+
+
+_ENVIRONMENT = {"auto_envvar_prefix": "BATCHRUN"}
+"""Every option can also be given as BATCHRUN_<OPTION>."""
+
+
+_COLLECT_EVERY = 20_000
+"""Objects between two looks for cycles: what is read and sent leaves few behind, and the default of 700 costs a lot."""
+
+
+class _Group(click.Group):
+    """Turns errors into a message, a hint and an exit code, in one place; nothing waits for stderr."""
+
+    command_class = Command
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a command; see click's. Wrong usage is told as any other error of a user."""
+        take_over()
+        with printing_stderr():
+            code = self._code_of(*args, **{**extra, "standalone_mode": False})
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+    def _code_of(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().main(*args, **extra)
+        except click.UsageError as error:
+            if "\n" in error.format_message():
+                error.show()  # the help, when no command was given
+                sys.exit(error.exit_code)
+            path = "batchrun" if error.ctx is None else error.ctx.command_path
+            _give_up(UsageError(error.format_message(), f"see {path} --help"))
+        except BatchrunError as error:
+            _give_up(error)
+        except click.Abort:
+            sys.exit(130)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        gc.freeze()
+        gc.set_threshold(_COLLECT_EVERY)
+        _raise_file_limit()
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise OutputError(
+                f"{error.filename}: {error.strerror}",
+                "fix that, then run the same command: what was committed is whole",
+            ) from error
+        except KeyboardInterrupt:
+            echo("interrupted; the same command goes on", err=True)
+            ctx.exit(130)
+
+
+def _raise_file_limit() -> None:
+    """Let this process open as many files as it may: the usual limit is 1,024, and connections count too."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    # macOS names no limit here and refuses to be told so.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _give_up(error: BatchrunError) -> NoReturn:
+    say(error.message, error.hint)
+    sys.exit(error.exit_code)
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EXIT_CODES,
+)
+@click.version_option(None, "-V", "--version", package_name="runpod-batchrun", prog_name="batchrun")
+def main() -> None:
+    """Run JSONL prompt files through a Runpod serverless queue endpoint.
+
+    Every prompt is submitted once, tracked in a state file and collected into a JSONL results file.
+    The same command again goes on wherever the last one was cut off.
+
+    \b
+    Examples:
+      batchrun run samples/haikus.jsonl --endpoint local -o haikus.results.jsonl
+      batchrun run prompts.jsonl -e abc123xyz -o out/results.jsonl
+      batchrun status out/results.jsonl.state
+    """
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@with_options(
+    [*RUN_OPTIONS, *GUARD_OPTIONS, *RETRY_OPTIONS, *NOTIFY_OPTIONS, *KEY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS]
+)
+def run(**given: Any) -> None:
+    """Run the prompts of INPUT..., or go on with a run.
+
+    INPUT is a JSONL file (also .gz), a folder of such files, or `-` for stdin. A line is a prompt, chat
+    messages, an `input` object for any worker, or an OpenAI batch line. The API key comes from RUNPOD_API_KEY.
+
+    \b
+    Examples:
+      batchrun run prompts.jsonl -e abc123xyz -o results.jsonl
+      batchrun run prompts.jsonl -e abc123xyz -o results.jsonl --set max_tokens=256 --system "Be brief."
+      batchrun run shards/ -e abc123xyz -o out/
+      zcat big.jsonl.gz | batchrun run - -e abc123xyz -o results.jsonl --limit 100
+      batchrun run prompts.jsonl -e abc123xyz --canary 10 --price-per-hour 2.5 --max-cost 40 --deadline 8h
+      batchrun run questions.jsonl -e abc123xyz --sweep temperature=0,0.7 --repeat 4 --dry-run
+      batchrun run --config sweep.toml
+      batchrun run samples/ -e local -o rehearsal/ --dry-run
+    """
+    from batchrun.commands import session
+    from batchrun.commands.run_options import refuse_local_options, run_options
+
+    options = run_options(given)
+    refuse_local_options(given, options)
+    if given["dry_run"]:
+        session.dry_run(options, stdout_bytes(), make_observer(given))
+        return
+    _run(options, given)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("state", type=STATE)
+@with_options([*GUARD_OPTIONS, *RETRY_OPTIONS, *NOTIFY_OPTIONS, *CONFIRM_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
+def resume(state: Path, **given: Any) -> None:
+    """Go on with the run of a STATE file, with the options that it was started with.
+
+    \b
+    Examples:
+      batchrun resume results.jsonl.state
+      batchrun resume results.jsonl.state --retry-failed --only timed_out
+      batchrun resume results.jsonl.state --max-cost 80
+    """
+    from batchrun.commands import session
+    from batchrun.commands.run_options import confirms_base_url, guards, refuse_local_options
+
+    options = session.stored_options(state, repair=given["repair"])
+    options = replace(options, guards=guards(given, options.guards))
+    refuse_local_options(given, options)
+    _run(options, given, resumed=True, confirmed_url=confirms_base_url(given, options))
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@with_options([*WATCH_OPTIONS, *GUARD_OPTIONS, *NOTIFY_OPTIONS, *KEY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
+def watch(**given: Any) -> None:
+    """Run each JSONL file that arrives in FOLDER, one after the other.
+
+    Each file is a run of its own, with results, state file and options as `batchrun run` has them; guards and --limit
+    hold for each. Beside its results a file gets a record, NAME.done or NAME.failed; nothing in FOLDER is touched. The
+    same command again goes on with what was cut off, and takes up what has no record.
+
+    \b
+    Examples:
+      batchrun watch inbox/ -e abc123xyz -o results/
+      batchrun watch inbox/ -e abc123xyz -o results/ --until-empty --set max_tokens=256
+    """
+    from batchrun.commands import session
+    from batchrun.commands.run_options import refuse_local_options, run_options
+
+    folder, output = given["folder"], given["output"]
+    asked = {**given, "inputs": (str(folder),), "output": f"{output}/", "state": str(output), "shard": None}
+    options = run_options(asked)
+    refuse_local_options(given, options)
+    shared = _session_options({**given, "retry_failed": False, "kinds": (), "repair": False}, options)
+    total = session.watch(
+        options,
+        folder,
+        settle_s=given["settle"],
+        until_empty=given["until_empty"],
+        show=lambda file, ending: show_ending(file, ending, given),
+        **{name: shared[name] for name in ("observer", "api_key", "notify_url", "local")},
+    )
+    show_total(total, given)
+    sys.exit(total.exit_code)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("state", type=STATE)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def status(state: Path, *, as_json: bool) -> None:
+    """Show how the run of a STATE file stands; also while it is going on.
+
+    \b
+    Examples:
+      batchrun status results.jsonl.state
+      watch -n 10 batchrun status results.jsonl.state
+    """
+    from batchrun.commands import status as standing
+
+    seen = standing.look(state)
+    echo(standing.to_json(seen) if as_json else standing.render(seen), nl=False)
+
+
+@main.command(context_settings=_ENVIRONMENT, short_help="Cancel the jobs in flight of a STATE file's run.")
+@click.argument("state", type=STATE)
+@with_options([*NOTIFY_OPTIONS, *CONFIRM_OPTIONS, *SHOW_OPTIONS])
+def cancel(state: Path, **given: Any) -> None:
+    """Cancel the jobs in flight of the run of a STATE file, queued ones first.
+
+    Only the run's own jobs are cancelled. Those that are over by then are collected; the rows of the others are as if
+    they had not been submitted, and `resume` takes them up again. A run that is going on is asked to cancel and end.
+
+    \b
+    Examples:
+      batchrun cancel results.jsonl.state
+    """
+    from batchrun.commands import session
+    from batchrun.commands.run_options import confirms_base_url
+    from batchrun.endpoint.credentials import find_key
+
+    options = session.stored_options(state)
+    api_key = find_key(options, key_file=given["api_key_file"])
+    summary = session.cancel(
+        options,
+        observer=make_observer(given, api_key),
+        confirmed_url=confirms_base_url(given, options),
+        api_key=api_key,
+        notify_url=given["notify"],
+    )
+    _finish(summary, given)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each STATE on stdout.")
+@click.option("--repair-list", is_flag=True, help="Only the ids of rows whose result is lost or damaged, one a line.")
+def verify(states: tuple[Path, ...], *, as_json: bool, repair_list: bool) -> None:
+    """Prove that the run of a STATE file is whole; of several, that they are the shards of one input.
+
+    Every row is accounted for, every result is there once and as it was written, and every input line has its row and
+    is what it was. Nothing is changed and nothing is sent; the run may be going on. Exits with 0 or 1.
+
+    \b
+    Examples:
+      batchrun verify results.jsonl.state
+      batchrun verify results.jsonl.state --repair-list
+      batchrun verify prompts.shard-*.results.jsonl.state
+    """
+    from batchrun.commands import findings
+    from batchrun.commands import merge as merging
+    from batchrun.commands import verify as verification
+
+    found, shown = [], findings.to_json if as_json else findings.render
+    for state in states:
+        found.append(verification.verify(state, echo if repair_list else None))
+        echo("" if repair_list else shown(found[-1]), nl=False)
+    if len(states) > 1 and not repair_list:
+        echo(merging.whole_shards(states), err=as_json)
+    sys.exit(0 if all(each.is_whole for each in found) else 1)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
+@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="The file to write; `-` is stdout.")
+@click.option("--partial", is_flag=True, help="Merge what there is: shards may be missing, and rows not have ended.")
+def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
+    """Put the results of shards together, in input order.
+
+    STATE... are the state files of all shards of one input, in any order. FILE is written whole or not at all, and the
+    rows that failed go to its error file. Shards that overlap, are missing or not finished are refused.
+
+    \b
+    Examples:
+      batchrun merge prompts.shard-*.results.jsonl.state -o results.jsonl
+      batchrun merge out/*.state -o sofar.jsonl --partial
+    """
+    from batchrun.commands import merge as merging
+
+    target = None if str(output) == "-" else output
+    echo(str(merging.merge(states, target, stdout_bytes(), partial=partial)), err=True)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("state", type=STATE)
+@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="The file to write; `-` is stdout.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["openai", "batchrun"]),
+    help="The format to write. [default: as the run wrote them]",
+)
+@click.option("--all", "with_errors", is_flag=True, help="Failed and held rows, too, as the error file has them.")
+def export(state: Path, output: Path, form: ResultFormat | None, *, with_errors: bool) -> None:
+    """Write the results of a STATE file in input order.
+
+    FILE is written whole or not at all, with the lines of all results files. While the run is going on, it gets the
+    results so far.
+
+    \b
+    Examples:
+      batchrun export results.jsonl.state -o ordered.jsonl
+      batchrun export out.state -o - | gzip > ordered.jsonl.gz
+      batchrun export results.jsonl.state -o batch_output.jsonl --format openai --all
+    """
+    from batchrun.commands import export as exporting
+
+    target = None if str(output) == "-" else output
+    echo(str(exporting.export(state, target, stdout_bytes(), form, with_errors=with_errors)), err=True)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("state", type=STATE)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with all variants on stdout.")
+@click.option("--html", metavar="FILE", type=PATH, help="Write a page with plots, too.")
+def report(state: Path, *, as_json: bool, html: Path | None) -> None:
+    """Show what the run of a STATE file came to, by the variants of its sweep; also while it is going on.
+
+    \b
+    Examples:
+      batchrun report sweep.jsonl.state
+      batchrun report sweep.jsonl.state --json | jq '.variants[] | [.label, .execution_ms.p50]'
+    """
+    from batchrun.commands import report as reporting
+    from batchrun.display import variants as tables
+
+    if html is not None:
+        from batchrun.commands import report_page as webpage
+    seen = reporting.read(state)
+    if html is not None:
+        webpage.write(seen, html)
+    echo(tables.to_json(seen) if as_json else tables.render(seen), nl=False)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@with_options(REQUEST_OPTIONS)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def check(inputs: tuple[str, ...], *, as_json: bool, **given: Any) -> None:
+    """Say what is wrong with each line of INPUT..., or sum the inputs up.
+
+    With the options of `run` that decide what is sent, it says what becomes of each field under them.
+
+    \b
+    Examples:
+      batchrun check prompts.jsonl
+      batchrun check prompts.jsonl --chat --default max_tokens=256 --strict
+      batchrun check shards/ --json
+    """
+    import orjson
+
+    from batchrun.commands import check as checking
+    from batchrun.commands.run_options import refuse_wrong_parameters, request_options
+    from batchrun.files.paths import refuse_unspeakable
+    from batchrun.prompts.sources import find_sources
+
+    request, sweep = request_options(given)
+    refuse_wrong_parameters(given)
+
+    sources = find_sources(inputs, tell=lambda text: click.echo(text, err=True))
+    for source in sources:
+        refuse_unspeakable(Path(source.path))
+    report = checking.inspect(sources, stdin=stdin_bytes(), request=request, sweep=sweep, strict=given["strict"])
+    if as_json:
+        echo(orjson.dumps(checking.to_json(report), option=orjson.OPT_INDENT_2))
+    else:
+        echo(checking.render(report), nl=False)
+    sys.exit(0 if report.is_good else 2)
+
+
+@main.command(context_settings=_ENVIRONMENT)
+@with_options([*SERVE_OPTIONS, *LOCAL_OPTIONS])
+def serve(**given: Any) -> None:
+    """Serve a local endpoint that speaks Runpod's queue API, for rehearsals and tests.
+
+    \b
+    Examples:
+      batchrun serve --port 8000
+      batchrun serve --worker echo --workers 100 --latency 0.2 --fail-rate 0.01 --limits
+      batchrun serve --upstream http://localhost:11434/v1
+      batchrun run prompts.jsonl -e any --base-url http://127.0.0.1:8000/v2 -o results.jsonl
+    """
+    from batchrun.commands import session
+
+    session.serve(given)
+
+
+def _run(options: RunOptions, given: dict[str, Any], *, resumed: bool = False, confirmed_url: bool = False) -> NoReturn:
+    from batchrun.commands import session
+
+    shared = _session_options(given, options)
+    _finish(session.run(options, resumed=resumed, confirmed_url=confirmed_url, **shared), given)
+
+
+def _session_options(given: dict[str, Any], options: RunOptions) -> dict[str, Any]:
+    from batchrun.commands.session import LocalWorker
+    from batchrun.endpoint.credentials import find_key
+
+    api_key = find_key(options, key_file=given["api_key_file"])
+    return {
+        "retry_failed": given["retry_failed"],
+        "kinds": given["kinds"],
+        "repair": given["repair"],
+        "api_key": api_key,
+        "observer": make_observer(given, api_key),
+        "notify_url": given["notify"],
+        "local": LocalWorker(given["worker"], given["model_file"], given["upstream"]),
+    }
+
+
+def _finish(summary: Summary, given: dict[str, Any]) -> NoReturn:
+    show_summary(summary, given)
+    sys.exit(summary.exit_code)

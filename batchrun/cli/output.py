@@ -1,0 +1,107 @@
+"""What a command says, but for the progress of a run. Nothing that it shows can act on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchrun.display.printer import Printer
+from batchrun.display.text import visible, visible_json
+from batchrun.endpoint.secrets import Secrets, url_secrets
+from batchrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from batchrun.commands.watch_folder import Ending
+    from batchrun.commands.watch_queue import Total
+    from batchrun.display.summary import Observer, Summary
+
+
+def echo(text: str | bytes, *, err: bool = False, nl: bool = True) -> None:
+    """The one way to a person's screen; JSON, as bytes, is also for programs."""
+    if isinstance(text, bytes):
+        # In a text stream it has whatever encoding that has.
+        is_text = err or not hasattr(sys.stdout, "buffer")
+        click.echo(visible_json(text, ascii_only=True) if is_text else visible_json(text).encode(), err=err, nl=nl)
+    else:
+        click.echo(visible(text), err=err, nl=nl)
+
+
+def say(message: str, hint: str) -> None:
+    """A message in one line, and what to do in another."""
+    if message:
+        echo(f"batchrun: {message}", err=True)
+    if hint:
+        echo(f"  -> {hint}", err=True)
+
+
+def show_summary(summary: Summary, given: dict[str, Any]) -> None:
+    """What a run came to, as much of it as the options want."""
+    from batchrun.display.summary import render, to_event
+
+    if given["progress"] == "json":
+        echo(to_event(summary), err=True)
+    elif not given["quiet"]:
+        echo(render(summary), err=True, nl=False)
+    elif summary.reason:
+        say(summary.reason, summary.hint)
+
+
+def show_ending(file: str, ending: Ending, given: dict[str, Any]) -> None:
+    """How the run of a file in a watched folder ended."""
+    if ending.summary is not None:
+        show_summary(ending.summary, given)
+    elif given["progress"] == "json":
+        _show_event({"event": "refused", "file": file, **ending.to_json()})
+    elif ending.error is not None:
+        say(f"{file} is refused, nothing of it was sent: {ending.error.message}", ending.error.hint)
+
+
+def show_total(total: Total, given: dict[str, Any]) -> None:
+    """What a watch came to."""
+    if given["progress"] == "json":
+        _show_event({"event": "total", **total.to_json()})
+    elif not given["quiet"]:
+        echo(f"\n{total}", err=True)
+
+
+def _show_event(event: dict[str, Any]) -> None:
+    import orjson
+
+    echo(orjson.dumps(event), err=True)
+
+
+def make_observer(given: dict[str, Any], api_key: str | None = None) -> Observer:
+    """What shows a run, as the options want it; the log goes to where they say, without the key.
+
+    Raises:
+        UsageError: the log file cannot be opened.
+    """
+    from batchrun.display import progress
+
+    observer = progress.make_observer("none" if given["quiet"] else given["progress"], sys.stderr)
+    if given["progress"] == "none" and not given["quiet"]:
+        observer = progress.WarningObserver(sys.stderr)
+    file = _log_file(given["log_file"])
+    if given["verbose"] or file is not None:
+        from batchrun.endpoint.proxies import environment_proxies
+
+        urls = [given["notify"], *environment_proxies()]
+        secrets = Secrets(api_key, *(secret for url in urls for secret in url_secrets(url)))
+        progress.send_log(observer if given["verbose"] else None, file, secrets.hide)
+    else:
+        progress.send_log(None, None)
+    return observer
+
+
+def _log_file(path: Path | None) -> Printer | None:
+    if path is None:
+        return None
+    try:
+        printer = Printer(path.open("a", encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--log-file {path}: {error.strerror}", "give a file in a folder that exists") from error
+    click.get_current_context().call_on_close(printer.settle)
+    return printer

@@ -1,0 +1,130 @@
+"""A TOML file in which the options of a run stand, for runs that are made again: `batchrun run --config sweep.toml`.
+
+The command line wins over the environment, and that over the file. Paths in the file are relative to its folder, so
+that it can be called from anywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchrun.errors import UsageError
+
+_PATHS = frozenset({"inputs", "folder", "output", "state", "api_key_file", "model_file", "log_file"})
+
+
+def use_run_file(path: Path, ctx: click.Context) -> None:
+    """Make the options in a file the defaults of a command.
+
+    Raises:
+        UsageError: as `read_run_file` has it, or an option does not take the value that the file gives it.
+    """
+    ctx.default_map = read_run_file(path, ctx.command)
+    for parameter in ctx.command.params:
+        value = ctx.default_map.get(str(parameter.name))
+        try:
+            if value is not None:
+                parameter.process_value(ctx, value)
+        except click.MissingParameter:
+            continue  # an empty list of inputs: the command line may have them
+        except click.BadParameter as error:
+            key = max(parameter.opts, key=len).removeprefix("--")
+            hint = f"mend it, or see batchrun {ctx.command.name} --help"
+            raise UsageError(f"--config {path}: {key}: {error.message}", hint) from error
+
+
+def read_run_file(path: Path, command: click.Command) -> dict[str, Any]:
+    """The options in a file, by the names of the command's parameters, as click takes defaults.
+
+    Args:
+        path: The TOML file.
+        command: Whose options they are.
+
+    Raises:
+        UsageError: the file cannot be read, is no TOML, or has a key that is no option or a value of a wrong kind.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}", "give the TOML file with the run's options") from error
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or bytes that are no text
+        raise UsageError(f"--config {path}: this is no TOML: {error}", "mend the file") from error
+    known = {name: parameter for parameter in command.params for name in _names(parameter)}
+    options: dict[str, Any] = {}
+    for key, value in data.items():
+        parameter = known.get(key.replace("-", "_").lower())
+        if parameter is None:
+            near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
+            hint = f"did you mean {near[0].replace('_', '-')}?" if near else f"see batchrun {command.name} --help"
+            raise UsageError(f"--config {path}: {key!r} is no option of `batchrun {command.name}`", hint)
+        name = str(parameter.name)
+        if name in options:
+            raise UsageError(f"--config {path}: {key!r} is there twice, in two spellings", "take one of them out")
+        given = _value(f"--config {path}: {key}", parameter, value)
+        options[name] = _from_folder(path.parent, given) if name in _PATHS else given
+    return options
+
+
+def _names(parameter: click.Parameter) -> list[str]:
+    """How a parameter may be called in a file: as on the command line, without dashes in front."""
+    if parameter.name in ("config", "help"):
+        return []
+    if isinstance(parameter, click.Argument):
+        return [str(parameter.name)]
+    return [opt.removeprefix("--").replace("-", "_") for opt in parameter.opts if opt.startswith("--")]
+
+
+def _value(where: str, parameter: click.Parameter, value: Any) -> Any:
+    """A value as click takes it: text, a flag, or a list of texts."""
+    if isinstance(parameter, click.Option) and parameter.is_flag:
+        if not isinstance(value, bool):
+            raise UsageError(f"{where} is true or false, not {_shown(value)}", "write it without quotes")
+        return value
+    if not (parameter.multiple or parameter.nargs == -1):
+        if isinstance(value, (bool, list, dict)):
+            raise UsageError(f"{where} is one value, not {_shown(value)}", "see batchrun run --help")
+        return str(value)
+    if isinstance(value, dict):
+        if parameter.name not in ("sweep", "override", "default"):
+            raise UsageError(f"{where} is no table", f"write it as a list: {parameter.name} = [...]")
+        return [f"{key}={_json(where, item)}" for key, item in _flat(value, is_sweep=parameter.name == "sweep")]
+    items = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, str) for item in items):
+        raise UsageError(f"{where} is a text or a list of texts, not {_shown(value)}", "put quotes around it")
+    return items
+
+
+def _flat(table: dict[str, Any], *, is_sweep: bool, above: str = "") -> list[tuple[str, Any]]:
+    """The pairs of a table. In that of a sweep, tables within it are paths: `[sweep.input] steps = [1, 2]`."""
+    pairs = []
+    for key, value in table.items():
+        if is_sweep and isinstance(value, dict):
+            pairs += _flat(value, is_sweep=True, above=f"{above}{key}.")
+        else:
+            pairs.append((above + key, value if not is_sweep or isinstance(value, list) else [value]))
+    return pairs
+
+
+def _json(where: str, value: Any) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{where}: {_shown(value)} cannot be sent as JSON", "use text or a number") from error
+
+
+def _from_folder(folder: Path, value: Any) -> Any:
+    """A path as meant from where the file stands, or from home (`~/`); a slash at its end stays, unlike in a Path."""
+    if isinstance(value, list):
+        return [_from_folder(folder, item) for item in value]
+    return value if value == "-" else os.path.join(folder, os.path.expanduser(value))  # noqa: PTH111, PTH118 - see there
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if not isinstance(value, (list, dict)) else "a list" if isinstance(value, list) else "a table"

@@ -1,0 +1,218 @@
+"""How a text becomes the value of an option: numbers, times, paths, KEY=VALUE. The bounds are those of `config`."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchrun import config
+from batchrun.errors import StateError
+from batchrun.files.paths import behind_links, look_at, refuse_unspeakable
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_DURATION = re.compile(f"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
+_UNITS_S = (86400, 3600, 60, 1)
+_SIZES = {"mb": 1e6, "gb": 1e9, "tb": 1e12, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_SIZE = re.compile(f"{_NUMBER}\\s*({'|'.join(_SIZES)})")
+_MOST_DIGITS = 30
+
+
+def key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
+    """KEY=VALUE options; a value is JSON where it can be read as such, else text."""
+    result: dict[str, object] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals or not key.strip():
+            raise click.BadParameter(
+                f"{config.shown(value)} is not KEY=VALUE, for example temperature=0.7", param=param
+            )
+        if key.strip() in result:
+            raise click.BadParameter(f"{config.shown(key.strip())} is given twice", param=param)
+        result[key.strip()] = _json_or(text)
+    return result
+
+
+def _json_or(text: str) -> Any:
+    """Text as JSON where it can be read as such, else as it is."""
+    from batchrun.files.exactjson import load
+
+    try:
+        return load(text.encode())
+    except ValueError:
+        return text
+
+
+def sweeps(
+    _ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, tuple[object, ...]], ...]:
+    """KEY=V1,V2,... options, or KEY=[V1, V2, ...] as JSON; each value is JSON where it can be read as such."""
+    keys: dict[str, tuple[object, ...]] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise click.BadParameter(
+                f"{config.shown(value)} is not KEY=V1,V2,..., for example temperature=0,0.7", param=param
+            )
+        if key in keys:
+            raise click.BadParameter(f"{config.shown(key)} is given twice: put all of its values into one", param=param)
+        whole = _json_or(text)
+        if isinstance(whole, list):
+            keys[key] = tuple(whole)
+        elif isinstance(whole, dict):
+            keys[key] = (whole,)
+        else:
+            parts = [part.strip() for part in text.split(",")] if text.strip() else []
+            if "" in parts:
+                raise click.BadParameter(f"{config.shown(value)}: a value between the commas is empty", param=param)
+            keys[key] = tuple(_json_or(part) for part in parts)
+    return tuple(keys.items())
+
+
+def duration(_ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """`8h`, `90m`, `1h30m`, `45s`, `2d`. Becomes seconds, more than 0."""
+    if value is None:
+        return None
+    if len(value) <= _MOST_DIGITS and value.strip().replace(".", "", 1).isdecimal():
+        raise click.BadParameter(
+            f"{value!r}: hours, minutes or seconds? Say {value}h, {value}m or {value}s", param=param
+        )
+    match = _DURATION.fullmatch(value.strip().lower())
+    numbers = match.groups() if match else ()
+    seconds = sum(float(number) * unit_s for number, unit_s in zip(numbers, _UNITS_S, strict=False) if number)
+    bounds = config.BOUNDS[str(param.name)]
+    if not bounds.hold(seconds):
+        kind = "a longer time than 10 years" if seconds > 0 else "no time above 0"
+        raise click.BadParameter(f"{config.shown(value)} is {kind}, for example 8h, 90m, 1h30m or 45s", param=param)
+    return seconds
+
+
+def size(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """`256MB`, `1GiB`, `1.5GB`. Becomes bytes."""
+    if value is None:
+        return None
+    match = _SIZE.fullmatch(value.strip().lower()) if len(value) <= _MOST_DIGITS else None
+    size_bytes = round(float(match.group(1)) * _SIZES[match.group(2)]) if match else 0
+    if not config.BOUNDS["memory"].hold(size_bytes):
+        raise click.BadParameter(
+            f"{config.shown(value)} is not a size from 1MB to 1TB, for example 256MB or 1GiB", param=param
+        )
+    return size_bytes
+
+
+def halt(_ctx: click.Context, param: click.Parameter, value: str | None) -> config.HaltOptions | None:
+    """`50` failed rows, `10%` of the rows, or `off`."""
+    if value is None:
+        return None
+    text = value.strip().lower()
+    if text == "off":
+        return config.HaltOptions(automatic=False)
+    if config.BOUNDS["halt"].hold(_number(text, config.BOUNDS["halt"])):
+        return config.HaltOptions(rows=int(text))
+    match = re.fullmatch(f"{_NUMBER}\\s*%", text)
+    share = float(match.group(1)) / 100 if match else 0.0
+    if not 0 < share <= 1:
+        raise click.BadParameter(
+            f"{config.shown(value)}: give failed rows (50), a share of them (10%), or off", param=param
+        )
+    return config.HaltOptions(share=share)
+
+
+class Number(click.FloatRange):
+    """The number that an option takes, within the bounds that `config` has for it.
+
+    Args:
+        option: The name of its parameter.
+        may_be_auto: Whether `auto` is taken, too, and becomes None.
+    """
+
+    def __init__(self, option: str, *, may_be_auto: bool = False) -> None:
+        self._bounds = bounds = config.BOUNDS[option]
+        self._may_be_auto = may_be_auto
+        self.name = "integer range" if bounds.whole else "float range"
+        super().__init__(bounds.least, bounds.most, min_open=bounds.above)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number for a text.
+
+        Raises:
+            click.BadParameter: it is not one, or not within the bounds.
+        """
+        if self._may_be_auto and str(value).strip().lower() == "auto":
+            return None
+        number = _number(value, self._bounds) if isinstance(value, str) else value
+        if not self._bounds.hold(number):
+            kind = f"neither auto nor {self._bounds}" if self._may_be_auto else f"not {self._bounds}"
+            self.fail(f"{config.shown(value)} is {kind}", param, ctx)
+        return number
+
+
+def _number(text: str, bounds: config.Bounds) -> float | None:
+    """Text as a number; None when it is none, or one of thousands of digits."""
+    try:
+        return int(text) if bounds.whole else float(text)
+    except ValueError:
+        return None
+
+
+class _Path(click.Path):
+    """A path that can be looked at, whether something is there or not.
+
+    Args:
+        is_state: Whether it is that of a state file, which messages and JSON name.
+    """
+
+    def __init__(self, *, is_state: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self._is_state = is_state
+
+    def convert(self, value: Any, param: click.Parameter | None, _ctx: click.Context | None) -> Path:
+        """The path for a text.
+
+        Raises:
+            UsageError: see `look_at`.
+        """
+        found = look_at(value, "the path" if param is None else _called(param))
+        path = Path(value)
+        if self._is_state:
+            if (path / config.FOLDER_STATE).is_file():
+                path /= config.FOLDER_STATE
+            path = behind_links(path)
+            refuse_unspeakable(path)
+            if not path.name:
+                raise StateError(
+                    f"{path} is a folder, not a state file",
+                    f"it stands beside the results, <output>.state, or in their folder: {config.FOLDER_STATE}",
+                )
+            if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+                raise StateError(f"{path} is a device or a pipe, not a state file", "give the path of a state file")
+        return path
+
+
+def _called(param: click.Parameter) -> str:
+    """What people call a parameter: `--output`, or `STATE`."""
+    return max(param.opts, key=len) if isinstance(param, click.Option) else str(param.name).upper()
+
+
+PATH, STATE = _Path(), _Path(is_state=True)
+
+
+class Command(click.Command):
+    """A command that refuses an option of one value that is given twice, of which click would take the last."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; see click's.
+
+        Raises:
+            click.UsageError: an option is given twice.
+        """
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for index, param in enumerate(given):
+            takes_one = isinstance(param, click.Option) and not (param.multiple or param.is_flag or param.count)
+            if takes_one and param in given[:index]:
+                raise click.UsageError(f"{_called(param)} is given twice: which one is meant?", ctx)
+        return super().parse_args(ctx, args)

@@ -1,0 +1,175 @@
+"""`batchrun check`: what is wrong with each line of the inputs, or what they amount to. Nothing is sent or kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from typing import Any, BinaryIO
+
+from batchrun.config import RequestOptions, SweepOptions
+from batchrun.prompts.fields import Fields, Finding
+from batchrun.prompts.shapes import LineError, Prompt, parse_line, prompt_chars
+from batchrun.prompts.sources import Source, iter_source
+from batchrun.prompts.sweep import Sweep
+
+PROBLEMS_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A wrong line."""
+
+    file: str
+    line: int
+    """1-based."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}"
+
+
+@dataclass(slots=True)
+class Report:
+    """What the inputs amount to."""
+
+    files: int = 0
+    rows: int = 0
+    """Lines that can be run."""
+    shapes: Counter[str] = field(default_factory=Counter)
+    with_id: int = 0
+    """Rows that have an id of their own."""
+    chars: int = 0
+    """Estimated characters of prompt text in all rows."""
+    largest_chars: int = 0
+    largest_line_bytes: int = 0
+    largest_line_at: str = ""
+    """`file:line`."""
+    problem_count: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    """The first thousand of them."""
+    findings: list[Finding] = field(default_factory=list)
+    """What becomes of the fields of the lines, warnings first."""
+    strict: bool = False
+    """Whether warnings count as errors."""
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """Fields that are probably a mistake."""
+        return [finding for finding in self.findings if finding.is_warning]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the inputs can be run."""
+        return not (self.problem_count or (self.strict and self.warnings))
+
+    def add_problem(self, file: str, line: int, message: str) -> None:
+        """Note a wrong line."""
+        self.problem_count += 1
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append(Problem(file, line, message))
+
+    def add_row(self, file: str, line: int, prompt: Prompt, size_bytes: int) -> None:
+        """Note a line that can be run."""
+        chars = prompt_chars(prompt.request)
+        self.rows += 1
+        self.shapes[prompt.shape.value] += 1
+        self.with_id += prompt.id is not None
+        self.chars += chars
+        self.largest_chars = max(self.largest_chars, chars)
+        if size_bytes > self.largest_line_bytes:
+            self.largest_line_bytes, self.largest_line_at = size_bytes, f"{file}:{line}"
+
+
+def inspect(
+    sources: Iterable[Source],
+    *,
+    stdin: BinaryIO,
+    request: RequestOptions | None = None,
+    sweep: SweepOptions | None = None,
+    strict: bool = False,
+) -> Report:
+    """Read every line of the sources.
+
+    Ids are compared by 8 bytes of their digest, which costs some 150 bytes of memory for each row that has one.
+
+    Args:
+        sources: The inputs.
+        stdin: What `-` is read from.
+        request: How a line becomes a request; None: as it asks by itself.
+        sweep: The variants of each line; None: there is one.
+        strict: Whether warnings count as errors.
+
+    Raises:
+        InputError: a source cannot be read.
+        UsageError: the sweep is not one.
+    """
+    report = Report(strict=strict)
+    variants = Sweep(sweep or SweepOptions())
+    fields = Fields(request or RequestOptions(), variants)
+    seen: dict[int, tuple[int, int]] = {}
+    files: list[str] = []
+    for source in sources:
+        files.append(source.path)
+        report.files += 1
+        for line in iter_source(source, stdin):
+            try:
+                prompt = parse_line(line.raw)
+                variants.apply(prompt, 0)
+            except LineError as error:
+                report.add_problem(source.path, line.number, error.message)
+                continue
+            if prompt.id is not None:
+                key = int.from_bytes(blake2b(prompt.id.encode(), digest_size=8).digest(), "big")
+                first = seen.setdefault(key, (report.files - 1, line.number))
+                if first != (report.files - 1, line.number):
+                    where = f"{files[first[0]]}:{first[1]}"
+                    way = "" if first[0] == report.files - 1 else "; with -o FOLDER/ each file may have it once"
+                    report.add_problem(source.path, line.number, f"the id {prompt.id!r} stands already at {where}{way}")
+                    continue
+            report.add_row(source.path, line.number, prompt, len(line.raw))
+            fields.add(prompt, source.path, line.number)
+    report.findings = fields.findings()
+    if not report.rows and not report.problem_count:
+        report.add_problem(files[0] if files else "-", 1, "there is no line in the input")
+    return report
+
+
+def render(report: Report) -> str:
+    """For a terminal: a line for each problem as compilers write them, else the sums."""
+    found = [str(finding) for finding in report.findings]
+    if report.problem_count:
+        lines = [str(problem) for problem in report.problems]
+        if report.problem_count > len(report.problems):
+            lines.append(f"... and {report.problem_count - len(report.problems):,} more")
+        good = f"{report.rows:,} of {report.rows + report.problem_count:,} lines can be run"
+        return "\n".join([*lines, *found, "", f"{report.problem_count:,} wrong; {good}"]) + "\n"
+    shapes = ", ".join(f"{count:,} {shape}" for shape, count in report.shapes.most_common())
+    mean = report.chars / report.rows
+    return (
+        "".join(f"{line}\n" for line in [*found, ""] if found) + f"  files         {report.files:,}\n"
+        f"  rows          {report.rows:,}: {shapes}\n"
+        f"  with an id    {report.with_id:,}\n"
+        f"  prompt text   {report.chars:,} characters (mean {mean:,.0f}, most {report.largest_chars:,}),"
+        f" about {report.chars // 4:,} tokens\n"
+        f"  largest line  {report.largest_line_bytes:,} bytes at {report.largest_line_at}\n"
+        + ("all lines can be run\n" if report.is_good else f"errors by --strict: {len(report.warnings):,}\n")
+    )
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as one JSON object."""
+    return {
+        "files": report.files,
+        "rows": report.rows,
+        "shapes": dict(report.shapes),
+        "with_id": report.with_id,
+        "prompt_chars": report.chars,
+        "largest_prompt_chars": report.largest_chars,
+        "largest_line_bytes": report.largest_line_bytes,
+        "largest_line_at": report.largest_line_at,
+        "problem_count": report.problem_count,
+        "problems": [{"file": p.file, "line": p.line, "message": p.message} for p in report.problems],
+        "findings": [{**asdict(finding), "is_warning": finding.is_warning} for finding in report.findings],
+    }

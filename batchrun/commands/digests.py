@@ -1,0 +1,70 @@
+"""Whether files are what a run has written down of them: its inputs in the state, its results in the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchrun.config import RunOptions
+from batchrun.errors import OutputError
+from batchrun.results.record import iso_time
+from batchrun.runs.manifest import digest_file, manifest_path
+from batchrun.scheduler.states import RowState
+from batchrun.state.store import Store
+
+
+def changed_originals(store: Store) -> Iterator[str]:
+    """The inputs that were copied to be read, and are not what they were then; those that are gone are not named."""
+    kept = store.get_setting("inputs")
+    for source, told in zip(store.sources(), kept if isinstance(kept, list) else [], strict=False):
+        origin = Path(source.origin)
+        if source.file == source.origin or not origin.is_file():
+            continue
+        try:
+            found = digest_file(origin)
+        except OutputError as error:
+            yield error.message
+            continue
+        if list(told)[1:] != [found.size_bytes, found.sha256]:
+            yield source.path
+
+
+def against_manifest(store: Store) -> Iterator[str]:
+    """What the manifest says otherwise than the state and the results; nothing when it is of another session."""
+    options = store.get_setting("options")
+    if not isinstance(options, dict):
+        return
+    path = manifest_path(RunOptions.from_json(options, store.path))
+    try:
+        data = orjson.loads(path.read_bytes())
+        if _session(data["sessions"][-1]) != _last_session(store):
+            return
+        counts = store.counts()
+        told = {state: data["summary"][state.name.lower()] for state in (RowState.SUCCEEDED, RowState.FAILED)}
+        files = {Path(entry["path"]).name: (entry["size_bytes"], entry["sha256"]) for entry in data["results"]}
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        yield f"{path} is no manifest of this run"
+        return
+    for state, count in told.items():
+        if counts[state] != count:
+            yield f"{path}: {count} {state.name.lower()}, and the state file has {counts[state]:,}"
+    for output in store.outputs():
+        results = store.results_path(output)
+        if results.name in files and results.exists():
+            found = digest_file(results)
+            if files[results.name] != (found.size_bytes, found.sha256):
+                yield f"{path}: another SHA-256 than that of {results}"
+
+
+def _session(told: dict[str, Any]) -> tuple[object, object]:
+    return told["started_at"], told["outcome"]
+
+
+def _last_session(store: Store) -> tuple[object, object]:
+    started_ms, _, outcome = store.sessions()[-1]
+    return iso_time(started_ms / 1000), outcome

@@ -1,0 +1,181 @@
+"""The results of a run in the order of its input, in one file, in the format that they have or in another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from heapq import merge
+from operator import itemgetter
+from pathlib import Path
+from typing import BinaryIO
+
+from batchrun.config import ResultFormat, RunOptions
+from batchrun.errors import BatchrunError, UsageError
+from batchrun.prompts.sources import first_line, is_own_line
+from batchrun.results.reader import PlacedLines
+from batchrun.results.writer import errors_path, write_whole, writing
+from batchrun.runs.conversion import Conversion
+from batchrun.runs.manifest import manifest_path
+from batchrun.runs.ordering import find_positions
+from batchrun.scheduler.states import RowState
+from batchrun.state.naming import count_shared_ids
+from batchrun.state.positions import Positions
+from batchrun.state.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export came to."""
+
+    target: str
+    results: int
+    rows: int
+    """Of the run."""
+    failed: int
+    """Rows without a result that will have none; those of the rest are still to come."""
+    errors: int = 0
+    """Error records: of the rows that failed or are held."""
+    shared_ids: int = 0
+    """Ids that several of the lines have."""
+
+    def __str__(self) -> str:
+        failed = 0 if self.errors else self.failed
+        rest = self.rows - self.results - (self.errors or self.failed)
+        parts = [f"{failed:,} failed"] * bool(failed) + [f"{rest:,} have not ended"] * bool(rest)
+        missing = f" ({', '.join(parts)})" if parts else ""
+        with_errors = f", {self.errors:,} of them as errors" if self.errors else ""
+        said = f"{self.results + self.errors:,} of {self.rows:,} rows exported to {self.target}{with_errors}{missing}"
+        return said + told_of(self.shared_ids)
+
+
+def told_of(shared_ids: int) -> str:
+    """What is to be said of a file in which several lines have one id; a line of its own."""
+    said = "ids that stand in several inputs, and so on several lines, which differ in `source`"
+    return f"\n{said}: {shared_ids:,}" if shared_ids else ""
+
+
+def export(
+    state: Path, target: Path | None, stdout: BinaryIO, form: ResultFormat | None = None, *, with_errors: bool = False
+) -> Exported:
+    """Write the results that are committed, in input order.
+
+    Args:
+        state: The run's state file; another process may be writing it.
+        target: The file to write, whole by rename; None: `stdout`.
+        stdout: Where the lines go without a target.
+        form: The format to write; None: each line as it stands in its file.
+        with_errors: Write the records of the rows that failed or are held between them.
+
+    Raises:
+        UsageError: the target is a folder, a device, or a file of the run.
+        StateError: the state file or a results file cannot be read, or they do not fit together.
+        OutputError: the target cannot be written.
+    """
+    with ExitStack() as stack:
+        positions = stack.enter_context(Positions())
+        looking = stack.enter_context(ExitStack())
+        store = looking.enter_context(Snapshot(state))
+        store.refuse_damaged()
+        refuse_own_files(store, target, stdout)
+        paths = {output.output: store.results_path(output) for output in store.outputs()}
+        counts = store.counts()
+        placed = stack.enter_context(PlacedLines(paths))
+        find_positions(store, positions, counts[RowState.SUCCEEDED])
+        shared_ids = count_shared_ids(store, with_errors=with_errors)
+        conversion = stack.enter_context(Conversion(state, form))
+        results = ((at[:3], conversion.line(at.row, placed.read(at.output, at.offset, at.length))) for at in positions)
+        errors = 0
+        if with_errors:
+            failed = (((row.source, row.line, row.row), line) for row, line in conversion.errors(store))
+            errors = counts[RowState.FAILED] + counts[RowState.HELD]
+            put((line for _, line in merge(results, failed, key=itemgetter(0))), target, stdout)
+        else:
+            looking.close()  # a run that is going on can tidy up its log meanwhile
+            put((line for _, line in results), target, stdout)
+    name = "stdout" if target is None else str(target)
+    rows = sum(counts.values())
+    return Exported(name, counts[RowState.SUCCEEDED], rows, counts[RowState.FAILED], errors, shared_ids)
+
+
+def put(lines: Iterable[bytes], target: Path | None, stdout: BinaryIO) -> None:
+    """Write lines to a file, whole by rename, or without one to `stdout`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if target is not None:
+        write_whole(target, lines)
+    else:
+        stdout.writelines(lines)
+        stdout.flush()
+
+
+def refuse_own_files(
+    store: Snapshot, target: Path | None, stdout: BinaryIO, is_ours: Callable[[bytes], bool] = is_own_line
+) -> None:
+    """Refuse to write over anything of this run or another one, over what is not a file, or over somebody's file.
+
+    Args:
+        store: The run.
+        target: What is to be written; None: `stdout`.
+        stdout: Where the lines go without a target.
+        is_ours: Whether a file that begins with this line is one that may be replaced.
+
+    Raises:
+        UsageError: the target is one of these.
+    """
+    if target is None:
+        for path in _files_of(store):
+            if _is_file_of(stdout, path):
+                raise UsageError(f"stdout goes to {path}, a file of the run itself", "send it to another file")
+        return
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder", "give -o the name of a file in it")
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{target} is not a file", "-o - writes to stdout")
+    for path in _files_of(store):
+        if _same(target, path):
+            raise UsageError(f"{target} would write over {path}, a file of the run itself", "give another -o")
+    if not target.exists() or not target.stat().st_size:
+        return
+    with writing(target):
+        if not is_ours(first_line(target)):
+            raise UsageError(f"{target} exists, and batchrun has not written it", "move it away, or give another name")
+    for state in sorted(target.absolute().parent.glob("*.state")):
+        is_taken = False
+        with suppress(BatchrunError), Snapshot(state) as other:
+            is_taken = any(_same(target, path) for path in _files_of(other))
+        if is_taken:
+            raise UsageError(f"{target} is a file of the run of {state}", "give another name")
+
+
+def _files_of(store: Snapshot) -> Iterator[Path]:
+    """What a run reads and writes."""
+    for suffix in ("", "-wal", "-shm", ".lock"):
+        yield store.path.with_name(store.path.name + suffix)
+    stored = store.get_setting("options")
+    if isinstance(stored, dict):
+        yield manifest_path(RunOptions.from_json(stored, store.path))
+    for output in store.outputs():
+        path = store.results_path(output)
+        yield from (path, errors_path(path))
+    for source in store.sources():
+        yield from (Path(source.file), Path(source.origin))
+
+
+def _same(one: Path, other: Path) -> bool:
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _is_file_of(stream: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except OSError:
+        return False

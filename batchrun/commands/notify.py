@@ -1,0 +1,116 @@
+"""Tells a URL that a run is over. A notification that fails is a warning, never more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from batchrun.config import checked_url
+from batchrun.display.cost import span
+from batchrun.display.summary import Observer, Summary, duration
+from batchrun.endpoint.connections import make_connector, refuse_bad_way
+from batchrun.endpoint.proxies import proxy_for
+from batchrun.endpoint.secrets import Secrets
+from batchrun.engine.signals import wakeup_fd_kept
+from batchrun.errors import BatchrunError, UsageError
+
+_TIMEOUT_S = 10.0
+
+
+def payload(summary: Summary) -> dict[str, Any]:
+    """What is sent: `text` for Slack and its like, and the figures for programs. No secrets."""
+    s = summary
+    text = f"batchrun {s.outcome}: {s.succeeded:,} of {s.total:,} rows succeeded"
+    text += "".join(f", {count:,} {name}" for name, count in s.rest)
+    text += f", in {duration(s.wall_s)}"
+    if s.cost is not None:
+        text += f", for {span(s.cost.least, s.cost.most)}"
+    if s.reason:
+        text += f". {s.reason}"
+    if s.failures:
+        text += f" Most failures: {s.failures[0].kind} ({s.failures[0].rows:,})."
+    text += f" ({s.state.absolute()})"
+    return {"text": text, "event": s.outcome, **s.to_json()}
+
+
+def failure_payload(error: BaseException, state: str) -> dict[str, Any]:
+    """What is sent when a run ends by a defect."""
+    text = f"batchrun ended by an unexpected error: {type(error).__name__}: {error} ({state})"
+    return {"text": text, "event": "failed", "exit_code": 1}
+
+
+def refusal_payload(error: BatchrunError, file: str) -> dict[str, Any]:
+    """What is sent when a file of a watched folder was refused."""
+    return {
+        "text": f"batchrun refused {file}: nothing was sent. {error.message}",
+        "event": "refused",
+        "exit_code": error.exit_code,
+    }
+
+
+async def notify(url: str, data: dict[str, Any]) -> str | None:
+    """POST the data once.
+
+    Returns:
+        Why it did not arrive, one line without the URL, which may hold a secret; None when it did.
+    """
+    try:
+        # Not aiohttp's `trust_env`, which sends passwords out of ~/.netrc, too.
+        proxy = proxy_for(url)
+        async with (
+            aiohttp.ClientSession(
+                connector=make_connector(url, {}, proxy), timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)
+            ) as session,
+            session.post(
+                url,
+                proxy=None if proxy is None or proxy.is_socks else proxy.url,
+                data=orjson.dumps(data, default=str),
+                headers={"Content-Type": "application/json"},
+                allow_redirects=False,
+            ) as answer,
+        ):
+            if answer.status < 300:  # noqa: PLR2004 - a redirect is no success: the POST was not taken
+                return None
+            return f"HTTP {answer.status}"
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, UsageError) as error:
+        return f"{type(error).__name__}"
+
+
+def refuse_bad_url(url: str | None) -> None:
+    """Refuse a notification URL that nothing can be sent to.
+
+    Raises:
+        UsageError: it is no http(s) URL, or the environment's proxy for it is none.
+    """
+    if url is not None:
+        refuse_bad_way(checked_url("--notify", url, example="https://hooks.slack.com/services/..."))
+
+
+@contextmanager
+def telling(url: str | None, state: Path, observer: Observer, api_key: str | None) -> Iterator[list[Summary]]:
+    """Notify a URL of the summary that ends up in the list, or of an unexpected error."""
+    told: list[Summary] = []
+    try:
+        yield told
+    except Exception as error:
+        if url is not None and getattr(error, "exit_code", 1) == 1:
+            failure = failure_payload(error, state.name)
+            tell(url, {**failure, "text": Secrets(api_key).hide(failure["text"])}, observer)
+        raise
+    if url is not None:
+        tell(url, payload(told[0]), observer)
+
+
+def tell(url: str, data: dict[str, Any], observer: Observer) -> None:
+    """POST the data once, and tell the observer when it did not arrive."""
+    # Without a factory a runner would also set, and in the end unset, the event loop of a program.
+    with wakeup_fd_kept(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        failed = runner.run(notify(url, data))
+    if failed is not None:
+        observer.message(f"the notification did not arrive: {failed}")

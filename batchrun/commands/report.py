@@ -1,0 +1,122 @@
+"""What a run came to by variant, read from its state file and its results; also while another process writes them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from batchrun.config import RunOptions
+from batchrun.display.variants import Report, Tally, VariantReport
+from batchrun.errors import StateError
+from batchrun.prompts.sweep import REPEAT, Sweep, shown
+from batchrun.results.reader import in_groups, read_lines, size_of
+from batchrun.results.record import read_record, result_digest
+from batchrun.runs.spending import cost_so_far
+from batchrun.scheduler.states import RowState
+from batchrun.state.naming import stored_ids
+from batchrun.state.snapshot import Snapshot
+
+
+def read(state: Path) -> Report:
+    """Read what the run of a state file has come to so far.
+
+    Args:
+        state: The state file.
+
+    Raises:
+        StateError: there is no such state file, it holds no run, or it or a results file cannot be read.
+    """
+    with Snapshot(state) as store:
+        store.refuse_damaged()
+        stored = store.get_setting("options")
+        if not isinstance(stored, dict):
+            raise StateError(f"{state} holds no run", "start one with `batchrun run`")
+        options = RunOptions.from_json(stored, state)
+        repeat = options.sweep.repeat
+        variants = _variants(options)
+        last = store.query("SELECT coalesce(max(variant), 0) FROM rows")[0][0]
+        if last // repeat >= len(variants):
+            raise StateError(
+                f"{state}: the state file is damaged: a row is of variant {last}", "restore it from a copy"
+            )
+        for number, row_state, count in store.query(
+            f"SELECT variant / {repeat}, state, count(*) FROM rows GROUP BY 1, 2"
+        ):
+            variant = variants[number]
+            variant.rows += count
+            variant.succeeded += count if row_state == RowState.SUCCEEDED else 0
+            variant.failed += count if row_state == RowState.FAILED else 0
+        for number, kind, count in store.query(
+            f"SELECT r.variant / {repeat}, f.kind, count(*) FROM failures f JOIN rows r ON r.row = f.row"
+            " WHERE r.state = 4 GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2"
+        ):
+            variants[number].failures[kind] = count
+        _add_times(store, variants, repeat)
+        _add_cost(store, variants, options)
+        _add_answers(store, variants, repeat)
+    return Report(str(state), [variant for variant in variants if variant.rows or len(variants) == 1])
+
+
+def _variants(options: RunOptions) -> list[VariantReport]:
+    sweep, found = Sweep(options.sweep), []
+    for number in range(0, sweep.size, options.sweep.repeat):
+        values = {key: value for key, value in sweep.variant(number).values.items() if key != REPEAT}
+        label = " ".join(f"{key}={shown(value)}" for key, value in values.items())
+        found.append(VariantReport(label or "all", values))
+    return found
+
+
+def _add_times(store: Snapshot, variants: list[VariantReport], repeat: int) -> None:
+    for column in ("delay_ms", "execution_ms"):
+        tallies: defaultdict[int, Tally] = defaultdict(Tally)
+        for number, value, count in store.each(
+            f"SELECT r.variant / {repeat}, j.{column}, count(*) FROM jobs j JOIN rows r ON r.row = j.row"
+            f" WHERE j.status = 'COMPLETED' AND j.{column} IS NOT NULL GROUP BY 1, 2"
+        ):
+            tallies[number].add(value, count)
+        for number, tally in tallies.items():
+            setattr(variants[number], column, tally.times())
+
+
+def _add_cost(store: Snapshot, variants: list[VariantReport], options: RunOptions) -> None:
+    cost = cost_so_far(store, store.counts(), store.counters(), options.guards.price_per_hour)
+    worked = dict(
+        store.query(
+            f"SELECT r.variant / {options.sweep.repeat}, coalesce(sum(j.execution_ms), 0)"
+            " FROM jobs j JOIN rows r ON r.row = j.row WHERE j.status NOT IN ('UNCONFIRMED', 'CANCELLING') GROUP BY 1"
+        )
+    )
+    total_ms = sum(worked.values())
+    if cost is not None and total_ms:
+        for number, variant in enumerate(variants):
+            variant.cost = cost.most * worked.get(number, 0) / total_ms
+
+
+def _add_answers(store: Snapshot, variants: list[VariantReport], repeat: int) -> None:
+    """One pass over the results that are committed."""
+    used: defaultdict[int, Tally] = defaultdict(Tally)
+    made: defaultdict[int, Tally] = defaultdict(Tally)
+    marked: Counter[tuple[int, str]] = Counter()
+    for output in store.outputs():
+        path = store.results_path(output)
+        if size_of(path) < output.committed_bytes:
+            raise StateError(
+                f"{path} is shorter than the state file says: results are missing", "put the whole file back"
+            )
+        for group in in_groups(read_lines(path, end=output.committed_bytes)):
+            found = [(record, line.raw) for line in group if (record := read_record(line.raw)) is not None]
+            ids = stored_ids(store, output.output, [(record.id, raw) for record, raw in found], result_digest)
+            numbers = store.variants(ids) if len(variants) > 1 else {}
+            for row_id, (record, _) in zip(ids, found, strict=True):
+                number = numbers.get(row_id, 0) // repeat
+                if record.input_tokens is not None:
+                    used[number].add(record.input_tokens)
+                if record.output_tokens is not None:
+                    made[number].add(record.output_tokens)
+                marked.update((number, mark) for mark in record.marks)
+    for (number, mark), count in marked.items():
+        setattr(variants[number], mark, count)
+    for number, tally in used.items():
+        variants[number].input_tokens = tally.tokens()
+    for number, tally in made.items():
+        variants[number].output_tokens = tally.tokens()

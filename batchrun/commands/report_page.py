@@ -1,0 +1,154 @@
+"""The report of a run as a page to look at, read from its state file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import nan
+from pathlib import Path
+from sys import stdout
+
+from batchrun.commands.export import refuse_own_files
+from batchrun.config import RunOptions
+from batchrun.display.cost import span
+from batchrun.display.page import is_page, page, plot, table
+from batchrun.display.summary import duration
+from batchrun.display.timeline import Point, Timeline
+from batchrun.display.variants import largest, tables
+from batchrun.errors import UsageError
+from batchrun.results.writer import write_whole
+from batchrun.runs.spending import cost_so_far
+from batchrun.state.records import public_id
+from batchrun.state.snapshot import Snapshot
+
+try:
+    from batchrun.display import charts
+except ImportError as error:
+    raise UsageError("--html needs matplotlib", "pip install 'runpod-batchrun[report]'") from error
+except OSError as error:  # it keeps a cache, at home or in the folder for temporary files
+    raise UsageError(f"--html needs matplotlib: {error}", "name a folder for its cache in MPLCONFIGDIR") from error
+
+from batchrun.display.variants import Report
+
+_LISTED = 50
+_MESSAGE_CHARS = 500
+_UNITS_LEAST = 3
+"""An axis has so many of its unit at least."""
+_BINS = 40
+
+
+def write(report: Report, target: Path) -> None:
+    """Write the page whole, by rename.
+
+    Raises:
+        UsageError: the target is a folder, or a file of the run.
+        StateError: the state file cannot be read.
+        OutputError: the target cannot be written.
+    """
+    with Snapshot(Path(report.state)) as store:
+        refuse_own_files(store, target, stdout.buffer, is_page)
+        write_whole(target, [_page(report, store)])
+
+
+def _page(report: Report, store: Snapshot) -> bytes:
+    options = RunOptions.from_json(store.get_setting("options"), store.path)  # type: ignore[arg-type]  # read before
+    rows, succeeded, failed = (
+        sum(getattr(variant, name) for variant in report.variants) for name in ("rows", "succeeded", "failed")
+    )
+    left = rows - succeeded - failed
+    title = "Every row succeeded" if succeeded == rows else f"{failed:,} of {rows:,} rows failed"
+    title = f"{left:,} of {rows:,} rows are still to come" if left else title
+    cost = cost_so_far(store, store.counts(), store.counters(), options.guards.price_per_hour)
+    seconds = store.sessions_ms() / 1000
+    facts = [("rows", f"{rows:,}"), ("succeeded", f"{succeeded:,}"), ("failed", f"{failed:,}")]
+    facts += [("running time", duration(seconds))]
+    facts += [] if cost is None else [("cost", span(cost.least, cost.most))]
+    sections = [*_over_time(store), *_latency(store)]
+    shown = tables(replace(report, variants=largest(report)))
+    more = len(report.variants) > len(largest(report))
+    first = f"Variants: the largest of {len(report.variants):,}" if more else "Variants"
+    names = {"rows": first, "delay p50": "Delay and execution", "failure": "Failures by kind"}
+    sections += [table(names.get(head[1], "Answers to look at"), head, rest, numbers=True) for head, *rest in shown]
+    longest = store.query(
+        "SELECT r.id, j.execution_ms, coalesce(j.delay_ms, 0) FROM jobs j JOIN rows r ON r.row = j.row"
+        " WHERE j.status = 'COMPLETED' AND j.execution_ms IS NOT NULL ORDER BY 2 DESC LIMIT 15"
+    )
+    if longest:
+        cells = [
+            (public_id(row_id)[:200], duration(ran / 1000), duration(delay / 1000)) for row_id, ran, delay in longest
+        ]
+        sections.append(table("The longest rows", ("row", "execution", "delay"), cells, numbers=True))
+    failures = store.query(
+        f"SELECT r.id, f.kind, substr(f.message, 1, {_MESSAGE_CHARS}) FROM failures f JOIN rows r ON r.row = f.row"
+        f" WHERE r.state = 4 ORDER BY f.row LIMIT {_LISTED}"
+    )
+    if failures:
+        name = "Failed rows" if failed <= _LISTED else f"Failed rows: the first {_LISTED} of {failed:,}"
+        sections.append(table(name, ("row", "kind", "message"), [(public_id(i)[:200], k, m) for i, k, m in failures]))
+    return page(title, report.state, facts, sections)
+
+
+def _over_time(store: Snapshot) -> list[str]:
+    points = [Point(*point) for point in Timeline(store.get_setting("timeline")).to_json()]
+    sections = []
+    start_ms = min([session[0] for session in store.sessions()], default=0)
+    if len(points) > 1:
+        unit, unit_ms = _unit(points[-1].at_ms - start_ms)
+        x = [(point.at_ms - start_ms) / unit_ms for point in points]
+        ended = [point.succeeded + point.failed for point in points]
+        pairs = zip(range(len(points) - 1), range(1, len(points)), strict=True)
+        rate = [nan] + [
+            max(ended[b] - ended[a], 0) / max((points[b].at_ms - points[a].at_ms) / 1000, 0.001) for a, b in pairs
+        ]
+        sections.append(plot("Rows per second", charts.lines("rows per second", unit, {"rows/s": (x, rate)})))
+        jobs = {
+            name.replace("_", " "): (x, [getattr(p, name) for p in points])
+            for name in ("window", "in_flight", "running")
+        }
+        sections.append(plot("Jobs in flight", charts.lines("jobs in flight", unit, jobs)))
+    failed = store.query(
+        "SELECT kind, completed_ms / 1000 * 1000, count(*) FROM failures"
+        " WHERE completed_ms IS NOT NULL GROUP BY 1, 2 ORDER BY 1"
+    )
+    if failed:
+        unit, unit_ms = _unit(max(at_ms for _, at_ms, _ in failed) - start_ms)
+        sections.append(
+            plot(
+                "Failures over time",
+                _histogram(
+                    "failures",
+                    unit,
+                    [(kind, max(at_ms - start_ms, 0) / unit_ms, count) for kind, at_ms, count in failed],
+                ),
+            )
+        )
+    return sections
+
+
+def _unit(span_ms: int) -> tuple[str, int]:
+    """What a time axis of such a length is read in, and its milliseconds."""
+    units = (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000))
+    return next((unit for unit in units if span_ms >= _UNITS_LEAST * unit[1]), ("seconds", 1000))
+
+
+def _latency(store: Snapshot) -> list[str]:
+    found = []
+    for name in ("delay", "execution"):
+        column = f"{name}_ms"
+        values = store.query(
+            f"SELECT {column} / 1000.0, count(*) FROM jobs"
+            f" WHERE status = 'COMPLETED' AND {column} IS NOT NULL GROUP BY 1"
+        )
+        if values:
+            title = f"{name.capitalize()}: jobs by their seconds"
+            found.append(plot(title, _histogram(name, "seconds", [(name, value, count) for value, count in values])))
+    return found
+
+
+def _histogram(name: str, x_label: str, values: list[tuple[str, float, int]]) -> str:
+    low, high = min(value for _, value, _ in values), max(value for _, value, _ in values)
+    width = (high - low) / _BINS or 0.01
+    x = [low + (index + 0.5) * width for index in range(_BINS)]
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for kind, value, count in values:
+        series.setdefault(kind, (x, [0.0] * _BINS))[1][min(int((value - low) / width), _BINS - 1)] += count
+    return charts.bars(name, x_label, series, width * 0.9)

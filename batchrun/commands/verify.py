@@ -1,0 +1,319 @@
+"""Whether a run is whole: every row accounted for, every result there once, every input line as it was.
+
+The state file is read as of one moment, and each results file up to the length that is committed in it, so that a
+run that another process is writing does not look broken. Nothing is written. Memory does not grow with the run, but
+for one byte a row, and for an input that has lines without a row.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from batchrun.commands.digests import against_manifest, changed_originals
+from batchrun.commands.findings import PROBLEMS, UNSETTLED, Problem, Verification
+from batchrun.config import RunOptions, SweepOptions
+from batchrun.engine.rows import InputLines, where
+from batchrun.errors import StateError
+from batchrun.prompts.shard import LineSum, Shard
+from batchrun.prompts.sweep import Sweep
+from batchrun.results.reader import StoredLine, in_groups, read_lines, size_of
+from batchrun.results.record import read_error_id, read_record, result_digest, source_file
+from batchrun.results.writer import errors_path
+from batchrun.runs.checks import new_place
+from batchrun.scheduler.states import RowState
+from batchrun.state.invariants import FORGOTTEN, INVARIANTS
+from batchrun.state.lock import holder
+from batchrun.state.naming import has_shared_ids, is_shared_id, stored_ids
+from batchrun.state.records import OutputRecord, public_id
+from batchrun.state.snapshot import Found, Snapshot
+
+_NAMED = 5
+"""Of each kind of problem so many are named."""
+_RESULT, _ERROR, _ALTERED = 1, 2, 4
+"""Marks of a row: it was found in a results file, in an error file, in a results file as something else."""
+
+
+def verify(state: Path, lost: Callable[[str], object] | None = None) -> Verification:
+    """Look whether the run of a state file is whole.
+
+    Args:
+        state: The state file.
+        lost: Told the id of each row whose result is lost or damaged, with its file in front where several have it;
+            None: nobody is.
+
+    Raises:
+        StateError: there is no such state file, or it cannot be read.
+    """
+    found = Verification(str(state), _pid_of(state))
+    with Snapshot(state) as store:
+        session = store.last_session()
+        faults = store.damage()
+        if faults:
+            found.problems = [Problem("damaged", len(faults), faults)]
+            return found
+        check = _Check(store, found, lost)
+        check.rows()
+        for output in store.outputs():
+            path = store.results_path(output)
+            check.results(output, path)
+            check.errors(output, errors_path(path))
+        check.lines()
+    if found.pid is None:
+        found.pid = _pid_of(state)
+    with Snapshot(state) as now:
+        is_settled = found.pid is None and session[1] is not None and session == now.last_session()
+        check.conclude(now if is_settled else None)
+    return found
+
+
+def _pid_of(state: Path) -> int | None:
+    who = holder(state)
+    return None if who is None else who.pid
+
+
+class _Check:
+    """The checks, one after the other; `lines` comes after all results and errors."""
+
+    def __init__(self, store: Snapshot, found: Verification, lost: Callable[[str], object] | None) -> None:
+        self._store = store
+        self._found = found
+        self._lost = lost
+        self._problems = {kind: Problem(kind) for kind in PROBLEMS}
+        self._sources = {source.source: source for source in store.sources()}
+        self._has_shared_ids = has_shared_ids(store)
+        self._paths: dict[int, Path] = {}
+        self._error_files: set[int] = set()
+        self._moved = 0
+        self._held = 0
+        self._marks = bytearray(store.last_row() + 1)
+
+    def rows(self) -> None:
+        """The tables of the state file against each other."""
+        found, query = self._found, self._store.query
+        found.counts = self._store.counts()
+        found.rows = sum(found.counts.values())
+        found.failures = query("SELECT count(*) FROM failures")[0][0]
+        for kind, invariant in INVARIANTS.items():
+            problem = self._problems[kind]
+            problem.count = query(f"SELECT count(*) {invariant.breach}")[0][0]
+            if problem.count:
+                named = query(f"SELECT {invariant.name} {invariant.breach} ORDER BY 1 LIMIT {_NAMED}")
+                problem.first = [public_id(name) for (name,) in named]
+        for row_id, source in self._store.each(f"SELECT r.id, r.source {FORGOTTEN}"):
+            self._lose(public_id(row_id), source)
+
+    def results(self, output: OutputRecord, path: Path) -> None:
+        """A results file, line by line, and what stands beyond its committed length."""
+        self._paths[output.output] = path
+        self._found.results_files += 1
+        try:
+            size_bytes = size_of(path)
+            if size_bytes < output.committed_bytes:
+                short = output.committed_bytes - size_bytes
+                what = f"is {short:,} bytes shorter than the state file says" if size_bytes else "is missing or empty"
+                self._add("file", f"{path} {what}")
+            last = 0
+            for group in in_groups(read_lines(path, end=output.committed_bytes)):
+                last = group[-1].number
+                for line, row_id, row in self._belonging(output, path, group, _result_id, "no_result"):
+                    self._result(output, path, line, row_id, row)
+            tail = read_lines(path, start=output.committed_bytes, end=size_bytes, first=last + 1)
+            self._tail(output, path, tail)
+        except StateError as error:
+            self._add("file", error.message)
+
+    def _result(self, output: OutputRecord, path: Path, line: StoredLine, row_id: str, row: Found) -> None:
+        if row.state != RowState.SUCCEEDED:
+            self._add("not_succeeded", f"{path}:{line.number} ({row_id})")
+        elif row.result is not None and row.result != result_digest(line.raw):
+            self._marks[row.row] |= _ALTERED
+            self._add("altered", f"{path}:{line.number} ({row_id})")
+        elif self._marks[row.row] & _RESULT:
+            self._add("twice", f"{path}:{line.number} ({row_id})")
+        else:
+            self._marks[row.row] |= _RESULT
+            self._found.results += 1
+            self._found.compared += row.result is not None
+            source = self._sources.get(row.source)
+            if source is not None and source.output != output.output:
+                self._elsewhere(output, path, line, row_id)
+
+    def _elsewhere(self, output: OutputRecord, path: Path, line: StoredLine, row_id: str) -> None:
+        """A result in the file of another input than its row's: fine when that is where the prompt once stood."""
+        file = source_file(line.raw)
+        if any(source.path == file and source.output != output.output for source in self._sources.values()):
+            self._add("wrong_file", f"{path}:{line.number} ({row_id})")
+        else:
+            self._moved += 1
+
+    def _tail(self, output: OutputRecord, path: Path, tail: Iterator[StoredLine]) -> None:
+        count = torn_bytes = 0
+        for group in in_groups(tail):
+            if not group[-1].raw.endswith(b"\n"):
+                torn_bytes = len(group.pop().raw)
+            count += len(group)
+            for line, row_id, row in self._belonging(output, path, group, _result_id, "no_result"):
+                if row.state == RowState.SUCCEEDED or self._marks[row.row] & _RESULT:
+                    self._add("twice", f"{path}:{line.number} ({row_id}), not committed")
+                elif row.state in (RowState.FAILED, RowState.HELD):
+                    self._add("ended", f"{path}:{line.number} ({row_id})")
+                else:
+                    self._marks[row.row] |= _RESULT
+        self._found.uncommitted += count
+        if count:
+            self._found.notes.append(
+                f"{path}: lines that are not committed yet: {count:,}; the next start takes them over"
+            )
+        if torn_bytes:
+            self._found.notes.append(
+                f"{path}: a torn last line of {torn_bytes:,} bytes; it is cut off at the next start"
+            )
+
+    def errors(self, output: OutputRecord, path: Path) -> None:
+        """An error file, line by line, where there is one."""
+        try:
+            size_bytes = size_of(path)
+            if not size_bytes:
+                return
+            self._error_files.add(output.output)
+            for group in in_groups(read_lines(path, end=size_bytes)):
+                for line, row_id, row in self._belonging(
+                    output, path, group, read_error_id, "no_error", unknown="stray_error"
+                ):
+                    source = self._sources.get(row.source)
+                    has_ended = row.state in (RowState.FAILED, RowState.HELD)
+                    if not has_ended or (source is not None and source.output != output.output):
+                        self._add("stray_error", f"{path}:{line.number} ({row_id})")
+                    elif self._marks[row.row] & _ERROR:
+                        self._add("error_twice", f"{path}:{line.number} ({row_id})")
+                    else:
+                        self._marks[row.row] |= _ERROR
+                        self._found.errors += row.state == RowState.FAILED
+                        self._held += row.state == RowState.HELD
+        except StateError as error:
+            self._add("file", error.message)
+
+    def lines(self) -> None:
+        """The input line of each row; and which rows have no result, or no error record."""
+        absent: Counter[int] = Counter()
+        with InputLines(self._add, self._store.reading) as inputs:
+            for row in self._store.scan():
+                source = self._sources.get(row.source)
+                if source is None:
+                    self._add("no_input", row.id)
+                    continue
+                if row.state == RowState.SUCCEEDED and not self._marks[row.row] & _RESULT:
+                    self._lose(row.id, row.source)
+                    if not self._marks[row.row] & _ALTERED:
+                        self._add("missing", where(source, row))
+                elif row.state == RowState.FAILED and not self._marks[row.row] & _ERROR:
+                    if source.output in self._error_files:
+                        self._add("missing_error", where(source, row))
+                    else:
+                        absent[source.output] += 1
+                if inputs.is_unchanged(source, row):
+                    self._found.lines += 1
+            self._unrowed(inputs)
+            options = self._store.get_setting("options")
+            if inputs.missing and isinstance(options, dict):
+                again = new_place(RunOptions.from_json(options, self._store.path))
+                self._found.notes.append(f"inputs that are not there: {len(inputs.missing):,}; say where: {again}")
+        for copied in changed_originals(self._store):
+            self._add("source", copied)
+        if uncompared := self._found.results - self._found.compared:
+            self._found.notes.append(f"results of an older version, which kept no digest to compare: {uncompared:,}")
+        self._found.notes += inputs.notes()
+        for output, count in absent.items():
+            missing = errors_path(self._paths[output]) if output in self._paths else "the error file"
+            self._found.notes.append(f"{missing} is not there, failed rows: {count:,}; the next session writes it")
+
+    def _unrowed(self, inputs: InputLines) -> None:
+        """The lines of the inputs that have no row, or not all of theirs."""
+        options, mark, whole = (self._store.get_setting(name) for name in ("options", "intake", "whole_input"))
+        if not isinstance(options, dict):
+            return
+        size = Sweep(SweepOptions.from_json(options.get("sweep", {}))).size
+        lines, rows = inputs.count(self._sources.values()), self._store.rows_by_source(size)
+        shard = None if options.get("shard") is None else Shard.parse(options["shard"])
+        if shard is not None and isinstance(whole, dict):
+            short = set(lines) if sum(lines.values()) > LineSum.from_json(whole).lines else set[int]()
+        else:
+            short = {number for number, count in lines.items() if count * size > rows.get(number, 0)}
+        if short and options.get("limit") is not None:
+            self._found.notes.append(f"the run is limited to {options['limit']:,} rows: the input has more lines")
+            short = set()
+        for number in sorted(short):
+            source = self._sources[number]
+            for line in inputs.without_row(source, self._store.rows_by_line(number, size), size, shard):
+                self._add("no_row", f"{source.path}:{line}")
+        taken = mark.get("rows", 0) if isinstance(mark, dict) else 0
+        gone = taken - self._found.rows - self._problems["no_row"].count
+        if gone > 0:
+            self._add("no_row", "rows that were taken in", gone)
+
+    def _lose(self, row_id: str, source: int) -> None:
+        self._found.lost += 1
+        if self._lost is not None:
+            is_shared = self._has_shared_ids and source in self._sources and is_shared_id(self._store, row_id)
+            self._lost(f"{self._sources[source].path}:{row_id}" if is_shared else row_id)
+
+    def conclude(self, settled: Snapshot | None) -> None:
+        """Make a list of the problems; what a session that is under way has still to settle is noted instead.
+
+        Args:
+            settled: The state as it is now, when nobody has written to it meanwhile and nobody will; None otherwise.
+        """
+        found = self._found
+        if settled is not None and not any(problem.count for problem in self._problems.values()):
+            for difference in against_manifest(settled):
+                self._add("manifest", difference)
+        for problem in self._problems.values():
+            if problem.count and (settled is not None or problem.kind not in UNSETTLED):
+                found.problems.append(problem)
+            elif problem.count:
+                found.notes.append(f"{problem} ({', '.join(problem.first)}); the end of the next session settles that")
+        if found.pid is None and (untold := found.counts[RowState.HELD] - self._held) > 0:
+            found.notes.append(f"held rows that are in no error file: {untold:,}; the next session writes them")
+        if self._moved:
+            found.notes.append(
+                f"results in the file of the input that their prompts were in before they were moved: {self._moved:,}"
+            )
+
+    def _belonging(
+        self,
+        output: OutputRecord,
+        path: Path,
+        lines: list[StoredLine],
+        id_of: Callable[[bytes], str | None],
+        wrong: str,
+        *,
+        unknown: str = "unknown_row",
+    ) -> Iterator[tuple[StoredLine, str, Found]]:
+        """The lines that belong to a row, with it; the others are problems."""
+        named = []
+        for line in lines:
+            row_id = id_of(line.raw) if line.raw.endswith(b"\n") else None
+            if row_id is None:
+                self._add(wrong, f"{path}:{line.number}")
+            else:
+                named.append((line, row_id))
+        ids = stored_ids(self._store, output.output, [(row_id, line.raw) for line, row_id in named], result_digest)
+        rows = self._store.find(ids)
+        for (line, row_id), row in zip(named, rows, strict=True):
+            if row is None:
+                self._add(unknown, f"{path}:{line.number} ({row_id})")
+            else:
+                yield line, row_id, row
+
+    def _add(self, kind: str, where: str, count: int = 1) -> None:
+        problem = self._problems[kind]
+        problem.count += count
+        if len(problem.first) < _NAMED:
+            problem.first.append(where)
+
+
+def _result_id(raw: bytes) -> str | None:
+    record = read_record(raw)
+    return None if record is None else record.id

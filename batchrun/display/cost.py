@@ -1,0 +1,151 @@
+"""What a run costs, from the time of its workers: two bounds, what 1,000 rows cost, where it is heading, what was lost.
+
+The lower bound counts workers that run, the upper one also those that start or are idle: Runpod bills a worker from
+its start until it has stopped, but counts as idle also those that sleep and cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PROJECTED_FROM = 0.02
+"""Share of the rows that must have ended before the whole run's cost is projected."""
+_CENTS_FROM = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What has been counted. Times are seconds, over all sessions."""
+
+    running_s: float
+    """Of workers that run."""
+    most_s: float
+    """Of workers that run, start or are idle."""
+    unwatched_s: float = 0.0
+    """Execution time of jobs that ran while no session was there to look."""
+    jobs: int = 0
+    """Jobs that have ended."""
+    execution_s: float = 0.0
+    """Their execution time, added up."""
+    failed_s: float = 0.0
+    """That of jobs without a result."""
+    duplicates: int = 0
+    """Submissions whose answer was lost: each may have been a job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """In dollars, or whatever the price was given in."""
+
+    price_per_hour: float
+    """Of one worker."""
+    least: float
+    most: float
+    unwatched: float
+    """At most this much more, for what ran unwatched: as if each job had a worker of its own."""
+    failed: float
+    """The part of `most` that went to jobs without a result."""
+    duplicates: float
+    """At most this much of `most` went to possible duplicates."""
+    least_per_1000: float | None
+    most_per_1000: float | None
+    """Of the rows that have ended; None when none has."""
+    least_projected: float | None
+    most_projected: float | None
+    """For the whole run; None before 2% of it are done."""
+
+
+def cost_of(work: Work, *, price_per_hour: float, done: int, total: int) -> Cost:
+    """The cost of a run.
+
+    Args:
+        work: What has been counted.
+        price_per_hour: Of one worker.
+        done: Rows that have ended.
+        total: Rows of the run.
+    """
+    per_s = price_per_hour / 3600
+    most = work.most_s * per_s
+    return _rated(
+        price_per_hour,
+        least=work.running_s * per_s,
+        most=most,
+        unwatched=work.unwatched_s * per_s,
+        failed=most * work.failed_s / work.execution_s if work.execution_s else 0.0,
+        duplicates=most * min(work.duplicates / work.jobs, 1.0) if work.jobs else 0.0,
+        done=done,
+        total=total,
+    )
+
+
+def added(costs: Sequence[Cost], *, done: int, total: int) -> Cost:
+    """The cost of a run on several endpoints; `done` and `total` are of all its rows."""
+    return _rated(
+        costs[0].price_per_hour,
+        least=sum(cost.least for cost in costs),
+        most=sum(cost.most for cost in costs),
+        unwatched=sum(cost.unwatched for cost in costs),
+        failed=sum(cost.failed for cost in costs),
+        duplicates=sum(cost.duplicates for cost in costs),
+        done=done,
+        total=total,
+    )
+
+
+def _rated(
+    price_per_hour: float,
+    *,
+    least: float,
+    most: float,
+    unwatched: float,
+    failed: float,
+    duplicates: float,
+    done: int,
+    total: int,
+) -> Cost:
+    projected = total / done if done and done >= PROJECTED_FROM * total else None
+    return Cost(
+        price_per_hour=price_per_hour,
+        least=least,
+        most=most,
+        unwatched=unwatched,
+        failed=failed,
+        duplicates=duplicates,
+        least_per_1000=least / done * 1000 if done else None,
+        most_per_1000=most / done * 1000 if done else None,
+        least_projected=None if projected is None else least * projected,
+        most_projected=None if projected is None else most * projected,
+    )
+
+
+def money(amount: float) -> str:
+    """`$1,234.50`; below ten cents with four digits."""
+    return f"${amount:,.2f}" if amount >= _CENTS_FROM or amount == 0 else f"${amount:.4f}"
+
+
+def span(least: float, most: float) -> str:
+    """`$1.20 to $1.45`, or one of them where they are the same to a cent."""
+    low, high = money(least), money(most)
+    return low if low == high else f"{low} to {high}"
+
+
+def cost_lines(cost: Cost, *, is_over: bool) -> list[str]:
+    """The cost for a terminal: what it is, and lines of detail.
+
+    Args:
+        cost: The cost.
+        is_over: Whether the run is over, so that nothing is left to project.
+    """
+    lines = [span(cost.least, cost.most)]
+    if cost.least_per_1000 is not None and cost.most_per_1000 is not None:
+        lines[0] += f", {span(cost.least_per_1000, cost.most_per_1000)} per 1,000 rows"
+    if cost.least_projected is not None and cost.most_projected is not None and not is_over:
+        lines.append(f"{span(cost.least_projected, cost.most_projected)} for the whole run")
+    if cost.failed:
+        lines.append(f"{money(cost.failed)} of it for jobs without a result")
+    if cost.duplicates:
+        lines.append(f"up to {money(cost.duplicates)} of it for possible duplicates")
+    if cost.unwatched:
+        lines.append(f"up to {money(cost.unwatched)} more for jobs that ran unwatched")
+    return lines

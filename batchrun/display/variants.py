@@ -1,0 +1,198 @@
+"""What a run came to, by variant: tables for a terminal, and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+import orjson
+
+from batchrun.display.cost import money
+from batchrun.display.summary import duration
+from batchrun.display.text import clipped, columns_of, fitted
+from batchrun.results.text import MARK_NAMES, MARKS
+
+_SHOWN = 40
+_LABEL_COLUMNS = 40
+_EXACT_BELOW = 1000
+
+
+class Percentiles(NamedTuple):
+    """Nearest-rank percentiles; above 1,000 they are exact to three digits."""
+
+    p50: int
+    p90: int
+    p99: int
+
+
+class Tokens(NamedTuple):
+    """What the results of a variant say of their tokens."""
+
+    mean: float
+    p95: int
+    """Nearest-rank; above 1,000 exact to three digits."""
+
+
+class Tally:
+    """Whole numbers, counted by their first three digits, so that a million of them take little room."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self._total = 0
+        self._number = 0
+
+    def add(self, value: int, count: int = 1) -> None:
+        """Count a number, >= 0, so many times."""
+        bucket = value
+        if value >= _EXACT_BELOW:
+            unit = 10 ** (len(str(value)) - 3)
+            bucket = value - value % unit
+        self._counts[bucket] = self._counts.get(bucket, 0) + count
+        self._total += value * count
+        self._number += count
+
+    def percentiles(self, shares: Sequence[float]) -> list[int] | None:
+        """Nearest-rank percentiles at these ascending shares; None when nothing was counted."""
+        if not self._number:
+            return None
+        found: list[int] = []
+        seen = 0
+        for value in sorted(self._counts):
+            seen += self._counts[value]
+            while len(found) < len(shares) and seen > min(int(shares[len(found)] * self._number), self._number - 1):
+                found.append(value)
+        return found
+
+    def times(self) -> Percentiles | None:
+        """The numbers as times; None when nothing was counted."""
+        found = self.percentiles((0.5, 0.9, 0.99))
+        return None if found is None else Percentiles(*found)
+
+    def tokens(self) -> Tokens | None:
+        """The numbers as tokens; None when nothing was counted."""
+        found = self.percentiles((0.95,))
+        return None if found is None else Tokens(self._total / self._number, found[0])
+
+
+@dataclass(slots=True)
+class VariantReport:
+    """One combination of a sweep's values, its samples taken together; or all rows of a run without a sweep."""
+
+    label: str
+    """`temperature=0.4 top_p=1`, or `all`."""
+    values: dict[str, Any]
+    """Key -> value; empty without a sweep."""
+    rows: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    """Failure kind -> rows."""
+    truncated: int = 0
+    """Rows that succeeded by what there is to say of their answers, see `Summary`."""
+    empty: int = 0
+    filtered: int = 0
+    reasoning_only: int = 0
+    tool_calls: int = 0
+    input_tokens: Tokens | None = None
+    """Here and below None: no result says it."""
+    output_tokens: Tokens | None = None
+    delay_ms: Percentiles | None = None
+    execution_ms: Percentiles | None = None
+    cost: float | None = None
+    """Its part, by execution time, of the upper bound of the run's cost; None without a price."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A run by its variants, in the order of the sweep."""
+
+    state: str
+    variants: list[VariantReport]
+
+
+def to_json(report: Report) -> bytes:
+    """One JSON object with all variants, and a line end."""
+    data = {"state": report.state, "variants": [_variant_json(variant) for variant in report.variants]}
+    return orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _variant_json(variant: VariantReport) -> dict[str, Any]:
+    data = asdict(variant)
+    for name in ("input_tokens", "output_tokens", "delay_ms", "execution_ms"):
+        numbers = getattr(variant, name)
+        data[name] = None if numbers is None else numbers._asdict()
+    return data
+
+
+def render(report: Report) -> str:
+    """For a terminal of 100 columns: of many variants the first 40 by their rows."""
+    shown = largest(report)
+    lines = "\n\n".join("\n".join(_table(rows)) for rows in tables(replace(report, variants=shown))).split("\n")
+    if len(report.variants) > len(shown):
+        lines += ["", f"{len(report.variants) - len(shown):,} more variants with no more rows each: --json has all"]
+    return "\n".join(lines) + "\n"
+
+
+def largest(report: Report) -> list[VariantReport]:
+    """The 40 variants with the most rows, in the order of the sweep."""
+    numbers = sorted(range(len(report.variants)), key=lambda number: -report.variants[number].rows)[:_SHOWN]
+    return [report.variants[number] for number in sorted(numbers)]
+
+
+def tables(report: Report) -> list[list[list[str]]]:
+    """Rows and tokens, times, and where there is any the rest, as rows of cells below a head."""
+    shown = report.variants
+    labels = [_cut(variant.label) for variant in shown]
+    with_cost = any(variant.cost is not None for variant in shown)
+    head = ["variant", "rows", "succeeded", "failed", "in mean", "p95", "out mean", "p95"]
+    rows = [
+        [label, f"{v.rows:,}", f"{v.succeeded:,}", f"{v.failed:,}", *_tokens(v.input_tokens), *_tokens(v.output_tokens)]
+        for label, v in zip(labels, shown, strict=True)
+    ]
+    if with_cost:
+        head.append("cost")
+        for row, variant in zip(rows, shown, strict=True):
+            row.append("-" if variant.cost is None else money(variant.cost))
+    times = [
+        [label, *_times(variant.delay_ms), *_times(variant.execution_ms)]
+        for label, variant in zip(labels, shown, strict=True)
+    ]
+    timed = [["variant", "delay p50", "p90", "p99", "execution p50", "p90", "p99"], *times]
+    failures = [
+        [label, kind, f"{count:,}"]
+        for label, variant in zip(labels, shown, strict=True)
+        for kind, count in variant.failures.items()
+    ]
+    found = [[head, *rows], timed]
+    marks = [mark for mark in MARKS if any(getattr(variant, mark) for variant in shown)]
+    if marks:
+        marked = [
+            [label, *(f"{getattr(variant, mark):,}" for mark in marks)]
+            for label, variant in zip(labels, shown, strict=True)
+        ]
+        found.append([["variant", *(MARK_NAMES[mark] for mark in marks)], *marked])
+    if failures:
+        found.append([["variant", "failure", "rows"], *failures])
+    return found
+
+
+def _tokens(tokens: Tokens | None) -> tuple[str, str]:
+    return ("-", "-") if tokens is None else (f"{tokens.mean:,.0f}", f"{tokens.p95:,}")
+
+
+def _times(times: Percentiles | None) -> list[str]:
+    return ["-"] * len(Percentiles._fields) if times is None else [duration(ms / 1000) for ms in times]
+
+
+def _cut(label: str) -> str:
+    return clipped(label, _LABEL_COLUMNS, "...")
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Columns as wide as they need to be: the first to the left, the others to the right."""
+    widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([fitted(row[0], widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]

@@ -1,0 +1,50 @@
+"""Whether the endpoints that a sweep compares exist, before its run begins.
+
+A slip in an ID would otherwise leave half of a sweep undone, under options that its state file holds on to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from batchrun.config import RunOptions
+from batchrun.endpoint.client import EndpointClient
+from batchrun.errors import CallError, NotFoundError, UsageError
+
+_LOOK_AGAIN_S = 1.0
+"""An edge may err once: a 404 is believed when a second one confirms it."""
+
+
+async def refuse_unknown_endpoints(options: RunOptions, api_key: str | None) -> None:
+    """Ask `/health` of each endpoint. One that cannot be asked is the run's own business.
+
+    Args:
+        options: The run's.
+        api_key: None: none is sent.
+
+    Raises:
+        UsageError: an endpoint does not exist.
+    """
+    missing = [endpoint for endpoint in options.endpoints if await _is_missing(options, endpoint, api_key)]
+    if missing:
+        raise UsageError(
+            f"--sweep endpoint: there is no endpoint {' and no '.join(missing)} at {options.base_url}",
+            "check the ID, and that the key is of the same account; nothing was sent",
+        )
+
+
+async def _is_missing(options: RunOptions, endpoint: str, api_key: str | None) -> bool:
+    client = EndpointClient(options.base_url, endpoint, api_key, connections=1, timeout_s=options.timeout_s)
+    async with client:
+        if not await _answers_404(client):
+            return False
+        await asyncio.sleep(_LOOK_AGAIN_S)
+        return await _answers_404(client)
+
+
+async def _answers_404(client: EndpointClient) -> bool:
+    try:
+        await client.health()
+    except CallError as error:
+        return isinstance(error, NotFoundError)
+    return False

@@ -1,0 +1,161 @@
+"""The results of rows whose answer is another row's: each gets a line of its own, and only one of them a job.
+
+Their lines stand behind the leader's. So a crash in between leaves a leader that has succeeded and followers without
+an answer, and the next session takes it from the leader's line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from batchrun.config import RequestOptions
+from batchrun.files.exactjson import load
+from batchrun.prompts.identity import is_written_so
+from batchrun.prompts.lines import LineReader
+from batchrun.prompts.shapes import build_request, parse_line
+from batchrun.prompts.sweep import Sweep
+from batchrun.results.completion import Asked, asked_of
+from batchrun.results.openai import batchrun_record, is_openai, openai_line
+from batchrun.results.reader import in_groups, read_lines
+from batchrun.results.record import read_record, result_digest, shared_line
+from batchrun.results.text import extract
+from batchrun.results.writer import ResultsFiles
+from batchrun.state.leaders import answered_leaders, count_followers, has_unanswered, lead_again
+from batchrun.state.naming import stored_ids
+from batchrun.state.records import Batch, RowRecord, SourceRecord
+from batchrun.state.store import Store
+
+_ROWS_AT_ONCE = 500
+_NOTED_AT_ONCE = 50_000
+_BYTES_AT_ONCE = 4 << 20
+"""So much is in memory: a leader may have any number of followers, and an answer of any length."""
+
+
+class Followers:
+    """Ends the rows that follow others.
+
+    Args:
+        store: The state file.
+        sources: The inputs by number.
+        reader: Leads from a row back to its line.
+        sweep: The variants of the run.
+        results: The results files.
+        request: How lines become requests, for results in OpenAI's format; None: they are in our own.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        sources: Mapping[int, SourceRecord],
+        reader: LineReader,
+        sweep: Sweep,
+        results: ResultsFiles,
+        request: RequestOptions | None,
+    ) -> None:
+        self._store = store
+        self._sources = sources
+        self._reader = reader
+        self._sweep = sweep
+        self._results = results
+        self._request = request
+
+    def answer(self, leader: int, line: bytes, batch: Batch, marks: Iterable[str] | None = None) -> int:
+        """Append a leader's answer for each of its followers, without a sync; returns how many there are.
+
+        Args:
+            leader: The leader's number.
+            line: Its line of the results.
+            batch: Gets what is to be committed: whose followers end, what their lines say, how long the files are.
+            marks: What there is to say of the answer; None: that is found out.
+
+        Raises:
+            OutputError: the lines cannot be written.
+        """
+        at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // len(line)))
+        rows = self._store.followers(leader, 0, at_once)
+        if not rows:
+            return 0
+        record, count = load(line), 0
+        if is_openai(record):
+            record = batchrun_record(record)
+        while rows:
+            count += len(rows)
+            lines: dict[int, list[bytes]] = {}
+            for row in rows:
+                made = self._line(row, record)
+                lines.setdefault(self._sources[row.source].output, []).append(made)
+                batch.answered.append((row.row, result_digest(made)))
+            for output, new in lines.items():
+                self._results[output].append(new)
+                batch.committed_bytes[output] = self._results[output].size_bytes
+            if len(batch.answered) > _NOTED_AT_ONCE:
+                self._store.note_results(batch.answered)
+                batch.answered.clear()
+            rows = self._store.followers(leader, rows[-1].row, at_once)
+        batch.leaders.append((leader,))
+        batch.count_answer(None, None, extract(record["output"]).marks if marks is None else marks, count)
+        return count
+
+    def fail(self, leader: int, batch: Batch) -> int:
+        """Let the followers of a row that failed fail with it; returns how many there are."""
+        count = count_followers(self._store, leader)
+        if count:
+            batch.leaders.append((leader,))
+        return count
+
+    def settle(self, session: int, now_ms: int) -> int:
+        """Answer the pending rows whose leader has succeeded without them; returns how many there were.
+
+        Such rows were added later, failed before and are to be tried again, or a crash came between. The first of
+        those whose leader has failed, or has lost its line, leads the others from now on.
+
+        Args:
+            session: The session's number.
+            now_ms: UTC epoch milliseconds.
+
+        Raises:
+            StateError: results cannot be read.
+            OutputError: results or state cannot be written.
+        """
+        count = self._settle(session, now_ms) if has_unanswered(self._store) else 0
+        lead_again(self._store)
+        return count
+
+    def _settle(self, session: int, now_ms: int) -> int:
+        count = 0
+        for output in self._store.outputs():
+            path = self._store.results_path(output)
+            for group in in_groups(read_lines(path, end=output.committed_bytes)):
+                named = [(record.id, line.raw) for line in group if (record := read_record(line.raw)) is not None]
+                ids = stored_ids(self._store, output.output, named, result_digest)
+                leaders = answered_leaders(self._store, ids)
+                batch = Batch()
+                for row_id, (_, raw) in zip(ids, named, strict=True):
+                    if row_id in leaders:
+                        count += self.answer(leaders[row_id], raw, batch)
+                if batch.leaders:
+                    self._results.sync(batch.committed_bytes)
+                    self._store.commit(batch, session, now_ms)
+        return count
+
+    def _line(self, row: RowRecord, answer: Mapping[str, Any]) -> bytes:
+        raw = self._reader.read(row.source, row.offset, row.length)
+        # A line that has changed since it was taken in carries nothing, and asks for nothing that is known.
+        prompt = parse_line(raw, self._reader.reading) if is_written_so(raw, row.digest) else None
+
+        def asked() -> Asked:
+            if prompt is None or self._request is None:
+                return Asked()
+            return asked_of(build_request(self._sweep.apply(prompt, row.variant), self._request))
+
+        return shared_line(
+            answer,
+            row_id=row.id,
+            carried={} if prompt is None else prompt.carried,
+            file=self._sources[row.source].path,
+            line=row.line,
+            variant=self._sweep.variant(row.variant).values,
+            write=None if self._request is None else lambda record: openai_line(record, asked),
+        )

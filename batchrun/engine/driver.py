@@ -1,0 +1,448 @@
+"""The driver of one endpoint: persist, act, feed back, re-arm one timer. It decides nothing; the scheduler does.
+
+One round: events go to the scheduler, its commands come back; requests start at once, whatever is to be on disk
+first is collected and written in a thread, in groups; submissions and cancels leave when their intent is committed.
+Then it sleeps until something happens or the scheduler wants to be asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from batchrun.config import MAX_TTL_S
+from batchrun.display.summary import Observer, Snapshot, duration
+from batchrun.display.timeline import Timeline
+from batchrun.endpoint.client import EndpointClient
+from batchrun.endpoint.protocol import JobAnswer, JobStatus
+from batchrun.engine.journal import Journal, Loaded, Work
+from batchrun.engine.notices import Announcer
+from batchrun.engine.rows import LineChangedError
+from batchrun.engine.signals import Wish
+from batchrun.engine.streamed import Streamed
+from batchrun.engine.tally import Tally
+from batchrun.engine.verdict import find_flaw, judge, part_of
+from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
+from batchrun.scheduler import commands as cmd
+from batchrun.scheduler import events as ev
+from batchrun.scheduler.failures import Failure
+from batchrun.scheduler.scheduler import Scheduler
+from batchrun.state.records import Acceptance
+
+T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
+
+_COMMIT_GAP_S = 0.02
+"""Between the starts of two commits: groups of events share one fsync, at the price of so much delay."""
+_SUBMITS_AT_ONCE = 96
+"""So many submissions do not wait for that: else the connections would run dry before the next commit."""
+_GRACE_S = 1.0
+"""How long a stop waits for requests under way: an answer to /run that is still heard is one less unconfirmed."""
+_TICK_S = 0.25
+"""How often the observer is told at least."""
+_JUDGED_ASIDE_BYTES = 1 << 17
+"""An answer that takes more memory is looked at in a thread: an error of 16 kB may take 10 ms to be understood."""
+_KEEP_S = 15.0
+"""A quiet run writes down this often how long it has been going on, and what its workers cost."""
+_SIGN_S = 2.0
+"""One that is asked to end writes it this often: who has asked from outside sees that it is alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a session ended."""
+
+    kind: Literal["finished", "stopped", "interrupted", "cancelled"]
+    error: StoppedError | None = None
+    """Why it stopped."""
+
+
+class Engine:
+    """Runs a scheduler against an endpoint.
+
+    Args:
+        scheduler: Decides.
+        journal: Writes.
+        client: Talks to the endpoint.
+        tally: Counts for the observer.
+        observer: Shows.
+        streamed: Reads what jobs have only streamed.
+        timeline: How the run has gone so far; written down now and then.
+        thread: Where the journal is written: one thread, shared by all who write the same state file.
+        load: Where further rows come from; None: those that the journal has are all.
+        inspect_output: Look for errors inside the output of completed jobs.
+        clock: Monotonic seconds.
+        wall: UTC epoch seconds.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        journal: Journal,
+        client: EndpointClient,
+        tally: Tally,
+        observer: Observer,
+        *,
+        streamed: Streamed,
+        timeline: Timeline,
+        thread: ThreadPoolExecutor,
+        load: Callable[[int], Awaitable[Loaded]] | None = None,
+        inspect_output: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._scheduler = scheduler
+        self._journal = journal
+        self._client = client
+        self._tally = tally
+        self._observer = observer
+        self._inspect_output = inspect_output
+        self._thread = thread
+        self._load_rows = load or self._load_known
+        self._clock = clock
+        self._wall = wall
+        self._events: deque[ev.Event] = deque()
+        self._wake = asyncio.Event()
+        self._work = Work()
+        self._requests: set[asyncio.Task[None]] = set()
+        self._writing: asyncio.Task[None] | None = None
+        self._committed_at = float("-inf")
+        self._interrupted = False
+        self._detaching = False
+        self._announcer = Announcer()
+        self._timeline = timeline
+        self._kept_at = float("-inf")
+        self._failure: BaseException | None = None
+        self._leaving = False
+        self._writable = True
+        self._tick_at = float("-inf")
+        self.calls: Counter[str] = Counter()
+        """API calls of this session by operation."""
+        self._streamed, streamed.calls = streamed, self.calls
+
+    def adopt(self) -> None:
+        """Take over the jobs in flight of earlier sessions; before `run`."""
+        now, wall_ms = self._clock(), self._wall() * 1000
+        for job in self._journal.adopt():
+            ticket = ev.Ticket(job.row.row, job.row.attempts, job.row.retries, job.row.unconfirmed)
+            # Whoever has set the wall clock since then has made the job look unborn, or older than any can be.
+            age_s = min(max(wall_ms - job.submitted_ms, 0.0) / 1000, MAX_TTL_S)
+            self._client.ids.add(job.remote_id)
+            adopted = ev.JobAdopted(ticket, job.job, job.remote_id, now - age_s, cancelling=job.is_cancelling)
+            self._scheduler.handle(adopted, now)
+
+    async def run(self, *, cancel: bool = False) -> Outcome:
+        """Run until every row has ended, or something stops the run.
+
+        Args:
+            cancel: Submit nothing, and cancel what earlier sessions have left in flight.
+
+        Raises:
+            BatchrunError: a defect; a StoppedError is returned in the outcome instead.
+        """
+        try:
+            if cancel:
+                self._tell(ev.CancelRequested())
+            await self._rounds()
+        finally:
+            await self._settle()
+        return self._outcome(cancel=cancel)
+
+    def _outcome(self, *, cancel: bool) -> Outcome:
+        """How it ended: asked last, because the last batch may be the one that cannot be written."""
+        if self._failure is None and self._interrupted:
+            return Outcome("interrupted")
+        error = self._failure or self._scheduler.stop
+        if isinstance(error, StoppedError):
+            return Outcome("stopped", error)
+        if error is not None:
+            raise error
+        return Outcome("cancelled" if cancel else "finished")
+
+    def snapshot(self) -> Snapshot:
+        """What the run looks like now."""
+        return self._tally.snapshot(self._clock(), self._scheduler, self._journal.said)
+
+    async def _rounds(self) -> None:
+        scheduler = self._scheduler
+        while True:
+            now = self._clock()
+            self._wake.clear()
+            while self._events:
+                scheduler.handle(self._events.popleft(), now)
+            for command in scheduler.commands(now):
+                self._do(command)
+            if self._failure is not None or self._detaching or scheduler.is_done:
+                return
+            if self._writing is None and self._is_write_due(now):
+                self._committed_at = now
+                self._writing = self._start(self._write())
+            await self._sleep(scheduler.next_wakeup(now))
+
+    def _is_write_due(self, now: float) -> bool:
+        gap_s = now - self._committed_at
+        if not self._work:
+            return gap_s > (_SIGN_S if self._interrupted else _KEEP_S)
+        return gap_s >= _COMMIT_GAP_S or len(self._work.submits) >= _SUBMITS_AT_ONCE
+
+    async def _sleep(self, wakeup: float | None) -> None:
+        wait_s = _TICK_S if wakeup is None else min(max(wakeup - self._clock(), 0.0), _TICK_S)
+        if self._work and self._writing is None:
+            wait_s = min(wait_s, max(self._committed_at + _COMMIT_GAP_S - self._clock(), 0.0))
+        timer = asyncio.get_running_loop().call_later(wait_s, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+        now = self._clock()
+        if now >= self._tick_at:
+            self._tick_at = now + _TICK_S
+            said = self._announcer.look(self._scheduler.note(now), now)
+            if said is not None:
+                _LOG.info(said)
+                self._observer.message(said)
+            self._observer.update(self.snapshot())
+
+    def _do(self, command: cmd.Command) -> None:
+        match command:
+            case cmd.Poll():
+                self._start(self._poll(command))
+            case cmd.Submit():
+                self._work.submits.append(command)
+            case cmd.Finish() | cmd.Requeue() | cmd.Hold():
+                self._work.endings.append(command)
+                self._count(command)
+            case cmd.LoadRows():
+                self._start(self._load(command))
+            case cmd.Cancel():
+                self._work.cancels.append(command)
+            case cmd.CheckHealth():
+                self._start(self._check_health())
+            case cmd.Drain():
+                _LOG.error("stopping: %s", command.error.message)
+                self._observer.message(f"stopping: {command.error.message}; {self._drain_message()}")
+            case cmd.Halt():
+                _LOG.error("stopped: %s", command.error.message)
+                self._fail(command.error)
+
+    def _count(self, command: cmd.Finish | cmd.Requeue | cmd.Hold) -> None:
+        match command:
+            case cmd.Finish(failure=None):
+                self._tally.succeeded += 1
+            case cmd.Finish(failure=Failure(kind=kind, message=message)):
+                self._tally.failed += 1
+                _LOG.info("row %d failed: %s: %s", command.row, kind, message)
+            case cmd.Requeue(failure=Failure(message=message)):
+                self._tally.retries += 1
+                self._work.count("retries")
+                _LOG.info("row %d is tried again: %s", command.row, message)
+            case cmd.Hold():
+                self._tally.held += 1
+                _LOG.info("row %d is held: %s", command.row, command.message)
+        if isinstance(command, cmd.Hold) or command.status == "UNCONFIRMED":
+            self._tally.unconfirmed += 1
+            self._work.count("unconfirmed")
+
+    async def _load(self, command: cmd.LoadRows) -> None:
+        loaded = await self._load_rows(command.count)
+        self._tally.total += loaded.added
+        self._tell(ev.RowsLoaded(loaded.tickets, loaded.exhausted))
+
+    async def _load_known(self, count: int) -> Loaded:
+        return await self._in_thread(lambda: self._journal.load(count))
+
+    async def _write(self) -> None:
+        await self._commit()
+        self._writing = None
+        self._wake.set()
+
+    async def _commit(self) -> None:
+        work, self._work = self._work, Work()
+        for operation, count in self.calls.items():
+            work.count(f"calls_{operation}", count)
+        self.calls.clear()
+        for name, count in (self._scheduler.meter.take().to_counters() | self._scheduler.blame.take()).items():
+            work.count(name, count)
+        if self._timeline.is_new and (self._leaving or self._clock() - self._kept_at > _KEEP_S):
+            self._kept_at = self._clock()
+            work.timeline = self._timeline.to_json()
+        now_ms = round(self._wall() * 1000)
+        try:
+            bodies = await self._in_thread(lambda: self._journal.write(work, now_ms))
+        except BaseException:
+            self._writable = False
+            raise
+        for ending in work.endings:
+            if not isinstance(ending, cmd.Hold) and isinstance(ending.answer, JobAnswer):
+                self._client.release(ending.answer)
+        self._tally.succeeded += work.followers_succeeded
+        self._tally.failed += work.followers_failed
+        if not self._leaving:
+            for cancel in work.cancels:
+                self._start(self._cancel(cancel))
+        for submit in work.submits:
+            body = bodies[submit.job]
+            if isinstance(body, LineChangedError):
+                self._tell(ev.LineUnusable(submit.job, body.message))
+            elif self._leaving:
+                self._work.endings.append(cmd.Requeue(submit.job, submit.row, None, None, 0, 0))
+            else:
+                self._start(self._submit(submit, body))
+
+    async def _submit(self, submit: cmd.Submit, body: bytes) -> None:
+        sent_at = self._clock()
+        self.calls["run"] += 1
+        try:
+            answer = await self._client.run(body)
+        except CallError as error:
+            self._note_failure("run", error)
+            self._tell(ev.SubmitFailed(submit.job, error, sent_at))
+            return
+        submitted_ms = round((self._wall() - (self._clock() - sent_at) / 2) * 1000)
+        self._work.accepted.append(Acceptance(submit.job, submit.row, answer.id, submitted_ms))
+        self._tell(ev.Submitted(submit.job, answer.id, sent_at))
+        if answer.status.is_final:
+            self._tell(await self._end(submit.job, answer, sent_at, was_polled=False))
+
+    async def _poll(self, poll: cmd.Poll) -> None:
+        sent_at = self._clock()
+        self.calls["status"] += 1
+        try:
+            answer = await self._client.status(poll.remote_id)
+        except CallError as error:
+            self._note_failure("status", error)
+            self._tell(ev.PollFailed(poll.job, error, sent_at))
+            return
+        if not answer.status.is_final:
+            self._tell(ev.JobSeen(poll.job, answer.status is JobStatus.IN_PROGRESS, sent_at))
+            return
+        self._tell(await self._end(poll.job, answer, sent_at, was_polled=True))
+
+    async def _end(self, job: int, answer: JobAnswer, sent_at: float, *, was_polled: bool) -> ev.JobEnded:
+        is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
+        failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
+        if failure is not None:
+            failure = await self._streamed.complete(answer, failure, self._judge)
+        if failure is not None:
+            answer.output, answer.error = part_of(answer), None
+            if answer.output is None:
+                self._client.release(answer)
+        status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
+        delay_s = None if answer.delay_ms is None else answer.delay_ms / 1000
+        execution_s = None if answer.execution_ms is None else answer.execution_ms / 1000
+        flaw = find_flaw(answer.output) if failure is None and self._scheduler.canary.is_out else None
+        worker_id = answer.worker_id
+        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled, flaw, worker_id)
+
+    def _judge(self, answer: JobAnswer) -> Failure | None:
+        return judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)
+
+    async def _cancel(self, cancel: cmd.Cancel) -> None:
+        sent_at = self._clock()
+        self.calls["cancel"] += 1
+        try:
+            answer = await self._client.cancel(cancel.remote_id)
+        except CallError as error:
+            self._note_failure("cancel", error)
+            self._tell(ev.CancelFailed(cancel.job, error, sent_at))
+        else:
+            self._tell(ev.JobCancelled(cancel.job, answer.status.value))
+
+    async def _check_health(self) -> None:
+        self.calls["health"] += 1
+        try:
+            health = await self._client.health()
+        except CallError as error:
+            self._note_failure("health", error)
+            self._tell(ev.HealthFailed(error))
+        else:
+            _LOG.debug("the endpoint answers: %s", health)
+            self._tell(ev.HealthSeen(health))
+
+    def _note_failure(self, operation: str, error: CallError) -> None:
+        _LOG.debug("/%s failed: %s", operation, error.message)
+        if isinstance(error, ThrottledError):
+            self._work.count("throttled")
+        if isinstance(error, MismatchedError):
+            self._work.count("mismatched")
+
+    def _tell(self, event: ev.Event) -> None:
+        self._events.append(event)
+        self._wake.set()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._wake.set()
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._requests.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._requests.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _settle(self) -> None:
+        """Hear the requests under way for a moment, write down what they said, and leave the rest for later."""
+        self._leaving = True
+        self._work.submits.clear()
+        self._work.cancels.clear()
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=_GRACE_S)
+        for task in self._requests:
+            task.cancel()
+        if self._requests:
+            await asyncio.wait(self._requests)
+        now = self._clock()
+        while self._events:
+            self._scheduler.handle(self._events.popleft(), now)
+        for command in self._scheduler.decided():
+            self._do(command)
+        self._scheduler.meter.close(now)
+        if self._writable:
+            try:
+                await self._commit()
+            except StoppedError as error:
+                self._fail(error)
+
+    def leave(self, wish: Wish) -> None:
+        """Leave, in the way that was asked for."""
+        # What stopped the run before is still the reason.
+        self._interrupted = self._interrupted or self._scheduler.stop is None
+        count = self._scheduler.in_flight
+        match wish:
+            case Wish.DRAIN:
+                self._observer.message(f"stopping: {self._drain_message()}; Ctrl-C again leaves at once")
+                self._tell(ev.StopRequested())
+            case Wish.CANCEL:
+                what = (
+                    f"cancelling the {count:,} jobs in flight, queued ones first" if count else "nothing is in flight"
+                )
+                self._observer.message(f"stopping: {what}; Ctrl-C again leaves at once")
+                self._tell(ev.CancelRequested())
+            case Wish.DETACH:
+                self._detaching = True
+        self._wake.set()
+
+    def _drain_message(self) -> str:
+        if not self._scheduler.in_flight:
+            return "nothing is in flight"
+        drain_s = self._scheduler.drain_s(self._clock())
+        time = "" if drain_s is None else f", which may take {duration(max(drain_s, 1.0))}"
+        return f"collecting the {self._scheduler.in_flight:,} jobs in flight, submitting nothing more{time}"

@@ -1,0 +1,165 @@
+"""The engines of a run, one for each endpoint: one set of signals, one picture, one outcome.
+
+Each engine has limits, a window and a preflight of its own, and an endpoint that is out of order stops its own rows
+alone. All of them write through one thread, so that the state file has one writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from batchrun.config import InterruptPolicy
+from batchrun.display.summary import Observer, Snapshot, merged
+from batchrun.display.timeline import Point, Timeline
+from batchrun.engine.driver import Engine, Outcome
+from batchrun.engine.signals import Leaving, Wish, interruptible
+from batchrun.errors import RefusedError, StoppedError
+
+_LOOK_S = 0.25
+"""How often a session looks whether another process asks for something."""
+
+
+class Fleet:
+    """Drives the engines of a run.
+
+    Args:
+        observer: Shown the whole run.
+        timeline: How the run has gone so far; added to.
+        on_interrupt: What the first Ctrl-C or SIGTERM does.
+        wall: UTC epoch seconds.
+        leaving: Through which other threads ask to leave; None: none do.
+        is_cancelled: Whether another process asks to cancel what is in flight; looked at now and then.
+    """
+
+    def __init__(
+        self,
+        observer: Observer,
+        timeline: Timeline,
+        on_interrupt: InterruptPolicy,
+        wall: Callable[[], float],
+        *,
+        leaving: Leaving | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._is_cancelled = is_cancelled
+        self._next_look: asyncio.TimerHandle | None = None
+        self._leaving = leaving or Leaving()
+        self._observer = observer
+        self._timeline = timeline
+        self._on_interrupt = on_interrupt
+        self._wall = wall
+        self._engines: dict[str, Engine] = {}
+        self._parts: dict[str, Snapshot] = {}
+        self._at_work: dict[str, asyncio.Task[Outcome]] = {}
+
+    def observer_of(self, endpoint: str, *, alone: bool) -> Observer:
+        """The observer for the engine of an endpoint; it speaks with the endpoint's name unless it is alone."""
+        return _PartObserver(self, "" if alone else endpoint, endpoint)
+
+    def add(self, endpoint: str, engine: Engine) -> None:
+        """Add the engine of an endpoint."""
+        self._engines[endpoint] = engine
+
+    async def run(self, *, cancel: bool = False) -> Outcome:
+        """Run until each engine has ended; see `Engine.run`.
+
+        Raises:
+            BatchrunError: a defect.
+        """
+        for engine in self._engines.values():
+            engine.adopt()
+        self._look()
+        with interruptible(self._leaving, self._on_interrupt), self._leaving.heard_by(self._wished):
+            self._observer.begin(merged(self._parts))
+            try:
+                outcomes = await self._gather(cancel=cancel)
+            finally:
+                self._look()
+                self._observer.end(merged(self._parts))
+        return _whole(outcomes)
+
+    async def _gather(self, *, cancel: bool) -> dict[str, Outcome]:
+        for endpoint, engine in self._engines.items():
+            self._at_work[endpoint] = asyncio.create_task(engine.run(cancel=cancel))
+        tasks = self._at_work.values()
+        self._look_for_requests()
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            if self._next_look is not None:
+                self._next_look.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        return {endpoint: task.result() for endpoint, task in self._at_work.items()}
+
+    def _look_for_requests(self) -> None:
+        if self._is_cancelled():
+            self._wished(Wish.CANCEL)
+        else:
+            self._next_look = asyncio.get_running_loop().call_later(_LOOK_S, self._look_for_requests)
+
+    def _look(self) -> None:
+        self._parts = {endpoint: engine.snapshot() for endpoint, engine in self._engines.items()}
+
+    def _wished(self, wish: Wish) -> None:
+        for endpoint, task in self._at_work.items():
+            if not task.done():
+                self._engines[endpoint].leave(wish)
+
+    def tell(self, text: str) -> None:
+        """Something that a person should read."""
+        self._observer.message(text)
+
+    def update(self, endpoint: str, part: Snapshot) -> None:
+        """An endpoint's part of the run looks like this now."""
+        self._parts[endpoint] = part
+        whole = merged(self._parts)
+        at_ms = round(self._wall() * 1000)
+        if self._timeline.is_due(at_ms):
+            w = whole
+            self._timeline.add(Point(at_ms, w.window, w.in_flight, w.running, w.succeeded, w.failed, w.output_tokens))
+        self._observer.update(whole)
+
+
+class _PartObserver:
+    """What one engine tells goes to the fleet, with the endpoint's name where there are several."""
+
+    def __init__(self, fleet: Fleet, name: str, endpoint: str) -> None:
+        self._fleet = fleet
+        self._name = name
+        self._endpoint = endpoint
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """An engine begins; the whole run has begun before."""
+        self._fleet.update(self._endpoint, snapshot)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Passed on."""
+        self._fleet.update(self._endpoint, snapshot)
+
+    def message(self, text: str) -> None:
+        """Passed on."""
+        self._fleet.tell(f"endpoint {self._name}: {text}" if self._name else text)
+
+    def end(self, snapshot: Snapshot) -> None:
+        """An engine has ended; the others may go on."""
+        self._fleet.update(self._endpoint, snapshot)
+
+
+def _whole(outcomes: dict[str, Outcome]) -> Outcome:
+    """The run's outcome: stopped when an endpoint was, with what became of each that did."""
+    stopped = {endpoint: outcome.error for endpoint, outcome in outcomes.items() if outcome.error is not None}
+    if stopped:
+        first = next(iter(stopped.values()))
+        if len(outcomes) == 1:
+            return Outcome("stopped", first)
+        listed = "; ".join(f"endpoint {endpoint}: {error.message}" for endpoint, error in stopped.items())
+        all_refused = len(stopped) == len(outcomes) and all(isinstance(e, RefusedError) for e in stopped.values())
+        return Outcome("stopped", (RefusedError if all_refused else StoppedError)(listed, first.hint))
+    kinds = {outcome.kind for outcome in outcomes.values()}
+    return Outcome("interrupted") if "interrupted" in kinds else next(iter(outcomes.values()))

@@ -1,0 +1,84 @@
+"""The counts of a session while it goes on, as observers see them. Pure: `now` is a parameter."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from batchrun.display.cost import Cost, Work, cost_of
+from batchrun.display.summary import Snapshot
+from batchrun.results.text import MARKS, Said
+from batchrun.scheduler.budget import WorkerTime
+from batchrun.scheduler.scheduler import Scheduler
+from batchrun.scheduler.states import RowState
+
+_RATE_SPAN_S = 30.0
+"""Rates are over so much of the past: long enough for slow jobs, short enough to show a change."""
+_SAMPLE_S = 0.5
+
+
+class Tally:
+    """Counts rows and derives rates.
+
+    Args:
+        counts: The rows by state when the session began.
+        started_at: When the session began, on the driver's monotonic clock.
+        price_per_hour: Of one worker; None: the cost is not shown.
+    """
+
+    def __init__(self, counts: dict[RowState, int], started_at: float, *, price_per_hour: float | None = None) -> None:
+        self._price_per_hour = price_per_hour
+        self.total = sum(counts.values())
+        """Rows that are known; of a stream there may be more to come."""
+        self._started_at = started_at
+        self._samples: deque[tuple[float, int, int]] = deque([(started_at, 0, 0)])
+        self.succeeded = counts[RowState.SUCCEEDED]
+        self.failed = counts[RowState.FAILED]
+        self.held = counts[RowState.HELD]
+        self.retries = 0
+        """Submissions made again after a failure, in this session."""
+        self.unconfirmed = 0
+        self._ended_before = self._ended
+
+    @property
+    def _ended(self) -> int:
+        return self.succeeded + self.failed + self.held
+
+    def snapshot(self, now: float, scheduler: Scheduler, said: Said) -> Snapshot:
+        """What the run looks like at `now`."""
+        ended = self._ended - self._ended_before
+        samples = self._samples
+        if now - samples[-1][0] >= _SAMPLE_S:
+            samples.append((now, ended, said.output))
+            while len(samples) > 2 and now - samples[1][0] >= _RATE_SPAN_S:  # noqa: PLR2004 - a rate needs two
+                samples.popleft()
+        since, ended_then, output_then = samples[0]
+        span_s = max(now - since, 1e-9)
+        pending = self.total - self._ended - scheduler.in_flight
+        return Snapshot(
+            total=self.total,
+            succeeded=self.succeeded,
+            failed=self.failed,
+            held=self.held,
+            pending=pending - scheduler.waiting,
+            waiting=scheduler.waiting,
+            queued=scheduler.in_flight - scheduler.running,
+            running=scheduler.running,
+            retries=self.retries,
+            unconfirmed=self.unconfirmed,
+            ended_in_session=ended,
+            elapsed_s=now - self._started_at,
+            rows_per_s=(ended - ended_then) / span_s,
+            tokens_per_s=(said.output - output_then) / span_s if said.reported else None,
+            input_tokens=said.input,
+            output_tokens=said.output,
+            window=scheduler.window.size,
+            note=scheduler.note(now),
+            cost=self._cost(scheduler.meter.total),
+            **{mark: said.marks[mark] for mark in MARKS},
+        )
+
+    def _cost(self, time: WorkerTime) -> Cost | None:
+        if self._price_per_hour is None:
+            return None
+        work = Work(time.running_s, time.most_s, time.unwatched_s)
+        return cost_of(work, price_per_hour=self._price_per_hour, done=self._ended, total=self.total)

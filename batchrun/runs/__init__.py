@@ -1,0 +1,1 @@
+"""How a run is opened, recovered and ended: inputs taken in, what may be written checked, files concluded."""

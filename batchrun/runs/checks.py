@@ -1,0 +1,271 @@
+"""What must hold before a run writes or sends anything: its options fit its state, and each of its files is its own."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from batchrun.config import RunOptions, SweepOptions, without_user
+from batchrun.errors import OutputError, StateError, UsageError
+from batchrun.files.paths import refuse_unspeakable
+from batchrun.prompts.sources import Source, first_line, is_own_line
+from batchrun.prompts.sweep import Sweep
+from batchrun.results.reader import read_lines, size_of
+from batchrun.results.record import tells_of_job
+from batchrun.results.writer import errors_path, writing
+from batchrun.runs.intake import output_paths, requests_path
+from batchrun.runs.manifest import is_manifest_of, manifest_path
+from batchrun.state.store import Store
+
+_IDENTITY = {"endpoint": "--endpoint", "base_url": "--base-url", "output": "--output", "shard": "--shard"}
+_REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
+_SETTING = "files"
+"""The setting that lists the files that the run has made, relative to the state file's folder."""
+
+
+def refuse_other_options(store: Store, options: RunOptions) -> bool:
+    """Refuse to resume a state file under options that ask for something else, once anything has been submitted.
+
+    Returns:
+        Whether they do, and nothing has.
+
+    Raises:
+        StateError: names each option that differs, with both values.
+    """
+    stored = store.get_setting("options")
+    if not isinstance(stored, dict):
+        return False
+    now, stored = options.to_json(), {**stored, "base_url": without_user(stored["base_url"] or "") or None}
+    pairs = [(option, stored.get(key), now[key]) for key, option in _IDENTITY.items()]
+    swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
+    pairs.append(("--sweep", swept[0], swept[1]))
+    pairs.append(("--dedupe", stored.get("dedupe", False), now["dedupe"]))
+    if options.format != "auto":
+        pairs.append(("--format", stored.get("format", "batchrun"), options.format))
+    pairs += [(option, stored["request"][key], now["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
+    differing = [
+        f"{option} {_shown(was)} (now {_shown(is_now)})"
+        for option, was, is_now in pairs
+        if was != is_now and not (option == "--base-url" and options.is_local)
+    ]
+    if differing and not store.is_untouched:
+        raise StateError(
+            f"{options.state} belongs to a run with {', '.join(differing)}",
+            "go on with the same options, or start a new run with another --output; results that were renamed together"
+            " with their state: add --repair",
+        )
+    # A lower limit takes no rows away from a run that has begun.
+    return bool(differing) or (stored.get("limit") != now["limit"] and store.is_untouched)
+
+
+def new_place(options: RunOptions) -> str:
+    """The command that continues a run whose inputs are no longer where they were."""
+    folder = "/" if options.output_is_folder else ""
+    return f"batchrun run NEWPLACE -e {options.endpoint} -o {options.output}{folder}, with the run's other options"
+
+
+def _shown(value: Any) -> str:
+    """An option's value as it would be given on the command line."""
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in value.items()) or "nothing"
+    return "nothing" if value in (None, False) else "" if value is True else str(value)
+
+
+def refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) -> None:
+    """Refuse names that neither JSON nor SQLite can hold: results, errors and the state name their files.
+
+    Raises:
+        UsageError: names the file.
+    """
+    for path in (options.output, options.state, *(Path(source.path) for source in sources)):
+        refuse_unspeakable(path)
+
+
+def have_requests(requests: Path, state: Path, *, is_new: bool) -> None:
+    """Make the file of a new run's requests; see that an earlier one has it.
+
+    Raises:
+        StateError: it has not.
+        OutputError: it cannot be made.
+    """
+    if is_new:
+        with writing(requests):
+            requests.touch()
+    elif not requests.exists():
+        raise StateError(
+            f"{state} belongs to a run whose requests are not in {requests}",
+            "give another state file; or put the requests back, if they were there",
+        )
+
+
+def refuse_strange_requests(state: Path, *, keeps_requests: bool) -> None:
+    """Refuse requests without a run in their state file: they may be anybody's.
+
+    Raises:
+        StateError: they are there.
+    """
+    path = requests_path(state)
+    if keeps_requests and path.exists() and path.stat().st_size:
+        raise StateError(
+            f"{path} exists, but its state file {state} does not, or holds no run",
+            "move it away, or give another state",
+        )
+
+
+def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
+    """Refuse to write over an input, to write two things into one file, and to write into what is not a file.
+
+    Raises:
+        UsageError: names the file and what it is.
+    """
+    taken: dict[object, str] = {}
+    for source in sources:
+        for key in _keys(Path(source.path)):
+            taken.setdefault(key, f"the input {source.path}")
+    for path, what in _written(options, sources):
+        mode = _mode(path)
+        if mode is not None and not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
+            raise UsageError(
+                f"{path} is {kind}, not a file: {what} cannot be there", "give another --output or --state"
+            )
+        keys = _keys(path)
+        other = next((taken[key] for key in keys if key in taken), None)
+        if other is not None:
+            raise UsageError(f"{path} would be {what} and {other} at once", "give another --output or --state")
+        taken.update(dict.fromkeys(keys, what))
+
+
+def refuse_foreign_files(
+    options: RunOptions, sources: Sequence[Source], store: Store | None, *, repair: bool = False
+) -> None:
+    """Refuse to write over a file that this run has not made. An empty one is anybody's.
+
+    Args:
+        options: The run's options.
+        sources: Its inputs.
+        store: Its state file; None: the run is new, so nothing is its own.
+        repair: Whether results and error files that batchrun has written are its own nevertheless.
+
+    Raises:
+        StateError: names the file.
+    """
+    own = None if store is None else OwnFiles(store)
+    for path, what in _written(options, sources):
+        if what.startswith("the state") or not _has_content(path):
+            continue
+        if own is None and what == _RESULTS and not repair:
+            raise StateError(
+                f"{path} exists, but its state file {options.state} does not, or holds no run",
+                "add --repair to rebuild it from the input and the results; or move the results away, or give another"
+                " --output",
+            )
+        if own is None and what == _RESULTS:
+            _refuse_foreign_results(path, options)
+        if repair and _is_error_file(path):
+            continue
+        if what != _RESULTS and not (is_manifest_of(path, options.state) if own is None else path in own):
+            raise StateError(
+                f"{path} exists, and this run has not written it: it would become {what}",
+                "move it away, or give another --output",
+            )
+
+
+def _refuse_foreign_results(path: Path, options: RunOptions) -> None:
+    if not any(tells_of_job(line.raw, options.endpoints) for line in read_lines(path, end=size_of(path))):
+        raise StateError(
+            f"{path} has no result of endpoint {' or '.join(options.endpoints)}: no state file can be made of it",
+            "move it away, or give another --output",
+        )
+
+
+_RESULTS = "the results"
+
+
+def _written(options: RunOptions, sources: Sequence[Source]) -> Iterator[tuple[Path, str]]:
+    """Every path that a run writes, once, and what for."""
+    yield options.state, "the state file"
+    for suffix in ("-wal", "-shm", "-journal"):
+        yield options.state.with_name(options.state.name + suffix), "the state file's log"
+    for path in dict.fromkeys(output_paths(options, sources)):
+        yield path, _RESULTS
+        yield errors_path(path), "the error file"
+    yield manifest_path(options), "the manifest"
+
+
+def _keys(path: Path) -> set[object]:
+    """By what a file is the same as another: its path without links, and the file itself where it is there."""
+    keys: set[object] = {os.path.realpath(path)}
+    try:
+        status = path.stat()
+    except OSError:
+        return keys
+    return keys | {(status.st_dev, status.st_ino)}
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UsageError(
+            f"{path}: {error.strerror}", "check the name and its permissions, or give another --output or --state"
+        ) from error
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+class OwnFiles:
+    """The error files and manifests that a run has made, as its state file lists them.
+
+    A manifest that names the state file is the run's own as well. A state file of an earlier version has no list: there
+    an error file is the run's own if its first line is one of an error file.
+
+    Args:
+        store: The run's state file.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._folder = store.path.absolute().parent
+        listed = store.get_setting(_SETTING)
+        self._listed = listed if isinstance(listed, list) else None
+
+    def __contains__(self, path: Path) -> bool:
+        if self._name(path) in (self._listed or ()):
+            return True
+        return is_manifest_of(path, self._store.path) or (self._listed is None and _is_error_file(path))
+
+    def claim(self, path: Path) -> None:
+        """Note that the run is about to write a file.
+
+        Raises:
+            OutputError: somebody else's file is there; or the state cannot be written.
+        """
+        if _has_content(path) and path not in self:
+            raise OutputError(
+                f"{path} exists, and this run has not written it: it is left as it is",
+                "move it away, then run the same command",
+            )
+        if self._name(path) not in (self._listed or ()):
+            self._listed = [*(self._listed or []), self._name(path)]
+            self._store.set_setting(_SETTING, self._listed)
+
+    def _name(self, path: Path) -> str:
+        return os.path.relpath(path, self._folder)
+
+
+def _is_error_file(path: Path) -> bool:
+    try:
+        return is_own_line(first_line(path))
+    except OSError:
+        return False

@@ -1,0 +1,162 @@
+"""What a run does only because its state file says so, and who has said it.
+
+A state file may come from anybody, and names the URL that the API key is sent to, files that are read and sent, and
+files that are written. What the command itself names is its user's own word. Of that the state file keeps an HMAC
+under the key, so that `resume` needs no further word: nobody can make one without the key. The API's own URL, and
+what lies in the state file's own folder, need none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from batchrun.config import DEFAULT_BASE_URL, RunOptions, is_plain_http, without_user
+from batchrun.errors import OutputError, StateError
+from batchrun.prompts.sources import Source
+from batchrun.runs.manifest import digest_file
+from batchrun.state.store import Store
+
+_SETTING = "confirmed"
+"""The setting with the HMACs."""
+_MAC_CHARS = 32
+_WHY = "nothing shows that you chose it: the run is of an earlier version, of another API key, or somebody else's"
+
+
+class Said(NamedTuple):
+    """What the command itself names; the rest is known from the state file alone."""
+
+    base_url: bool = True
+    paths: bool = True
+    """Inputs and output."""
+
+
+ALL = Said()
+"""What a command says that is not about a state file."""
+
+
+class Consent:
+    """What may be done on the word of a state file.
+
+    Args:
+        options: The run's options, from the command or the state file.
+        api_key: None: none is sent, and nothing leaves this machine; nothing can be proven then, either.
+        said: What of the options is from the command.
+    """
+
+    def __init__(self, options: RunOptions, api_key: str | None, said: Said) -> None:
+        self._options = options
+        self._key = api_key
+        self._said = said
+        self._folder = os.path.realpath(options.state.absolute().parent)
+        self._kept: set[str] = set()
+
+    def refuse_unsaid(self, store: Store, sources: Sequence[Source]) -> None:
+        """Refuse what only the state file says.
+
+        Args:
+            store: The state file.
+            sources: The run's inputs, as found.
+
+        Raises:
+            StateError: it names another URL than the API's own, or a file outside its folder, and nothing shows that
+                a holder of the key has chosen it.
+        """
+        kept = store.get_setting(_SETTING)
+        self._kept = set(map(str, kept)) if isinstance(kept, list) else set()
+        state, url = self._options.state, without_user(self._options.base_url)
+        if not (self._said.base_url or self._key is None or self._is_confirmed("base-url", self._options.base_url)):
+            flag = " --insecure-http" if is_plain_http(url) else ""
+            raise StateError(
+                f"{state} sends the API key to {url}, and {_WHY}",
+                f"if you trust that URL, confirm it: --base-url {url}{flag}",
+            )
+        for source in sources if self._key is not None and not self._said.paths else ():
+            if not self._may_use("input", source.path) and not self._is_moved(source.path):
+                self._refuse(f"sends {source.path}")
+        own = [] if self._said.paths else [self._options.output]
+        for path in [*own, *(store.results_path(output) for output in store.outputs())]:
+            if not self._may_use("output", path):
+                self._refuse(f"writes {_absolute(path)}")
+
+    def keep(self, store: Store, sources: Sequence[Source], *, are_read: bool) -> None:
+        """Keep the user's word, once nothing is refused: all that is in use now is theirs.
+
+        Args:
+            store: The state file.
+            sources: The run's inputs, as found.
+            are_read: Whether they have just been read: what the state file says that they hold is then no claim of it.
+
+        Raises:
+            OutputError: the state cannot be written.
+        """
+        macs = self._kept
+        if self._key is not None:
+            macs = {self._mac(*chosen) for chosen in self._chosen(sources)}
+            macs |= {self._mac("content", sha256) for sha256 in self._contents(store)} if are_read else self._kept
+        if macs != self._kept:
+            store.set_setting(_SETTING, sorted(macs))
+
+    def _contents(self, store: Store) -> Iterator[str]:
+        """What the inputs hold that need a word: they may be moved together with the run."""
+        told = store.get_setting("inputs")
+        for path, _, sha256 in told if isinstance(told, list) else []:
+            if not self._is_inside(path):
+                yield sha256
+
+    def _chosen(self, sources: Sequence[Source]) -> Iterator[tuple[str, str]]:
+        """What needs a word, as it is named."""
+        options = self._options
+        if options.base_url != DEFAULT_BASE_URL:
+            yield "base-url", options.base_url
+        # A link in an input folder may lead out of it.
+        inputs = dict.fromkeys([*options.inputs, *(source.path for source in sources)])
+        for kind, names in (("input", inputs), ("output", (str(options.output),))):
+            for name in names:
+                if name != "-" and not self._is_inside(name):
+                    yield kind, _absolute(name)
+
+    def _may_use(self, kind: str, name: str | Path) -> bool:
+        if name == "-" or self._is_inside(name):
+            return True
+        path = _absolute(name)
+        # A folder stands for its files.
+        named = (path, str(Path(path).parent))
+        if self._said.paths and kind == "output":
+            return _absolute(self._options.output) in named
+        return any(self._is_confirmed(kind, each) for each in named)
+
+    def _is_moved(self, path: str) -> bool:
+        """Whether a file holds what its user once chose to send, wherever it was then."""
+        try:
+            return self._is_confirmed("content", digest_file(Path(path)).sha256)
+        except OutputError:
+            return False
+
+    def _is_inside(self, name: str | Path) -> bool:
+        return Path(os.path.realpath(name)).is_relative_to(self._folder)
+
+    def _is_confirmed(self, kind: str, name: str) -> bool:
+        if kind == "base-url" and name == DEFAULT_BASE_URL:
+            return True
+        return self._key is not None and self._mac(kind, name) in self._kept
+
+    def _mac(self, kind: str, name: str) -> str:
+        assert self._key is not None  # noqa: S101 - without a key nobody asks
+        text = f"batchrun: a holder of this key has chosen the {kind} {name}"
+        data = text.encode("utf-8", "surrogateescape")
+        return hmac.new(self._key.encode(), data, hashlib.sha256).hexdigest()[:_MAC_CHARS]
+
+    def _refuse(self, what: str) -> None:
+        hint = "start a new run with another --output"
+        if not self._said.paths:
+            hint = "if you trust it, give the run's own command, which names its files: batchrun run INPUT... -o OUTPUT"
+        raise StateError(f"{self._options.state} {what}, which is not in its own folder, and {_WHY}", hint)
+
+
+def _absolute(name: str | Path) -> str:
+    return os.path.abspath(name)  # noqa: PTH100 - pathlib would keep a `..`

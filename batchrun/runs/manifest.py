@@ -1,0 +1,129 @@
+"""The manifest of a run: what went in, what was asked, what came out, and what it took. One JSON file, no secrets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from batchrun.config import RunOptions
+from batchrun.display.summary import Summary
+from batchrun.files.exactjson import dump, on_one_line
+from batchrun.results.record import iso_time
+from batchrun.results.writer import write_whole, writing
+
+VERSION = 1
+"""Of the manifest's shape."""
+
+
+class SessionTimes(NamedTuple):
+    """When a session was going on, UTC epoch milliseconds."""
+
+    started_ms: int
+    seen_ms: int
+    """When it last gave a sign."""
+    outcome: str | None
+    """None: it was cut off."""
+
+
+class FileDigest(NamedTuple):
+    """A file as it was."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+def digest_file(path: Path, shown: str | None = None) -> FileDigest:
+    """A file's length and SHA-256.
+
+    Args:
+        path: The file.
+        shown: What it is called in the manifest; None: its path.
+
+    Raises:
+        OutputError: it cannot be read.
+    """
+    with writing(path), path.open("rb") as file:
+        return FileDigest(shown or str(path), path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def manifest_path(options: RunOptions) -> Path:
+    """`results.jsonl` has its manifest in `results.manifest.json`, a folder in `batchrun.manifest.json` within it.
+
+    That of an earlier version is beside its folder, and stays there.
+    """
+    output = options.output
+    beside = output.with_name(f"{output.name.removesuffix('.jsonl')}.manifest.json")
+    is_within = options.output_is_folder and not is_manifest_of(beside, options.state)
+    return output / "batchrun.manifest.json" if is_within else beside
+
+
+def is_manifest_of(path: Path, state: Path) -> bool:
+    """Whether a file is a manifest of ours that names this state file."""
+    if path.suffix != ".json":
+        return False
+    try:
+        data = orjson.loads(path.read_bytes())
+        return "manifest_version" in data and Path(data["state"]).name == state.name
+    except (OSError, orjson.JSONDecodeError, TypeError, KeyError):
+        return False
+
+
+def write_manifest(
+    path: Path,
+    *,
+    batchrun_version: str,
+    written_at: float,
+    options: RunOptions,
+    summary: Summary,
+    inputs: Sequence[FileDigest],
+    results: Sequence[FileDigest],
+    sessions: Sequence[SessionTimes],
+    token: str | None = None,
+) -> None:
+    """Write a manifest, whole by rename.
+
+    Args:
+        path: Where.
+        batchrun_version: Of the program.
+        written_at: UTC epoch seconds.
+        options: What the run was asked for.
+        summary: What it came to.
+        inputs: The input files as they were read.
+        results: The results files as they are.
+        sessions: When it was going on.
+        token: See `write_whole`.
+
+    Raises:
+        OutputError: it cannot be written; an older one is as it was.
+    """
+    asked = options.to_json()
+    said = summary.to_json()
+    for known in ("results", "errors", "manifest", "state"):
+        del said[known]
+    data: dict[str, Any] = {
+        "manifest_version": VERSION,
+        "batchrun_version": batchrun_version,
+        "written_at": iso_time(written_at),
+        "endpoint": ", ".join(options.endpoints),
+        "base_url": asked["base_url"],
+        "inputs": [digest._asdict() for digest in inputs],
+        "results": [digest._asdict() for digest in results],
+        "errors": [str(path) for path in summary.errors],
+        "state": str(summary.state),
+        "options": asked,
+        "sessions": [
+            {
+                "started_at": iso_time(session.started_ms / 1000),
+                "ended_at": iso_time(session.seen_ms / 1000),
+                "outcome": session.outcome,
+            }
+            for session in sessions
+        ],
+        "summary": said,
+    }
+    write_whole(path, [on_one_line(dump(data, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))], token=token)

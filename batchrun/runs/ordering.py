@@ -1,0 +1,134 @@
+"""Results in the order of the input: where each stands, and a results file put into that order.
+
+A pass over the results files keeps where each line stands, in a table on disk; then the lines are read in order. So
+memory does not grow with the run, but for one byte a row.
+
+A file in order has the same lines as before, and so the same length: the committed length in the state is right before
+and after its rename, and a crash at any moment leaves one whole file or the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from batchrun.errors import OutputError, StateError
+from batchrun.results.reader import PlacedLines, StoredLine, in_groups, read_lines, size_of
+from batchrun.results.record import read_record, result_digest
+from batchrun.results.writer import write_whole
+from batchrun.scheduler.states import RowState
+from batchrun.state.naming import stored_ids
+from batchrun.state.positions import Position, Positions
+from batchrun.state.records import OutputRecord
+from batchrun.state.snapshot import Snapshot
+
+
+def order_results(state: Path, token: str | None = None) -> None:
+    """Put the results files of a run into input order, each whole by rename.
+
+    Args:
+        state: The run's state file. Its results are committed, and this process is the only one that writes them.
+        token: The run's, see `write_whole`; None: that in the state file, which then has to have one.
+
+    Raises:
+        OutputError: one cannot be written, or does not fit the state; it is as it was, in whatever order.
+    """
+    try:
+        with Snapshot(state) as store:
+            seen = bytearray(store.last_row() + 1)
+            for output in store.outputs():
+                _order(store, output, seen, token or store.token)
+    except StateError as error:
+        raise OutputError(error.message, error.hint) from error
+
+
+def _order(store: Snapshot, output: OutputRecord, seen: bytearray, token: str) -> None:
+    # A link stays a link: what it leads to is put in order.
+    path = store.results_path(output).resolve()
+    with Positions() as positions, PlacedLines({output.output: path}) as placed:
+        _find_in(store, output, path, positions, seen)
+        if (strange_bytes := size_of(path) - output.committed_bytes) > 0:
+            raise StateError(
+                f"{path} has {strange_bytes:,} bytes that this run did not write: it is left in the order that it has",
+                "take them out of the file, then run the same command",
+            )
+        if not _is_ordered(positions):
+            lines = (placed.read(at.output, at.offset, at.length) for at in positions)
+            write_whole(path, lines, token=token)
+
+
+def find_positions(store: Snapshot, positions: Positions, succeeded: int, after: tuple[int, int] = (0, 0)) -> None:
+    """Find where the results of a run stand, those that are committed.
+
+    Args:
+        store: The run's state.
+        positions: They are added to these.
+        succeeded: How many there are to be found.
+        after: Added to the numbers of its outputs and of its rows, where several runs are put together.
+
+    Raises:
+        StateError: the results files and the state do not fit together.
+    """
+    seen = bytearray(store.last_row() + 1)
+    count = 0
+    for output in store.outputs():
+        count += _find_in(store, output, store.results_path(output), positions, seen, after=after)
+    if count != succeeded:
+        raise StateError(
+            f"{succeeded - count:,} rows that succeeded have no line in the results",
+            f"look at all that is wrong: batchrun verify {store.path}",
+        )
+
+
+def _find_in(
+    store: Snapshot,
+    output: OutputRecord,
+    path: Path,
+    positions: Positions,
+    seen: bytearray,
+    *,
+    after: tuple[int, int] = (0, 0),
+) -> int:
+    size_bytes = size_of(path)
+    if size_bytes < output.committed_bytes:
+        raise StateError(
+            f"{path} is {output.committed_bytes - size_bytes:,} bytes shorter than the state file says:"
+            " results are missing",
+            "put the whole file back; `batchrun verify` names the rows",
+        )
+    count = 0
+    for group in in_groups(read_lines(path, end=output.committed_bytes)):
+        found = list(_placed(store, path, group, seen, output.output))
+        positions.add(at._replace(output=after[0] + at.output, row=after[1] + at.row) for at in found)
+        count += len(found)
+    return count
+
+
+def _placed(store: Snapshot, path: Path, group: list[StoredLine], seen: bytearray, output: int) -> Iterator[Position]:
+    """The places of some lines.
+
+    Raises:
+        StateError: a line is not the one result of a row that succeeded.
+    """
+    records = [read_record(line.raw) if line.raw.endswith(b"\n") else None for line in group]
+    named = [("" if record is None else record.id, line.raw) for line, record in zip(group, records, strict=True)]
+    rows = store.find(stored_ids(store, output, named, result_digest))
+    for line, record, row in zip(group, records, rows, strict=True):
+        if record is None:
+            wrong = "is no result"
+        elif row is None:
+            wrong = f"belongs to no row of this run (id {record.id!r})"
+        elif row.state != RowState.SUCCEEDED:
+            wrong = f"belongs to a row that has not succeeded (id {record.id!r})"
+        elif seen[row.row]:
+            wrong = f"is there a second time (id {record.id!r})"
+        else:
+            seen[row.row] = 1
+            yield Position(row.source, row.line, row.row, output, line.offset, len(line.raw))
+            continue
+        raise StateError(f"{path}:{line.number} {wrong}", f"look at all that is wrong: batchrun verify {store.path}")
+
+
+def _is_ordered(positions: Positions) -> bool:
+    return all(one.offset < next_one.offset for one, next_one in pairwise(positions))

@@ -1,0 +1,98 @@
+"""What a crash has left in the results files: whole lines are taken over, a torn one is cut off."""
+
+from __future__ import annotations
+
+from batchrun.display.summary import Observer
+from batchrun.errors import StateError
+from batchrun.results.record import read_record, result_digest
+from batchrun.results.writer import end_line, recover, truncate
+from batchrun.runs.conclusion import results_path
+from batchrun.scheduler.states import RowState
+from batchrun.state.naming import stored_ids
+from batchrun.state.opening import log_of
+from batchrun.state.records import Batch, Ending, OutputRecord
+from batchrun.state.store import Store
+
+
+def recover_results(store: Store, session: int, now_ms: int, observer: Observer) -> None:
+    """Make the results files and the state agree after a crash.
+
+    Raises:
+        StateError: a results file is shorter than what is committed, or holds a line that is not of this run.
+        OutputError: a results file cannot be read or cut.
+    """
+    for output in store.outputs():
+        path = results_path(store, output)
+        tail = recover(path, output.committed_bytes)
+        if tail.lacks_end:
+            end_line(path)
+            observer.message(f"{path}: put back the end of the last line")
+        if not tail.lines and not tail.cut_bytes:
+            continue
+        batch, size_bytes = Batch(), output.committed_bytes
+        taken: set[int] = set()
+        for line in tail.lines:
+            _take_over(store, output, line, batch, taken)
+            size_bytes += len(line)
+        for line in tail.behind_hole:
+            _take_over(store, output, line, Batch(), set())  # refuses a strange one; ours are made again
+        batch.committed_bytes[output.output] = size_bytes
+        store.commit(batch, session, now_ms)
+        truncate(path, size_bytes)
+        taken_over = f"took over {len(tail.lines)} results that were not committed" if tail.lines else ""
+        cut_off = f"cut off {tail.cut_bytes} bytes that are no whole line" if tail.cut_bytes else ""
+        observer.message(f"{path}: {', '.join(filter(None, (taken_over, cut_off)))}")
+
+
+def refuse_strange_lines(store: Store) -> None:
+    """Refuse what `recover_results` would refuse; nothing is changed.
+
+    Raises:
+        StateError, OutputError: as there.
+    """
+    for output in store.outputs():
+        path = results_path(store, output)
+        tail = recover(path, output.committed_bytes)
+        taken: set[int] = set()
+        for line in tail.lines:
+            _take_over(store, output, line, Batch(), taken)
+        for line in tail.behind_hole:
+            _take_over(store, output, line, Batch(), set())
+
+
+def _take_over(store: Store, output: OutputRecord, line: bytes, batch: Batch, taken: set[int]) -> None:
+    path, record = results_path(store, output), read_record(line)
+    row = store.row_by_id(*stored_ids(store, output.output, [(record.id, line)])) if record else None
+    if record is None or row is None or not row.state.is_open or row.row in taken:
+        raise StateError(
+            f"{path} has a line that this run did not write: {line[:80].decode('utf-8', 'replace').strip()}…",
+            "take it out of the file, or add --repair to have that done; if the state file is an older copy,"
+            " put the last one back",
+        )
+    owner = row.row if row.same_as is None else row.same_as
+    ((job,),) = store.query("SELECT job FROM rows WHERE row = ?", (owner,))
+    if job is None:
+        # A submission is committed before it leaves, so the state file has forgotten what it once had.
+        raise StateError(
+            f"{store.path} is older than its results: {path} has a result of {record.id!r}, which it never submitted",
+            f"put the state file back as it was last, together with {log_of(store.path).name} if there was one; or add"
+            " --repair to continue from the results: what was in flight may be paid for twice",
+        )
+    taken.add(row.row)
+    batch.ended.append(
+        Ending(
+            job,
+            row.row,
+            RowState.SUCCEEDED,
+            "COMPLETED",
+            row.retries,
+            row.unconfirmed,
+            None if record.delay_ms is None else round(record.delay_ms),
+            None if record.execution_ms is None else round(record.execution_ms),
+            result_digest(line),
+        )
+    )
+    if row.same_as is None:
+        batch.count_answer(record.input_tokens, record.output_tokens, record.marks)
+    else:
+        batch.count_answer(None, None, record.marks)

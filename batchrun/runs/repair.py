@@ -1,0 +1,187 @@
+"""Results that were lost or damaged, made good: the results files and the state agree again, whatever they were.
+
+A line that proves to be the result of its row stays, or is taken over; any other is set aside, so that nothing that was
+written is lost. A row whose line is gone is open again. That the repair has begun is on disk before a results file
+changes, and the state follows in one transaction when all of them are as they will be: a crash anywhere between has
+the next start repair again, which finds the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+
+from batchrun.config import RETENTION_S, RunOptions
+from batchrun.display.summary import Observer
+from batchrun.results.reader import StoredLine, in_groups, read_lines, size_of
+from batchrun.results.record import read_job, read_record, result_digest, tells_of_job
+from batchrun.results.text import MARKS
+from batchrun.results.writer import ResultsFile, set_aside, write_whole
+from batchrun.runs.conclusion import results_path
+from batchrun.scheduler.states import RowState
+from batchrun.state.amends import UNDER_WAY, Amended, Kept, amend, begin, keep
+from batchrun.state.naming import stored_ids
+from batchrun.state.snapshot import Found, Snapshot
+from batchrun.state.store import Store
+
+_BLANK, _STRANGE, _KEPT = 0, 1, 2
+"""Marks of a line of a results file."""
+
+
+def is_under_way(store: Store) -> bool:
+    """Whether a repair was begun, and cut off."""
+    return store.get_setting(UNDER_WAY) is not None
+
+
+def by_new_name(options: RunOptions) -> RunOptions:
+    """The options of a run whose results and state were renamed together: with the results by their new name."""
+    beside = options.state.with_name(options.state.name.removesuffix(".state"))
+    if options.output_is_folder or options.output.exists() or beside == options.state or not beside.is_file():
+        return options
+    return replace(options, output=beside)
+
+
+def by_old_name(store: Store, options: RunOptions) -> RunOptions:
+    """The options with the results by the name that the state has of them, where only the new one leads anywhere."""
+    stored, outputs = store.get_setting("options"), store.outputs()
+    if not isinstance(stored, dict) or len(outputs) != 1 or options.output_is_folder:
+        return options
+    if results_path(store, outputs[0]).exists() or not options.output.is_file():
+        return options
+    return replace(options, output=options.state.parent / stored["output"])
+
+
+def take_new_name(store: Store, options: RunOptions) -> None:
+    """Let the state know its results file by the name that it has now."""
+    if by_old_name(store, options) is options:
+        return
+    stored, name = store.get_setting("options"), os.path.relpath(options.output, options.state.parent)
+    with store.transaction() as db:
+        db.execute("UPDATE outputs SET path = ?", (name,))
+    if isinstance(stored, dict):
+        store.set_setting("options", {**stored, "output": name})
+
+
+def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Observer) -> None:
+    """Make the results files and the state agree; says what is lost, and what of it is paid for again.
+
+    Args:
+        store: The state, which this process alone writes, with all rows of the run.
+        options: The run's options.
+        now_ms: UTC epoch milliseconds.
+        observer: Told.
+
+    Raises:
+        StateError: a results file cannot be read.
+        OutputError: results or state cannot be written; the next start repairs again.
+    """
+    begin(store)
+    sizes_bytes = {}
+    with Snapshot(store.path) as rows:
+        seen = bytearray(rows.last_row() + 1)
+        for output in store.outputs():
+            path = results_path(store, output)
+            with _alone(path):
+                marks = bytearray()
+                for group in in_groups(read_lines(path, end=size_of(path))):
+                    keep(store, _kept(rows, output.output, options, group, seen, marks=marks))
+                sizes_bytes[output.output] = _rewrite(path.resolve(), marks, observer)
+    # The local endpoint has forgotten its jobs with the process that it was in.
+    kept_since_ms = now_ms + 1 if options.is_local else now_ms - round(RETENTION_S * 1000)
+    amended = amend(store, sizes_bytes, marks=MARKS, kept_since_ms=kept_since_ms, now_ms=now_ms)
+    _tell(amended, observer)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Nobody else writes a results file meanwhile.
+
+    Raises:
+        StateError: another run writes it.
+    """
+    file = ResultsFile(path, size_of(path)) if path.exists() else None
+    try:
+        yield
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _kept(
+    rows: Snapshot, output: int, options: RunOptions, lines: list[StoredLine], seen: bytearray, *, marks: bytearray
+) -> Iterator[Kept]:
+    """Those of some lines that are results of rows; what each of them is, is added to the marks."""
+    records = [read_record(line.raw) for line in lines]
+    named = [("" if record is None else record.id, line.raw) for line, record in zip(lines, records, strict=True)]
+    found = rows.find(stored_ids(rows, output, named, result_digest))
+    for line, record, row in zip(lines, records, found, strict=True):
+        digest = result_digest(line.raw)
+        if not line.raw.strip():
+            marks.append(_BLANK)
+        elif record is None or row is None or seen[row.row] or not _is_result(line.raw, digest, row, options):
+            marks.append(_STRANGE)
+        else:
+            marks.append(_KEPT)
+            seen[row.row] = 1
+            job = None if row.state == RowState.SUCCEEDED else read_job(line.raw)
+            yield Kept(
+                row.row,
+                digest,
+                None if job is None else job.id,
+                None if job is None else job.attempts,
+                None if job is None or job.submitted_at is None else round(job.submitted_at * 1000),
+                None if record.delay_ms is None else round(record.delay_ms),
+                None if record.execution_ms is None else round(record.execution_ms),
+                record.input_tokens,
+                record.output_tokens,
+                orjson.dumps(record.marks).decode(),
+            )
+
+
+def _is_result(raw: bytes, digest: int, row: Found, options: RunOptions) -> bool:
+    """Whether a line that names a row is its result: by its digest, or where there is none by its endpoint."""
+    if row.state == RowState.SUCCEEDED and row.result is not None:
+        return row.result == digest
+    return tells_of_job(raw, options.endpoints)
+
+
+def _rewrite(path: Path, marks: bytearray, observer: Observer) -> int:
+    """Leave only what was kept in a results file; returns its length from then on."""
+    size_bytes = size_of(path)
+
+    def marked(mark: int) -> Iterator[bytes]:
+        for line, found in zip(read_lines(path, end=size_bytes), marks, strict=True):
+            if found == mark:
+                yield line.raw.rstrip() + b"\n"
+
+    strange = marks.count(_STRANGE)
+    kept_bytes = sum(map(len, marked(_KEPT)))
+    if strange:
+        aside = set_aside(path, marked(_STRANGE))
+        observer.message(
+            f"{path}: lines that are no results of this run, or were damaged: {strange:,}; moved to {aside}"
+        )
+    if kept_bytes != size_bytes or strange:
+        write_whole(path, marked(_KEPT))
+    return kept_bytes
+
+
+def _tell(amended: Amended, observer: Observer) -> None:
+    if amended.taken_over:
+        observer.message(f"results that the state did not know of, and that are there: {amended.taken_over:,}")
+    lost = amended.polled + amended.paid + amended.shared
+    if not lost:
+        observer.message("no result of a row that had succeeded is lost")
+        return
+    ways = [
+        (amended.polled, "are asked for at the endpoint, as their jobs ended less than 30 minutes ago"),
+        (amended.shared, "are taken from an equal row"),
+        (amended.paid, "must be paid for again"),
+    ]
+    told = ", ".join(f"{count:,} {way}" for count, way in ways if count)
+    observer.message(f"results that are lost or damaged: {lost:,}: {told}")

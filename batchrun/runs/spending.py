@@ -1,0 +1,35 @@
+"""What a run's state file says of its cost."""
+
+from __future__ import annotations
+
+from batchrun.display.cost import Cost, Work, cost_of
+from batchrun.scheduler.budget import WorkerTime
+from batchrun.scheduler.states import RowState
+from batchrun.state.store import Store
+
+
+def cost_so_far(
+    store: Store, counts: dict[RowState, int], counters: dict[str, int], price_per_hour: float | None
+) -> Cost | None:
+    """The cost of a run over all its sessions; None when no price was given.
+
+    Args:
+        store: The run's state.
+        counts: Its rows by state.
+        counters: Its counters.
+        price_per_hour: Of one worker.
+    """
+    if price_per_hour is None:
+        return None
+    time, execution = WorkerTime.from_counters(counters), store.execution()
+    work = Work(
+        running_s=time.running_s,
+        most_s=time.most_s,
+        unwatched_s=time.unwatched_s,
+        jobs=execution.jobs,
+        execution_s=execution.total_ms / 1000,
+        failed_s=execution.failed_ms / 1000,
+        duplicates=counters.get("unconfirmed", 0),
+    )
+    done = sum(count for state, count in counts.items() if not state.is_open)
+    return cost_of(work, price_per_hour=price_per_hour, done=done, total=sum(counts.values()))

@@ -1,0 +1,105 @@
+"""Rows that are added while their run goes on: known again by their id, or appended to the run's last input.
+
+Which ids have come in this session stands in a temporary table, on disk and not in memory: a stream has no end.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from batchrun.errors import InputError, StateError
+from batchrun.state.store import Store
+
+_ARRIVED = "CREATE TEMP TABLE arrived (name TEXT PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID"
+_COUNT = "INSERT INTO temp.arrived VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET times = times + 1 RETURNING times"
+_ADD = "INSERT INTO rows (id, source, line, offset, length, digest) VALUES (?, ?, ?, ?, ?, ?)"
+
+
+class Arrival(NamedTuple):
+    """A request that has come."""
+
+    id: str
+    """Its own, or the one that comes from its content."""
+    derived: bool
+    """Whether it comes from the content: equal requests are then numbered, instead of being an error."""
+    length: int
+    """Of its line in bytes, without the end."""
+    digest: bytes
+
+
+class Arrivals:
+    """Adds rows to an input that grows.
+
+    Args:
+        store: The run's state, with the rows of all lines that the input has.
+        source: The number of the input.
+        size_bytes: The length of the input.
+    """
+
+    def __init__(self, store: Store, source: int, size_bytes: int) -> None:
+        self._store = store
+        self._source = source
+        self._offset = size_bytes
+        self._line = int(store.query("SELECT coalesce(max(line), 0) FROM rows WHERE source = ?", (source,))[0][0])
+        with store.transaction() as db:
+            db.execute("DROP TABLE IF EXISTS temp.arrived")
+            db.execute(_ARRIVED)
+
+    def add(self, arrivals: Sequence[Arrival], append: Callable[[list[int]], None]) -> int:
+        """Make rows of those that are not known yet, all or none; returns how many.
+
+        Args:
+            arrivals: In the order in which they came.
+            append: Told the indexes of the new ones; must have their lines on disk when it returns.
+
+        Raises:
+            InputError: an id has come before in this session.
+            StateError: another request has that id.
+            OutputError: the lines or the rows cannot be written.
+        """
+        new: list[int] = []
+        rows: list[tuple[str, int, int, int, int, bytes]] = []
+        names: dict[str, bytes] = {}
+        line, offset = self._line, self._offset
+        with self._store.transaction() as db:
+            for index, arrival in enumerate(arrivals):
+                row_id = _numbered(db, arrival)
+                known = names.get(row_id) or _known(db, row_id)
+                if known is None:
+                    line += 1
+                    new.append(index)
+                    names[row_id] = arrival.digest
+                    rows.append((row_id, self._source, line, offset, arrival.length, arrival.digest))
+                    offset += arrival.length + 1
+                elif not _is_same(known, arrival.digest):
+                    raise StateError(
+                        f"the request with the id {row_id!r} is not what it was when it came first",
+                        "give it an id of its own, or start a new run with another state file",
+                    )
+            if new:
+                append(new)
+                db.executemany(_ADD, rows)
+        self._line, self._offset = line, offset
+        return len(new)
+
+
+def _numbered(db: sqlite3.Connection, arrival: Arrival) -> str:
+    """The row's id; a derived one is numbered where it comes again."""
+    times = int(db.execute(_COUNT, (f"{'-' if arrival.derived else '='}{arrival.id}",)).fetchone()[0])
+    if times == 1:
+        return arrival.id
+    if not arrival.derived:
+        raise InputError(f"the id {arrival.id!r} has come twice", "give each request its own id, or none at all")
+    return f"{arrival.id}-{times}"
+
+
+def _is_same(one: bytes, other: bytes) -> bool:
+    """Whether two lines are the same, or ask for the same and carry the same: see `prompts.identity.known_by`."""
+    return one[:16] == other[:16] or (len(one) == len(other) and one[16:] == other[16:] != b"")
+
+
+def _known(db: sqlite3.Connection, row_id: str) -> bytes | None:
+    found = db.execute("SELECT digest FROM rows WHERE id = ?", (row_id,)).fetchone()
+    return None if found is None else bytes(found[0])

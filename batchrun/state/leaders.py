@@ -1,0 +1,72 @@
+"""Rows that ask for the same: the first of them leads, and its job answers those that follow.
+
+A follower is pending until its leader has ended, and ends with it. A leader follows nobody, so that one step leads
+from a follower to the job that answers it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from batchrun.state.store import Store
+
+_INDEX = "CREATE INDEX IF NOT EXISTS rows_by_leader ON rows (same_as) WHERE same_as IS NOT NULL"
+_CHOOSE = """
+UPDATE rows SET same_as = nullif(c.leader, rows.row)
+FROM (
+    SELECT r.row, first_value(r.row) OVER (
+        PARTITION BY i.key
+        ORDER BY CASE r.state WHEN 3 THEN 0 WHEN 2 THEN 1 WHEN 1 THEN 1 WHEN 5 THEN 2 WHEN 0 THEN 3 ELSE 4 END,
+            r.same_as IS NOT NULL, r.attempts = 0, r.row
+    ) AS leader
+    FROM incoming i JOIN rows r ON r.id = i.id
+) AS c
+WHERE c.row = rows.row AND rows.state IN (0, 4, 5) AND rows.same_as IS NOT nullif(c.leader, rows.row)
+"""
+"""The row that is nearest to an answer leads: a succeeded one, one in flight, a held, a pending, a failed one."""
+_ANSWERED = """
+FROM rows l WHERE l.state = 3 AND EXISTS (SELECT 1 FROM rows f WHERE f.same_as = l.row AND f.state = 0)
+"""
+_LEAD_AGAIN = """
+UPDATE rows SET same_as = nullif(c.leader, rows.row)
+FROM (
+    SELECT f.row, min(f.row) OVER (PARTITION BY f.same_as) AS leader
+    FROM rows f JOIN rows l ON l.row = f.same_as
+    WHERE f.same_as IS NOT NULL AND f.state = 0 AND l.state IN (3, 4)
+) AS c
+WHERE c.row = rows.row
+"""
+
+
+def choose_leaders(db: sqlite3.Connection) -> None:
+    """Say of each row that has not succeeded whom it follows, by the keys of the staged lines."""
+    db.execute(_INDEX)
+    db.execute(_CHOOSE)
+
+
+def count_followers(store: Store, leader: int) -> int:
+    """How many pending rows a row leads."""
+    return int(store.query("SELECT count(*) FROM rows WHERE same_as = ? AND state = 0", (leader,))[0][0])
+
+
+def has_unanswered(store: Store) -> bool:
+    """Whether a row is pending although the one that it follows has succeeded."""
+    sql = "FROM rows f JOIN rows l ON l.row = f.same_as WHERE f.same_as IS NOT NULL AND f.state = 0 AND l.state = 3"
+    return bool(store.query(f"SELECT EXISTS (SELECT 1 {sql})")[0][0])
+
+
+def answered_leaders(store: Store, ids: Sequence[str]) -> dict[str, int]:
+    """Those of some rows that succeeded and lead pending ones: id, see `naming`, and number. At most 30,000."""
+    return dict(store.query(f"SELECT l.id, l.row {_ANSWERED} AND l.id IN ({','.join('?' * len(ids))})", ids))
+
+
+def lead_again(store: Store) -> None:
+    """Let the first of the pending rows whose leader has ended without them lead the others."""
+    with store.transaction() as db:
+        db.execute(_LEAD_AGAIN)
+
+
+def count_shared(store: Store) -> int:
+    """How many rows another row's job has answered."""
+    return int(store.query("SELECT count(*) FROM rows WHERE same_as IS NOT NULL AND state = 3")[0][0])

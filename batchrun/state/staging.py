@@ -1,0 +1,219 @@
+"""How the lines of the inputs become rows, the first time and again on each resume.
+
+All lines are staged first and merged in one transaction, so that a run either has all of its rows or is as before.
+Rows are matched by their id, not by their position: a reordered or extended input resumes well. A line that was
+submitted and now asks for something else, or is gone, is refused by name, because its result would belong to another
+question. What a line is known by, its `digest`, is made by `prompts.identity.known_by`: 16 bytes for how it is
+written, 8 for what it asks for, 2 for what it carries; a row of an earlier version has the first 16 alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from batchrun.errors import InputError, StateError
+from batchrun.state.leaders import choose_leaders
+from batchrun.state.naming import tell_apart
+from batchrun.state.records import OutputRecord, SourceRecord, public_id
+from batchrun.state.store import Store
+
+_STAGE = """
+CREATE TEMP TABLE incoming (
+    n INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    derived INTEGER NOT NULL,
+    source INTEGER NOT NULL,
+    line INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    variant INTEGER NOT NULL,
+    suffix TEXT NOT NULL,
+    key BLOB,
+    problem TEXT
+)
+"""
+_NUMBER_DERIVED = """
+UPDATE incoming SET id = incoming.id || '-' || again.occurrence
+FROM (
+    SELECT n, row_number() OVER (PARTITION BY id, variant ORDER BY n) AS occurrence FROM incoming WHERE derived
+) AS again
+WHERE again.n = incoming.n AND again.occurrence > 1
+"""
+_NAME_VARIANTS = "UPDATE incoming SET id = id || suffix WHERE suffix <> ''"
+_TWICE = """
+SELECT a.id, a.source, a.line, b.source, b.line FROM incoming a JOIN incoming b ON b.id = a.id AND b.n > a.n
+ORDER BY b.n LIMIT 5
+"""
+_UNSENT = "attempts = 0 AND (state = 0 OR (state = 4 AND same_as IS NULL))"
+"""Rows that nothing was paid for, those that were invalid among them: their lines may change and go."""
+_REWRITTEN = """
+FROM incoming i JOIN rows r ON r.id = i.id
+WHERE r.digest <> i.digest AND substr(r.digest, 1, 16) <> substr(i.digest, 1, 16)
+    AND (r.attempts > 0 OR r.state <> 0)
+"""
+_CHANGED = f"""
+SELECT r.id, i.source, i.line {_REWRITTEN}
+    AND (length(r.digest) <= 16 OR substr(r.digest, 17, 8) <> substr(i.digest, 17, 8)) ORDER BY i.n LIMIT 5
+"""
+_CARRIED = f"SELECT count(*) {_REWRITTEN} AND substr(r.digest, 25) <> substr(i.digest, 25)"
+_MISSING = f"""
+SELECT r.id, r.source, r.line FROM rows r LEFT JOIN incoming i ON i.id = r.id
+WHERE i.n IS NULL AND NOT ({_UNSENT}) ORDER BY r.row LIMIT 5
+"""
+_DROP_UNSENT = f"DELETE FROM rows WHERE {_UNSENT} AND id NOT IN (SELECT id FROM incoming)"
+_FORGET_FAILURES = "DELETE FROM failures WHERE row NOT IN (SELECT row FROM rows)"
+_NOTE_INVALID = """
+INSERT OR REPLACE INTO failures (row, status, kind, message, raw)
+SELECT r.row, 'INVALID', 'invalid', i.problem, '' FROM incoming i JOIN rows r ON r.id = i.id
+WHERE i.problem IS NOT NULL
+"""
+_FAIL_INVALID = """
+UPDATE rows SET state = 4 WHERE id IN (SELECT id FROM incoming WHERE problem IS NOT NULL)
+"""
+_MOVE = """
+UPDATE rows SET source = i.source, line = i.line, offset = i.offset, length = i.length, digest = i.digest,
+    variant = i.variant
+FROM incoming i WHERE i.id = rows.id
+"""
+_ROOM = 1 << 46
+"""Where a row's digest comes: a row that grows in place splits its page, and pages that are half empty cost bytes."""
+_ADD = f"""
+INSERT INTO rows (id, source, line, offset, length, digest, variant, result)
+SELECT i.id, i.source, i.line, i.offset, i.length, i.digest, i.variant, {_ROOM} FROM incoming i
+"""
+_NEW = "WHERE NOT EXISTS (SELECT 1 FROM rows r WHERE r.id = i.id)"
+
+
+class StagedLine(NamedTuple):
+    """A valid line of an input, as one of its rows."""
+
+    id: str
+    """Of the line."""
+    derived: bool
+    """Whether the id comes from the content: equal lines are then numbered, instead of being an error."""
+    source: int
+    line: int
+    offset: int
+    length: int
+    digest: bytes
+    variant: int = 0
+    suffix: str = ""
+    """What the variant adds to the id."""
+    key: bytes | None = None
+    """Shared by the rows that ask for the same; None: nobody wants to know."""
+    problem: str | None = None
+    """Why the line cannot be run, and its row has failed already; None: it can."""
+
+
+class Merged(NamedTuple):
+    """What an intake has changed."""
+
+    rows: int
+    """Rows of the run from now on."""
+    added: int
+    dropped: int
+    """Rows that were never submitted and whose lines are gone."""
+    carried: int = 0
+    """Rows that were submitted, and whose lines now carry other fields."""
+
+
+def stage(store: Store, lines: Iterable[StagedLine]) -> None:
+    """Put the lines of all inputs beside the run's rows, in order; `merge` takes them over."""
+    with store.transaction() as db:
+        db.execute("DROP TABLE IF EXISTS temp.incoming")
+        db.execute(_STAGE)
+        db.executemany(
+            "INSERT INTO incoming (id, derived, source, line, offset, length, digest, variant, suffix, key,"
+            " problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            lines,
+        )
+
+
+def merge(
+    store: Store,
+    sources: Sequence[SourceRecord],
+    *,
+    whole: bool,
+    limit: int | None,
+    dedupe: bool = False,
+    has_invalid: bool = False,
+    outputs: Iterable[OutputRecord] = (),
+) -> Merged:
+    """Make the staged lines the run's rows.
+
+    Args:
+        store: The run's state.
+        sources: The inputs that the lines' `source` numbers mean from now on.
+        whole: Whether every line of the inputs was staged; otherwise a row without a line is no surprise.
+        limit: At most so many rows in the run; lines beyond it are left for a later session. None: all.
+        dedupe: Whether rows with one key share a job.
+        has_invalid: Whether there are lines among them that cannot be run.
+        outputs: Their results files; those that the run does not have yet are added.
+
+    Raises:
+        InputError: an id stands on two lines of one results file.
+        StateError: a line that was submitted has changed or is gone.
+    """
+    names = {source.source: source.path for source in sources}
+    with store.transaction() as db:
+        db.execute(_NUMBER_DERIVED)
+        db.execute(_NAME_VARIANTS)
+        db.execute("CREATE INDEX temp.incoming_by_id ON incoming (id)")
+        if tell_apart(db, sources):
+            _refuse_twice(db, names)
+        known = db.execute("SELECT count(*) FROM rows").fetchone()[0]
+        carried = 0
+        if known:
+            _refuse_changed(store, db, names, whole=whole)
+            carried = db.execute(_CARRIED).fetchone()[0]
+            if whole and db.execute(_DROP_UNSENT).rowcount:
+                db.execute(_FORGET_FAILURES)
+            db.execute(_MOVE)
+        kept = db.execute("SELECT count(*) FROM rows").fetchone()[0]
+        room = -1 if limit is None else max(limit - kept, 0)
+        added = db.execute(f"{_ADD} {_NEW if known else ''} ORDER BY i.n LIMIT ?", (room,)).rowcount
+        if dedupe:
+            choose_leaders(db)
+        if has_invalid:
+            db.execute(_NOTE_INVALID)
+            db.execute(_FAIL_INVALID)
+        db.executemany("INSERT OR IGNORE INTO outputs (output, path, committed_bytes) VALUES (?, ?, ?)", outputs)
+        db.execute("DELETE FROM sources")
+        db.executemany(
+            "INSERT INTO sources (source, path, origin, file, stamp, output) VALUES (?, ?, ?, ?, ?, ?)", sources
+        )
+    with store.transaction() as db:
+        db.execute("DROP TABLE temp.incoming")
+    return Merged(rows=kept + added, added=added, dropped=known - kept, carried=carried)
+
+
+def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:
+    twice = [(public_id(row_id), *places) for row_id, *places in db.execute(_TWICE)]
+    listed = "; ".join(f"{row_id!r}: {names[s1]}:{l1} and {names[s2]}:{l2}" for row_id, s1, l1, s2, l2 in twice)
+    hint = "give each line its own id, or none at all"
+    if all(first != second for _, first, _, second, _ in twice):
+        hint += "; or give each file its own results, where its ids may start anew: -o FOLDER/"
+    raise InputError(f"an id stands on two lines: {listed}", hint)
+
+
+def _refuse_changed(store: Store, db: sqlite3.Connection, names: dict[int, str], *, whole: bool) -> None:
+    changed = db.execute(_CHANGED).fetchall()
+    if changed:
+        listed = ", ".join(f"{names[source]}:{line} (id {public_id(row_id)!r})" for row_id, source, line in changed)
+        raise StateError(
+            f"a line has changed since it was submitted: {listed}",
+            "put the old line back, give the new one an id of its own, or start a new run with another --output",
+        )
+    missing = db.execute(_MISSING).fetchall() if whole else []
+    if missing:
+        old = dict(db.execute("SELECT source, path FROM sources").fetchall())
+        listed = ", ".join(
+            f"{old.get(source, '?')}:{line} (id {public_id(row_id)!r})" for row_id, source, line in missing
+        )
+        raise StateError(
+            f"a line that was submitted is in the input no longer: {listed}",
+            f"put it back, or start a new run with another --output; {store.path} belongs to the old input",
+        )
