@@ -38,8 +38,16 @@ def _interrupt(number: int, frame: "FrameType | None") -> None:
     raise KeyboardInterrupt
 
 
+def _heard_nowhere(lost: "sys.UnraisableHookArgs") -> None:
+    """Leave at once when a signal came in a callback, of a weak reference say, whose exceptions are only printed."""
+    if lost.exc_type is KeyboardInterrupt:
+        os._exit(_INTERRUPTED)
+    sys.__unraisablehook__(lost)
+
+
 def main() -> None:
     """Run the command line; exits."""
+    sys.unraisablehook = _heard_nowhere
     caught = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     for number in caught:
         signal.signal(number, _interrupt)

@@ -60,7 +60,6 @@ MOST_ROWS = 2**31 - 1
 _MOST_SECONDS = 10 * 365 * 86400.0
 """A longer time is a slip; and it is still far from what a clock can add up."""
 
-_SHOWN_CHARS = 60
 
 _HOST = re.compile(r"[A-Za-z0-9._~:%-]{1,253}")
 """A name in the DNS, of 253 characters at most, or an IP address."""
@@ -122,15 +121,6 @@ BOUNDS = {
     "seed": Bounds(-(2**63), 2**63 - 1, whole=True),
 }
 """Option -> the numbers that it takes, by the name of its parameter. Times are in seconds, prices in dollars."""
-
-
-def shown(value: object) -> str:
-    """A value for a message about it: its beginning, where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not write integers of more than 4,300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
 
 
 def checked_url(option: str, url: str, *, example: str, is_prefix: bool = False) -> str:

@@ -28,6 +28,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+_SHOWN_CHARS = 60
+
 
 class BatchrunError(Exception):
     """Anything that batchrun reports to a person.
@@ -147,3 +149,12 @@ class NotFoundError(CallError):
 
 class DeniedError(CallError):
     """401, 402, 403, 407, 425, a redirect, an endpoint without a queue: no request will pass, if the API says so."""
+
+
+def shown(value: object) -> str:
+    """A value for a message about it: its beginning, where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write integers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."

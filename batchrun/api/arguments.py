@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrun.commands.run_options import run_options
-from batchrun.config import BOUNDS, DEFAULT_MEMORY_BYTES, DEFAULT_SILENCE_S, RunOptions, shown
-from batchrun.errors import UsageError
+from batchrun.config import BOUNDS, DEFAULT_MEMORY_BYTES, DEFAULT_SILENCE_S, RunOptions
+from batchrun.errors import UsageError, shown
 from batchrun.files.exactjson import dump, load
 
 _NUMBERS = (

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from batchrun import config
-from batchrun.errors import StateError
+from batchrun.errors import StateError, shown
 from batchrun.files.paths import behind_links, look_at, refuse_unspeakable
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
@@ -27,11 +27,9 @@ def key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, .
     for value in values:
         key, equals, text = value.partition("=")
         if not equals or not key.strip():
-            raise click.BadParameter(
-                f"{config.shown(value)} is not KEY=VALUE, for example temperature=0.7", param=param
-            )
+            raise click.BadParameter(f"{shown(value)} is not KEY=VALUE, for example temperature=0.7", param=param)
         if key.strip() in result:
-            raise click.BadParameter(f"{config.shown(key.strip())} is given twice", param=param)
+            raise click.BadParameter(f"{shown(key.strip())} is given twice", param=param)
         result[key.strip()] = _json_or(text)
     return result
 
@@ -55,11 +53,9 @@ def sweeps(
         key, equals, text = value.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise click.BadParameter(
-                f"{config.shown(value)} is not KEY=V1,V2,..., for example temperature=0,0.7", param=param
-            )
+            raise click.BadParameter(f"{shown(value)} is not KEY=V1,V2,..., for example temperature=0,0.7", param=param)
         if key in keys:
-            raise click.BadParameter(f"{config.shown(key)} is given twice: put all of its values into one", param=param)
+            raise click.BadParameter(f"{shown(key)} is given twice: put all of its values into one", param=param)
         whole = _json_or(text)
         if isinstance(whole, list):
             keys[key] = tuple(whole)
@@ -68,7 +64,7 @@ def sweeps(
         else:
             parts = [part.strip() for part in text.split(",")] if text.strip() else []
             if "" in parts:
-                raise click.BadParameter(f"{config.shown(value)}: a value between the commas is empty", param=param)
+                raise click.BadParameter(f"{shown(value)}: a value between the commas is empty", param=param)
             keys[key] = tuple(_json_or(part) for part in parts)
     return tuple(keys.items())
 
@@ -87,7 +83,7 @@ def duration(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
     bounds = config.BOUNDS[str(param.name)]
     if not bounds.hold(seconds):
         kind = "a longer time than 10 years" if seconds > 0 else "no time above 0"
-        raise click.BadParameter(f"{config.shown(value)} is {kind}, for example 8h, 90m, 1h30m or 45s", param=param)
+        raise click.BadParameter(f"{shown(value)} is {kind}, for example 8h, 90m, 1h30m or 45s", param=param)
     return seconds
 
 
@@ -99,7 +95,7 @@ def size(_ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     size_bytes = round(float(match.group(1)) * _SIZES[match.group(2)]) if match else 0
     if not config.BOUNDS["memory"].hold(size_bytes):
         raise click.BadParameter(
-            f"{config.shown(value)} is not a size from 1MB to 1TB, for example 256MB or 1GiB", param=param
+            f"{shown(value)} is not a size from 1MB to 1TB, for example 256MB or 1GiB", param=param
         )
     return size_bytes
 
@@ -116,9 +112,7 @@ def halt(_ctx: click.Context, param: click.Parameter, value: str | None) -> conf
     match = re.fullmatch(f"{_NUMBER}\\s*%", text)
     share = float(match.group(1)) / 100 if match else 0.0
     if not 0 < share <= 1:
-        raise click.BadParameter(
-            f"{config.shown(value)}: give failed rows (50), a share of them (10%), or off", param=param
-        )
+        raise click.BadParameter(f"{shown(value)}: give failed rows (50), a share of them (10%), or off", param=param)
     return config.HaltOptions(share=share)
 
 
@@ -147,7 +141,7 @@ class Number(click.FloatRange):
         number = _number(value, self._bounds) if isinstance(value, str) else value
         if not self._bounds.hold(number):
             kind = f"neither auto nor {self._bounds}" if self._may_be_auto else f"not {self._bounds}"
-            self.fail(f"{config.shown(value)} is {kind}", param, ctx)
+            self.fail(f"{shown(value)} is {kind}", param, ctx)
         return number
 
 

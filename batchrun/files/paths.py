@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from batchrun.config import shown
-from batchrun.errors import UsageError
+from batchrun.errors import UsageError, shown
 
 
 def look_at(path: str | Path, named: str, kind: type[UsageError] = UsageError) -> os.stat_result | None:

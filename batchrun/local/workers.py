@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from batchrun.config import shown
+from batchrun.errors import shown
 
 CHAT_ROUTE = "/v1/chat/completions"
 COMPLETIONS_ROUTE = "/v1/completions"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchrun.config import GuardOptions
-from tests.faults.server import (
+from tests.support.fault_server import (
     CLOSE,
     DONE,
     HEALTHY,
@@ -29,7 +29,7 @@ from tests.faults.server import (
     job,
     page,
 )
-from tests.rehearsal import Rehearsal, rehearse, write_lines
+from tests.support.rehearsal import Rehearsal, rehearse, write_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

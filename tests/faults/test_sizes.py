@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from batchrun.commands.status import look, render
-from tests.faults.server import DONE, KEY, Answer, FaultServer, Script, job
-from tests.rehearsal import rehearse, write_lines
+from tests.support.fault_server import DONE, KEY, Answer, FaultServer, Script, job
+from tests.support.rehearsal import rehearse, write_lines
 
 ROWS = [{"id": f"r{n}", "prompt": f"p{n}"} for n in range(8)]
 LARGE = 24
@@ -20,7 +20,7 @@ import asyncio, sys, time
 from pathlib import Path
 from random import Random
 from batchrun.runs.run import Run
-from tests.rehearsal import Listener, options_for
+from tests.support.rehearsal import Listener, options_for
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024

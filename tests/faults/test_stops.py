@@ -15,7 +15,7 @@ from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobStatus
 from batchrun.errors import AmbiguousError, DeniedError, NotFoundError, RejectedError, ThrottledError
 from batchrun.runs.run import Run
-from tests.faults.server import (
+from tests.support.fault_server import (
     CLOSE,
     DONE,
     HEALTHY,
@@ -29,7 +29,7 @@ from tests.faults.server import (
     job,
     page,
 )
-from tests.rehearsal import Listener, hurried, options_for, rehearse, write_lines
+from tests.support.rehearsal import Listener, hurried, options_for, rehearse, write_lines
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,530 @@
+"""The Python API, over real HTTP against the local endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
+import orjson
+import pandas as pd
+import pytest
+from aiohttp import web
+
+import batchrun
+from batchrun.cli.app import main
+from batchrun.commands import verify as verification
+from batchrun.errors import BatchrunError, InputError, StateError, StoppedError, UsageError
+from tests.support.rehearsal import Picky, read_lines, serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RUN = (
+    "(inputs: 'str | os.PathLike[str] | Iterable[os.PathLike[str]] | Iterable[Mapping[str, Any]]', *,"
+    " endpoint: 'str | None' = None, output: 'str | os.PathLike[str]', state: 'str | os.PathLike[str] | None' = None,"
+    " api_key: 'str | None' = None, base_url: 'str' = 'https://api.runpod.ai/v2', insecure_http: 'bool' = False,"
+    " set: 'Mapping[str, Any] | None' = None, default: 'Mapping[str, Any] | None' = None,"
+    " system: 'str | None' = None, chat: 'bool' = False, sweep: 'Mapping[str, Sequence[Any]] | None' = None,"
+    " repeat: 'int' = 1, limit: 'int | None' = None, concurrency: 'int | None' = None, max_retries: 'int' = 3,"
+    " unconfirmed: 'config.UnconfirmedPolicy' = 'resubmit', execution_timeout: 'float | None' = None,"
+    " ttl: 'float | None' = None, job_timeout: 'float | None' = None, deadline: 'float | None' = None,"
+    " price_per_hour: 'float | None' = None, max_cost: 'float | None' = None,"
+    " on_interrupt: 'config.InterruptPolicy' = 'drain', retry_failed: 'bool' = False, repair: 'bool' = False,"
+    " progress: 'Progress' = 'auto',"
+    " worker: 'Worker' = 'auto') -> 'Summary'"
+)
+STREAM = (
+    "(requests: 'Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str]', *, endpoint: 'str',"
+    " state: 'str | os.PathLike[str]', output: 'str | os.PathLike[str] | None' = None, api_key: 'str | None' = None,"
+    " base_url: 'str' = 'https://api.runpod.ai/v2', insecure_http: 'bool' = False,"
+    " set: 'Mapping[str, Any] | None' = None,"
+    " default: 'Mapping[str, Any] | None' = None, system: 'str | None' = None, chat: 'bool' = False,"
+    " concurrency: 'int | None' = None, max_retries: 'int' = 3, execution_timeout: 'float | None' = None,"
+    " ttl: 'float | None' = None, job_timeout: 'float | None' = None, deadline: 'float | None' = None,"
+    " price_per_hour: 'float | None' = None, max_cost: 'float | None' = None,"
+    " on_interrupt: 'config.InterruptPolicy' = 'drain', retry_failed: 'bool' = False, progress: 'Progress' = 'none',"
+    " worker: 'Worker' = 'auto') -> 'Stream'"
+)
+
+
+@pytest.mark.parametrize(("function", "signature"), [(batchrun.run, RUN), (batchrun.stream, STREAM)])
+def test_the_signatures_are_these_and_say_what_each_argument_means(function, signature: str):
+    found = inspect.signature(function)
+    assert str(found) == signature
+    arguments = function.__doc__.split("Args:\n")[1].split("\n\n    Returns:")[0]
+    assert re.findall(r"^        (\w+): ", arguments, re.MULTILINE) == list(found.parameters)
+
+
+@pytest.mark.parametrize("function", [batchrun.run, batchrun.stream])
+def test_arguments_have_the_names_and_the_defaults_of_the_command_line(function):
+    options = {name.lstrip("-").replace("-", "_"): p for p in main.commands["run"].params for name in p.opts}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in ("inputs", "requests", "api_key", "progress"):
+            continue
+        assert name in options
+        if isinstance(parameter.default, (int, str)) and parameter.default is not False and name != "on_interrupt":
+            assert options[name].default == parameter.default
+
+
+def test_all_that_is_offered_is_there_and_costs_nothing_until_it_is_asked_for():
+    assert all(getattr(batchrun, name) is not None for name in batchrun.__all__)
+    assert set(batchrun.__all__) <= set(dir(batchrun))
+    with pytest.raises(AttributeError, match="no attribute 'walk'"):
+        _ = batchrun.walk
+    code = "import sys, batchrun; sys.exit(sum(name in sys.modules for name in ('aiohttp', 'orjson', 'sqlite3')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def said(error: BatchrunError) -> str:
+    assert error.message, "every error says what is wrong"
+    assert error.hint, "every error says what to do"
+    return error.message
+
+
+# run
+
+
+def run(requests, folder: Path, **given) -> batchrun.Summary:
+    options = {"endpoint": "local", "worker": "echo", "output": folder / "out.jsonl", "progress": "none", **given}
+    return batchrun.run(requests, **options)
+
+
+def test_a_run_goes_on_where_the_last_call_was(tmp_path: Path):
+    requests = [{"id": f"r{n}", "prompt": f"p{n}", "metadata": {"n": n}} for n in range(30)]
+    first = run(requests[:20], tmp_path)
+    assert (first.outcome, first.total, first.succeeded, first.exit_code) == ("finished", 20, 20, 0)
+    assert first.calls["run"] == 20
+    second = run(requests, tmp_path)
+    assert (second.total, second.succeeded, second.calls["run"]) == (30, 30, 30)
+    (results,) = second.results
+    records = {record["id"]: record for record in read_lines(results)}
+    assert records["r29"]["text"] == "p29"
+    assert [records[f"r{n}"]["metadata"]["n"] for n in range(30)] == list(range(30))
+    assert verification.verify(second.state).is_whole
+
+
+def test_a_run_takes_files_as_the_command_line_does(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('"one"\n"two"\n')
+    (tmp_path / "b.jsonl").write_text('"three"\n')
+    summary = run(tmp_path / "a.jsonl", tmp_path, sweep={"temperature": [0, 0.5]}, repeat=2)
+    assert summary.total == 8
+    summary = run([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path, output=f"{tmp_path}/each/")
+    assert [path.name for path in summary.results] == ["a.results.jsonl", "b.results.jsonl"]
+
+
+async def test_a_run_works_within_a_running_event_loop(tmp_path: Path):
+    summary = run([{"prompt": "a"}, {"prompt": "a"}, {"prompt": "b"}], tmp_path)
+    assert summary.succeeded == 3
+    assert len({record["id"] for record in read_lines(tmp_path / "out.jsonl")}) == 3
+
+
+def test_a_run_works_in_a_thread(tmp_path: Path):
+    summaries = []
+    thread = threading.Thread(target=lambda: summaries.append(run([{"prompt": "a"}], tmp_path)))
+    thread.start()
+    thread.join()
+    assert summaries[0].exit_code == 0
+
+
+def test_a_wrong_request_is_named_and_nothing_is_left_behind(tmp_path: Path):
+    for requests, message in (
+        ([{"prompt": "a"}, {"promt": "b"}], "request 2: no prompt in the line"),
+        ([{"prompt": "a"}, 7], "request 2: a number where an object"),
+        ([{"prompt": {1, 2}}], "request 1 cannot be written as JSON"),
+        ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "the id 'x' has come twice"),
+        ([], "there is no request"),
+        (["a.jsonl"], "may be a prompt or a file"),
+        ({"prompt": "a"}, "inputs is dict"),
+        (pd.DataFrame([{"prompt": "a"}]), "inputs is DataFrame"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(message)) as caught:
+            run(requests, tmp_path)
+        said(caught.value)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_numbers_of_a_table_are_numbers(tmp_path: Path):
+    rows = [{"id": f"r{count}", "prompt": "one two three", "max_tokens": count} for count in np.arange(1, 3)]
+    assert run(rows, tmp_path).exit_code == 0
+    assert {record["id"]: record["text"] for record in read_lines(tmp_path / "out.jsonl")} == {
+        "r1": "one",
+        "r2": "one two",
+    }
+
+
+def test_a_request_that_has_changed_is_refused_and_what_was_there_stays(tmp_path: Path):
+    run([{"id": "x", "prompt": "a"}], tmp_path)
+    kept = (tmp_path / "out.jsonl.state.requests.jsonl").read_bytes()
+    with pytest.raises(StateError, match="'x' is not what it was") as caught:
+        run([{"id": "x", "prompt": "b"}], tmp_path)
+    said(caught.value)
+    assert (tmp_path / "out.jsonl.state.requests.jsonl").read_bytes() == kept
+    assert run([{"id": "x", "prompt": "a"}], tmp_path).exit_code == 0
+
+
+def test_a_state_file_of_other_inputs_is_refused(tmp_path: Path):
+    (tmp_path / "in.jsonl").write_text('"one"\n')
+    assert run(tmp_path / "in.jsonl", tmp_path).exit_code == 0
+    with pytest.raises(StateError, match="belongs to a run whose requests are not in") as caught:
+        run([{"prompt": "one"}], tmp_path)
+    said(caught.value)
+    (tmp_path / "new.jsonl.state.requests.jsonl").write_text('"somebody\'s"\n')
+    with pytest.raises(StateError, match="exists, but its state file"):
+        run([{"prompt": "one"}], tmp_path, output=tmp_path / "new.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"output": "./"}, "is a folder"),
+        ({"concurrency": 0}, "concurrency=0"),
+        ({"max_retries": None}, "max_retries=None"),
+        ({"ttl": 1}, "ttl=1"),
+        ({"ttl": float("nan")}, "ttl=nan"),
+        ({"max_cost": float("nan"), "price_per_hour": 1}, "max_cost=nan"),
+        ({"price_per_hour": float("inf")}, "price_per_hour=inf"),
+        ({"job_timeout": -1}, "job_timeout=-1"),
+        ({"deadline": 1e300}, "deadline=1e+300"),
+        ({"concurrency": 10**5000}, "concurrency=a number of thousands of digits"),
+        ({"concurrency": True}, "concurrency=True"),
+        ({"max_retries": 2.0}, "max_retries=2.0"),
+        ({"set": {"stop": functools.reduce(lambda inner, _: [inner], range(200), 1)}}, "--set cannot be sent as JSON"),
+        ({"output": ""}, "--output is empty"),
+        ({"state": "a\0b"}, "is no path"),
+        ({"output": "a" * 300}, "File name too long"),
+        ({"base_url": "http://[::1"}, "a host or a port that there cannot be"),
+        ({"deadline": "8h"}, "deadline='8h'"),
+        ({"max_cost": 3}, "--max-cost needs --price-per-hour"),
+        ({"set": ["a"]}, "set=['a']"),
+        ({"set": {"stop": {"a", "b"}}}, "set cannot be written as JSON"),
+        ({"on_interrupt": "flee"}, "on_interrupt='flee'"),
+        ({"progress": "loud"}, "progress='loud'"),
+        ({"worker": "llama"}, "worker='llama'"),
+        ({"repeat": 2}, "sweep, repeat and limit are for files"),
+        ({"endpoint": None}, "which endpoint?"),
+        ({"endpoint": "a/b"}, "is no endpoint ID"),
+        ({"endpoint": "abc", "api_key": "two words"}, "api_key does not hold an API key"),
+        ({"base_url": "ftp://x"}, "is no http(s) URL"),
+    ],
+)
+def test_a_wrong_argument_is_one_clear_line(tmp_path: Path, given: dict, message: str):
+    with pytest.raises(UsageError) as caught:
+        run([{"prompt": "a"}], tmp_path, **given)
+    assert message in said(caught.value)
+    assert caught.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("values", [3, "abc", {"a": 1}])
+def test_the_values_of_a_sweep_are_a_list(tmp_path: Path, values):
+    with pytest.raises(UsageError, match=re.escape(f"sweep['temperature']={values!r}")) as caught:
+        run(tmp_path / "in.jsonl", tmp_path, sweep={"temperature": values})
+    said(caught.value)
+
+
+# stream
+
+
+def stream(requests, folder: Path, base_url: str, **given) -> batchrun.Stream:
+    options = {"endpoint": "abc", "base_url": base_url, "state": folder / "s.state", "concurrency": 4, **given}
+    return batchrun.stream(requests, **options)
+
+
+def numbered(numbers):
+    return ({"id": f"r{n}", "prompt": f"p{n}"} for n in numbers)
+
+
+def list_of(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+async def take(records, into: list) -> None:
+    """Take records into a list, which has them also when it ends in an exception."""
+    async for record in records:
+        into.append(record)  # noqa: PERF401 - a comprehension would lose them
+
+
+async def numbered_later(numbers):
+    for n in numbers:
+        await asyncio.sleep(0)
+        yield {"id": f"r{n}", "prompt": f"p{n}"}
+
+
+@pytest.mark.parametrize("source", [numbered, numbered_later])
+async def test_a_stream_gives_a_record_for_each_request_and_again_without_paying_again(tmp_path: Path, source):
+    async with serving() as server:
+        records = [record async for record in stream(source(range(60)), tmp_path, server.endpoint.base_url)]
+        assert Counter(record["text"] for record in records) == Counter(f"p{n}" for n in range(60))
+        assert records == read_lines(tmp_path / "s.results.jsonl")
+        going_on = stream(source(range(75)), tmp_path, server.endpoint.base_url)
+        again = [record async for record in going_on]
+        assert again[:60] == records
+        assert {record["id"] for record in again} == {f"r{n}" for n in range(75)}
+        assert len(again) == going_on.summary.total == server.seen["run"] == 75
+    assert verification.verify(tmp_path / "s.state").is_whole
+
+
+async def test_requests_of_every_shape_stream_and_equal_ones_are_told_apart(tmp_path: Path):
+    requests = [
+        "a prompt",
+        "a prompt",
+        {"messages": [{"role": "user", "content": "hello"}]},
+        {"input": {"prompt": "for any worker"}},
+        {"custom_id": "c", "method": "POST", "url": "/v1/completions", "body": {"prompt": "openai"}},
+    ]
+    async with serving() as server:
+        for _ in range(2):
+            records = [record async for record in stream(requests, tmp_path, server.endpoint.base_url)]
+            assert len({record["id"] for record in records}) == len(records) == len(requests)
+        assert server.seen["run"] == len(requests)
+
+
+async def test_no_more_is_pulled_than_two_windows_ahead_of_what_was_taken(tmp_path: Path):
+    pulled = taken = 0
+    most = 0
+
+    def requests():
+        nonlocal pulled, most
+        for n in range(200):
+            pulled += 1
+            most = max(most, pulled - taken)
+            yield f"p{n}"
+
+    async with serving() as server, stream(requests(), tmp_path, server.endpoint.base_url) as records:
+        async for _ in records:
+            taken += 1
+            if taken in (1, 50):
+                await all_at_rest(server)
+                assert pulled - taken == 8, "two windows of four are held while nobody takes a record"
+    assert taken == pulled == 200
+    assert most == 8
+
+
+async def all_at_rest(server) -> None:
+    """Wait until nothing has been submitted for half a second."""
+    seen = -1
+    while seen != server.seen["run"]:
+        seen = server.seen["run"]
+        await asyncio.sleep(0.5)
+
+
+async def test_a_program_that_is_busy_with_a_record_holds_up_nothing(tmp_path: Path):
+    records = batchrun.stream(
+        (f"p{n}" for n in range(40)), endpoint="local", worker="echo", state=tmp_path / "s.state", concurrency=20
+    )
+    async for _ in records:
+        until = time.monotonic() + 20
+        while len(read_lines(tmp_path / "s.results.jsonl")) < 20:
+            assert time.monotonic() < until, "the run stands still"
+            time.sleep(0.01)  # noqa: ASYNC251 - being busy is the point
+    assert records.summary.succeeded == 40
+
+
+@pytest.mark.parametrize("policy", ["drain", "detach", "cancel"])
+async def test_leaving_an_endless_stream_early_loses_nothing(tmp_path: Path, policy: str):
+    async with serving(latency_s=0.05, workers=3) as server:
+        base_url = server.endpoint.base_url
+        got = []
+        async with stream(numbered(count()), tmp_path, base_url, on_interrupt=policy) as records:
+            async for record in records:
+                got.append(record)
+                if len(got) == 10:
+                    break
+        left = records.summary
+        assert left.outcome == "interrupted"
+        assert left.total - 10 <= 8, "what was pulled, and no more, is in the state"
+        assert (left.in_flight > 0) == (policy == "detach")
+        assert left.total == len(read_lines(tmp_path / "s.state.requests.jsonl"))
+        again = stream(numbered(range(left.total)), tmp_path, base_url)
+        everything = [record async for record in again]
+        assert everything[:10] == got
+        assert Counter(record["id"] for record in everything) == Counter(f"r{n}" for n in range(left.total))
+        assert again.summary.unconfirmed == 0
+        if policy != "cancel":
+            assert server.seen["run"] == left.total, "paid once"
+    assert verification.verify(tmp_path / "s.state").is_whole
+
+
+async def test_a_loop_that_is_just_left_is_closed_by_python_itself(tmp_path: Path):
+    async with serving() as server:
+        records = stream(numbered(count()), tmp_path, server.endpoint.base_url)
+        async for _ in records:
+            break
+        summary = await records._done
+        assert (summary.outcome, summary.in_flight) == ("interrupted", 0)
+
+
+async def test_a_cancelled_program_leaves_as_it_was_told_to(tmp_path: Path):
+    async def requests():
+        yield "only one"
+        await asyncio.Event().wait()
+
+    async with serving() as server:
+        records = stream(requests(), tmp_path, server.endpoint.base_url)
+        got = []
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(take(records, got), 1)
+        assert [record["text"] for record in got] == ["only one"]
+        assert (records.summary.total, records.summary.succeeded) == (1, 1)
+
+
+async def test_a_program_that_is_cancelled_before_the_run_is_open_leaves_it_as_it_is(tmp_path: Path):
+    async with serving() as server:
+        records = stream(numbered(count()), tmp_path, server.endpoint.base_url)
+        taking = asyncio.create_task(take(records, []))
+        await asyncio.sleep(0)
+        taking.cancel()
+        await asyncio.wait([taking])
+        assert taking.cancelled()
+        assert (records.summary.outcome, records.summary.in_flight) == ("interrupted", 0)
+    assert verification.verify(tmp_path / "s.state").is_whole
+
+
+async def test_a_request_that_failed_is_its_error_record(tmp_path: Path):
+    async with serving(worker=Picky()) as server:
+        requests = [{"id": f"r{n}", "prompt": f"{'bad' if n % 4 == 0 else 'good'} {n}"} for n in range(12)]
+        for _ in range(2):
+            records = [record async for record in stream(requests, tmp_path, server.endpoint.base_url)]
+            failed = [record for record in records if record["status"] != "COMPLETED"]
+            assert len(records) == 12
+            assert sorted(record["id"] for record in failed) == ["r0", "r4", "r8"]
+            assert failed[0]["error"]["kind"] == "bad_request"
+            key = lambda record: record["id"]  # noqa: E731 - two lists in one order
+            assert sorted(failed, key=key) == sorted(read_lines(tmp_path / "s.results.errors.jsonl"), key=key)
+        assert server.seen["run"] == 12
+        again = [r async for r in stream(requests, tmp_path, server.endpoint.base_url, retry_failed=True)]
+        assert (len(again), server.seen["run"]) == (12, 15)
+
+
+async def test_a_rejected_request_is_its_error_record_too(tmp_path: Path):
+    async def fault(request: web.BaseRequest, operation: str) -> web.StreamResponse | None:
+        if operation == "run" and "bad" in (await request.read()).decode():
+            return web.json_response({"error": "too much"}, status=400)
+        return None
+
+    async with serving(fault) as server:
+        records = [r async for r in stream(["bad", "good"], tmp_path, server.endpoint.base_url)]
+    rejected = next(record for record in records if record["status"] == "REJECTED")
+    assert (len(records), rejected["request"]) == (2, "bad")
+    assert [rejected] == read_lines(tmp_path / "s.results.errors.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"promt": "x"}, "request 21: no prompt"),
+        (object(), "request 21 cannot be written as JSON"),
+        ({"id": "r7", "prompt": "p7"}, "the id 'r7' has come twice"),
+    ],
+)
+async def test_a_wrong_request_ends_the_stream_after_what_came_before_it(tmp_path: Path, wrong, message: str):
+    async with serving() as server:
+        got = []
+        records = stream([*numbered(range(20)), wrong, "never"], tmp_path, server.endpoint.base_url)
+        with pytest.raises(InputError, match=message) as caught:
+            await take(records, got)
+        said(caught.value)
+        assert sorted(record["id"] for record in got) == sorted(f"r{n}" for n in range(20))
+    assert verification.verify(tmp_path / "s.state").is_whole
+
+
+async def test_an_exception_of_the_requests_comes_back_after_what_came_before_it(tmp_path: Path):
+    async def requests():
+        async for request in numbered_later(range(7)):
+            yield request
+        raise LookupError("the data base is gone")
+
+    async with serving() as server:
+        got = []
+        with pytest.raises(LookupError, match="the data base is gone"):
+            await take(stream(requests(), tmp_path, server.endpoint.base_url), got)
+        assert len(got) == 7
+
+
+async def test_a_changed_request_is_refused_by_name(tmp_path: Path):
+    async with serving() as server:
+        base_url = server.endpoint.base_url
+        assert len([r async for r in stream(numbered(range(3)), tmp_path, base_url)]) == 3
+        with pytest.raises(StateError, match="'r1' is not what it was") as caught:
+            await take(stream([{"id": "r1", "prompt": "other"}], tmp_path, base_url), [])
+        said(caught.value)
+        assert server.seen["run"] == 3
+
+
+async def test_a_refused_key_stops_the_stream_with_the_remedy(tmp_path: Path):
+    async def fault(request: web.BaseRequest, operation: str) -> web.StreamResponse | None:
+        return web.json_response({"error": "unauthorized"}, status=401)
+
+    async with serving(fault) as server:
+        records = stream(numbered(count()), tmp_path, server.endpoint.base_url, api_key="rpa_SECRET")
+        got = []
+        with pytest.raises(StoppedError) as caught:
+            await take(records, got)
+        assert got == []
+        said(caught.value)
+        assert (records.summary.outcome, records.summary.exit_code) == ("stopped", 4)
+    assert all(b"rpa_SECRET" not in path.read_bytes() for path in list_of(tmp_path))
+
+
+async def test_a_stream_without_requests_is_over_at_once_and_is_iterated_once(tmp_path: Path):
+    async with serving() as server:
+        records = stream([], tmp_path, server.endpoint.base_url)
+        assert [record async for record in records] == []
+        assert (records.summary.total, records.summary.exit_code) == (0, 0)
+        with pytest.raises(UsageError, match="iterated once"):
+            _ = [record async for record in records]
+
+
+async def test_two_streams_on_one_state_file_are_refused(tmp_path: Path):
+    async with serving() as server:
+        base_url = server.endpoint.base_url
+        async with stream(numbered(count()), tmp_path, base_url) as records:
+            async for _ in records:
+                with pytest.raises(StateError, match="is in use by another batchrun"):
+                    _ = [record async for record in stream(["other"], tmp_path, base_url)]
+                break
+
+
+async def test_the_half_of_a_request_that_a_crash_has_left_is_cut_off(tmp_path: Path):
+    kept = tmp_path / "s.state.requests.jsonl"
+    async with serving() as server:
+        base_url = server.endpoint.base_url
+        assert len([r async for r in stream(numbered(range(3)), tmp_path, base_url)]) == 3
+        with kept.open("ab") as file:
+            file.write(b'{"id":"r3","prompt":"p3"}\n{"id":"r4","pro')
+        records = [r async for r in stream(numbered(range(6)), tmp_path, base_url)]
+        assert {record["id"] for record in records} == {f"r{n}" for n in range(6)}
+        assert server.seen["run"] == 6
+    assert [orjson.loads(line)["id"] for line in kept.read_bytes().splitlines()] == [f"r{n}" for n in range(6)]
+    assert verification.verify(tmp_path / "s.state").is_whole
+
+
+async def test_the_command_line_goes_on_with_a_stream(tmp_path: Path):
+    async with serving(latency_s=0.05) as server:
+        base_url = server.endpoint.base_url
+        async with stream(numbered(count()), tmp_path, base_url, on_interrupt="detach") as records:
+            async for _ in records:
+                break
+        command = [sys.executable, "-m", "batchrun", "resume", str(tmp_path / "s.state"), "--progress", "none"]
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        _, words = await process.communicate()
+        assert process.returncode == 0, words
+        assert server.seen["run"] == records.summary.total
+    assert verification.verify(tmp_path / "s.state").is_whole
+
+
+@pytest.mark.parametrize("requests", ["a prompt", {"prompt": "a"}, 7])
+def test_what_is_no_iterable_of_requests_is_refused_at_once(tmp_path: Path, requests):
+    with pytest.raises(UsageError, match="no iterable") as caught:
+        stream(requests, tmp_path, "http://127.0.0.1:9")
+    said(caught.value)

@@ -1,0 +1,136 @@
+"""A state file of an earlier version: looked at as it is, and brought up to date by the run that goes on with it."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from batchrun.commands.status import look
+from batchrun.commands.verify import verify
+from batchrun.config import DEFAULT_BASE_URL
+from batchrun.local.echo import EchoWorker
+from batchrun.prompts.shapes import READING
+from batchrun.state.opening import log_of
+from batchrun.state.schema import SCHEMA_VERSION
+from tests.support.rehearsal import read_lines, rehearse, serving, write_lines
+
+OLDER = Path(__file__).parent / "older"
+LINES = [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(6)]
+
+
+def version_of(state: Path) -> int:
+    with closing(sqlite3.connect(state)) as db:
+        return db.execute("PRAGMA user_version").fetchone()[0]
+
+
+def make_old(state: Path, version: int) -> None:
+    added = {2: ("result",), 1: ("result", "variant", "same_as")}[version]
+    columns = " ".join(f"ALTER TABLE rows DROP COLUMN {column};" for column in added)
+    with closing(sqlite3.connect(state)) as db:
+        db.executescript(f"{columns} PRAGMA user_version = {version};")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_who_only_looks_changes_nothing(tmp_path: Path, version: int):
+    write_lines(tmp_path, LINES)
+    state = tmp_path / "out.jsonl.state"
+    async with serving() as server:
+        await rehearse(tmp_path, server.endpoint.base_url)
+    make_old(state, version)
+    assert look(state).succeeded == 6
+    assert verify(state).is_whole
+    assert version_of(state) == version
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_run_resumes_it_and_brings_it_up_to_date(tmp_path: Path, version: int):
+    write_lines(tmp_path, LINES[:4])
+    state = tmp_path / "out.jsonl.state"
+    async with serving() as server:
+        await rehearse(tmp_path, server.endpoint.base_url)
+        make_old(state, version)
+        write_lines(tmp_path, LINES)
+        again = await rehearse(tmp_path, server.endpoint.base_url)
+        assert server.seen["run"] == 6
+    assert sorted(again.ids()) == [f"r{n}" for n in range(6)]
+    assert version_of(state) == SCHEMA_VERSION
+    assert verify(state).is_whole
+
+
+NEWLY_READ = [
+    {"prompt": "one", "max_tokens": 5, "documents": ["a"], "temperature": None},
+    {"prompt": "two", "max_tokens": 5, "user": "u", "seed": 3.0},
+]
+
+
+async def test_a_run_goes_on_asking_as_it_began(tmp_path: Path, monkeypatch):
+    write_lines(tmp_path, NEWLY_READ[:1])
+    state = tmp_path / "out.jsonl.state"
+    asked: list[dict] = []
+
+    class Asked(EchoWorker):
+        def answer(self, request: dict) -> object:
+            asked.append(request)
+            return super().answer(request)
+
+    async with serving(worker=Asked()) as server:
+        with monkeypatch.context() as before:
+            before.setattr("batchrun.runs.intake.READING", 1)
+            await rehearse(tmp_path, server.endpoint.base_url)
+        with closing(sqlite3.connect(state)) as db:
+            db.execute("DELETE FROM settings WHERE name = 'reading'")
+            db.commit()
+        write_lines(tmp_path, NEWLY_READ)
+        again = await rehearse(tmp_path, server.endpoint.base_url)
+    assert asked == [
+        {"prompt": "one", "sampling_params": {"max_tokens": 5, "temperature": None}},
+        {"prompt": "two", "sampling_params": {"max_tokens": 5, "seed": 3.0}},
+    ]
+    assert again.summary.succeeded == 2
+    assert any("`user` is not sent: this run began" in text for text in again.listener.messages)
+    assert verify(state).is_whole
+
+
+async def test_a_new_run_of_the_same_lines_asks_for_all_that_they_say(tmp_path: Path):
+    write_lines(tmp_path, NEWLY_READ)
+    async with serving() as server:
+        await rehearse(tmp_path, server.endpoint.base_url)
+    with closing(sqlite3.connect(tmp_path / "out.jsonl.state")) as db:
+        assert db.execute("SELECT value FROM settings WHERE name = 'reading'").fetchone()[0] == str(READING).encode()
+
+
+def killed_before(folder: Path) -> Path:
+    """What a process of version 2 left of a run of 12 rows when it was killed: 7 of them done, 4 in flight.
+
+    Only the URL is another: its endpoint is gone.
+    """
+    for name in ("in.jsonl", "r.jsonl"):
+        shutil.copy(OLDER / name, folder)
+    state = folder / "r.jsonl.state"
+    for packed, path in (("state.gz", state), ("log.gz", log_of(state))):
+        path.write_bytes(gzip.decompress((OLDER / packed).read_bytes()))
+    with closing(sqlite3.connect(state)) as db:
+        set_url = "UPDATE settings SET value = json_set(value, '$.base_url', ?) WHERE name = 'options'"
+        assert db.execute(set_url, (DEFAULT_BASE_URL,)).rowcount == 1
+        db.commit()
+    return state
+
+
+async def test_a_run_that_an_earlier_version_was_killed_in_is_resumed_to_its_end(tmp_path: Path):
+    state = killed_before(tmp_path)
+    before = read_lines(tmp_path / "r.jsonl")
+    async with serving() as server:
+        again = await rehearse(
+            tmp_path, server.endpoint.base_url, output=tmp_path / "r.jsonl", state=state, endpoint="ep"
+        )
+        assert again.summary.exit_code == 0
+        assert server.seen["run"] == 5, "jobs in flight that are gone are submitted again"
+    assert again.results[:7] == before
+    assert sorted(record["text"] for record in again.results) == sorted(f"Say {n}." for n in range(12))
+    assert version_of(state) == SCHEMA_VERSION
+    assert verify(state).is_whole

@@ -1,0 +1,317 @@
+"""Real processes that are killed and interrupted at real moments."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from typing import TYPE_CHECKING
+
+import orjson
+import pytest
+
+from batchrun.commands import findings
+from batchrun.commands import verify as verification
+from tests.support.rehearsal import read_lines, write_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BATCHRUN = [sys.executable, "-m", "batchrun"]
+ROWS = 600
+KEYED = {**os.environ, "RUNPOD_API_KEY": "rpa_SECRET"}
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a hangup that is ignored here would be ignored by the processes too
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"prompt {n}", "max_tokens": 4} for n in range(ROWS)])
+    return tmp_path
+
+
+def start(folder: Path, base_url: str, *options: str) -> subprocess.Popen[str]:
+    command = [
+        *BATCHRUN,
+        *("run", str(folder / "in.jsonl"), "-o", str(folder / "out.jsonl"), "--base-url", base_url),
+        *([] if any("endpoint=" in option for option in options) else ["-e", "abc"]),
+        *([] if "-j" in options else ["-j", "100"]),
+        *("--run-limit", "0", "--status-limit", "0", "--progress", "none", *options),
+    ]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=KEYED)
+
+
+def cancel(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [*BATCHRUN, "cancel", str(folder / "out.jsonl.state"), "--progress", "none"]
+    return subprocess.run(command, capture_output=True, text=True, env=KEYED, timeout=60, check=False)
+
+
+def wait_for_results(folder: Path, count: int) -> None:
+    until = time.monotonic() + 30
+    path = folder / "out.jsonl"
+    while time.monotonic() < until:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"no {count} results in time")
+
+
+def assert_whole(folder: Path, rows: int = ROWS) -> None:
+    ids = [record["id"] for record in read_lines(folder / "out.jsonl")]
+    assert len(ids) == len(set(ids)) == rows
+    assert_adds_up(folder)
+
+
+def assert_adds_up(folder: Path) -> None:
+    found = verification.verify(folder / "out.jsonl.state")
+    assert found.is_whole, findings.render(found)
+
+
+def jobs(base_url: str) -> dict[str, int]:
+    """What the endpoint says of its jobs."""
+    with urllib.request.urlopen(f"{base_url}/abc/health") as answer:
+        return orjson.loads(answer.read())["jobs"]
+
+
+def jobs_run(base_url: str) -> int:
+    """How many jobs the endpoint has run: what would have been paid for."""
+    return jobs(base_url)["completed"]
+
+
+def status(folder: Path) -> dict:
+    said = subprocess.run(
+        [*BATCHRUN, "status", "--json", str(folder / "out.jsonl.state")], capture_output=True, check=True
+    )
+    return orjson.loads(said.stdout)
+
+
+def test_a_process_that_is_killed_at_any_moment_goes_on_with_the_same_command(folder: Path, base_url: str):
+    for results in (0, 1, 60, 200, 350):
+        process = start(folder, base_url)
+        if results:
+            wait_for_results(folder, results)
+        else:
+            time.sleep(0.25)
+        process.kill()
+        process.communicate()
+        if results:
+            assert_adds_up(folder)
+    process = start(folder, base_url)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    assert_whole(folder)
+    standing = status(folder)
+    assert (standing["succeeded"], standing["in_flight"], standing["pid"]) == (ROWS, 0, None)
+    assert ROWS <= jobs_run(base_url) <= ROWS + standing["counters"].get("unconfirmed", 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_collects_what_is_in_flight_and_the_run_can_go_on(folder: Path, base_url: str, number):
+    process = start(folder, base_url)
+    wait_for_results(folder, 50)
+    process.send_signal(number)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert f"batchrun resume {folder / 'out.jsonl.state'}" in said
+    standing = status(folder)
+    assert standing["in_flight"] == standing["submitting"] == 0
+    assert 0 < standing["succeeded"] < ROWS
+    process = subprocess.run(
+        [*BATCHRUN, "resume", str(folder / "out.jsonl.state"), "--progress", "none"], capture_output=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert_whole(folder)
+
+
+def test_the_second_signal_leaves_at_once_and_what_it_left_is_rescued(folder: Path, base_url: str):
+    process = start(folder, base_url)
+    wait_for_results(folder, 20)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGHUP)
+    began = time.monotonic()
+    process.communicate(timeout=20)
+    assert time.monotonic() - began < 3
+    assert process.returncode == 130
+    standing = status(folder)
+    assert standing["submitting"] == 0, "an answer that was still to come was not waited for"
+    process = start(folder, base_url)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    assert_whole(folder)
+    assert jobs_run(base_url) == ROWS, "a job in flight was submitted again"
+
+
+def test_a_second_process_on_the_same_state_file_is_refused(folder: Path, base_url: str):
+    first = start(folder, base_url, "-j", "5")  # long enough for another process to start meanwhile
+    wait_for_results(folder, 1)
+    second = start(folder, base_url)
+    said = second.communicate(timeout=20)[1]
+    assert second.returncode == 2
+    assert f"in use by another batchrun (process {first.pid})" in said
+    first.communicate(timeout=60)
+    assert first.returncode == 0
+    assert_whole(folder)
+
+
+def test_the_key_is_nowhere(folder: Path, base_url: str):
+    process = start(folder, base_url)
+    said = process.communicate(timeout=60)[1]
+    assert "rpa_SECRET" not in said
+    for path in folder.iterdir():
+        assert b"rpa_SECRET" not in path.read_bytes()
+
+
+def wait_for(true, timeout_s: float = 30.0) -> None:
+    until = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < until, "not in time"
+        time.sleep(0.01)
+
+
+def test_twenty_kills_at_random_moments_under_load_lose_and_double_nothing(tmp_path: Path, base_url: str):
+    rows, rng = 3000, random.Random(7)
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"prompt {n}", "max_tokens": 4} for n in range(rows)])
+    for _ in range(20):
+        process = start(tmp_path, base_url)
+        time.sleep(rng.uniform(0.2, 0.9))
+        process.kill()
+        process.communicate()
+    process = start(tmp_path, base_url)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    assert_whole(tmp_path, rows)
+    unconfirmed = status(tmp_path)["counters"].get("unconfirmed", 0)
+    assert rows <= jobs_run(base_url) <= rows + unconfirmed
+    assert unconfirmed <= 20 * 128, "a kill leaves two submissions a connection without an answer at most"
+
+
+def test_detaching_from_a_thousand_jobs_in_flight_takes_less_than_two_seconds(tmp_path: Path, base_url: str):
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"prompt {n}", "max_tokens": 4} for n in range(3000)])
+    process = start(tmp_path, base_url, "-j", "1000", "--on-interrupt", "detach")
+    wait_for_results(tmp_path, 20)
+    wait_for(lambda: jobs(base_url)["inQueue"] > 900)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    said = process.communicate(timeout=20)[1]
+    assert time.monotonic() - began < 2.0
+    assert process.returncode == 130
+    assert "jobs go on at the endpoint: resume by" in said
+    assert f"batchrun resume {tmp_path / 'out.jsonl.state'}" in said
+    assert status(tmp_path)["in_flight"] > 800
+
+
+def test_an_interrupt_cancels_on_request_and_leaves_nothing_at_the_endpoint(folder: Path, base_url: str):
+    process = start(folder, base_url, "--on-interrupt", "cancel")
+    wait_for_results(folder, 50)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "cancelling the 100 jobs in flight" not in said, "--progress none is silent"
+    assert (jobs(base_url)["inQueue"], jobs(base_url)["inProgress"]) == (0, 0)
+    standing = status(folder)
+    assert (standing["in_flight"], standing["failed"]) == (0, 0)
+    assert standing["counters"]["calls_cancel"] > 0
+    process = start(folder, base_url)
+    assert process.communicate(timeout=60) is not None
+    assert process.returncode == 0
+    assert_whole(folder)
+
+
+def test_a_run_that_goes_on_is_cancelled_from_outside(folder: Path, base_url: str):
+    process = start(folder, base_url, "-j", "5")  # long enough for another process to start meanwhile
+    wait_for_results(folder, 50)
+    done = cancel(folder)
+    assert done.returncode == 0, done.stderr
+    said = process.communicate(timeout=10)[1]
+    assert process.returncode == 130, said
+    assert (jobs(base_url)["inQueue"], jobs(base_url)["inProgress"]) == (0, 0)
+
+
+def test_a_cancel_of_a_process_that_does_not_answer_ends_and_says_so(folder: Path, base_url: str):
+    process = start(folder, base_url)
+    wait_for_results(folder, 20)
+    process.send_signal(signal.SIGSTOP)
+    done = cancel(folder)
+    assert done.returncode == 2
+    assert f"in use by process {process.pid}, which does not answer" in done.stderr
+    assert f"kill -CONT {process.pid}" in done.stderr
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0, "what was asked for in vain is not done later"
+    assert_whole(folder)
+
+
+def test_a_killed_run_leaves_a_small_log_that_its_state_file_does_not_go_without(folder: Path, base_url: str):
+    process = start(folder, base_url)
+    wait_for_results(folder, 300)
+    process.kill()
+    process.communicate()
+    log = folder / "out.jsonl.state-wal"
+    assert 0 < log.stat().st_size < 4_000_000
+    assert status(folder)["log"] == str(log)
+    log.rename(folder / "moved")
+    process = start(folder, base_url)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 2
+    assert "out.jsonl.state-wal is missing" in said
+    (folder / "moved").rename(log)
+    process = start(folder, base_url)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert_whole(folder)
+
+
+def test_what_a_killed_run_has_left_is_cancelled_even_when_its_input_is_gone(folder: Path, base_url: str):
+    process = start(folder, base_url)
+    wait_for_results(folder, 50)
+    process.kill()
+    process.communicate()
+    (folder / "in.jsonl").rename(folder / "kept.jsonl")
+    done = cancel(folder)
+    assert done.returncode == 0, done.stderr
+    assert "cancelled:" in done.stderr
+    (folder / "kept.jsonl").rename(folder / "in.jsonl")
+    assert status(folder)["in_flight"] == 0
+    process = start(folder, base_url)
+    assert process.communicate(timeout=60) is not None
+    assert process.returncode == 0
+    assert_whole(folder)
+
+
+def test_a_closed_terminal_detaches(folder: Path, base_url: str):
+    process = start(folder, base_url)
+    wait_for_results(folder, 20)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert status(folder)["in_flight"] > 0
+    assert (folder / "out.manifest.json").exists()
+
+
+def test_a_sweep_over_endpoints_that_is_interrupted_and_then_killed_gives_each_of_its_rows_once(
+    folder: Path, base_url: str
+):
+    sweep = ("--sweep", "endpoint=aa,bb", "--sweep", "temperature=0,0.5")
+    write_lines(folder, [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(ROWS // 4)])
+    for number, count in ((signal.SIGTERM, 100), (signal.SIGKILL, 350)):
+        process = start(folder, base_url, *sweep)
+        wait_for_results(folder, count)
+        process.send_signal(number)
+        process.communicate(timeout=30)
+        assert process.returncode == (130 if number is signal.SIGTERM else -signal.SIGKILL)
+    process = start(folder, base_url, *sweep)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    records = read_lines(folder / "out.jsonl")
+    assert {record["id"] for record in records} == {
+        f"r{n}/endpoint={endpoint}/temperature={temperature}"
+        for n in range(ROWS // 4)
+        for endpoint in ("aa", "bb")
+        for temperature in (0, 0.5)
+    }
+    assert all(record["job"]["endpoint"] == record["variant"]["endpoint"] for record in records)
+    assert_whole(folder)

@@ -1,0 +1,311 @@
+"""The recipes, done as samples/README.md says, in a copy of samples/."""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import importlib.util
+import operator
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from batchrun import errors
+from batchrun.local.echo import EchoWorker
+from batchrun.local.server import LocalEndpoint, LocalOptions
+from batchrun.local.smollm2 import missing
+from tests.support.places import SAMPLES
+from tests.support.rehearsal import read_lines, write_lines
+
+SCRIPTS = Path(sys.executable).parent
+ENVIRONMENT = {**os.environ, "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}", "RUNPOD_API_KEY": "rpa_SECRET"}
+LOCAL_ECHO = {"RUNPOD_ENDPOINT_ID": "local", "BATCHRUN_WORKER": "echo"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a copy of samples/ in it."""
+    written = shutil.ignore_patterns("*.results.jsonl", "*.errors.jsonl", "*.manifest.json", "*.state*")
+    shutil.copytree(SAMPLES, tmp_path / "samples", ignore=written)
+    return tmp_path
+
+
+def do(folder: Path, command: str, *, exit_code: int = 0, **environment: str) -> str:
+    """What a command says on stdout."""
+    done = subprocess.run(
+        shlex.split(command),
+        cwd=folder,
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == exit_code, done.stdout + done.stderr
+    return done.stdout
+
+
+def table(said: str) -> dict[str, list[str]]:
+    """The numbers behind each variant that score.py prints."""
+    return {words[0]: words[1:] for words in (re.split(r"\s{2,}", line) for line in said.splitlines()[1:])}
+
+
+def wait_for_its_end(pid: int) -> None:
+    """Until a process that is no child of this one is over."""
+    with suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        try:
+            assert select.select([process], [], [], 60)[0], "the run does not end"
+        finally:
+            os.close(process)
+
+
+# An evaluation
+
+
+def test_a_sweep_is_scored_by_variant_and_what_failed_is_wrong(folder: Path):
+    asked = [("12", "12", 9), (" paris.", "Paris", 9), ("wrong", "right", 9), ("12", "12", 0)]
+    write_lines(
+        folder,
+        [{"prompt": p, "max_tokens": most, "metadata": {"reference": reference}} for p, reference, most in asked],
+    )
+    run = "batchrun run in.jsonl -e local --worker echo -o out.jsonl -q --sweep temperature=0,0.7 --repeat 2"
+    do(folder, run, exit_code=3)
+    found = table(do(folder, "python samples/score.py out.jsonl out.errors.jsonl"))
+    assert found == {f"temperature={value}": ["8", "4", "50.0%", "±17.7%"] for value in ("0", "0.7")}
+
+
+def test_a_run_without_a_sweep_is_scored_as_one(folder: Path):
+    write_lines(folder, [{"prompt": text, "metadata": {"reference": "a"}} for text in ("a", "b")])
+    do(folder, "batchrun run in.jsonl -e local --worker echo -o out.jsonl -q")
+    assert table(do(folder, "python samples/score.py out.jsonl")) == {"all": ["2", "1", "50.0%", "±35.4%"]}
+
+
+@pytest.mark.skipif(missing(None) is not None, reason="the extra `local` is not installed")
+def test_a_real_model_can_do_some_arithmetic(folder: Path):
+    do(folder, "batchrun run --config samples/sweep.toml --sweep temperature=0 --repeat 1 -q")
+    ((variant, (rows, right, *_)),) = table(do(folder, "python samples/score.py samples/sweep.results.jsonl")).items()
+    assert (variant, rows) == ("temperature=0", "20")
+    assert 5 <= int(right) < 20
+
+
+def test_the_references_of_the_evaluation_are_right():
+    meaning = {
+        "+": operator.add,
+        "-": operator.sub,
+        "\N{MULTIPLICATION SIGN}": operator.mul,
+        "\N{DIVISION SIGN}": operator.truediv,
+    }
+    lines = read_lines(SAMPLES / "arithmetic.jsonl")
+    assert len({line["id"] for line in lines}) == 20
+    for line in lines:
+        solved = f"{line['prompt']} {line['metadata']['reference']}"
+        equations = re.findall(r"^(\d+) (\D) (\d+) = (\d+)$", solved, re.MULTILINE)
+        assert len(equations) == 3, "two are shown, one is asked"
+        for first, sign, second, result in equations:
+            assert meaning[sign](int(first), int(second)) == int(result), line["id"]
+
+
+# A dataset
+
+
+def a_dataset(folder: Path) -> None:
+    """Made, run with one line more that fails."""
+    assert do(folder, "python samples/make_dataset.py prompts.jsonl") == "12 prompts in prompts.jsonl\n"
+    with (folder / "prompts.jsonl").open("a") as lines:
+        lines.write(
+            '{"id": "007", "prompt": "x", "max_tokens": 0, "metadata": {"topic": "none", "reader": "nobody"}}\n'
+        )
+    do(folder, "batchrun run prompts.jsonl -e local --worker echo -o results.jsonl -q", exit_code=3)
+
+
+def test_a_dataset_is_made_from_a_frame_and_loaded_into_one(folder: Path):
+    a_dataset(folder)
+    said = do(folder, "python samples/load_results.py results.jsonl results.errors.jsonl")
+    rows = {words[0]: words[1] for words in map(str.split, said.splitlines()) if len(words) > 2}
+    assert rows["007"] == "FAILED", "and its id is not the number 7"
+    assert rows["magnets-for-poet"] == "COMPLETED"
+    assert "Explain rain to an engineer in one sentence." in said
+    assert float(rows["usage.output_tokens"]) == 12
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="`datasets` is not installed")
+def test_a_dataset_is_one_of_the_library_of_that_name_too(folder: Path):
+    a_dataset(folder)
+    said = do(folder, "python samples/load_results.py results.jsonl results.errors.jsonl")
+    assert "num_rows: 13" in said
+    counted = "import datasets; print(len(set(datasets.Dataset.from_parquet('results.parquet')['metadata.topic'])))"
+    assert do(folder, f'python -c "{counted}"', HF_HOME=str(folder)) == "5\n"
+
+
+# A night
+
+
+def assert_done(folder: Path) -> None:
+    assert len(read_lines(folder / "samples" / "overnight.results.jsonl")) == 6
+    assert "not running" in do(folder, "batchrun status samples/overnight.results.jsonl.state")
+
+
+def test_a_night_under_nohup_goes_on_without_the_shell_and_says_how_it_went(folder: Path):
+    said = do(folder, "samples/overnight.sh nohup", **LOCAL_ECHO)
+    wait_for_its_end(int(re.search(r"process (\d+)", said).group(1)))
+    assert "finished: 6 of 6 rows succeeded" in (folder / "samples" / "overnight.log").read_text()
+    assert_done(folder)
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux")
+def test_a_night_under_tmux_leaves_its_last_screen(folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    environment = {**LOCAL_ECHO, "TMUX_TMPDIR": str(tmp_path_factory.mktemp("t")), "TMUX": "", "TERM": "xterm"}
+    try:
+        assert "tmux -L batchrun attach" in do(folder, "samples/overnight.sh tmux --limit 6", **environment)
+        pid = do(folder, "tmux -L batchrun display-message -p -t night '#{pane_pid}'", **environment)
+        wait_for_its_end(int(pid))
+        assert "night" in do(folder, "tmux -L batchrun list-sessions", **environment)
+    finally:
+        do(folder, "tmux -L batchrun kill-server", **environment)
+    assert_done(folder)
+
+
+def test_a_night_in_neither_way_is_refused(folder: Path):
+    do(folder, "samples/overnight.sh screen", exit_code=2, **LOCAL_ECHO)
+
+
+def the_unit() -> configparser.ConfigParser:
+    unit = configparser.ConfigParser(interpolation=None, strict=True)
+    unit.optionxform = str
+    unit.read(SAMPLES / "batchrun.service")
+    return unit
+
+
+def test_the_unit_runs_the_night(folder: Path):
+    service = the_unit()["Service"]
+    assert service["WorkingDirectory"] == "%h/batchrun"
+    command = service["ExecStart"].replace("%h/batchrun/.venv/bin", str(SCRIPTS))
+    do(folder, command, **LOCAL_ECHO)
+    assert_done(folder)
+
+
+def test_the_unit_starts_again_after_a_death_and_after_nothing_else():
+    service = the_unit()["Service"]
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    ours = {kind.exit_code for kind in kinds} - {1}
+    assert service["Restart"] == "on-failure"
+    assert {int(code) for code in service["RestartPreventExitStatus"].split()} == ours | {3}
+    assert service["SuccessExitStatus"] == "130"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
+def test_systemd_understands_the_unit(tmp_path: Path):
+    unit = tmp_path / "batchrun.service"
+    unit.write_text((SAMPLES / unit.name).read_text().replace("%h/batchrun/.venv/bin", str(SCRIPTS)))
+    done = subprocess.run(
+        ["systemd-analyze", "--user", "verify", unit],
+        env={**os.environ, "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# Two endpoints
+
+
+def test_two_endpoints_are_compared_in_one_run(folder: Path):
+    serve = [SCRIPTS / "batchrun", "serve", "--worker", "echo", "--port", "0"]
+    with subprocess.Popen(serve, stderr=subprocess.PIPE, text=True) as server:
+        base_url = server.stderr.readline().split("at ")[1].split("/ID")[0]
+        try:
+            do(folder, f"batchrun run --config samples/compare_endpoints.toml --base-url {base_url} -q")
+        finally:
+            server.terminate()
+    found = table(do(folder, "python samples/score.py samples/compare.results.jsonl"))
+    assert {variant: numbers[0] for variant, numbers in found.items()} == {
+        "endpoint=abc123xyz": "20",
+        "endpoint=def456uvw": "20",
+    }
+
+
+# The morning after
+
+
+class Night:
+    """An endpoint whose worker begins its work when the night falls, and whose clock is set."""
+
+    class Sleeper(EchoWorker):
+        """Answers from then on."""
+
+        answer = None
+
+        def __init__(self) -> None:
+            self.may_work = asyncio.Event()
+
+        async def run(self, request: dict) -> object:
+            await self.may_work.wait()
+            return EchoWorker.answer(self, request)
+
+    def __init__(self, rows: int) -> None:
+        self.worker, self.rows, self.submitted, self.passed_s = self.Sleeper(), rows, 0, 0.0
+        self.all_in = asyncio.Event()
+        self.endpoint = LocalEndpoint(
+            LocalOptions(workers=rows), self.worker, clock=lambda: time.monotonic() + self.passed_s, intercept=self.see
+        )
+
+    async def see(self, request: object) -> None:
+        """Count the submissions; a look at a job after the last one shows that it was answered."""
+        operation = request.path.split("/")[3]
+        self.submitted += operation == "run"
+        if operation == "status" and self.submitted >= self.rows:
+            self.all_in.set()
+
+    async def pass_by(self) -> None:
+        """The jobs end, and what nobody has fetched is forgotten."""
+        self.worker.may_work.set()
+        await asyncio.gather(*self.endpoint._at_work.values())
+        self.passed_s += 31 * 60
+
+
+async def start(folder: Path, command: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *shlex.split(command), cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+@pytest.mark.parametrize("retries", [3, 0])
+async def test_the_morning_after_results_have_expired_their_rows_are_run_again_or_wait_for_a_word(
+    folder: Path, retries: int
+):
+    rows = 12
+    write_lines(folder, [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(rows)])
+    night = Night(rows)
+    async with night.endpoint as endpoint:
+        run = f"batchrun run in.jsonl -e abc --base-url {endpoint.base_url} -o out.jsonl -j {rows}"
+        process = await start(folder, f"{run} --max-retries {retries} --on-interrupt detach --progress plain")
+        await asyncio.wait_for(night.all_in.wait(), 60)
+        process.send_signal(signal.SIGTERM)
+        said = await process.communicate()
+        assert process.returncode == 130, said
+        await night.pass_by()
+
+        process = await start(folder, "samples/resume_after_expiry.sh out.jsonl.state")
+        said = (await process.communicate())[0].decode()
+        assert process.returncode == (0 if retries else 3), said
+        assert f"in flight  {rows:>11}" in said
+        if not retries:
+            assert re.search(rf"expired +{rows} ", said), said
+            assert night.submitted == rows
+            process = await start(folder, "batchrun resume out.jsonl.state --retry-failed --only expired")
+            assert await process.wait() == 0
+    assert night.submitted == 2 * rows
+    assert sorted(record["id"] for record in read_lines(folder / "out.jsonl")) == sorted(f"r{n}" for n in range(rows))

@@ -1,0 +1,154 @@
+"""The house: one ordered list of layers, what each library is for, and that nothing runs in a circle."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.places import PACKAGE
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = (
+    "errors",
+    "files",
+    "config",
+    "prompts",
+    "scheduler",
+    "endpoint",
+    "results",
+    "display",
+    "state",
+    "local",
+    "engine",
+    "runs",
+    "commands",
+    "api",
+    "cli",
+    "__init__",
+    "__main__",
+)
+"""A module imports from its own layer and from those before it."""
+
+STRANGERS = {
+    "scheduler": {"files", "prompts"},
+    "endpoint": {"prompts", "scheduler"},
+    "results": {"prompts", "scheduler", "endpoint"},
+    "display": {"prompts", "endpoint"},
+    "state": {"prompts", "endpoint", "results", "display"},
+    "local": {"prompts", "scheduler", "results", "display", "state"},
+    "engine": {"local"},
+    "runs": {"local"},
+    "cli": {"api"},
+}
+"""What a layer does without, although it comes before."""
+
+LIBRARIES = {
+    "aiohttp": {"endpoint", "local", "commands.notify"},
+    "aiohttp_socks": {"endpoint"},
+    "sqlite3": {"state"},
+    "tqdm": {"display"},
+    "matplotlib": {"display"},
+    "click": {"cli", "commands.run_options", "commands.session"},
+    "xllamacpp": {"local"},
+    "asyncio": {"endpoint", "local", "engine", "runs", "commands", "api"},
+    "time": {"engine", "local", "commands"},
+    "random": {"local", "commands"},
+}
+"""Where a library may be imported. `Random` as a type is allowed everywhere: randomness is passed in."""
+
+STRAY_SQL = {"commands.report", "commands.report_page", "commands.status", "commands.verify"} | {
+    f"runs.{name}" for name in ("conclusion", "intake", "recovery", "repair")
+}
+"""Modules that are still to hand theirs over."""
+SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|DROP|ALTER|PRAGMA|WITH|BEGIN|ATTACH)\b[^a-z]")
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__") or "__init__"
+
+
+NAMES = {name_of(path) for path in MODULES}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every imported module, wherever in the file; a module of ours by its name within the package."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in whole if name.removeprefix("batchrun.") in NAMES}
+            found |= modules
+            if modules != whole:
+                found.add(node.module if node.module != "random" or whole != {"random.Random"} else "typing")
+    return {name.removeprefix("batchrun.") if name.startswith("batchrun.") else name for name in found}
+
+
+GRAPH = {name_of(path): imports_of(path) for path in MODULES}
+
+
+def layer_of(module: str) -> int:
+    return LAYERS.index(module.partition(".")[0])
+
+
+@pytest.mark.parametrize("module", sorted(GRAPH))
+def test_imports_point_downward(module: str):
+    mine = module.partition(".")[0]
+    for target in GRAPH[module] & NAMES:
+        assert layer_of(target) <= layer_of(module), f"{module} imports {target}, which is above it"
+        assert target.partition(".")[0] not in STRANGERS.get(mine, ()), f"{module} imports {target}"
+
+
+@pytest.mark.parametrize("module", sorted(GRAPH))
+def test_libraries_stay_where_they_belong(module: str):
+    for target in GRAPH[module]:
+        places = LIBRARIES.get(target.partition(".")[0])
+        if places is not None and target not in NAMES:
+            assert places & {module, module.partition(".")[0]}, f"{module} imports {target}"
+
+
+def test_there_are_no_circles():
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way, module))
+        if module not in done:
+            for target in sorted(GRAPH[module] & NAMES):
+                visit(target, (*way, module))
+            done.add(module)
+
+    for module in GRAPH:
+        visit(module, ())
+
+
+def test_every_folder_has_a_layer_and_says_what_may_be_inside():
+    assert {module.partition(".")[0] for module in NAMES} == set(LAYERS)
+    for folder in PACKAGE.iterdir():
+        if folder.is_dir() and (folder / "__init__.py").exists():
+            assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder.name
+
+
+def test_only_four_modules_are_beside_the_folders():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "__main__", "errors", "config"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_sql_is_written_in_the_state_folder_alone(path: Path):
+    if name_of(path).startswith("state.") or name_of(path) in STRAY_SQL:
+        return
+    texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    assert not [text for text in texts if isinstance(text, str) and SQL.match(text)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_file_is_named_after_nothing_or_grows_out_of_sight(path: Path):
+    assert path.stem not in {"utils", "helpers", "common", "base", "types", "constants", "models", "core", "main"}
+    assert len(path.read_text().splitlines()) <= 460

@@ -1,0 +1,130 @@
+"""How soon a run finds its pace, how it keeps it beside another one, and how soon it sees its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchrun.config import GuardOptions, HaltOptions
+from batchrun.scheduler.window import LEAST
+from tests.support.world import Setting, World
+from tests.unit.scheduler.test_window import ideal_s
+
+UNGUARDED = GuardOptions(halt=HaltOptions(automatic=False))
+
+
+def watched(world: World, until: float, step_s: float = 0.1) -> list[tuple[float, int, int]]:
+    """Run up to a moment; returns when how many jobs had been submitted, and how many of them waited."""
+    seen: list[tuple[float, int, int]] = []
+
+    def look() -> None:
+        seen.append((world.now, len(world.jobs), len(world.queue)))
+        if world.now < until:
+            world.at(world.now + step_s, look)
+
+    world.at(0.0, look)
+    world.run()
+    return seen
+
+
+def test_a_few_workers_get_no_more_at_the_start_than_the_first_answers_justify():
+    world = World(Setting(rows=200, workers=5, service_s=lambda _: 1.0))
+    seen = watched(world, 20.0)
+    assert max(jobs for at, jobs, _ in seen if at <= 5.0) <= 80
+    assert max(queued for _, _, queued in seen) <= 64
+    assert max(queued for at, _, queued in seen if at > 14.0) <= 2 * LEAST
+    assert ideal_s(world) / world.now >= 0.97
+
+
+def test_many_fast_workers_have_four_hundred_jobs_in_flight_within_a_second():
+    world = World(Setting(rows=2000, workers=100, service_s=lambda _: 0.2))
+    in_flight: list[int] = []
+    for tenth in range(11):
+        world.at(tenth / 10, lambda: in_flight.append(world.scheduler.in_flight))
+    world.run()
+    assert max(in_flight) >= 400
+
+
+def test_submissions_under_way_count_when_the_window_looks_at_the_queue():
+    world = World(Setting(rows=2000, workers=50, service_s=lambda _: 1.0, latency_s=lambda _: 0.1))
+    seen = watched(world, 39.0)
+    assert max(queued for at, _, queued in seen if at > 10.0) <= 2 * 50 * 1.25
+    assert ideal_s(world) / world.now >= 0.95
+
+
+class Tenant(World):
+    """A run on the endpoint of another one."""
+
+    def __init__(self, setting: Setting, owner: World) -> None:
+        super().__init__(setting)
+        self.owner = owner
+        self.jobs, self.queue = owner.jobs, owner.queue
+
+    def _accept(self, row: int) -> str:
+        self.owner.now = self.now
+        self.accepted[row] += 1
+        remote_id = self.owner._accept(row)
+        self.owner.accepted[row] -= 1
+        return remote_id
+
+    def health(self):
+        self.owner.now = self.now
+        return self.owner.health()
+
+
+def run_together(worlds: list[World], until: float) -> list[int]:
+    """Run both up to a moment; returns the most jobs that each might have in flight after the first third."""
+    most = [0] * len(worlds)
+    now = 0.0
+    while now < until:
+        times = []
+        for number, world in enumerate(worlds):
+            if not world.scheduler.is_done:
+                for command in world.scheduler.commands(now):
+                    world._do(command)
+                times.append(world.scheduler.next_wakeup(now) or until)
+            times += [world.agenda[0][0]] if world.agenda else []
+            if now > until / 3:
+                most[number] = max(most[number], world.scheduler.window.size)
+        now = max(min(times), now)
+        for world in worlds:
+            world.now = now
+            world._happen()
+    return most
+
+
+@pytest.mark.parametrize("workers", [5, 20])
+def test_two_runs_on_one_endpoint_do_not_push_each_other_up(workers: int):
+    setting = Setting(rows=3000, workers=workers, service_s=lambda _: 1.0, guards=UNGUARDED)
+    owner = World(setting)
+    tenant = Tenant(setting, owner)
+    most = run_together([owner, tenant], 90.0)
+    assert max(most) <= 64
+    shares = [len(world.ended) for world in (owner, tenant)]
+    assert min(shares) >= 0.25 * sum(shares), "and each has its part"
+    assert sum(shares) >= 0.95 * (90.0 - 3.0) * workers
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1])
+@pytest.mark.parametrize("service_s", [1.0, 5.0, 30.0])
+def test_the_end_of_a_short_run_is_seen_soon_after_it(service_s: float, spread: float):
+    lates = []
+    for seed in range(8):
+        setting = Setting(
+            rows=30,
+            workers=10,
+            service_s=lambda rng: rng.uniform(1 - spread, 1 + spread) * service_s,
+            latency_s=lambda _: 0.025,
+            seed=seed,
+        )
+        world = World(setting).run()
+        lates.append(world.now - ideal_s(world))
+        assert world.requests["status"] <= 30 * setting.rows
+    assert sorted(lates)[3] <= 0.3 + 0.04 * service_s, "of which 0.2 s are the first submissions"
+    assert max(lates) <= 0.4 + 0.1 * service_s
+
+
+@pytest.mark.parametrize("service_s", [5.0, 120.0])
+def test_the_end_of_a_single_job_is_seen_soon_after_it(service_s: float):
+    world = World(Setting(rows=1, workers=1, service_s=lambda _: service_s)).run()
+    assert world.now - ideal_s(world) <= 0.1 + 0.04 * service_s
+    assert world.requests["status"] <= 200
