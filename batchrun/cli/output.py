@@ -14,7 +14,7 @@ from batchrun.endpoint.secrets import Secrets, url_secrets
 from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
-    from batchrun.commands.watch_folder import Ending
+    from batchrun.commands.watch_folder import FileOutcome
     from batchrun.commands.watch_queue import Total
     from batchrun.display.summary import Observer, Summary
 
@@ -49,7 +49,7 @@ def show_summary(summary: Summary, given: dict[str, Any]) -> None:
         say(summary.reason, summary.hint)
 
 
-def show_ending(file: str, ending: Ending, given: dict[str, Any]) -> None:
+def show_ending(file: str, ending: FileOutcome, given: dict[str, Any]) -> None:
     """How the run of a file in a watched folder ended."""
     if ending.summary is not None:
         show_summary(ending.summary, given)

@@ -18,7 +18,7 @@ PROBLEMS_KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class LineProblem:
     """A wrong line."""
 
     file: str
@@ -31,7 +31,7 @@ class Problem:
 
 
 @dataclass(slots=True)
-class Report:
+class CheckReport:
     """What the inputs amount to."""
 
     files: int = 0
@@ -47,7 +47,7 @@ class Report:
     largest_line_at: str = ""
     """`file:line`."""
     problem_count: int = 0
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[LineProblem] = field(default_factory=list)
     """The first thousand of them."""
     findings: list[Finding] = field(default_factory=list)
     """What becomes of the fields of the lines, warnings first."""
@@ -68,7 +68,7 @@ class Report:
         """Note a wrong line."""
         self.problem_count += 1
         if len(self.problems) < PROBLEMS_KEPT:
-            self.problems.append(Problem(file, line, message))
+            self.problems.append(LineProblem(file, line, message))
 
     def add_row(self, file: str, line: int, prompt: Prompt, size_bytes: int) -> None:
         """Note a line that can be run."""
@@ -89,7 +89,7 @@ def inspect(
     request: RequestOptions | None = None,
     sweep: SweepOptions | None = None,
     strict: bool = False,
-) -> Report:
+) -> CheckReport:
     """Read every line of the sources.
 
     Ids are compared by 8 bytes of their digest, which costs some 150 bytes of memory for each row that has one.
@@ -105,7 +105,7 @@ def inspect(
         InputError: a source cannot be read.
         UsageError: the sweep is not one.
     """
-    report = Report(strict=strict)
+    report = CheckReport(strict=strict)
     variants = Sweep(sweep or SweepOptions())
     fields = Fields(request or RequestOptions(), variants)
     seen: dict[int, tuple[int, int]] = {}
@@ -136,7 +136,7 @@ def inspect(
     return report
 
 
-def render(report: Report) -> str:
+def render(report: CheckReport) -> str:
     """For a terminal: a line for each problem as compilers write them, else the sums."""
     found = [str(finding) for finding in report.findings]
     if report.problem_count:
@@ -158,7 +158,7 @@ def render(report: Report) -> str:
     )
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def to_json(report: CheckReport) -> dict[str, Any]:
     """The report as one JSON object."""
     return {
         "files": report.files,

@@ -22,7 +22,7 @@ from batchrun.runs.ordering import find_positions
 from batchrun.scheduler.states import RowState
 from batchrun.state.naming import count_shared_ids
 from batchrun.state.positions import Positions
-from batchrun.state.snapshot import Snapshot
+from batchrun.state.snapshot import StateSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def export(
     with ExitStack() as stack:
         positions = stack.enter_context(Positions())
         looking = stack.enter_context(ExitStack())
-        store = looking.enter_context(Snapshot(state))
+        store = looking.enter_context(StateSnapshot(state))
         store.refuse_damaged()
         refuse_own_files(store, target, stdout)
         paths = {output.output: store.results_path(output) for output in store.outputs()}
@@ -113,7 +113,7 @@ def put(lines: Iterable[bytes], target: Path | None, stdout: BinaryIO) -> None:
 
 
 def refuse_own_files(
-    store: Snapshot, target: Path | None, stdout: BinaryIO, is_ours: Callable[[bytes], bool] = is_own_line
+    store: StateSnapshot, target: Path | None, stdout: BinaryIO, is_ours: Callable[[bytes], bool] = is_own_line
 ) -> None:
     """Refuse to write over anything of this run or another one, over what is not a file, or over somebody's file.
 
@@ -145,13 +145,13 @@ def refuse_own_files(
             raise UsageError(f"{target} exists, and batchrun has not written it", "move it away, or give another name")
     for state in sorted(target.absolute().parent.glob("*.state")):
         is_taken = False
-        with suppress(BatchrunError), Snapshot(state) as other:
+        with suppress(BatchrunError), StateSnapshot(state) as other:
             is_taken = any(_same(target, path) for path in _files_of(other))
         if is_taken:
             raise UsageError(f"{target} is a file of the run of {state}", "give another name")
 
 
-def _files_of(store: Snapshot) -> Iterator[Path]:
+def _files_of(store: StateSnapshot) -> Iterator[Path]:
     """What a run reads and writes."""
     for suffix in ("", "-wal", "-shm", ".lock"):
         yield store.path.with_name(store.path.name + suffix)

@@ -42,7 +42,7 @@ UNSETTLED = ("stray_error", "missing_error", "ended", "no_row")
 
 
 @dataclass(slots=True)
-class Problem:
+class Fault:
     """What is wrong in one way."""
 
     kind: str
@@ -79,7 +79,7 @@ class Verification:
     """Failed rows with their record in an error file."""
     lines: int = 0
     """Input lines that are what they were."""
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property

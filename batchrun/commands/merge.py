@@ -20,7 +20,7 @@ from batchrun.runs.ordering import find_positions
 from batchrun.scheduler.states import RowState
 from batchrun.state.naming import count_shared_ids
 from batchrun.state.positions import Positions
-from batchrun.state.snapshot import Snapshot
+from batchrun.state.snapshot import StateSnapshot
 
 _SAME = {
     "endpoint": "--endpoint",
@@ -32,7 +32,7 @@ _LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
+class MergeReport:
     """What the shards come to."""
 
     target: str
@@ -57,7 +57,7 @@ class Merged:
         return (f"{said}; {', '.join(rest)}" if rest else said) + told_of(self.shared_ids)
 
 
-def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, partial: bool = False) -> Merged:
+def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, partial: bool = False) -> MergeReport:
     """Write the results of all shards in input order.
 
     Args:
@@ -72,7 +72,7 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
         OutputError: the target cannot be written.
     """
     with ExitStack() as stack:
-        stores = [stack.enter_context(Snapshot(state)) for state in states]
+        stores = [stack.enter_context(StateSnapshot(state)) for state in states]
         shards = _refuse_strangers(stores)
         counts = [store.counts() for store in stores]
         if not partial:
@@ -93,7 +93,7 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
         errors = None
         if target is not None and write_errors(errors_path(target), _error_lines(stores)):
             errors = errors_path(target)
-        return Merged(
+        return MergeReport(
             "stdout" if target is None else str(target),
             len(stores),
             shards[0].count,
@@ -105,7 +105,7 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
         )
 
 
-def _prove(stores: Sequence[Snapshot], shards: Sequence[Shard]) -> None:
+def _prove(stores: Sequence[StateSnapshot], shards: Sequence[Shard]) -> None:
     """Refuse shards that are not the whole of their input: some are missing, or lines of theirs are."""
     missing = sorted(set(range(1, shards[0].count + 1)) - {shard.index for shard in shards})
     if missing:
@@ -122,7 +122,7 @@ def _prove(stores: Sequence[Snapshot], shards: Sequence[Shard]) -> None:
         )
 
 
-def _shards_of(stores: Sequence[Snapshot]) -> list[Shard]:
+def _shards_of(stores: Sequence[StateSnapshot]) -> list[Shard]:
     """Which part of the input each state file holds.
 
     Raises:
@@ -140,13 +140,13 @@ def _shards_of(stores: Sequence[Snapshot]) -> list[Shard]:
     return found
 
 
-def _refuse_strangers(stores: Sequence[Snapshot]) -> list[Shard]:
+def _refuse_strangers(stores: Sequence[StateSnapshot]) -> list[Shard]:
     """Refuse state files that are not different shards of one input under the same options."""
     for store in stores:
         store.refuse_damaged()
     shards = _shards_of(stores)
     first, first_options = stores[0], _options(stores[0])
-    by_index: dict[int, Snapshot] = {}
+    by_index: dict[int, StateSnapshot] = {}
     for store, shard in zip(stores, shards, strict=True):
         if shard.count != shards[0].count:
             raise StateError(
@@ -176,7 +176,9 @@ def _unfinished(counts: dict[RowState, int]) -> int:
     return sum(count for state, count in counts.items() if state.is_open or state is RowState.HELD)
 
 
-def _refuse_partial(stores: Sequence[Snapshot], shards: Sequence[Shard], counts: Sequence[dict[RowState, int]]) -> None:
+def _refuse_partial(
+    stores: Sequence[StateSnapshot], shards: Sequence[Shard], counts: Sequence[dict[RowState, int]]
+) -> None:
     """Refuse shards that are not whole, have rows left, or have failed rows that no error file tells of."""
     _prove(stores, shards)
     for store, each in zip(stores, counts, strict=True):
@@ -198,12 +200,12 @@ def _missing(indices: list[int]) -> str:
     return f"{len(indices):,} {'shard is' if len(indices) == 1 else 'shards are'} missing: {listed}"
 
 
-def _options(store: Snapshot) -> dict[str, Any]:
+def _options(store: StateSnapshot) -> dict[str, Any]:
     options = store.get_setting("options")
     return options if isinstance(options, dict) else {}
 
 
-def _error_lines(stores: Sequence[Snapshot]) -> Iterator[bytes]:
+def _error_lines(stores: Sequence[StateSnapshot]) -> Iterator[bytes]:
     for store in stores:
         for output in store.outputs():
             path = errors_path(store.results_path(output))
@@ -219,7 +221,7 @@ def whole_shards(states: Sequence[Path]) -> str:
         StateError: they overlap, are not of one input, or are not whole.
     """
     with ExitStack() as stack:
-        stores = [stack.enter_context(Snapshot(state)) for state in states]
+        stores = [stack.enter_context(StateSnapshot(state)) for state in states]
         shards = _refuse_strangers(stores)
         _prove(stores, shards)
         lines = LineSum.from_json(stores[0].get_setting("whole_input")).lines

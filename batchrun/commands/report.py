@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from batchrun.config import RunOptions
-from batchrun.display.variants import Report, Tally, VariantReport
+from batchrun.display.variants import Histogram, VariantReport, VariantTable
 from batchrun.errors import StateError
 from batchrun.prompts.sweep import REPEAT, Sweep, shown
 from batchrun.results.reader import in_groups, read_lines, size_of
@@ -14,10 +14,10 @@ from batchrun.results.record import read_record, result_digest
 from batchrun.runs.spending import cost_so_far
 from batchrun.scheduler.states import RowState
 from batchrun.state.naming import stored_ids
-from batchrun.state.snapshot import Snapshot
+from batchrun.state.snapshot import StateSnapshot
 
 
-def read(state: Path) -> Report:
+def read(state: Path) -> VariantTable:
     """Read what the run of a state file has come to so far.
 
     Args:
@@ -26,7 +26,7 @@ def read(state: Path) -> Report:
     Raises:
         StateError: there is no such state file, it holds no run, or it or a results file cannot be read.
     """
-    with Snapshot(state) as store:
+    with StateSnapshot(state) as store:
         store.refuse_damaged()
         stored = store.get_setting("options")
         if not isinstance(stored, dict):
@@ -54,7 +54,7 @@ def read(state: Path) -> Report:
         _add_times(store, variants, repeat)
         _add_cost(store, variants, options)
         _add_answers(store, variants, repeat)
-    return Report(str(state), [variant for variant in variants if variant.rows or len(variants) == 1])
+    return VariantTable(str(state), [variant for variant in variants if variant.rows or len(variants) == 1])
 
 
 def _variants(options: RunOptions) -> list[VariantReport]:
@@ -66,9 +66,9 @@ def _variants(options: RunOptions) -> list[VariantReport]:
     return found
 
 
-def _add_times(store: Snapshot, variants: list[VariantReport], repeat: int) -> None:
+def _add_times(store: StateSnapshot, variants: list[VariantReport], repeat: int) -> None:
     for column in ("delay_ms", "execution_ms"):
-        tallies: defaultdict[int, Tally] = defaultdict(Tally)
+        tallies: defaultdict[int, Histogram] = defaultdict(Histogram)
         for number, value, count in store.each(
             f"SELECT r.variant / {repeat}, j.{column}, count(*) FROM jobs j JOIN rows r ON r.row = j.row"
             f" WHERE j.status = 'COMPLETED' AND j.{column} IS NOT NULL GROUP BY 1, 2"
@@ -78,7 +78,7 @@ def _add_times(store: Snapshot, variants: list[VariantReport], repeat: int) -> N
             setattr(variants[number], column, tally.times())
 
 
-def _add_cost(store: Snapshot, variants: list[VariantReport], options: RunOptions) -> None:
+def _add_cost(store: StateSnapshot, variants: list[VariantReport], options: RunOptions) -> None:
     cost = cost_so_far(store, store.counts(), store.counters(), options.guards.price_per_hour)
     worked = dict(
         store.query(
@@ -92,10 +92,10 @@ def _add_cost(store: Snapshot, variants: list[VariantReport], options: RunOption
             variant.cost = cost.most * worked.get(number, 0) / total_ms
 
 
-def _add_answers(store: Snapshot, variants: list[VariantReport], repeat: int) -> None:
+def _add_answers(store: StateSnapshot, variants: list[VariantReport], repeat: int) -> None:
     """One pass over the results that are committed."""
-    used: defaultdict[int, Tally] = defaultdict(Tally)
-    made: defaultdict[int, Tally] = defaultdict(Tally)
+    used: defaultdict[int, Histogram] = defaultdict(Histogram)
+    made: defaultdict[int, Histogram] = defaultdict(Histogram)
     marked: Counter[tuple[int, str]] = Counter()
     for output in store.outputs():
         path = store.results_path(output)

@@ -18,7 +18,7 @@ from batchrun.errors import UsageError
 from batchrun.results.writer import write_whole
 from batchrun.runs.spending import cost_so_far
 from batchrun.state.records import public_id
-from batchrun.state.snapshot import Snapshot
+from batchrun.state.snapshot import StateSnapshot
 
 try:
     from batchrun.display import charts
@@ -27,7 +27,7 @@ except ImportError as error:
 except OSError as error:  # it keeps a cache, at home or in the folder for temporary files
     raise UsageError(f"--html needs matplotlib: {error}", "name a folder for its cache in MPLCONFIGDIR") from error
 
-from batchrun.display.variants import Report
+from batchrun.display.variants import VariantTable
 
 _LISTED = 50
 _MESSAGE_CHARS = 500
@@ -36,7 +36,7 @@ _UNITS_LEAST = 3
 _BINS = 40
 
 
-def write(report: Report, target: Path) -> None:
+def write(report: VariantTable, target: Path) -> None:
     """Write the page whole, by rename.
 
     Raises:
@@ -44,12 +44,12 @@ def write(report: Report, target: Path) -> None:
         StateError: the state file cannot be read.
         OutputError: the target cannot be written.
     """
-    with Snapshot(Path(report.state)) as store:
+    with StateSnapshot(Path(report.state)) as store:
         refuse_own_files(store, target, stdout.buffer, is_page)
         write_whole(target, [_page(report, store)])
 
 
-def _page(report: Report, store: Snapshot) -> bytes:
+def _page(report: VariantTable, store: StateSnapshot) -> bytes:
     options = RunOptions.from_json(store.get_setting("options"), store.path)  # type: ignore[arg-type]  # read before
     rows, succeeded, failed = (
         sum(getattr(variant, name) for variant in report.variants) for name in ("rows", "succeeded", "failed")
@@ -87,7 +87,7 @@ def _page(report: Report, store: Snapshot) -> bytes:
     return page(title, report.state, facts, sections)
 
 
-def _over_time(store: Snapshot) -> list[str]:
+def _over_time(store: StateSnapshot) -> list[str]:
     points = [Point(*point) for point in Timeline(store.get_setting("timeline")).to_json()]
     sections = []
     start_ms = min([session[0] for session in store.sessions()], default=0)
@@ -130,7 +130,7 @@ def _unit(span_ms: int) -> tuple[str, int]:
     return next((unit for unit in units if span_ms >= _UNITS_LEAST * unit[1]), ("seconds", 1000))
 
 
-def _latency(store: Snapshot) -> list[str]:
+def _latency(store: StateSnapshot) -> list[str]:
     found = []
     for name in ("delay", "execution"):
         column = f"{name}_ms"

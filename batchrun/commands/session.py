@@ -18,7 +18,7 @@ import click
 
 from batchrun.commands.asking import ask_to_cancel
 from batchrun.commands.notify import refusal_payload, refuse_bad_url, tell, telling
-from batchrun.commands.watch_folder import Ending, Task, Watch
+from batchrun.commands.watch_folder import FileOutcome, Task, Watch
 from batchrun.commands.watch_queue import Total
 from batchrun.config import RunOptions
 from batchrun.display.summary import Observer, Summary, warn
@@ -38,7 +38,7 @@ from batchrun.prompts.fields import Fields
 from batchrun.prompts.shapes import build_request
 from batchrun.prompts.sweep import Sweep
 from batchrun.runs.checks import refuse_other_options
-from batchrun.runs.consent import Said
+from batchrun.runs.consent import Named
 from batchrun.runs.feed import Feed
 from batchrun.runs.intake import RequestKeys, preview
 from batchrun.runs.repair import by_new_name
@@ -99,7 +99,7 @@ def run(
     _refuse_bad_ways(options, notify_url)
     key = find_key(options, api_key)
     worker = _local_worker(local, observer) if options.is_local else None
-    said = Said(base_url=confirmed_url or not resumed, paths=not resumed)
+    said = Named(base_url=confirmed_url or not resumed, paths=not resumed)
     if len(options.endpoints) > 1 and not options.state.exists():
         _in_loop(refuse_unknown_endpoints(options, key))
     leaving = leaving or Leaving()
@@ -139,7 +139,7 @@ def watch(
     settle_s: float,
     until_empty: bool,
     observer: Observer,
-    show: Callable[[str, Ending], None],
+    show: Callable[[str, FileOutcome], None],
     api_key: str | None = None,
     notify_url: str | None = None,
     local: LocalWorker = LocalWorker(),
@@ -168,7 +168,7 @@ def watch(
         runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
         drives = _Drives(runner, stack, worker)
 
-        def take(task: Task) -> Ending:
+        def take(task: Task) -> FileOutcome:
             own = replace(
                 options, inputs=(str(task.path),), output=task.results, output_is_folder=False, state=task.state
             )
@@ -178,12 +178,12 @@ def watch(
             except UsageError as error:
                 if notify_url is not None:
                     tell(notify_url, refusal_payload(error, task.path.name), observer)
-                return Ending(error=error)
+                return FileOutcome(error=error)
             leaving = Leaving()
             with cancellable(leaving), telling(notify_url, own.state, observer, key) as told, opened:
                 outcome = drives.drive(opened, rng, leaving)
                 told.append(opened.conclude(outcome))
-            return Ending(told[0], *_why_stopped(told[0], outcome))
+            return FileOutcome(told[0], *_why_stopped(told[0], outcome))
 
         watched = Watch(
             folder,
@@ -277,7 +277,7 @@ def cancel(
     """
     _refuse_bad_ways(options, notify_url)
     key, state = find_key(options, api_key), options.state
-    said = Said(base_url=confirmed_url, paths=False)
+    said = Named(base_url=confirmed_url, paths=False)
     ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
     leaving = Leaving()
     with (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from batchrun.commands.digests import against_manifest, changed_originals
-from batchrun.commands.findings import PROBLEMS, UNSETTLED, Problem, Verification
+from batchrun.commands.findings import PROBLEMS, UNSETTLED, Fault, Verification
 from batchrun.config import RunOptions, SweepOptions
 from batchrun.engine.rows import InputLines, where
 from batchrun.errors import StateError
@@ -27,7 +27,7 @@ from batchrun.state.invariants import FORGOTTEN, INVARIANTS
 from batchrun.state.lock import holder
 from batchrun.state.naming import has_shared_ids, is_shared_id, stored_ids
 from batchrun.state.records import OutputRecord, public_id
-from batchrun.state.snapshot import Found, Snapshot
+from batchrun.state.snapshot import Found, StateSnapshot
 
 _NAMED = 5
 """Of each kind of problem so many are named."""
@@ -47,11 +47,11 @@ def verify(state: Path, lost: Callable[[str], object] | None = None) -> Verifica
         StateError: there is no such state file, or it cannot be read.
     """
     found = Verification(str(state), _pid_of(state))
-    with Snapshot(state) as store:
+    with StateSnapshot(state) as store:
         session = store.last_session()
         faults = store.damage()
         if faults:
-            found.problems = [Problem("damaged", len(faults), faults)]
+            found.problems = [Fault("damaged", len(faults), faults)]
             return found
         check = _Check(store, found, lost)
         check.rows()
@@ -62,7 +62,7 @@ def verify(state: Path, lost: Callable[[str], object] | None = None) -> Verifica
         check.lines()
     if found.pid is None:
         found.pid = _pid_of(state)
-    with Snapshot(state) as now:
+    with StateSnapshot(state) as now:
         is_settled = found.pid is None and session[1] is not None and session == now.last_session()
         check.conclude(now if is_settled else None)
     return found
@@ -76,11 +76,11 @@ def _pid_of(state: Path) -> int | None:
 class _Check:
     """The checks, one after the other; `lines` comes after all results and errors."""
 
-    def __init__(self, store: Snapshot, found: Verification, lost: Callable[[str], object] | None) -> None:
+    def __init__(self, store: StateSnapshot, found: Verification, lost: Callable[[str], object] | None) -> None:
         self._store = store
         self._found = found
         self._lost = lost
-        self._problems = {kind: Problem(kind) for kind in PROBLEMS}
+        self._problems = {kind: Fault(kind) for kind in PROBLEMS}
         self._sources = {source.source: source for source in store.sources()}
         self._has_shared_ids = has_shared_ids(store)
         self._paths: dict[int, Path] = {}
@@ -259,7 +259,7 @@ class _Check:
             is_shared = self._has_shared_ids and source in self._sources and is_shared_id(self._store, row_id)
             self._lost(f"{self._sources[source].path}:{row_id}" if is_shared else row_id)
 
-    def conclude(self, settled: Snapshot | None) -> None:
+    def conclude(self, settled: StateSnapshot | None) -> None:
         """Make a list of the problems; what a session that is under way has still to settle is noted instead.
 
         Args:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import orjson
 
-from batchrun.commands.watch_queue import Entry, NoRecordError, Picture, Queue, Record, Total
+from batchrun.commands.watch_queue import Entry, FileRecord, NoRecordError, Picture, Queue, Total
 from batchrun.display.summary import Observer, Summary
 from batchrun.errors import BatchrunError, StateError, StoppedError, UsageError
 from batchrun.prompts.sources import is_prompt_file
@@ -39,7 +39,7 @@ _MOST_NAME_BYTES = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class FileOutcome:
     """How the run of a file ended."""
 
     summary: Summary | None = None
@@ -96,8 +96,8 @@ class Watch:
         settle_s: float,
         until_empty: bool,
         observer: Observer,
-        take: Callable[[Task], Ending],
-        show: Callable[[str, Ending], None],
+        take: Callable[[Task], FileOutcome],
+        show: Callable[[str, FileOutcome], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
         pause: Callable[[float], None],
@@ -113,7 +113,7 @@ class Watch:
         self._wall = wall
         self._pause = pause
         self._queue = Queue(settle_s)
-        self._records: dict[str, tuple[str, int, Record]] = {}
+        self._records: dict[str, tuple[str, int, FileRecord]] = {}
         self._begun: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
         self._told: set[object] = set()
@@ -209,7 +209,7 @@ class Watch:
     def _task(self, entry: Entry) -> Task:
         return Task(self._folder / entry.name, self._output / results_name(entry.name))
 
-    def _run(self, picture: Picture) -> Ending:
+    def _run(self, picture: Picture) -> FileOutcome:
         entry, *others = picture.ready
         task = self._task(entry)
         goes_on = entry.stem in self._begun
@@ -231,7 +231,7 @@ class Watch:
             write_whole(self._output / (entry.stem + record.suffix), [data])
         return ending
 
-    def _record(self, entry: Entry, ending: Ending, sha256: str | None, started_at: float) -> Record:
+    def _record(self, entry: Entry, ending: FileOutcome, sha256: str | None, started_at: float) -> FileRecord:
         summary, error = ending.summary, ending.error
         known: dict[str, Any] = {
             "file": entry.shown,
@@ -244,9 +244,9 @@ class Watch:
             "ended_at": self._wall(),
         }
         if summary is None:
-            return Record(**known, outcome="refused", exit_code=error.exit_code if error else 1)
+            return FileRecord(**known, outcome="refused", exit_code=error.exit_code if error else 1)
         said = summary.to_json()
-        return Record(
+        return FileRecord(
             **known,
             outcome="stopped" if summary.outcome == "stopped" else "finished",
             exit_code=summary.exit_code,
@@ -347,9 +347,9 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def _read_record(path: Path) -> Record:
+def _read_record(path: Path) -> FileRecord:
     try:
-        return Record.from_json(orjson.loads(path.read_bytes()))
+        return FileRecord.from_json(orjson.loads(path.read_bytes()))
     except (OSError, orjson.JSONDecodeError, NoRecordError) as error:
         raise StateError(
             f"{path} is no record of a watch", "move it away, or give another --output: it is not overwritten"

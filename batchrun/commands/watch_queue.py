@@ -49,7 +49,7 @@ class NoRecordError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class FileRecord:
     """What became of a file, kept beside its results."""
 
     file: str
@@ -90,7 +90,7 @@ class Record:
         return {"record_version": RECORD_VERSION, **data, "input": of_input, **times, **files}
 
     @classmethod
-    def from_json(cls, data: Any) -> Record:
+    def from_json(cls, data: Any) -> FileRecord:
         """What a record says of its file; when and where is for people.
 
         Raises:
@@ -158,7 +158,7 @@ class Queue:
     def look(
         self,
         entries: Iterable[Entry],
-        records: Mapping[str, Record],
+        records: Mapping[str, FileRecord],
         begun: Mapping[str, str],
         busy: Collection[str],
         now: float,
@@ -185,7 +185,7 @@ class Queue:
         picture.ready.sort(key=lambda entry: (entry.stem in records or entry.stem not in begun, entry.arrival))
         return picture
 
-    def _place(self, picture: Picture, entry: Entry, record: Record | None, *, is_busy: bool, now: float) -> None:
+    def _place(self, picture: Picture, entry: Entry, record: FileRecord | None, *, is_busy: bool, now: float) -> None:
         is_whole = now - self._since[entry] >= self._settle_s
         is_same = self._is_same.get(entry)
         if record and (is_same or (record.size_bytes, record.mtime_ns) == (entry.size_bytes, entry.mtime_ns)):
@@ -202,7 +202,7 @@ class Queue:
             picture.ready.append(entry)
 
 
-def _owners(found: list[Entry], records: Mapping[str, Record], begun: Mapping[str, str]) -> dict[str, str]:
+def _owners(found: list[Entry], records: Mapping[str, FileRecord], begun: Mapping[str, str]) -> dict[str, str]:
     """By stem, the file that its results are of: the one that has been run, else the first that came."""
     owners: dict[str, str] = {}
     for entry in found:

@@ -15,7 +15,7 @@ _CENTS_FROM = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WorkCost:
     """What has been counted. Times are seconds, over all sessions."""
 
     running_s: float
@@ -56,7 +56,7 @@ class Cost:
     """For the whole run; None before 2% of it are done."""
 
 
-def cost_of(work: Work, *, price_per_hour: float, done: int, total: int) -> Cost:
+def cost_of(work: WorkCost, *, price_per_hour: float, done: int, total: int) -> Cost:
     """The cost of a run.
 
     Args:

@@ -152,7 +152,7 @@ def warn(observer: Observer, text: str) -> None:
 
 
 class Percentiles(NamedTuple):
-    """Of a duration in milliseconds."""
+    """Nearest-rank percentiles of durations in milliseconds."""
 
     p50: int
     p90: int

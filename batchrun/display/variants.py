@@ -9,21 +9,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from batchrun.display.cost import money
-from batchrun.display.summary import duration
+from batchrun.display.summary import Percentiles, duration
 from batchrun.display.text import clipped, columns_of, fitted
 from batchrun.results.text import MARK_NAMES, MARKS
 
 _SHOWN = 40
 _LABEL_COLUMNS = 40
 _EXACT_BELOW = 1000
-
-
-class Percentiles(NamedTuple):
-    """Nearest-rank percentiles; above 1,000 they are exact to three digits."""
-
-    p50: int
-    p90: int
-    p99: int
 
 
 class Tokens(NamedTuple):
@@ -34,7 +26,7 @@ class Tokens(NamedTuple):
     """Nearest-rank; above 1,000 exact to three digits."""
 
 
-class Tally:
+class Histogram:
     """Whole numbers, counted by their first three digits, so that a million of them take little room."""
 
     def __init__(self) -> None:
@@ -104,14 +96,14 @@ class VariantReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class VariantTable:
     """A run by its variants, in the order of the sweep."""
 
     state: str
     variants: list[VariantReport]
 
 
-def to_json(report: Report) -> bytes:
+def to_json(report: VariantTable) -> bytes:
     """One JSON object with all variants, and a line end."""
     data = {"state": report.state, "variants": [_variant_json(variant) for variant in report.variants]}
     return orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
@@ -125,7 +117,7 @@ def _variant_json(variant: VariantReport) -> dict[str, Any]:
     return data
 
 
-def render(report: Report) -> str:
+def render(report: VariantTable) -> str:
     """For a terminal of 100 columns: of many variants the first 40 by their rows."""
     shown = largest(report)
     lines = "\n\n".join("\n".join(_table(rows)) for rows in tables(replace(report, variants=shown))).split("\n")
@@ -134,13 +126,13 @@ def render(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def largest(report: Report) -> list[VariantReport]:
+def largest(report: VariantTable) -> list[VariantReport]:
     """The 40 variants with the most rows, in the order of the sweep."""
     numbers = sorted(range(len(report.variants)), key=lambda number: -report.variants[number].rows)[:_SHOWN]
     return [report.variants[number] for number in sorted(numbers)]
 
 
-def tables(report: Report) -> list[list[list[str]]]:
+def tables(report: VariantTable) -> list[list[list[str]]]:
     """Rows and tokens, times, and where there is any the rest, as rows of cells below a head."""
     shown = report.variants
     labels = [_cut(variant.label) for variant in shown]

@@ -21,7 +21,7 @@ from batchrun.display.summary import Observer, Snapshot, duration
 from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
-from batchrun.engine.journal import Journal, Loaded, Work
+from batchrun.engine.journal import Journal, Loaded, PendingWrites
 from batchrun.engine.notices import Announcer
 from batchrun.engine.rows import LineChangedError
 from batchrun.engine.signals import Wish
@@ -110,7 +110,7 @@ class Engine:
         self._wall = wall
         self._events: deque[ev.Event] = deque()
         self._wake = asyncio.Event()
-        self._work = Work()
+        self._work = PendingWrites()
         self._requests: set[asyncio.Task[None]] = set()
         self._writing: asyncio.Task[None] | None = None
         self._committed_at = float("-inf")
@@ -264,7 +264,7 @@ class Engine:
         self._wake.set()
 
     async def _commit(self) -> None:
-        work, self._work = self._work, Work()
+        work, self._work = self._work, PendingWrites()
         for operation, count in self.calls.items():
             work.count(f"calls_{operation}", count)
         self.calls.clear()

@@ -28,7 +28,7 @@ from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import Asked, asked_of, is_context_full, most_tokens
 from batchrun.results.openai import openai_line
 from batchrun.results.record import JobInfo, error_line, part_bytes, result_digest, result_line
-from batchrun.results.text import CONTEXT_FULL, Said, extract
+from batchrun.results.text import CONTEXT_FULL, AnswerTotals, extract
 from batchrun.results.writer import ResultsFiles
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
@@ -37,9 +37,9 @@ from batchrun.scheduler.states import RowState
 from batchrun.state.records import (
     Acceptance,
     Batch,
-    Ending,
     FailedJob,
     FailureRecord,
+    JobEnd,
     OpenJob,
     RowRecord,
     Share,
@@ -53,7 +53,7 @@ _REMEMBERED_LINE_BYTES = 4096
 
 
 @dataclass(slots=True)
-class Work:
+class PendingWrites:
     """What is to be written next, as the driver collects it."""
 
     submits: list[cmd.Submit] = field(default_factory=list)
@@ -140,7 +140,7 @@ class Journal:
         self._last_row = 0
         self._sweep = Sweep(options.sweep, reader.reading)
         self._is_openai = options.format == "openai"
-        self.said = Said()
+        self.said = AnswerTotals()
 
     def load(self, count: int) -> Loaded:
         """Up to `count` further pending rows."""
@@ -159,7 +159,7 @@ class Journal:
             self._jobs[job.job] = (job.remote_id, job.submitted_ms)
         return jobs
 
-    def write(self, work: Work, now_ms: int) -> dict[int, bytes | LineChangedError]:
+    def write(self, work: PendingWrites, now_ms: int) -> dict[int, bytes | LineChangedError]:
         """Write a batch down; it is on disk when this returns.
 
         Returns:
@@ -177,7 +177,7 @@ class Journal:
             self._store.has_failed = True
             raise
 
-    def _write(self, work: Work, now_ms: int) -> dict[int, bytes | LineChangedError]:
+    def _write(self, work: PendingWrites, now_ms: int) -> dict[int, bytes | LineChangedError]:
         for accepted in work.accepted:
             self._jobs[accepted.job] = (accepted.remote_id, accepted.submitted_ms)
         cancelling = [(cancel.job,) for cancel in work.cancels]
@@ -203,7 +203,7 @@ class Journal:
             self._delivered = []
         return bodies
 
-    def _append_results(self, work: Work, batch: Batch, now_ms: int) -> dict[int, int]:
+    def _append_results(self, work: PendingWrites, batch: Batch, now_ms: int) -> dict[int, int]:
         """Append and sync the results; returns the digest of each row's line."""
         digests: dict[int, int] = {}
         lines: dict[int, list[bytes]] = {}
@@ -301,7 +301,7 @@ class Journal:
             case cmd.Requeue():
                 state, status, retries, answer = RowState.PENDING, ending.status, ending.retries, _answer(ending.answer)
         batch.ended.append(
-            Ending(
+            JobEnd(
                 ending.job,
                 ending.row,
                 state,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from batchrun.display.cost import Cost, Work, cost_of
+from batchrun.display.cost import Cost, WorkCost, cost_of
 from batchrun.display.summary import Snapshot
-from batchrun.results.text import MARKS, Said
+from batchrun.results.text import MARKS, AnswerTotals
 from batchrun.scheduler.budget import WorkerTime
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
@@ -43,7 +43,7 @@ class Tally:
     def _ended(self) -> int:
         return self.succeeded + self.failed + self.held
 
-    def snapshot(self, now: float, scheduler: Scheduler, said: Said) -> Snapshot:
+    def snapshot(self, now: float, scheduler: Scheduler, said: AnswerTotals) -> Snapshot:
         """What the run looks like at `now`."""
         ended = self._ended - self._ended_before
         samples = self._samples
@@ -80,5 +80,5 @@ class Tally:
     def _cost(self, time: WorkerTime) -> Cost | None:
         if self._price_per_hour is None:
             return None
-        work = Work(time.running_s, time.most_s, time.unwatched_s)
+        work = WorkCost(time.running_s, time.most_s, time.unwatched_s)
         return cost_of(work, price_per_hour=self._price_per_hour, done=self._ended, total=self.total)

@@ -56,7 +56,7 @@ class Text(NamedTuple):
 
 
 @dataclass(slots=True)
-class Said:
+class AnswerTotals:
     """What the answers of a session have said of their tokens, and what there is to say of them."""
 
     input: int = 0

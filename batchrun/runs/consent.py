@@ -27,7 +27,7 @@ _MAC_CHARS = 32
 _WHY = "nothing shows that you chose it: the run is of an earlier version, of another API key, or somebody else's"
 
 
-class Said(NamedTuple):
+class Named(NamedTuple):
     """What the command itself names; the rest is known from the state file alone."""
 
     base_url: bool = True
@@ -35,7 +35,7 @@ class Said(NamedTuple):
     """Inputs and output."""
 
 
-ALL = Said()
+ALL = Named()
 """What a command says that is not about a state file."""
 
 
@@ -48,7 +48,7 @@ class Consent:
         said: What of the options is from the command.
     """
 
-    def __init__(self, options: RunOptions, api_key: str | None, said: Said) -> None:
+    def __init__(self, options: RunOptions, api_key: str | None, said: Named) -> None:
         self._options = options
         self._key = api_key
         self._said = said

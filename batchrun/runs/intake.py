@@ -33,7 +33,7 @@ from batchrun.results.writer import cut_torn_line
 from batchrun.runs.copies import is_piped, link_stdin, make_copy, remove_copies
 from batchrun.runs.manifest import digest_file
 from batchrun.state.records import OutputRecord, SourceRecord
-from batchrun.state.staging import Merged, StagedLine, merge, stage
+from batchrun.state.staging import MergedRows, StagedLine, merge, stage
 from batchrun.state.store import Store
 
 _PROBLEMS_SHOWN = 10
@@ -43,7 +43,7 @@ _PROGRESS_EVERY_LINES = 200_000
 
 def take_in(
     options: RunOptions, sources: Sequence[Source], store: Store, observer: Observer, *, resumed: bool = False
-) -> Merged | None:
+) -> MergedRows | None:
     """Make the lines of the inputs the run's rows; None when the inputs are as they were.
 
     Args:
@@ -107,7 +107,7 @@ def _merge(
     observer: Observer,
     *,
     is_new: bool,
-) -> Merged:
+) -> MergedRows:
     problems = _Problems()
     sweep = Sweep(options.sweep, store.reading)
     shard = None if options.shard is None else Shard.parse(options.shard)

@@ -21,7 +21,7 @@ from batchrun.scheduler.states import RowState
 from batchrun.state.naming import stored_ids
 from batchrun.state.positions import Position, Positions
 from batchrun.state.records import OutputRecord
-from batchrun.state.snapshot import Snapshot
+from batchrun.state.snapshot import StateSnapshot
 
 
 def order_results(state: Path, token: str | None = None) -> None:
@@ -35,7 +35,7 @@ def order_results(state: Path, token: str | None = None) -> None:
         OutputError: one cannot be written, or does not fit the state; it is as it was, in whatever order.
     """
     try:
-        with Snapshot(state) as store:
+        with StateSnapshot(state) as store:
             seen = bytearray(store.last_row() + 1)
             for output in store.outputs():
                 _order(store, output, seen, token or store.token)
@@ -43,7 +43,7 @@ def order_results(state: Path, token: str | None = None) -> None:
         raise OutputError(error.message, error.hint) from error
 
 
-def _order(store: Snapshot, output: OutputRecord, seen: bytearray, token: str) -> None:
+def _order(store: StateSnapshot, output: OutputRecord, seen: bytearray, token: str) -> None:
     # A link stays a link: what it leads to is put in order.
     path = store.results_path(output).resolve()
     with Positions() as positions, PlacedLines({output.output: path}) as placed:
@@ -58,7 +58,7 @@ def _order(store: Snapshot, output: OutputRecord, seen: bytearray, token: str) -
             write_whole(path, lines, token=token)
 
 
-def find_positions(store: Snapshot, positions: Positions, succeeded: int, after: tuple[int, int] = (0, 0)) -> None:
+def find_positions(store: StateSnapshot, positions: Positions, succeeded: int, after: tuple[int, int] = (0, 0)) -> None:
     """Find where the results of a run stand, those that are committed.
 
     Args:
@@ -82,7 +82,7 @@ def find_positions(store: Snapshot, positions: Positions, succeeded: int, after:
 
 
 def _find_in(
-    store: Snapshot,
+    store: StateSnapshot,
     output: OutputRecord,
     path: Path,
     positions: Positions,
@@ -105,7 +105,9 @@ def _find_in(
     return count
 
 
-def _placed(store: Snapshot, path: Path, group: list[StoredLine], seen: bytearray, output: int) -> Iterator[Position]:
+def _placed(
+    store: StateSnapshot, path: Path, group: list[StoredLine], seen: bytearray, output: int
+) -> Iterator[Position]:
     """The places of some lines.
 
     Raises:

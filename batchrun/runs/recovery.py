@@ -10,7 +10,7 @@ from batchrun.runs.conclusion import results_path
 from batchrun.scheduler.states import RowState
 from batchrun.state.naming import stored_ids
 from batchrun.state.opening import log_of
-from batchrun.state.records import Batch, Ending, OutputRecord
+from batchrun.state.records import Batch, JobEnd, OutputRecord
 from batchrun.state.store import Store
 
 
@@ -80,7 +80,7 @@ def _take_over(store: Store, output: OutputRecord, line: bytes, batch: Batch, ta
         )
     taken.add(row.row)
     batch.ended.append(
-        Ending(
+        JobEnd(
             job,
             row.row,
             RowState.SUCCEEDED,

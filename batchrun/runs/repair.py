@@ -26,7 +26,7 @@ from batchrun.runs.conclusion import results_path
 from batchrun.scheduler.states import RowState
 from batchrun.state.amends import UNDER_WAY, Amended, Kept, amend, begin, keep
 from batchrun.state.naming import stored_ids
-from batchrun.state.snapshot import Found, Snapshot
+from batchrun.state.snapshot import Found, StateSnapshot
 from batchrun.state.store import Store
 
 _BLANK, _STRANGE, _KEPT = 0, 1, 2
@@ -82,7 +82,7 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
     """
     begin(store)
     sizes_bytes = {}
-    with Snapshot(store.path) as rows:
+    with StateSnapshot(store.path) as rows:
         seen = bytearray(rows.last_row() + 1)
         for output in store.outputs():
             path = results_path(store, output)
@@ -113,7 +113,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _kept(
-    rows: Snapshot, output: int, options: RunOptions, lines: list[StoredLine], seen: bytearray, *, marks: bytearray
+    rows: StateSnapshot, output: int, options: RunOptions, lines: list[StoredLine], seen: bytearray, *, marks: bytearray
 ) -> Iterator[Kept]:
     """Those of some lines that are results of rows; what each of them is, is added to the marks."""
     records = [read_record(line.raw) for line in lines]

@@ -45,7 +45,7 @@ from batchrun.runs.checks import (
     refuse_unspeakable_names,
 )
 from batchrun.runs.conclusion import Conclusion, results_path
-from batchrun.runs.consent import ALL, Consent, Said
+from batchrun.runs.consent import ALL, Consent, Named
 from batchrun.runs.feed import Feed, Spool, StoredRecords
 from batchrun.runs.intake import note_growth, requests_path, result_format, take_in
 from batchrun.runs.recovery import recover_results, refuse_strange_lines
@@ -92,7 +92,7 @@ class Run:
         clock: Callable[[], float],
         wall: Callable[[], float],
         api_key: str | None = None,
-        said: Said = ALL,
+        said: Named = ALL,
         from_spool: bool = False,
         as_is: bool = False,
         requests: Iterable[bytes] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrun.display.cost import Cost, Work, cost_of
+from batchrun.display.cost import Cost, WorkCost, cost_of
 from batchrun.scheduler.budget import WorkerTime
 from batchrun.scheduler.states import RowState
 from batchrun.state.store import Store
@@ -22,7 +22,7 @@ def cost_so_far(
     if price_per_hour is None:
         return None
     time, execution = WorkerTime.from_counters(counters), store.execution()
-    work = Work(
+    work = WorkCost(
         running_s=time.running_s,
         most_s=time.most_s,
         unwatched_s=time.unwatched_s,

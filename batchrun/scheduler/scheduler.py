@@ -37,7 +37,6 @@ from batchrun.scheduler.budget import Budget, WorkerMeter, WorkerTime
 from batchrun.scheduler.canceller import Canceller
 from batchrun.scheduler.connections import Lanes
 from batchrun.scheduler.deadline import Deadline
-from batchrun.scheduler.ending import Ending
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.flight import CancelCause, Flight, Row
 from batchrun.scheduler.gate import Gate
@@ -47,6 +46,7 @@ from batchrun.scheduler.polling import PollPlan
 from batchrun.scheduler.prediction import Predictor
 from batchrun.scheduler.settlement import Settlement
 from batchrun.scheduler.states import RowState
+from batchrun.scheduler.stopping import Stopping
 from batchrun.scheduler.submitter import Submitter
 from batchrun.scheduler.window import MOST, Window
 
@@ -98,7 +98,7 @@ class Scheduler:
         self._backlog = Backlog(options.concurrency or MOST)
         self._settlement = Settlement(options, guards, self._backlog, rng)
         self.canary = self._settlement.canary
-        self._ending = Ending(self._settlement)
+        self._stopping = Stopping(self._settlement)
         self.meter = meter or WorkerMeter(WorkerTime())
         self._budget = Budget(
             self.meter,
@@ -150,22 +150,22 @@ class Scheduler:
         return (
             f"<Scheduler {self._backlog!r} in_flight={len(self._flights)} running={self.running}"
             f" run={self._submitter.pacer!r} status={self._status!r}"
-            f"{'' if self._gate.is_open else ' shut'}{' stopping' if self._ending.is_stopping else ''}>"
+            f"{'' if self._gate.is_open else ' shut'}{' stopping' if self._stopping.is_stopping else ''}>"
         )
 
     @property
     def stop(self) -> StoppedError | None:
         """Why the run stops before its end; None: it does not, or the user stops it."""
-        return self._ending.error
+        return self._stopping.error
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to do: every row ended, or none may be submitted and nothing is in flight."""
-        if self._ending.is_halted:
+        if self._stopping.is_halted:
             return True
         if self._flights or self._settlement.decided:
             return False
-        return self._ending.is_stopping or self._backlog.is_empty
+        return self._stopping.is_stopping or self._backlog.is_empty
 
     @property
     def in_flight(self) -> int:
@@ -181,7 +181,7 @@ class Scheduler:
         """What is in the way at the moment, as a clause; empty when nothing is."""
         if self._gate.is_open and (self._submitter.pacer.trouble or self._status.trouble >= TROUBLE_THRESHOLD):
             return f"slowed down: {self._submitter.trouble if self._submitter.pacer.trouble else self._trouble}"
-        if self._ending.is_stopping and self._flights:
+        if self._stopping.is_stopping and self._flights:
             return "cancelling" if self._canceller.recalling else "collecting the rest"
         if self.window.brake.is_on:
             return self.blame.note()
@@ -224,9 +224,9 @@ class Scheduler:
             self._recall_wanted = False
             self._canceller.recall_all()
         out = self.decided()
-        if self._ending.is_halted:
+        if self._stopping.is_halted:
             return out
-        if not self._ending.is_stopping and (count := self._backlog.wanted()):
+        if not self._stopping.is_stopping and (count := self._backlog.wanted()):
             out.append(cmd.LoadRows(count))
         self._poll(out, now)
         self._canceller.commands(out, now)
@@ -243,7 +243,7 @@ class Scheduler:
         """What was decided about rows and is to be written down, without starting anything new."""
         settlement = self._settlement
         if settlement.stop is not None and not self._backlog.is_empty:
-            self._ending.drain(settlement.stop)
+            self._stopping.drain(settlement.stop)
         out, settlement.decided = settlement.decided, []
         return out
 
@@ -253,14 +253,14 @@ class Scheduler:
         times = (
             None if due_at is None or ready_at is None else max(due_at, ready_at),
             self._canceller.next_at(now),
-            None if self._ending.is_stopping or self._unasked else self._submitter.next_at(now),
+            None if self._stopping.is_stopping or self._unasked else self._submitter.next_at(now),
             self.window.brake.opens_at,
             self._gate.next_at(),
             self._deadline.at,
-            None if self._ending.is_stopping or self._deadline.at is None else self._last_submission_at(now),
+            None if self._stopping.is_stopping or self._deadline.at is None else self._last_submission_at(now),
         )
         later = [at for at in times if at is not None and at > now]
-        return min(later) if later and not self._ending.is_halted else None
+        return min(later) if later and not self._stopping.is_halted else None
 
     def _poll(self, out: list[cmd.Command], now: float) -> None:
         if len(self._flights) <= _TAIL and self._backlog.is_empty:
@@ -275,36 +275,36 @@ class Scheduler:
             out.append(cmd.Poll(job, flight.remote_id))
 
     def _submit(self, out: list[cmd.Command], now: float) -> None:
-        if self._ending.is_stopping or self._unasked:
+        if self._stopping.is_stopping or self._unasked:
             return
         self.window.update(now, len(self._flights), self._place + self._submitter.pacer.in_use)
         if (stop := self._submitter.commands(out, now)) is not None:
-            self._ending.drain(stop)
+            self._stopping.drain(stop)
             out.extend(self.decided())
 
     def _keep_deadline(self, now: float) -> None:
         if (ends_at := self._deadline.at) is None:
             return
         # With no row left to submit there is nothing to stop: what is in flight may yet end in time.
-        is_over = self._ending.is_stopping or self._backlog.is_empty
+        is_over = self._stopping.is_stopping or self._backlog.is_empty
         if not is_over and now >= (self._last_submission_at(now) or ends_at):
-            self._ending.drain(self._deadline.reached())
+            self._stopping.drain(self._deadline.reached())
         if now >= ends_at:
-            self._ending.halt(self._deadline.reached())
+            self._stopping.halt(self._deadline.reached())
 
     def _last_submission_at(self, now: float) -> float | None:
         return self._deadline.last_submission_at(now, self._plan.likely_end(self._place, now))
 
     def _submitted(self, event: ev.Submitted, now: float) -> None:
         flight = self._flights[event.job]
-        self._ending.refusals.answered("run")
+        self._stopping.refusals.answered("run")
         self._submitter.accepted(flight, event, now)
         flight.place, self._place = self._place, self._place + 1
         self._plan.add(flight.job, flight.place, flight.submitted_at, now)
         self._canceller.submitted(flight)
 
     def _adopt(self, event: ev.JobAdopted, _: float) -> None:
-        self._ending.refusals.has_answered = True  # in an earlier session
+        self._stopping.refusals.has_answered = True  # in an earlier session
         flight = Flight(event.job, Row(event.ticket, RowState.SUBMITTED), event.submitted_at)
         self._flights[event.job] = flight
         flight.remote_id = event.remote_id
@@ -318,7 +318,7 @@ class Scheduler:
     def _job_seen(self, event: ev.JobSeen, now: float) -> None:
         flight = self._asked(event.job)
         self._status.succeed(now)
-        self._ending.refusals.answered("status")
+        self._stopping.refusals.answered("status")
         self._lanes.answered(event.sent_at, now)
         flight.missing = 0
         flight.seen_at = event.sent_at
@@ -331,7 +331,7 @@ class Scheduler:
         flight = self._asked(event.job)
         if event.was_polled:
             self._status.succeed(now)
-            self._ending.refusals.answered("status")
+            self._stopping.refusals.answered("status")
             self._canceller.heard_at = now
             self._lanes.answered(event.sent_at, now)
         self._land(flight, now, watched=False)
@@ -370,7 +370,7 @@ class Scheduler:
                 self._status.throttle(now, event.sent_at, error.retry_after_s)
                 self._plan.postponed(event.job, now, 0.0)
                 return
-            case DeniedError() if self._ending.is_refused("status", error, now):
+            case DeniedError() if self._stopping.is_refused("status", error, now):
                 self._status.succeed(now)
                 return
             case RejectedError():
@@ -387,7 +387,7 @@ class Scheduler:
     def _submit_failed(self, event: ev.SubmitFailed, now: float) -> None:
         flight = self._flights[event.job]
         self._land(flight, now)
-        self._ending.is_refused("run", event.error, now)
+        self._stopping.is_refused("run", event.error, now)
         self._submitter.failed(flight, event, now)
 
     def _line_unusable(self, event: ev.LineUnusable, now: float) -> None:
@@ -397,7 +397,7 @@ class Scheduler:
 
     def _job_cancelled(self, event: ev.JobCancelled, now: float) -> None:
         flight = self._flights[event.job]
-        self._ending.refusals.answered("cancel")
+        self._stopping.refusals.answered("cancel")
         if self._canceller.answered(flight, event.status, now):
             self._call_off(flight, now)
 
@@ -406,7 +406,7 @@ class Scheduler:
         if self._canceller.failed(flight, event, now):
             self._call_off(flight, now)
         elif isinstance(event.error, DeniedError):
-            self._ending.is_refused("cancel", event.error, now)
+            self._stopping.is_refused("cancel", event.error, now)
 
     def _call_off(self, flight: Flight, now: float) -> None:
         """The job is over because it was cancelled, or given up."""
@@ -418,7 +418,7 @@ class Scheduler:
             self._settlement.recall(flight, now)
 
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
-        self._ending.refusals.answered("health")
+        self._stopping.refusals.answered("health")
         self.meter.sample(event.health, now)
         self._lessons.saw_health(event.health, now, self._health_place, self._place)
         if self._gate.seen(event.health, now):
@@ -431,11 +431,11 @@ class Scheduler:
                 if self._gate.seen(None, now):
                     self._submitter.pacer.restart(now)
             case _:
-                self._ending.is_refused("health", error, now)
+                self._stopping.is_refused("health", error, now)
                 self._gate.failed(error, now)
 
     def _leave(self, event: ev.StopRequested | ev.CancelRequested, _: float) -> None:
-        self._ending.leave()
+        self._stopping.leave()
         self._recall_wanted = self._recall_wanted or isinstance(event, ev.CancelRequested)
 
     def _asked(self, job: int) -> Flight:

@@ -133,7 +133,7 @@ class Acceptance(NamedTuple):
     submitted_ms: int
 
 
-class Ending(NamedTuple):
+class JobEnd(NamedTuple):
     """How a job ended, and where its row stands from then on."""
 
     job: int
@@ -165,7 +165,7 @@ class Batch:
     accepted: list[Acceptance] = field(default_factory=list)
     cancelling: list[tuple[int]] = field(default_factory=list)
     """Jobs that are about to be cancelled."""
-    ended: list[Ending] = field(default_factory=list)
+    ended: list[JobEnd] = field(default_factory=list)
     failures: list[FailureRecord] = field(default_factory=list)
     parts: list[tuple[int, bytes]] = field(default_factory=list)
     """What jobs that failed have put out, as JSON."""

@@ -55,7 +55,7 @@ class ScannedRow(NamedTuple):
     """As in `Found`."""
 
 
-class Snapshot(Store):
+class StateSnapshot(Store):
     """A state file, read-only, as it was when this was made, whatever another process writes meanwhile.
 
     The length of each results file and the states of its rows are committed together, so here they agree.

@@ -108,7 +108,7 @@ class StagedLine(NamedTuple):
     """Why the line cannot be run, and its row has failed already; None: it can."""
 
 
-class Merged(NamedTuple):
+class MergedRows(NamedTuple):
     """What an intake has changed."""
 
     rows: int
@@ -141,7 +141,7 @@ def merge(
     dedupe: bool = False,
     has_invalid: bool = False,
     outputs: Iterable[OutputRecord] = (),
-) -> Merged:
+) -> MergedRows:
     """Make the staged lines the run's rows.
 
     Args:
@@ -187,7 +187,7 @@ def merge(
         )
     with store.transaction() as db:
         db.execute("DROP TABLE temp.incoming")
-    return Merged(rows=kept + added, added=added, dropped=known - kept, carried=carried)
+    return MergedRows(rows=kept + added, added=added, dropped=known - kept, carried=carried)
 
 
 def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:

@@ -14,7 +14,7 @@ from batchrun.cli.app import main
 from batchrun.commands import report as reporting
 from batchrun.config import GuardOptions, SweepOptions
 from batchrun.display.text import columns_of
-from batchrun.display.variants import Report, Tally, VariantReport, render
+from batchrun.display.variants import Histogram, VariantReport, VariantTable, render
 from batchrun.errors import StateError
 from batchrun.state.store import Store
 from tests.support.rehearsal import Picky, mixed_run, read_lines, rehearse, serving, write_lines
@@ -93,7 +93,7 @@ async def test_results_that_are_missing_are_named(tmp_path: Path):
 
 def test_of_many_variants_those_with_most_rows_are_shown():
     variants = [VariantReport(f"top_k={n}", {"top_k": n}, rows=n) for n in range(1, 1001)]
-    shown = render(Report("x", variants))
+    shown = render(VariantTable("x", variants))
     assert "top_k=961 " in shown
     assert "top_k=960 " not in shown
     assert "960 more variants" in shown
@@ -101,7 +101,7 @@ def test_of_many_variants_those_with_most_rows_are_shown():
 
 @given(st.lists(st.integers(0, 10**7), min_size=1))
 def test_percentiles_are_those_of_the_sorted_numbers_to_three_digits(numbers: list[int]):
-    tally = Tally()
+    tally = Histogram()
     for number in numbers:
         tally.add(number)
     for share in (0.5, 0.9, 0.99):
@@ -112,5 +112,5 @@ def test_percentiles_are_those_of_the_sorted_numbers_to_three_digits(numbers: li
 
 def test_wide_characters_leave_the_columns_of_a_table_in_line():
     variants = [VariantReport(label, {"system": label}, rows=1) for label in ("system=詳しく答えて", "system=brief")]
-    lines = render(Report("x", variants)).splitlines()
+    lines = render(VariantTable("x", variants)).splitlines()
     assert {columns_of(line) for line in lines[:3]} == {columns_of(lines[0])}

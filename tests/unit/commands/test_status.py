@@ -9,7 +9,7 @@ from batchrun.commands import status as standing
 from batchrun.runs.conclusion import rescue_by
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
-from batchrun.state.records import Acceptance, Batch, Ending, FailureRecord, SourceRecord, Submission
+from batchrun.state.records import Acceptance, Batch, FailureRecord, JobEnd, SourceRecord, Submission
 from batchrun.state.staging import StagedLine, merge, stage
 from batchrun.state.store import Store
 
@@ -37,8 +37,8 @@ def state(tmp_path: Path) -> Path:
         batch = Batch(
             accepted=[Acceptance(n, n, f"job-{n}", ago_ms) for n in range(1, 4)],
             ended=[
-                Ending(1, 1, RowState.SUCCEEDED, "COMPLETED", 0, 0, 40_000, 20_000),
-                Ending(2, 2, RowState.FAILED, "FAILED", 0, 0, None, None),
+                JobEnd(1, 1, RowState.SUCCEEDED, "COMPLETED", 0, 0, 40_000, 20_000),
+                JobEnd(2, 2, RowState.FAILED, "FAILED", 0, 0, None, None),
             ],
             failures=[FailureRecord(2, "FAILED", "bad_request", "too long", "raw", None, None)],
         )

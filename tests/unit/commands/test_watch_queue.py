@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.commands.watch_queue import Entry, NoRecordError, Queue, Record, Total
+from batchrun.commands.watch_queue import Entry, FileRecord, NoRecordError, Queue, Total
 
 NOW = 1_000_000.0
 SETTLE_S = 2.0
@@ -18,9 +18,9 @@ def entry(name: str, age_s: float = 60.0, size: int = 10) -> Entry:
     return Entry(name, size, round((NOW - age_s) * 1e9))
 
 
-def record_of(known: Entry, **given) -> Record:
+def record_of(known: Entry, **given) -> FileRecord:
     fields = {"sha256": "aa", "outcome": "finished", "exit_code": 0, **given}
-    return Record(known.shown, known.size_bytes, known.mtime_ns, **fields)
+    return FileRecord(known.shown, known.size_bytes, known.mtime_ns, **fields)
 
 
 def look(*entries: Entry, records=(), begun=None, busy=(), now: float = NOW, queue: Queue | None = None):
@@ -137,7 +137,7 @@ def test_each_file_is_taken_once_and_never_before_its_last_piece_is_written(writ
 
 def test_a_record_is_read_as_it_was_written():
     told = record_of(entry("ä\udcff.jsonl"), outcome="stopped", exit_code=4, reason="why", rows={"total": 3})
-    back = Record.from_json(told.to_json())
+    back = FileRecord.from_json(told.to_json())
     assert back == told
     assert (back.file, back.suffix) == ("ä\\xff.jsonl", ".failed")
 
@@ -147,7 +147,7 @@ def test_a_record_is_read_as_it_was_written():
 )
 def test_what_is_no_record_is_not_taken_for_one(data):
     with pytest.raises(NoRecordError):
-        Record.from_json(data)
+        FileRecord.from_json(data)
 
 
 ALL_WELL = Total("finished", done=2, incomplete=0, failed=0, not_run=0, left=0, rows=10, succeeded=10)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from batchrun.display.cost import Work, cost_lines, cost_of, money, span
+from batchrun.display.cost import WorkCost, cost_lines, cost_of, money, span
 
-WORK = Work(
+WORK = WorkCost(
     running_s=3600.0, most_s=7200.0, unwatched_s=360.0, jobs=100, execution_s=10_000.0, failed_s=1000.0, duplicates=2
 )
 
@@ -28,7 +28,7 @@ def test_what_was_lost_and_what_nobody_saw():
 def test_nothing_is_projected_before_two_percent_are_done():
     assert cost_of(WORK, price_per_hour=2.0, done=19, total=1000).most_projected is None
     assert cost_of(WORK, price_per_hour=2.0, done=20, total=1000).most_projected == 200.0
-    nothing = cost_of(Work(0.0, 0.0), price_per_hour=2.0, done=0, total=0)
+    nothing = cost_of(WorkCost(0.0, 0.0), price_per_hour=2.0, done=0, total=0)
     assert (nothing.most, nothing.most_per_1000, nothing.most_projected) == (0.0, None, None)
 
 
@@ -52,5 +52,5 @@ def test_the_lines_say_what_matters_and_no_more():
         "up to $0.0800 of it for possible duplicates",
         "up to $0.20 more for jobs that ran unwatched",
     ]
-    plain = cost_of(Work(3600.0, 3600.0, jobs=10, execution_s=1.0), price_per_hour=2.0, done=10, total=10)
+    plain = cost_of(WorkCost(3600.0, 3600.0, jobs=10, execution_s=1.0), price_per_hour=2.0, done=10, total=10)
     assert cost_lines(plain, is_over=True) == ["$2.00, $200.00 per 1,000 rows"]

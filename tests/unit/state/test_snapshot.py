@@ -6,7 +6,7 @@ import pytest
 
 from batchrun.errors import StateError
 from batchrun.state.records import SourceRecord
-from batchrun.state.snapshot import Snapshot
+from batchrun.state.snapshot import StateSnapshot
 from batchrun.state.staging import StagedLine, merge, stage
 from batchrun.state.store import Store
 
@@ -26,13 +26,13 @@ def state(tmp_path: Path) -> Path:
 
 
 def test_rows_are_found_by_whatever_text_their_id_is(state: Path):
-    with Snapshot(state) as snapshot:
+    with StateSnapshot(state) as snapshot:
         found = snapshot.find(["none", *IDS, "a\0"])
     assert [row and row.row for row in found] == [None, 1, 2, 3, 4, 5, None]
 
 
 def test_what_is_written_afterwards_is_not_seen(state: Path):
-    with Snapshot(state) as snapshot, Store(state) as store:
+    with StateSnapshot(state) as snapshot, Store(state) as store:
         with store.transaction() as db:
             db.execute("UPDATE rows SET state = 3")
             db.execute("DELETE FROM rows WHERE row > 2")
@@ -46,7 +46,7 @@ def test_a_damaged_state_file_never_ends_in_a_traceback(state: Path, at: int):
     data[at : at + 64] = b"\x92" * len(data[at : at + 64])
     state.write_bytes(data)
     try:
-        with Snapshot(state) as snapshot:
+        with StateSnapshot(state) as snapshot:
             if not snapshot.damage():
                 list(snapshot.scan())
     except StateError as error:

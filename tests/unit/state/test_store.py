@@ -7,7 +7,7 @@ import pytest
 
 from batchrun.errors import InputError, OutputError, StateError
 from batchrun.scheduler.states import RowState
-from batchrun.state.records import Acceptance, Batch, Ending, FailureRecord, SourceRecord, Submission
+from batchrun.state.records import Acceptance, Batch, FailureRecord, JobEnd, SourceRecord, Submission
 from batchrun.state.schema import SCHEMA_VERSION
 from batchrun.state.staging import StagedLine, merge, stage
 from batchrun.state.store import Store
@@ -119,7 +119,7 @@ def test_the_life_of_a_row_can_be_read_back_at_every_step(store: Store):
     (job,) = store.open_jobs()
     assert (job.job, job.remote_id, job.submitted_ms, job.row.id, job.row.attempts) == (1, "remote-1", 600, "x", 1)
     assert not job.is_cancelling
-    commit(store, ended=[Ending(1, 1, RowState.SUCCEEDED, "COMPLETED", 0, 0, 30, 1400)], committed_bytes={1: 77})
+    commit(store, ended=[JobEnd(1, 1, RowState.SUCCEEDED, "COMPLETED", 0, 0, 30, 1400)], committed_bytes={1: 77})
     assert store.open_jobs() == []
     assert store.counts()[RowState.SUCCEEDED] == 1
     assert store.outputs()[0].committed_bytes == 77
@@ -133,7 +133,7 @@ def test_a_job_that_is_about_to_be_cancelled_is_open_and_known_as_such(store: St
     commit(store, cancelling=[(1,)])
     assert [job.is_cancelling for job in store.open_jobs()] == [True]
     assert store.execution().jobs == 0, "it has not ended"
-    commit(store, ended=[Ending(1, 1, RowState.PENDING, "CANCELLED", 0, 0, None, None)])
+    commit(store, ended=[JobEnd(1, 1, RowState.PENDING, "CANCELLED", 0, 0, None, None)])
     assert store.open_jobs() == []
 
 
@@ -142,14 +142,14 @@ def test_jobs_that_never_ran_make_no_other_job_look_cheap(store: Store):
     take(store, *(line(f"r{n}", n) for n in range(1, 6)))
     for number, (status, execution_ms) in enumerate(ends, 1):
         submit(store, row=number, job=number)
-        commit(store, ended=[Ending(number, number, RowState.PENDING, status, 0, 0, None, execution_ms)])
+        commit(store, ended=[JobEnd(number, number, RowState.PENDING, status, 0, 0, None, execution_ms)])
     assert store.execution() == (3, 1500, 500)
 
 
 def test_a_submission_that_made_no_job_is_forgotten(store: Store):
     take(store, line("x", 1))
     submit(store, row=1, job=1, accepted=False)
-    commit(store, ended=[Ending(1, 1, RowState.PENDING, None, 0, 0, None, None)])
+    commit(store, ended=[JobEnd(1, 1, RowState.PENDING, None, 0, 0, None, None)])
     row = store.row(1)
     assert (row.state, row.attempts) == (RowState.PENDING, 0)
     assert store.query("SELECT count(*) FROM jobs") == [(0,)]
@@ -179,7 +179,7 @@ def test_failed_rows_are_taken_up_again_by_kind_with_fresh_retries(store: Store)
         submit(store, row=row, job=row)
         commit(
             store,
-            ended=[Ending(row, row, RowState.FAILED, "FAILED", 3, 0, None, None)],
+            ended=[JobEnd(row, row, RowState.FAILED, "FAILED", 3, 0, None, None)],
             failures=[FailureRecord(row, "FAILED", kind, "message", "raw", None, 1)],
         )
     assert store.failure_groups() == [("timed_out", 1, "x", "message"), ("bad_request", 1, "y", "message")]
@@ -263,5 +263,5 @@ def test_a_row_costs_less_than_200_bytes(tmp_path: Path):
             commit(store, submitted=[Submission(n, n, 1, 1_700_000_000_000) for n in numbers])
             remote = "2f0a4c1e-6b1d-4a7e-9f39-0c1d2e3f4a5b-u1"
             commit(store, accepted=[Acceptance(n, n, remote, 1_700_000_000_000) for n in numbers])
-            commit(store, ended=[Ending(n, n, RowState.SUCCEEDED, "COMPLETED", 0, 0, 31, 1437) for n in numbers])
+            commit(store, ended=[JobEnd(n, n, RowState.SUCCEEDED, "COMPLETED", 0, 0, 31, 1437) for n in numbers])
     assert path.stat().st_size / rows < 200

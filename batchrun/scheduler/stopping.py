@@ -11,7 +11,7 @@ _OF_JOBS = ("status", "cancel")
 """Operations without which nothing that is in flight can be collected."""
 
 
-class Ending:
+class Stopping:
     """Whether a run is about to end, and why.
 
     Args:
