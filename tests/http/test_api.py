@@ -24,7 +24,8 @@ import batchrun
 from batchrun.cli.app import main
 from batchrun.commands import verify as verification
 from batchrun.errors import BatchrunError, InputError, StateError, StoppedError, UsageError
-from tests.support.rehearsal import Picky, read_lines, serving
+from tests.support.rehearsal import read_lines, serving
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from pathlib import Path

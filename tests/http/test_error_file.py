@@ -16,7 +16,8 @@ from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import WorkerFailure
 from batchrun.prompts.shapes import parse_line
 from batchrun.state.store import Store
-from tests.support.rehearsal import Picky, mixed_run, read_lines, rehearse, serving, write_lines
+from tests.support.rehearsal import mixed_run, read_lines, rehearse, serving, write_lines
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
@@ -18,10 +19,13 @@ from batchrun.commands.export import Exported, export
 from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.state.positions import Position, Positions
 from batchrun.state.store import Store
+from tests.support.command import batchrun as as_text
 from tests.support.rehearsal import mixed_run, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+batchrun = partial(as_text, text=False)
 
 IN_ORDER = [f"r{n}" for n in range(1, 13) if n % 4]
 
@@ -259,11 +263,6 @@ def test_positions_come_back_by_source_then_line_then_row():
         positions.add(places[:2])
         positions.add(places[2:])
         assert [place.row for place in positions] == [3, 2, 4, 5]
-
-
-def batchrun(*arguments: str, **streams: object) -> subprocess.CompletedProcess[bytes]:
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
-    return subprocess.run([sys.executable, "-m", "batchrun", *arguments], check=False, timeout=60, **given)
 
 
 def test_the_command_writes_a_file_or_stdout_and_counts_on_stderr(state: Path, tmp_path: Path):

@@ -19,7 +19,8 @@ from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.results.writer import ResultsFile, ResultsFiles
 from batchrun.runs.run import Run
 from batchrun.state.store import Store
-from tests.support.rehearsal import Listener, Picky, hurried, options_for, rehearse, serving, write_lines
+from tests.support.rehearsal import Listener, hurried, options_for, rehearse, serving, write_lines
+from tests.support.workers import Picky
 
 LINES = [{"id": f"r{n}", "prompt": f"good {n}"} for n in range(3)]
 BAD = [*LINES, {"id": "r9", "prompt": "bad"}]

@@ -6,8 +6,6 @@ import asyncio
 import gzip
 import shutil
 import sqlite3
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import orjson
@@ -24,6 +22,7 @@ from batchrun.results.record import result_digest
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
 from batchrun.state.store import Store
+from tests.support.command import batchrun
 from tests.support.rehearsal import mixed_run, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:
@@ -338,12 +337,6 @@ def test_what_is_no_state_file_is_refused(tmp_path: Path):
     for name in ("x", "none", "."):
         with pytest.raises(StateError):
             verify(tmp_path / name)
-
-
-def batchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *arguments], capture_output=True, text=True, check=False, timeout=60
-    )
 
 
 def test_the_command_exits_with_0_only_for_a_whole_run(state: Path):

@@ -16,44 +16,15 @@ from click.testing import CliRunner
 
 from batchrun.cli.app import main
 from batchrun.state.store import Store
+from tests.support.command import assert_one_clear_line, batchrun
 from tests.support.fault_server import HEALTHY, KEY, Answer, FaultServer, Script, job, page
 from tests.support.rehearsal import read_lines
 
-
-@pytest.fixture(autouse=True)
-def quiet_home(tmp_path: Path, monkeypatch):
-    """No key, no settings, and a folder of its own for each test."""
-    for name in list(os.environ):
-        if name.startswith(("RUNPOD_", "BATCHRUN_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "x y"}\n"z"\n')
-    return tmp_path
-
-
-def batchrun(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *arguments],
-        capture_output=True,
-        text=True,
-        errors=None if environ.get("PYTHONIOENCODING") is None else "replace",
-        check=False,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **environ},
-    )
+pytestmark = pytest.mark.usefixtures("quiet_home")
 
 
 def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return batchrun("run", *arguments, "-e", "local", "--worker", "echo", "--progress", "none", **environ)
-
-
-def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, words: str) -> None:
-    assert done.returncode == code, done.stderr
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(

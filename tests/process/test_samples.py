@@ -9,14 +9,9 @@ from pathlib import Path
 import pytest
 
 from batchrun.local.smollm2 import missing
+from tests.support.command import batchrun
 from tests.support.places import SAMPLES
 from tests.support.rehearsal import read_lines
-
-
-def batchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *arguments], capture_output=True, text=True, check=False, timeout=100
-    )
 
 
 def run(name: str, folder: Path, *more: str) -> list[dict]:

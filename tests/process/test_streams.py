@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -13,19 +14,16 @@ import pytest
 from click.testing import CliRunner
 
 from batchrun.cli.app import main
-from tests.process.test_cli import quiet_home  # noqa: F401 - a fixture
+from tests.support.command import batchrun as as_text
 from tests.support.rehearsal import read_lines
+
+batchrun = partial(as_text, text=False)
+
+pytestmark = pytest.mark.usefixtures("quiet_home")
 
 LOCAL = ["-e", "local", "--worker", "echo"]
 RUN = ["run", "p.jsonl", "-o", "o.jsonl", *LOCAL]
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-
-
-def batchrun(*arguments: str, before=None, **given: object) -> subprocess.CompletedProcess[bytes]:
-    """Run a command; `before` runs in the new process first."""
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **given}
-    command = [sys.executable, "-m", "batchrun", *arguments]
-    return subprocess.run(command, check=False, timeout=60, preexec_fn=before, **streams)
 
 
 def closing(*numbers: int):

@@ -14,9 +14,9 @@ import orjson
 from batchrun.config import JobPolicy, Limits, OperationLimit, RequestOptions, RunOptions, SchedulerOptions
 from batchrun.local.echo import EchoWorker
 from batchrun.local.server import LocalEndpoint, LocalOptions
-from batchrun.local.workers import WorkerFailure
 from batchrun.results.writer import errors_path
 from batchrun.runs.run import Run
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -133,15 +133,6 @@ async def rehearse(
             run.retry_failed(retry)
         summary = run.conclude(await run.drive(base_url, Random(0)))
     return Rehearsal(summary, read_lines(options.output), read_lines(errors_path(options.output)), listener)
-
-
-class Picky(EchoWorker):
-    """An echo that refuses prompts that begin with `bad`."""
-
-    def answer(self, request: dict) -> object:
-        if request["prompt"].startswith("bad"):
-            raise WorkerFailure("vLLM returned HTTP 400: bad prompt")
-        return super().answer(request)
 
 
 async def mixed_run(folder: Path, rows: int = 12) -> Path:

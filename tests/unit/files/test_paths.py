@@ -14,10 +14,11 @@ from click.testing import CliRunner
 from batchrun.cli.app import main
 from batchrun.errors import InputError, UsageError
 from batchrun.files.paths import look_at
-from tests.process.test_cli import quiet_home  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("quiet_home")
 
 LOCAL = ["-e", "local", "--worker", "echo"]
 LONG, LOOP, SECRET = "a" * 300, "loop", "secret/x"
