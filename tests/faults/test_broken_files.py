@@ -20,11 +20,11 @@ from batchrun.errors import InputError, OutputError, StateError, UsageError
 from batchrun.results.writer import recover
 from batchrun.runs.run import Run
 from batchrun.state.store import Store
+from tests.support.command import BATCHRUN
 from tests.support.rehearsal import Listener, hurried, options_for, read_lines, rehearse, serving, write_lines
 
 PROMPTS = [{"id": f"r{n}", "prompt": f"p{n}"} for n in range(12)]
 IDS = sorted(line["id"] for line in PROMPTS)
-BATCHRUN = [sys.executable, "-m", "batchrun"]
 
 
 def state_of(folder: Path) -> Path:

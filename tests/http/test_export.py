@@ -6,8 +6,8 @@ import asyncio
 import io
 import os
 import resource
+import shlex
 import subprocess
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from batchrun.commands.export import Exported, export
 from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.state.positions import Position, Positions
 from batchrun.state.store import Store
+from tests.support.command import BATCHRUN
 from tests.support.command import batchrun as as_text
 from tests.support.rehearsal import mixed_run, read_lines, rehearse, serving, write_lines
 
@@ -304,7 +305,7 @@ def test_wrong_usage_is_exit_2_and_one_clear_line(state: Path, tmp_path: Path, m
 
 def test_a_reader_that_goes_away_is_no_traceback(state: Path):
     done = subprocess.run(
-        f"{sys.executable} -m batchrun export {state} -o - | true", shell=True, capture_output=True, check=False
+        f"{shlex.join(BATCHRUN)} export {state} -o - | true", shell=True, capture_output=True, check=False
     )
     assert b"Traceback" not in done.stderr
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from batchrun.config import GuardOptions, SchedulerOptions
 from tests.support.world import Faults, Setting, World
-from tests.unit.scheduler.test_simulation import assert_every_row_ended_once
+from tests.support.worlds import assert_every_row_ended_once
 
 HOUR = 3600.0
 
