@@ -6,15 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.support.command import BATCHRUN
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.support.command import served
 
 # What lands is judged by the same examples each time; new ones are looked for at home.
 settings.register_profile("ci", derandomize=True)
@@ -27,12 +24,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a hangup that is ignored here wo
 @pytest.fixture
 def base_url():
     """A local endpoint in a process of its own: 20 workers, 50 ms a job, no limits."""
-    command = [*BATCHRUN, "serve", "--worker", "echo", "--port", "0", "--workers", "20", "--latency", "0.05"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        said = server.stderr.readline()
-        yield said.split("at ")[1].split("/ID")[0]
-        server.terminate()
-        assert server.wait(10) == 0
+    with served() as url:
+        yield url
 
 
 @pytest.fixture

@@ -272,7 +272,9 @@ def test_a_full_disk_is_exit_4_with_a_reason_and_the_same_command_goes_on(tmp_pa
     command = [*BATCHRUN, "run", str(tmp_path / "in.jsonl"), "-e", "local", "--worker", "echo", "-o"]
     command += [str(tmp_path / "out.jsonl"), "--progress", "none"]
     program = f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, -1));"
-    program += f" sys.argv = {['batchrun', *command[3:]]!r}; runpy.run_module('batchrun', run_name='__main__')"
+    program += (
+        f" sys.argv = {['batchrun', *command[len(BATCHRUN) :]]!r}; runpy.run_module('batchrun', run_name='__main__')"
+    )
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     full = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
     assert full.returncode == 4, full.stderr

@@ -13,7 +13,7 @@ import pytest
 
 from batchrun.state.store import Store
 from tests.support.claims import assert_adds_up
-from tests.support.command import BATCHRUN, KEYED
+from tests.support.command import KEYED, batchrun
 from tests.support.jobs import jobs, jobs_run
 from tests.support.rehearsal import read_lines
 from tests.support.waiting import wait_for_lines
@@ -103,9 +103,7 @@ def test_a_stream_is_cancelled_from_outside(tmp_path: Path, base_url: str):
     # Far more than can be over before the command has started, however slow the machine.
     process = start(STREAM.replace("range(300)", "range(50_000)"), base_url, state)
     wait_for_lines(tmp_path / "s.results.jsonl", 20)
-    done = subprocess.run(
-        [*BATCHRUN, "cancel", str(state), "--progress", "none"], capture_output=True, env=KEYED, timeout=60, check=False
-    )
+    done = batchrun("cancel", state, "--progress", "none", env=KEYED)
     assert done.returncode == 0, done.stderr
     _, words = process.communicate(timeout=20)
     assert words == "RunInterrupted: the run was cancelled by another process\n"

@@ -94,8 +94,7 @@ def test_a_run_whose_messages_nobody_reads_any_more_ends_with_its_own_code():
 
 def test_what_the_locale_cannot_write_is_shown_as_an_escape(tmp_path: Path):
     (tmp_path / "日本.jsonl").write_text('"x"\n')
-    env = {**os.environ, "PYTHONIOENCODING": "iso8859-1"}
-    done = batchrun("check", "日本.jsonl", env=env)
+    done = batchrun("check", "日本.jsonl", PYTHONIOENCODING="iso8859-1")
     assert (done.returncode, done.stderr) == (0, b"")
     assert rb"\u65e5\u672c.jsonl" in done.stdout
 
@@ -118,9 +117,9 @@ def test_a_run_of_absolute_paths_needs_no_current_folder(tmp_path: Path):
 
 
 def test_a_run_and_an_export_need_no_folder_for_temporary_files(state: str):
-    env = {**os.environ, "TMPDIR": "/no/such/folder"}
-    assert batchrun("run", "p.jsonl", "-o", "t.jsonl", *LOCAL, "-q", env=env).returncode == 0
-    assert batchrun("export", state, "-o", "x.jsonl", env=env).returncode == 0
+    env = {"TMPDIR": "/no/such/folder"}
+    assert batchrun("run", "p.jsonl", "-o", "t.jsonl", *LOCAL, "-q", **env).returncode == 0
+    assert batchrun("export", state, "-o", "x.jsonl", **env).returncode == 0
 
 
 def test_an_input_that_is_empty_is_not_the_current_folder():

@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from tests.support.claims import assert_adds_up, assert_each_id_once
-from tests.support.command import BATCHRUN, ENVIRONMENT, KEYED, assert_one_clear_line
+from tests.support.command import BATCHRUN, ENVIRONMENT, KEYED, assert_one_clear_line, batchrun
 from tests.support.notifications import listening
 from tests.support.rehearsal import read_lines, serving
 from tests.support.waiting import lines_in, wait_for
@@ -53,7 +53,7 @@ def command(folder: Path, *options: str) -> list[str]:
 
 
 def watch(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, *options), capture_output=True, text=True, env=KEYED, timeout=60, check=False)
+    return batchrun(*command(folder, *options)[len(BATCHRUN) :], env=KEYED)
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
@@ -181,19 +181,21 @@ def test_a_watch_that_is_killed_in_the_middle_goes_on_with_that_file_and_pays_fo
 def unconfirmed(folder: Path, stem: str) -> int:
     """Submissions of a file whose answer never arrived."""
     state = folder / "out" / f"{stem}.results.jsonl.state"
-    said = subprocess.run([*BATCHRUN, "status", "--json", str(state)], capture_output=True, check=True)
+    said = batchrun("status", "--json", state)
     return orjson.loads(said.stdout)["counters"].get("unconfirmed", 0)
 
 
 def test_a_file_that_is_still_written_to_is_waited_for(folder: Path):
+    process = start(folder, *ECHO, "--progress", "plain")
+    hear(process, "waiting for files in ")
     path = folder / "in" / "slow.jsonl"
     path.write_text('"one"\n"tw')
-    process = start(folder, *ECHO, "--until-empty", "--progress", "plain")
     hear(process, "waiting for slow.jsonl to be written to the end")
     with path.open("a") as file:
         file.write('o"\n')
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 0, said
+    wait_for((folder / "out" / "slow.done").exists)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
     assert sorted(texts(folder, "slow")) == ["one", "two"]
 
 
@@ -315,18 +317,8 @@ def test_a_second_watch_on_either_folder_is_refused(folder: Path):
     process = start(folder, *ECHO, "--progress", "plain")
     hear(process, "waiting for files in ")
     for done in (
-        subprocess.run(
-            [*BATCHRUN, "watch", str(folder / "in"), "-o", str(folder / "elsewhere"), *ECHO],
-            capture_output=True,
-            text=True,
-            check=False,
-        ),
-        subprocess.run(
-            [*BATCHRUN, "watch", str(folder), "-o", str(folder / "out"), *ECHO],
-            capture_output=True,
-            text=True,
-            check=False,
-        ),
+        batchrun("watch", folder / "in", "-o", folder / "elsewhere", *ECHO),
+        batchrun("watch", folder, "-o", folder / "out", *ECHO),
     ):
         assert_one_clear_line(done, 2, f"is in use by another watch (process {process.pid})")
     process.kill()
@@ -392,14 +384,7 @@ def test_a_name_that_is_no_valid_text_is_refused_once_and_blocks_nothing(folder:
 def test_results_go_into_the_folder_that_one_is_in(folder: Path):
     arrive(folder, "a.jsonl", ["x"])
     (folder / "out").mkdir()
-    done = subprocess.run(
-        [*BATCHRUN, "watch", "../in", "-o", ".", *ECHO, *UNTIL_EMPTY],
-        cwd=folder / "out",
-        capture_output=True,
-        text=True,
-        env=KEYED,
-        check=False,
-    )
+    done = batchrun("watch", "../in", "-o", ".", *ECHO, *UNTIL_EMPTY, cwd=folder / "out", env=KEYED)
     assert done.returncode == 0, done.stderr
     assert_whole(folder, "a", 1)
 
@@ -446,9 +431,7 @@ def test_the_events_of_a_watch_are_json_lines(folder: Path):
 def test_wrong_usage_is_exit_2_with_one_clear_line_and_nothing_left_behind(folder: Path, arguments, words):
     (folder / "file").touch()
     before = sorted(folder.rglob("*"))
-    done = subprocess.run(
-        [*BATCHRUN, "watch", *arguments, *ECHO], capture_output=True, text=True, cwd=folder, env=KEYED, check=False
-    )
+    done = batchrun("watch", *arguments, *ECHO, cwd=folder, env=KEYED)
     assert_one_clear_line(done, 2, words)
     assert done.stdout == ""
     assert sorted(folder.rglob("*")) == before
