@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from batchrun.cli.values import key_values
 from batchrun.config import JobPolicy, RequestOptions
 from batchrun.endpoint.protocol import JobStatus, parse_job, run_body
-from batchrun.files.exactjson import dump, has_large_integer, load
+from batchrun.files.exactjson import dump, has_large_integer, load, on_one_line
 from batchrun.prompts.identity import derived_id, request_key
 from batchrun.prompts.shapes import build_request, parse_line
 from batchrun.results.record import write_line
@@ -112,3 +112,10 @@ async def test_a_whole_run_changes_no_large_integer(tmp_path):
         str(UINT128 - 1): UINT128 - 1,
     }
     assert all(record["metadata"] == {"hash": UINT128} for record in written)
+
+
+@given(st.text(st.sampled_from("a\u0085\u2028\u2029é✓界\x0b\x1c\n")))
+def test_json_of_ours_is_one_line_for_whoever_splits_it(text: str):
+    line = on_one_line(orjson.dumps({"text": text, text: 1}, option=orjson.OPT_APPEND_NEWLINE))
+    assert len(line.decode().splitlines()) == 1
+    assert orjson.loads(line) == {"text": text, text: 1}

@@ -43,6 +43,7 @@ def test_a_name_that_is_too_long_or_a_link_to_itself_is_named(tmp_path: Path, wa
         assert done.output.startswith(f"batchrun: {path}: {reason}\n  -> "), done.output
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path):
     (tmp_path / "secret").mkdir(mode=0)
     for way in (WAYS[0], WAYS[2], WAYS[3], WAYS[11]):
@@ -53,6 +54,7 @@ def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path):
     (tmp_path / "secret").chmod(0o700)
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_utf_8_are_shown_as_escapes(tmp_path: Path):
     (tmp_path / os.fsdecode(b"\xff.jsonl")).write_text('"x"\n')
     for way in (WAYS[0], WAYS[2], WAYS[3], WAYS[11], WAYS[-1]):

@@ -128,7 +128,7 @@ def test_a_bad_request_is_not_paid_for_again_and_a_lost_worker_is_retried():
     assert set(lost.accepted.values()) == {1 + SchedulerOptions().max_retries}
 
 
-@pytest.mark.parametrize("rows", [1000, 20_000])
+@pytest.mark.parametrize("rows", [1000, 8000])
 def test_rows_in_memory_are_bounded_by_the_window_and_not_by_their_number(rows: int):
     unlimited = Limits(run=OperationLimit(0, 0), status=OperationLimit(0, 0))
     options = SchedulerOptions(concurrency=100, limits=unlimited)
