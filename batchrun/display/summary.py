@@ -450,7 +450,8 @@ def _after_failures(s: Summary, state: str) -> list[str]:
     if refused:
         files = " ".join(shlex.quote(str(path)) for path in s.errors[:_FILES_SHOWN]) or "FILE"
         steps += _wrapped(f"{refused:,} requests were refused for what they ask: change that in a new run, such as")
-        steps.append(f"  batchrun run {files} --set KEY=VALUE -o NEW.jsonl")
+        skip = " --skip-invalid" if invalid else ""
+        steps.append(f"  batchrun run {files} --set KEY=VALUE{skip} -o {'NEW/' if len(s.errors) > 1 else 'NEW.jsonl'}")
     return steps
 
 
