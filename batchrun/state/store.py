@@ -162,6 +162,8 @@ class Store(Database):
     def retry_failed(self, kinds: tuple[str, ...]) -> int:
         """Make failed rows pending again, with all their retries; returns how many.
 
+        A line that was invalid before any attempt is invalid still: once it is fixed, it is another row.
+
         Args:
             kinds: Only these failure kinds; empty: all.
         """
@@ -169,7 +171,8 @@ class Store(Database):
         with self.transaction() as db:
             count = db.execute(
                 f"UPDATE rows SET state = 0, retries = 0, unconfirmed = 0"
-                f" WHERE state = 4 AND row IN (SELECT row FROM failures{chosen})",
+                f" WHERE state = 4 AND row IN (SELECT row FROM failures{chosen})"
+                " AND NOT (attempts = 0 AND row IN (SELECT row FROM failures WHERE kind = 'invalid'))",
                 kinds,
             ).rowcount
             db.execute("DELETE FROM failures WHERE row IN (SELECT row FROM rows WHERE state = 0)")

@@ -8,10 +8,10 @@ import orjson
 import pytest
 
 from batchrun.commands.verify import verify
-from batchrun.config import SweepOptions
+from batchrun.config import GuardOptions, SweepOptions
 from batchrun.errors import InputError
 from batchrun.prompts.shapes import LineError, parse_line
-from tests.support.rehearsal import rehearse, serving
+from tests.support.rehearsal import Picky, rehearse, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +44,18 @@ async def test_the_good_lines_are_run_and_the_bad_ones_are_in_the_error_file(tmp
         assert verify(done.summary.state).is_whole
         again = await rehearse(tmp_path, server.endpoint.base_url, skip_invalid=True, retry=())
         assert (server.seen["run"], again.summary.failed, again.errors) == (4, 6, done.errors)
+
+
+async def test_invalid_lines_are_not_tried_again_and_trip_no_guard(tmp_path: Path):
+    write(tmp_path, *[b'{"id":"bad%d"}' % n for n in range(25)], b'{"id":"late","prompt":"bad one"}')
+    async with serving(worker=Picky()) as server:
+        first = await rehearse(tmp_path, server.endpoint.base_url, skip_invalid=True)
+        assert (first.summary.failed, server.seen["run"]) == (26, 5)
+    async with serving() as server:
+        guards = GuardOptions(canary=5)
+        again = await rehearse(tmp_path, server.endpoint.base_url, skip_invalid=True, retry=(), guards=guards)
+        assert (again.summary.exit_code, again.summary.failed, server.seen["run"]) == (3, 25, 1)
+    assert verify(again.summary.state).is_whole
 
 
 async def test_an_invalid_line_is_as_invalid_when_its_error_file_is_run(tmp_path: Path):
