@@ -417,7 +417,9 @@ def _next_steps(s: Summary) -> list[str]:
     if s.failed:
         steps += _after_failures(s, state)
     if s.held:
-        steps += _wrapped(f"submit the {s.held:,} held rows, which may pay twice: --unconfirmed resubmit")
+        steps += _wrapped(
+            f"submit the {s.held:,} held rows, which may pay twice: the same command with --unconfirmed resubmit"
+        )
     if s.broken:
         steps += _wrapped("terminate a worker that fails its jobs in Runpod's console, or look at its log there")
     return steps + _about_answers(s)

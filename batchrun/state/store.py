@@ -155,6 +155,8 @@ class Store(Database):
             ).rowcount
             if policy == "resubmit":
                 db.execute("UPDATE rows SET state = 0 WHERE state = 5")
+            else:
+                db.execute(_HOLD_FOLLOWERS)
             if count:
                 _add(db, {"unconfirmed": count})
         return count
@@ -425,6 +427,10 @@ UPDATE rows SET state = l.state, job = l.job, attempts = l.attempts
 FROM rows l
 WHERE l.row = rows.same_as AND rows.state = 0
     AND rows.same_as IN (SELECT json_extract(value, '$[0]') FROM json_each(?))
+"""
+_HOLD_FOLLOWERS = """
+UPDATE rows SET state = l.state, job = l.job, attempts = l.attempts
+FROM rows l WHERE l.row = rows.same_as AND rows.state = 0 AND l.state = 5
 """
 _FORGET_JOBS = """
 DELETE FROM jobs WHERE job IN (SELECT json_extract(value, '$[0]') FROM json_each(?))
