@@ -142,11 +142,15 @@ def _merge(
         whole=limit is None,
         limit=options.limit,
         dedupe=options.dedupe,
-        has_invalid=problems.count > 0,
+        skip_invalid=options.skip_invalid,
         outputs=outputs,
     )
     if problems.count:
         observer.message(f"{problems}\nthese lines are skipped, and go to the error file")
+    if merged.twice:
+        observer.message(
+            f"lines whose id another line has: {merged.twice:,}; they are skipped, and go to the error file"
+        )
     if shard:
         store.set_setting("whole_input", whole_input.to_json())
     store.set_setting("inputs", [tuple(digest_file(_given(record), record.path)) for record in records])
