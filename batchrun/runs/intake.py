@@ -298,7 +298,8 @@ def preview(options: RunOptions, stdin: BinaryIO, observer: Observer, fields: Fi
             reading = store.reading if store.sources() else READING
     tell = observer.message if options.skip_invalid else None
     sweep = Sweep(options.sweep, reading)
-    return islice(_previewed(sources, sweep, shard, stdin, tell, fields=fields, reading=reading), options.limit)
+    rows = _previewed(sources, sweep, shard, stdin, tell, fields=fields, reading=reading)
+    return (row for row in islice(rows, options.limit) if row is not None)
 
 
 def _previewed(
@@ -310,7 +311,8 @@ def _previewed(
     *,
     fields: Fields,
     reading: int,
-) -> Iterator[Prompt]:
+) -> Iterator[Prompt | None]:
+    """The rows; None for a line that is skipped, which is one as well."""
     for source in sources:
         for line in iter_source(source, stdin):
             try:
@@ -324,6 +326,7 @@ def _previewed(
                 if tell is None:
                     raise InputError(told, error.hint) from error
                 tell(f"{told}; the line is skipped")
+                yield None
 
 
 def _fallen_to(shard: Shard, lines: Iterator[StagedLine], whole_input: LineSum) -> Iterator[StagedLine]:
@@ -407,9 +410,11 @@ def _staged_lines(
     skip_invalid: bool,
     reading: int,
 ) -> Iterator[StagedLine]:
-    plain = islice(_plain_lines(sources), None if limit is None else -(-limit // sweep.size))
-    shape = None
-    for count, (source, line) in enumerate(plain, 1):
+    shape, rows = None, 0
+    for count, (source, line) in enumerate(_plain_lines(sources), 1):
+        if limit is not None and rows >= limit:
+            return
+        rows += sweep.size
         if count % _PROGRESS_EVERY_LINES == 0:
             observer.message(f"reading: {count:,} lines so far")
         try:
@@ -419,6 +424,7 @@ def _staged_lines(
         except LineError as error:
             problems.add(f"{source.path}:{line.number}", error.message)
             if skip_invalid:
+                rows -= sweep.size - 1
                 yield _invalid(source, line, error.message)
             continue
         if prompt.shape is not shape:

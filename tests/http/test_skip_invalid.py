@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import orjson
@@ -10,8 +11,11 @@ import pytest
 from batchrun.commands.verify import verify
 from batchrun.config import GuardOptions, SweepOptions
 from batchrun.errors import InputError
+from batchrun.prompts.fields import Fields
 from batchrun.prompts.shapes import LineError, parse_line
-from tests.support.rehearsal import Picky, rehearse, serving
+from batchrun.prompts.sweep import Sweep
+from batchrun.runs.intake import preview
+from tests.support.rehearsal import Listener, Picky, options_for, rehearse, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +79,17 @@ async def test_of_lines_that_share_an_id_the_first_is_run_and_the_others_are_inv
         again = await rehearse(tmp_path, server.endpoint.base_url, skip_invalid=True, sweep=sweep)
         assert (again.summary.succeeded, again.summary.failed, server.seen["run"]) == (rows, 4, rows)
     assert verify(done.summary.state).is_whole
+
+
+@pytest.mark.parametrize("repeat", [1, 2])
+async def test_a_limit_counts_an_invalid_line_as_one_row_in_a_run_and_in_a_dry_run(tmp_path: Path, repeat: int):
+    (tmp_path / "in.jsonl").write_bytes(b'{"id":"bad"}\n' + b"".join(b'{"prompt":"%d"}\n' % n for n in range(5)))
+    sweep = SweepOptions(repeat=repeat)
+    options = options_for(tmp_path, sweep=sweep, skip_invalid=True, limit=4)
+    shown = list(preview(options, io.BytesIO(), Listener(), Fields(options.request, Sweep(sweep))))
+    async with serving() as server:
+        done = await rehearse(tmp_path, server.endpoint.base_url, sweep=sweep, skip_invalid=True, limit=4)
+        assert (done.summary.total, server.seen["run"], len(shown)) == (4, 3, 3)
 
 
 async def test_an_invalid_line_is_as_invalid_when_its_error_file_is_run(tmp_path: Path):
