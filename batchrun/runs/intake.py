@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -133,7 +134,7 @@ def _merge(
     )
     stage(store, lines if shard is None else _fallen_to(shard, lines, whole_input))
     if problems.count and not options.skip_invalid:
-        look = "batchrun check " + " ".join(options.inputs)
+        look = "batchrun check " + shlex.join(options.inputs)
         raise InputError(str(problems), f"fix the lines ({look} names all of them), or run the others: --skip-invalid")
     fields.tell_all(partial(warn, observer), strict=options.strict)
     merged = merge(
