@@ -22,7 +22,7 @@ from tests.support.waiting import wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PYTHON = os.environ.get("BATCHRUN_PYTHON", sys.executable)
+PYTHON = sys.executable
 """The Python whose batchrun is tested as a process; that of the built wheel, for example."""
 BATCHRUN = [PYTHON, "-P", "-m", "batchrun"]
 """The command; what is installed, not what lies in the current folder."""
