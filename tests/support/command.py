@@ -22,9 +22,7 @@ from tests.support.waiting import wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PYTHON = sys.executable
-"""The Python whose batchrun is tested as a process; that of the built wheel, for example."""
-BATCHRUN = [PYTHON, "-P", "-m", "batchrun"]
+BATCHRUN = [sys.executable, "-P", "-m", "batchrun"]
 """The command; what is installed, not what lies in the current folder."""
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("RUNPOD_", "BATCHRUN_"))}
 """The environment without any setting of batchrun."""
@@ -85,9 +83,7 @@ def _as_text(said: bytes | None, errors: str) -> str | None:
 def _is_started_alike(env: dict[str, str]) -> bool:
     """Whether an interpreter would begin in this environment as the one of this process has begun."""
     at_start = ("PYTHON", "LC_", "LANG", "LD_", "TMPDIR")
-    return sys.executable == PYTHON and all(
-        env.get(name) == _BEGAN_WITH.get(name) for name in {*env, *_BEGAN_WITH} if name.startswith(at_start)
-    )
+    return all(env.get(name) == _BEGAN_WITH.get(name) for name in {*env, *_BEGAN_WITH} if name.startswith(at_start))
 
 
 def _forked(
