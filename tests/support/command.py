@@ -34,6 +34,7 @@ TIMEOUT_S = 100
 def batchrun(
     *arguments: object,
     cwd: Path | None = None,
+    timeout_s: float = TIMEOUT_S,
     text: bool = True,
     before: Callable[[], object] | None = None,
     stdin: object = subprocess.DEVNULL,
@@ -49,6 +50,7 @@ def batchrun(
     Args:
         arguments: What stands behind `batchrun`.
         cwd: The folder that it runs in; None for this process's.
+        timeout_s: How long it may take, seconds.
         text: Whether its output is text; else bytes.
         before: What the new process calls first.
         stdin: Its input.
@@ -67,7 +69,7 @@ def batchrun(
         stdout=stdout,
         stderr=stderr,
         env=env,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         check=False,
     )
     if text:
