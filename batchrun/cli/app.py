@@ -27,7 +27,7 @@ from batchrun.commands.arguments import (
     WatchArguments,
 )
 from batchrun.commands.serve_arguments import ServeArguments
-from batchrun.config import ResultFormat
+from batchrun.config import VERSION, ResultFormat
 from batchrun.files.streams import stdin_bytes, stdout_bytes
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ _ENVIRONMENT = {"auto_envvar_prefix": "BATCHRUN"}
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXIT_CODES,
 )
-@click.version_option(None, "-V", "--version", package_name="runpod-batchrun", prog_name="batchrun")
+@click.version_option(VERSION, "-V", "--version", prog_name="batchrun")
 def main() -> None:
     """Run JSONL prompt files through a Runpod serverless queue endpoint.
 
