@@ -137,7 +137,7 @@ def test_a_file_without_inputs_leaves_them_to_the_command_line(folder: Path):
     (folder / "run.toml").write_text('inputs = []\nendpoint = "x"\n')
     assert len(bodies(batchrun("run", "in.jsonl", "--config", "run.toml", "--dry-run", cwd=folder))) == 2
     done = batchrun("run", "--config", "run.toml", "--dry-run", cwd=folder)
-    assert (done.returncode, "Missing argument 'INPUT...'" in done.stderr) == (2, True)
+    assert (done.returncode, "`batchrun run` needs INPUT..." in done.stderr) == (2, True)
 
 
 def test_a_path_from_home_is_not_one_in_the_folder_of_the_file(folder: Path):
