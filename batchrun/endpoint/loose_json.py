@@ -13,6 +13,8 @@ import re
 from contextlib import suppress
 from typing import Any
 
+import orjson
+
 from batchrun.files.exactjson import load as load_exactly
 
 _MAX_DEPTH = 500
@@ -48,7 +50,11 @@ def _parsed(text: str) -> Any:
 
 
 def _as_orjson(data: Any) -> Any:
-    return load_exactly(json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
+    raw = json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    try:
+        return load_exactly(raw)
+    except orjson.JSONDecodeError:  # from Python 3.12 on the standard library reads deeper than orjson
+        raise RecursionError from None
 
 
 def _flattened(text: str) -> str:

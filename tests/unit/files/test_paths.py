@@ -77,7 +77,7 @@ def test_a_nul_in_a_run_file_is_named(tmp_path: Path, way: str):
     (tmp_path / "run.toml").write_text(f"{way} = {value}\n")
     inputs = [] if way == "inputs" else ["p.jsonl"]
     done = CliRunner().invoke(main, ["run", *inputs, *LOCAL, "--config", "run.toml"])
-    assert (done.exit_code, "is no path: embedded null" in done.output) == (2, True), done.output
+    assert (done.exit_code, "is no path: " in done.output, "embedded null" in done.output) == (2, True, True)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "/dev/null"])
