@@ -16,6 +16,8 @@ from batchrun.scheduler.states import RowState
 from batchrun.state.naming import stored_ids
 from batchrun.state.snapshot import StateSnapshot
 
+_EACH_ROW = "FROM jobs j JOIN job_rows b ON b.job = j.job JOIN rows r ON r.row = b.row"
+
 
 def read(state: Path) -> VariantTable:
     """Read what the run of a state file has come to so far.
@@ -70,7 +72,7 @@ def _add_times(store: StateSnapshot, variants: list[VariantReport], repeat: int)
     for column in ("delay_ms", "execution_ms"):
         tallies: defaultdict[int, Histogram] = defaultdict(Histogram)
         for number, value, count in store.each(
-            f"SELECT r.variant / {repeat}, j.{column}, count(*) FROM jobs j JOIN rows r ON r.row = j.row"
+            f"SELECT r.variant / {repeat}, j.{column}, count(*) {_EACH_ROW}"
             f" WHERE j.status = 'COMPLETED' AND j.{column} IS NOT NULL GROUP BY 1, 2"
         ):
             tallies[number].add(value, count)
@@ -83,7 +85,7 @@ def _add_cost(store: StateSnapshot, variants: list[VariantReport], options: RunO
     worked = dict(
         store.query(
             f"SELECT r.variant / {options.sweep.repeat}, coalesce(sum(j.execution_ms), 0)"
-            " FROM jobs j JOIN rows r ON r.row = j.row WHERE j.status NOT IN ('UNCONFIRMED', 'CANCELLING') GROUP BY 1"
+            f" {_EACH_ROW} WHERE j.status NOT IN ('UNCONFIRMED', 'CANCELLING') GROUP BY 1"
         )
     )
     total_ms = sum(worked.values())

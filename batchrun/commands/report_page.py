@@ -69,7 +69,8 @@ def _page(report: VariantTable, store: StateSnapshot) -> bytes:
     names = {"rows": first, "delay p50": "Delay and execution", "failure": "Failures by kind"}
     sections += [table(names.get(head[1], "Answers to look at"), head, rest, numbers=True) for head, *rest in shown]
     longest = store.query(
-        "SELECT r.id, j.execution_ms, coalesce(j.delay_ms, 0) FROM jobs j JOIN rows r ON r.row = j.row"
+        "SELECT r.id, j.execution_ms, coalesce(j.delay_ms, 0)"
+        " FROM jobs j JOIN job_rows b ON b.job = j.job JOIN rows r ON r.row = b.row"
         " WHERE j.status = 'COMPLETED' AND j.execution_ms IS NOT NULL ORDER BY 2 DESC LIMIT 15"
     )
     if longest:

@@ -22,6 +22,7 @@ from batchrun.display.summary import Observer, Summary
 from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.memory import MemoryBudget
+from batchrun.endpoint.transport import OneRowPerJob, Transport
 from batchrun.engine.dedupe import Followers
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.fleet import Fleet
@@ -295,6 +296,7 @@ class Run:
             first_job = self.store.next_job()
             spool = load = None
             memory = MemoryBudget(options.memory_bytes)
+            transport = OneRowPerJob(options.policy)
             for index, endpoint in enumerate(options.endpoints):
                 client = EndpointClient(
                     base_url,
@@ -309,8 +311,8 @@ class Run:
                 numbers = count(first_job + index, len(options.endpoints))
                 observer = fleet.observer_of(endpoint, alone=len(options.endpoints) == 1)
                 share = self._share(index)
-                scheduler = self._scheduler(share, numbers, rng)
-                journal = self._journal(share, None if feed is None else feed.deliver)
+                scheduler = self._scheduler(share, numbers, rng, transport.rows_per_job)
+                journal = self._journal(transport, share, None if feed is None else feed.deliver)
                 if feed is not None:
                     spool = stack.enter_context(closing(self._spool()))
                     load = partial(feed.load, journal=journal, spool=spool, thread=thread)
@@ -321,6 +323,7 @@ class Run:
                     client,
                     Tally(self.store.counts(share), self._clock(), price_per_hour=options.guards.price_per_hour),
                     observer,
+                    transport=transport,
                     streamed=Streamed(client, options.scheduler.limits.status, rng, self._clock),
                     timeline=timeline,
                     thread=thread,
@@ -351,7 +354,7 @@ class Run:
         """The rows of one of the endpoints."""
         return Share(index, len(self.options.endpoints), Sweep(self.options.sweep).endpoint_stride)
 
-    def _scheduler(self, share: Share, numbers: Iterator[int], rng: Random) -> Scheduler:
+    def _scheduler(self, share: Share, numbers: Iterator[int], rng: Random, rows_per_job: int) -> Scheduler:
         """A scheduler for the rows of an endpoint; of what the run may cost, and has cost, each has an equal part."""
         options, store = self.options, self.store
         # A look at every job, which only a budget needs.
@@ -365,19 +368,22 @@ class Run:
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
             meter=WorkerMeter(WorkerTime.from_counters(store.counters(), share=1 / share.count)),
             jobs_ended=(execution.jobs // share.count, execution.total_ms / 1000 / share.count),
+            rows_per_job=rows_per_job,
         )
         now, now_ms = self._clock(), self._now_ms()
         recent_ms = store.recent_submissions_ms(now_ms - round(WINDOW_S * 1000), share)
         scheduler.remember_submissions(now - max(now_ms - at_ms, 0) / 1000 for at_ms in recent_ms)
         return scheduler
 
-    def _journal(self, share: Share, deliver: Callable[[list[bytes]], None] | None = None) -> Journal:
+    def _journal(
+        self, transport: Transport, share: Share, deliver: Callable[[list[bytes]], None] | None = None
+    ) -> Journal:
         return Journal(
             self.store,
             self._session,
             self._lines,
             self._results,
-            policy=self.options.policy,
+            transport,
             share=share,
             followers=self._followers() if self.options.dedupe else None,
             deliver=deliver,

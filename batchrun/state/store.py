@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ from batchrun.state.records import (
 
 _COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed, variant, same_as"
 _HELD = "no answer to its submission: the job may exist, and cost money; it is held"
+_OWNER = (
+    "(SELECT coalesce(max(CASE WHEN b.row = r.row THEN b.row END), max(CASE WHEN b.row = r.same_as THEN b.row END),"
+    " min(b.row)) FROM job_rows b WHERE b.job = r.job)"
+)
+"""The row whose job it is that `r.job` names: `r` itself, or the row that it follows."""
 ALL = Share()
 _WIDTH = len(RowRecord._fields)
 
@@ -128,17 +134,26 @@ class Store(Database):
         """The jobs whose ID is known and whose end is not, oldest first. There are about a window of them."""
         columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
         sql = (
-            f"SELECT {columns}, j.job, j.remote_id, j.submitted_ms, j.status IS 'CANCELLING'"
-            " FROM rows r JOIN jobs j ON j.job = r.job"
-            f" WHERE r.state = 2 AND {share.where('r.variant')} ORDER BY j.submitted_ms, j.job"
+            f"SELECT {columns}, j.job, j.remote_id, j.submitted_ms, j.status IS 'CANCELLING',"
+            " (SELECT json_group_array(o.row) FROM (SELECT row FROM job_rows WHERE job = r.job ORDER BY ordinal) o)"
+            " FROM rows r JOIN jobs j ON j.job = r.job LEFT JOIN job_rows b ON b.job = r.job AND b.row = r.row"
+            f" WHERE r.state = 2 AND {share.where('r.variant')} ORDER BY j.submitted_ms, j.job, b.ordinal"
         )
-        return [OpenJob(_row(row[:-4]), row[-4], row[-3], row[-2], bool(row[-1])) for row in self.query(sql)]
+        jobs = []
+        for (job, remote_id, submitted_ms, is_cancelling, all_rows), found in groupby(
+            self.query(sql), key=lambda values: values[_WIDTH:]
+        ):
+            rows = tuple(_row(values[:_WIDTH]) for values in found)
+            numbers = tuple(orjson.loads(all_rows)) or tuple(row.row for row in rows)
+            jobs.append(OpenJob(rows, numbers, job, remote_id, submitted_ms, bool(is_cancelling)))
+        return jobs
 
     def recent_submissions_ms(self, since_ms: int, share: Share = ALL) -> list[int]:
         """When the last submissions since then were answered, oldest first; of the last 10,000 jobs."""
         sql = (
-            "SELECT j.submitted_ms FROM (SELECT submitted_ms, row FROM jobs ORDER BY job DESC LIMIT 10000) j"
-            f" JOIN rows r ON r.row = j.row WHERE j.submitted_ms >= ? AND {share.where('r.variant')}"
+            "SELECT j.submitted_ms FROM (SELECT submitted_ms, job FROM jobs ORDER BY job DESC LIMIT 10000) j"
+            " JOIN job_rows b ON b.job = j.job AND b.ordinal = 0 JOIN rows r ON r.row = b.row"
+            f" WHERE j.submitted_ms >= ? AND {share.where('r.variant')}"
         )
         return sorted(row[0] for row in self.query(sql, (since_ms,)))
 
@@ -228,11 +243,13 @@ class Store(Database):
             _write(db, batch.accepted, _NAME_JOBS, _MARK_SUBMITTED)
             _write(db, batch.cancelling, _MARK_CANCELLING)
             _write(db, [e for e in batch.ended if e.status is not None], _END_JOBS, _END_ROWS)
+            if batch.may_end_in_part:
+                db.execute(_REOPEN_JOBS)
             _write(db, [e for e in batch.ended if e.status is None], _FORGET_JOBS, _FORGET_ROWS)
             if batch.failures:
                 db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", batch.failures)
             if batch.parts:
-                db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?)", batch.parts)
+                db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", batch.parts)
             _write(db, batch.answered, _NOTE_RESULTS)
             _write(db, batch.leaders, _FAIL_FOLLOWERS, _END_FOLLOWERS)
             _write(db, batch.submitted, _INSERT_JOBS, _MARK_SUBMITTING)
@@ -282,8 +299,8 @@ class Store(Database):
             " j.remote_id, j.submitted_ms, l.id, p.output, j.delay_ms, j.execution_ms"
             f" FROM rows r {'LEFT' if with_held else ''} JOIN failures f ON f.row = r.row AND r.state = 4"
             " JOIN sources s ON s.source = r.source LEFT JOIN jobs j ON j.job = r.job"
-            " LEFT JOIN parts p ON p.job = r.job"
-            " LEFT JOIN rows l ON l.row = j.row AND l.row <> r.row"
+            f" LEFT JOIN rows l ON l.row = {_OWNER} AND l.row <> r.row"
+            " LEFT JOIN parts p ON p.job = r.job AND p.row = coalesce(l.row, r.row)"
             f" WHERE (f.row IS NOT NULL {'OR r.state = 5' if with_held else ''})"
             f" {'' if output is None else 'AND s.output = ?'} ORDER BY"
             f" {'r.source, r.line, r.row' if output is None else 'r.row'}"
@@ -294,7 +311,7 @@ class Store(Database):
                 failed = failed._replace(same_as=public_id(failed.same_as))
             yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-6]), failed
 
-    def submission(self, job: int) -> tuple[str | None, int | None]:
+    def submission(self, job: int | None) -> tuple[str | None, int | None]:
         """A job's ID, and when it was submitted in UTC epoch milliseconds; None: not known."""
         found = self.query("SELECT remote_id, submitted_ms FROM jobs WHERE job = ?", (job,))
         return (found[0][0], found[0][1]) if found else (None, None)
@@ -375,10 +392,9 @@ def _add(db: sqlite3.Connection, counters: dict[str, int]) -> None:
 # lock. Row by row the lock would change hands for each, against a busy event loop.
 
 _INSERT_JOBS = """
-INSERT INTO jobs (job, row, attempt, submitted_ms)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-    json_extract(value, '$[3]')
-FROM json_each(?)
+INSERT INTO jobs (job, carried, submitted_ms)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[4]'), json_extract(value, '$[3]') FROM json_each(?)
+WHERE json_extract(value, '$[4]') IS NOT NULL
 """
 _MARK_SUBMITTING = """
 UPDATE rows SET state = 1, job = b.job, attempts = b.attempt
@@ -405,11 +421,16 @@ FROM (SELECT json_extract(value, '$[0]') AS job, json_extract(value, '$[3]') AS 
 WHERE jobs.job = b.job
 """
 _END_ROWS = """
-UPDATE rows SET state = b.state, retries = b.retries, unconfirmed = b.unconfirmed, result = b.result
+UPDATE rows SET state = b.state, retries = b.retries, unconfirmed = b.unconfirmed, result = b.result,
+    job = CASE WHEN b.state = 0 AND b.status = 'COMPLETED' THEN NULL ELSE rows.job END
 FROM (SELECT json_extract(value, '$[1]') AS row, json_extract(value, '$[2]') AS state,
-    json_extract(value, '$[4]') AS retries, json_extract(value, '$[5]') AS unconfirmed,
-    json_extract(value, '$[8]') AS result FROM json_each(?)) AS b
+    json_extract(value, '$[3]') AS status, json_extract(value, '$[4]') AS retries,
+    json_extract(value, '$[5]') AS unconfirmed, json_extract(value, '$[8]') AS result FROM json_each(?)) AS b
 WHERE rows.row = b.row
+"""
+"""A row that is pending again, while others have got results of its job, has no job."""
+_REOPEN_JOBS = """
+UPDATE jobs SET status = NULL WHERE status = 'COMPLETED' AND job IN (SELECT job FROM rows WHERE state = 2)
 """
 _NOTE_RESULTS = """
 UPDATE rows SET result = b.result
