@@ -45,7 +45,7 @@ from batchrun.runs.repair import by_new_name
 from batchrun.runs.run import Run
 from batchrun.scheduler.failures import FailureKind
 from batchrun.state.opening import without_lost_log
-from batchrun.state.store import Store
+from batchrun.state.reader import StateReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ def _refuse_other_command(options: RunOptions) -> None:
     """
     with contextlib.ExitStack() as stack:
         try:
-            store = stack.enter_context(Store(options.state, read_only=True))
+            store = stack.enter_context(StateReader(options.state))
         except BatchrunError:
             return  # there is none yet, or its run says what is wrong with it
         refuse_other_options(store, options)
@@ -330,7 +330,7 @@ def stored_options(state: Path, *, repair: bool = False) -> RunOptions:
     with contextlib.ExitStack() as stack:
         if repair:
             stack.enter_context(without_lost_log(state, lambda: False))
-        store = stack.enter_context(Store(state, read_only=True))
+        store = stack.enter_context(StateReader(state))
         stored = store.get_setting("options")
         if not isinstance(stored, dict):
             raise StateError(f"{state} holds no run", "start one with `batchrun run`")

@@ -24,7 +24,7 @@ from batchrun.prompts.sources import is_prompt_file
 from batchrun.results.writer import write_whole, writing
 from batchrun.runs.intake import results_name
 from batchrun.state.lock import Holder, StateLock, holder
-from batchrun.state.store import Store
+from batchrun.state.reader import StateReader
 
 _LOOK_EVERY_S = 1.0
 _LOOK_SHARE = 20
@@ -359,7 +359,7 @@ def _read_record(path: Path) -> FileRecord:
 def _begun_with(state: Path) -> str:
     """The name of the file that a state file is of; empty when it does not say, which its run will."""
     try:
-        with Store(state, read_only=True) as store:
+        with StateReader(state) as store:
             stored: Any = store.get_setting("options")
         return Path(stored["inputs"][0]).name
     except (BatchrunError, KeyError, IndexError, TypeError):

@@ -18,7 +18,7 @@ from batchrun.results.record import tells_of_job
 from batchrun.results.writer import errors_path, writing
 from batchrun.runs.intake import output_paths, requests_path
 from batchrun.runs.manifest import is_manifest_of, manifest_path
-from batchrun.state.store import Store
+from batchrun.state.reader import StateReader
 
 _IDENTITY = {"endpoint": "--endpoint", "base_url": "--base-url", "output": "--output", "shard": "--shard"}
 _REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
@@ -26,7 +26,7 @@ _SETTING = "files"
 """The setting that lists the files that the run has made, relative to the state file's folder."""
 
 
-def refuse_other_options(store: Store, options: RunOptions) -> bool:
+def refuse_other_options(store: StateReader, options: RunOptions) -> bool:
     """Refuse to resume a state file under options that ask for something else, once anything has been submitted.
 
     Returns:
@@ -140,7 +140,7 @@ def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
 
 
 def refuse_foreign_files(
-    options: RunOptions, sources: Sequence[Source], store: Store | None, *, repair: bool = False
+    options: RunOptions, sources: Sequence[Source], store: StateReader | None, *, repair: bool = False
 ) -> None:
     """Refuse to write over a file that this run has not made. An empty one is anybody's.
 
@@ -234,7 +234,7 @@ class OwnFiles:
         store: The run's state file.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StateReader) -> None:
         self._store = store
         self._folder = store.path.absolute().parent
         listed = store.get_setting(_SETTING)

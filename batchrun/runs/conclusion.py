@@ -28,7 +28,9 @@ from batchrun.runs.ordering import order_results
 from batchrun.runs.spending import cost_so_far
 from batchrun.scheduler.blame import ENDED_BY, FAILED_BY
 from batchrun.scheduler.states import RowState
-from batchrun.state.leaders import count_shared
+from batchrun.state import figures
+from batchrun.state.dedupe import count_shared
+from batchrun.state.reader import StateReader
 from batchrun.state.records import OutputRecord, SourceRecord
 from batchrun.state.store import Store
 
@@ -123,7 +125,7 @@ class Conclusion:
 
     def _summary(self, outcome: Outcome, error: StoppedError | None, errors: list[Path], now: float) -> Summary:
         counts, counters = self._store.counts(), self._store.counters()
-        wall_s = self._store.sessions_ms() / 1000
+        wall_s = figures.sessions_ms(self._store) / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
         tokens = "input_tokens" in counters or "output_tokens" in counters
         summary = Summary(
@@ -136,7 +138,7 @@ class Conclusion:
             held=counts[RowState.HELD],
             not_run=counts[RowState.PENDING],
             in_flight=counts[RowState.SUBMITTING] + counts[RowState.SUBMITTED],
-            failures=[FailureGroup(*group) for group in self._store.failure_groups()],
+            failures=[FailureGroup(*group) for group in figures.failure_groups(self._store)],
             wall_s=wall_s,
             session_s=self._session_s,
             rows_per_s=ended / wall_s if wall_s else 0.0,
@@ -174,26 +176,26 @@ class Conclusion:
             summary=summary,
             inputs=[FileDigest(*entry) for entry in inputs] if isinstance(inputs, list) else [],
             results=[digest_file(path) for path in summary.results if path.exists()],
-            sessions=[SessionTimes(*times) for times in self._store.sessions()],
+            sessions=[SessionTimes(*times) for times in figures.sessions(self._store)],
             token=self._store.token,
         )
         return path
 
 
-def results_path(store: Store, output: OutputRecord) -> Path:
+def results_path(store: StateReader, output: OutputRecord) -> Path:
     """Where an output's results file stands, as people are told: absolute."""
     return Path(os.path.abspath(store.results_path(output)))  # noqa: PTH100 - pathlib would keep a `..`
 
 
-def rescue_by(store: Store, now: float) -> float | None:
+def rescue_by(store: StateReader, now: float) -> float | None:
     """By when to resume at the latest, as `now` in UTC epoch seconds; None when nothing is in flight.
 
     A result is kept for 30 minutes after its job's end; the oldest job is taken to need as long as the last ones did.
     """
-    earliest = store.query("SELECT min(j.submitted_ms) FROM rows r JOIN jobs j ON j.job = r.job WHERE r.state = 2")
-    if earliest[0][0] is None:
+    earliest_ms = figures.oldest_in_flight_ms(store)
+    if earliest_ms is None:
         return None
-    return min(float(earliest[0][0]) / 1000, now) + store.usual_time_ms() / 1000 + RETENTION_S
+    return min(earliest_ms / 1000, now) + figures.usual_time_ms(store) / 1000 + RETENTION_S
 
 
 def _workers(counters: Mapping[str, int]) -> list[WorkerGroup]:
@@ -203,6 +205,6 @@ def _workers(counters: Mapping[str, int]) -> list[WorkerGroup]:
     return sorted(groups, key=lambda group: -group.failed)
 
 
-def _percentiles(store: Store, column: str) -> Percentiles | None:
-    values = store.percentiles(column, (0.5, 0.9, 0.99))
+def _percentiles(store: StateReader, column: figures.TimeColumn) -> Percentiles | None:
+    values = figures.percentiles(store, column, (0.5, 0.9, 0.99))
     return Percentiles(*values) if values else None

@@ -19,14 +19,14 @@ from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import batchrun_record, is_openai, openai_error_line, openai_line
 from batchrun.results.record import write_line
 from batchrun.scheduler.states import RowState
+from batchrun.state.reader import StateReader
 from batchrun.state.records import RowRecord, SourceRecord
-from batchrun.state.store import Store
 
 _API_CODE = re.compile(r"HTTP (\d{3}): ")
 
 
 def error_lines(
-    store: Store,
+    store: StateReader,
     form: FormatChoice,
     *,
     sources: Mapping[int, SourceRecord],
@@ -90,7 +90,7 @@ class Conversion:
     """
 
     def __init__(self, state: Path, form: ResultFormat | None) -> None:
-        self._store = Store(state, read_only=True)
+        self._store = StateReader(state)
         try:
             stored, sources = self._store.get_setting("options"), self._store.sources()
         except BaseException:
@@ -122,7 +122,7 @@ class Conversion:
             return raw
         return write_line(batchrun_record(data)) if is_openai(data) else openai_line(data, lambda: self._asked(row))
 
-    def errors(self, store: Store) -> Generator[tuple[RowRecord, bytes]]:
+    def errors(self, store: StateReader) -> Generator[tuple[RowRecord, bytes]]:
         """The records of the rows without a result, in input order, each with its row.
 
         Args:

@@ -32,6 +32,7 @@ from batchrun.prompts.sweep import ENDPOINT, MAX_ROWS, REPEAT, Sweep
 from batchrun.results.writer import cut_torn_line
 from batchrun.runs.copies import is_piped, link_stdin, make_copy, remove_copies
 from batchrun.runs.manifest import digest_file
+from batchrun.state.reader import StateReader
 from batchrun.state.records import OutputRecord, SourceRecord
 from batchrun.state.staging import MergedRows, StagedLine, merge, stage
 from batchrun.state.store import Store
@@ -185,8 +186,7 @@ def note_growth(store: Store) -> None:
     """
     (record,) = store.sources()
     stamp = _stamp(Path(record.file))
-    with store.transaction() as db:
-        db.execute("UPDATE sources SET stamp = ? WHERE source = ?", (stamp, record.source))
+    store.note_stamp(record._replace(stamp=stamp))
     store.set_setting("inputs", [tuple(digest_file(_given(record), record.path))])
     store.set_setting("intake", {"stamps": [[record.origin, stamp]], "limit": None, "rows": store.count_rows()})
 
@@ -290,7 +290,7 @@ def preview(options: RunOptions, stdin: BinaryIO, observer: Observer, fields: Fi
     sources = find_sources(options.inputs, tell=observer.message)
     reading = READING
     if options.state.is_file():
-        with suppress(BatchrunError), Store(options.state, read_only=True) as store:
+        with suppress(BatchrunError), StateReader(options.state) as store:
             reading = store.reading if store.sources() else READING
     tell = observer.message if options.skip_invalid else None
     sweep = Sweep(options.sweep, reading)

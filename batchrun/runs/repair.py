@@ -24,8 +24,9 @@ from batchrun.results.text import MARKS
 from batchrun.results.writer import ResultsFile, set_aside, write_whole
 from batchrun.runs.conclusion import results_path
 from batchrun.scheduler.states import RowState
-from batchrun.state.amends import UNDER_WAY, Amended, Kept, amend, begin, keep
-from batchrun.state.naming import stored_ids
+from batchrun.state.reader import StateReader
+from batchrun.state.reconciliation import UNDER_WAY, Amended, Kept, amend, begin, keep
+from batchrun.state.shared_ids import stored_ids
 from batchrun.state.snapshot import Found, StateSnapshot
 from batchrun.state.store import Store
 
@@ -33,7 +34,7 @@ _BLANK, _STRANGE, _KEPT = 0, 1, 2
 """Marks of a line of a results file."""
 
 
-def is_under_way(store: Store) -> bool:
+def is_under_way(store: StateReader) -> bool:
     """Whether a repair was begun, and cut off."""
     return store.get_setting(UNDER_WAY) is not None
 
@@ -46,7 +47,7 @@ def by_new_name(options: RunOptions) -> RunOptions:
     return replace(options, output=beside)
 
 
-def by_old_name(store: Store, options: RunOptions) -> RunOptions:
+def by_old_name(store: StateReader, options: RunOptions) -> RunOptions:
     """The options with the results by the name that the state has of them, where only the new one leads anywhere."""
     stored, outputs = store.get_setting("options"), store.outputs()
     if not isinstance(stored, dict) or len(outputs) != 1 or options.output_is_folder:
@@ -61,8 +62,7 @@ def take_new_name(store: Store, options: RunOptions) -> None:
     if by_old_name(store, options) is options:
         return
     stored, name = store.get_setting("options"), os.path.relpath(options.output, options.state.parent)
-    with store.transaction() as db:
-        db.execute("UPDATE outputs SET path = ?", (name,))
+    store.rename_output(name)
     if isinstance(stored, dict):
         store.set_setting("options", {**stored, "output": name})
 

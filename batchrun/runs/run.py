@@ -54,8 +54,10 @@ from batchrun.scheduler.budget import WorkerMeter, WorkerTime
 from batchrun.scheduler.connections import MOST as MOST_LANES
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
+from batchrun.state.figures import execution
 from batchrun.state.lock import CANCEL, StateLock, identity
 from batchrun.state.opening import refuse_without_log, without_lost_log
+from batchrun.state.reader import StateReader
 from batchrun.state.records import Execution, Share
 from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
@@ -198,7 +200,7 @@ class Run:
             return ()
         copied: set[str] = set()
         if from_spool:
-            with Store(options.state, read_only=True) as store:
+            with StateReader(options.state) as store:
                 copied = {source.origin for source in store.sources() if source.file != source.origin}
         results = None if options.output_is_folder else options.output
         tell = self._observer.message
@@ -356,7 +358,7 @@ class Run:
         """A scheduler for the rows of an endpoint; of what the run may cost, and has cost, each has an equal part."""
         options, store = self.options, self.store
         # A look at every job, which only a budget needs.
-        execution = store.execution() if options.guards.max_cost is not None else Execution(0, 0, 0)
+        worked = execution(store) if options.guards.max_cost is not None else Execution(0, 0, 0)
         max_cost = None if options.guards.max_cost is None else options.guards.max_cost / share.count
         scheduler = Scheduler(
             options.scheduler,
@@ -365,7 +367,7 @@ class Run:
             guards=replace(options.guards, max_cost=max_cost),
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
             meter=WorkerMeter(WorkerTime.from_counters(store.counters(), share=1 / share.count)),
-            jobs_ended=(execution.jobs // share.count, execution.total_ms / 1000 / share.count),
+            jobs_ended=(worked.jobs // share.count, worked.total_ms / 1000 / share.count),
         )
         now, now_ms = self._clock(), self._now_ms()
         recent_ms = store.recent_submissions_ms(now_ms - round(WINDOW_S * 1000), share)
@@ -426,7 +428,7 @@ def _refuse_other_run(
     Returns:
         Whether it asks for something else, and nothing was submitted: it is then to start over.
     """
-    with Store(options.state, read_only=True, tell=observer.message) as store:
+    with StateReader(options.state, tell=observer.message) as store:
         is_changed = refuse_other_options(store, by_old_name(store, options) if repair else options)
         consent.refuse_unsaid(store, sources)
         refuse_foreign_files(options, sources, None if is_changed else store, repair=repair)
