@@ -31,7 +31,7 @@ from batchrun.files.exactjson import load
 from batchrun.files.paths import behind_links
 from batchrun.files.streams import open_closed
 from batchrun.runs.feed import Feed, as_line
-from batchrun.runs.intake import requests_path
+from batchrun.runs.locations import requests_path
 
 Progress = Literal["auto", "bar", "plain", "json", "none"]
 Worker = Literal["auto", "smollm2", "echo"]

@@ -22,7 +22,7 @@ from batchrun.files.exactjson import dump
 from batchrun.files.paths import behind_links, look_at
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
-from batchrun.runs.intake import results_name
+from batchrun.runs.locations import results_name
 
 _LEVELS_AROUND = 154
 """What is left to the request and the lines around a value, of the 254 levels that can be written."""

@@ -40,9 +40,10 @@ from batchrun.prompts.sweep import Sweep
 from batchrun.runs.checks import refuse_other_options
 from batchrun.runs.consent import Named
 from batchrun.runs.feed import Feed
-from batchrun.runs.intake import RequestKeys, preview
+from batchrun.runs.preview import preview
 from batchrun.runs.repair import by_new_name
 from batchrun.runs.run import Run
+from batchrun.runs.validation import RequestKeys
 from batchrun.scheduler.failures import FailureKind
 from batchrun.state.opening import without_lost_log
 from batchrun.state.reader import StateReader

@@ -22,7 +22,7 @@ from batchrun.display.summary import Observer, Summary
 from batchrun.errors import BatchrunError, StateError, StoppedError, UsageError
 from batchrun.prompts.sources import is_prompt_file
 from batchrun.results.writer import write_whole, writing
-from batchrun.runs.intake import results_name
+from batchrun.runs.locations import results_name
 from batchrun.state.lock import Holder, StateLock, holder
 from batchrun.state.reader import StateReader
 

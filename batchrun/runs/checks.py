@@ -16,7 +16,7 @@ from batchrun.prompts.sweep import Sweep
 from batchrun.results.reader import read_lines, size_of
 from batchrun.results.record import tells_of_job
 from batchrun.results.writer import errors_path, writing
-from batchrun.runs.intake import output_paths, requests_path
+from batchrun.runs.locations import output_paths, requests_path
 from batchrun.runs.manifest import is_manifest_of, manifest_path
 from batchrun.state.reader import StateReader
 

@@ -47,7 +47,8 @@ from batchrun.runs.checks import (
 from batchrun.runs.conclusion import Conclusion, results_path
 from batchrun.runs.consent import ALL, Consent, Named
 from batchrun.runs.feed import Feed, Spool, StoredRecords
-from batchrun.runs.intake import note_growth, requests_path, result_format, take_in
+from batchrun.runs.intake import note_growth, result_format, take_in
+from batchrun.runs.locations import requests_path
 from batchrun.runs.recovery import recover_results, refuse_strange_lines
 from batchrun.runs.repair import by_old_name, is_under_way, repair_results, take_new_name
 from batchrun.scheduler.budget import WorkerMeter, WorkerTime
