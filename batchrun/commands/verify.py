@@ -13,8 +13,8 @@ from pathlib import Path
 
 from batchrun.commands.digests import against_manifest, changed_originals
 from batchrun.commands.findings import PROBLEMS, UNSETTLED, Fault, Verification
+from batchrun.commands.input_lines import InputLines, where
 from batchrun.config import RunOptions, SweepOptions
-from batchrun.engine.rows import InputLines, where
 from batchrun.errors import StateError
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sweep import Sweep

@@ -10,24 +10,19 @@ All methods are called from one thread at a time, and block: the driver keeps th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from batchrun.config import RunOptions
+from batchrun.config import JobPolicy
 from batchrun.endpoint.protocol import JobAnswer, run_body
 from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
 from batchrun.engine.dedupe import Followers
-from batchrun.engine.rows import InvalidLineError, LineChangedError, read_line
+from batchrun.engine.rows import LineChangedError, RowLines
 from batchrun.errors import OutputError
-from batchrun.files.exactjson import load
-from batchrun.prompts.lines import LineReader
-from batchrun.prompts.shapes import LineError, Prompt, build_request
-from batchrun.prompts.sweep import ENDPOINT, Sweep
-from batchrun.results.completion import Asked, asked_of, is_context_full, most_tokens
-from batchrun.results.openai import openai_line
-from batchrun.results.record import JobInfo, error_line, part_bytes, result_digest, result_line
+from batchrun.prompts.shapes import LineError
+from batchrun.results.completion import is_context_full, most_tokens
+from batchrun.results.record import JobInfo, part_bytes, result_digest
 from batchrun.results.text import CONTEXT_FULL, AnswerTotals, extract
 from batchrun.results.writer import ResultsFiles
 from batchrun.scheduler import commands as cmd
@@ -43,7 +38,6 @@ from batchrun.state.records import (
     OpenJob,
     RowRecord,
     Share,
-    SourceRecord,
     Submission,
 )
 from batchrun.state.store import Store
@@ -99,12 +93,10 @@ class Journal:
     Args:
         store: The state file, open for this session.
         session: The session's number.
-        options: The run's options.
-        sources: The inputs by number.
-        reader: Leads from a row back to its line.
+        lines: Leads from a row to its lines.
         results: The results files.
-        endpoint: Where its jobs go.
-        share: The rows that go there.
+        policy: What is asked of Runpod for each job.
+        share: The rows that it is for.
         followers: Ends the rows that follow others; None: no row does.
         deliver: Given the records of rows that have ended, as lines, once they are on disk; None: nobody waits.
     """
@@ -113,33 +105,27 @@ class Journal:
         self,
         store: Store,
         session: int,
-        options: RunOptions,
-        *,
-        sources: Mapping[int, SourceRecord],
-        reader: LineReader,
+        lines: RowLines,
         results: ResultsFiles,
-        endpoint: str,
+        *,
+        policy: JobPolicy,
         share: Share,
         followers: Followers | None = None,
         deliver: Callable[[list[bytes]], None] | None = None,
     ) -> None:
         self._followers = followers
-        self._endpoint = endpoint
         self._deliver = deliver
         self._delivered: list[bytes] = []
         self._share = share
         self._store = store
         self._session = session
-        self._options = options
-        self._sources = sources
-        self._reader = reader
+        self._lines = lines
+        self._policy = policy
         self._results = results
         self._rows: dict[int, RowRecord] = {}
         self._jobs: dict[int, tuple[str, int]] = {}
         self._sent: dict[int, _Sent] = {}
         self._last_row = 0
-        self._sweep = Sweep(options.sweep, reader.reading)
-        self._is_openai = options.format == "openai"
         self.said = AnswerTotals()
 
     def load(self, count: int) -> Loaded:
@@ -210,9 +196,8 @@ class Journal:
         leaders: list[tuple[int, bytes, tuple[str, ...]]] = []
         for ending in work.endings:
             if isinstance(ending, cmd.Finish) and ending.failure is None:
-                source = self._sources[self._rows[ending.row].source]
-                line, marks = self._result_line(ending, source, batch, now_ms)
-                lines.setdefault(source.output, []).append(line)
+                line, marks = self._result_line(ending, batch, now_ms)
+                lines.setdefault(self._lines.output(self._rows[ending.row]), []).append(line)
                 digests[ending.row] = result_digest(line)
                 if self._followers is not None:
                     leaders.append((ending.row, line, marks))
@@ -228,9 +213,7 @@ class Journal:
         self._results.sync(batch.committed_bytes)
         return digests
 
-    def _result_line(
-        self, finish: cmd.Finish, source: SourceRecord, batch: Batch, now_ms: int
-    ) -> tuple[bytes, tuple[str, ...]]:
+    def _result_line(self, finish: cmd.Finish, batch: Batch, now_ms: int) -> tuple[bytes, tuple[str, ...]]:
         """A row's line, and what there is to say of its answer."""
         row, answer = self._rows[finish.row], finish.answer
         assert isinstance(answer, JobAnswer)  # noqa: S101 - the driver hands over what /status answered
@@ -242,17 +225,14 @@ class Journal:
         batch.count_answer(text.input_tokens, text.output_tokens, marks)
         self.said.add(text, marks)
         remote_id, submitted_ms = self._jobs[finish.job]
-        line = result_line(
-            row_id=row.id,
-            text=text,
-            output=answer.output,
+        line = self._lines.result(
+            row,
+            text,
+            answer.output,
             carried=sent.carried,
-            variant=self._sweep.variant(row.variant).values,
-            file=source.path,
-            line=row.line,
             job=JobInfo(
                 id=remote_id,
-                endpoint=self._endpoint,
+                endpoint=self._lines.endpoint(row),
                 attempts=finish.attempts,
                 delay_ms=answer.delay_ms,
                 execution_ms=answer.execution_ms,
@@ -262,21 +242,8 @@ class Journal:
                 retries=answer.retries,
             ),
             possible_duplicate=finish.unconfirmed > 0,
-            write=(lambda record: openai_line(record, lambda: self._asked(row))) if self._is_openai else None,
         )
         return line, marks
-
-    def _asked(self, row: RowRecord) -> Asked:
-        """What a row's request asked for: only answers that do not tell have need of it."""
-        request = self._request(row)
-        return Asked() if request is None else asked_of(request)
-
-    def _request(self, row: RowRecord) -> dict[str, Any] | None:
-        """A row's request, read again; None: its line has changed."""
-        line = self._line(row)
-        if isinstance(line, LineChangedError):
-            return None
-        return self._request_of(line, row)
 
     def _end(self, ending: cmd.Requeue | cmd.Finish | cmd.Hold, batch: Batch, now_ms: int, digest: int | None) -> None:
         row = self._rows[ending.row]
@@ -289,7 +256,7 @@ class Journal:
                 if ending.failure:
                     failure = self._failure(ending, ending.failure, answer, now_ms)
                     if failure.message.startswith(NO_ROUTE):
-                        failure = failure._replace(message=named_route(failure.message, self._request(row)))
+                        failure = failure._replace(message=named_route(failure.message, self._lines.read_request(row)))
                     batch.failures.append(failure)
                     part = None
                     if answer is not None and answer.output is not None:
@@ -339,104 +306,30 @@ class Journal:
             return
         remote_id, submitted_ms = self._jobs.get(job) or self._store.submission(job)
         times = (_whole(answer.delay_ms), _whole(answer.execution_ms)) if answer else (None, None)
-        self._delivered.append(
-            failure_line(
-                row,
-                failure,
-                FailedJob(remote_id, submitted_ms, None, part, *times),
-                source=self._sources[row.source],
-                reader=self._reader,
-                sweep=self._sweep,
-                endpoint=self._endpoint,
-            )
-        )
+        failed = FailedJob(remote_id, submitted_ms, None, part, *times)
+        self._delivered.append(self._lines.failure(row, failure, failed))
 
     def _body(self, row: int) -> bytes | LineChangedError:
-        line = self._line(self._rows[row])
+        line = self._lines.line(self._rows[row])
         if isinstance(line, LineChangedError):
             return line
         try:
-            request = self._request_of(line, self._rows[row])
+            request = self._lines.request(self._rows[row], line)
         except LineError as error:
             return LineChangedError(error.message)
         if self._rows[row].length <= _REMEMBERED_LINE_BYTES:
             self._sent[row] = _Sent(line.carried, most_tokens(request))
-        return run_body(request, self._options.policy)
-
-    def _request_of(self, line: Prompt, row: RowRecord) -> dict[str, Any]:
-        return build_request(self._sweep.apply(line, row.variant), self._options.request)
+        return run_body(request, self._policy)
 
     def _sent_of(self, row: RowRecord) -> _Sent:
         """What the row's result needs of its line: remembered since its submission, or read again."""
         sent = self._sent.pop(row.row, None)
         if sent is None:
-            line = self._line(row)
+            line = self._lines.line(row)
             if isinstance(line, LineChangedError):
                 return _Sent({}, None)
-            sent = _Sent(line.carried, most_tokens(self._request_of(line, row)))
+            sent = _Sent(line.carried, most_tokens(self._lines.request(row, line)))
         return sent
-
-    def _line(self, row: RowRecord) -> Prompt | LineChangedError:
-        return read_line(self._reader, row, self._sources[row.source].path)
-
-
-def failure_line(
-    row: RowRecord,
-    failure: FailureRecord,
-    failed: FailedJob,
-    *,
-    source: SourceRecord,
-    reader: LineReader,
-    sweep: Sweep,
-    endpoint: str,
-    write: Callable[[dict[str, Any]], bytes] | None = None,
-) -> bytes:
-    """The error record of a row that has failed.
-
-    Args:
-        row: The row, with all of its attempts.
-        failure: Why.
-        failed: Its last job.
-        source: Its input.
-        reader: Leads to its line.
-        sweep: Its run's.
-        endpoint: Its run's; a sweep may say another.
-        write: Makes the line from its record; None: in our own format.
-    """
-    variant = sweep.variant(row.variant).values
-    line = read_line(reader, row, source.path)
-    raw, request = failure.raw, None
-    if isinstance(line, InvalidLineError):
-        raw, request = line.raw.decode(errors="backslashreplace"), line.request
-    elif not isinstance(line, LineChangedError):
-        with suppress(LineError):  # of a line that is invalid because it has no place for a value of the sweep
-            line = sweep.apply(line, row.variant)
-        request = line.line
-    job = JobInfo(
-        id=failed.remote_id,
-        endpoint=variant.get(ENDPOINT, endpoint),
-        attempts=row.attempts,
-        delay_ms=failed.delay_ms,
-        execution_ms=failed.execution_ms,
-        worker_id=failure.worker_id,
-        submitted_at=None if failed.submitted_ms is None else failed.submitted_ms / 1000,
-        completed_at=None if failure.completed_ms is None else failure.completed_ms / 1000,
-    )
-    return error_line(
-        row_id=row.id,
-        status=failure.status,
-        kind=failure.kind,
-        message=failure.message,
-        raw=raw,
-        request=request,
-        variant=variant,
-        file=source.path,
-        line=row.line,
-        job=job if row.attempts else None,
-        same_as=failed.same_as,
-        part=None if failed.output is None else load(failed.output),
-        write=write,
-    )
 
 
 def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:

@@ -16,9 +16,8 @@ from batchrun.config import RETENTION_S, RunOptions
 from batchrun.display.summary import FailureGroup, Percentiles, Summary, WorkerGroup
 from batchrun.display.timeline import Timeline
 from batchrun.engine.driver import Outcome
+from batchrun.engine.rows import RowLines
 from batchrun.errors import OutputError, StoppedError
-from batchrun.prompts.lines import LineReader
-from batchrun.prompts.sweep import Sweep
 from batchrun.results.text import CONTEXT_FULL, MARKS
 from batchrun.results.writer import errors_path, is_private, write_errors
 from batchrun.runs.checks import OwnFiles
@@ -31,7 +30,7 @@ from batchrun.scheduler.states import RowState
 from batchrun.state import figures
 from batchrun.state.dedupe import count_shared
 from batchrun.state.reader import StateReader
-from batchrun.state.records import OutputRecord, SourceRecord
+from batchrun.state.records import OutputRecord
 from batchrun.state.store import Store
 
 
@@ -43,8 +42,7 @@ class Conclusion:
         store: Its state, with the session still open.
         session: The session's number.
         session_s: How long it has been going on.
-        sources: The inputs by number.
-        reader: Leads from a row back to its line.
+        lines: Leads from a row to its lines.
     """
 
     def __init__(
@@ -53,17 +51,13 @@ class Conclusion:
         store: Store,
         session: int,
         session_s: float,
-        *,
-        sources: Mapping[int, SourceRecord],
-        reader: LineReader,
+        lines: RowLines,
     ) -> None:
         self._options = options
         self._store = store
         self._session = session
         self._session_s = session_s
-        self._sources = sources
-        self._reader = reader
-        self._sweep = Sweep(options.sweep, reader.reading)
+        self._lines = lines
 
     def conclude(self, outcome: Outcome, now: float) -> Summary:
         """Write what is to be written, close the session, and sum up.
@@ -112,16 +106,7 @@ class Conclusion:
         return written
 
     def _error_lines(self, output: int) -> Generator[bytes]:
-        lines = error_lines(
-            self._store,
-            self._options.format,
-            sources=self._sources,
-            reader=self._reader,
-            sweep=self._sweep,
-            endpoint=self._options.endpoint,
-            output=output,
-        )
-        return (line for _, line in lines)
+        return (line for _, line in error_lines(self._store, self._options.format, self._lines, output))
 
     def _summary(self, outcome: Outcome, error: StoppedError | None, errors: list[Path], now: float) -> Summary:
         counts, counters = self._store.counts(), self._store.counters()

@@ -20,19 +20,17 @@ from typing import Any, TypeVar
 
 import orjson
 
-from batchrun.engine.journal import Journal, Loaded, failure_line
+from batchrun.engine.journal import Journal, Loaded
+from batchrun.engine.rows import RowLines
 from batchrun.engine.signals import Leaving, Wish
 from batchrun.errors import InputError, UsageError
 from batchrun.files.exactjson import dump
 from batchrun.prompts.identity import known_by
-from batchrun.prompts.lines import LineReader
 from batchrun.prompts.shapes import LineError, parse_line
-from batchrun.prompts.sweep import Sweep
 from batchrun.results.reader import read_lines
 from batchrun.results.writer import ResultsFile
 from batchrun.scheduler.window import Window
 from batchrun.state.appending import Arrival, Arrivals
-from batchrun.state.records import SourceRecord
 from batchrun.state.store import Store
 
 T = TypeVar("T")
@@ -126,29 +124,15 @@ class StoredRecords:
     Args:
         store: The run's state; looked at once.
         results: The results file, and how much of it is committed.
-        sources: The inputs by number.
-        reader: Leads to their lines.
-        sweep: The run's.
-        endpoint: The run's.
+        lines: Leads from a row to its lines.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        results: tuple[Path, int],
-        *,
-        sources: dict[int, SourceRecord],
-        reader: LineReader,
-        sweep: Sweep,
-        endpoint: str,
-    ) -> None:
+    def __init__(self, store: Store, results: tuple[Path, int], lines: RowLines) -> None:
         self._results = results
         self._failed = [
-            failure_line(
-                row, failure, submission, source=sources[row.source], reader=reader, sweep=sweep, endpoint=endpoint
-            )
+            lines.failure(row, failure, job)
             for output in store.outputs()
-            for row, failure, submission in store.failures(output.output)
+            for row, failure, job in store.failures(output.output)
         ]
 
     def __iter__(self) -> Iterator[bytes]:

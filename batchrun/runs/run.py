@@ -26,6 +26,7 @@ from batchrun.engine.dedupe import Followers
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.fleet import Fleet
 from batchrun.engine.journal import Journal
+from batchrun.engine.rows import RowLines
 from batchrun.engine.signals import Leaving
 from batchrun.engine.streamed import Streamed
 from batchrun.engine.tally import Tally
@@ -182,10 +183,11 @@ class Run:
 
     def _open_files(self, *, missing_ok: bool, private: bool) -> None:
         stack = self._stack
-        self._sources = {source.source: source for source in self.store.sources()}
-        files = {number: Path(source.file) for number, source in self._sources.items()}
-        self._reader = stack.enter_context(LineReader(files, missing_ok=missing_ok, reading=self.store.reading))
-        for path in self._reader.missing:
+        sources = {source.source: source for source in self.store.sources()}
+        files = {number: Path(source.file) for number, source in sources.items()}
+        reader = stack.enter_context(LineReader(files, missing_ok=missing_ok, reading=self.store.reading))
+        self._lines = RowLines.of(self.options, sources, reader)
+        for path in reader.missing:
             self._observer.message(f"{path} is gone: results that are collected now do not carry its lines' own fields")
         self._results = ResultsFiles()
         stack.callback(self._results.close)
@@ -311,7 +313,7 @@ class Run:
                 observer = fleet.observer_of(endpoint, alone=len(options.endpoints) == 1)
                 share = self._share(index)
                 scheduler = self._scheduler(share, numbers, rng)
-                journal = self._journal(endpoint, share, None if feed is None else feed.deliver)
+                journal = self._journal(share, None if feed is None else feed.deliver)
                 if feed is not None:
                     spool = stack.enter_context(closing(self._spool()))
                     load = partial(feed.load, journal=journal, spool=spool, thread=thread)
@@ -345,10 +347,7 @@ class Run:
         return StoredRecords(
             self.store,
             (results_path(self.store, output), output.committed_bytes),
-            sources=self._sources,
-            reader=self._reader,
-            sweep=Sweep(self.options.sweep, self.store.reading),
-            endpoint=self.options.endpoint,
+            self._lines,
         )
 
     def _share(self, index: int) -> Share:
@@ -375,29 +374,20 @@ class Run:
         scheduler.remember_submissions(now - max(now_ms - at_ms, 0) / 1000 for at_ms in recent_ms)
         return scheduler
 
-    def _journal(self, endpoint: str, share: Share, deliver: Callable[[list[bytes]], None] | None = None) -> Journal:
+    def _journal(self, share: Share, deliver: Callable[[list[bytes]], None] | None = None) -> Journal:
         return Journal(
             self.store,
             self._session,
-            self.options,
-            sources=self._sources,
-            reader=self._reader,
-            results=self._results,
-            endpoint=endpoint,
+            self._lines,
+            self._results,
+            policy=self.options.policy,
             share=share,
             followers=self._followers() if self.options.dedupe else None,
             deliver=deliver,
         )
 
     def _followers(self) -> Followers:
-        return Followers(
-            self.store,
-            sources=self._sources,
-            reader=self._reader,
-            sweep=Sweep(self.options.sweep, self.store.reading),
-            results=self._results,
-            request=self.options.request if self.options.format == "openai" else None,
-        )
+        return Followers(self.store, self._lines, self._results)
 
     def _settle_followers(self) -> None:
         """Give rows the answer that an equal one has got in an earlier session."""
@@ -412,8 +402,7 @@ class Run:
             self.store,
             self._session,
             self._clock() - self._session_from,
-            sources=self._sources,
-            reader=self._reader,
+            self._lines,
         )
         return conclusion.conclude(outcome, self._wall())
 
