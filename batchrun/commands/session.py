@@ -37,12 +37,14 @@ from batchrun.local.workers import Worker
 from batchrun.prompts.fields import Fields
 from batchrun.prompts.shapes import build_request
 from batchrun.prompts.sweep import Sweep
+from batchrun.runs.channel import RunSide
 from batchrun.runs.checks import refuse_other_options
-from batchrun.runs.consent import Named
-from batchrun.runs.feed import Feed
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import cancel_jobs, drive, drive_requests
+from batchrun.runs.opening import OpenRun, open_as_it_is, open_on_requests, open_run
 from batchrun.runs.preview import preview
 from batchrun.runs.repair import by_new_name
-from batchrun.runs.run import Run
+from batchrun.runs.trust import Named
 from batchrun.runs.validation import RequestKeys
 from batchrun.scheduler.failures import FailureKind
 from batchrun.state.opening import without_lost_log
@@ -72,7 +74,7 @@ def run(
     notify_url: str | None = None,
     local: LocalWorker = LocalWorker(),
     requests: Iterable[bytes] | None = None,
-    feed: Feed | None = None,
+    channel: RunSide | None = None,
     leaving: Leaving | None = None,
 ) -> Summary:
     """Start a run or go on with it, up to its end or its interruption.
@@ -90,7 +92,7 @@ def run(
         notify_url: Told at the end; None: nobody is.
         local: What answers at the local endpoint.
         requests: The input, as lines, of a run that a program gives its requests; None: the inputs are files.
-        feed: Where further requests come from.
+        channel: Where further requests come from; None: there are none.
         leaving: Through which other threads ask to leave.
 
     Raises:
@@ -104,32 +106,33 @@ def run(
     if len(options.endpoints) > 1 and not options.state.exists():
         _in_loop(refuse_unknown_endpoints(options, key))
     leaving = leaving or Leaving()
-    with (
-        cancellable(leaving),
-        telling(notify_url, options.state, observer, key) as told,
-        Run(
+    if requests is None:
+        opening = open_run(
             options,
             observer,
             clock=steady_s,
             wall=_wall(),
             api_key=key,
             said=said,
-            from_spool=resumed,
-            requests=requests,
+            resumed=resumed,
             repair=repair,
-        ) as opened,
-    ):
+        )
+    else:
+        opening = open_on_requests(
+            options, observer, requests, clock=steady_s, wall=_wall(), api_key=key, repair=repair
+        )
+    with cancellable(leaving), telling(notify_url, options.state, observer, key) as told, opening as opened:
         if retry_failed:
-            observer.message(f"{opened.retry_failed(kinds):,} failed rows are taken up again")
+            observer.message(f"{opened.store.retry_failed(kinds):,} failed rows are taken up again")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
-        drive = partial(opened.drive, feed=feed, leaving=leaving)
+        work = partial(drive, opened) if channel is None else partial(drive_requests, opened, channel=channel)
         if worker is None:
-            outcome = _in_loop(drive(options.base_url, rng))
-        elif opened.has_work or feed is not None:
-            outcome = _in_loop(_drive_locally(drive, worker, rng))
+            outcome = _in_loop(work(options.base_url, rng, leaving=leaving))
+        elif opened.has_work or channel is not None:
+            outcome = _in_loop(_drive_locally(partial(work, leaving=leaving), worker, rng))
         else:
             outcome = Outcome("finished")  # without the seconds that a model takes to load
-        told.append(opened.conclude(outcome))
+        told.append(conclude(opened, outcome))
     return told[0]
 
 
@@ -174,16 +177,17 @@ def watch(
                 options, inputs=(str(task.path),), output=task.results, output_is_folder=False, state=task.state
             )
             _refuse_other_command(own)
+            opening = contextlib.ExitStack()
             try:
-                opened = Run(own, observer, clock=steady_s, wall=_wall(), api_key=key)
+                opened = opening.enter_context(open_run(own, observer, clock=steady_s, wall=_wall(), api_key=key))
             except UsageError as error:
                 if notify_url is not None:
                     tell(notify_url, refusal_payload(error, task.path.name), observer)
                 return FileOutcome(error=error)
             leaving = Leaving()
-            with cancellable(leaving), telling(notify_url, own.state, observer, key) as told, opened:
+            with cancellable(leaving), telling(notify_url, own.state, observer, key) as told, opening:
                 outcome = drives.drive(opened, rng, leaving)
-                told.append(opened.conclude(outcome))
+                told.append(conclude(opened, outcome))
             return FileOutcome(told[0], *_why_stopped(told[0], outcome))
 
         watched = Watch(
@@ -216,12 +220,12 @@ class _Drives:
         self._worker = worker
         self._local_url: str | None = None
 
-    def drive(self, run: Run, rng: random.Random, leaving: Leaving) -> Outcome:
+    def drive(self, run: OpenRun, rng: random.Random, leaving: Leaving) -> Outcome:
         """Drive a run to its end or its interruption."""
         if self._worker is not None and not run.has_work:
             return Outcome("finished")
         base_url = run.options.base_url if self._worker is None else self._start(self._worker)
-        return self._runner.run(run.drive(base_url, rng, leaving=leaving))
+        return self._runner.run(drive(run, base_url, rng, leaving=leaving))
 
     def _start(self, worker: Worker) -> str:
         from batchrun.local.server import LocalEndpoint, LocalOptions
@@ -284,7 +288,7 @@ def cancel(
     with (
         cancellable(leaving),
         telling(notify_url, state, observer, key) as told,
-        Run(options, observer, clock=steady_s, wall=_wall(), api_key=key, said=said, as_is=True) as opened,
+        open_as_it_is(options, observer, clock=steady_s, wall=_wall(), api_key=key, said=said) as opened,
     ):
         if options.is_local:
             observer.message("the jobs of a local endpoint end with its process: nothing is left to cancel")
@@ -294,8 +298,8 @@ def cancel(
             outcome = Outcome("cancelled")
         else:
             rng = random.Random()  # noqa: S311 - jitter, not a secret
-            outcome = _in_loop(opened.drive(options.base_url, rng, cancel=True, leaving=leaving))
-        told.append(opened.conclude(outcome))
+            outcome = _in_loop(cancel_jobs(opened, options.base_url, rng, leaving=leaving))
+        told.append(conclude(opened, outcome))
     return told[0]
 
 

@@ -15,8 +15,8 @@ from batchrun.prompts.sources import Source, first_line, is_own_line
 from batchrun.prompts.sweep import Sweep
 from batchrun.results.reader import read_lines, size_of
 from batchrun.results.record import tells_of_job
-from batchrun.results.writer import errors_path, writing
-from batchrun.runs.locations import output_paths, requests_path
+from batchrun.results.writer import errors_path
+from batchrun.runs.locations import output_paths
 from batchrun.runs.manifest import is_manifest_of, manifest_path
 from batchrun.state.reader import StateReader
 
@@ -82,37 +82,6 @@ def refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) -> 
     """
     for path in (options.output, options.state, *(Path(source.path) for source in sources)):
         refuse_unspeakable(path)
-
-
-def have_requests(requests: Path, state: Path, *, is_new: bool) -> None:
-    """Make the file of a new run's requests; see that an earlier one has it.
-
-    Raises:
-        StateError: it has not.
-        OutputError: it cannot be made.
-    """
-    if is_new:
-        with writing(requests):
-            requests.touch()
-    elif not requests.exists():
-        raise StateError(
-            f"{state} belongs to a run whose requests are not in {requests}",
-            "give another state file; or put the requests back, if they were there",
-        )
-
-
-def refuse_strange_requests(state: Path, *, keeps_requests: bool) -> None:
-    """Refuse requests without a run in their state file: they may be anybody's.
-
-    Raises:
-        StateError: they are there.
-    """
-    path = requests_path(state)
-    if keeps_requests and path.exists() and path.stat().st_size:
-        raise StateError(
-            f"{path} exists, but its state file {state} does not, or holds no run",
-            "move it away, or give another state",
-        )
 
 
 def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:

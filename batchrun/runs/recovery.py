@@ -6,7 +6,6 @@ from batchrun.display.summary import Observer
 from batchrun.errors import StateError
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.writer import end_line, recover, truncate
-from batchrun.runs.conclusion import results_path
 from batchrun.scheduler.states import RowState
 from batchrun.state.opening import log_of
 from batchrun.state.reader import StateReader
@@ -23,7 +22,7 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         OutputError: a results file cannot be read or cut.
     """
     for output in store.outputs():
-        path = results_path(store, output)
+        path = store.results_path(output)
         tail = recover(path, output.committed_bytes)
         if tail.lacks_end:
             end_line(path)
@@ -52,7 +51,7 @@ def refuse_strange_lines(store: StateReader) -> None:
         StateError, OutputError: as there.
     """
     for output in store.outputs():
-        path = results_path(store, output)
+        path = store.results_path(output)
         tail = recover(path, output.committed_bytes)
         taken: set[int] = set()
         for line in tail.lines:
@@ -62,7 +61,7 @@ def refuse_strange_lines(store: StateReader) -> None:
 
 
 def _take_over(store: StateReader, output: OutputRecord, line: bytes, batch: Batch, taken: set[int]) -> None:
-    path, record = results_path(store, output), read_record(line)
+    path, record = store.results_path(output), read_record(line)
     row = store.row_by_id(*stored_ids(store, output.output, [(record.id, line)])) if record else None
     if record is None or row is None or not row.state.is_open or row.row in taken:
         raise StateError(

@@ -22,7 +22,6 @@ from batchrun.results.reader import StoredLine, in_groups, read_lines, size_of
 from batchrun.results.record import read_job, read_record, result_digest, tells_of_job
 from batchrun.results.text import MARKS
 from batchrun.results.writer import ResultsFile, set_aside, write_whole
-from batchrun.runs.conclusion import results_path
 from batchrun.scheduler.states import RowState
 from batchrun.state.reader import StateReader
 from batchrun.state.reconciliation import UNDER_WAY, Amended, Kept, amend, begin, keep
@@ -52,7 +51,7 @@ def by_old_name(store: StateReader, options: RunOptions) -> RunOptions:
     stored, outputs = store.get_setting("options"), store.outputs()
     if not isinstance(stored, dict) or len(outputs) != 1 or options.output_is_folder:
         return options
-    if results_path(store, outputs[0]).exists() or not options.output.is_file():
+    if store.results_path(outputs[0]).exists() or not options.output.is_file():
         return options
     return replace(options, output=options.state.parent / stored["output"])
 
@@ -85,7 +84,7 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
     with StateSnapshot(store.path) as rows:
         seen = bytearray(rows.last_row() + 1)
         for output in store.outputs():
-            path = results_path(store, output)
+            path = store.results_path(output)
             with _alone(path):
                 marks = bytearray()
                 for group in in_groups(read_lines(path, end=size_of(path))):

@@ -48,8 +48,8 @@ class StateReader(Database):
         return [OutputRecord(*row) for row in self.query("SELECT * FROM outputs ORDER BY output")]
 
     def results_path(self, output: OutputRecord) -> Path:
-        """Where an output's results file stands; relative when the state file's path is."""
-        return Path(os.path.normpath(self.path.parent / output.path))
+        """Where an output's results file is, as people are told: absolute."""
+        return Path(os.path.abspath(self.path.parent / output.path))  # noqa: PTH100 - pathlib would keep a `..`
 
     def sources(self) -> list[SourceRecord]:
         """The inputs, in order; where the state file was moved or copied, as they are seen from its new place."""

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from batchrun.commands import status as standing
-from batchrun.runs.conclusion import rescue_by
+from batchrun.runs.closing import rescue_by
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
 from batchrun.state.reader import StateReader

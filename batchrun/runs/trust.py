@@ -40,7 +40,7 @@ ALL = Named()
 """What a command says that is not about a state file."""
 
 
-class Consent:
+class Trust:
     """What may be done on the word of a state file.
 
     Args:
