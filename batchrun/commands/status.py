@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ import orjson
 
 from batchrun.config import RETENTION_S, SweepOptions
 from batchrun.display.cost import Cost, cost_lines
-from batchrun.display.summary import duration
 from batchrun.display.text import fitted
+from batchrun.display.units import duration
 from batchrun.results.text import MARK_NAMES
 from batchrun.runs.spending import cost_so_far
 from batchrun.scheduler.states import RowState
@@ -174,7 +175,7 @@ def render(standing: Standing) -> str:
     if s.log is not None:
         lines += ["", f"copy or move it with its -wal: {s.log} belongs to it until the run has ended"]
     if open_rows and s.pid is None:
-        lines += ["", f"go on: batchrun resume {s.state}"]
+        lines += ["", f"go on: batchrun resume {shlex.quote(str(s.state))}"]
     return "\n".join(lines) + "\n"
 
 

@@ -60,6 +60,7 @@ class PendingWrites:
     followers_succeeded: int = 0
     """Rows that another's job has answered, as the journal has found."""
     followers_failed: int = 0
+    followers_held: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.submits or self.accepted or self.endings or self.cancels)
@@ -135,7 +136,8 @@ class Journal:
             self._last_row = records[-1].row
         for record in records:
             self._rows[record.row] = record
-        return Loaded(tuple(_ticket(record) for record in records), exhausted=len(records) < count)
+        tickets = (Ticket(row.row, row.attempts, row.retries, row.unconfirmed) for row in records)
+        return Loaded(tuple(tickets), exhausted=len(records) < count)
 
     def adopt(self) -> list[OpenJob]:
         """The jobs of earlier sessions that are still to be asked after."""
@@ -171,8 +173,12 @@ class Journal:
         digests = self._append_results(work, batch, now_ms)
         for ending in work.endings:
             self._end(ending, batch, now_ms, digests.get(ending.row))
-            if self._followers is not None and isinstance(ending, cmd.Finish) and ending.failure is not None:
-                work.followers_failed += self._followers.fail(ending.row, batch)
+            if self._followers is None:
+                continue
+            if isinstance(ending, cmd.Hold):
+                work.followers_held += self._followers.end_with(ending.row, batch)
+            elif isinstance(ending, cmd.Finish) and ending.failure is not None:
+                work.followers_failed += self._followers.end_with(ending.row, batch)
         bodies: dict[int, bytes | LineChangedError] = {}
         for submit in work.submits:
             body = bodies[submit.job] = self._body(submit.row)
@@ -337,10 +343,6 @@ def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:
     time_s = answer.time_in_system_s
     now_ms = max(now_ms, submitted_ms)  # the wall clock may have been set back since an earlier session
     return now_ms if time_s is None else min(now_ms, submitted_ms + round(time_s * 1000))
-
-
-def _ticket(record: RowRecord) -> Ticket:
-    return Ticket(record.row, record.attempts, record.retries, record.unconfirmed)
 
 
 def _answer(answer: object) -> JobAnswer | None:

@@ -124,6 +124,8 @@ def reason_of(said: Any) -> str | None:
     """A finish reason as one of OpenAI's words where there is one; SGLang gives an object with it as its `type`."""
     if isinstance(said, dict):
         said = said.get("type")
+    elif isinstance(said, list):
+        said = next((each for each in said if isinstance(each, str)), None)
     if not isinstance(said, str):
         return None
     return "length" if said in _LENGTH_REASONS else said

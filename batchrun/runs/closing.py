@@ -67,6 +67,7 @@ def conclude(run: OpenRun, outcome: Outcome) -> Summary:
 def _write_errors(run: OpenRun) -> list[Path]:
     """Write the error files, each whole; returns those that there are."""
     store, own, written = run.store, OwnFiles(run.store), []
+    own.adopt([errors_path(store.results_path(output)) for output in store.outputs()])
     for output in store.outputs():
         results = store.results_path(output)
         path = errors_path(results)

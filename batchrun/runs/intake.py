@@ -9,6 +9,7 @@ Until the rows are committed nothing that was there has changed: a start that is
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -101,7 +102,7 @@ def _merge(
     problems = validation.problems
     stage(store, validation.lines())
     if problems.count and not options.skip_invalid:
-        look = "batchrun check " + " ".join(options.inputs)
+        look = "batchrun check " + shlex.join(options.inputs)
         raise InputError(str(problems), f"fix the lines ({look} names all of them), or run the others: --skip-invalid")
     validation.fields.tell_all(partial(warn, observer), strict=options.strict)
     merged = merge(
@@ -110,11 +111,15 @@ def _merge(
         whole=validation.limit is None,
         limit=options.limit,
         dedupe=options.dedupe,
-        has_invalid=problems.count > 0,
+        skip_invalid=options.skip_invalid,
         outputs=outputs,
     )
     if problems.count:
         observer.message(f"{problems}\nthese lines are skipped, and go to the error file")
+    if merged.twice:
+        observer.message(
+            f"lines whose id another line has: {merged.twice:,}; they are skipped, and go to the error file"
+        )
     if validation.whole_input is not None:
         store.set_setting("whole_input", validation.whole_input.to_json())
     store.set_setting("inputs", [tuple(digest) for digest in validation.digests()])

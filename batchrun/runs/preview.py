@@ -39,7 +39,8 @@ def preview(options: RunOptions, stdin: BinaryIO, observer: Observer, fields: Fi
             reading = store.reading if store.sources() else READING
     tell = observer.message if options.skip_invalid else None
     sweep = Sweep(options.sweep, reading)
-    return islice(_previewed(sources, sweep, shard, stdin, tell, fields=fields, reading=reading), options.limit)
+    rows = _previewed(sources, sweep, shard, stdin, tell, fields=fields, reading=reading)
+    return (row for row in islice(rows, options.limit) if row is not None)
 
 
 def _previewed(
@@ -51,7 +52,8 @@ def _previewed(
     *,
     fields: Fields,
     reading: int,
-) -> Iterator[Prompt]:
+) -> Iterator[Prompt | None]:
+    """The rows; None for a line that is skipped, which is one as well."""
     for source in sources:
         for line in iter_source(source, stdin):
             try:
@@ -65,3 +67,4 @@ def _previewed(
                 if tell is None:
                     raise InputError(told, error.hint) from error
                 tell(f"{told}; the line is skipped")
+                yield None

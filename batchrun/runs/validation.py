@@ -144,9 +144,11 @@ class Validation:
         ]
 
     def _staged_lines(self) -> Iterator[StagedLine]:
-        plain = islice(self._plain_lines(), None if self.limit is None else -(-self.limit // self._sweep.size))
-        shape = None
-        for count, (record, line) in enumerate(plain, 1):
+        shape, rows, size = None, 0, self._sweep.size
+        for count, (record, line) in enumerate(self._plain_lines(), 1):
+            if self.limit is not None and rows >= self.limit:
+                return
+            rows += size
             if count % _PROGRESS_EVERY_LINES == 0:
                 self._observer.message(f"reading: {count:,} lines so far")
             try:
@@ -156,6 +158,7 @@ class Validation:
             except LineError as error:
                 self.problems.add(f"{record.path}:{line.number}", error.message)
                 if self._options.skip_invalid:
+                    rows -= size - 1
                     yield _invalid(record, line, error.message)
                 continue
             if prompt.shape is not shape:
