@@ -16,6 +16,7 @@ from batchrun.scheduler.states import RowState
 from batchrun.state import figures
 from batchrun.state.shared_ids import stored_ids
 from batchrun.state.snapshot import StateSnapshot
+from batchrun.state.stored_options import read_options
 
 
 def read(state: Path) -> VariantTable:
@@ -29,10 +30,7 @@ def read(state: Path) -> VariantTable:
     """
     with StateSnapshot(state) as store:
         store.refuse_damaged()
-        stored = store.get_setting("options")
-        if not isinstance(stored, dict):
-            raise StateError(f"{state} holds no run", "start one with `batchrun run`")
-        options = RunOptions.from_json(stored, state)
+        options = read_options(store)
         repeat = options.sweep.repeat
         variants = _variants(options)
         last = figures.last_variant(store)

@@ -323,7 +323,7 @@ class RunSide:
         return await asyncio.wrap_future(future)
 
 
-def channel(requests: Iterable[Any] | AsyncIterable[Any], leaving: Leaving) -> tuple[ProgramSide, RunSide]:
+def open_channel(requests: Iterable[Any] | AsyncIterable[Any], leaving: Leaving) -> tuple[ProgramSide, RunSide]:
     """The two sides of a new channel, made in the program's event loop.
 
     Args:

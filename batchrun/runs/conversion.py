@@ -7,7 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Self
 
-from batchrun.config import FormatChoice, ResultFormat, RunOptions
+from batchrun.config import FormatChoice, ResultFormat
 from batchrun.endpoint.worker_errors import decode_error
 from batchrun.engine.rows import RowLines
 from batchrun.files.exactjson import load
@@ -17,6 +17,7 @@ from batchrun.results.record import write_line
 from batchrun.scheduler.states import RowState
 from batchrun.state.reader import StateReader
 from batchrun.state.records import RowRecord
+from batchrun.state.stored_options import find_options
 
 _API_CODE = re.compile(r"HTTP (\d{3}): ")
 
@@ -70,11 +71,10 @@ class Conversion:
     def __init__(self, state: Path, form: ResultFormat | None) -> None:
         self._store = StateReader(state)
         try:
-            stored, sources = self._store.get_setting("options"), self._store.sources()
+            options, sources = find_options(self._store), self._store.sources()
         except BaseException:
             self._store.close()
             raise
-        options = RunOptions.from_json(stored, state) if isinstance(stored, dict) else None
         self._form = form
         self._run_form = options.format if options else "batchrun"
         files = {source.source: Path(source.file) for source in sources}

@@ -42,6 +42,7 @@ from batchrun.state.reader import StateReader
 from batchrun.state.schema import holds_run
 from batchrun.state.staging import MergedRows
 from batchrun.state.store import Store
+from batchrun.state.stored_options import keep_options
 
 _REQUESTS_AT_ONCE = 1000
 
@@ -297,7 +298,7 @@ class _Opening:
         """Keep what the run was asked for, for whoever resumes it."""
         store = self._store
         self.settle_format()
-        store.set_setting("options", self._options.to_json())
+        keep_options(store, self._options)
         self._trust.keep(store, self._sources, are_read=are_read)
         store.set_setting("folder", str(self._options.state.absolute().parent))
 

@@ -16,13 +16,13 @@ import pytest
 
 import batchrun
 from batchrun.commands import findings
-from batchrun.commands import session as session_module
 from batchrun.commands import verify as verification
 from batchrun.errors import StateError
 from batchrun.runs import repair
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive
 from batchrun.runs.opening import open_run
+from batchrun.runs.resumed import resumed_options
 from batchrun.state.store import Store
 from tests.support.rehearsal import Listener, Picky, hurried, options_for, read_lines, serving, write_lines
 
@@ -346,7 +346,7 @@ async def test_a_state_file_that_has_lost_its_log_is_continued_from_the_results(
             assert server.seen["run"] <= ROWS + 8
             assert_whole(copy)
         else:
-            assert session_module.stored_options(state_of(copy), repair=True).endpoint == "abc"
+            assert resumed_options(state_of(copy), repair=True).endpoint == "abc"
             assert not (copy / "out.jsonl.state-wal").exists()
 
 
