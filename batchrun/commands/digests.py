@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from batchrun.config import RunOptions
 from batchrun.errors import OutputError
 from batchrun.files.exactjson import load
 from batchrun.results.record import iso_time
 from batchrun.runs.manifest import digest_file, manifest_path
 from batchrun.scheduler.states import RowState
-from batchrun.state.store import Store
+from batchrun.state import figures
+from batchrun.state.reader import StateReader
+from batchrun.state.stored_options import find_options
 
 
-def changed_originals(store: Store) -> Iterator[str]:
+def changed_originals(store: StateReader) -> Iterator[str]:
     """The inputs that were copied to be read, and are not what they were then; those that are gone are not named."""
     kept = store.get_setting("inputs")
     for source, told in zip(store.sources(), kept if isinstance(kept, list) else [], strict=False):
@@ -31,12 +32,12 @@ def changed_originals(store: Store) -> Iterator[str]:
             yield source.path
 
 
-def against_manifest(store: Store) -> Iterator[str]:
+def against_manifest(store: StateReader) -> Iterator[str]:
     """What the manifest says otherwise than the state and the results; nothing when it is of another session."""
-    options = store.get_setting("options")
-    if not isinstance(options, dict):
+    options = find_options(store)
+    if options is None:
         return
-    path = manifest_path(RunOptions.from_json(options, store.path))
+    path = manifest_path(options)
     try:
         data = load(path.read_bytes())
         if _session(data["sessions"][-1]) != _last_session(store):
@@ -64,6 +65,6 @@ def _session(told: dict[str, Any]) -> tuple[object, object]:
     return told["started_at"], told["outcome"]
 
 
-def _last_session(store: Store) -> tuple[object, object]:
-    started_ms, _, outcome = store.sessions()[-1]
+def _last_session(store: StateReader) -> tuple[object, object]:
+    started_ms, _, outcome = figures.sessions(store)[-1]
     return iso_time(started_ms / 1000), outcome

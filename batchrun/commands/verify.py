@@ -14,7 +14,6 @@ from pathlib import Path
 from batchrun.commands.digests import against_manifest, changed_originals
 from batchrun.commands.findings import PROBLEMS, UNSETTLED, Fault, Verification
 from batchrun.commands.input_lines import InputLines, where
-from batchrun.config import RunOptions, SweepOptions
 from batchrun.errors import StateError
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sweep import Sweep
@@ -23,11 +22,13 @@ from batchrun.results.record import read_error_id, read_record, result_digest, s
 from batchrun.results.writer import errors_path
 from batchrun.runs.checks import new_place
 from batchrun.scheduler.states import RowState
-from batchrun.state.invariants import FORGOTTEN, INVARIANTS
+from batchrun.state.figures import count_failures
+from batchrun.state.invariants import INVARIANTS, count_breaches, forgotten_rows, name_breaches
 from batchrun.state.lock import holder
-from batchrun.state.naming import has_shared_ids, is_shared_id, stored_ids
-from batchrun.state.records import OutputRecord, public_id
+from batchrun.state.records import OutputRecord
+from batchrun.state.shared_ids import has_shared_ids, is_shared_id, stored_ids
 from batchrun.state.snapshot import Found, StateSnapshot
+from batchrun.state.stored_options import find_options
 
 _NAMED = 5
 """Of each kind of problem so many are named."""
@@ -91,18 +92,17 @@ class _Check:
 
     def rows(self) -> None:
         """The tables of the state file against each other."""
-        found, query = self._found, self._store.query
-        found.counts = self._store.counts()
+        found, store = self._found, self._store
+        found.counts = store.counts()
         found.rows = sum(found.counts.values())
-        found.failures = query("SELECT count(*) FROM failures")[0][0]
+        found.failures = count_failures(store)
         for kind, invariant in INVARIANTS.items():
             problem = self._problems[kind]
-            problem.count = query(f"SELECT count(*) {invariant.breach}")[0][0]
+            problem.count = count_breaches(store, invariant)
             if problem.count:
-                named = query(f"SELECT {invariant.name} {invariant.breach} ORDER BY 1 LIMIT {_NAMED}")
-                problem.first = [public_id(name) for (name,) in named]
-        for row_id, source in self._store.each(f"SELECT r.id, r.source {FORGOTTEN}"):
-            self._lose(public_id(row_id), source)
+                problem.first = name_breaches(store, invariant, _NAMED)
+        for row_id, source in forgotten_rows(store):
+            self._lose(row_id, source)
 
     def results(self, output: OutputRecord, path: Path) -> None:
         """A results file, line by line, and what stands beyond its committed length."""
@@ -216,9 +216,9 @@ class _Check:
                 if inputs.is_unchanged(source, row):
                     self._found.lines += 1
             self._unrowed(inputs)
-            options = self._store.get_setting("options")
-            if inputs.missing and isinstance(options, dict):
-                again = new_place(RunOptions.from_json(options, self._store.path))
+            options = find_options(self._store)
+            if inputs.missing and options is not None:
+                again = new_place(options)
                 self._found.notes.append(f"inputs that are not there: {len(inputs.missing):,}; say where: {again}")
         for copied in changed_originals(self._store):
             self._add("source", copied)
@@ -231,18 +231,19 @@ class _Check:
 
     def _unrowed(self, inputs: InputLines) -> None:
         """The lines of the inputs that have no row, or not all of theirs."""
-        options, mark, whole = (self._store.get_setting(name) for name in ("options", "intake", "whole_input"))
-        if not isinstance(options, dict):
+        options = find_options(self._store)
+        if options is None:
             return
-        size = Sweep(SweepOptions.from_json(options.get("sweep", {}))).size
+        mark, whole = self._store.get_setting("intake"), self._store.get_setting("whole_input")
+        size = Sweep(options.sweep).size
         lines, rows = inputs.count(self._sources.values()), self._store.rows_by_source(size)
-        shard = None if options.get("shard") is None else Shard.parse(options["shard"])
+        shard = None if options.shard is None else Shard.parse(options.shard)
         if shard is not None and isinstance(whole, dict):
             short = set(lines) if sum(lines.values()) > LineSum.from_json(whole).lines else set[int]()
         else:
             short = {number for number, count in lines.items() if count * size > rows.get(number, 0)}
-        if short and options.get("limit") is not None:
-            self._found.notes.append(f"the run is limited to {options['limit']:,} rows: the input has more lines")
+        if short and options.limit is not None:
+            self._found.notes.append(f"the run is limited to {options.limit:,} rows: the input has more lines")
             short = set()
         for number in sorted(short):
             source = self._sources[number]

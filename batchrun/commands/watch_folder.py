@@ -22,9 +22,10 @@ from batchrun.display.summary import Observer, Summary
 from batchrun.errors import BatchrunError, StateError, StoppedError, UsageError
 from batchrun.prompts.sources import is_prompt_file
 from batchrun.results.writer import write_whole, writing
-from batchrun.runs.intake import results_name
+from batchrun.runs.locations import results_name
 from batchrun.state.lock import Holder, StateLock, holder
-from batchrun.state.store import Store
+from batchrun.state.reader import StateReader
+from batchrun.state.stored_options import read_options
 
 _LOOK_EVERY_S = 1.0
 _LOOK_SHARE = 20
@@ -359,10 +360,9 @@ def _read_record(path: Path) -> FileRecord:
 def _begun_with(state: Path) -> str:
     """The name of the file that a state file is of; empty when it does not say, which its run will."""
     try:
-        with Store(state, read_only=True) as store:
-            stored: Any = store.get_setting("options")
-        return Path(stored["inputs"][0]).name
-    except (BatchrunError, KeyError, IndexError, TypeError):
+        with StateReader(state) as store:
+            return Path(read_options(store).inputs[0]).name
+    except (BatchrunError, IndexError):
         return ""
 
 

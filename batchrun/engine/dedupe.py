@@ -15,9 +15,9 @@ from batchrun.results.reader import in_groups, read_lines
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.text import extract
 from batchrun.results.writer import ResultsFiles
-from batchrun.state.leaders import answered_leaders, count_followers, has_unanswered, lead_again
-from batchrun.state.naming import stored_ids
+from batchrun.state.dedupe import answered_leaders, count_followers, has_unanswered, lead_again
 from batchrun.state.records import Batch
+from batchrun.state.shared_ids import stored_ids
 from batchrun.state.store import Store
 
 _ROWS_AT_ONCE = 500

@@ -8,25 +8,32 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchrun.config import RunOptions, SweepOptions, without_user
+from batchrun.config import RunOptions
 from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.files.paths import refuse_unspeakable
 from batchrun.prompts.sources import Source, first_line, is_own_line
 from batchrun.prompts.sweep import Sweep
 from batchrun.results.reader import read_lines, size_of
 from batchrun.results.record import tells_of_job
-from batchrun.results.writer import errors_path, writing
-from batchrun.runs.intake import output_paths, requests_path
+from batchrun.results.writer import errors_path
+from batchrun.runs.locations import output_paths
 from batchrun.runs.manifest import is_manifest_of, manifest_path
-from batchrun.state.store import Store
+from batchrun.state.reader import StateReader
+from batchrun.state.stored_options import find_options
 
-_IDENTITY = {"endpoint": "--endpoint", "base_url": "--base-url", "output": "--output", "shard": "--shard"}
+_IDENTITY = {
+    "endpoint": "--endpoint",
+    "base_url": "--base-url",
+    "output": "--output",
+    "shard": "--shard",
+    "dedupe": "--dedupe",
+}
 _REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
 _SETTING = "files"
 """The setting that lists the files that the run has made, relative to the state file's folder."""
 
 
-def refuse_other_options(store: Store, options: RunOptions) -> bool:
+def refuse_other_options(store: StateReader, options: RunOptions) -> bool:
     """Refuse to resume a state file under options that ask for something else, once anything has been submitted.
 
     Returns:
@@ -35,17 +42,15 @@ def refuse_other_options(store: Store, options: RunOptions) -> bool:
     Raises:
         StateError: names each option that differs, with both values.
     """
-    stored = store.get_setting("options")
-    if not isinstance(stored, dict):
+    begun = find_options(store)
+    if begun is None:
         return False
-    now, stored = options.to_json(), {**stored, "base_url": without_user(stored["base_url"] or "") or None}
-    pairs = [(option, stored.get(key), now[key]) for key, option in _IDENTITY.items()]
-    swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
-    pairs.append(("--sweep", swept[0], swept[1]))
-    pairs.append(("--dedupe", stored.get("dedupe", False), now["dedupe"]))
+    was_json, now_json = begun.to_json(), options.to_json()
+    pairs = [(option, was_json[key], now_json[key]) for key, option in _IDENTITY.items()]
+    pairs.append(("--sweep", str(Sweep(begun.sweep)) or None, str(Sweep(options.sweep)) or None))
     if options.format != "auto":
-        pairs.append(("--format", stored.get("format", "batchrun"), options.format))
-    pairs += [(option, stored["request"][key], now["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
+        pairs.append(("--format", begun.format, options.format))
+    pairs += [(option, was_json["request"][key], now_json["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
     differing = [
         f"{option} {_shown(was)} (now {_shown(is_now)})"
         for option, was, is_now in pairs
@@ -58,7 +63,7 @@ def refuse_other_options(store: Store, options: RunOptions) -> bool:
             " with their state: add --repair",
         )
     # A lower limit takes no rows away from a run that has begun.
-    return bool(differing) or (stored.get("limit") != now["limit"] and store.is_untouched)
+    return bool(differing) or (begun.limit != options.limit and store.is_untouched)
 
 
 def new_place(options: RunOptions) -> str:
@@ -82,37 +87,6 @@ def refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) -> 
     """
     for path in (options.output, options.state, *(Path(source.path) for source in sources)):
         refuse_unspeakable(path)
-
-
-def have_requests(requests: Path, state: Path, *, is_new: bool) -> None:
-    """Make the file of a new run's requests; see that an earlier one has it.
-
-    Raises:
-        StateError: it has not.
-        OutputError: it cannot be made.
-    """
-    if is_new:
-        with writing(requests):
-            requests.touch()
-    elif not requests.exists():
-        raise StateError(
-            f"{state} belongs to a run whose requests are not in {requests}",
-            "give another state file; or put the requests back, if they were there",
-        )
-
-
-def refuse_strange_requests(state: Path, *, keeps_requests: bool) -> None:
-    """Refuse requests without a run in their state file: they may be anybody's.
-
-    Raises:
-        StateError: they are there.
-    """
-    path = requests_path(state)
-    if keeps_requests and path.exists() and path.stat().st_size:
-        raise StateError(
-            f"{path} exists, but its state file {state} does not, or holds no run",
-            "move it away, or give another state",
-        )
 
 
 def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
@@ -140,7 +114,7 @@ def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
 
 
 def refuse_foreign_files(
-    options: RunOptions, sources: Sequence[Source], store: Store | None, *, repair: bool = False
+    options: RunOptions, sources: Sequence[Source], store: StateReader | None, *, repair: bool = False
 ) -> None:
     """Refuse to write over a file that this run has not made. An empty one is anybody's.
 
@@ -234,7 +208,7 @@ class OwnFiles:
         store: The run's state file.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StateReader) -> None:
         self._store = store
         self._folder = store.path.absolute().parent
         listed = store.get_setting(_SETTING)

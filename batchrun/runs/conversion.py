@@ -7,7 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Self
 
-from batchrun.config import FormatChoice, ResultFormat, RunOptions
+from batchrun.config import FormatChoice, ResultFormat
 from batchrun.endpoint.worker_errors import decode_error
 from batchrun.engine.rows import RowLines
 from batchrun.files.exactjson import load
@@ -15,14 +15,15 @@ from batchrun.prompts.lines import LineReader
 from batchrun.results.openai import batchrun_record, is_openai, openai_error_line, openai_line
 from batchrun.results.record import write_line
 from batchrun.scheduler.states import RowState
+from batchrun.state.reader import StateReader
 from batchrun.state.records import RowRecord
-from batchrun.state.store import Store
+from batchrun.state.stored_options import find_options
 
 _API_CODE = re.compile(r"HTTP (\d{3}): ")
 
 
 def error_lines(
-    store: Store,
+    store: StateReader,
     form: FormatChoice,
     lines: RowLines,
     output: int | None = None,
@@ -68,13 +69,12 @@ class Conversion:
     """
 
     def __init__(self, state: Path, form: ResultFormat | None) -> None:
-        self._store = Store(state, read_only=True)
+        self._store = StateReader(state)
         try:
-            stored, sources = self._store.get_setting("options"), self._store.sources()
+            options, sources = find_options(self._store), self._store.sources()
         except BaseException:
             self._store.close()
             raise
-        options = RunOptions.from_json(stored, state) if isinstance(stored, dict) else None
         self._form = form
         self._run_form = options.format if options else "batchrun"
         files = {source.source: Path(source.file) for source in sources}
@@ -102,7 +102,7 @@ class Conversion:
             else openai_line(data, lambda: self._lines.asked(self._store.row(row)))
         )
 
-    def errors(self, store: Store) -> Generator[tuple[RowRecord, bytes]]:
+    def errors(self, store: StateReader) -> Generator[tuple[RowRecord, bytes]]:
         """The records of the rows without a result, in input order, each with its row.
 
         Args:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from batchrun.scheduler.states import RowState
 
 ID_MARK = "\x1f"
-"""Between the id of a line and the number of a results file, see `naming`; no id has it: ids are printable."""
+"""Between the id of a line and the number of a results file, see `shared_ids`; no id has it: ids are printable."""
 
 
 def public_id(stored: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
@@ -13,8 +12,10 @@ import pytest
 
 from batchrun.commands import findings
 from batchrun.commands import verify as verification
-from batchrun.runs.run import Run
-from batchrun.state.store import Store
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
+from batchrun.state.reader import StateReader
 from tests.faults.test_crashes import Doom, Nights, after_every, at_random
 from tests.support.packing import Packed, PackedWorker
 from tests.support.rehearsal import Listener, hurried, options_for, read_lines, rehearse, serving, write_lines
@@ -35,11 +36,11 @@ class PackedNights(Nights):
 @pytest.fixture
 def pack(monkeypatch):
     """Have runs send up to a number of rows in each job."""
-    return lambda rows: monkeypatch.setattr("batchrun.runs.run.OneRowPerJob", partial(Packed, rows_per_job=rows))
+    return lambda rows: monkeypatch.setattr("batchrun.runs.driving.OneRowPerJob", partial(Packed, rows_per_job=rows))
 
 
 def sizes(state: Path) -> set[int]:
-    with closing(Store(state, read_only=True)) as store:
+    with StateReader(state) as store:
         return {count for (count,) in store.query("SELECT count(*) FROM job_rows GROUP BY job")}
 
 
@@ -88,8 +89,8 @@ async def test_a_lost_line_of_a_packed_job_is_made_good_and_the_others_stay(tmp_
         jobs = server.seen["run"]
         kept = [line for line in options.output.read_bytes().splitlines(True) if orjson.loads(line)["id"] != "r2"]
         options.output.write_bytes(b"".join(kept))
-        with Run(options, Listener(), clock=hurried, wall=time.time, repair=True) as run:
-            run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
+        with open_run(options, Listener(), clock=hurried, wall=time.time, repair=True) as run:
+            conclude(run, await drive(run, server.endpoint.base_url, Random(0)))
         assert (server.seen["run"] > jobs) == (endpoint == "local")
     assert sorted(record["id"] for record in read_lines(options.output)) == [f"r{n}" for n in range(4)]
     found = verification.verify(options.state)

@@ -16,11 +16,13 @@ import pytest
 
 import batchrun
 from batchrun.commands import findings
-from batchrun.commands import session as session_module
 from batchrun.commands import verify as verification
 from batchrun.errors import StateError
 from batchrun.runs import repair
-from batchrun.runs.run import Run
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
+from batchrun.runs.resumed import resumed_options
 from batchrun.state.store import Store
 from tests.support.rehearsal import Listener, Picky, hurried, options_for, read_lines, serving, write_lines
 
@@ -38,8 +40,8 @@ async def session(folder: Path, server: Server, *, fix: bool = False, later_s: f
     """One session at an endpoint that is not this process's own; `later_s` after now."""
     listener = Listener()
     options = options_for(folder, **{"endpoint": "abc", **given})
-    with Run(options, listener, clock=hurried, wall=lambda: time.time() + later_s, repair=fix) as run:
-        summary = run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
+    with open_run(options, listener, clock=hurried, wall=lambda: time.time() + later_s, repair=fix) as run:
+        summary = conclude(run, await drive(run, server.endpoint.base_url, Random(0)))
     assert summary.exit_code in (0, 3), summary.reason
     return listener
 
@@ -344,7 +346,7 @@ async def test_a_state_file_that_has_lost_its_log_is_continued_from_the_results(
             assert server.seen["run"] <= ROWS + 8
             assert_whole(copy)
         else:
-            assert session_module.stored_options(state_of(copy), repair=True).endpoint == "abc"
+            assert resumed_options(state_of(copy), repair=True).endpoint == "abc"
             assert not (copy / "out.jsonl.state-wal").exists()
 
 
@@ -480,7 +482,7 @@ async def test_a_run_that_was_repaired_and_cut_off_is_whole_but_for_what_has_not
         drop_a_line(tmp_path)
         for later_s in (0, HOUR_S):
             options = options_for(tmp_path, endpoint="abc")
-            with Run(options, Listener(), clock=hurried, wall=lambda: time.time() + later_s, repair=True):  # noqa: B023
+            with open_run(options, Listener(), clock=hurried, wall=lambda: time.time() + later_s, repair=True):  # noqa: B023
                 pass
             found = verification.verify(state_of(tmp_path))
             assert found.is_whole, findings.render(found)

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrun.cli.app import main
+from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 from tests.support.fault_server import HEALTHY, KEY, Answer, FaultServer, Script, job, page
 from tests.support.rehearsal import read_lines
@@ -114,7 +115,7 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, wor
         (["p.jsonl", "-e", "local", "--retry-failed", "--only", "bad"], "--only bad: there is no such kind of failure"),
         (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: it is of no use in a batch"),
         (["p.jsonl", "-e", "local", "--system", "\udcff"], "--system is no valid UTF-8"),
-        (["p.jsonl", "-e", "local", "--no-such-option"], "No such option"),
+        (["p.jsonl", "-e", "local", "--no-such-option"], "`batchrun run` has no option --no-such-option"),
         (["p.jsonl", "-e", "x", "--base-url", "ftp://x", "--api-key-file", "key"], "is no http(s) URL"),
         (
             ["p.jsonl", "-e", "x", "--base-url", "https://x.api.runpod.ai"],
@@ -144,8 +145,7 @@ def test_a_wrong_number_in_the_environment_is_refused_by_name(monkeypatch, name:
     monkeypatch.setenv(f"BATCHRUN_{name}", value)
     said = CliRunner().invoke(main, ["run", "p.jsonl", "-e", "local"], prog_name="batchrun")
     assert said.exit_code == 2
-    assert said.output.startswith("batchrun: Invalid value for")
-    assert f"--{name.lower()}" in said.output
+    assert said.output.startswith(f"batchrun: --{name.lower()} from BATCHRUN_{name}: ")
     assert "  -> see batchrun run --help\n" in said.output
 
 
@@ -395,7 +395,7 @@ def test_help_needs_no_heavy_import():
 )
 def test_times_are_said_as_people_say_them(text: str, seconds: float):
     assert local("p.jsonl", "--deadline", text).returncode == 0
-    with Store(Path("p.results.jsonl.state"), read_only=True) as store:
+    with StateReader(Path("p.results.jsonl.state")) as store:
         assert store.get_setting("options")["guards"]["deadline_s"] == seconds
 
 
@@ -405,7 +405,7 @@ def test_a_resumed_run_keeps_its_guards_and_those_that_are_given_replace_them():
     assert "  cost " in first.stderr
     again = batchrun("resume", "p.results.jsonl.state", "--max-cost", "9", "--worker", "echo")
     assert again.returncode == 0, again.stderr
-    with Store(Path("p.results.jsonl.state"), read_only=True) as store:
+    with StateReader(Path("p.results.jsonl.state")) as store:
         guards = store.get_setting("options")["guards"]
     assert (guards["max_cost"], guards["price_per_hour"], guards["halt"]["share"]) == (9.0, 2.0, 0.1)
     assert "  cost  $" in batchrun("status", "p.results.jsonl.state").stdout

@@ -6,12 +6,15 @@ import orjson
 import pytest
 
 from batchrun.commands import status as standing
-from batchrun.runs.conclusion import rescue_by
+from batchrun.runs.closing import rescue_by
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
+from batchrun.state.reader import StateReader
 from batchrun.state.records import Acceptance, Batch, FailureRecord, JobEnd, SourceRecord, Submission
 from batchrun.state.staging import StagedLine, merge, stage
 from batchrun.state.store import Store
+from batchrun.state.stored_options import keep_options
+from tests.support.rehearsal import options_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +27,7 @@ def state(tmp_path: Path) -> Path:
     """A run of five rows: one done, one failed, one in flight for ten minutes, one submitting, one pending."""
     path = tmp_path / "out.jsonl.state"
     with Store(path) as store:
-        store.set_setting("options", {"endpoint": "abc"})
+        keep_options(store, options_for(tmp_path, endpoint="abc"))
         stage(store, [StagedLine(f"r{n}", False, 0, n, n, 1, b"d") for n in range(1, 6)])
         merge(store, [SourceRecord(0, "a", "/a", "/a", "", 1)], whole=True, limit=None)
         session = store.begin_session(1, round((NOW - 700) * 1000))
@@ -66,7 +69,7 @@ def test_a_job_in_flight_is_shown_with_its_age_and_how_long_its_result_can_be_re
     assert (job.id, job.job_id) == ("r3", "job-3")
     assert job.age_s == pytest.approx(600)
     assert job.rescue_in_s == pytest.approx(60 + 1800 - 600), "a minute in the system as the last job, then 30 minutes"
-    with Store(state, read_only=True) as store:
+    with StateReader(state) as store:
         assert rescue_by(store, NOW) == pytest.approx(NOW - 600 + 60 + 1800)
 
 

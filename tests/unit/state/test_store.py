@@ -7,7 +7,9 @@ import pytest
 
 from batchrun.errors import InputError, OutputError, StateError
 from batchrun.scheduler.states import RowState
+from batchrun.state.figures import execution, failure_groups, percentiles
 from batchrun.state.invariants import INVARIANTS
+from batchrun.state.reader import StateReader
 from batchrun.state.records import Acceptance, Batch, FailureRecord, JobEnd, SourceRecord, Submission
 from batchrun.state.schema import SCHEMA_VERSION
 from batchrun.state.staging import StagedLine, merge, stage
@@ -125,7 +127,7 @@ def test_the_life_of_a_row_can_be_read_back_at_every_step(store: Store):
     assert store.open_jobs() == []
     assert store.counts()[RowState.SUCCEEDED] == 1
     assert store.outputs()[0].committed_bytes == 77
-    assert store.percentiles("execution_ms", (0.5, 0.99)) == (1400, 1400)
+    assert percentiles(store, "execution_ms", (0.5, 0.99)) == (1400, 1400)
     assert store.next_job() == 2
 
 
@@ -134,7 +136,7 @@ def test_a_job_that_is_about_to_be_cancelled_is_open_and_known_as_such(store: St
     submit(store, row=1, job=1)
     commit(store, cancelling=[(1,)])
     assert [job.is_cancelling for job in store.open_jobs()] == [True]
-    assert store.execution().jobs == 0, "it has not ended"
+    assert execution(store).jobs == 0, "it has not ended"
     commit(store, ended=[JobEnd(1, 1, RowState.PENDING, "CANCELLED", 0, 0, None, None)])
     assert store.open_jobs() == []
 
@@ -145,7 +147,7 @@ def test_jobs_that_never_ran_make_no_other_job_look_cheap(store: Store):
     for number, (status, execution_ms) in enumerate(ends, 1):
         submit(store, row=number, job=number)
         commit(store, ended=[JobEnd(number, number, RowState.PENDING, status, 0, 0, None, execution_ms)])
-    assert store.execution() == (3, 1500, 500)
+    assert execution(store) == (3, 1500, 500)
 
 
 def test_a_submission_that_made_no_job_is_forgotten(store: Store):
@@ -189,7 +191,7 @@ def test_a_row_that_is_to_be_sent_again_lets_go_of_a_job_that_others_have_result
     commit(packed, ended=ended, failures=[failure], parts=[(7, 3, b'"half"')])
     assert packed.query("SELECT row, job FROM rows ORDER BY row") == [(1, 7), (2, None), (3, 7), (4, None)]
     assert packed.open_jobs() == []
-    assert packed.percentiles("execution_ms", (0.5,)) == (1400,), "one job, whatever rows it had"
+    assert percentiles(packed, "execution_ms", (0.5,)) == (1400,), "one job, whatever rows it had"
     ((row, _, failed),) = packed.failures()
     assert (row.row, failed.remote_id, failed.output, failed.same_as) == (3, "remote-7", b'"half"', None)
     assert not [kind for kind, invariant in INVARIANTS.items() if packed.query(f"SELECT 1 {invariant.breach}")]
@@ -228,7 +230,7 @@ def test_failed_rows_are_taken_up_again_by_kind_with_fresh_retries(store: Store)
             ended=[JobEnd(row, row, RowState.FAILED, "FAILED", 3, 0, None, None)],
             failures=[FailureRecord(row, "FAILED", kind, "message", "raw", None, 1)],
         )
-    assert store.failure_groups() == [("timed_out", 1, "x", "message"), ("bad_request", 1, "y", "message")]
+    assert failure_groups(store) == [("timed_out", 1, "x", "message"), ("bad_request", 1, "y", "message")]
     assert store.retry_failed(("timed_out",)) == 1
     assert (store.row(1).state, store.row(1).retries) == (RowState.PENDING, 0)
     assert [failure.kind for _, failure, _ in store.failures(1)] == ["bad_request"]
@@ -279,7 +281,7 @@ def test_a_folder_and_a_missing_file_are_refused_in_one_line(tmp_path: Path):
     with pytest.raises(StateError, match="is a folder"):
         Store(tmp_path)
     with pytest.raises(StateError, match="no such state file"):
-        Store(tmp_path / "none.state", read_only=True)
+        StateReader(tmp_path / "none.state")
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path):

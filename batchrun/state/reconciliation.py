@@ -188,8 +188,8 @@ def amend(
         db.execute(_REOPEN_JOBS)
         db.execute(_PART)
         for invariant in INVARIANTS.values():
-            if invariant.amends:
-                db.execute(invariant.amends)
+            if invariant.repair:
+                db.execute(invariant.repair)
         db.execute(_COUNTERS)
         db.execute(_COUNT_MARKS, (orjson.dumps(list(marks)).decode(),))
         db.executemany(
