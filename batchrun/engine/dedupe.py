@@ -26,8 +26,8 @@ _BYTES_AT_ONCE = 4 << 20
 """So much is in memory: a leader may have any number of followers, and an answer of any length."""
 
 
-class Followers:
-    """Ends the rows that follow others.
+class SharedAnswers:
+    """Gives rows the answers that other rows have got to the same request.
 
     Args:
         store: The state file.

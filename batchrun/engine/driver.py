@@ -23,14 +23,14 @@ from batchrun.display.units import duration
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.transport import Transport
+from batchrun.engine.answers import find_flaw, judge, partial_output
 from batchrun.engine.commits import Commits
+from batchrun.engine.counts import SessionCounts
 from batchrun.engine.endings import Ending
 from batchrun.engine.journal import Journal, Loaded, Outgoing
-from batchrun.engine.notices import Announcer
+from batchrun.engine.notices import Notices
 from batchrun.engine.signals import Wish
 from batchrun.engine.streamed import Streamed
-from batchrun.engine.tally import Tally
-from batchrun.engine.verdict import find_flaw, judge, part_of
 from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
@@ -64,7 +64,7 @@ class Engine:
         scheduler: Decides.
         journal: Writes.
         client: Talks to the endpoint.
-        tally: Counts for the observer.
+        counts: Counts for the observer.
         observer: Shows.
         transport: Says what an answer means for the rows of its job.
         streamed: Reads what jobs have only streamed.
@@ -81,7 +81,7 @@ class Engine:
         scheduler: Scheduler,
         journal: Journal,
         client: EndpointClient,
-        tally: Tally,
+        counts: SessionCounts,
         observer: Observer,
         *,
         transport: Transport,
@@ -97,7 +97,7 @@ class Engine:
         self._journal = journal
         self._client = client
         self._transport = transport
-        self._tally = tally
+        self._counts = counts
         self._observer = observer
         self._inspect_output = inspect_output
         self._commits = Commits(journal, timeline, thread, clock, wall)
@@ -114,7 +114,7 @@ class Engine:
         self._writing: asyncio.Task[None] | None = None
         self._interrupted = False
         self._detaching = False
-        self._announcer = Announcer()
+        self._notices = Notices()
         self._failure: BaseException | None = None
         self._leaving = False
         self._tick_at = float("-inf")
@@ -164,7 +164,7 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """What the run looks like now."""
-        return self._tally.snapshot(self._clock(), self._scheduler, self._journal.said)
+        return self._counts.snapshot(self._clock(), self._scheduler, self._journal.said)
 
     async def _rounds(self) -> None:
         scheduler = self._scheduler
@@ -194,7 +194,7 @@ class Engine:
         now = self._clock()
         if now >= self._tick_at:
             self._tick_at = now + _TICK_S
-            said = self._announcer.look(self._scheduler.note(now), now)
+            said = self._notices.look(self._scheduler.note(now), now)
             if said is not None:
                 _LOG.info(said)
                 self._observer.message(said)
@@ -230,7 +230,7 @@ class Engine:
                 work.answers[ending.row] = answer
             else:
                 self._client.release(answer)
-        for name in self._tally.count(ending):
+        for name in self._counts.count(ending):
             work.count(name)
         match ending:
             case cmd.Finish(failure=Failure(kind=kind, message=message)):
@@ -242,7 +242,7 @@ class Engine:
 
     async def _load(self, command: cmd.LoadRows) -> None:
         loaded = await self._load_rows(command.count)
-        self._tally.total += loaded.added
+        self._counts.total += loaded.added
         self._tell(ev.RowsLoaded(loaded.tickets, loaded.exhausted))
 
     async def _load_known(self, count: int) -> Loaded:
@@ -254,13 +254,13 @@ class Engine:
         self._wake.set()
 
     async def _commit(self) -> None:
-        counters = self._scheduler.meter.take().to_counters() | self._scheduler.blame.take()
+        counters = self._scheduler.meter.take().to_counters() | self._scheduler.faulty_workers.take()
         work, written = await self._commits.commit(counters, is_last=self._leaving)
         for answer in work.answers.values():
             self._client.release(answer)
-        self._tally.succeeded += written.shared_succeeded
-        self._tally.failed += written.shared_failed
-        self._tally.held += written.shared_held
+        self._counts.succeeded += written.shared_succeeded
+        self._counts.failed += written.shared_failed
+        self._counts.held += written.shared_held
         if not self._leaving:
             for cancel in work.cancels:
                 self._start(self._cancel(cancel))
@@ -325,7 +325,7 @@ class Engine:
         if failure is not None and is_alone:
             failure = await self._streamed.complete(answer, failure, self._judge)
         if failure is not None:
-            answer.output, answer.error = part_of(answer), None
+            answer.output, answer.error = partial_output(answer), None
             if answer.output is None:
                 self._client.release(answer)
         flaw = find_flaw(answer.output) if failure is None and self._scheduler.canary.is_out else None

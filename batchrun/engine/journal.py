@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from batchrun.endpoint.protocol import JobAnswer
 from batchrun.endpoint.transport import Transport
 from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
-from batchrun.engine.dedupe import Followers
+from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.endings import Ending, failed_job, failure_record, job_end, job_info
 from batchrun.engine.requests import RowRequests
 from batchrun.engine.rows import LineChangedError, RowLines
@@ -106,7 +106,7 @@ class Journal:
         results: The results files.
         transport: Makes the bodies of jobs.
         share: The rows that it is for.
-        followers: Ends the rows that follow others; None: no row does.
+        shared_answers: Gives rows the answers of others; None: no row shares one.
         deliver: Given the records of rows that have ended, as lines, once they are on disk; None: nobody waits.
     """
 
@@ -119,7 +119,7 @@ class Journal:
         transport: Transport,
         *,
         share: Share,
-        followers: Followers | None = None,
+        shared_answers: SharedAnswers | None = None,
         deliver: Callable[[list[bytes]], None] | None = None,
     ) -> None:
         self._store = store
@@ -128,7 +128,7 @@ class Journal:
         self._results = results
         self._transport = transport
         self._share = share
-        self._followers = followers
+        self._shared_answers = shared_answers
         self._deliver = deliver
         self._delivered: list[bytes] = []
         self._requests = RowRequests(lines)
@@ -206,16 +206,16 @@ class Journal:
                 line, marks = self._result_line(ending, work.answers[ending.row], batch, now_ms)
                 lines.setdefault(self._lines.output(self._rows[ending.row]), []).append(line)
                 digests[ending.row] = result_digest(line)
-                if self._followers is not None:
+                if self._shared_answers is not None:
                     leaders.append((ending.row, line, marks))
         for output, new in lines.items():
             self._results[output].append(new)
             if self._deliver is not None:
                 self._delivered.extend(new)
             batch.committed_bytes[output] = self._results[output].size_bytes
-        if self._followers is not None:
+        if self._shared_answers is not None:
             for row, line, marks in leaders:
-                count = self._followers.answer(row, line, batch, marks)
+                count = self._shared_answers.answer(row, line, batch, marks)
                 written.shared_succeeded += count
                 self.said.marks.update(dict.fromkeys(marks, count))
         self._results.sync(batch.committed_bytes)
@@ -248,10 +248,10 @@ class Journal:
             row, answer, digest = self._rows[ending.row], work.answers.get(ending.row), digests.get(ending.row)
             if isinstance(ending, cmd.Finish) and digest is None:
                 self._fail(ending, answer, batch, now_ms)
-                if self._followers is not None:
-                    written.shared_failed += self._followers.end_with(ending.row, batch)
-            elif isinstance(ending, cmd.Hold) and self._followers is not None:
-                written.shared_held += self._followers.end_with(ending.row, batch)
+                if self._shared_answers is not None:
+                    written.shared_failed += self._shared_answers.end_with(ending.row, batch)
+            elif isinstance(ending, cmd.Hold) and self._shared_answers is not None:
+                written.shared_held += self._shared_answers.end_with(ending.row, batch)
             is_completed = ending.job in completed or ending.job in self._completed
             end = job_end(ending, answer, retries=row.retries, is_completed=is_completed, result=digest)
             batch.ended.append(end)

@@ -25,7 +25,7 @@ from batchrun.runs.manifest import FileDigest, SessionTimes, digest_file, manife
 from batchrun.runs.opening import OpenRun
 from batchrun.runs.ordering import order_results
 from batchrun.runs.spending import cost_so_far
-from batchrun.scheduler.blame import ENDED_BY, FAILED_BY
+from batchrun.scheduler.faulty_workers import ENDED_BY, FAILED_BY
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
 from batchrun.state.dedupe import count_shared

@@ -15,13 +15,13 @@ from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.memory import MemoryBudget
 from batchrun.endpoint.transport import OneRowPerJob
-from batchrun.engine.dedupe import Followers
+from batchrun.engine.counts import SessionCounts
+from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.fleet import Fleet
 from batchrun.engine.journal import Journal
 from batchrun.engine.signals import Leaving
 from batchrun.engine.streamed import Streamed
-from batchrun.engine.tally import Tally
 from batchrun.errors import StoppedError
 from batchrun.prompts.sweep import Sweep
 from batchrun.runs.channel import RunSide, StoredRecords
@@ -102,7 +102,7 @@ def _settle(run: OpenRun) -> None:
     """Decide about what earlier sessions have left undecided."""
     _settle_unconfirmed(run)
     if run.options.dedupe:
-        answered = _followers(run).settle(run.session, run.now_ms())
+        answered = _shared_answers(run).settle(run.session, run.now_ms())
         if answered:
             run.observer.message(f"{answered:,} rows get the answer that another has got to the same request")
 
@@ -117,8 +117,8 @@ def _settle_unconfirmed(run: OpenRun) -> None:
         )
 
 
-def _followers(run: OpenRun) -> Followers:
-    return Followers(run.store, run.lines, run.results)
+def _shared_answers(run: OpenRun) -> SharedAnswers:
+    return SharedAnswers(run.store, run.lines, run.results)
 
 
 @asynccontextmanager
@@ -181,7 +181,7 @@ class _Engines:
             scheduler,
             journal,
             client,
-            Tally(run.store.counts(share), run.clock(), price_per_hour=options.guards.price_per_hour),
+            SessionCounts(run.store.counts(share), run.clock(), price_per_hour=options.guards.price_per_hour),
             self.fleet.observer_of(endpoint, alone=len(options.endpoints) == 1),
             transport=self._transport,
             streamed=Streamed(client, options.scheduler.limits.status, self._rng, run.clock),
@@ -235,7 +235,7 @@ class _Engines:
             run.results,
             self._transport,
             share=share,
-            followers=_followers(run) if run.options.dedupe else None,
+            shared_answers=_shared_answers(run) if run.options.dedupe else None,
             deliver=deliver,
         )
 

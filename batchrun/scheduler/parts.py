@@ -8,14 +8,14 @@ from random import Random
 
 from batchrun.config import WINDOW_S, GuardOptions, SchedulerOptions
 from batchrun.scheduler.backlog import Backlog
-from batchrun.scheduler.blame import Blame
 from batchrun.scheduler.budget import Budget, WorkerMeter, WorkerTime
 from batchrun.scheduler.canceller import Canceller
-from batchrun.scheduler.connections import Lanes
+from batchrun.scheduler.connections import Connections
 from batchrun.scheduler.deadline import Deadline
+from batchrun.scheduler.faulty_workers import FaultyWorkers
+from batchrun.scheduler.feedback import Feedback
 from batchrun.scheduler.flight import Flight
 from batchrun.scheduler.gate import Gate
-from batchrun.scheduler.lessons import Lessons
 from batchrun.scheduler.poller import Poller
 from batchrun.scheduler.polling import PollPlan
 from batchrun.scheduler.prediction import Predictor
@@ -45,12 +45,14 @@ class Parts:
         limits, price = options.limits, guards.price_per_hour
         predictor = Predictor(limits.status.per_window / WINDOW_S)
         self.plan = PollPlan(predictor, rng)
-        self.lanes = Lanes(options.connections)
+        self.connections = Connections(options.connections)
         self.window = Window(options.concurrency, predictor, limits.run)
-        self.blame = Blame()
-        self.lessons = Lessons(self.window, self.plan, predictor, self.flights, self.blame)
+        self.faulty_workers = FaultyWorkers()
+        self.feedback = Feedback(self.window, self.plan, predictor, self.flights, self.faulty_workers)
         life_s = min(guards.job_timeout_s or life_s, life_s)
-        self.canceller = Canceller(options, rng, flights=self.flights, plan=self.plan, lanes=self.lanes, life_s=life_s)
+        self.canceller = Canceller(
+            options, rng, flights=self.flights, plan=self.plan, connections=self.connections, life_s=life_s
+        )
         self.gate = Gate(rng, metered=price is not None)
         self.backlog = Backlog((options.concurrency or MOST) * rows_per_job)
         self.settlement = Settlement(options, guards, self.backlog, rng)
@@ -60,7 +62,7 @@ class Parts:
             rng,
             flights=self.flights,
             plan=self.plan,
-            lanes=self.lanes,
+            connections=self.connections,
             canceller=self.canceller,
             stopping=self.stopping,
         )
@@ -79,7 +81,7 @@ class Parts:
             settlement=self.settlement,
             budget=self.budget,
             flights=self.flights,
-            lanes=self.lanes,
+            connections=self.connections,
             rows_per_job=rows_per_job,
         )
         self.deadline = Deadline(guards.deadline_s)

@@ -17,7 +17,7 @@ from batchrun.errors import (
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.canceller import Canceller
-from batchrun.scheduler.connections import Lanes
+from batchrun.scheduler.connections import Connections
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.flight import Flight
 from batchrun.scheduler.pacing import TROUBLE_THRESHOLD, Pacer
@@ -33,7 +33,7 @@ class Poller:
         rng: Where jitter comes from.
         flights: The jobs in flight; the scheduler's own.
         plan: When each of them is polled.
-        lanes: How many requests may be under way.
+        connections: How many requests may be under way.
         canceller: Cancels jobs; it is told what is heard of them.
         stopping: Whether the API refuses to answer.
     """
@@ -45,14 +45,14 @@ class Poller:
         *,
         flights: dict[int, Flight],
         plan: PollPlan,
-        lanes: Lanes,
+        connections: Connections,
         canceller: Canceller,
         stopping: Stopping,
     ) -> None:
         self.pacer = Pacer(limit, rng)
         self._flights = flights
         self._plan = plan
-        self._lanes = lanes
+        self._connections = connections
         self._canceller = canceller
         self._stopping = stopping
         self._message = ""
@@ -65,7 +65,7 @@ class Poller:
     def commands(self, out: list[cmd.Command], now: float) -> None:
         """Add what is to be polled now."""
         self._plan.refresh(now)
-        room = min(self.pacer.ready(now), self._lanes.count - self.pacer.in_use)
+        room = min(self.pacer.ready(now), self._connections.count - self.pacer.in_use)
         while room > 0 and (job := self._plan.take(now)) is not None:
             room -= 1
             self.pacer.start(now)
@@ -82,7 +82,7 @@ class Poller:
         """`/status` said something of a job."""
         self.pacer.succeed(now)
         self._stopping.refusals.answered("status")
-        self._lanes.answered(sent_at, now)
+        self._connections.answered(sent_at, now)
 
     def failed(self, flight: Flight, event: ev.PollFailed, now: float) -> Failure | Literal["given up"] | None:
         """`/status` gave no usable answer; returns why the job is over, or that it is given up. None: it is neither."""

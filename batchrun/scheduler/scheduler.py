@@ -78,10 +78,10 @@ class Scheduler:
         self._poller, self._plan, self._canceller = parts.poller, parts.plan, parts.canceller
         self._submitter, self._backlog, self._gate = parts.submitter, parts.backlog, parts.gate
         self._settlement, self._stopping, self._deadline = parts.settlement, parts.stopping, parts.deadline
-        self._lessons, self._budget = parts.lessons, parts.budget
-        self.window, self.blame, self.meter, self.canary = (
+        self._feedback, self._budget = parts.feedback, parts.budget
+        self.window, self.faulty_workers, self.meter, self.canary = (
             parts.window,
-            parts.blame,
+            parts.faulty_workers,
             parts.meter,
             parts.settlement.canary,
         )
@@ -166,7 +166,7 @@ class Scheduler:
         if self._stopping.is_stopping and self._flights:
             return "cancelling" if self._canceller.recalling else "collecting the rest"
         if self.window.brake.is_on:
-            return self.blame.note()
+            return self.faulty_workers.note()
         usual_s = (self._plan.likely_end(self._place, now) or now) - now
         return self._gate.note(busy=bool(self._flights), quiet_s=now - self._ended_at, usual_s=usual_s)
 
@@ -304,14 +304,14 @@ class Scheduler:
             self._poller.answered(event.sent_at, now)
             self._canceller.heard_at = now
         self._land(flight, now, watched=False)
-        is_blamed = self._lessons.ended(flight, event, now, self._place)
+        is_blamed = self._feedback.ended(flight, event, now, self._place)
         self._budget.job_ended(event.execution_s)
         if event.execution_s and self._began_at is not None:
             self.meter.unwatched(flight.submitted_at + (event.delay_s or 0.0), event.execution_s, self._began_at)
         if event.status == "CANCELLED" and (flight.cause is not None or flight.called_off):
             self._call_off(flight, now)
         else:
-            self._settlement.answered(flight, event, now, usual_s=self._lessons.usual_s if is_blamed else None)
+            self._settlement.answered(flight, event, now, usual_s=self._feedback.usual_s if is_blamed else None)
 
     def _poll_failed(self, event: ev.PollFailed, now: float) -> None:
         flight = self._asked(event.job)
@@ -364,7 +364,7 @@ class Scheduler:
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
         self._stopping.refusals.answered("health")
         self.meter.sample(event.health, now)
-        self._lessons.saw_health(event.health, now, self._health_place, self._place)
+        self._feedback.saw_health(event.health, now, self._health_place, self._place)
         if self._gate.seen(event.health, now):
             self._submitter.pacer.restart(now)
 

@@ -14,7 +14,7 @@ from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.backlog import Backlog
 from batchrun.scheduler.budget import Budget
-from batchrun.scheduler.connections import Lanes
+from batchrun.scheduler.connections import Connections
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.flight import Flight, Row
 from batchrun.scheduler.gate import Gate
@@ -36,7 +36,7 @@ class Submitter:
         numbers: Of the jobs.
         flights: The jobs in flight; the scheduler's own.
         window: How many of them there may be.
-        lanes: How many requests may be under way.
+        connections: How many requests may be under way.
         backlog: The rows to submit.
         gate: Whether the endpoint is known to answer.
         settlement: What becomes of rows whose submission failed.
@@ -52,7 +52,7 @@ class Submitter:
         *,
         flights: dict[int, Flight],
         window: Window,
-        lanes: Lanes,
+        connections: Connections,
         backlog: Backlog,
         gate: Gate,
         settlement: Settlement,
@@ -61,7 +61,7 @@ class Submitter:
     ) -> None:
         self._rows_per_job = rows_per_job
         self._window = window
-        self._lanes = lanes
+        self._connections = connections
         self._numbers = numbers
         self._flights = flights
         self._backlog = backlog
@@ -77,7 +77,7 @@ class Submitter:
         if not self._is_open():
             return None
         flights, canary = self._flights, self._settlement.canary
-        at_once = _SUBMITTING_PER_CONNECTION * self._lanes.count
+        at_once = _SUBMITTING_PER_CONNECTION * self._connections.count
         room = min(self.pacer.ready(now), at_once - self.pacer.in_use, self._window.size - len(flights))
         affordable = self._budget.room(len(flights)) if room > 0 else None
         if affordable == 0:
@@ -120,7 +120,7 @@ class Submitter:
         for row in flight.rows:
             row.move(Move.ACCEPT)
         self.pacer.succeed(now)
-        self._lanes.answered(event.sent_at, now)
+        self._connections.answered(event.sent_at, now)
         self._gate.submitted()
         flight.remote_id = event.remote_id
         flight.submitted_at = flight.seen_at = (event.sent_at + now) / 2

@@ -158,7 +158,7 @@ def test_a_refused_status_ends_a_run_that_collects_for_the_reason_that_it_had():
     ],
 )
 def test_a_job_is_gone_when_the_api_says_so_twice_or_anybody_three_times_over_ten_seconds(answers, gone_at):
-    flight = Flight(1, Row(ev.Ticket(0), RowState.SUBMITTED), 0.0)
+    flight = Flight(1, (Row(ev.Ticket(0), RowState.SUBMITTED),), 0.0)
     for at, is_sure in answers:
         wait_s = flight.missed(at, is_sure=is_sure)
         assert (wait_s == 0) == (at == gone_at)

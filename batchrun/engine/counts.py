@@ -19,7 +19,7 @@ _RATE_SPAN_S = 30.0
 _SAMPLE_S = 0.5
 
 
-class Tally:
+class SessionCounts:
     """Counts rows and derives rates.
 
     Args:

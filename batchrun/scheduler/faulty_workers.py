@@ -34,7 +34,7 @@ class _Failing:
         self.at = 0.0
 
 
-class Blame:
+class FaultyWorkers:
     """Tells the faults of workers from those of rows."""
 
     def __init__(self) -> None:
