@@ -23,7 +23,7 @@ from batchrun.display.units import duration
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.transport import Transport
-from batchrun.engine.answers import find_flaw, judge, partial_output
+from batchrun.engine.answers import Answers
 from batchrun.engine.commits import Commits
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.endings import Ending
@@ -44,8 +44,6 @@ _GRACE_S = 1.0
 """How long a stop waits for requests under way: an answer to /run that is still heard is one less unconfirmed."""
 _TICK_S = 0.25
 """How often the observer is told at least."""
-_JUDGED_ASIDE_BYTES = 1 << 17
-"""An answer that takes more memory is looked at in a thread: an error of 16 kB may take 10 ms to be understood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +94,15 @@ class Engine:
         self._scheduler = scheduler
         self._journal = journal
         self._client = client
-        self._transport = transport
         self._counts = counts
         self._observer = observer
-        self._inspect_output = inspect_output
         self._commits = Commits(journal, timeline, thread, clock, wall)
         self._load_rows = load or self._load_known
         self._clock = clock
         self._wall = wall
         self._events: deque[ev.Event] = deque()
         self._wake = asyncio.Event()
-        self._answers: dict[int, JobAnswer] = {}
-        """Row -> what its job's answer says of it, until the scheduler has decided."""
-        self._rows_sent: dict[int, tuple[int, ...]] = {}
-        """Job -> all of its rows in order, for the adopted jobs of which some have ended before."""
+        self._answers = Answers(client, transport, streamed, inspect_output=inspect_output)
         self._requests: set[asyncio.Task[None]] = set()
         self._writing: asyncio.Task[None] | None = None
         self._interrupted = False
@@ -119,15 +112,13 @@ class Engine:
         self._leaving = False
         self._tick_at = float("-inf")
         self._calls = streamed.calls = self._commits.calls
-        self._streamed = streamed
 
     def adopt(self) -> None:
         """Take over the jobs in flight of earlier sessions; before `run`."""
         now, wall_ms = self._clock(), self._wall() * 1000
         for job in self._journal.adopt():
             tickets = tuple(ev.Ticket(row.row, row.attempts, row.retries, row.unconfirmed) for row in job.rows)
-            if len(job.all_rows) > len(tickets):
-                self._rows_sent[job.job] = job.all_rows
+            self._answers.adopt(job)
             # Whoever has set the wall clock since then has made the job look unborn, or older than any can be.
             age_s = min(max(wall_ms - job.submitted_ms, 0.0) / 1000, MAX_TTL_S)
             self._client.ids.add(job.remote_id)
@@ -224,7 +215,7 @@ class Engine:
     def _end_row(self, ending: Ending) -> None:
         work = self._commits.pending
         work.endings.append(ending)
-        answer = self._answers.pop(ending.row, None)
+        answer = self._answers.pop(ending.row)
         if answer is not None:
             if not isinstance(ending, cmd.Hold) and ending.is_answered:
                 work.answers[ending.row] = answer
@@ -306,33 +297,11 @@ class Engine:
     async def _end(
         self, job: int, rows: tuple[int, ...], answer: JobAnswer, sent_at: float, *, was_polled: bool
     ) -> ev.JobEnded:
-        sent = self._rows_sent.pop(job, rows)
-        said = []
-        for row, part in zip(sent, self._transport.split(answer, len(sent)), strict=True):
-            if sent is rows or row in rows:
-                said.append(await self._row_answer(part, is_alone=len(sent) == 1))
-                self._answers[row] = part
-        has_result = said[0].failure is None or any(each.failure is None for each in said)
-        status = "FAILED" if answer.status is JobStatus.COMPLETED and not has_result else answer.status.value
+        look = self._scheduler.canary.is_out
+        status, said = await self._answers.take(job, rows, answer, look_for_flaws=look)
         delay_s = None if answer.delay_ms is None else answer.delay_ms / 1000
         execution_s = None if answer.execution_ms is None else answer.execution_ms / 1000
-        return ev.JobEnded(job, status, tuple(said), delay_s, execution_s, sent_at, was_polled, answer.worker_id)
-
-    async def _row_answer(self, answer: JobAnswer, *, is_alone: bool) -> ev.RowAnswer:
-        """What an answer means for a row; of a failure, the answer keeps what was put out all the same."""
-        is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
-        failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
-        if failure is not None and is_alone:
-            failure = await self._streamed.complete(answer, failure, self._judge)
-        if failure is not None:
-            answer.output, answer.error = partial_output(answer), None
-            if answer.output is None:
-                self._client.release(answer)
-        flaw = find_flaw(answer.output) if failure is None and self._scheduler.canary.is_out else None
-        return ev.RowAnswer(failure, flaw)
-
-    def _judge(self, answer: JobAnswer) -> Failure | None:
-        return judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)
+        return ev.JobEnded(job, status, said, delay_s, execution_s, sent_at, was_polled, answer.worker_id)
 
     async def _cancel(self, cancel: cmd.Cancel) -> None:
         sent_at = self._clock()

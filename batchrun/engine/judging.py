@@ -1,0 +1,69 @@
+"""What a job's final answer means: a result, or a failure with its kind. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from batchrun.endpoint.protocol import JobAnswer, JobStatus
+from batchrun.endpoint.worker_errors import decode_error, find_hidden_error, is_empty_output
+from batchrun.results.text import broken_off, extract
+from batchrun.scheduler.events import Flaw
+from batchrun.scheduler.failures import Failure, FailureKind, classify_job, is_overrun
+
+
+def judge(answer: JobAnswer, *, inspect_output: bool, hide: Callable[[str], str] = str) -> Failure | None:
+    """Why a final answer is no result; None when it is one.
+
+    A COMPLETED job may hide an error in its output, or have none at all (runpod-python issues 299 and 309). A
+    generation that the server has broken off is none of the model's answers: another try may get one.
+
+    Args:
+        answer: The job's final answer.
+        inspect_output: Whether to look into the output of a completed job.
+        hide: Takes secrets out of what a failure says; the default takes nothing out.
+    """
+    status = answer.status
+    if status is JobStatus.COMPLETED:
+        if not inspect_output:
+            return None
+        raw = find_hidden_error(answer.output) or answer.error
+        if not raw:
+            if word := broken_off(answer.output):
+                message = f"the server broke the generation off (finish_reason `{word}`)"
+                return Failure(FailureKind.WORKER_ERROR, message, hide(decode_error(answer.output).raw))
+            empty = is_empty_output(answer.output, has_output=answer.has_output)
+            return Failure(FailureKind.NO_OUTPUT, "the job completed without output", "") if empty else None
+    else:
+        raw = answer.error or find_hidden_error(answer.output)
+        if not raw:
+            kind, message = _SILENT[status]
+            return Failure(kind, message, "", may_pass=kind is FailureKind.TIMED_OUT)
+    error = decode_error(raw)
+    kind = classify_job(status.value, error.message, error.code, error.error_type)
+    may_pass = status is JobStatus.TIMED_OUT and not is_overrun(error.message)
+    return Failure(kind, hide(error.message), hide(error.raw), may_pass)
+
+
+def partial_output(answer: JobAnswer) -> Any:
+    """What a job without a result has put out beside its error, its paid part; None when that is nothing."""
+    output = answer.output
+    if not output or (answer.status is JobStatus.COMPLETED and not (isinstance(output, list) and len(output) > 1)):
+        return None
+    return output if answer.error or isinstance(output, list) else None
+
+
+def find_flaw(output: Any) -> Flaw | None:
+    """Why a result may be of no use to anybody; None when it looks well."""
+    marks = extract(output).marks
+    if not {"empty", "filtered", "reasoning_only"}.isdisjoint(marks):
+        return "empty"
+    return "cut off" if "truncated" in marks else None
+
+
+_SILENT = {
+    JobStatus.FAILED: (FailureKind.PLATFORM, "the job failed without an error message"),
+    JobStatus.CANCELLED: (FailureKind.CANCELLED, "the job was cancelled by somebody else"),
+    JobStatus.TIMED_OUT: (FailureKind.TIMED_OUT, "the job overran its execution timeout or its ttl"),
+}
+"""What a failed job without an error message means."""
