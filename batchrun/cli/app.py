@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from batchrun.cli.guides import show_guide
 from batchrun.cli.options import (
     CONFIRM_OPTIONS,
     GUARD_OPTIONS,
@@ -423,6 +424,9 @@ def serve(**given: Any) -> None:
     from batchrun.commands import session
 
     session.serve(given)
+
+
+main.add_command(show_guide)
 
 
 def _run(options: RunOptions, given: dict[str, Any], *, resumed: bool = False, confirmed_url: bool = False) -> NoReturn:
