@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from batchrun.config import RunOptions
 from batchrun.errors import OutputError
+from batchrun.files.exactjson import load
 from batchrun.results.record import iso_time
 from batchrun.runs.manifest import digest_file, manifest_path
 from batchrun.scheduler.states import RowState
@@ -39,7 +38,7 @@ def against_manifest(store: Store) -> Iterator[str]:
         return
     path = manifest_path(RunOptions.from_json(options, store.path))
     try:
-        data = orjson.loads(path.read_bytes())
+        data = load(path.read_bytes())
         if _session(data["sessions"][-1]) != _last_session(store):
             return
         counts = store.counts()

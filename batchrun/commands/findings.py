@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 
 import orjson
@@ -152,7 +153,7 @@ def render(found: Verification) -> str:
             if problem.count > len(problem.first):
                 lines.append(f"    ... and {problem.count - len(problem.first):,} more")
         if found.lost:
-            again = f"batchrun resume {found.state} --repair"
+            again = f"batchrun resume {shlex.quote(found.state)} --repair"
             lines += ["", f"results lost or damaged: {found.lost:,}; get them again: {again}"]
         count = found.problem_count
         verdict = f"NOT whole: {count:,} problem{'s' if count != 1 else ''}"

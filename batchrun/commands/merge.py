@@ -5,6 +5,7 @@ The shards of an input know how many lines it has, and the sum of their digests.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -185,13 +186,13 @@ def _refuse_partial(
         if open_rows := _unfinished(each):
             raise StateError(
                 f"{store.path} has {open_rows:,} rows that have not ended",
-                f"batchrun resume {store.path}, or merge what there is with --partial",
+                f"batchrun resume {shlex.quote(str(store.path))}, or merge what there is with --partial",
             )
         told = sum(1 for _ in _error_lines([store]))
         if told != each[RowState.FAILED]:
             raise StateError(
                 f"{store.path} has {each[RowState.FAILED]:,} rows that failed, and its error file has {told:,}",
-                f"batchrun resume {store.path} writes it anew; or merge what there is with --partial",
+                f"batchrun resume {shlex.quote(str(store.path))} writes it anew; or merge what there is with --partial",
             )
 
 

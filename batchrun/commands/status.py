@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -179,7 +180,7 @@ def render(standing: Standing) -> str:
     if s.log is not None:
         lines += ["", f"copy or move it with its -wal: {s.log} belongs to it until the run has ended"]
     if open_rows and s.pid is None:
-        lines += ["", f"go on: batchrun resume {s.state}"]
+        lines += ["", f"go on: batchrun resume {shlex.quote(str(s.state))}"]
     return "\n".join(lines) + "\n"
 
 

@@ -417,7 +417,9 @@ def _next_steps(s: Summary) -> list[str]:
     if s.failed:
         steps += _after_failures(s, state)
     if s.held:
-        steps += _wrapped(f"submit the {s.held:,} held rows, which may pay twice: --unconfirmed resubmit")
+        steps += _wrapped(
+            f"submit the {s.held:,} held rows, which may pay twice: the same command with --unconfirmed resubmit"
+        )
     if s.broken:
         steps += _wrapped("terminate a worker that fails its jobs in Runpod's console, or look at its log there")
     return steps + _about_answers(s)
@@ -450,7 +452,8 @@ def _after_failures(s: Summary, state: str) -> list[str]:
     if refused:
         files = " ".join(shlex.quote(str(path)) for path in s.errors[:_FILES_SHOWN]) or "FILE"
         steps += _wrapped(f"{refused:,} requests were refused for what they ask: change that in a new run, such as")
-        steps.append(f"  batchrun run {files} --set KEY=VALUE -o NEW.jsonl")
+        skip = " --skip-invalid" if invalid else ""
+        steps.append(f"  batchrun run {files} --set KEY=VALUE{skip} -o {'NEW/' if len(s.errors) > 1 else 'NEW.jsonl'}")
     return steps
 
 

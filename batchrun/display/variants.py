@@ -11,6 +11,7 @@ import orjson
 from batchrun.display.cost import money
 from batchrun.display.summary import Percentiles, duration
 from batchrun.display.text import clipped, columns_of, fitted
+from batchrun.files.exactjson import dump
 from batchrun.results.text import MARK_NAMES, MARKS
 
 _SHOWN = 40
@@ -106,7 +107,7 @@ class VariantTable:
 def to_json(report: VariantTable) -> bytes:
     """One JSON object with all variants, and a line end."""
     data = {"state": report.state, "variants": [_variant_json(variant) for variant in report.variants]}
-    return orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
+    return dump(data, orjson.OPT_APPEND_NEWLINE)
 
 
 def _variant_json(variant: VariantReport) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -193,18 +193,23 @@ class EndpointClient:
         Raises:
             CallError: no usable answer; NotFoundError when there is no stream.
         """
-        (pieces, status), size_bytes = await self._get(_of_job(self._stream_url, job_id), parse_stream)
+        (pieces, status), size_bytes = await self._get(
+            _of_job(self._stream_url, job_id), partial(parse_stream, job_id=job_id)
+        )
         return pieces, status, size_bytes
 
     async def _get(self, url: URL, parse: Callable[[int, Mapping[str, str], bytes], T]) -> tuple[T, int]:
         """What an answer says that is not a job's, and its size; what is raised is without secrets."""
+        connection = None
         try:
-            http_status, headers, body, held_bytes, _ = await self._request("GET", url, None)
+            http_status, headers, body, held_bytes, connection = await self._request("GET", url, None)
             self._memory.release(held_bytes)
             if len(body) <= _PARSED_ASIDE_BYTES:
                 return parse(http_status, headers, body), len(body)
             return await _aside(lambda: parse(http_status, headers, body)), len(body)
         except CallError as error:
+            if isinstance(error, MismatchedError) and connection is not None:
+                connection.close()
             error.rewrite(self.hide)
             raise
 

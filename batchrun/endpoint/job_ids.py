@@ -10,10 +10,9 @@ from collections import OrderedDict
 from itertools import chain
 from typing import Any
 
-import orjson
-
 from batchrun.endpoint.protocol import MAX_ID_CHARS, JobAnswer
 from batchrun.errors import MismatchedError
+from batchrun.files.exactjson import load
 
 _REMEMBERED = 4096
 """Jobs that are over whose IDs are still known: a response too many comes within seconds."""
@@ -82,7 +81,7 @@ def echo_asked(body: bytes) -> str | None:
     """
     if body.find(b'"request_id"') < 0:
         return None
-    request = orjson.loads(body).get("input")
+    request = load(body).get("input")
     places = (request.get("openai_input"), request.get("sampling_params"), request) if isinstance(request, dict) else ()
     echoes = (place.get("request_id") for place in places if isinstance(place, dict))
     return next((echo for echo in echoes if isinstance(echo, str) and echo), None)

@@ -24,6 +24,7 @@ from batchrun.errors import (
     AmbiguousError,
     CallError,
     DeniedError,
+    MismatchedError,
     NotFoundError,
     RejectedError,
     ThrottledError,
@@ -201,17 +202,23 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
     )
 
 
-def parse_stream(http_status: int, headers: Mapping[str, str], body: bytes) -> tuple[list[Any], JobStatus | None]:
+def parse_stream(
+    http_status: int, headers: Mapping[str, str], body: bytes, job_id: str | None = None
+) -> tuple[list[Any], JobStatus | None]:
     """The answer of `/stream`: the pieces of the output that are new, and the job's state; None where it has none.
 
     It is `{"status", "stream": [{"output": piece}, ...]}` (recorded live); the documentation shows the bare list.
+    Neither names the job, so one that does is checked.
 
     Raises:
-        CallError: of the class that fits the HTTP status; AmbiguousError when the body is neither.
+        CallError: of the class that fits the HTTP status; AmbiguousError when the body is neither; MismatchedError when
+            it names another job than `job_id`.
     """
     if http_status != 200:
         raise call_error(http_status, headers, body)
     data = _load(body)
+    if isinstance(data, dict) and data.get("id", job_id) not in (job_id, None):
+        raise MismatchedError("the answer is the stream of another job")
     parts = (data.get("stream") or []) if isinstance(data, dict) else data
     if not isinstance(parts, list):
         raise AmbiguousError(f"the answer is not a stream: {_excerpt(body)}", http_status=http_status)

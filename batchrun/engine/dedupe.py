@@ -98,8 +98,8 @@ class Followers:
         batch.count_answer(None, None, extract(record["output"]).marks if marks is None else marks, count)
         return count
 
-    def fail(self, leader: int, batch: Batch) -> int:
-        """Let the followers of a row that failed fail with it; returns how many there are."""
+    def end_with(self, leader: int, batch: Batch) -> int:
+        """Let the followers of a row that failed, or is held, end as it does; returns how many there are."""
         count = count_followers(self._store, leader)
         if count:
             batch.leaders.append((leader,))

@@ -284,6 +284,7 @@ class Engine:
                 self._client.release(ending.answer)
         self._tally.succeeded += work.followers_succeeded
         self._tally.failed += work.followers_failed
+        self._tally.held += work.followers_held
         if not self._leaving:
             for cancel in work.cancels:
                 self._start(self._cancel(cancel))

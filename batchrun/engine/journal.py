@@ -66,6 +66,7 @@ class PendingWrites:
     followers_succeeded: int = 0
     """Rows that another's job has answered, as the journal has found."""
     followers_failed: int = 0
+    followers_held: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.submits or self.accepted or self.endings or self.cancels)
@@ -185,8 +186,12 @@ class Journal:
         digests = self._append_results(work, batch, now_ms)
         for ending in work.endings:
             self._end(ending, batch, now_ms, digests.get(ending.row))
-            if self._followers is not None and isinstance(ending, cmd.Finish) and ending.failure is not None:
-                work.followers_failed += self._followers.fail(ending.row, batch)
+            if self._followers is None:
+                continue
+            if isinstance(ending, cmd.Hold):
+                work.followers_held += self._followers.end_with(ending.row, batch)
+            elif isinstance(ending, cmd.Finish) and ending.failure is not None:
+                work.followers_failed += self._followers.end_with(ending.row, batch)
         bodies: dict[int, bytes | LineChangedError] = {}
         for submit in work.submits:
             body = bodies[submit.job] = self._body(submit.row)

@@ -29,7 +29,9 @@ _LOOK_S = 0.05
 _EMPTY = 3
 """So many empty answers end a stream that does not say that it is over."""
 _SAME = 3
-"""So many equal answers in a row are of a server that gives everything each time."""
+"""A server whose first answers with several pieces are equal gives everything each time."""
+_SAME_PIECE = 50
+"""The same for answers of one piece: a model may well say the same token a few times."""
 
 
 class Streamed:
@@ -65,53 +67,53 @@ class Streamed:
         if not _may_have_streamed(answer, failure):
             return failure
         self._client.release(answer)  # or streams that wait for room would wait for each other
-        try:
-            pieces, size_bytes = await self._read(answer.id)
-        except CallError as error:
-            if failure.kind is not FailureKind.NO_OUTPUT or not isinstance(error, _PASSING):
-                return failure
-            return Failure(
-                failure.kind, f"{failure.message}, and its stream cannot be read: {error.message}", error.raw
-            )
-        if all(piece is None for piece in pieces):
+        pieces, size_bytes, error = await self._read(answer.id)
+        if any(piece is not None for piece in pieces):
+            answer.output, answer.has_output = pieces, True
+            await self._client.hold(answer, size_bytes)
+            if error is None:
+                return judge(answer) if answer.status is JobStatus.COMPLETED else failure
+        if error is None or failure.kind is not FailureKind.NO_OUTPUT:
             return failure
-        answer.output, answer.has_output = pieces, True
-        await self._client.hold(answer, size_bytes)
-        return judge(answer) if answer.status is JobStatus.COMPLETED else failure
+        if pieces:
+            return Failure(failure.kind, f"only a part of its stream could be read: {error.message}", error.raw)
+        if not isinstance(error, _PASSING):
+            return failure
+        return Failure(failure.kind, f"{failure.message}, and its stream cannot be read: {error.message}", error.raw)
 
-    async def _read(self, job_id: str) -> tuple[list[Any], int]:
-        """All pieces of a stream, and the bytes of the answers.
-
-        Raises:
-            CallError: it has no stream, or cannot be read.
-        """
+    async def _read(self, job_id: str) -> tuple[list[Any], int, CallError | None]:
+        """The pieces of a stream, the bytes of the answers, and why the rest is unknown; None: those are all."""
         replies: list[list[Any]] = []
         size_bytes = failures = empty = 0
+        ended: CallError | None = None
         while True:
             try:
                 pieces, status, body_bytes = await self._ask(job_id)
             except _PASSING as error:
                 failures += 1
                 if failures == _TRIES:
-                    if replies:
-                        break
-                    raise
+                    ended = error
+                    break
                 wait_s = backoff_s(failures, self._rng, base_s=_BACKOFF_BASE_S, cap_s=_BACKOFF_CAP_S)
                 await asyncio.sleep(max(wait_s, error.retry_after_s or 0.0))
                 continue
+            except CallError as error:
+                ended = error
+                break
             failures = 0
             if pieces:
                 empty = 0
                 replies.append(pieces)
                 size_bytes += body_bytes
-                if len(replies) >= _SAME and all(reply == pieces for reply in replies[-_SAME:]):
-                    replies[-_SAME:] = [pieces]
+                same = _SAME if len(pieces) > 1 else _SAME_PIECE
+                if len(replies) == same and all(reply == pieces for reply in replies):
+                    replies = [pieces]
                     break
                 continue
             empty += 1
             if status is None or status.is_final or empty == _EMPTY:
                 break
-        return [piece for reply in replies for piece in reply], size_bytes
+        return [piece for reply in replies for piece in reply], size_bytes, ended
 
     async def _ask(self, job_id: str) -> tuple[list[Any], JobStatus | None, int]:
         while not self._pacer.ready(now := self._clock()):

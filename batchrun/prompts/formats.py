@@ -22,6 +22,13 @@ _TABLES = {b"PAR1": ("a Parquet file", "parquet"), b"ARROW1": ("an Arrow file", 
 _UTF_32 = (b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{", b'"\x00', b'\x00"')
 _HEADER = re.compile(r'[\w "./-]+(?:[,;\t][\w "./-]+)+')
+# Not jq, which before 1.7 rounds integers beyond 53 bits.
+_READ_ARRAY = "import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]"
+_READ_VALUES = """\
+import json, sys; text, at = sys.stdin.read().strip(), 0
+while at < len(text):
+    row, at = json.JSONDecoder().raw_decode(text, at); print(json.dumps(row))
+    while text[at:at + 1].isspace(): at += 1"""
 _READ_CSV = "import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin{})]"
 
 
@@ -62,9 +69,9 @@ def _encoded(path: str, first: bytes) -> tuple[str, str] | None:
 
 def _structured(path: str, first: bytes, *, is_alone: bool) -> tuple[str, str] | None:
     if first.startswith(b"[") and (is_alone or not _is_json(first)):
-        return "a JSON array", _convert(path, "jq -c '.[]'")
+        return "a JSON array", _convert_by(path, _READ_ARRAY)
     if first == b"{":
-        return "JSON of several lines a value", _convert(path, "jq -c .")
+        return "JSON of several lines a value", _convert_by(path, _READ_VALUES)
     if _is_json(first):
         return None
     if b"\r" in first and _is_json(first.split(b"\r", 1)[0]):
@@ -73,7 +80,7 @@ def _structured(path: str, first: bytes, *, is_alone: bool) -> tuple[str, str] |
         delimiter = r"\t" if b"\t" in first else ";" if b"," not in first else ","
         read = _READ_CSV.format("" if delimiter == "," else f', delimiter="{delimiter}"')
         what = "tab-separated values" if delimiter == r"\t" else "CSV"
-        return what, _convert(path, f"python3 -c {shlex.quote(read)} <")
+        return what, _convert_by(path, read)
     return None
 
 
@@ -83,6 +90,10 @@ def _is_json(text: bytes) -> bool:
     except orjson.JSONDecodeError:
         return False
     return True
+
+
+def _convert_by(path: str, program: str) -> str:
+    return _convert(path, f"python3 -c {shlex.quote(program)} <")
 
 
 def _convert(path: str, command: str) -> str:

@@ -27,12 +27,13 @@ from batchrun.files.exactjson import dump, load
 from batchrun.prompts.routes import is_route, route_of
 from batchrun.prompts.sampling import BEFORE, SAMPLING_PARAMETERS, WHOLE_NUMBERS
 
-READING = 2
+READING = 3
 """The rules by which a line becomes its request. A run keeps those that it began with, so that all of its rows are
 asked for alike, and a line that was submitted keeps its derived id.
 
     1  knows fewer sampling parameters, and sends a null and a number such as 5.0 as they are
     2  knows all of vLLM's, leaves out what is null, and sends 5.0 as 5 where a whole number is wanted
+    3  calls a line of an error file what its row was called, where rows of a sweep share the id of their line
 """
 
 _MOST_BRACKETS_UNCHECKED = 200
@@ -101,7 +102,7 @@ def parse_line(raw: bytes, reading: int = READING) -> Prompt:
     if None in line_object.values():
         line_object = _present(line_object, reading)
     shape = _shape(line_object)
-    line_id = _id(line_object, fallback_id)
+    line_id = _id(line_object if fallback_id is None or reading < 3 else {}, fallback_id)  # noqa: PLR2004
     if shape is _PROMPT:
         request, carried = _read_prompt(line_object, reading)
     elif shape is _MESSAGES:

@@ -18,6 +18,7 @@ from typing import BinaryIO, cast
 import orjson
 
 from batchrun.errors import InputError
+from batchrun.files.exactjson import load
 from batchrun.files.locks import is_held_here
 from batchrun.files.paths import look_at
 from batchrun.prompts.formats import refuse_other_format
@@ -238,7 +239,7 @@ def is_own_line(line: bytes) -> bool:
     if b'"source"' not in line:
         return False
     try:
-        data = orjson.loads(line)
+        data = load(line)
     except orjson.JSONDecodeError:
         return False
     facts = data.get("batchrun", data) if isinstance(data, dict) else None

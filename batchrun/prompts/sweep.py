@@ -156,7 +156,7 @@ def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
     if twice is not None:
         raise UsageError(f"--sweep {key}: {twice} is there twice", "samples of one value are made by --repeat")
     for value in values:
-        if wrong := _misfit(key, value):
+        if (value is not None or key == ENDPOINT) and (wrong := _misfit(key, value)):
             raise UsageError(
                 f"--sweep {key}: {shown(value)!r} is no {wrong}", "a value with a comma in it is given in a JSON list"
             )

@@ -96,7 +96,7 @@ def openai_error_line(record: dict[str, Any], code: int | None = None, error_typ
     facts["raw"] = error["raw"]
     return write_line(
         {
-            "id": f"batch_req_{record['id'] if job is None else job['id']}",
+            "id": f"batch_req_{(job or {}).get('id') or record['id']}",
             "custom_id": record["id"],
             "response": code and {"status_code": code, "request_id": request_id, "body": {"error": said}},
             "error": {"code": error["kind"], "message": error["message"]},

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batchrun.files.exactjson import dump, on_one_line
+from batchrun.files.exactjson import dump, load, on_one_line
 from batchrun.results.text import Text, extract, is_token_count
 
 _MAX_PART_BYTES = 1_000_000
@@ -237,7 +237,7 @@ def source_file(line: bytes) -> str | None:
 def _facts(line: bytes) -> dict[str, Any] | None:
     """What a line says of its row: itself, or in OpenAI's format what stands beside the response."""
     try:
-        data = orjson.loads(line)
+        data = load(line)
     except orjson.JSONDecodeError:
         return None
     if not isinstance(data, dict):
@@ -260,7 +260,7 @@ def _is_time(value: Any) -> bool:
 def read_error_id(line: bytes) -> str | None:
     """The row's id in a line of an error file, in either format; None when no `error_line` wrote it."""
     try:
-        data = orjson.loads(line)
+        data = load(line)
     except orjson.JSONDecodeError:
         return None
     if not isinstance(data, dict) or not isinstance(data.get("error"), dict):

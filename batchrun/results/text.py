@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeGuard
 
-import orjson
+from batchrun.files.exactjson import load
 
 _MOST_TOKENS = 2**40
 """More than any model can have read or written for one row."""
@@ -124,6 +124,8 @@ def reason_of(said: Any) -> str | None:
     """A finish reason as one of OpenAI's words where there is one; SGLang gives an object with it as its `type`."""
     if isinstance(said, dict):
         said = said.get("type")
+    elif isinstance(said, list):
+        said = next((each for each in said if isinstance(each, str)), None)
     if not isinstance(said, str):
         return None
     return "length" if said in _LENGTH_REASONS else said
@@ -139,8 +141,8 @@ def events(text: str) -> Iterator[dict[str, Any]]:
     for line in text.split("\n"):
         if line.startswith("data:") and not line.endswith("[DONE]"):
             try:
-                chunk = orjson.loads(line[len("data:") :])
-            except orjson.JSONDecodeError:
+                chunk = load(line[len("data:") :].encode())
+            except ValueError:
                 continue
             if isinstance(chunk, dict):
                 yield chunk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +244,12 @@ class OwnFiles:
         if self._name(path) in (self._listed or ()):
             return True
         return is_manifest_of(path, self._store.path) or (self._listed is None and _is_error_file(path))
+
+    def adopt(self, paths: Iterable[Path]) -> None:
+        """Where the state file has no list, as one that was rebuilt, list the error files among these."""
+        if self._listed is None:
+            self._listed = [self._name(path) for path in paths if _is_error_file(path)]
+            self._store.set_setting(_SETTING, self._listed)
 
     def claim(self, path: Path) -> None:
         """Note that the run is about to write a file.

@@ -95,6 +95,7 @@ class Conclusion:
 
     def _write_errors(self) -> list[Path]:
         own, written = OwnFiles(self._store), []
+        own.adopt([errors_path(results_path(self._store, output)) for output in self._store.outputs()])
         for output in self._store.outputs():
             results = results_path(self._store, output)
             path = errors_path(results)

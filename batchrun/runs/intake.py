@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -133,7 +134,7 @@ def _merge(
     )
     stage(store, lines if shard is None else _fallen_to(shard, lines, whole_input))
     if problems.count and not options.skip_invalid:
-        look = "batchrun check " + " ".join(options.inputs)
+        look = "batchrun check " + shlex.join(options.inputs)
         raise InputError(str(problems), f"fix the lines ({look} names all of them), or run the others: --skip-invalid")
     fields.tell_all(partial(warn, observer), strict=options.strict)
     merged = merge(
@@ -142,11 +143,15 @@ def _merge(
         whole=limit is None,
         limit=options.limit,
         dedupe=options.dedupe,
-        has_invalid=problems.count > 0,
+        skip_invalid=options.skip_invalid,
         outputs=outputs,
     )
     if problems.count:
         observer.message(f"{problems}\nthese lines are skipped, and go to the error file")
+    if merged.twice:
+        observer.message(
+            f"lines whose id another line has: {merged.twice:,}; they are skipped, and go to the error file"
+        )
     if shard:
         store.set_setting("whole_input", whole_input.to_json())
     store.set_setting("inputs", [tuple(digest_file(_given(record), record.path)) for record in records])
@@ -294,7 +299,8 @@ def preview(options: RunOptions, stdin: BinaryIO, observer: Observer, fields: Fi
             reading = store.reading if store.sources() else READING
     tell = observer.message if options.skip_invalid else None
     sweep = Sweep(options.sweep, reading)
-    return islice(_previewed(sources, sweep, shard, stdin, tell, fields=fields, reading=reading), options.limit)
+    rows = _previewed(sources, sweep, shard, stdin, tell, fields=fields, reading=reading)
+    return (row for row in islice(rows, options.limit) if row is not None)
 
 
 def _previewed(
@@ -306,7 +312,8 @@ def _previewed(
     *,
     fields: Fields,
     reading: int,
-) -> Iterator[Prompt]:
+) -> Iterator[Prompt | None]:
+    """The rows; None for a line that is skipped, which is one as well."""
     for source in sources:
         for line in iter_source(source, stdin):
             try:
@@ -320,6 +327,7 @@ def _previewed(
                 if tell is None:
                     raise InputError(told, error.hint) from error
                 tell(f"{told}; the line is skipped")
+                yield None
 
 
 def _fallen_to(shard: Shard, lines: Iterator[StagedLine], whole_input: LineSum) -> Iterator[StagedLine]:
@@ -403,9 +411,11 @@ def _staged_lines(
     skip_invalid: bool,
     reading: int,
 ) -> Iterator[StagedLine]:
-    plain = islice(_plain_lines(sources), None if limit is None else -(-limit // sweep.size))
-    shape = None
-    for count, (source, line) in enumerate(plain, 1):
+    shape, rows = None, 0
+    for count, (source, line) in enumerate(_plain_lines(sources), 1):
+        if limit is not None and rows >= limit:
+            return
+        rows += sweep.size
         if count % _PROGRESS_EVERY_LINES == 0:
             observer.message(f"reading: {count:,} lines so far")
         try:
@@ -415,6 +425,7 @@ def _staged_lines(
         except LineError as error:
             problems.add(f"{source.path}:{line.number}", error.message)
             if skip_invalid:
+                rows -= sweep.size - 1
                 yield _invalid(source, line, error.message)
             continue
         if prompt.shape is not shape:

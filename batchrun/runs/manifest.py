@@ -11,7 +11,7 @@ import orjson
 
 from batchrun.config import RunOptions
 from batchrun.display.summary import Summary
-from batchrun.files.exactjson import dump, on_one_line
+from batchrun.files.exactjson import dump, load, on_one_line
 from batchrun.results.record import iso_time
 from batchrun.results.writer import write_whole, writing
 
@@ -67,7 +67,7 @@ def is_manifest_of(path: Path, state: Path) -> bool:
     if path.suffix != ".json":
         return False
     try:
-        data = orjson.loads(path.read_bytes())
+        data = load(path.read_bytes())
         return "manifest_version" in data and Path(data["state"]).name == state.name
     except (OSError, orjson.JSONDecodeError, TypeError, KeyError):
         return False

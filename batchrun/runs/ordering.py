@@ -9,6 +9,7 @@ and after its rename, and a crash at any moment leaves one whole file or the oth
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -77,7 +78,7 @@ def find_positions(store: StateSnapshot, positions: Positions, succeeded: int, a
     if count != succeeded:
         raise StateError(
             f"{succeeded - count:,} rows that succeeded have no line in the results",
-            f"look at all that is wrong: batchrun verify {store.path}",
+            f"look at all that is wrong: batchrun verify {shlex.quote(str(store.path))}",
         )
 
 
@@ -129,7 +130,10 @@ def _placed(
             seen[row.row] = 1
             yield Position(row.source, row.line, row.row, output, line.offset, len(line.raw))
             continue
-        raise StateError(f"{path}:{line.number} {wrong}", f"look at all that is wrong: batchrun verify {store.path}")
+        raise StateError(
+            f"{path}:{line.number} {wrong}",
+            f"look at all that is wrong: batchrun verify {shlex.quote(str(store.path))}",
+        )
 
 
 def _is_ordered(positions: Positions) -> bool:

@@ -47,6 +47,20 @@ _TWICE = """
 SELECT a.id, a.source, a.line, b.source, b.line FROM incoming a JOIN incoming b ON b.id = a.id AND b.n > a.n
 ORDER BY b.n LIMIT 5
 """
+_FIND_TWICE = """
+CREATE TEMP TABLE twice AS SELECT n, variant, again FROM (
+    SELECT i.n, i.variant, row_number() OVER (PARTITION BY i.id, i.digest ORDER BY i.n) AS again,
+        row_number() OVER (PARTITION BY i.id ORDER BY r.digest IS NOT i.digest, i.n) AS place
+    FROM incoming i LEFT JOIN rows r ON r.id = i.id
+) WHERE place > 1
+"""
+"""The lines whose id another has: the one that the run knows, else the one that comes first."""
+_CALL_INVALID = """
+UPDATE incoming SET id = 'invalid-' || lower(hex(substr(digest, 1, 8))) || iif(again > 1, '-' || again, ''),
+    key = CAST('twice ' || incoming.n AS BLOB),
+    problem = 'another line has the id ' || json_quote(substr(id, 1, length(id) - length(suffix))) || ' as well'
+FROM temp.twice t WHERE t.n = incoming.n
+"""
 _UNSENT = "attempts = 0 AND (state = 0 OR (state = 4 AND same_as IS NULL))"
 """Rows that nothing was paid for, those that were invalid among them: their lines may change and go."""
 _REWRITTEN = """
@@ -118,6 +132,8 @@ class MergedRows(NamedTuple):
     """Rows that were never submitted and whose lines are gone."""
     carried: int = 0
     """Rows that were submitted, and whose lines now carry other fields."""
+    twice: int = 0
+    """Lines that cannot be run because another has their id."""
 
 
 def stage(store: Store, lines: Iterable[StagedLine]) -> None:
@@ -139,7 +155,7 @@ def merge(
     whole: bool,
     limit: int | None,
     dedupe: bool = False,
-    has_invalid: bool = False,
+    skip_invalid: bool = False,
     outputs: Iterable[OutputRecord] = (),
 ) -> MergedRows:
     """Make the staged lines the run's rows.
@@ -150,11 +166,11 @@ def merge(
         whole: Whether every line of the inputs was staged; otherwise a row without a line is no surprise.
         limit: At most so many rows in the run; lines beyond it are left for a later session. None: all.
         dedupe: Whether rows with one key share a job.
-        has_invalid: Whether there are lines among them that cannot be run.
+        skip_invalid: Whether lines that cannot be run are rows that have failed; then some may be staged as such.
         outputs: Their results files; those that the run does not have yet are added.
 
     Raises:
-        InputError: an id stands on two lines of one results file.
+        InputError: an id stands on two lines of one results file, and lines are not to be skipped.
         StateError: a line that was submitted has changed or is gone.
     """
     names = {source.source: source.path for source in sources}
@@ -162,8 +178,11 @@ def merge(
         db.execute(_NUMBER_DERIVED)
         db.execute(_NAME_VARIANTS)
         db.execute("CREATE INDEX temp.incoming_by_id ON incoming (id)")
+        twice = 0
         if tell_apart(db, sources):
-            _refuse_twice(db, names)
+            if not skip_invalid:
+                _refuse_twice(db, names)
+            twice = _invalidate_twice(db)
         known = db.execute("SELECT count(*) FROM rows").fetchone()[0]
         carried = 0
         if known:
@@ -177,7 +196,7 @@ def merge(
         added = db.execute(f"{_ADD} {_NEW if known else ''} ORDER BY i.n LIMIT ?", (room,)).rowcount
         if dedupe:
             choose_leaders(db)
-        if has_invalid:
+        if skip_invalid:
             db.execute(_NOTE_INVALID)
             db.execute(_FAIL_INVALID)
         db.executemany("INSERT OR IGNORE INTO outputs (output, path, committed_bytes) VALUES (?, ?, ?)", outputs)
@@ -187,7 +206,17 @@ def merge(
         )
     with store.transaction() as db:
         db.execute("DROP TABLE temp.incoming")
-    return MergedRows(rows=kept + added, added=added, dropped=known - kept, carried=carried)
+    return MergedRows(rows=kept + added, added=added, dropped=known - kept, carried=carried, twice=twice)
+
+
+def _invalidate_twice(db: sqlite3.Connection) -> int:
+    """Make invalid lines of those whose id another has, one row each; returns how many there are."""
+    db.execute("DROP TABLE IF EXISTS temp.twice")
+    db.execute(_FIND_TWICE)
+    db.execute("DELETE FROM incoming WHERE n IN (SELECT n FROM temp.twice WHERE variant > 0)")
+    count = db.execute(_CALL_INVALID).rowcount
+    db.execute("DROP TABLE temp.twice")
+    return count
 
 
 def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:

@@ -155,12 +155,16 @@ class Store(Database):
             ).rowcount
             if policy == "resubmit":
                 db.execute("UPDATE rows SET state = 0 WHERE state = 5")
+            else:
+                db.execute(_HOLD_FOLLOWERS)
             if count:
                 _add(db, {"unconfirmed": count})
         return count
 
     def retry_failed(self, kinds: tuple[str, ...]) -> int:
         """Make failed rows pending again, with all their retries; returns how many.
+
+        A line that was invalid before any attempt is invalid still: once it is fixed, it is another row.
 
         Args:
             kinds: Only these failure kinds; empty: all.
@@ -169,7 +173,8 @@ class Store(Database):
         with self.transaction() as db:
             count = db.execute(
                 f"UPDATE rows SET state = 0, retries = 0, unconfirmed = 0"
-                f" WHERE state = 4 AND row IN (SELECT row FROM failures{chosen})",
+                f" WHERE state = 4 AND row IN (SELECT row FROM failures{chosen})"
+                " AND NOT (attempts = 0 AND row IN (SELECT row FROM failures WHERE kind = 'invalid'))",
                 kinds,
             ).rowcount
             db.execute("DELETE FROM failures WHERE row IN (SELECT row FROM rows WHERE state = 0)")
@@ -422,6 +427,10 @@ UPDATE rows SET state = l.state, job = l.job, attempts = l.attempts
 FROM rows l
 WHERE l.row = rows.same_as AND rows.state = 0
     AND rows.same_as IN (SELECT json_extract(value, '$[0]') FROM json_each(?))
+"""
+_HOLD_FOLLOWERS = """
+UPDATE rows SET state = l.state, job = l.job, attempts = l.attempts
+FROM rows l WHERE l.row = rows.same_as AND rows.state = 0 AND l.state = 5
 """
 _FORGET_JOBS = """
 DELETE FROM jobs WHERE job IN (SELECT json_extract(value, '$[0]') FROM json_each(?))

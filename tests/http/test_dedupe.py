@@ -278,16 +278,22 @@ async def lose_every_answer(request: web.BaseRequest, operation: str) -> web.Str
     return None
 
 
-async def test_a_held_leader_keeps_its_followers_waiting_and_is_held_alone(tmp_path: Path):
+async def test_the_followers_of_a_held_row_are_held_and_submitted_with_it(tmp_path: Path):
     write_lines(tmp_path, lines_of("p", "p", "p"))
     async with serving(lose_every_answer) as server:
         held = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True, scheduler={"unconfirmed": "hold"})
         assert server.seen["run"] == 1
-    assert (held.summary.held, held.summary.not_run) == (1, 2)
+        write_lines(tmp_path, lines_of("p", "p", "p", "p"))
+        late = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True, scheduler={"unconfirmed": "hold"})
+        assert server.seen["run"] == 1
+    assert (held.summary.held, held.summary.not_run) == (3, 0)
+    assert (late.summary.held, late.summary.not_run) == (4, 0)
+    assert [record["status"] for record in late.errors] == ["UNCONFIRMED"] * 4
+    assert verify(late.summary.state).is_whole
     async with serving() as server:
         again = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True)
         assert server.seen["run"] == 1
-    assert sorted(again.ids()) == ["r0", "r1", "r2"]
+    assert sorted(again.ids()) == ["r0", "r1", "r2", "r3"]
     assert all(record["job"]["possible_duplicate"] for record in again.results)
 
 

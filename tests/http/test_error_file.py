@@ -12,6 +12,7 @@ from aiohttp import web
 from batchrun.commands.export import export
 from batchrun.commands.findings import render
 from batchrun.commands.verify import verify
+from batchrun.config import SweepOptions
 from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import WorkerFailure
 from batchrun.prompts.shapes import parse_line
@@ -160,3 +161,21 @@ async def test_a_submission_that_was_rejected_has_the_apis_code(tmp_path: Path):
     (line,) = done.errors
     assert (line["response"]["status_code"], line["error"]["code"]) == (422, "rejected")
     assert line["response"]["body"]["error"]["code"] == 422
+
+
+async def test_the_error_file_of_a_sweep_is_valid_input_in_which_each_row_keeps_its_name(tmp_path: Path):
+    write_lines(tmp_path, PROMPTS)
+    sweep = SweepOptions((("temperature", (0, 0.5)),), repeat=2)
+    async with serving(worker=Picky()) as server:
+        await rehearse(tmp_path, server.endpoint.base_url, sweep=sweep)
+    lines = (tmp_path / "out.errors.jsonl").read_bytes().splitlines()
+    names = [record["id"] for record in read_lines(tmp_path / "out.errors.jsonl")]
+    assert len(set(names)) == 4
+    assert [parse_line(line).id for line in lines] == names
+    assert {parse_line(line, reading=2).id for line in lines} == {"r2"}
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "in.jsonl").write_bytes(b"\n".join(lines))
+    async with serving() as server:
+        done = await rehearse(again, server.endpoint.base_url)
+    assert sorted(done.ids()) == sorted(names)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import orjson
 import pytest
 
 from batchrun.commands.verify import verify
-from batchrun.config import SweepOptions
+from batchrun.config import GuardOptions, SweepOptions
 from batchrun.errors import InputError
+from batchrun.prompts.fields import Fields
 from batchrun.prompts.shapes import LineError, parse_line
-from tests.support.rehearsal import rehearse, serving
+from batchrun.prompts.sweep import Sweep
+from batchrun.runs.intake import preview
+from tests.support.rehearsal import Listener, Picky, options_for, rehearse, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +48,48 @@ async def test_the_good_lines_are_run_and_the_bad_ones_are_in_the_error_file(tmp
         assert verify(done.summary.state).is_whole
         again = await rehearse(tmp_path, server.endpoint.base_url, skip_invalid=True, retry=())
         assert (server.seen["run"], again.summary.failed, again.errors) == (4, 6, done.errors)
+
+
+async def test_invalid_lines_are_not_tried_again_and_trip_no_guard(tmp_path: Path):
+    write(tmp_path, *[b'{"id":"bad%d"}' % n for n in range(25)], b'{"id":"late","prompt":"bad one"}')
+    async with serving(worker=Picky()) as server:
+        first = await rehearse(tmp_path, server.endpoint.base_url, skip_invalid=True)
+        assert (first.summary.failed, server.seen["run"]) == (26, 5)
+    async with serving() as server:
+        guards = GuardOptions(canary=5)
+        again = await rehearse(tmp_path, server.endpoint.base_url, skip_invalid=True, retry=(), guards=guards)
+        assert (again.summary.exit_code, again.summary.failed, server.seen["run"]) == (3, 25, 1)
+    assert verify(again.summary.state).is_whole
+
+
+@pytest.mark.parametrize("sweep", [SweepOptions(), SweepOptions((("temperature", (0, 1)),))])
+async def test_of_lines_that_share_an_id_the_first_is_run_and_the_others_are_invalid(tmp_path: Path, sweep):
+    doubled = [b'{"id":"r1","prompt":"other"}', b'{"id":"r1","prompt":"other"}', b'{"id":"r1","prompt":"third"}']
+    write(tmp_path, *doubled)
+    with pytest.raises(InputError, match="an id stands on two lines"):
+        await rehearse(tmp_path, "http://127.0.0.1:9/v2", sweep=sweep)
+    async with serving() as server:
+        done = await rehearse(tmp_path, server.endpoint.base_url, skip_invalid=True, sweep=sweep)
+        rows = 4 * (2 if sweep.keys else 1)
+        assert (done.summary.succeeded, done.summary.failed, server.seen["run"]) == (rows, 3, rows)
+        assert [error["source"]["line"] for error in done.errors] == [3, 4, 5]
+        assert {error["error"]["message"] for error in done.errors} == {'another line has the id "r1" as well'}
+        assert verify(done.summary.state).is_whole
+        (tmp_path / "in.jsonl").write_bytes(doubled[2] + b"\n" + (tmp_path / "in.jsonl").read_bytes())
+        again = await rehearse(tmp_path, server.endpoint.base_url, skip_invalid=True, sweep=sweep)
+        assert (again.summary.succeeded, again.summary.failed, server.seen["run"]) == (rows, 4, rows)
+    assert verify(done.summary.state).is_whole
+
+
+@pytest.mark.parametrize("repeat", [1, 2])
+async def test_a_limit_counts_an_invalid_line_as_one_row_in_a_run_and_in_a_dry_run(tmp_path: Path, repeat: int):
+    (tmp_path / "in.jsonl").write_bytes(b'{"id":"bad"}\n' + b"".join(b'{"prompt":"%d"}\n' % n for n in range(5)))
+    sweep = SweepOptions(repeat=repeat)
+    options = options_for(tmp_path, sweep=sweep, skip_invalid=True, limit=4)
+    shown = list(preview(options, io.BytesIO(), Listener(), Fields(options.request, Sweep(sweep))))
+    async with serving() as server:
+        done = await rehearse(tmp_path, server.endpoint.base_url, sweep=sweep, skip_invalid=True, limit=4)
+        assert (done.summary.total, server.seen["run"], len(shown)) == (4, 3, 3)
 
 
 async def test_an_invalid_line_is_as_invalid_when_its_error_file_is_run(tmp_path: Path):

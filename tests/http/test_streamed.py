@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from batchrun.endpoint.protocol import JobAnswer, JobStatus, parse_stream
+from batchrun.engine import streamed
 from batchrun.engine.verdict import part_of
 from batchrun.errors import AmbiguousError, NotFoundError
 from batchrun.results.record import part_bytes
@@ -22,8 +23,19 @@ PIECES = [[{"text": "once "}, {"text": "upon "}], [{"text": "a time"}]]
 class Streams:
     """Answers `/status` with one body, and drains a stream with each `/stream`, as Runpod does."""
 
-    def __init__(self, ended: dict, pieces: list[list], *, faults: tuple[int, ...] = (), drains: bool = True) -> None:
+    def __init__(
+        self,
+        ended: dict,
+        pieces: list[list],
+        *,
+        faults: tuple[int, ...] = (),
+        drains: bool = True,
+        breaks_with: int | None = None,
+        says: dict | None = None,
+    ) -> None:
         self.ended = ended
+        self.breaks_with = breaks_with
+        self.says = says or {}
         self.pieces = pieces
         self.faults = list(faults)
         self.drains = drains
@@ -39,8 +51,11 @@ class Streams:
             return web.json_response({"error": "no"}, status=self.faults.pop(0))
         turn = self.turns.get(job_id, 0)
         self.turns[job_id] = turn + self.drains
+        if self.breaks_with and turn:
+            return web.json_response({"error": "no"}, status=self.breaks_with)
         new = self.pieces[turn] if turn < len(self.pieces) else []
-        return web.json_response({"status": self.ended["status"], "stream": [{"output": piece} for piece in new]})
+        stream = [{"output": piece} for piece in new]
+        return web.json_response({"status": self.ended["status"], "stream": stream, **self.says})
 
 
 async def run(folder: Path, streams: Streams, **given):
@@ -93,6 +108,43 @@ async def test_an_endpoint_without_streams_neither_stops_the_run_nor_costs_a_ret
 async def test_a_server_that_gives_everything_each_time_is_not_asked_for_ever(tmp_path: Path):
     rehearsal, _ = await run(tmp_path, Streams({"status": "COMPLETED", "output": []}, PIECES[:1], drains=False))
     assert rehearsal.results[0]["output"] == PIECES[0]
+
+
+@pytest.mark.parametrize("status", [404, 403, 502])
+async def test_a_stream_that_breaks_off_is_no_result_and_its_part_is_kept(
+    tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(streamed, "_BACKOFF_BASE_S", 0.001)
+    streams = Streams({"status": "COMPLETED", "output": []}, PIECES, breaks_with=status)
+    rehearsal, seen = await run(tmp_path, streams)
+    (error,) = rehearsal.errors
+    assert (error["error"]["kind"], error["output"], seen["run"]) == ("no_output", PIECES[0], 1)
+    assert "only a part of its stream could be read" in error["error"]["message"]
+
+
+async def test_the_part_of_a_failed_job_is_kept_where_its_stream_breaks_off(tmp_path: Path):
+    streams = Streams({"status": "FAILED", "error": "boom"}, PIECES, breaks_with=404)
+    rehearsal, _ = await run(tmp_path, streams, scheduler={"max_retries": 0})
+    (error,) = rehearsal.errors
+    assert (error["error"]["message"], error["output"]) == ("boom", PIECES[0])
+
+
+async def test_a_model_may_say_the_same_piece_again_and_again(tmp_path: Path):
+    streams = Streams({"status": "COMPLETED", "output": []}, [["a "], *[["ha "]] * 5, ["end"]])
+    rehearsal, _ = await run(tmp_path, streams)
+    assert rehearsal.results[0]["text"] == "a ha ha ha ha ha end"
+    (tmp_path / "again").mkdir()
+    rehearsal, _ = await run(tmp_path / "again", Streams({"status": "COMPLETED", "output": []}, [["0"]] * 7))
+    assert rehearsal.results[0]["text"] == "0000000"
+
+
+async def test_the_stream_of_another_job_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(streamed, "_BACKOFF_BASE_S", 0.001)
+    streams = Streams({"status": "COMPLETED", "output": []}, PIECES, says={"id": "zzz-u1"})
+    rehearsal, _ = await run(tmp_path, streams)
+    (error,) = rehearsal.errors
+    assert "the answer is the stream of another job" in error["error"]["message"]
+    assert "output" not in error
 
 
 async def test_an_error_among_the_pieces_fails_the_row_and_keeps_the_others(tmp_path: Path):

@@ -72,3 +72,17 @@ def test_a_start_that_is_refused_leaves_no_folder(folder: Path):
     Path("a.jsonl").write_text('{"no": "prompt"}\n')
     assert run("a.jsonl", "-o", "out/")[0] == 2
     assert names(folder) == ["a.jsonl", "b.jsonl"]
+
+
+def test_a_lost_state_of_several_error_files_is_rebuilt_and_all_of_them_are_the_runs_own(folder: Path):
+    for name in ("a.jsonl", "b.jsonl"):
+        with Path(name).open("ab") as file:
+            file.write(orjson.dumps({"id": f"{name}-bad", "prompt": "x", "max_tokens": 0}) + b"\n")
+    errors = ["a.results.errors.jsonl", "b.results.errors.jsonl"]
+    assert run("a.jsonl", "b.jsonl", "-o", "out/")[0] == 3
+    assert set(errors) <= set(names(folder / "out"))
+    Path("out/batchrun.state").unlink()
+    assert run("a.jsonl", "b.jsonl", "-o", "out/", "--repair")[0] == 3
+    assert run("a.jsonl", "b.jsonl", "-o", "out/")[0] == 3
+    assert set(errors) <= set(names(folder / "out"))
+    assert verify(folder / "out" / "batchrun.state").is_whole

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from batchrun.config import JobPolicy, Limits, OperationLimit, RequestOptions, RunOptions, SchedulerOptions
+from batchrun.files.exactjson import load
 from batchrun.local.echo import EchoWorker
 from batchrun.local.server import LocalEndpoint, LocalOptions
 from batchrun.local.workers import WorkerFailure
@@ -115,7 +116,7 @@ def write_lines(folder: Path, lines: list) -> None:
 
 
 def read_lines(path: Path) -> list[dict]:
-    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+    return [load(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
 
 
 def hurried() -> float:

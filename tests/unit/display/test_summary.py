@@ -129,6 +129,8 @@ def test_a_request_that_was_refused_for_itself_is_to_be_changed_not_tried_again(
     text = render(replace(DONE, succeeded=9_997, failed=3, failures=[NO_MODEL], errors=errors))
     assert "--retry-failed" not in text
     assert "\n    batchrun run 'my r.errors.jsonl' --set KEY=VALUE -o NEW.jsonl\n" in text
+    text = render(replace(DONE, succeeded=9_996, failed=4, failures=[NO_MODEL, WRONG], errors=[*errors, Path("b")]))
+    assert "\n    batchrun run 'my r.errors.jsonl' b --set KEY=VALUE --skip-invalid -o NEW/\n" in text
     text = render(replace(DONE, succeeded=9_995, failed=5, failures=[NO_MODEL, LOST], errors=errors))
     assert "batchrun resume r.jsonl.state --retry-failed --only platform\n" in text
     assert "3 requests were refused for what they ask" in text

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrun.cli.values import key_values
+from batchrun.commands.verify import verify
 from batchrun.config import JobPolicy, RequestOptions
 from batchrun.endpoint.protocol import JobStatus, parse_job, run_body
 from batchrun.files.exactjson import dump, has_large_integer, load
 from batchrun.prompts.identity import derived_id, request_key
 from batchrun.prompts.shapes import build_request, parse_line
-from batchrun.results.record import write_line
+from batchrun.prompts.sources import is_own_line
+from batchrun.results.record import read_record, write_line
 from tests.support.rehearsal import rehearse, serving
 
 UINT128 = 340282366920938463463374607431768211455
@@ -98,8 +100,12 @@ def test_options_take_large_integers_as_they_are():
     assert key_values(None, None, (f"seed={UINT128}",)) == {"seed": UINT128}
 
 
-async def test_a_whole_run_changes_no_large_integer(tmp_path):
-    lines = [{"id": UINT128 - n, "input": {"seed": UINT128 - n}, "metadata": {"hash": UINT128}} for n in range(2)]
+@pytest.mark.parametrize("number", [UINT128, 10**400 + 7], ids=["128 bits", "401 digits"])
+async def test_a_whole_run_changes_no_large_integer_and_reads_its_own_lines(tmp_path, number: int):
+    lines = [
+        {"id": number - n, "input": {"seed": number - n, "request_id": f"r{n}"}, "metadata": {"hash": number}}
+        for n in range(2)
+    ]
     (tmp_path / "in.jsonl").write_bytes(b"".join(dump(line) + b"\n" for line in lines))
     async with serving() as server:
         rehearsal = await rehearse(tmp_path, server.endpoint.base_url)
@@ -108,7 +114,10 @@ async def test_a_whole_run_changes_no_large_integer(tmp_path):
         assert again.summary.exit_code == 0
     written = [load(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
     assert {record["id"]: record["output"]["echo"]["seed"] for record in written} == {
-        str(UINT128): UINT128,
-        str(UINT128 - 1): UINT128 - 1,
+        str(number): number,
+        str(number - 1): number - 1,
     }
-    assert all(record["metadata"] == {"hash": UINT128} for record in written)
+    assert all(record["metadata"] == {"hash": number} for record in written)
+    assert verify(tmp_path / "out.jsonl.state").is_whole
+    assert all(is_own_line(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines())
+    assert all(read_record(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines())

@@ -26,12 +26,12 @@ def zipped() -> bytes:
 
 
 INPUTS = {
-    "array.json": (b'[\n{"id":"1","prompt":"one"},\n{"id":"2","prompt":"two"}\n]\n', "a JSON array", "jq"),
-    "one-line.json": (b'[{"id":"1","prompt":"one"},{"id":"2","prompt":"two"}]', "a JSON array", "jq"),
+    "array.json": (b'[\n{"id":"1","prompt":"one"},\n{"id":"2","prompt":"two"}\n]\n', "a JSON array", "python3"),
+    "one-line.json": (b'[{"id":"1","prompt":"one"},{"id":"2","prompt":"two"}]', "a JSON array", "python3"),
     "pretty.json": (
         b'{\n  "id": "1",\n  "prompt": "one"\n}\n{\n  "id": "2",\n  "prompt": "two"\n}',
         "several lines",
-        "jq",
+        "python3",
     ),
     "powershell.jsonl": (LINES.decode().encode("utf-16"), "UTF-16", "iconv"),
     "utf-32.jsonl": (LINES.decode().encode("utf-32"), "UTF-32", "iconv"),
@@ -63,6 +63,18 @@ def test_what_is_not_json_lines_is_named_and_its_command_converts_it(tmp_path: P
     converted = done.stdout or Path(command.rsplit("> ", 1)[1]).read_bytes()
     ids = [parse_line(line).id for line in converted.splitlines()]
     assert ids == (["1", "2"] if name != "excel.csv" else [None, None])
+
+
+@pytest.mark.parametrize(
+    "data", ['[{"id": %d, "prompt": "a"}]', '{\n"id": %d,\n"prompt": "a"\n}\n\n\n{\n"prompt": "b"}']
+)
+def test_the_command_that_converts_json_changes_no_integer(tmp_path: Path, monkeypatch, data: str):
+    monkeypatch.chdir(tmp_path)
+    Path("p.json").write_text(data % 12345678901234567890123)
+    with pytest.raises(InputError) as caught:
+        list(iter_source(find_sources(["p.json"])[0], io.BytesIO()))
+    subprocess.run(["sh", "-c", caught.value.hint.split(": ", 1)[1]], check=True)
+    assert parse_line(Path("p.jsonl").read_bytes().splitlines()[0]).id == "12345678901234567890123"
 
 
 def test_what_is_piped_is_named_too(tmp_path: Path):

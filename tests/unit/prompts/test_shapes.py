@@ -59,7 +59,9 @@ def test_a_line_of_an_error_file_is_its_request_again_under_its_id():
     prompt = parse(record)
     assert (prompt.id, prompt.request, prompt.line) == ("x-1", {"prompt": "hi"}, {"prompt": "hi"})
     assert parse({**record, "request": "bare"}).request == {"prompt": "bare"}
-    assert parse({**record, "request": {"id": "own", "prompt": "hi"}}).id == "own"
+    of_sweep = orjson.dumps({**record, "request": {"id": "own", "prompt": "hi"}})
+    assert parse_line(of_sweep).id == "x-1", "of a row of a sweep, which has its line's id and more"
+    assert parse_line(of_sweep, reading=2).id == "own"
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,14 @@ def test_a_wrong_key_or_value_is_refused_by_name(key: str, values: tuple, words:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("key", ["temperature", "max_tokens", "model", "seed"])
+def test_a_null_leaves_any_parameter_out(key: str):
+    prompt = Sweep(SweepOptions(((key, (None, 1 if key != "model" else "m")),))).apply(
+        parse_line(orjson.dumps({"prompt": "hi", key: 5})), 0
+    )
+    assert prompt.request == {"prompt": "hi"}
+
+
 def test_a_product_beyond_ten_million_rows_is_refused_before_anything_is_made_of_it():
     keys = tuple((key, tuple(range(1000))) for key in ("max_tokens", "seed", "top_k"))
     with pytest.raises(UsageError, match=f"{MAX_ROWS:,} at most"):

@@ -329,6 +329,6 @@ def test_an_error_line_says_what_readers_expect_and_is_valid_input(job: JobInfo 
     assert (line["batchrun"]["status"], line["batchrun"]["raw"]) == ("FAILED", "r")
     assert read_error_id(raw) == "x/2"
     again = parse_line(raw)
-    assert (again.id, again.line) == ("x", request)
+    assert (again.id, again.line, parse_line(raw, reading=2).id) == ("x/2", request, "x")
     request.pop("custom_id")
     assert parse_line(orjson.dumps(line | {"batchrun": {**line["batchrun"], "request": request}})).id == "x/2"

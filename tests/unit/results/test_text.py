@@ -229,6 +229,8 @@ def test_answers_without_a_text_or_without_all_of_it_are_told_apart(output: obje
         ([said("The answer is fo", "abort")], "abort"),
         ([said("", "error")], "error"),
         ({"choices": [{"text": "a", "finish_reason": "stop"}, {"text": "b", "finish_reason": "abort"}]}, "abort"),
+        ({"choices": [{"text": "a", "finish_reason": ["abort"]}]}, "abort"),
+        ({"choices": [{"text": "a", "finish_reason": [7, {}]}]}, None),
         ([[chunk(0, "a"), chunk(0, "b", finish_reason="abort")]], "abort"),
         (['data: {"choices":[{"delta":{},"finish_', 'reason":"abort"}]}\n\ndata: [DONE]\n\n'], "abort"),
         ([said("a", {"type": "abort", "message": "Aborted"})], "abort"),
@@ -248,3 +250,18 @@ def test_the_text_lists_of_the_worker_of_2023_are_the_texts_of_its_choices():
     assert extract(answer)[:4] == (("a", "b"), None, 4, 9)
     stream = [{"text": ["Write an essay. Once"]}, {"text": ["Write an essay. Once upon"]}]
     assert extract(stream).texts == ("Write an essay. Once upon",), "each chunk repeats all before it"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "marks"),
+    [
+        (["length"], "length", ("truncated",)),
+        ({"type": "stop"}, "stop", ()),
+        (7, None, ()),
+        ([], None, ()),
+        ({}, None, ()),
+    ],
+)
+def test_a_finish_reason_that_is_not_a_text_is_read_as_what_it_holds(said: object, reason: str | None, marks: tuple):
+    found = extract({"choices": [{"index": 0, "text": "x", "finish_reason": said}]})
+    assert (found.finish_reason, found.marks) == (reason, marks)
