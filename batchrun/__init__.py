@@ -8,10 +8,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from batchrun.api.calls import Stream, run, stream
+    from batchrun.config import VERSION as __version__  # noqa: N811 - its usual name
     from batchrun.display.summary import Summary
     from batchrun.errors import BatchrunError
-
-__version__ = "0.1.0"
 
 __all__ = ["BatchrunError", "Stream", "Summary", "__version__", "run", "stream"]
 
@@ -19,6 +18,7 @@ _PLACES = {
     "BatchrunError": "batchrun.errors",
     "Stream": "batchrun.api.calls",
     "Summary": "batchrun.display.summary",
+    "__version__": "batchrun.config",
     "run": "batchrun.api.calls",
     "stream": "batchrun.api.calls",
 }
@@ -30,7 +30,7 @@ def __getattr__(name: str) -> "Any":
 
     if name not in _PLACES:
         raise AttributeError(f"module 'batchrun' has no attribute {name!r}")
-    return getattr(import_module(_PLACES[name]), name)
+    return getattr(import_module(_PLACES[name]), "VERSION" if name == "__version__" else name)
 
 
 def __dir__() -> list[str]:

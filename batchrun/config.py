@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 from batchrun.errors import UsageError
 
+VERSION = "0.1.0"
+
 UnconfirmedPolicy = Literal["resubmit", "hold"]
 InterruptPolicy = Literal["drain", "detach", "cancel"]
 CanaryAllows = Literal["length"]

@@ -32,6 +32,7 @@ from batchrun.cli.options import (
 )
 from batchrun.cli.output import echo, make_observer, say, show_ending, show_summary, show_total
 from batchrun.cli.values import PATH, STATE, Command
+from batchrun.config import VERSION
 from batchrun.display.printer import printing_stderr
 from batchrun.errors import BatchrunError, OutputError, UsageError
 from batchrun.files.streams import stdin_bytes, stdout_bytes, take_over
@@ -124,7 +125,7 @@ def _give_up(error: BatchrunError) -> NoReturn:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXIT_CODES,
 )
-@click.version_option(None, "-V", "--version", package_name="runpod-batchrun", prog_name="batchrun")
+@click.version_option(VERSION, "-V", "--version", prog_name="batchrun")
 def main() -> None:
     """Run JSONL prompt files through a Runpod serverless queue endpoint.
 

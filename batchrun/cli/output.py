@@ -39,7 +39,8 @@ def say(message: str, hint: str) -> None:
 
 def show_summary(summary: Summary, given: dict[str, Any]) -> None:
     """What a run came to, as much of it as the options want."""
-    from batchrun.display.summary import render, to_event
+    from batchrun.display.summary import to_event
+    from batchrun.display.summary_text import render
 
     if given["progress"] == "json":
         echo(to_event(summary), err=True)

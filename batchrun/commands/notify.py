@@ -13,7 +13,8 @@ import orjson
 
 from batchrun.config import checked_url
 from batchrun.display.cost import span
-from batchrun.display.summary import Observer, Summary, duration
+from batchrun.display.summary import Observer, Summary
+from batchrun.display.units import duration
 from batchrun.endpoint.connections import make_connector, refuse_bad_way
 from batchrun.endpoint.proxies import proxy_for
 from batchrun.endpoint.secrets import Secrets

@@ -11,8 +11,8 @@ from batchrun.commands.export import refuse_own_files
 from batchrun.config import RunOptions
 from batchrun.display.cost import span
 from batchrun.display.page import is_page, page, plot, table
-from batchrun.display.summary import duration
 from batchrun.display.timeline import Point, Timeline
+from batchrun.display.units import duration
 from batchrun.display.variants import largest, tables
 from batchrun.errors import UsageError
 from batchrun.results.writer import write_whole

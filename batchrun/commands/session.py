@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -32,7 +32,6 @@ from batchrun.engine.driver import Outcome
 from batchrun.engine.signals import Leaving, cancellable, wakeup_fd_kept
 from batchrun.errors import BatchrunError, OutputError, RefusedError, StateError, StoppedError, UsageError
 from batchrun.files.streams import stdin_bytes
-from batchrun.local.server import LocalOptions
 from batchrun.local.workers import Worker
 from batchrun.prompts.fields import Fields
 from batchrun.prompts.shapes import build_request
@@ -46,6 +45,9 @@ from batchrun.runs.run import Run
 from batchrun.scheduler.failures import FailureKind
 from batchrun.state.opening import without_lost_log
 from batchrun.state.store import Store
+
+if TYPE_CHECKING:
+    from batchrun.local.server import LocalOptions  # aiohttp.web is for those who want a local endpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import orjson
 
 from batchrun.config import RETENTION_S, SweepOptions
 from batchrun.display.cost import Cost, cost_lines
-from batchrun.display.summary import duration
 from batchrun.display.text import fitted
+from batchrun.display.units import duration
 from batchrun.results.text import MARK_NAMES
 from batchrun.runs.spending import cost_so_far
 from batchrun.scheduler.states import RowState

@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from batchrun.display.cost import money
 from batchrun.display.printer import Printer
-from batchrun.display.summary import Observer, Snapshot, duration
+from batchrun.display.summary import Observer, Snapshot
 from batchrun.display.text import clipped, columns_of, visible, visible_json
+from batchrun.display.units import duration
 
 PLAIN_EVERY_S = 30.0
 JSON_EVERY_S = 1.0

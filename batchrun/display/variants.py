@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from batchrun.display.cost import money
-from batchrun.display.summary import Percentiles, duration
+from batchrun.display.summary import Percentiles
 from batchrun.display.text import clipped, columns_of, fitted
+from batchrun.display.units import duration
 from batchrun.files.exactjson import dump
 from batchrun.results.text import MARK_NAMES, MARKS
 

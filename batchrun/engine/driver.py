@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from batchrun.config import MAX_TTL_S
-from batchrun.display.summary import Observer, Snapshot, duration
+from batchrun.display.summary import Observer, Snapshot
 from batchrun.display.timeline import Timeline
+from batchrun.display.units import duration
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.engine.journal import Journal, Loaded, PendingWrites

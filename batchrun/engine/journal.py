@@ -150,7 +150,8 @@ class Journal:
             self._last_row = records[-1].row
         for record in records:
             self._rows[record.row] = record
-        return Loaded(tuple(_ticket(record) for record in records), exhausted=len(records) < count)
+        tickets = (Ticket(row.row, row.attempts, row.retries, row.unconfirmed) for row in records)
+        return Loaded(tuple(tickets), exhausted=len(records) < count)
 
     def adopt(self) -> list[OpenJob]:
         """The jobs of earlier sessions that are still to be asked after."""
@@ -449,10 +450,6 @@ def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:
     time_s = answer.time_in_system_s
     now_ms = max(now_ms, submitted_ms)  # the wall clock may have been set back since an earlier session
     return now_ms if time_s is None else min(now_ms, submitted_ms + round(time_s * 1000))
-
-
-def _ticket(record: RowRecord) -> Ticket:
-    return Ticket(record.row, record.attempts, record.retries, record.unconfirmed)
 
 
 def _answer(answer: object) -> JobAnswer | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrun.display.summary import duration
+from batchrun.display.units import duration
 
 _LASTS_S = 5.0
 """What is over sooner is nobody's business."""

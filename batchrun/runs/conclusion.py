@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Mapping
 from contextlib import closing
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
-from batchrun.config import RETENTION_S, RunOptions
+from batchrun.config import RETENTION_S, VERSION, RunOptions
 from batchrun.display.summary import FailureGroup, Percentiles, Summary, WorkerGroup
 from batchrun.display.timeline import Timeline
 from batchrun.engine.driver import Outcome
@@ -169,7 +168,7 @@ class Conclusion:
         inputs = self._store.get_setting("inputs")
         write_manifest(
             path,
-            batchrun_version=version("runpod-batchrun"),
+            batchrun_version=VERSION,
             written_at=now,
             options=self._options,
             summary=summary,

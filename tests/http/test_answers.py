@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from batchrun.cli.app import main
 from batchrun.commands import status as standing
 from batchrun.config import GuardOptions
-from batchrun.display.summary import render
+from batchrun.display.summary_text import render
 from batchrun.local.echo import EchoWorker
 from batchrun.results.completion import is_context_full, most_tokens
 from batchrun.results.text import extract

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrun.config import GuardOptions, HaltOptions
-from batchrun.display.summary import render
+from batchrun.display.summary_text import render
 from batchrun.local.echo import EchoWorker
 from batchrun.local.queue import JobQueue
 from batchrun.local.server import LocalEndpoint, LocalOptions

@@ -18,7 +18,7 @@ from batchrun.commands.status import look
 from batchrun.commands.status import render as render_standing
 from batchrun.commands.verify import verify
 from batchrun.config import GuardOptions, RequestOptions, SweepOptions
-from batchrun.display.summary import render
+from batchrun.display.summary_text import render
 from batchrun.errors import StateError
 from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import WorkerFailure

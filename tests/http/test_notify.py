@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from batchrun.commands.notify import failure_payload, notify, payload
-from tests.unit.display.test_summary import DONE as SUMMARY
+from tests.unit.display.test_summary_text import DONE as SUMMARY
 
 
 @asynccontextmanager

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.display.summary import FailureGroup, Percentiles, Snapshot, Summary, duration, render, to_event
+from batchrun.display.summary import FailureGroup, Percentiles, Snapshot, Summary, to_event
+from batchrun.display.summary_text import render
+from batchrun.display.units import duration
 
 DONE = Summary(
     outcome="finished",
