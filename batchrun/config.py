@@ -22,6 +22,8 @@ InterruptPolicy = Literal["drain", "detach", "cancel"]
 CanaryAllows = Literal["length"]
 ResultFormat = Literal["openai", "batchrun"]
 FormatChoice = Literal["auto", "openai", "batchrun"]
+ProgressMode = Literal["auto", "bar", "plain", "json", "none"]
+WorkerChoice = Literal["auto", "smollm2", "echo"]
 
 DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 """The only data-plane host in Runpod's documentation; jobs go to `<base>/<endpoint>/run`."""
@@ -59,10 +61,6 @@ TTL_GRACE_S = 600.0
 MOST_ROWS = 2**31 - 1
 """The rows that a state file can number."""
 
-_MOST_SECONDS = 10 * 365 * 86400.0
-"""A longer time is a slip; and it is still far from what a clock can add up."""
-
-
 _HOST = re.compile(r"[A-Za-z0-9._~:%-]{1,253}")
 """A name in the DNS, of 253 characters at most, or an IP address."""
 
@@ -89,40 +87,6 @@ class Bounds:
         if self.above:
             return f"{kind} above {self.least:,} and at most {self.most:,}"
         return f"{kind} from {self.least:,} to {self.most:,}"
-
-
-_TIME = Bounds(0, _MOST_SECONDS, above=True)
-_RATE = Bounds(0, 1_000_000, whole=True)
-
-BOUNDS = {
-    "concurrency": Bounds(1, 1_000_000, whole=True),
-    "connections": Bounds(1, 10_000, whole=True),
-    "max_retries": Bounds(0, 1000, whole=True),
-    "repeat": Bounds(1, 10_000_000, whole=True),
-    "limit": Bounds(1, MOST_ROWS, whole=True),
-    "run_limit": _RATE,
-    "status_limit": _RATE,
-    "canary": Bounds(0, MOST_ROWS, whole=True),
-    "halt": Bounds(1, MOST_ROWS, whole=True),
-    "price_per_hour": Bounds(0, 1_000_000, above=True),
-    "max_cost": Bounds(0, 1_000_000_000, above=True),
-    "deadline": _TIME,
-    "job_timeout": _TIME,
-    "settle": _TIME,
-    # What Runpod accepts: up to 7 days.
-    "execution_timeout": Bounds(5, 604_800),
-    "ttl": Bounds(10, 604_800),
-    "request_timeout": Bounds(1, 3600),
-    "memory": Bounds(1_000_000, 1_000_000_000_000, whole=True),
-    "port": Bounds(0, 65_535, whole=True),
-    "workers": Bounds(0, 100_000, whole=True),
-    "jobs_per_worker": Bounds(1, 10_000, whole=True),
-    "latency": Bounds(0, 604_800),
-    "cold_start": Bounds(0, 604_800),
-    "fail_rate": Bounds(0, 1),
-    "seed": Bounds(-(2**63), 2**63 - 1, whole=True),
-}
-"""Option -> the numbers that it takes, by the name of its parameter. Times are in seconds, prices in dollars."""
 
 
 def checked_url(option: str, url: str, *, example: str, is_prefix: bool = False) -> str:

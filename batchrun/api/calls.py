@@ -1,6 +1,6 @@
 """The Python API: `run` for inputs that are there, `stream` for requests that come one by one.
 
-Both go through `session.run`, as the command line does, with the same state file: `batchrun status`, `verify`,
+Both go through `commands.run`, as the command line does, with the same state file: `batchrun status`, `verify`,
 `cancel`, `export` and `resume` work on what they leave. A stream is driven in a thread with an event loop of its own,
 so that a program that is busy with a record holds up nothing.
 """
@@ -12,16 +12,18 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Self, Unpack
 
 from batchrun import config
-from batchrun.api.arguments import checked, options_of
-from batchrun.commands import session
+from batchrun.api.arguments import RunKeywords, StreamKeywords, checked, spelled_out
+from batchrun.commands import run as running
+from batchrun.commands.arguments import RunArguments
+from batchrun.commands.run_options import run_options
 from batchrun.display.printer import Printer
 from batchrun.display.progress import make_observer
 from batchrun.display.summary import Summary
@@ -33,14 +35,11 @@ from batchrun.files.streams import open_closed
 from batchrun.runs.feed import Feed, as_line
 from batchrun.runs.intake import requests_path
 
-Progress = Literal["auto", "bar", "plain", "json", "none"]
-Worker = Literal["auto", "smollm2", "echo"]
-_MAX_RETRIES = config.SchedulerOptions().max_retries
-
 # What is logged as an error is also raised, or stands in the summary.
 logging.getLogger("batchrun").addHandler(logging.NullHandler())
 
 
+@spelled_out(StreamKeywords, RunKeywords)
 def run(
     inputs: str | os.PathLike[str] | Iterable[os.PathLike[str]] | Iterable[Mapping[str, Any]],
     *,
@@ -48,33 +47,13 @@ def run(
     output: str | os.PathLike[str],
     state: str | os.PathLike[str] | None = None,
     api_key: str | None = None,
-    base_url: str = config.DEFAULT_BASE_URL,
-    insecure_http: bool = False,
-    set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
-    default: Mapping[str, Any] | None = None,
-    system: str | None = None,
-    chat: bool = False,
-    sweep: Mapping[str, Sequence[Any]] | None = None,
-    repeat: int = 1,
-    limit: int | None = None,
-    concurrency: int | None = None,
-    max_retries: int = _MAX_RETRIES,
-    unconfirmed: config.UnconfirmedPolicy = "resubmit",
-    execution_timeout: float | None = None,
-    ttl: float | None = None,
-    job_timeout: float | None = None,
-    deadline: float | None = None,
-    price_per_hour: float | None = None,
-    max_cost: float | None = None,
     on_interrupt: config.InterruptPolicy = "drain",
-    retry_failed: bool = False,
-    repair: bool = False,
-    progress: Progress = "auto",
-    worker: Worker = "auto",
+    progress: config.ProgressMode = "auto",
+    **options: Unpack[RunKeywords],
 ) -> Summary:
-    """Run inputs to their end, or go on with a run; blocks, also where an event loop is running, as in a notebook.
+    """Run inputs to their end, or resume a run; blocks, also where an event loop is running, as in a notebook.
 
-    The same call again goes on where the last one was cut off. In the main thread Ctrl-C and SIGTERM do what
+    The same call again resumes where the last one was cut off. In the main thread Ctrl-C and SIGTERM do what
     `on_interrupt` says, and the summary tells of it.
 
     Args:
@@ -84,29 +63,8 @@ def run(
         output: The results file, or a folder (existing, or ending in /) with one for each input.
         state: The state file; None: `<output>.state`, or `batchrun.state` in a folder.
         api_key: None: that of RUNPOD_API_KEY, else of `~/.runpod/config.toml`.
-        base_url: Jobs go to `<base_url>/<endpoint>/run`.
-        insecure_http: Whether the key and the requests may go to an http URL of another machine.
-        set: Sampling parameters for every request, winning over its own.
-        default: Sampling parameters for requests that do not have them.
-        system: A system message for requests that have none; implies `chat`. None: none.
-        chat: Whether to send prompts as chat messages.
-        sweep: Key -> values: every request is run with each combination of them. Not for requests in a list.
-        repeat: Samples of every request, or of each combination. Not for requests in a list.
-        limit: Only the first rows, so many; None: all. Not for requests in a list.
-        concurrency: Jobs in flight at once; None: as many as keep every worker busy.
-        max_retries: Further submissions of a row after a failure that another try may mend; 0: none.
-        unconfirmed: What to do with a submission whose answer never arrived: `resubmit`, or `hold`.
-        execution_timeout: Seconds that a job may run, 5 to 604,800; None: Runpod's default, 600.
-        ttl: Seconds that a job may live, queue included, 10 to 604,800; None: Runpod's default, 86,400.
-        job_timeout: Seconds after which a job that is not over is cancelled and tried again; None: its ttl bounds it.
-        deadline: Seconds from now by which the run is to leave; None: no bound.
-        price_per_hour: Of one worker, in dollars; None: the cost is not estimated.
-        max_cost: In dollars; nothing more is submitted when it is reached. None: no bound.
         on_interrupt: What the first Ctrl-C does with the jobs in flight: `drain`, `detach`, or `cancel`.
-        retry_failed: Whether to take up the failed rows of earlier calls again.
-        repair: Whether to get lost or damaged results again, and to rebuild a lost state file.
         progress: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal; on stderr.
-        worker: What answers at the endpoint `local`: `smollm2`, `echo`, or `auto`, the model where it is installed.
 
     Returns:
         What the run came to: counts, `results` and `errors` (files), `exit_code`, and more. A run that was stopped
@@ -117,49 +75,27 @@ def run(
         BatchrunError: a file cannot be written before anything was sent, or a defect.
     """
     names, requests = _inputs(inputs)
-    if requests is not None and (sweep or repeat != 1 or limit is not None):
+    if requests is not None and (options.get("sweep") or options.get("repeat", 1) != 1 or options.get("limit")):
         raise UsageError("sweep, repeat and limit are for files", "write the requests to a file, or multiply them")
     at = behind_links(Path(state) if state is not None else Path(f"{_text(output).rstrip('/')}.state"))
-    options = options_of(
-        names if requests is None else (str(requests_path(at)),),
-        endpoint=endpoint,
-        output=_text(output),
-        state=None if requests is None and state is None else str(at),
-        base_url=base_url,
-        insecure_http=insecure_http,
-        override=set,
-        default=default,
-        system=system,
-        chat=chat,
-        sweep=sweep,
-        repeat=repeat,
-        limit=limit,
-        concurrency=concurrency,
-        max_retries=max_retries,
-        unconfirmed=unconfirmed,
-        execution_timeout=execution_timeout,
-        ttl=ttl,
-        job_timeout=job_timeout,
-        deadline=deadline,
-        price_per_hour=price_per_hour,
-        max_cost=max_cost,
-        on_interrupt=on_interrupt,
+    given = checked(
+        RunArguments(
+            inputs=names if requests is None else (str(requests_path(at)),),
+            endpoint=endpoint,
+            output=_text(output),
+            state=None if requests is None and state is None else str(at),
+            on_interrupt=on_interrupt,
+            progress=progress,
+            **options,
+        )
     )
-    if requests is not None and options.output_is_folder:
-        raise UsageError(f"output={options.output} is a folder", "give a file: one for all results")
+    asked = run_options(given)
+    if requests is not None and asked.output_is_folder:
+        raise UsageError(f"output={asked.output} is a folder", "give a file: one for all results")
     with _temporary_file() as kept:
         if requests is not None:
             _keep(requests, kept)
-        work = partial(
-            _shown,
-            checked("progress", progress),
-            options,
-            retry_failed=retry_failed,
-            repair=repair,
-            api_key=api_key,
-            local=session.LocalWorker(checked("worker", worker)),
-            requests=None if requests is None else _lines(kept),
-        )
+        work = partial(_shown, asked, given, api_key=api_key, requests=None if requests is None else _lines(kept))
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -167,6 +103,7 @@ def run(
         return _beside(work, on_interrupt)
 
 
+@spelled_out(StreamKeywords)
 def stream(
     requests: Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str],
     *,
@@ -174,24 +111,9 @@ def stream(
     state: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     api_key: str | None = None,
-    base_url: str = config.DEFAULT_BASE_URL,
-    insecure_http: bool = False,
-    set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
-    default: Mapping[str, Any] | None = None,
-    system: str | None = None,
-    chat: bool = False,
-    concurrency: int | None = None,
-    max_retries: int = _MAX_RETRIES,
-    execution_timeout: float | None = None,
-    ttl: float | None = None,
-    job_timeout: float | None = None,
-    deadline: float | None = None,
-    price_per_hour: float | None = None,
-    max_cost: float | None = None,
     on_interrupt: config.InterruptPolicy = "drain",
-    retry_failed: bool = False,
-    progress: Progress = "none",
-    worker: Worker = "auto",
+    progress: config.ProgressMode = "none",
+    **options: Unpack[StreamKeywords],
 ) -> Stream:
     """Run requests as they come, to be iterated over for their records.
 
@@ -206,25 +128,9 @@ def stream(
         state: The state file. The requests are kept beside it, in `<state>.requests.jsonl`.
         output: The results file; None: the state file's name without `.state`, ending in `.jsonl`.
         api_key: None: that of RUNPOD_API_KEY, else of `~/.runpod/config.toml`.
-        base_url: Jobs go to `<base_url>/<endpoint>/run`.
-        insecure_http: Whether the key and the requests may go to an http URL of another machine.
-        set: Sampling parameters for every request, winning over its own.
-        default: Sampling parameters for requests that do not have them.
-        system: A system message for requests that have none; implies `chat`. None: none.
-        chat: Whether to send prompts as chat messages.
-        concurrency: The window: jobs in flight at once; None: as many as keep every worker busy.
-        max_retries: Further submissions of a row after a failure that another try may mend; 0: none.
-        execution_timeout: Seconds that a job may run, 5 to 604,800; None: Runpod's default, 600.
-        ttl: Seconds that a job may live, queue included, 10 to 604,800; None: Runpod's default, 86,400.
-        job_timeout: Seconds after which a job that is not over is cancelled and tried again; None: its ttl bounds it.
-        deadline: Seconds from now by which the run is to leave; None: no bound.
-        price_per_hour: Of one worker, in dollars; None: the cost is not estimated.
-        max_cost: In dollars; nothing more is submitted when it is reached. None: no bound.
         on_interrupt: What leaving the loop early, or its cancellation, does with the jobs in flight: `drain` waits for
             them, `detach` leaves them to the next call, `cancel` cancels them. A cancellation meanwhile detaches.
-        retry_failed: Whether to take up the failed requests of earlier calls again.
         progress: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal; on stderr.
-        worker: What answers at the endpoint `local`: `smollm2`, `echo`, or `auto`, the model where it is installed.
 
     Returns:
         The records as they come, to be iterated once; see `Stream`.
@@ -233,40 +139,23 @@ def stream(
         UsageError: an argument is wrong.
     """
     at = behind_links(Path(state))
-    options = options_of(
-        (str(requests_path(at)),),
-        endpoint=endpoint,
-        output=_text(output) if output is not None else str(at.with_name(_results_name(at.name))),
-        state=str(at),
-        base_url=base_url,
-        insecure_http=insecure_http,
-        override=set,
-        default=default,
-        system=system,
-        chat=chat,
-        concurrency=concurrency,
-        max_retries=max_retries,
-        execution_timeout=execution_timeout,
-        ttl=ttl,
-        job_timeout=job_timeout,
-        deadline=deadline,
-        price_per_hour=price_per_hour,
-        max_cost=max_cost,
-        on_interrupt=on_interrupt,
+    given = checked(
+        RunArguments(
+            inputs=(str(requests_path(at)),),
+            endpoint=endpoint,
+            output=_text(output) if output is not None else str(at.with_name(_results_name(at.name))),
+            state=str(at),
+            on_interrupt=on_interrupt,
+            progress=progress,
+            **options,
+        )
     )
-    if options.output_is_folder:
-        raise UsageError(f"output={options.output} is a folder", "give a file: one for all results")
+    asked = run_options(given)
+    if asked.output_is_folder:
+        raise UsageError(f"output={asked.output} is a folder", "give a file: one for all results")
     if isinstance(requests, (str, bytes, Mapping)) or not isinstance(requests, (Iterable, AsyncIterable)):
         raise UsageError("requests is no iterable of requests", "for one request give a list of it")
-    work = partial(
-        _shown,
-        checked("progress", progress),
-        options,
-        retry_failed=retry_failed,
-        api_key=api_key,
-        local=session.LocalWorker(checked("worker", worker)),
-        requests=(),
-    )
+    work = partial(_shown, asked, given, api_key=api_key, requests=())
     return Stream(requests, work, Wish(on_interrupt))
 
 
@@ -359,12 +248,23 @@ class Stream:
             raise
 
 
-def _shown(progress: Progress, options: config.RunOptions, **given: Any) -> Summary:
+def _shown(
+    options: config.RunOptions,
+    given: RunArguments,
+    *,
+    api_key: str | None,
+    requests: Iterable[bytes] | None,
+    feed: Feed | None = None,
+    leaving: Leaving | None = None,
+) -> Summary:
     """Run, with the progress shown on stderr; all of it is written before the end."""
     open_closed()
     printer = Printer(sys.stderr)
+    observer = make_observer(given.progress, printer)
     try:
-        return session.run(options, observer=make_observer(progress, printer), **given)
+        return running.run(
+            options, given, observer=observer, api_key=api_key, requests=requests, feed=feed, leaving=leaving
+        )
     finally:
         printer.settle()
 

@@ -5,40 +5,34 @@ Only click and the options are imported at the top, so that `--help` answers at 
 
 from __future__ import annotations
 
-import gc
-import resource
 import sys
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 import click
 
+from batchrun.cli.command import Group
 from batchrun.cli.guides import show_guide
-from batchrun.cli.options import (
-    CONFIRM_OPTIONS,
-    GUARD_OPTIONS,
-    KEY_OPTIONS,
-    LOCAL_OPTIONS,
-    NOTIFY_OPTIONS,
-    REQUEST_OPTIONS,
-    RETRY_OPTIONS,
-    RUN_OPTIONS,
-    SERVE_OPTIONS,
-    SHOW_OPTIONS,
-    WATCH_OPTIONS,
-    with_options,
+from batchrun.cli.options import takes
+from batchrun.cli.output import echo, make_observer, show_ending, show_summary, show_total
+from batchrun.cli.values import PATH, STATE
+from batchrun.commands.arguments import (
+    CancelArguments,
+    RequestArguments,
+    ResumeArguments,
+    RunArguments,
+    SessionArguments,
+    ShowArguments,
+    WatchArguments,
 )
-from batchrun.cli.output import echo, make_observer, say, show_ending, show_summary, show_total
-from batchrun.cli.values import PATH, STATE, Command
-from batchrun.config import VERSION
-from batchrun.display.printer import printing_stderr
-from batchrun.errors import BatchrunError, OutputError, UsageError
-from batchrun.files.streams import stdin_bytes, stdout_bytes, take_over
+from batchrun.commands.serve_arguments import ServeArguments
+from batchrun.config import VERSION, ResultFormat
+from batchrun.files.streams import stdin_bytes, stdout_bytes
 
 if TYPE_CHECKING:
-    from batchrun.config import ResultFormat, RunOptions
+    from batchrun.config import RunOptions
     from batchrun.display.summary import Summary
 
 _EXIT_CODES = """
@@ -52,76 +46,12 @@ Exit codes:
   130  interrupted; resumable
 """
 
-
 _ENVIRONMENT = {"auto_envvar_prefix": "BATCHRUN"}
 """Every option can also be given as BATCHRUN_<OPTION>."""
 
 
-_COLLECT_EVERY = 20_000
-"""Objects between two looks for cycles: what is read and sent leaves few behind, and the default of 700 costs a lot."""
-
-
-class _Group(click.Group):
-    """Turns errors into a message, a hint and an exit code, in one place; nothing waits for stderr."""
-
-    command_class = Command
-
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run a command; see click's. Wrong usage is told as any other error of a user."""
-        take_over()
-        with printing_stderr():
-            code = self._code_of(*args, **{**extra, "standalone_mode": False})
-        if standalone_mode:
-            sys.exit(code)
-        return code
-
-    def _code_of(self, *args: Any, **extra: Any) -> Any:
-        try:
-            return super().main(*args, **extra)
-        except click.UsageError as error:
-            if "\n" in error.format_message():
-                error.show()  # the help, when no command was given
-                sys.exit(error.exit_code)
-            path = "batchrun" if error.ctx is None else error.ctx.command_path
-            _give_up(UsageError(error.format_message(), f"see {path} --help"))
-        except BatchrunError as error:
-            _give_up(error)
-        except click.Abort:
-            sys.exit(130)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        gc.freeze()
-        gc.set_threshold(_COLLECT_EVERY)
-        _raise_file_limit()
-        try:
-            return super().invoke(ctx)
-        except OSError as error:
-            if error.filename is None:
-                raise
-            raise OutputError(
-                f"{error.filename}: {error.strerror}",
-                "fix that, then run the same command: what was committed is whole",
-            ) from error
-        except KeyboardInterrupt:
-            echo("interrupted; the same command goes on", err=True)
-            ctx.exit(130)
-
-
-def _raise_file_limit() -> None:
-    """Let this process open as many files as it may: the usual limit is 1,024, and connections count too."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    # macOS names no limit here and refuses to be told so.
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _give_up(error: BatchrunError) -> NoReturn:
-    say(error.message, error.hint)
-    sys.exit(error.exit_code)
-
-
 @click.group(
-    cls=_Group,
+    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXIT_CODES,
 )
@@ -130,7 +60,7 @@ def main() -> None:
     """Run JSONL prompt files through a Runpod serverless queue endpoint.
 
     Every prompt is submitted once, tracked in a state file and collected into a JSONL results file.
-    The same command again goes on wherever the last one was cut off.
+    The same command again resumes wherever the last one was cut off.
 
     \b
     Examples:
@@ -140,12 +70,15 @@ def main() -> None:
     """
 
 
-@main.command(context_settings=_ENVIRONMENT)
-@with_options(
-    [*RUN_OPTIONS, *GUARD_OPTIONS, *RETRY_OPTIONS, *NOTIFY_OPTIONS, *KEY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS]
-)
-def run(**given: Any) -> None:
-    """Run the prompts of INPUT..., or go on with a run.
+def _command(short_help: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command, with a line about it that fits 80 columns."""
+    return main.command(context_settings=_ENVIRONMENT, short_help=short_help)
+
+
+@_command("Run prompt files, or resume a run: the same command again.")
+@takes(RunArguments)
+def run(given: RunArguments) -> None:
+    """Run the prompts of INPUT..., or resume a run.
 
     INPUT is a JSONL file (also .gz), a folder of such files, or `-` for stdin. A line is a prompt, chat
     messages, an `input` object for any worker, or an OpenAI batch line. The API key comes from RUNPOD_API_KEY.
@@ -161,22 +94,23 @@ def run(**given: Any) -> None:
       batchrun run --config sweep.toml
       batchrun run samples/ -e local -o rehearsal/ --dry-run
     """
-    from batchrun.commands import session
-    from batchrun.commands.run_options import refuse_local_options, run_options
+    from batchrun.commands.dry_run import dry_run
+    from batchrun.commands.local_endpoint import refuse_local_options
+    from batchrun.commands.run_options import run_options
 
     options = run_options(given)
     refuse_local_options(given, options)
-    if given["dry_run"]:
-        session.dry_run(options, stdout_bytes(), make_observer(given))
+    if given.dry_run:
+        dry_run(options, stdout_bytes(), make_observer(given))
         return
-    _run(options, given)
+    _run(options, given, given.api_key_file)
 
 
-@main.command(context_settings=_ENVIRONMENT)
+@_command("Resume the run of a STATE file with its options.")
 @click.argument("state", type=STATE)
-@with_options([*GUARD_OPTIONS, *RETRY_OPTIONS, *NOTIFY_OPTIONS, *CONFIRM_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
-def resume(state: Path, **given: Any) -> None:
-    """Go on with the run of a STATE file, with the options that it was started with.
+@takes(ResumeArguments)
+def resume(given: ResumeArguments, state: Path) -> None:
+    """Resume the run of a STATE file with the options that it was started with.
 
     \b
     Examples:
@@ -184,54 +118,54 @@ def resume(state: Path, **given: Any) -> None:
       batchrun resume results.jsonl.state --retry-failed --only timed_out
       batchrun resume results.jsonl.state --max-cost 80
     """
-    from batchrun.commands import session
-    from batchrun.commands.run_options import confirms_base_url, guards, refuse_local_options
+    from batchrun.commands.local_endpoint import refuse_local_options
+    from batchrun.commands.run_options import confirms_base_url, guards
+    from batchrun.runs.resumed import resumed_options
 
-    options = session.stored_options(state, repair=given["repair"])
+    options = resumed_options(state, repair=given.repair)
     options = replace(options, guards=guards(given, options.guards))
     refuse_local_options(given, options)
-    _run(options, given, resumed=True, confirmed_url=confirms_base_url(given, options))
+    _run(options, given, given.api_key_file, resumed=True, confirmed_url=confirms_base_url(given, options))
 
 
-@main.command(context_settings=_ENVIRONMENT)
-@with_options([*WATCH_OPTIONS, *GUARD_OPTIONS, *NOTIFY_OPTIONS, *KEY_OPTIONS, *LOCAL_OPTIONS, *SHOW_OPTIONS])
-def watch(**given: Any) -> None:
+@_command("Run each JSONL file that arrives in FOLDER, one after another.")
+@takes(WatchArguments)
+def watch(given: WatchArguments) -> None:
     """Run each JSONL file that arrives in FOLDER, one after the other.
 
-    Each file is a run of its own, with results, state file and options as `batchrun run` has them; guards and --limit
-    hold for each. Beside its results a file gets a record, NAME.done or NAME.failed; nothing in FOLDER is touched. The
-    same command again goes on with what was cut off, and takes up what has no record.
+    Each file is a run of its own, with results, state file and options as in `batchrun run`; guards and --limit apply
+    to each. Beside its results a file gets a record, NAME.done or NAME.failed; nothing in FOLDER is touched. The same
+    command again resumes what was cut off, and runs the files that have no record.
 
     \b
     Examples:
       batchrun watch inbox/ -e abc123xyz -o results/
       batchrun watch inbox/ -e abc123xyz -o results/ --until-empty --set max_tokens=256
     """
-    from batchrun.commands import session
-    from batchrun.commands.run_options import refuse_local_options, run_options
+    from batchrun.commands import watch as watching
+    from batchrun.commands.local_endpoint import refuse_local_options
+    from batchrun.commands.run_options import watch_options
+    from batchrun.endpoint.credentials import find_key
 
-    folder, output = given["folder"], given["output"]
-    asked = {**given, "inputs": (str(folder),), "output": f"{output}/", "state": str(output), "shard": None}
-    options = run_options(asked)
+    options = watch_options(given, given.folder, given.output)
     refuse_local_options(given, options)
-    shared = _session_options({**given, "retry_failed": False, "kinds": (), "repair": False}, options)
-    total = session.watch(
+    api_key = find_key(options, key_file=given.api_key_file)
+    total = watching.watch(
         options,
-        folder,
-        settle_s=given["settle"],
-        until_empty=given["until_empty"],
+        given,
+        observer=make_observer(given, api_key),
         show=lambda file, ending: show_ending(file, ending, given),
-        **{name: shared[name] for name in ("observer", "api_key", "notify_url", "local")},
+        api_key=api_key,
     )
     show_total(total, given)
     sys.exit(total.exit_code)
 
 
-@main.command(context_settings=_ENVIRONMENT)
+@_command("Show the status of the run of a STATE file, running or not.")
 @click.argument("state", type=STATE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def status(state: Path, *, as_json: bool) -> None:
-    """Show how the run of a STATE file stands; also while it is going on.
+    """Show the status of the run of a STATE file, running or not.
 
     \b
     Examples:
@@ -244,36 +178,37 @@ def status(state: Path, *, as_json: bool) -> None:
     echo(standing.to_json(seen) if as_json else standing.render(seen), nl=False)
 
 
-@main.command(context_settings=_ENVIRONMENT, short_help="Cancel the jobs in flight of a STATE file's run.")
+@_command("Cancel the jobs in flight of the run of a STATE file.")
 @click.argument("state", type=STATE)
-@with_options([*NOTIFY_OPTIONS, *CONFIRM_OPTIONS, *SHOW_OPTIONS])
-def cancel(state: Path, **given: Any) -> None:
+@takes(CancelArguments)
+def cancel(given: CancelArguments, state: Path) -> None:
     """Cancel the jobs in flight of the run of a STATE file, queued ones first.
 
-    Only the run's own jobs are cancelled. Those that are over by then are collected; the rows of the others are as if
-    they had not been submitted, and `resume` takes them up again. A run that is going on is asked to cancel and end.
+    Only the run's own jobs are cancelled. Those that have finished by then are collected; the other rows return to
+    pending, and `resume` submits them again. A process that drives the run is asked to cancel and to end.
 
     \b
     Examples:
       batchrun cancel results.jsonl.state
     """
-    from batchrun.commands import session
+    from batchrun.commands import cancel as cancelling
     from batchrun.commands.run_options import confirms_base_url
     from batchrun.endpoint.credentials import find_key
+    from batchrun.runs.resumed import resumed_options
 
-    options = session.stored_options(state)
-    api_key = find_key(options, key_file=given["api_key_file"])
-    summary = session.cancel(
+    options = resumed_options(state)
+    api_key = find_key(options, key_file=given.api_key_file)
+    summary = cancelling.cancel(
         options,
         observer=make_observer(given, api_key),
         confirmed_url=confirms_base_url(given, options),
         api_key=api_key,
-        notify_url=given["notify"],
+        notify_url=given.notify,
     )
     _finish(summary, given)
 
 
-@main.command(context_settings=_ENVIRONMENT)
+@_command("Prove that runs are whole: every row, result and input line.")
 @click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each STATE on stdout.")
 @click.option("--repair-list", is_flag=True, help="Only the ids of rows whose result is lost or damaged, one a line.")
@@ -302,7 +237,7 @@ def verify(states: tuple[Path, ...], *, as_json: bool, repair_list: bool) -> Non
     sys.exit(0 if all(each.is_whole for each in found) else 1)
 
 
-@main.command(context_settings=_ENVIRONMENT)
+@_command("Put the results of shards together, in input order.")
 @click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
 @click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="The file to write; `-` is stdout.")
 @click.option("--partial", is_flag=True, help="Merge what there is: shards may be missing, and rows not have ended.")
@@ -323,13 +258,13 @@ def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
     echo(str(merging.merge(states, target, stdout_bytes(), partial=partial)), err=True)
 
 
-@main.command(context_settings=_ENVIRONMENT)
+@_command("Write the results of a STATE file in input order.")
 @click.argument("state", type=STATE)
 @click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="The file to write; `-` is stdout.")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["openai", "batchrun"]),
+    type=click.Choice(get_args(ResultFormat)),
     help="The format to write. [default: as the run wrote them]",
 )
 @click.option("--all", "with_errors", is_flag=True, help="Failed and held rows, too, as the error file has them.")
@@ -351,7 +286,7 @@ def export(state: Path, output: Path, form: ResultFormat | None, *, with_errors:
     echo(str(exporting.export(state, target, stdout_bytes(), form, with_errors=with_errors)), err=True)
 
 
-@main.command(context_settings=_ENVIRONMENT)
+@_command("Show the results of a run by the variants of its sweep.")
 @click.argument("state", type=STATE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with all variants on stdout.")
 @click.option("--html", metavar="FILE", type=PATH, help="Write a page with plots, too.")
@@ -374,14 +309,14 @@ def report(state: Path, *, as_json: bool, html: Path | None) -> None:
     echo(tables.to_json(seen) if as_json else tables.render(seen), nl=False)
 
 
-@main.command(context_settings=_ENVIRONMENT)
+@_command("Validate prompt files, and report every bad line.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@with_options(REQUEST_OPTIONS)
+@takes(RequestArguments)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def check(inputs: tuple[str, ...], *, as_json: bool, **given: Any) -> None:
-    """Say what is wrong with each line of INPUT..., or sum the inputs up.
+def check(given: RequestArguments, inputs: tuple[str, ...], *, as_json: bool) -> None:
+    """Validate INPUT... and report every bad line, or sum the inputs up.
 
-    With the options of `run` that decide what is sent, it says what becomes of each field under them.
+    With the options of `run` that decide what is sent, it tells what becomes of each field under them.
 
     \b
     Examples:
@@ -402,7 +337,7 @@ def check(inputs: tuple[str, ...], *, as_json: bool, **given: Any) -> None:
     sources = find_sources(inputs, tell=lambda text: click.echo(text, err=True))
     for source in sources:
         refuse_unspeakable(Path(source.path))
-    report = checking.inspect(sources, stdin=stdin_bytes(), request=request, sweep=sweep, strict=given["strict"])
+    report = checking.inspect(sources, stdin=stdin_bytes(), request=request, sweep=sweep, strict=given.strict)
     if as_json:
         echo(orjson.dumps(checking.to_json(report), option=orjson.OPT_INDENT_2))
     else:
@@ -410,9 +345,9 @@ def check(inputs: tuple[str, ...], *, as_json: bool, **given: Any) -> None:
     sys.exit(0 if report.is_good else 2)
 
 
-@main.command(context_settings=_ENVIRONMENT)
-@with_options([*SERVE_OPTIONS, *LOCAL_OPTIONS])
-def serve(**given: Any) -> None:
+@_command("Serve a local endpoint with Runpod's queue API, to rehearse on.")
+@takes(ServeArguments)
+def serve(given: ServeArguments) -> None:
     """Serve a local endpoint that speaks Runpod's queue API, for rehearsals and tests.
 
     \b
@@ -422,37 +357,33 @@ def serve(**given: Any) -> None:
       batchrun serve --upstream http://localhost:11434/v1
       batchrun run prompts.jsonl -e any --base-url http://127.0.0.1:8000/v2 -o results.jsonl
     """
-    from batchrun.commands import session
+    from batchrun.commands import serve as serving
 
-    session.serve(given)
+    serving.serve(given, make_observer(ShowArguments(progress="plain")), lambda text: echo(text, err=True))
 
 
 main.add_command(show_guide)
 
 
-def _run(options: RunOptions, given: dict[str, Any], *, resumed: bool = False, confirmed_url: bool = False) -> NoReturn:
-    from batchrun.commands import session
-
-    shared = _session_options(given, options)
-    _finish(session.run(options, resumed=resumed, confirmed_url=confirmed_url, **shared), given)
-
-
-def _session_options(given: dict[str, Any], options: RunOptions) -> dict[str, Any]:
-    from batchrun.commands.session import LocalWorker
+def _run(
+    options: RunOptions,
+    given: SessionArguments,
+    key_file: Path | None,
+    *,
+    resumed: bool = False,
+    confirmed_url: bool = False,
+) -> NoReturn:
+    from batchrun.commands import run as running
     from batchrun.endpoint.credentials import find_key
 
-    api_key = find_key(options, key_file=given["api_key_file"])
-    return {
-        "retry_failed": given["retry_failed"],
-        "kinds": given["kinds"],
-        "repair": given["repair"],
-        "api_key": api_key,
-        "observer": make_observer(given, api_key),
-        "notify_url": given["notify"],
-        "local": LocalWorker(given["worker"], given["model_file"], given["upstream"]),
-    }
+    api_key = find_key(options, key_file=key_file)
+    observer = make_observer(given, api_key)
+    summary = running.run(
+        options, given, observer=observer, api_key=api_key, resumed=resumed, confirmed_url=confirmed_url
+    )
+    _finish(summary, given)
 
 
-def _finish(summary: Summary, given: dict[str, Any]) -> NoReturn:
+def _finish(summary: Summary, given: ShowArguments) -> NoReturn:
     show_summary(summary, given)
     sys.exit(summary.exit_code)

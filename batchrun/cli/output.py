@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchrun.commands.arguments import ShowArguments
 from batchrun.display.printer import Printer
 from batchrun.display.text import visible, visible_json
 from batchrun.endpoint.secrets import Secrets, url_secrets
@@ -37,34 +38,34 @@ def say(message: str, hint: str) -> None:
         echo(f"  -> {hint}", err=True)
 
 
-def show_summary(summary: Summary, given: dict[str, Any]) -> None:
+def show_summary(summary: Summary, given: ShowArguments) -> None:
     """What a run came to, as much of it as the options want."""
     from batchrun.display.summary import to_event
     from batchrun.display.summary_text import render
 
-    if given["progress"] == "json":
+    if given.progress == "json":
         echo(to_event(summary), err=True)
-    elif not given["quiet"]:
+    elif not given.quiet:
         echo(render(summary), err=True, nl=False)
     elif summary.reason:
         say(summary.reason, summary.hint)
 
 
-def show_ending(file: str, ending: FileOutcome, given: dict[str, Any]) -> None:
+def show_ending(file: str, ending: FileOutcome, given: ShowArguments) -> None:
     """How the run of a file in a watched folder ended."""
     if ending.summary is not None:
         show_summary(ending.summary, given)
-    elif given["progress"] == "json":
+    elif given.progress == "json":
         _show_event({"event": "refused", "file": file, **ending.to_json()})
     elif ending.error is not None:
         say(f"{file} is refused, nothing of it was sent: {ending.error.message}", ending.error.hint)
 
 
-def show_total(total: Total, given: dict[str, Any]) -> None:
+def show_total(total: Total, given: ShowArguments) -> None:
     """What a watch came to."""
-    if given["progress"] == "json":
+    if given.progress == "json":
         _show_event({"event": "total", **total.to_json()})
-    elif not given["quiet"]:
+    elif not given.quiet:
         echo(f"\n{total}", err=True)
 
 
@@ -74,7 +75,7 @@ def _show_event(event: dict[str, Any]) -> None:
     echo(orjson.dumps(event), err=True)
 
 
-def make_observer(given: dict[str, Any], api_key: str | None = None) -> Observer:
+def make_observer(given: ShowArguments, api_key: str | None = None) -> Observer:
     """What shows a run, as the options want it; the log goes to where they say, without the key.
 
     Raises:
@@ -82,16 +83,16 @@ def make_observer(given: dict[str, Any], api_key: str | None = None) -> Observer
     """
     from batchrun.display import progress
 
-    observer = progress.make_observer("none" if given["quiet"] else given["progress"], sys.stderr)
-    if given["progress"] == "none" and not given["quiet"]:
+    observer = progress.make_observer("none" if given.quiet else given.progress, sys.stderr)
+    if given.progress == "none" and not given.quiet:
         observer = progress.WarningObserver(sys.stderr)
-    file = _log_file(given["log_file"])
-    if given["verbose"] or file is not None:
+    file = _log_file(given.log_file)
+    if given.verbose or file is not None:
         from batchrun.endpoint.proxies import environment_proxies
 
-        urls = [given["notify"], *environment_proxies()]
+        urls = [given.notify, *environment_proxies()]
         secrets = Secrets(api_key, *(secret for url in urls for secret in url_secrets(url)))
-        progress.send_log(observer if given["verbose"] else None, file, secrets.hide)
+        progress.send_log(observer if given.verbose else None, file, secrets.hide)
     else:
         progress.send_log(None, None)
     return observer

@@ -15,9 +15,8 @@ from typing import Any
 
 import click
 
+from batchrun.cli.values import NAME, PATH, key_values, sweeps
 from batchrun.errors import UsageError
-
-_PATHS = frozenset({"inputs", "folder", "output", "state", "api_key_file", "model_file", "log_file"})
 
 
 def use_run_file(path: Path, ctx: click.Context) -> None:
@@ -36,7 +35,7 @@ def use_run_file(path: Path, ctx: click.Context) -> None:
             continue  # an empty list of inputs: the command line may have them
         except click.BadParameter as error:
             key = max(parameter.opts, key=len).removeprefix("--")
-            hint = f"mend it, or see batchrun {ctx.command.name} --help"
+            hint = f"fix it, or see batchrun {ctx.command.name} --help"
             raise UsageError(f"--config {path}: {key}: {error.message}", hint) from error
 
 
@@ -55,7 +54,7 @@ def read_run_file(path: Path, command: click.Command) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}", "give the TOML file with the run's options") from error
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or bytes that are no text
-        raise UsageError(f"--config {path}: this is no TOML: {error}", "mend the file") from error
+        raise UsageError(f"--config {path}: this is no TOML: {error}", "fix the file") from error
     known = {name: parameter for parameter in command.params for name in _names(parameter)}
     options: dict[str, Any] = {}
     for key, value in data.items():
@@ -68,7 +67,7 @@ def read_run_file(path: Path, command: click.Command) -> dict[str, Any]:
         if name in options:
             raise UsageError(f"--config {path}: {key!r} is there twice, in two spellings", "take one of them out")
         given = _value(f"--config {path}: {key}", parameter, value)
-        options[name] = _from_folder(path.parent, given) if name in _PATHS else given
+        options[name] = _from_folder(path.parent, given) if parameter.type in (PATH, NAME) else given
     return options
 
 
@@ -92,9 +91,9 @@ def _value(where: str, parameter: click.Parameter, value: Any) -> Any:
             raise UsageError(f"{where} is one value, not {_shown(value)}", "see batchrun run --help")
         return str(value)
     if isinstance(value, dict):
-        if parameter.name not in ("sweep", "override", "default"):
+        if parameter.callback not in (key_values, sweeps):
             raise UsageError(f"{where} is no table", f"write it as a list: {parameter.name} = [...]")
-        return [f"{key}={_json(where, item)}" for key, item in _flat(value, is_sweep=parameter.name == "sweep")]
+        return [f"{key}={_json(where, item)}" for key, item in _flat(value, is_sweep=parameter.callback is sweeps)]
     items = value if isinstance(value, list) else [value]
     if not all(isinstance(item, str) for item in items):
         raise UsageError(f"{where} is a text or a list of texts, not {_shown(value)}", "put quotes around it")

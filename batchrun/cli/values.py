@@ -1,4 +1,4 @@
-"""How a text becomes the value of an option: numbers, times, paths, KEY=VALUE. The bounds are those of `config`."""
+"""How a text becomes the value of an option: numbers, times, paths, KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from batchrun import config
+from batchrun.config import FOLDER_STATE, Bounds, HaltOptions
 from batchrun.errors import StateError, shown
 from batchrun.files.paths import behind_links, look_at, refuse_unspeakable
 
@@ -21,9 +21,9 @@ _SIZE = re.compile(f"{_NUMBER}\\s*({'|'.join(_SIZES)})")
 _MOST_DIGITS = 30
 
 
-def key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
+def key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     """KEY=VALUE options; a value is JSON where it can be read as such, else text."""
-    result: dict[str, object] = {}
+    result: dict[str, Any] = {}
     for value in values:
         key, equals, text = value.partition("=")
         if not equals or not key.strip():
@@ -44,11 +44,9 @@ def _json_or(text: str) -> Any:
         return text
 
 
-def sweeps(
-    _ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, tuple[object, ...]], ...]:
+def sweeps(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
     """KEY=V1,V2,... options, or KEY=[V1, V2, ...] as JSON; each value is JSON where it can be read as such."""
-    keys: dict[str, tuple[object, ...]] = {}
+    keys: dict[str, tuple[Any, ...]] = {}
     for value in values:
         key, equals, text = value.partition("=")
         key = key.strip()
@@ -66,10 +64,10 @@ def sweeps(
             if "" in parts:
                 raise click.BadParameter(f"{shown(value)}: a value between the commas is empty", param=param)
             keys[key] = tuple(_json_or(part) for part in parts)
-    return tuple(keys.items())
+    return keys
 
 
-def duration(_ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+def duration(bounds: Bounds, _ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """`8h`, `90m`, `1h30m`, `45s`, `2d`. Becomes seconds, more than 0."""
     if value is None:
         return None
@@ -80,52 +78,51 @@ def duration(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
     match = _DURATION.fullmatch(value.strip().lower())
     numbers = match.groups() if match else ()
     seconds = sum(float(number) * unit_s for number, unit_s in zip(numbers, _UNITS_S, strict=False) if number)
-    bounds = config.BOUNDS[str(param.name)]
     if not bounds.hold(seconds):
         kind = "a longer time than 10 years" if seconds > 0 else "no time above 0"
         raise click.BadParameter(f"{shown(value)} is {kind}, for example 8h, 90m, 1h30m or 45s", param=param)
     return seconds
 
 
-def size(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+def size(bounds: Bounds, _ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """`256MB`, `1GiB`, `1.5GB`. Becomes bytes."""
     if value is None:
         return None
     match = _SIZE.fullmatch(value.strip().lower()) if len(value) <= _MOST_DIGITS else None
     size_bytes = round(float(match.group(1)) * _SIZES[match.group(2)]) if match else 0
-    if not config.BOUNDS["memory"].hold(size_bytes):
+    if not bounds.hold(size_bytes):
         raise click.BadParameter(
             f"{shown(value)} is not a size from 1MB to 1TB, for example 256MB or 1GiB", param=param
         )
     return size_bytes
 
 
-def halt(_ctx: click.Context, param: click.Parameter, value: str | None) -> config.HaltOptions | None:
+def halt(bounds: Bounds, _ctx: click.Context, param: click.Parameter, value: str | None) -> HaltOptions | None:
     """`50` failed rows, `10%` of the rows, or `off`."""
     if value is None:
         return None
     text = value.strip().lower()
     if text == "off":
-        return config.HaltOptions(automatic=False)
-    if config.BOUNDS["halt"].hold(_number(text, config.BOUNDS["halt"])):
-        return config.HaltOptions(rows=int(text))
+        return HaltOptions(automatic=False)
+    if bounds.hold(_number(text, bounds)):
+        return HaltOptions(rows=int(text))
     match = re.fullmatch(f"{_NUMBER}\\s*%", text)
     share = float(match.group(1)) / 100 if match else 0.0
     if not 0 < share <= 1:
         raise click.BadParameter(f"{shown(value)}: give failed rows (50), a share of them (10%), or off", param=param)
-    return config.HaltOptions(share=share)
+    return HaltOptions(share=share)
 
 
 class Number(click.FloatRange):
-    """The number that an option takes, within the bounds that `config` has for it.
+    """The number that an option takes, within its bounds.
 
     Args:
-        option: The name of its parameter.
+        bounds: Which numbers.
         may_be_auto: Whether `auto` is taken, too, and becomes None.
     """
 
-    def __init__(self, option: str, *, may_be_auto: bool = False) -> None:
-        self._bounds = bounds = config.BOUNDS[option]
+    def __init__(self, bounds: Bounds, *, may_be_auto: bool = False) -> None:
+        self._bounds = bounds
         self._may_be_auto = may_be_auto
         self.name = "integer range" if bounds.whole else "float range"
         super().__init__(bounds.least, bounds.most, min_open=bounds.above)
@@ -145,7 +142,7 @@ class Number(click.FloatRange):
         return number
 
 
-def _number(text: str, bounds: config.Bounds) -> float | None:
+def _number(text: str, bounds: Bounds) -> float | None:
     """Text as a number; None when it is none, or one of thousands of digits."""
     try:
         return int(text) if bounds.whole else float(text)
@@ -170,43 +167,30 @@ class _Path(click.Path):
         Raises:
             UsageError: see `look_at`.
         """
-        found = look_at(value, "the path" if param is None else _called(param))
+        found = look_at(value, "the path" if param is None else called(param))
         path = Path(value)
         if self._is_state:
-            if (path / config.FOLDER_STATE).is_file():
-                path /= config.FOLDER_STATE
+            if (path / FOLDER_STATE).is_file():
+                path /= FOLDER_STATE
             path = behind_links(path)
             refuse_unspeakable(path)
             if not path.name:
                 raise StateError(
                     f"{path} is a folder, not a state file",
-                    f"it stands beside the results, <output>.state, or in their folder: {config.FOLDER_STATE}",
+                    f"it stands beside the results, <output>.state, or in their folder: {FOLDER_STATE}",
                 )
             if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
                 raise StateError(f"{path} is a device or a pipe, not a state file", "give the path of a state file")
         return path
 
 
-def _called(param: click.Parameter) -> str:
+def called(param: click.Parameter) -> str:
     """What people call a parameter: `--output`, or `STATE`."""
-    return max(param.opts, key=len) if isinstance(param, click.Option) else str(param.name).upper()
+    return max(param.opts, key=len) if isinstance(param, click.Option) else (param.metavar or str(param.name).upper())
 
 
-PATH, STATE = _Path(), _Path(is_state=True)
+class _Name(click.types.StringParamType):
+    """A path that is kept as it is written, with the slash at its end."""
 
 
-class Command(click.Command):
-    """A command that refuses an option of one value that is given twice, of which click would take the last."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; see click's.
-
-        Raises:
-            click.UsageError: an option is given twice.
-        """
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-        for index, param in enumerate(given):
-            takes_one = isinstance(param, click.Option) and not (param.multiple or param.is_flag or param.count)
-            if takes_one and param in given[:index]:
-                raise click.UsageError(f"{_called(param)} is given twice: which one is meant?", ctx)
-        return super().parse_args(ctx, args)
+PATH, STATE, NAME = _Path(), _Path(is_state=True), _Name()

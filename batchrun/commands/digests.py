@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from batchrun.config import RunOptions
 from batchrun.errors import OutputError
 from batchrun.files.exactjson import load
 from batchrun.results.record import iso_time
 from batchrun.runs.manifest import digest_file, manifest_path
 from batchrun.scheduler.states import RowState
 from batchrun.state.store import Store
+from batchrun.state.stored_options import find_options
 
 
 def changed_originals(store: Store) -> Iterator[str]:
@@ -33,10 +33,10 @@ def changed_originals(store: Store) -> Iterator[str]:
 
 def against_manifest(store: Store) -> Iterator[str]:
     """What the manifest says otherwise than the state and the results; nothing when it is of another session."""
-    options = store.get_setting("options")
-    if not isinstance(options, dict):
+    options = find_options(store)
+    if options is None:
         return
-    path = manifest_path(RunOptions.from_json(options, store.path))
+    path = manifest_path(options)
     try:
         data = load(path.read_bytes())
         if _session(data["sessions"][-1]) != _last_session(store):

@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
-from batchrun.config import ResultFormat, RunOptions
+from batchrun.config import ResultFormat
 from batchrun.errors import BatchrunError, UsageError
 from batchrun.prompts.sources import first_line, is_own_line
 from batchrun.results.reader import PlacedLines
@@ -23,6 +23,7 @@ from batchrun.scheduler.states import RowState
 from batchrun.state.naming import count_shared_ids
 from batchrun.state.positions import Positions
 from batchrun.state.snapshot import StateSnapshot
+from batchrun.state.stored_options import find_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +156,9 @@ def _files_of(store: StateSnapshot) -> Iterator[Path]:
     """What a run reads and writes."""
     for suffix in ("", "-wal", "-shm", ".lock"):
         yield store.path.with_name(store.path.name + suffix)
-    stored = store.get_setting("options")
-    if isinstance(stored, dict):
-        yield manifest_path(RunOptions.from_json(stored, store.path))
+    options = find_options(store)
+    if options is not None:
+        yield manifest_path(options)
     for output in store.outputs():
         path = store.results_path(output)
         yield from (path, errors_path(path))

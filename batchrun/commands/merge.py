@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from batchrun.commands.export import put, refuse_own_files, told_of
 from batchrun.errors import StateError
@@ -22,6 +22,7 @@ from batchrun.scheduler.states import RowState
 from batchrun.state.naming import count_shared_ids
 from batchrun.state.positions import Positions
 from batchrun.state.snapshot import StateSnapshot
+from batchrun.state.stored_options import find_options
 
 _SAME = {
     "endpoint": "--endpoint",
@@ -29,6 +30,7 @@ _SAME = {
     "sweep": "--sweep or --repeat",
     "format": "--format",
 }
+"""Options in which shards agree, by the name of their field."""
 _LISTED = 5
 
 
@@ -131,13 +133,12 @@ def _shards_of(stores: Sequence[StateSnapshot]) -> list[Shard]:
     """
     found = []
     for store in stores:
-        options = _options(store)
-        if not options:
+        options = find_options(store)
+        if options is None:
             raise StateError(f"{store.path} holds no run yet", "its start was cut off: give the same command again")
-        shard = options.get("shard")
-        if not isinstance(shard, str):
+        if options.shard is None:
             raise StateError(f"{store.path} is not that of a shard", "it was run without --shard: `batchrun export` it")
-        found.append(Shard.parse(shard))
+        found.append(Shard.parse(options.shard))
     return found
 
 
@@ -146,7 +147,7 @@ def _refuse_strangers(stores: Sequence[StateSnapshot]) -> list[Shard]:
     for store in stores:
         store.refuse_damaged()
     shards = _shards_of(stores)
-    first, first_options = stores[0], _options(stores[0])
+    first, first_options = stores[0], find_options(stores[0])
     by_index: dict[int, StateSnapshot] = {}
     for store, shard in zip(stores, shards, strict=True):
         if shard.count != shards[0].count:
@@ -162,8 +163,8 @@ def _refuse_strangers(stores: Sequence[StateSnapshot]) -> list[Shard]:
             raise StateError(
                 f"{store.path} and {first.path} are shards of different inputs", "each has to see the same lines"
             )
-        options = _options(store)
-        differing = [option for key, option in _SAME.items() if options.get(key) != first_options.get(key)]
+        options = find_options(store)
+        differing = [option for key, option in _SAME.items() if getattr(options, key) != getattr(first_options, key)]
         if differing:
             raise StateError(
                 f"{store.path} and {first.path} were run with different {' and '.join(differing)}",
@@ -199,11 +200,6 @@ def _refuse_partial(
 def _missing(indices: list[int]) -> str:
     listed = ", ".join(map(str, indices[:_LISTED])) + (", ..." if len(indices) > _LISTED else "")
     return f"{len(indices):,} {'shard is' if len(indices) == 1 else 'shards are'} missing: {listed}"
-
-
-def _options(store: StateSnapshot) -> dict[str, Any]:
-    options = store.get_setting("options")
-    return options if isinstance(options, dict) else {}
 
 
 def _error_lines(stores: Sequence[StateSnapshot]) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from batchrun.config import checked_url
+from batchrun.config import RunOptions, checked_url
 from batchrun.display.cost import span
 from batchrun.display.summary import Observer, Summary
 from batchrun.display.units import duration
@@ -83,14 +83,20 @@ async def notify(url: str, data: dict[str, Any]) -> str | None:
         return f"{type(error).__name__}"
 
 
-def refuse_bad_url(url: str | None) -> None:
-    """Refuse a notification URL that nothing can be sent to.
+def refuse_bad_urls(options: RunOptions, url: str | None) -> None:
+    """Refuse what no request can go through, before anything is sent.
+
+    Args:
+        options: The run's options.
+        url: URL that is notified; None: no notification.
 
     Raises:
-        UsageError: it is no http(s) URL, or the environment's proxy for it is none.
+        UsageError: the URL is not an http(s) URL, or the environment's proxy for it, or for the endpoint, is wrong.
     """
     if url is not None:
         refuse_bad_way(checked_url("--notify", url, example="https://hooks.slack.com/services/..."))
+    if not options.is_local:
+        refuse_bad_way(options.base_url)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from batchrun.runs.spending import cost_so_far
 from batchrun.scheduler.states import RowState
 from batchrun.state.naming import stored_ids
 from batchrun.state.snapshot import StateSnapshot
+from batchrun.state.stored_options import read_options
 
 
 def read(state: Path) -> VariantTable:
@@ -28,10 +29,7 @@ def read(state: Path) -> VariantTable:
     """
     with StateSnapshot(state) as store:
         store.refuse_damaged()
-        stored = store.get_setting("options")
-        if not isinstance(stored, dict):
-            raise StateError(f"{state} holds no run", "start one with `batchrun run`")
-        options = RunOptions.from_json(stored, state)
+        options = read_options(store)
         repeat = options.sweep.repeat
         variants = _variants(options)
         last = store.query("SELECT coalesce(max(variant), 0) FROM rows")[0][0]

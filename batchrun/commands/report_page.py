@@ -8,7 +8,6 @@ from pathlib import Path
 from sys import stdout
 
 from batchrun.commands.export import refuse_own_files
-from batchrun.config import RunOptions
 from batchrun.display.cost import span
 from batchrun.display.page import is_page, page, plot, table
 from batchrun.display.timeline import Point, Timeline
@@ -19,6 +18,7 @@ from batchrun.results.writer import write_whole
 from batchrun.runs.spending import cost_so_far
 from batchrun.state.records import public_id
 from batchrun.state.snapshot import StateSnapshot
+from batchrun.state.stored_options import read_options
 
 try:
     from batchrun.display import charts
@@ -50,7 +50,7 @@ def write(report: VariantTable, target: Path) -> None:
 
 
 def _page(report: VariantTable, store: StateSnapshot) -> bytes:
-    options = RunOptions.from_json(store.get_setting("options"), store.path)  # type: ignore[arg-type]  # read before
+    options = read_options(store)
     rows, succeeded, failed = (
         sum(getattr(variant, name) for variant in report.variants) for name in ("rows", "succeeded", "failed")
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from batchrun.config import RETENTION_S, SweepOptions
+from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
 from batchrun.display.text import fitted
 from batchrun.display.units import duration
@@ -22,6 +22,7 @@ from batchrun.state.lock import Holder, holder
 from batchrun.state.opening import has_log, log_of
 from batchrun.state.records import public_id
 from batchrun.state.store import Store
+from batchrun.state.stored_options import find_options
 
 _JOBS_SHOWN = 10
 
@@ -85,7 +86,7 @@ def look(state: Path, now: float | None = None) -> Standing:
     who = holder(state)
     with Store(state, read_only=True) as store:
         counts, counters = store.counts(), store.counters()
-        options = store.get_setting("options")
+        options = find_options(store)
         elapsed_s = store.sessions_ms() / 1000
         kept_s = RETENTION_S + store.usual_time_ms() / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
@@ -96,7 +97,7 @@ def look(state: Path, now: float | None = None) -> Standing:
         )
         return Standing(
             state=str(state),
-            endpoint=_endpoints(options),
+            endpoint="" if options is None else ", ".join(options.endpoints),
             pid=None if who is None else who.pid,
             log=str(log_of(state)) if has_log(state) else None,
             place="" if who is None else who.place,
@@ -116,21 +117,9 @@ def look(state: Path, now: float | None = None) -> Standing:
             ],
             failures=store.failure_groups(),
             counters=counters,
-            cost=cost_so_far(store, counts, counters, _price(options)),
-            shared=count_shared(store) if isinstance(options, dict) and options.get("dedupe") else 0,
+            cost=cost_so_far(store, counts, counters, None if options is None else options.guards.price_per_hour),
+            shared=count_shared(store) if options is not None and options.dedupe else 0,
         )
-
-
-def _endpoints(options: object) -> str:
-    if not isinstance(options, dict):
-        return ""
-    return ", ".join(SweepOptions.from_json(options.get("sweep", {})).endpoints) or str(options["endpoint"])
-
-
-def _price(options: object) -> float | None:
-    """The price that the run was started with; older state files have none."""
-    guards = options.get("guards") if isinstance(options, dict) else None
-    return guards.get("price_per_hour") if isinstance(guards, dict) else None
 
 
 def to_json(standing: Standing) -> bytes:

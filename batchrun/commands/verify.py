@@ -13,7 +13,6 @@ from pathlib import Path
 
 from batchrun.commands.digests import against_manifest, changed_originals
 from batchrun.commands.findings import PROBLEMS, UNSETTLED, Fault, Verification
-from batchrun.config import RunOptions, SweepOptions
 from batchrun.engine.rows import InputLines, where
 from batchrun.errors import StateError
 from batchrun.prompts.shard import LineSum, Shard
@@ -28,6 +27,7 @@ from batchrun.state.lock import holder
 from batchrun.state.naming import has_shared_ids, is_shared_id, stored_ids
 from batchrun.state.records import OutputRecord, public_id
 from batchrun.state.snapshot import Found, StateSnapshot
+from batchrun.state.stored_options import find_options
 
 _NAMED = 5
 """Of each kind of problem so many are named."""
@@ -216,9 +216,9 @@ class _Check:
                 if inputs.is_unchanged(source, row):
                     self._found.lines += 1
             self._unrowed(inputs)
-            options = self._store.get_setting("options")
-            if inputs.missing and isinstance(options, dict):
-                again = new_place(RunOptions.from_json(options, self._store.path))
+            options = find_options(self._store)
+            if inputs.missing and options is not None:
+                again = new_place(options)
                 self._found.notes.append(f"inputs that are not there: {len(inputs.missing):,}; say where: {again}")
         for copied in changed_originals(self._store):
             self._add("source", copied)
@@ -231,18 +231,19 @@ class _Check:
 
     def _unrowed(self, inputs: InputLines) -> None:
         """The lines of the inputs that have no row, or not all of theirs."""
-        options, mark, whole = (self._store.get_setting(name) for name in ("options", "intake", "whole_input"))
-        if not isinstance(options, dict):
+        options = find_options(self._store)
+        if options is None:
             return
-        size = Sweep(SweepOptions.from_json(options.get("sweep", {}))).size
+        mark, whole = self._store.get_setting("intake"), self._store.get_setting("whole_input")
+        size = Sweep(options.sweep).size
         lines, rows = inputs.count(self._sources.values()), self._store.rows_by_source(size)
-        shard = None if options.get("shard") is None else Shard.parse(options["shard"])
+        shard = None if options.shard is None else Shard.parse(options.shard)
         if shard is not None and isinstance(whole, dict):
             short = set(lines) if sum(lines.values()) > LineSum.from_json(whole).lines else set[int]()
         else:
             short = {number for number, count in lines.items() if count * size > rows.get(number, 0)}
-        if short and options.get("limit") is not None:
-            self._found.notes.append(f"the run is limited to {options['limit']:,} rows: the input has more lines")
+        if short and options.limit is not None:
+            self._found.notes.append(f"the run is limited to {options.limit:,} rows: the input has more lines")
             short = set()
         for number in sorted(short):
             source = self._sources[number]

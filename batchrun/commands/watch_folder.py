@@ -25,6 +25,7 @@ from batchrun.results.writer import write_whole, writing
 from batchrun.runs.intake import results_name
 from batchrun.state.lock import Holder, StateLock, holder
 from batchrun.state.store import Store
+from batchrun.state.stored_options import read_options
 
 _LOOK_EVERY_S = 1.0
 _LOOK_SHARE = 20
@@ -360,9 +361,8 @@ def _begun_with(state: Path) -> str:
     """The name of the file that a state file is of; empty when it does not say, which its run will."""
     try:
         with Store(state, read_only=True) as store:
-            stored: Any = store.get_setting("options")
-        return Path(stored["inputs"][0]).name
-    except (BatchrunError, KeyError, IndexError, TypeError):
+            return Path(read_options(store).inputs[0]).name
+    except (BatchrunError, IndexError):
         return ""
 
 

@@ -6,11 +6,12 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Literal, TextIO, cast
+from typing import Any, TextIO, cast
 
 import orjson
 from tqdm import tqdm
 
+from batchrun.config import ProgressMode
 from batchrun.display.cost import money
 from batchrun.display.printer import Printer
 from batchrun.display.summary import Observer, Snapshot
@@ -26,7 +27,7 @@ _NARROW_COLUMNS = 80
 """When the terminal does not say how wide it is."""
 
 
-def make_observer(mode: Literal["auto", "bar", "plain", "json", "none"], stream: TextIO | Printer) -> Observer:
+def make_observer(mode: ProgressMode, stream: TextIO | Printer) -> Observer:
     """The observer for a mode; `auto` is a bar on a terminal and plain lines elsewhere. None of them blocks."""
     printer = stream if isinstance(stream, Printer) else Printer(stream)
     if mode == "auto":

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchrun.config import RunOptions, SweepOptions, without_user
+from batchrun.config import RunOptions
 from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.files.paths import refuse_unspeakable
 from batchrun.prompts.sources import Source, first_line, is_own_line
@@ -19,8 +19,15 @@ from batchrun.results.writer import errors_path, writing
 from batchrun.runs.intake import output_paths, requests_path
 from batchrun.runs.manifest import is_manifest_of, manifest_path
 from batchrun.state.store import Store
+from batchrun.state.stored_options import find_options
 
-_IDENTITY = {"endpoint": "--endpoint", "base_url": "--base-url", "output": "--output", "shard": "--shard"}
+_IDENTITY = {
+    "endpoint": "--endpoint",
+    "base_url": "--base-url",
+    "output": "--output",
+    "shard": "--shard",
+    "dedupe": "--dedupe",
+}
 _REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
 _SETTING = "files"
 """The setting that lists the files that the run has made, relative to the state file's folder."""
@@ -35,17 +42,15 @@ def refuse_other_options(store: Store, options: RunOptions) -> bool:
     Raises:
         StateError: names each option that differs, with both values.
     """
-    stored = store.get_setting("options")
-    if not isinstance(stored, dict):
+    begun = find_options(store)
+    if begun is None:
         return False
-    now, stored = options.to_json(), {**stored, "base_url": without_user(stored["base_url"] or "") or None}
-    pairs = [(option, stored.get(key), now[key]) for key, option in _IDENTITY.items()]
-    swept = [str(Sweep(SweepOptions.from_json(data.get("sweep", {})))) or None for data in (stored, now)]
-    pairs.append(("--sweep", swept[0], swept[1]))
-    pairs.append(("--dedupe", stored.get("dedupe", False), now["dedupe"]))
+    was_json, now_json = begun.to_json(), options.to_json()
+    pairs = [(option, was_json[key], now_json[key]) for key, option in _IDENTITY.items()]
+    pairs.append(("--sweep", str(Sweep(begun.sweep)) or None, str(Sweep(options.sweep)) or None))
     if options.format != "auto":
-        pairs.append(("--format", stored.get("format", "batchrun"), options.format))
-    pairs += [(option, stored["request"][key], now["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
+        pairs.append(("--format", begun.format, options.format))
+    pairs += [(option, was_json["request"][key], now_json["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
     differing = [
         f"{option} {_shown(was)} (now {_shown(is_now)})"
         for option, was, is_now in pairs
@@ -58,7 +63,7 @@ def refuse_other_options(store: Store, options: RunOptions) -> bool:
             " with their state: add --repair",
         )
     # A lower limit takes no rows away from a run that has begun.
-    return bool(differing) or (stored.get("limit") != now["limit"] and store.is_untouched)
+    return bool(differing) or (begun.limit != options.limit and store.is_untouched)
 
 
 def new_place(options: RunOptions) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from batchrun.config import FormatChoice, RequestOptions, ResultFormat, RunOptions, SweepOptions
+from batchrun.config import FormatChoice, RequestOptions, ResultFormat, SweepOptions
 from batchrun.endpoint.worker_errors import decode_error
 from batchrun.engine.journal import failure_line
 from batchrun.engine.rows import LineChangedError, read_line
@@ -21,6 +21,7 @@ from batchrun.results.record import write_line
 from batchrun.scheduler.states import RowState
 from batchrun.state.records import RowRecord, SourceRecord
 from batchrun.state.store import Store
+from batchrun.state.stored_options import find_options
 
 _API_CODE = re.compile(r"HTTP (\d{3}): ")
 
@@ -92,11 +93,10 @@ class Conversion:
     def __init__(self, state: Path, form: ResultFormat | None) -> None:
         self._store = Store(state, read_only=True)
         try:
-            stored, sources = self._store.get_setting("options"), self._store.sources()
+            options, sources = find_options(self._store), self._store.sources()
         except BaseException:
             self._store.close()
             raise
-        options = RunOptions.from_json(stored, state) if isinstance(stored, dict) else None
         self._form = form
         self._run_form = options.format if options else "batchrun"
         self._endpoint = options.endpoint if options else ""

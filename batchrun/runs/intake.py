@@ -36,6 +36,7 @@ from batchrun.runs.manifest import digest_file
 from batchrun.state.records import OutputRecord, SourceRecord
 from batchrun.state.staging import MergedRows, StagedLine, merge, stage
 from batchrun.state.store import Store
+from batchrun.state.stored_options import find_options
 
 _PROBLEMS_SHOWN = 10
 _NUMBER = re.compile(r"\d[\d,]*")
@@ -155,7 +156,7 @@ def _merge(
     if shard:
         store.set_setting("whole_input", whole_input.to_json())
     store.set_setting("inputs", [tuple(digest_file(_given(record), record.path)) for record in records])
-    if store.get_setting("options") is None:
+    if find_options(store) is None:
         store.set_setting("format", "openai" if shapes == {Shape.OPENAI} else "batchrun")
     return merged
 
@@ -168,9 +169,9 @@ def _remove(copies: Sequence[Path]) -> None:
 
 def result_format(store: Store, options: RunOptions) -> FormatChoice:
     """The format of a run's results: as was decided when it began, else as it is asked for, else by its lines."""
-    stored = store.get_setting("options")
-    if isinstance(stored, dict):
-        return RunOptions.from_json(stored, options.state).format
+    stored = find_options(store)
+    if stored is not None:
+        return stored.format
     if options.format != "auto":
         return options.format
     return "openai" if store.get_setting("format") == "openai" else "batchrun"

@@ -28,6 +28,7 @@ from batchrun.state.amends import UNDER_WAY, Amended, Kept, amend, begin, keep
 from batchrun.state.naming import stored_ids
 from batchrun.state.snapshot import Found, StateSnapshot
 from batchrun.state.store import Store
+from batchrun.state.stored_options import find_options, keep_options
 
 _BLANK, _STRANGE, _KEPT = 0, 1, 2
 """Marks of a line of a results file."""
@@ -48,23 +49,23 @@ def by_new_name(options: RunOptions) -> RunOptions:
 
 def by_old_name(store: Store, options: RunOptions) -> RunOptions:
     """The options with the results by the name that the state has of them, where only the new one leads anywhere."""
-    stored, outputs = store.get_setting("options"), store.outputs()
-    if not isinstance(stored, dict) or len(outputs) != 1 or options.output_is_folder:
+    stored, outputs = find_options(store), store.outputs()
+    if stored is None or len(outputs) != 1 or options.output_is_folder:
         return options
     if results_path(store, outputs[0]).exists() or not options.output.is_file():
         return options
-    return replace(options, output=options.state.parent / stored["output"])
+    return replace(options, output=stored.output)
 
 
 def take_new_name(store: Store, options: RunOptions) -> None:
     """Let the state know its results file by the name that it has now."""
     if by_old_name(store, options) is options:
         return
-    stored, name = store.get_setting("options"), os.path.relpath(options.output, options.state.parent)
+    stored, name = find_options(store), os.path.relpath(options.output, options.state.parent)
     with store.transaction() as db:
         db.execute("UPDATE outputs SET path = ?", (name,))
-    if isinstance(stored, dict):
-        store.set_setting("options", {**stored, "output": name})
+    if stored is not None:
+        keep_options(store, replace(stored, output=options.output))
 
 
 def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Observer) -> None:

@@ -59,6 +59,7 @@ from batchrun.state.opening import refuse_without_log, without_lost_log
 from batchrun.state.records import Execution, Share
 from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
+from batchrun.state.stored_options import keep_options
 
 _REQUESTS_AT_ONCE = 1000
 
@@ -157,7 +158,7 @@ class Run:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
             options = self.options = replace(options, format=result_format(self.store, options))
             if not as_is:
-                self.store.set_setting("options", options.to_json())
+                keep_options(self.store, options)
                 consent.keep(self.store, sources, are_read=merged is not None)
                 self.store.set_setting("folder", str(options.state.absolute().parent))
             if requests is not None:

@@ -16,10 +16,10 @@ import pytest
 
 import batchrun
 from batchrun.commands import findings
-from batchrun.commands import session as session_module
 from batchrun.commands import verify as verification
 from batchrun.errors import StateError
 from batchrun.runs import repair
+from batchrun.runs.resumed import resumed_options
 from batchrun.runs.run import Run
 from batchrun.state.store import Store
 from tests.support.rehearsal import Listener, Picky, hurried, options_for, read_lines, serving, write_lines
@@ -344,7 +344,7 @@ async def test_a_state_file_that_has_lost_its_log_is_continued_from_the_results(
             assert server.seen["run"] <= ROWS + 8
             assert_whole(copy)
         else:
-            assert session_module.stored_options(state_of(copy), repair=True).endpoint == "abc"
+            assert resumed_options(state_of(copy), repair=True).endpoint == "abc"
             assert not (copy / "out.jsonl.state-wal").exists()
 
 

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchrun.cli.app import main
-from batchrun.commands import session
+from batchrun.commands import serve
 from batchrun.local.echo import EchoWorker
 from batchrun.local.server import LocalEndpoint, LocalOptions
 
@@ -257,7 +257,7 @@ def invoke(arguments: list[str]):
                 logging.getLogger().removeHandler(handler)
 
 
-async def serve_shortly(options, worker) -> None:
+async def serve_shortly(options, worker, _tell) -> None:
     async with LocalEndpoint(options, worker):
         pass
 
@@ -280,7 +280,7 @@ def assert_clear(usage, done, sent: int) -> None:
 def test_any_usage_is_one_clear_line_and_an_exit_code_that_says_what_happened(
     server, template, tmp_path_factory, monkeypatch, usage
 ):
-    monkeypatch.setattr(session, "_serve", serve_shortly)
+    monkeypatch.setattr(serve, "_serve", serve_shortly)
     monkeypatch.setitem(sys.modules, "xllamacpp", None)  # the real model takes seconds to load
     command, line, environ, file, has_home = usage
     folder = tmp_path_factory.mktemp("fuzz") / "f"

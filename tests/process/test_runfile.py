@@ -150,7 +150,7 @@ def test_a_file_without_inputs_leaves_them_to_the_command_line(folder: Path):
     (folder / "run.toml").write_text('inputs = []\nendpoint = "x"\n')
     assert len(bodies(batchrun(folder, "run", "in.jsonl", "--config", "run.toml", "--dry-run"))) == 2
     done = batchrun(folder, "run", "--config", "run.toml", "--dry-run")
-    assert (done.returncode, "Missing argument 'INPUT...'" in done.stderr) == (2, True)
+    assert (done.returncode, "`batchrun run` needs INPUT..." in done.stderr) == (2, True)
 
 
 def test_a_path_from_home_is_not_one_in_the_folder_of_the_file(folder: Path):

@@ -456,9 +456,9 @@ def test_the_events_of_a_watch_are_json_lines(folder: Path):
         (["in", "-o", "in"], "is the watched folder: what is written there would be taken up"),
         (["in", "-o", "in/../in"], "is the watched folder"),
         (["in", "-o", "file"], "--output file is no folder"),
-        (["in"], "Missing option '-o'"),
+        (["in"], "`batchrun watch` needs --output"),
         (["in", "-o", "out", "--settle", "2"], "'2': hours, minutes or seconds?"),
-        (["in", "-o", "out", "--state", "x"], "No such option"),
+        (["in", "-o", "out", "--state", "x"], "`batchrun watch` has no option --state"),
         (["in", "-o", "out", "--notify", "slack"], "--notify is no http(s) URL"),
     ],
 )

@@ -8,6 +8,7 @@ import tomllib
 import pytest
 
 from batchrun.cli.app import main
+from batchrun.cli.options import GroupedOption
 from batchrun.scheduler.failures import FailureKind
 from tests.support.places import PACKAGE, ROOT
 
@@ -23,6 +24,13 @@ def test_every_command_and_option_is_in_a_guide_or_the_readme(name: str):
     for parameter in main.commands[name].params:
         if parameter.param_type_name == "option" and parameter.name not in HIDDEN:
             assert any(f"`{option}" in DOCUMENTS for option in parameter.opts), f"{name} {parameter.opts}"
+
+
+def test_the_commands_guide_has_the_options_of_run_under_the_headings_of_its_help():
+    rows = dict(re.findall(r"^\| ([a-z ]+) \| (.+) \|$", GUIDES["commands"], re.MULTILINE))
+    for option in main.commands["run"].params:
+        if isinstance(option, GroupedOption):
+            assert f"`{max(option.opts, key=len)}`" in rows[option.group.lower()], option.opts
 
 
 def test_every_option_that_the_documents_name_exists():

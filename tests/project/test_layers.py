@@ -52,7 +52,7 @@ LIBRARIES = {
     "sqlite3": {"state"},
     "tqdm": {"display"},
     "matplotlib": {"display"},
-    "click": {"cli", "commands.run_options", "commands.session"},
+    "click": {"cli"},
     "xllamacpp": {"local"},
     "asyncio": {"endpoint", "local", "engine", "runs", "commands", "api"},
     "time": {"engine", "local", "commands"},

@@ -1,0 +1,46 @@
+"""`batchrun run --dry-run`: prints the body of each submission, one a line, and sends nothing."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import BinaryIO
+
+from batchrun.config import RunOptions
+from batchrun.display.summary import Observer, warn
+from batchrun.display.text import visible_json
+from batchrun.endpoint.protocol import run_body
+from batchrun.files.streams import stdin_bytes
+from batchrun.prompts.fields import Fields
+from batchrun.prompts.shapes import build_request
+from batchrun.prompts.sweep import Sweep
+from batchrun.runs.intake import RequestKeys, preview
+
+
+def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
+    """Print what would be sent.
+
+    Raises:
+        InputError: an input or a line of it is wrong.
+    """
+    sweep = Sweep(options.sweep)
+    if sweep.size > 1:
+        observer.message(f"sweep: {sweep}: {sweep.size:,} rows of each line")
+    count = equal = 0
+    key_of, seen = RequestKeys(options), set[bytes]()
+    fields = Fields(options.request, sweep)
+    for number, prompt in enumerate(preview(options, stdin_bytes(), observer, fields)):
+        if options.dedupe:
+            key = key_of(prompt, number % sweep.size)
+            if key in seen:
+                equal += 1
+                continue
+            seen.add(key)
+        body = run_body(build_request(prompt, options.request), options.policy)
+        out.write(visible_json(body).encode() + b"\n")
+        count += 1
+    out.flush()
+    fields.tell_all(partial(warn, observer), strict=options.strict)
+    urls = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
+    where = "the local endpoint" if options.is_local else urls
+    more = f", and {equal:,} more ask for the same as one of them" if equal else ""
+    observer.message(f"dry run: {count:,} rows would go to {where}{more}; nothing was sent")

@@ -1,0 +1,50 @@
+"""The local endpoint of a run: what answers, and a server in this process for as long as it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from batchrun.commands.arguments import LocalArguments
+from batchrun.config import LOCAL_ENDPOINT, RunOptions
+from batchrun.display.summary import Observer
+from batchrun.errors import UsageError
+from batchrun.local.workers import Worker
+
+
+def refuse_local_options(given: LocalArguments, options: RunOptions) -> None:
+    """Refuse to send prompts elsewhere than the options seem to say.
+
+    Raises:
+        UsageError: a worker was chosen for an endpoint that is not the local one.
+    """
+    for option, chosen in (
+        ("--worker", given.worker != "auto"),
+        ("--model-file", given.model_file is not None),
+        ("--upstream", given.upstream is not None),
+    ):
+        if chosen and not options.is_local:
+            raise UsageError(f"{option} is for --endpoint local", f"remove it, or run with -e {LOCAL_ENDPOINT}")
+
+
+def local_worker(given: LocalArguments, observer: Observer) -> Worker:
+    """What answers; the observer is told when it is not what a person may expect.
+
+    Raises:
+        UsageError: what was asked for is not installed, or does not go together.
+    """
+    from batchrun.local.choice import choose_worker
+
+    worker, notice = choose_worker(given.worker, model_file=given.model_file, upstream=given.upstream)
+    if notice:
+        observer.message(notice)
+    return worker
+
+
+@asynccontextmanager
+async def serving(worker: Worker) -> AsyncIterator[str]:
+    """Serve a worker in this process; yields the base URL."""
+    from batchrun.local.server import LocalEndpoint, LocalOptions
+
+    async with LocalEndpoint(LocalOptions(workers=1, jobs_per_worker=worker.parallel), worker) as endpoint:
+        yield endpoint.base_url

@@ -1,0 +1,50 @@
+"""`batchrun serve`: a local endpoint that is there until a signal comes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+from batchrun.commands.event_loop import in_loop
+from batchrun.commands.local_endpoint import local_worker
+from batchrun.commands.serve_arguments import ServeArguments
+from batchrun.display.summary import Observer
+from batchrun.endpoint.credentials import checked
+from batchrun.local.server import LocalEndpoint, LocalOptions
+from batchrun.local.workers import Worker
+
+
+def serve(given: ServeArguments, observer: Observer, tell: Callable[[str], None]) -> None:
+    """Serve a local endpoint.
+
+    Args:
+        given: How it behaves, and what answers.
+        observer: Told when the worker is not what a person may expect.
+        tell: Says where the endpoint is.
+
+    Raises:
+        UsageError: the address is taken or needs a key, or the worker cannot be had.
+    """
+    options = LocalOptions(
+        host=given.host,
+        port=given.port,
+        api_key=None if given.api_key is None else checked(given.api_key, "--api-key"),
+        workers=given.workers,
+        jobs_per_worker=given.jobs_per_worker,
+        latency_s=given.latency,
+        fail_rate=given.fail_rate,
+        seed=given.seed,
+        limits=given.limits,
+        cold_start_s=given.cold_start,
+    )
+    in_loop(_serve(options, local_worker(given, observer), tell))
+
+
+async def _serve(options: LocalOptions, worker: Worker, tell: Callable[[str], None]) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with LocalEndpoint(options, worker) as endpoint:
+        tell(f"serving {worker.name} at {endpoint.base_url}/ID/run; Ctrl-C ends it")
+        await stopped.wait()

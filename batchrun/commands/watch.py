@@ -1,0 +1,140 @@
+"""`batchrun watch`: runs each file that arrives in a folder, one after the other, in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from batchrun.commands.arguments import WatchArguments
+from batchrun.commands.event_loop import loop_factory
+from batchrun.commands.local_endpoint import local_worker, serving
+from batchrun.commands.notify import refusal_payload, refuse_bad_urls, tell, telling
+from batchrun.commands.watch_folder import FileOutcome, Task, Watch
+from batchrun.commands.watch_queue import Total
+from batchrun.config import RunOptions
+from batchrun.display.summary import Observer, Summary
+from batchrun.endpoint.credentials import find_key
+from batchrun.engine.clock import WallClock, steady_s
+from batchrun.engine.driver import Outcome
+from batchrun.engine.signals import Leaving, cancellable
+from batchrun.errors import BatchrunError, OutputError, RefusedError, StoppedError, UsageError
+from batchrun.local.workers import Worker
+from batchrun.runs.checks import refuse_other_options
+from batchrun.runs.run import Run
+from batchrun.state.store import Store
+
+
+def watch(
+    options: RunOptions,
+    given: WatchArguments,
+    *,
+    observer: Observer,
+    show: Callable[[str, FileOutcome], None],
+    api_key: str | None = None,
+) -> Total:
+    """Run each file that arrives; see `Watch`.
+
+    Args:
+        options: As for a run of the whole folder; each file has its own input, results and state.
+        given: The folders, and what is asked of each session.
+        observer: Shown every run.
+        show: Shown how each ended, with the file's name.
+        api_key: None: it is looked for, see `find_api_key`.
+
+    Raises:
+        BatchrunError: nothing more can be run, or a defect. A file that is refused or stops is shown.
+    """
+    refuse_bad_urls(options, given.notify)
+    key = find_key(options, api_key)
+    worker = local_worker(given, observer) if options.is_local else None
+    rng = random.Random()  # noqa: S311 - jitter, not a secret
+    with contextlib.ExitStack() as stack:
+        runner = stack.enter_context(asyncio.Runner(loop_factory=loop_factory()))
+        drives = _Drives(runner, stack, worker)
+
+        def take(task: Task) -> FileOutcome:
+            own = replace(
+                options, inputs=(str(task.path),), output=task.results, output_is_folder=False, state=task.state
+            )
+            _refuse_other_command(own)
+            try:
+                opened = Run(own, observer, clock=steady_s, wall=WallClock(steady_s, time.time), api_key=key)
+            except UsageError as error:
+                if given.notify is not None:
+                    tell(given.notify, refusal_payload(error, task.path.name), observer)
+                return FileOutcome(error=error)
+            leaving = Leaving()
+            with cancellable(leaving), telling(given.notify, own.state, observer, key) as told, opened:
+                outcome = drives.drive(opened, rng, leaving)
+                told.append(opened.conclude(outcome))
+            return FileOutcome(told[0], *_why_stopped(told[0], outcome))
+
+        watched = Watch(
+            given.folder,
+            given.output,
+            settle_s=given.settle,
+            until_empty=given.until_empty,
+            observer=observer,
+            take=take,
+            show=show,
+            clock=steady_s,
+            wall=time.time,
+            pause=time.sleep,
+        )
+        return watched.run()
+
+
+class _Drives:
+    """Drives one run after the other in one event loop, and starts the local endpoint for the first that needs it.
+
+    Args:
+        runner: The loop; it is idle in between.
+        stack: Ends the endpoint.
+        worker: Of the local endpoint; None: the runs are on a real one.
+    """
+
+    def __init__(self, runner: asyncio.Runner, stack: contextlib.ExitStack, worker: Worker | None) -> None:
+        self._runner = runner
+        self._stack = stack
+        self._worker = worker
+        self._local_url: str | None = None
+
+    def drive(self, run: Run, rng: random.Random, leaving: Leaving) -> Outcome:
+        """Drive a run to its end or its interruption."""
+        if self._worker is not None and not run.has_work:
+            return Outcome("finished")
+        base_url = run.options.base_url if self._worker is None else self._served(self._worker)
+        return self._runner.run(run.drive(base_url, rng, leaving=leaving))
+
+    def _served(self, worker: Worker) -> str:
+        if self._local_url is None:
+            endpoint = contextlib.AsyncExitStack()
+            self._stack.callback(lambda: self._runner.run(endpoint.aclose()))
+            self._local_url = self._runner.run(endpoint.enter_async_context(serving(worker)))
+        return self._local_url
+
+
+def _refuse_other_command(options: RunOptions) -> None:
+    """Refuse to resume a file under options that ask for something else: it is the command that is wrong.
+
+    Raises:
+        StateError: names each option that differs.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            store = stack.enter_context(Store(options.state, read_only=True))
+        except BatchrunError:
+            return  # there is none yet, or its run says what is wrong with it
+        refuse_other_options(store, options)
+
+
+def _why_stopped(summary: Summary, outcome: Outcome) -> tuple[StoppedError | None, bool]:
+    """Why a run stopped early, and whether the next one would, too: the API refuses all, or nothing can be written."""
+    if summary.outcome != "stopped":
+        return None, False
+    error = outcome.error or OutputError(summary.reason, summary.hint)
+    return error, isinstance(error, (RefusedError, OutputError))

@@ -1,0 +1,51 @@
+"""The options that a run was started with, as its state file keeps them: read and written here alone.
+
+A file of an earlier version lacks what it did not know; `RunOptions.from_json` says what that means.
+"""
+
+from __future__ import annotations
+
+from batchrun.config import RunOptions
+from batchrun.errors import StateError
+from batchrun.state.database import Database
+
+_SETTING = "options"
+
+
+def find_options(store: Database) -> RunOptions | None:
+    """The options of a state file's run; None: it holds no run yet.
+
+    Raises:
+        StateError: they are damaged.
+    """
+    stored = store.get_setting(_SETTING)
+    if not isinstance(stored, dict):
+        return None
+    try:
+        return RunOptions.from_json(stored, store.path)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise StateError(
+            f"{store.path}: the options of its run cannot be read: it is damaged, or of a newer version",
+            "restore it from a copy, or use the version that wrote it",
+        ) from error
+
+
+def read_options(store: Database) -> RunOptions:
+    """The options of a state file's run.
+
+    Raises:
+        StateError: it holds no run, or they are damaged.
+    """
+    options = find_options(store)
+    if options is None:
+        raise StateError(f"{store.path} holds no run", "start one with `batchrun run`")
+    return options
+
+
+def keep_options(store: Database, options: RunOptions) -> None:
+    """Keep the options of a run; those of this session alone are left out.
+
+    Raises:
+        OutputError: the state cannot be written.
+    """
+    store.set_setting(_SETTING, options.to_json())
