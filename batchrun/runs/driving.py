@@ -14,6 +14,7 @@ from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
 from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.memory import MemoryBudget
+from batchrun.endpoint.transport import OneRowPerJob
 from batchrun.engine.dedupe import Followers
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.fleet import Fleet
@@ -156,6 +157,7 @@ class _Engines:
         self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
         self._first_job = run.store.next_job()
         self._memory = MemoryBudget(run.options.memory_bytes)
+        self._transport = OneRowPerJob(run.options.policy)
 
     async def add(self, index: int, channel: RunSide | None = None) -> None:
         """Add the engine of one of the run's endpoints.
@@ -181,6 +183,7 @@ class _Engines:
             client,
             Tally(run.store.counts(share), run.clock(), price_per_hour=options.guards.price_per_hour),
             self.fleet.observer_of(endpoint, alone=len(options.endpoints) == 1),
+            transport=self._transport,
             streamed=Streamed(client, options.scheduler.limits.status, self._rng, run.clock),
             timeline=self._timeline,
             thread=self._thread,
@@ -216,6 +219,7 @@ class _Engines:
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
             meter=WorkerMeter(WorkerTime.from_counters(store.counters(), share=1 / share.count)),
             jobs_ended=(worked.jobs // share.count, worked.total_ms / 1000 / share.count),
+            rows_per_job=self._transport.rows_per_job,
         )
         now, now_ms = run.clock(), run.now_ms()
         recent_ms = store.recent_submissions_ms(now_ms - round(WINDOW_S * 1000), share)
@@ -229,7 +233,7 @@ class _Engines:
             run.session,
             run.lines,
             run.results,
-            policy=run.options.policy,
+            self._transport,
             share=share,
             followers=_followers(run) if run.options.dedupe else None,
             deliver=deliver,

@@ -37,6 +37,7 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         for line in tail.behind_hole:
             _take_over(store, output, line, Batch(), set())  # refuses a strange one; ours are made again
         batch.committed_bytes[output.output] = size_bytes
+        batch.may_end_in_part = True
         store.commit(batch, session, now_ms)
         truncate(path, size_bytes)
         taken_over = f"took over {len(tail.lines)} results that were not committed" if tail.lines else ""

@@ -67,6 +67,7 @@ class Scheduler:
         life_s: How long a job may live from its submission, its ttl with some grace, whatever `guards` say.
         meter: What workers have been counted for.
         jobs_ended: Jobs that earlier sessions have seen the end of, and their execution time in seconds.
+        rows_per_job: The most rows of one job.
     """
 
     def __init__(
@@ -79,8 +80,11 @@ class Scheduler:
         life_s: float = DEFAULT_TTL_S + TTL_GRACE_S,
         meter: WorkerMeter | None = None,
         jobs_ended: tuple[int, float] = (0, 0.0),
+        rows_per_job: int = 1,
     ) -> None:
         self._place = 0
+        self._is_one_each = rows_per_job == 1
+        """Whether every job in flight has one row."""
         self._flights: dict[int, Flight] = {}
         """The jobs in flight, oldest first."""
         self._status = Pacer(options.limits.status, rng)
@@ -95,7 +99,7 @@ class Scheduler:
             options, rng, flights=self._flights, plan=self._plan, lanes=self._lanes, life_s=life_s
         )
         self._gate = Gate(rng, metered=guards.price_per_hour is not None)
-        self._backlog = Backlog(options.concurrency or MOST)
+        self._backlog = Backlog((options.concurrency or MOST) * rows_per_job)
         self._settlement = Settlement(options, guards, self._backlog, rng)
         self.canary = self._settlement.canary
         self._stopping = Stopping(self._settlement)
@@ -118,6 +122,7 @@ class Scheduler:
             gate=self._gate,
             settlement=self._settlement,
             budget=self._budget,
+            rows_per_job=rows_per_job,
         )
         self._deadline = Deadline(guards.deadline_s)
         self._recall_wanted = False
@@ -135,6 +140,7 @@ class Scheduler:
             ev.Submitted: self._submitted,
             ev.SubmitFailed: self._submit_failed,
             ev.LineUnusable: self._line_unusable,
+            ev.NotSubmitted: self._not_submitted,
             ev.JobSeen: self._job_seen,
             ev.JobEnded: self._job_ended,
             ev.PollFailed: self._poll_failed,
@@ -171,6 +177,19 @@ class Scheduler:
     def in_flight(self) -> int:
         """Jobs submitted, or being submitted, and not known to be final."""
         return len(self._flights)
+
+    @property
+    def rows_in_flight(self) -> int:
+        """The rows of those jobs."""
+        flights = self._flights
+        return len(flights) if self._is_one_each else sum(len(flight.rows) for flight in flights.values())
+
+    @property
+    def rows_running(self) -> int:
+        """The rows of the jobs that were IN_PROGRESS when last polled."""
+        if self._is_one_each:
+            return self.running
+        return sum(len(flight.rows) for flight in self._flights.values() if flight.in_progress)
 
     @property
     def waiting(self) -> int:
@@ -272,7 +291,7 @@ class Scheduler:
             self._status.start(now)
             flight = self._flights[job]
             flight.asking = True
-            out.append(cmd.Poll(job, flight.remote_id))
+            out.append(cmd.Poll(job, flight.remote_id, flight.numbers))
 
     def _submit(self, out: list[cmd.Command], now: float) -> None:
         if self._stopping.is_stopping or self._unasked:
@@ -305,8 +324,10 @@ class Scheduler:
 
     def _adopt(self, event: ev.JobAdopted, _: float) -> None:
         self._stopping.refusals.has_answered = True  # in an earlier session
-        flight = Flight(event.job, Row(event.ticket, RowState.SUBMITTED), event.submitted_at)
+        rows = tuple(Row(ticket, RowState.SUBMITTED) for ticket in event.tickets)
+        flight = Flight(event.job, rows, event.submitted_at)
         self._flights[event.job] = flight
+        self._is_one_each = self._is_one_each and len(rows) == 1
         flight.remote_id = event.remote_id
         flight.place, self._place = self._place, self._place + 1
         flight.adopted = True
@@ -341,12 +362,20 @@ class Scheduler:
             self.meter.unwatched(flight.submitted_at + (event.delay_s or 0.0), event.execution_s, self._began_at)
         if event.status == "CANCELLED" and (flight.cause is not None or flight.called_off):
             self._call_off(flight, now)
-        elif event.failure is None:
-            self._settlement.succeed(flight, event.status, event.answer, event.flaw)
-        elif is_blamed:
-            self._settlement.spare(flight, event.failure, event, now, self._lessons.usual_s)
         else:
-            self._settlement.retry_or_fail(flight, event.status, event.failure, now, event.answer)
+            for row, answer in zip(flight.rows, event.rows, strict=True):
+                self._settle(flight.job, row, event.status, answer, now, is_blamed=is_blamed)
+
+    def _settle(self, job: int, row: Row, status: str, answer: ev.RowAnswer, now: float, *, is_blamed: bool) -> None:
+        settlement, failure = self._settlement, answer.failure
+        if failure is None:
+            settlement.succeed(job, row, status, answer.flaw)
+            return
+        status = "FAILED" if status == "COMPLETED" else status  # other rows of the job have results
+        if is_blamed:
+            settlement.spare(job, row, status, failure, now, usual_s=self._lessons.usual_s)
+        else:
+            settlement.retry_or_fail(job, row, status, failure, now, is_answered=True)
 
     def _poll_failed(self, event: ev.PollFailed, now: float) -> None:
         flight = self._asked(event.job)
@@ -359,12 +388,15 @@ class Scheduler:
                     return
                 self._land(flight, now)
                 failure = Failure(FailureKind.EXPIRED, f"the job is gone ({error.message})", error.raw)
-                self._settlement.retry_or_fail(flight, "EXPIRED", failure, now)
+                for row in flight.rows:
+                    self._settlement.retry_or_fail(flight.job, row, "EXPIRED", failure, now)
                 return
             case TooLargeError():
                 self._status.succeed(now)
                 self._land(flight, now)
-                self._settlement.fail(flight, "FAILED", Failure(FailureKind.TOO_LARGE, error.message, error.raw))
+                failure = Failure(FailureKind.TOO_LARGE, error.message, error.raw)
+                for row in flight.rows:
+                    self._settlement.fail(flight.job, row, "FAILED", failure)
                 return
             case ThrottledError():
                 self._status.throttle(now, event.sent_at, error.retry_after_s)
@@ -392,8 +424,13 @@ class Scheduler:
 
     def _line_unusable(self, event: ev.LineUnusable, now: float) -> None:
         flight = self._flights[event.job]
+        if not self._submitter.unusable(flight, event):
+            self._not_submitted(ev.NotSubmitted(event.job), now)
+
+    def _not_submitted(self, event: ev.NotSubmitted, now: float) -> None:
+        flight = self._flights[event.job]
         self._land(flight, now)
-        self._submitter.unusable(flight, event.message)
+        self._submitter.abandoned(flight, now)
 
     def _job_cancelled(self, event: ev.JobCancelled, now: float) -> None:
         flight = self._flights[event.job]
@@ -413,7 +450,8 @@ class Scheduler:
         if flight.job in self._flights:
             self._land(flight, now)
         if flight.cause is CancelCause.TIMEOUT:
-            self._settlement.retry_or_fail(flight, "TIMED_OUT", self._canceller.failure(), now)
+            for row in flight.rows:
+                self._settlement.retry_or_fail(flight.job, row, "TIMED_OUT", self._canceller.failure(), now)
         else:
             self._settlement.recall(flight, now)
 

@@ -12,6 +12,7 @@ from batchrun.scheduler.states import RowState
 from batchrun.state.reader import StateReader
 from batchrun.state.records import Execution, public_id
 
+_EACH_ROW = "FROM jobs j JOIN job_rows b ON b.job = j.job JOIN rows r ON r.row = b.row"
 TimeColumn = Literal["delay_ms", "execution_ms"]
 """Milliseconds of a job: in the queue, or at work."""
 
@@ -159,7 +160,7 @@ def jobs_in_flight(store: StateReader, most: int) -> list[SubmittedJob]:
 def longest_jobs(store: StateReader, most: int) -> list[JobTimes]:
     """The completed jobs that ran longest, `most` of them at most."""
     sql = (
-        "SELECT r.id, j.execution_ms, coalesce(j.delay_ms, 0) FROM jobs j JOIN rows r ON r.row = j.row"
+        f"SELECT r.id, j.execution_ms, coalesce(j.delay_ms, 0) {_EACH_ROW}"
         " WHERE j.status = 'COMPLETED' AND j.execution_ms IS NOT NULL ORDER BY 2 DESC LIMIT ?"
     )
     return [JobTimes(public_id(row_id), *times) for row_id, *times in store.query(sql, (most,))]
@@ -221,7 +222,7 @@ def failures_by_variant(store: StateReader, repeat: int) -> list[VariantFailures
 def times_by_variant(store: StateReader, column: TimeColumn, repeat: int) -> Iterator[VariantTimes]:
     """Completed jobs by variant and time, one in memory at a time."""
     sql = (
-        f"SELECT r.variant / {repeat}, j.{column}, count(*) FROM jobs j JOIN rows r ON r.row = j.row"
+        f"SELECT r.variant / {repeat}, j.{column}, count(*) {_EACH_ROW}"
         f" WHERE j.status = 'COMPLETED' AND j.{column} IS NOT NULL GROUP BY 1, 2"
     )
     yield from map(VariantTimes._make, store.each(sql))
@@ -230,7 +231,7 @@ def times_by_variant(store: StateReader, column: TimeColumn, repeat: int) -> Ite
 def execution_by_variant(store: StateReader, repeat: int) -> dict[int, int]:
     """Variant -> milliseconds that its jobs were at work."""
     sql = (
-        f"SELECT r.variant / {repeat}, coalesce(sum(j.execution_ms), 0) FROM jobs j JOIN rows r ON r.row = j.row"
+        f"SELECT r.variant / {repeat}, coalesce(sum(j.execution_ms), 0) {_EACH_ROW}"
         " WHERE j.status NOT IN ('UNCONFIRMED', 'CANCELLING') GROUP BY 1"
     )
     return dict(store.query(sql))

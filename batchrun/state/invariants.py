@@ -20,9 +20,12 @@ class Invariant(NamedTuple):
     """The SQL of what a breach is called."""
 
 
-_FORGOTTEN = """
+OWN = "EXISTS (SELECT 1 FROM job_rows b WHERE b.job = r.job AND b.row = r.row)"
+"""Whether the job that the row `r` names has carried it, and not only the row that it follows."""
+
+_FORGOTTEN = f"""
 FROM rows r JOIN jobs j ON j.job = r.job
-WHERE r.state < 3 AND ((j.status = 'COMPLETED' AND j.row = r.row) OR
+WHERE r.state < 3 AND ((j.status = 'COMPLETED' AND {OWN}) OR
     (r.attempts > 0 AND (SELECT outcome FROM sessions ORDER BY session DESC LIMIT 1) = 'finished'))
 """
 """Rows that are open although their job has given a result, or their run has come to its end."""
@@ -46,13 +49,14 @@ INVARIANTS = {
         " (SELECT 1 FROM jobs j WHERE j.job = rows.job AND (rows.state <> 2 OR j.remote_id IS NOT NULL))",
     ),
     "stray_job": Invariant(
-        "FROM jobs j LEFT JOIN rows r ON r.row = j.row WHERE r.row IS NULL",
-        "DELETE FROM jobs WHERE row NOT IN (SELECT row FROM rows)",
-        "'job ' || coalesce(j.remote_id, j.job) || ' of row ' || j.row",
+        "FROM jobs j WHERE NOT EXISTS (SELECT 1 FROM job_rows b JOIN rows r ON r.row = b.row WHERE b.job = j.job)",
+        "DELETE FROM jobs WHERE job NOT IN (SELECT b.job FROM job_rows b JOIN rows r ON r.row = b.row)",
+        "'job ' || coalesce(j.remote_id, j.job) || ' of row ' || j.carried",
     ),
     "failed_job": Invariant(
-        "FROM rows r JOIN jobs j ON j.job = r.job AND j.row = r.row"
-        " WHERE r.state = 3 AND r.same_as IS NULL AND j.status IN ('FAILED', 'CANCELLED', 'TIMED_OUT', 'EXPIRED')",
+        "FROM rows r JOIN jobs j ON j.job = r.job"
+        " WHERE r.state = 3 AND r.same_as IS NULL AND j.status IN ('FAILED', 'CANCELLED', 'TIMED_OUT', 'EXPIRED')"
+        f" AND {OWN}",
         "",
     ),
     "no_leader": Invariant(

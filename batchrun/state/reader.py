@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from batchrun.errors import StateError
 from batchrun.scheduler.states import RowState
@@ -24,6 +27,11 @@ from batchrun.state.records import (
 
 _COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed, variant, same_as"
 _HELD = "no answer to its submission: the job may exist, and cost money; it is held"
+_OWNER = (
+    "(SELECT coalesce(max(CASE WHEN b.row = r.row THEN b.row END), max(CASE WHEN b.row = r.same_as THEN b.row END),"
+    " min(b.row)) FROM job_rows b WHERE b.job = r.job)"
+)
+"""The row whose job it is that `r.job` names: `r` itself, or the row that it follows."""
 ALL = Share()
 _WIDTH = len(RowRecord._fields)
 
@@ -110,17 +118,26 @@ class StateReader(Database):
         """The jobs whose ID is known and whose end is not, oldest first. There are about a window of them."""
         columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
         sql = (
-            f"SELECT {columns}, j.job, j.remote_id, j.submitted_ms, j.status IS 'CANCELLING'"
-            " FROM rows r JOIN jobs j ON j.job = r.job"
-            f" WHERE r.state = 2 AND {share.where('r.variant')} ORDER BY j.submitted_ms, j.job"
+            f"SELECT {columns}, j.job, j.remote_id, j.submitted_ms, j.status IS 'CANCELLING',"
+            " (SELECT json_group_array(o.row) FROM (SELECT row FROM job_rows WHERE job = r.job ORDER BY ordinal) o)"
+            " FROM rows r JOIN jobs j ON j.job = r.job LEFT JOIN job_rows b ON b.job = r.job AND b.row = r.row"
+            f" WHERE r.state = 2 AND {share.where('r.variant')} ORDER BY j.submitted_ms, j.job, b.ordinal"
         )
-        return [OpenJob(_row(row[:-4]), row[-4], row[-3], row[-2], bool(row[-1])) for row in self.query(sql)]
+        jobs = []
+        for (job, remote_id, submitted_ms, is_cancelling, all_rows), found in groupby(
+            self.query(sql), key=lambda values: values[_WIDTH:]
+        ):
+            rows = tuple(_row(values[:_WIDTH]) for values in found)
+            numbers = tuple(orjson.loads(all_rows)) or tuple(row.row for row in rows)
+            jobs.append(OpenJob(rows, numbers, job, remote_id, submitted_ms, bool(is_cancelling)))
+        return jobs
 
     def recent_submissions_ms(self, since_ms: int, share: Share = ALL) -> list[int]:
         """When the last submissions since then were answered, oldest first; of the last 10,000 jobs."""
         sql = (
-            "SELECT j.submitted_ms FROM (SELECT submitted_ms, row FROM jobs ORDER BY job DESC LIMIT 10000) j"
-            f" JOIN rows r ON r.row = j.row WHERE j.submitted_ms >= ? AND {share.where('r.variant')}"
+            "SELECT j.submitted_ms FROM (SELECT submitted_ms, job FROM jobs ORDER BY job DESC LIMIT 10000) j"
+            " JOIN job_rows b ON b.job = j.job AND b.ordinal = 0 JOIN rows r ON r.row = b.row"
+            f" WHERE j.submitted_ms >= ? AND {share.where('r.variant')}"
         )
         return sorted(row[0] for row in self.query(sql, (since_ms,)))
 
@@ -167,8 +184,8 @@ class StateReader(Database):
             " j.remote_id, j.submitted_ms, l.id, p.output, j.delay_ms, j.execution_ms"
             f" FROM rows r {'LEFT' if with_held else ''} JOIN failures f ON f.row = r.row AND r.state = 4"
             " JOIN sources s ON s.source = r.source LEFT JOIN jobs j ON j.job = r.job"
-            " LEFT JOIN parts p ON p.job = r.job"
-            " LEFT JOIN rows l ON l.row = j.row AND l.row <> r.row"
+            f" LEFT JOIN rows l ON l.row = {_OWNER} AND l.row <> r.row"
+            " LEFT JOIN parts p ON p.job = r.job AND p.row = coalesce(l.row, r.row)"
             f" WHERE (f.row IS NOT NULL {'OR r.state = 5' if with_held else ''})"
             f" {'' if output is None else 'AND s.output = ?'} ORDER BY"
             f" {'r.source, r.line, r.row' if output is None else 'r.row'}"
@@ -179,7 +196,7 @@ class StateReader(Database):
                 failed = failed._replace(same_as=public_id(failed.same_as))
             yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-6]), failed
 
-    def submission(self, job: int) -> tuple[str | None, int | None]:
+    def submission(self, job: int | None) -> tuple[str | None, int | None]:
         """A job's ID, and when it was submitted in UTC epoch milliseconds; None: not known."""
         found = self.query("SELECT remote_id, submitted_ms FROM jobs WHERE job = ?", (job,))
         return (found[0][0], found[0][1]) if found else (None, None)

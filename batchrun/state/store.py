@@ -139,11 +139,13 @@ class Store(StateReader):
             _write(db, batch.accepted, _NAME_JOBS, _MARK_SUBMITTED)
             _write(db, batch.cancelling, _MARK_CANCELLING)
             _write(db, [e for e in batch.ended if e.status is not None], _END_JOBS, _END_ROWS)
+            if batch.may_end_in_part:
+                db.execute(_REOPEN_JOBS)
             _write(db, [e for e in batch.ended if e.status is None], _FORGET_JOBS, _FORGET_ROWS)
             if batch.failures:
                 db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", batch.failures)
             if batch.parts:
-                db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?)", batch.parts)
+                db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", batch.parts)
             _write(db, batch.answered, _NOTE_RESULTS)
             _write(db, batch.leaders, _FAIL_FOLLOWERS, _END_FOLLOWERS)
             _write(db, batch.submitted, _INSERT_JOBS, _MARK_SUBMITTING)
@@ -171,10 +173,9 @@ def _add(db: sqlite3.Connection, counters: dict[str, int]) -> None:
 # lock. Row by row the lock would change hands for each, against a busy event loop.
 
 _INSERT_JOBS = """
-INSERT INTO jobs (job, row, attempt, submitted_ms)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-    json_extract(value, '$[3]')
-FROM json_each(?)
+INSERT INTO jobs (job, carried, submitted_ms)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[4]'), json_extract(value, '$[3]') FROM json_each(?)
+WHERE json_extract(value, '$[4]') IS NOT NULL
 """
 _MARK_SUBMITTING = """
 UPDATE rows SET state = 1, job = b.job, attempts = b.attempt
@@ -201,11 +202,16 @@ FROM (SELECT json_extract(value, '$[0]') AS job, json_extract(value, '$[3]') AS 
 WHERE jobs.job = b.job
 """
 _END_ROWS = """
-UPDATE rows SET state = b.state, retries = b.retries, unconfirmed = b.unconfirmed, result = b.result
+UPDATE rows SET state = b.state, retries = b.retries, unconfirmed = b.unconfirmed, result = b.result,
+    job = CASE WHEN b.state = 0 AND b.status = 'COMPLETED' THEN NULL ELSE rows.job END
 FROM (SELECT json_extract(value, '$[1]') AS row, json_extract(value, '$[2]') AS state,
-    json_extract(value, '$[4]') AS retries, json_extract(value, '$[5]') AS unconfirmed,
-    json_extract(value, '$[8]') AS result FROM json_each(?)) AS b
+    json_extract(value, '$[3]') AS status, json_extract(value, '$[4]') AS retries,
+    json_extract(value, '$[5]') AS unconfirmed, json_extract(value, '$[8]') AS result FROM json_each(?)) AS b
 WHERE rows.row = b.row
+"""
+"""A row that is pending again, while others have got results of its job, has no job."""
+_REOPEN_JOBS = """
+UPDATE jobs SET status = NULL WHERE status = 'COMPLETED' AND job IN (SELECT job FROM rows WHERE state = 2)
 """
 _NOTE_RESULTS = """
 UPDATE rows SET result = b.result

@@ -112,6 +112,8 @@ class Nights:
         copies: So many rows ask for the same, and share a job.
     """
 
+    worker: type[EchoWorker] = Flaky
+
     def __init__(self, folder: Path, copies: int = 1) -> None:
         self.folder = folder
         self.different = ROWS // copies
@@ -127,11 +129,15 @@ class Nights:
         number %= self.different
         return f"{'refused' if number % 11 == 5 else 'p'} {number}"
 
+    def prompts_of(self, body: dict) -> list[str]:
+        """What the rows of a job ask."""
+        return [body["input"]["prompt"]]
+
     async def fault(self, request: web.BaseRequest, operation: str) -> web.StreamResponse | None:
         """Some answers are lost after the server has acted; a process that dies hears no answer at all."""
         self.requests += 1
         if operation == "run":
-            self.submitted[orjson.loads(await request.read())["input"]["prompt"]] += 1
+            self.submitted.update(self.prompts_of(orjson.loads(await request.read())))
         if self.doom.request() or (operation != "health" and self.requests % 23 == 0):
             request.transport.abort()
         return None
@@ -149,7 +155,7 @@ class Nights:
         return False
 
     async def until_it_is_over(self, dooms) -> None:
-        async with serving(self.fault, Flaky()) as server:
+        async with serving(self.fault, self.worker()) as server:
             for _ in range(MOST_SESSIONS):
                 if await self.session(server.endpoint.base_url, next(dooms)):
                     return

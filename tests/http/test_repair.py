@@ -227,12 +227,12 @@ def drop_a_row(folder: Path) -> None:
 
 def break_every_table(folder: Path) -> None:
     with Store(state_of(folder)) as store, store.transaction() as db:
-        db.execute("DELETE FROM jobs WHERE row = 2")
+        db.execute("DELETE FROM jobs WHERE job = (SELECT job FROM rows WHERE row = 2)")
         db.execute("UPDATE rows SET state = 2, job = 77 WHERE row = 3")
         db.execute("UPDATE rows SET state = 4 WHERE row = 4")
         db.execute("INSERT INTO failures VALUES (5, 'FAILED', 'platform', 'x', 'x', NULL, NULL)")
         db.execute("UPDATE rows SET same_as = 99 WHERE row = 6")
-        db.execute("UPDATE jobs SET status = 'FAILED' WHERE row = 7")
+        db.execute("UPDATE jobs SET status = 'FAILED' WHERE job = (SELECT job FROM rows WHERE row = 7)")
 
 
 @pytest.mark.parametrize("damage", [forget, drop_a_row, break_every_table])
@@ -253,7 +253,7 @@ async def test_a_row_that_was_removed_from_the_state_is_taken_up_by_the_same_com
         await session(tmp_path, server)
         with Store(state_of(tmp_path)) as store, store.transaction() as db:
             db.execute("DELETE FROM rows WHERE id = 'r5'")
-            db.execute("DELETE FROM jobs WHERE row NOT IN (SELECT row FROM rows)")
+            db.execute("DELETE FROM jobs WHERE carried NOT IN (SELECT row FROM rows)")
         kept = [line for line in lines_of(tmp_path) if b'"id":"r5"' not in line]
         results_of(tmp_path).write_bytes(b"".join(kept))
         with Store(state_of(tmp_path)) as store, store.transaction() as db:

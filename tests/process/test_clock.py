@@ -13,7 +13,7 @@ import pytest
 from batchrun.display.timeline import Point, Timeline
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.engine.clock import WallClock, steady_s
-from batchrun.engine.journal import completed_ms
+from batchrun.engine.endings import completed_ms
 from batchrun.engine.signals import Leaving, Wish
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive
