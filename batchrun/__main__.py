@@ -23,13 +23,16 @@ def _leave(_number: int, _frame: "FrameType | None") -> None:
 
 
 def _interrupt(number: int, frame: "FrameType | None") -> None:
-    """Interrupt what runs outside of a session, which catches the signals itself.
+    """Interrupt what runs outside of a session, which catches the signals itself. The next signal leaves at once.
 
     An import is left at once: an exception in one of its callbacks would be printed, and lost.
 
     Raises:
         KeyboardInterrupt: always.
     """
+    for other in _SIGNALS:
+        if signal.getsignal(other) is _interrupt:
+            signal.signal(other, _leave)
     above = frame
     while above is not None:
         if above.f_code.co_filename.startswith("<frozen importlib"):

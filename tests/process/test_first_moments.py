@@ -62,6 +62,24 @@ def test_a_signal_in_a_callback_whose_exceptions_are_only_printed_ends_the_comma
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
+WHILE_IT_LEAVES = """
+import os, signal, sys
+from batchrun.cli import app
+
+def interrupted(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+
+app.main = sys.exit = interrupted
+from batchrun.__main__ import main
+main()
+"""
+
+
+def test_a_second_signal_while_the_command_leaves_is_no_traceback():
+    done = subprocess.run([sys.executable, "-c", WHILE_IT_LEAVES], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_input_is_read_is_an_interrupt_without_a_traceback(tmp_path: Path, number: signal.Signals):
     process = subprocess.Popen(
