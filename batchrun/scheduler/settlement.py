@@ -13,7 +13,7 @@ from batchrun.errors import CallError, StoppedError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.backlog import Backlog
 from batchrun.scheduler.breaker import Breaker, Canary
-from batchrun.scheduler.events import Flaw
+from batchrun.scheduler.events import Flaw, JobEnded
 from batchrun.scheduler.failures import Failure, FailureKind, backoff_s
 from batchrun.scheduler.flight import Flight, Row
 from batchrun.scheduler.states import Move
@@ -46,27 +46,49 @@ class Settlement:
         self.stop: StoppedError | None = None
         """Why the run should stop; None: it should not."""
 
-    def succeed(self, job: int, row: Row, status: str, flaw: Flaw | None = None) -> None:
-        """The row has a result."""
+    def answered(self, flight: Flight, event: JobEnded, now: float, *, usual_s: float | None) -> None:
+        """The job is over, and its answer says what that means for each of its rows.
+
+        Args:
+            flight: The job.
+            event: Its end.
+            now: The present.
+            usual_s: What a job takes, when its worker is to blame for the failure; None: it is not.
+        """
+        # Where only some of the rows have a result, the others have failed within a job that is COMPLETED.
+        failed_status = "FAILED" if event.status == "COMPLETED" else event.status
+        for row, answer in zip(flight.rows, event.rows, strict=True):
+            if answer.failure is None:
+                self._succeed(flight.job, row, event.status, answer.flaw)
+            elif usual_s is None:
+                self._retry_or_fail(flight.job, row, failed_status, answer.failure, now, is_answered=True)
+            else:
+                self._spare(flight.job, row, failed_status, answer.failure, now, usual_s=usual_s)
+
+    def lost(self, flight: Flight, status: str, failure: Failure, now: float) -> None:
+        """The job is over without an answer that counts."""
+        for row in flight.rows:
+            self._retry_or_fail(flight.job, row, status, failure, now)
+
+    def _succeed(self, job: int, row: Row, status: str, flaw: Flaw | None) -> None:
         row.move(Move.SUCCEED)
         self.decided.append(cmd.Finish(job, row.row, status, None, row.attempts, row.unconfirmed, is_answered=True))
         self._ended(row.row, failed=False, flaw=flaw)
 
-    def retry_or_fail(
+    def _retry_or_fail(
         self, job: int, row: Row, status: str, failure: Failure, now: float, *, is_answered: bool = False
     ) -> None:
-        """The job has failed for the row."""
         if failure.is_retryable and row.retries < self._options.max_retries:
             row.retries += 1
             self._requeue(job, row, status, failure, now + self._backoff_s(row), is_answered=is_answered)
         else:
             self.fail(job, row, status, failure, is_answered=is_answered)
 
-    def spare(self, job: int, row: Row, status: str, failure: Failure, now: float, *, usual_s: float) -> None:
-        """The job has failed by its worker's fault: the row waits for about a job's time, longer with each time."""
+    def _spare(self, job: int, row: Row, status: str, failure: Failure, now: float, *, usual_s: float) -> None:
+        """The worker is to blame: the row waits for about a job's time, longer with each time."""
         spared = self._spared.get(row.row, 0)
         if spared >= _SPARED_MOST or not self._options.max_retries:
-            self.retry_or_fail(job, row, status, failure, now, is_answered=True)
+            self._retry_or_fail(job, row, status, failure, now, is_answered=True)
             return
         self._spared[row.row] = spared + 1
         span_s = min(_RETRY_CAP_S, (usual_s or _RETRY_BASE_S) * 2.0**spared)
