@@ -17,8 +17,8 @@ from batchrun.config import DEFAULT_BASE_URL
 from batchrun.local.echo import EchoWorker
 from batchrun.prompts.shapes import READING
 from batchrun.state.opening import log_of
+from batchrun.state.reader import StateReader
 from batchrun.state.schema import SCHEMA_VERSION
-from batchrun.state.store import Store
 from tests.support.rehearsal import read_lines, rehearse, serving, write_lines
 
 OLDER = Path(__file__).parent / "older"
@@ -165,6 +165,6 @@ def test_a_run_that_an_earlier_version_was_killed_in_can_be_looked_at(tmp_path: 
     assert len(standing.jobs) == in_flight
     assert verify(state).is_whole
     assert sum(variant.rows for variant in report(state).variants) == 12
-    with Store(state, read_only=True) as store:
+    with StateReader(state) as store:
         assert [(row.line, job.remote_id is not None) for row, _, job in store.failures()] == [(6, True)] * failed
     assert state.read_bytes() == before
