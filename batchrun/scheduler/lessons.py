@@ -49,7 +49,7 @@ class Lessons:
             next_place: That of the next job in the order of submission.
         """
         window, usual_s, delay_s, execution_s = self._window, self.usual_s, event.delay_s, event.execution_s
-        if self._blame.ended(flight.row.row, event, now, usual_s):
+        if self._blame.ended(flight.rows[0].row, event, now, usual_s):
             self._plan.remove(flight.job)
             window.brake.failed(flight.submitted_at, len(self._flights), now, usual_s)
             self._glance(2 * ((delay_s or 0.0) + (execution_s or 0.0)))

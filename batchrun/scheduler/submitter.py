@@ -16,7 +16,7 @@ from batchrun.scheduler.backlog import Backlog
 from batchrun.scheduler.budget import Budget
 from batchrun.scheduler.connections import Lanes
 from batchrun.scheduler.failures import Failure, FailureKind
-from batchrun.scheduler.flight import Flight
+from batchrun.scheduler.flight import Flight, Row
 from batchrun.scheduler.gate import Gate
 from batchrun.scheduler.pacing import Pacer
 from batchrun.scheduler.settlement import Settlement
@@ -41,6 +41,7 @@ class Submitter:
         gate: Whether the endpoint is known to answer.
         settlement: What becomes of rows whose submission failed.
         budget: What there is money for.
+        rows_per_job: The most rows of one job.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Submitter:
         gate: Gate,
         settlement: Settlement,
         budget: Budget,
+        rows_per_job: int = 1,
     ) -> None:
+        self._rows_per_job = rows_per_job
         self._window = window
         self._lanes = lanes
         self._numbers = numbers
@@ -82,16 +85,25 @@ class Submitter:
             is_over = due_at is not None and due_at <= now and self._budget.is_spent(len(flights))
             return self._budget.reached(len(flights)) if is_over else None
         room = room if affordable is None else min(room, affordable)
-        while room > 0 and (row := self._backlog.take(now, fresh=canary.lets_in)) is not None:
+        while room > 0 and (rows := self._take(now)):
             room -= 1
             self.pacer.start(now)
             job = next(self._numbers)
+            flight = flights[job] = Flight(job, rows, now)
+            out.append(cmd.Submit(job, flight.numbers, tuple([row.attempts for row in rows])))
+        return None
+
+    def _take(self, now: float) -> tuple[Row, ...]:
+        """The rows of the next job, none when there are no rows to submit."""
+        rows, canary = [], self._settlement.canary
+        while (row := self._backlog.take(now, fresh=canary.lets_in)) is not None:
             row.move(Move.SUBMIT)
             row.attempts += 1
             canary.submitted(row.row)
-            flights[job] = Flight(job, row, now)
-            out.append(cmd.Submit(job, row.row, row.attempts))
-        return None
+            rows.append(row)
+            if len(rows) == self._rows_per_job:
+                break
+        return tuple(rows)
 
     def next_at(self, now: float) -> float | None:
         """When a row may be submitted; None: not without an event."""
@@ -103,7 +115,8 @@ class Submitter:
 
     def accepted(self, flight: Flight, event: ev.Submitted, now: float) -> None:
         """`/run` answered with a job ID."""
-        flight.row.move(Move.ACCEPT)
+        for row in flight.rows:
+            row.move(Move.ACCEPT)
         self.pacer.succeed(now)
         self._lanes.answered(event.sent_at, now)
         self._gate.submitted()
@@ -118,10 +131,12 @@ class Submitter:
             case RejectedError():
                 self.pacer.succeed(now)
                 failure = Failure(FailureKind.REJECTED, error.message, error.raw)
-                self._settlement.fail(flight, "REJECTED", failure)
+                for row in flight.rows:
+                    self._settlement.fail(flight.job, row, "REJECTED", failure)
             case AmbiguousError():
                 self.pacer.fail(now, event.sent_at)
-                self._settlement.unconfirmed(flight, error, now)
+                for row in flight.rows:
+                    self._settlement.unconfirmed(flight.job, row, error, now)
                 self._gate.shut(error, now, self.pacer.trouble)
             case ThrottledError():
                 self.pacer.throttle(now, event.sent_at, error.retry_after_s)
@@ -133,11 +148,18 @@ class Submitter:
                 self._settlement.undo(flight, now)
                 self._gate.shut(error, now, self.pacer.trouble)
 
-    def unusable(self, flight: Flight, message: str) -> None:
-        """The row's line cannot be sent; the flight has landed, and nothing was sent."""
+    def unusable(self, flight: Flight, event: ev.LineUnusable) -> bool:
+        """The line of a row cannot be sent; returns whether the flight has rows without it."""
+        row = next(row for row in flight.rows if row.row == event.row)
+        row.attempts -= 1
+        flight.rows = tuple([other for other in flight.rows if other is not row])
+        self._settlement.fail(None, row, "INVALID", Failure(FailureKind.INVALID, event.message, event.message))
+        return bool(flight.rows)
+
+    def abandoned(self, flight: Flight, now: float) -> None:
+        """Nothing was sent for the flight, which has landed."""
         self.pacer.abandon()
-        flight.row.attempts -= 1
-        self._settlement.fail(flight, "INVALID", Failure(FailureKind.INVALID, message, message))
+        self._settlement.undo(flight, now)
 
     def _is_open(self) -> bool:
         return self._gate.is_open and len(self._flights) < self._window.size

@@ -14,7 +14,7 @@ from batchrun.errors import InputError
 from batchrun.prompts.fields import Fields
 from batchrun.prompts.shapes import LineError, parse_line
 from batchrun.prompts.sweep import Sweep
-from batchrun.runs.intake import preview
+from batchrun.runs.preview import preview
 from tests.support.rehearsal import Listener, Picky, options_for, rehearse, serving
 
 if TYPE_CHECKING:

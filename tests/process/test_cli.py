@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from batchrun.cli.app import main
 from batchrun.commands.definitions import EMULATED, GROUPS
+from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 from tests.support.fault_server import HEALTHY, KEY, Answer, FaultServer, Script, job, page
 from tests.support.rehearsal import read_lines
@@ -438,7 +439,7 @@ def test_help_needs_no_heavy_import():
 )
 def test_times_are_said_as_people_say_them(text: str, seconds: float):
     assert local("p.jsonl", "--deadline", text).returncode == 0
-    with Store(Path("p.results.jsonl.state"), read_only=True) as store:
+    with StateReader(Path("p.results.jsonl.state")) as store:
         assert store.get_setting("options")["guards"]["deadline_s"] == seconds
 
 
@@ -448,7 +449,7 @@ def test_a_resumed_run_keeps_its_guards_and_those_that_are_given_replace_them():
     assert "  cost " in first.stderr
     again = batchrun("resume", "p.results.jsonl.state", "--max-cost", "9", "--worker", "echo")
     assert again.returncode == 0, again.stderr
-    with Store(Path("p.results.jsonl.state"), read_only=True) as store:
+    with StateReader(Path("p.results.jsonl.state")) as store:
         guards = store.get_setting("options")["guards"]
     assert (guards["max_cost"], guards["price_per_hour"], guards["halt"]["share"]) == (9.0, 2.0, 0.1)
     assert "  cost  $" in batchrun("status", "p.results.jsonl.state").stdout

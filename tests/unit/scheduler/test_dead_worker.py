@@ -7,7 +7,7 @@ import pytest
 from batchrun.config import GuardOptions, HaltOptions, SchedulerOptions
 from batchrun.scheduler.blame import Blame
 from batchrun.scheduler.brake import Brake
-from batchrun.scheduler.events import JobEnded
+from batchrun.scheduler.events import JobEnded, RowAnswer
 from batchrun.scheduler.failures import Failure, FailureKind
 from tests.support.world import Setting, World
 from tests.unit.scheduler.test_simulation import assert_every_row_ended_once
@@ -92,7 +92,8 @@ def test_no_retries_means_none_also_for_a_dead_worker():
 
 
 def ended(worker: str, failure: Failure | None = DEAD) -> JobEnded:
-    return JobEnded(1, "FAILED" if failure else "COMPLETED", failure, 0.0, 0.005, 0.0, worker_id=worker)
+    answers = (RowAnswer(failure),)
+    return JobEnded(1, "FAILED" if failure else "COMPLETED", answers, 0.0, 0.005, 0.0, worker_id=worker)
 
 
 def test_a_row_that_fails_everywhere_is_not_the_fault_of_a_worker():

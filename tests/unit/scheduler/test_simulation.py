@@ -24,6 +24,7 @@ faults = st.builds(
     poll_missing_once=shares,
     job_lost=shares,
     job_bad=shares,
+    row_bad=shares,
     throttled=shares,
 )
 limits = st.builds(
@@ -52,6 +53,7 @@ worlds = st.builds(
     options=options,
     faults=faults,
     seed=st.integers(0, 2**32),
+    rows_per_job=st.sampled_from([1, 1, 2, 3, 8]),
     guards=st.just(GuardOptions(halt=HaltOptions(automatic=False))),
 )
 
@@ -80,6 +82,22 @@ def test_a_run_that_crashes_anywhere_goes_on_and_reports_each_possible_duplicate
     if world.crashed:
         world.resume().run()
     assert_every_row_ended_once(world)
+
+
+@pytest.mark.parametrize("rows_per_job", range(1, 9))
+def test_rows_of_one_job_end_one_by_one_and_only_the_failed_ones_are_submitted_again(rows_per_job: int):
+    faults = Faults(row_bad=0.3, submit_lost_after=0.05, job_lost=0.05)
+    setting = Setting(
+        rows=400, workers=7, faults=faults, rows_per_job=rows_per_job, guards=GuardOptions(halt=HaltOptions(share=1.0))
+    )
+    world = World(setting).run()
+    assert_every_row_ended_once(world)
+    sizes = {len(job.rows) for job in world.jobs.values()}
+    assert max(sizes) == rows_per_job
+    assert rows_per_job == 1 or len(sizes) > 1, "what is submitted again is in jobs of any size"
+    for job in world.jobs.values():
+        good = set(job.rows) - job.bad_rows
+        assert job.outcome != "ok" or all(world.ended[row].failure is None for row in good)
 
 
 @settings(max_examples=60, deadline=None)

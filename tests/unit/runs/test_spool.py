@@ -12,7 +12,7 @@ import pytest
 
 from batchrun.errors import InputError, OutputError
 from batchrun.prompts.sources import Source, SourceKind, find_sources
-from batchrun.runs.copies import make_copy, remove_copies
+from batchrun.runs.spool import make_copy, remove_copies
 from batchrun.state.records import SourceRecord
 
 if TYPE_CHECKING:
