@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
@@ -41,7 +40,7 @@ def pack(monkeypatch):
 
 
 def sizes(state: Path) -> set[int]:
-    with closing(StateReader(state)) as store:
+    with StateReader(state) as store:
         return {count for (count,) in store.query("SELECT count(*) FROM job_rows GROUP BY job")}
 
 

@@ -191,7 +191,7 @@ def test_a_row_that_is_to_be_sent_again_lets_go_of_a_job_that_others_have_result
     commit(packed, ended=ended, failures=[failure], parts=[(7, 3, b'"half"')])
     assert packed.query("SELECT row, job FROM rows ORDER BY row") == [(1, 7), (2, None), (3, 7), (4, None)]
     assert packed.open_jobs() == []
-    assert packed.percentiles("execution_ms", (0.5,)) == (1400,), "one job, whatever rows it had"
+    assert percentiles(packed, "execution_ms", (0.5,)) == (1400,), "one job, whatever rows it had"
     ((row, _, failed),) = packed.failures()
     assert (row.row, failed.remote_id, failed.output, failed.same_as) == (3, "remote-7", b'"half"', None)
     assert not [kind for kind, invariant in INVARIANTS.items() if packed.query(f"SELECT 1 {invariant.breach}")]
