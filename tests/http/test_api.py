@@ -24,7 +24,9 @@ import batchrun
 from batchrun.cli.app import main
 from batchrun.commands import verify as verification
 from batchrun.errors import BatchrunError, InputError, StateError, StoppedError, UsageError
-from tests.support.rehearsal import Picky, read_lines, serving
+from tests.support.command import BATCHRUN
+from tests.support.rehearsal import read_lines, serving
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -521,7 +523,7 @@ async def test_the_command_line_goes_on_with_a_stream(tmp_path: Path):
         async with stream(numbered(count()), tmp_path, base_url, on_interrupt="detach") as records:
             async for _ in records:
                 break
-        command = [sys.executable, "-m", "batchrun", "resume", str(tmp_path / "s.state"), "--progress", "none"]
+        command = [*BATCHRUN, "resume", str(tmp_path / "s.state"), "--progress", "none"]
         process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
         _, words = await process.communicate()
         assert process.returncode == 0, words

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,44 +19,15 @@ from batchrun.cli.app import main
 from batchrun.commands.definitions import EMULATED, GROUPS
 from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
+from tests.support.command import BATCHRUN, assert_one_clear_line, batchrun
 from tests.support.fault_server import HEALTHY, KEY, Answer, FaultServer, Script, job, page
 from tests.support.rehearsal import read_lines
 
-
-@pytest.fixture(autouse=True)
-def quiet_home(tmp_path: Path, monkeypatch):
-    """No key, no settings, and a folder of its own for each test."""
-    for name in list(os.environ):
-        if name.startswith(("RUNPOD_", "BATCHRUN_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "x y"}\n"z"\n')
-    return tmp_path
-
-
-def batchrun(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *arguments],
-        capture_output=True,
-        text=True,
-        errors=None if environ.get("PYTHONIOENCODING") is None else "replace",
-        check=False,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **environ},
-    )
+pytestmark = pytest.mark.usefixtures("quiet_home")
 
 
 def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return batchrun("run", *arguments, "-e", "local", "--worker", "echo", "--progress", "none", **environ)
-
-
-def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, words: str) -> None:
-    assert done.returncode == code, done.stderr
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -220,7 +192,7 @@ def test_results_go_beside_the_input_and_nothing_to_stdout(tmp_path: Path):
 
 def test_stdin_and_gzip_are_read_and_a_resumed_run_needs_neither_again(tmp_path: Path):
     (tmp_path / "g.jsonl.gz").write_bytes(gzip.compress(b'"from gzip"\n'))
-    command = [sys.executable, "-m", "batchrun", "run", "-", "g.jsonl.gz", "-e", "local", "--worker", "echo"]
+    command = [*BATCHRUN, "run", "-", "g.jsonl.gz", "-e", "local", "--worker", "echo"]
     done = subprocess.run(
         [*command, "-o", "o.jsonl", "--limit", "1"], input=b'"from stdin"\n"more"\n', capture_output=True, check=False
     )
@@ -389,7 +361,7 @@ def test_an_output_that_cannot_be_written_is_exit_4_with_the_remedy(tmp_path: Pa
 
 def test_a_disk_that_fills_stops_the_run_and_what_was_committed_is_whole(tmp_path: Path):
     (tmp_path / "many.jsonl").write_text("".join(f'{{"id": "r{n}", "prompt": "{"x" * 400}"}}\n' for n in range(800)))
-    command = f"ulimit -f 700; exec {sys.executable} -m batchrun run many.jsonl -o o.jsonl -e local --worker echo -q"
+    command = f"ulimit -f 700; exec {shlex.join(BATCHRUN)} run many.jsonl -o o.jsonl -e local --worker echo -q"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 4, done.stderr
     assert "cannot be written" in done.stderr
@@ -500,7 +472,7 @@ def test_a_locale_that_cannot_show_a_name_or_a_message_is_no_traceback(tmp_path:
     for command in (["status", state], ["verify", state], ["report", state], ["check", "na\u00efve \u65e5.jsonl"]):
         in_locale = {**os.environ, "PYTHONIOENCODING": encoding}
         for more in ([], ["--json"]):
-            call = [sys.executable, "-m", "batchrun", *command, *more]
+            call = [*BATCHRUN, *command, *more]
             done = subprocess.run(call, capture_output=True, check=False, env=in_locale)
             assert (done.returncode, done.stderr) == (0, b"")
             assert not more or orjson.loads(done.stdout)
