@@ -33,7 +33,7 @@ def state(tmp_path: Path) -> Path:
         session = store.begin_session(1, round((NOW - 700) * 1000))
         ago_ms = round((NOW - 600) * 1000)
         batch = Batch(
-            submitted=[Submission(n, n, 1, ago_ms) for n in range(1, 5)],
+            submitted=[Submission(n, n, 1, ago_ms, n) for n in range(1, 5)],
             counters={"unconfirmed": 1},
         )
         store.commit(batch, session, ago_ms)
