@@ -18,10 +18,7 @@ from batchrun.errors import InputError, RefusedError, StateError, UsageError
 from batchrun.local.workers import WorkerFailure
 from tests.support.fault_server import FaultServer, body
 from tests.support.rehearsal import read_lines, rehearse, serving, write_lines
-from tests.support.workers import Answering
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.support.workers import Answering, Picky
 
 DEAD = "vLLM server process is not running; worker is unhealthy"
 PROMPTS = [{"id": f"r{n}", "prompt": f"prompt {n}", "metadata": {"n": n}} for n in range(40)]
