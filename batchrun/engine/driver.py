@@ -283,7 +283,8 @@ class Engine:
             self._tell(ev.SubmitFailed(job, error, sent_at))
             return
         submitted_ms = round((self._wall() - (self._clock() - sent_at) / 2) * 1000)
-        self._commits.pending.accepted.extend([Acceptance(job, row, answer.id, submitted_ms) for row in rows])
+        for row in rows:
+            self._commits.pending.accepted.append(Acceptance(job, row, answer.id, submitted_ms))
         self._tell(ev.Submitted(job, answer.id, sent_at))
         if answer.status.is_final:
             self._tell(await self._end(job, rows, answer, sent_at, was_polled=False))
@@ -311,7 +312,7 @@ class Engine:
             if sent is rows or row in rows:
                 said.append(await self._row_answer(part, is_alone=len(sent) == 1))
                 self._answers[row] = part
-        has_result = any(each.failure is None for each in said)
+        has_result = said[0].failure is None or any(each.failure is None for each in said)
         status = "FAILED" if answer.status is JobStatus.COMPLETED and not has_result else answer.status.value
         delay_s = None if answer.delay_ms is None else answer.delay_ms / 1000
         execution_s = None if answer.execution_ms is None else answer.execution_ms / 1000

@@ -12,17 +12,6 @@ from batchrun.state.records import FailedJob, FailureRecord, JobEnd
 Ending = cmd.Requeue | cmd.Finish | cmd.Hold
 
 
-def state_of(ending: Ending) -> RowState:
-    """The state of a row from then on."""
-    match ending:
-        case cmd.Finish():
-            return RowState.FAILED if ending.failure else RowState.SUCCEEDED
-        case cmd.Hold():
-            return RowState.HELD
-        case cmd.Requeue():
-            return RowState.PENDING
-
-
 def job_end(
     ending: Ending, answer: JobAnswer | None, *, retries: int, is_completed: bool, result: int | None
 ) -> JobEnd:
@@ -35,19 +24,17 @@ def job_end(
         is_completed: Whether a row of the job has a result.
         result: The digest of the row's result line; None without one.
     """
+    status: str | None
+    match ending:
+        case cmd.Finish():
+            state, status = RowState.FAILED if ending.failure else RowState.SUCCEEDED, ending.status
+        case cmd.Requeue():
+            state, status, retries = RowState.PENDING, ending.status, ending.retries
+        case cmd.Hold():
+            state, status = RowState.HELD, "UNCONFIRMED"
+    status = "COMPLETED" if is_completed else status
     delay_ms, execution_ms = _times_ms(answer)
-    status = "UNCONFIRMED" if isinstance(ending, cmd.Hold) else ending.status
-    return JobEnd(
-        ending.job,
-        ending.row,
-        state_of(ending),
-        "COMPLETED" if is_completed else status,
-        ending.retries if isinstance(ending, cmd.Requeue) else retries,
-        ending.unconfirmed,
-        delay_ms,
-        execution_ms,
-        result,
-    )
+    return JobEnd(ending.job, ending.row, state, status, retries, ending.unconfirmed, delay_ms, execution_ms, result)
 
 
 def failure_record(
@@ -105,8 +92,7 @@ def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:
 
 def _times_ms(answer: JobAnswer | None) -> tuple[int | None, int | None]:
     """Delay and execution."""
-    return (_whole(answer.delay_ms), _whole(answer.execution_ms)) if answer else (None, None)
-
-
-def _whole(number: float | None) -> int | None:
-    return None if number is None else round(number)
+    if answer is None:
+        return None, None
+    delay_ms, execution_ms = answer.delay_ms, answer.execution_ms
+    return None if delay_ms is None else round(delay_ms), None if execution_ms is None else round(execution_ms)

@@ -256,6 +256,8 @@ class Journal:
             end = job_end(ending, answer, retries=row.retries, is_completed=is_completed, result=digest)
             batch.ended.append(end)
             if isinstance(ending, cmd.Requeue):
+                if is_completed:
+                    batch.left.append((ending.row,))
                 self._rows[ending.row] = row._replace(retries=end.retries, unconfirmed=end.unconfirmed)
 
     def _fail(self, finish: cmd.Finish, answer: JobAnswer | None, batch: Batch, now_ms: int) -> None:
@@ -280,20 +282,21 @@ class Journal:
         self._delivered.append(self._lines.failure(row, failure, failed))
 
     def _submit(self, submit: cmd.Submit, batch: Batch, written: Written, now_ms: int) -> None:
-        rows: list[tuple[int, int]] = []
+        rows: list[int] = []
         requests: list[dict[str, Any]] = []
-        for row, attempt in zip(submit.rows, submit.attempts, strict=True):
+        for row in submit.rows:
             request = self._requests.make(self._rows[row])
             if isinstance(request, LineChangedError):
                 written.unusable.append(Unusable(submit.job, row, request.message))
-                continue
-            rows.append((row, attempt))
-            requests.append(request)
+            else:
+                rows.append(row)
+                requests.append(request)
         if not rows:
             return
-        numbers = tuple([row for row, _ in rows])
+        numbers = submit.rows if len(rows) == len(submit.rows) else tuple(rows)
         carried: int | tuple[int, ...] | None = numbers if len(numbers) > 1 else numbers[0]
-        for row, attempt in rows:
-            batch.submitted.append(Submission(submit.job, row, attempt, now_ms, carried))
-            carried = None
+        for row, attempt in zip(submit.rows, submit.attempts, strict=True):
+            if numbers is submit.rows or row in numbers:
+                batch.submitted.append(Submission(submit.job, row, attempt, now_ms, carried))
+                carried = None
         written.outgoing.append(Outgoing(submit.job, numbers, self._transport.body(requests)))

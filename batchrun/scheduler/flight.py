@@ -58,6 +58,7 @@ class Flight:
         "listed",
         "missing",
         "missing_since",
+        "numbers",
         "overdue",
         "place",
         "refusals",
@@ -70,7 +71,7 @@ class Flight:
 
     def __init__(self, job: int, rows: tuple[Row, ...], submitted_at: float) -> None:
         self.job = job
-        self.rows = rows
+        self.carry(rows)
         self.place = 0
         self.remote_id = ""
         self.submitted_at = submitted_at
@@ -100,10 +101,10 @@ class Flight:
         self.tries = 0
         """How often it was cancelled without success."""
 
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """The numbers of its rows."""
-        return tuple([row.row for row in self.rows])
+    def carry(self, rows: tuple[Row, ...]) -> None:
+        """Its rows from now on."""
+        self.rows = rows
+        self.numbers = (rows[0].row,) if len(rows) == 1 else tuple([row.row for row in rows])
 
     def missed(self, now: float, *, is_sure: bool) -> float:
         """`/status` answered 404; returns in how many seconds to ask again, 0 when the job is believed to be gone.

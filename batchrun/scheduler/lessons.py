@@ -54,7 +54,7 @@ class Lessons:
             window.brake.failed(flight.submitted_at, len(self._flights), now, usual_s)
             self._glance(2 * ((delay_s or 0.0) + (execution_s or 0.0)))
             return True
-        if event.failure is None and delay_s is not None:
+        if event.status == "COMPLETED" and delay_s is not None:
             if window.brake.is_on:
                 window.brake.succeeded(flight.submitted_at, delay_s, execution_s or 0.0, now, usual_s)
             if not window.brake.is_on:

@@ -90,20 +90,22 @@ class Submitter:
             self.pacer.start(now)
             job = next(self._numbers)
             flight = flights[job] = Flight(job, rows, now)
-            out.append(cmd.Submit(job, flight.numbers, tuple([row.attempts for row in rows])))
+            attempts = (rows[0].attempts,) if len(rows) == 1 else tuple([row.attempts for row in rows])
+            out.append(cmd.Submit(job, flight.numbers, attempts))
         return None
 
     def _take(self, now: float) -> tuple[Row, ...]:
         """The rows of the next job, none when there are no rows to submit."""
-        rows, canary = [], self._settlement.canary
+        rows: tuple[Row, ...] = ()
+        canary = self._settlement.canary
         while (row := self._backlog.take(now, fresh=canary.lets_in)) is not None:
             row.move(Move.SUBMIT)
             row.attempts += 1
             canary.submitted(row.row)
-            rows.append(row)
+            rows = (*rows, row)
             if len(rows) == self._rows_per_job:
                 break
-        return tuple(rows)
+        return rows
 
     def next_at(self, now: float) -> float | None:
         """When a row may be submitted; None: not without an event."""
@@ -152,7 +154,7 @@ class Submitter:
         """The line of a row cannot be sent; returns whether the flight has rows without it."""
         row = next(row for row in flight.rows if row.row == event.row)
         row.attempts -= 1
-        flight.rows = tuple([other for other in flight.rows if other is not row])
+        flight.carry(tuple([other for other in flight.rows if other is not row]))
         self._settlement.fail(None, row, "INVALID", Failure(FailureKind.INVALID, event.message, event.message))
         return bool(flight.rows)
 

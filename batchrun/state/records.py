@@ -172,6 +172,8 @@ class Batch:
     cancelling: list[tuple[int]] = field(default_factory=list)
     """Jobs that are about to be cancelled."""
     ended: list[JobEnd] = field(default_factory=list)
+    left: list[tuple[int]] = field(default_factory=list)
+    """Rows that are pending again while others have got results of their job: they have no job from then on."""
     failures: list[FailureRecord] = field(default_factory=list)
     parts: list[tuple[int, int, bytes]] = field(default_factory=list)
     """What jobs that failed have put out: job, row, and the output as JSON."""

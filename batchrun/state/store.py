@@ -139,6 +139,7 @@ class Store(StateReader):
             _write(db, batch.accepted, _NAME_JOBS, _MARK_SUBMITTED)
             _write(db, batch.cancelling, _MARK_CANCELLING)
             _write(db, [e for e in batch.ended if e.status is not None], _END_JOBS, _END_ROWS)
+            _write(db, batch.left, _LEAVE_JOBS)
             if batch.may_end_in_part:
                 db.execute(_REOPEN_JOBS)
             _write(db, [e for e in batch.ended if e.status is None], _FORGET_JOBS, _FORGET_ROWS)
@@ -202,14 +203,15 @@ FROM (SELECT json_extract(value, '$[0]') AS job, json_extract(value, '$[3]') AS 
 WHERE jobs.job = b.job
 """
 _END_ROWS = """
-UPDATE rows SET state = b.state, retries = b.retries, unconfirmed = b.unconfirmed, result = b.result,
-    job = CASE WHEN b.state = 0 AND b.status = 'COMPLETED' THEN NULL ELSE rows.job END
+UPDATE rows SET state = b.state, retries = b.retries, unconfirmed = b.unconfirmed, result = b.result
 FROM (SELECT json_extract(value, '$[1]') AS row, json_extract(value, '$[2]') AS state,
-    json_extract(value, '$[3]') AS status, json_extract(value, '$[4]') AS retries,
-    json_extract(value, '$[5]') AS unconfirmed, json_extract(value, '$[8]') AS result FROM json_each(?)) AS b
+    json_extract(value, '$[4]') AS retries, json_extract(value, '$[5]') AS unconfirmed,
+    json_extract(value, '$[8]') AS result FROM json_each(?)) AS b
 WHERE rows.row = b.row
 """
-"""A row that is pending again, while others have got results of its job, has no job."""
+_LEAVE_JOBS = """
+UPDATE rows SET job = NULL WHERE row IN (SELECT json_extract(value, '$[0]') FROM json_each(?))
+"""
 _REOPEN_JOBS = """
 UPDATE jobs SET status = NULL WHERE status = 'COMPLETED' AND job IN (SELECT job FROM rows WHERE state = 2)
 """

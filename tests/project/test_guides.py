@@ -16,7 +16,6 @@ from click.testing import CliRunner
 from batchrun.cli.app import main
 from batchrun.commands.help import contents, guide, topics
 from batchrun.errors import UsageError
-from tests.project.test_layers import LAYERS
 from tests.support.places import PACKAGE, ROOT, SAMPLES
 
 DOCUMENTS = [ROOT / "README.md", SAMPLES / "README.md", *sorted((PACKAGE / "guides").glob("*.md"))]
@@ -111,7 +110,3 @@ def test_each_module_and_folder_that_the_internals_name_exists():
     assert len(named) > 15
     for name in named:
         assert (PACKAGE / name).exists() or (ROOT / name).exists(), name
-
-
-def test_the_internals_have_the_layers_in_their_order():
-    assert f"\n{' '.join(layer for layer in LAYERS if not layer.startswith('__'))}\n" in guide("internals")

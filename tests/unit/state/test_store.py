@@ -188,7 +188,7 @@ def test_a_row_that_is_to_be_sent_again_lets_go_of_a_job_that_others_have_result
     states = {1: RowState.SUCCEEDED, 2: RowState.PENDING, 3: RowState.FAILED}
     ended = [JobEnd(7, row, state, "COMPLETED", 1, 0, 30, 1400) for row, state in states.items()]
     failure = FailureRecord(3, "FAILED", "bad_request", "no", "no", None, None)
-    commit(packed, ended=ended, failures=[failure], parts=[(7, 3, b'"half"')])
+    commit(packed, ended=ended, left=[(2,)], failures=[failure], parts=[(7, 3, b'"half"')])
     assert packed.query("SELECT row, job FROM rows ORDER BY row") == [(1, 7), (2, None), (3, 7), (4, None)]
     assert packed.open_jobs() == []
     assert percentiles(packed, "execution_ms", (0.5,)) == (1400,), "one job, whatever rows it had"
