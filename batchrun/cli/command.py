@@ -32,7 +32,11 @@ class Command(click.Command):
         Raises:
             UsageError: an option is given twice.
         """
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        try:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        except click.UsageError as error:
+            error.ctx = ctx
+            raise
         for index, param in enumerate(given):
             takes_one = isinstance(param, click.Option) and not (param.multiple or param.is_flag or param.count)
             if takes_one and param in given[:index]:

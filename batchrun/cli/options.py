@@ -63,10 +63,10 @@ def _parameter(argument: Argument) -> click.Parameter:
         [*flags.split(), argument.name],
         help=option.help,
         type=_type(argument),
-        is_flag=argument.kind is bool,
+        is_flag=True if argument.kind is bool else None,
         multiple=is_many,
         required=argument.default is MISSING,
-        default=_default(argument),
+        **_default(argument),
         show_default=has_default or option.values.syntax == "number or auto",
         metavar=option.values.metavar,
         callback=_callback(argument),
@@ -90,18 +90,15 @@ def _type(argument: Argument) -> Any:
     return values.NAME if said.syntax == "name" else str
 
 
-def _default(argument: Argument) -> Any:
-    """The default as it would be written."""
-    if argument.default is MISSING or argument.takes_many:
-        return None
-    match argument.option.values.syntax:
-        case "number or auto":
-            return "auto"
-        case "size":
-            return f"{argument.default // 1_000_000}MB"
-        case "time" if argument.default is not None:
-            return f"{argument.default:g}s"
-    return argument.default
+def _default(argument: Argument) -> dict[str, Any]:
+    """The default as it would be written; nothing where there is none."""
+    default, syntax = argument.default, argument.option.values.syntax
+    if syntax == "number or auto":
+        return {"default": "auto"}
+    if default is MISSING or default is None or argument.takes_many:
+        return {}
+    written = {"size": f"{default // 1_000_000}MB", "time": f"{default:g}s"} if argument.option.values.bounds else {}
+    return {"default": written.get(syntax, default)}
 
 
 def _callback(argument: Argument) -> Callable[..., Any] | None:

@@ -9,7 +9,6 @@ says how the body was made of it. So a line can be turned into a record of ours 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ import orjson
 
 from batchrun.files.exactjson import dump, on_one_line
 from batchrun.results.completion import Asked, body_of
-from batchrun.results.record import TOO_DEEP, write_line
+from batchrun.results.record import TOO_DEEP, deep_json, write_line
 from batchrun.results.text import extract
 
 _IN_BODY = "output_in_body"
@@ -106,9 +105,8 @@ def openai_error_line(record: dict[str, Any], code: int | None = None, error_typ
 
 
 def _can_be_written(value: Any) -> bool:
-    """Whether the standard library can write it some levels further down."""
     try:
-        json.dumps([[[[[[[[value]]]]]]]])
+        deep_json(value)
     except RecursionError:
         return False
     return True

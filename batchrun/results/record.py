@@ -270,6 +270,8 @@ def read_error_id(line: bytes) -> str | None:
 
 
 TOO_DEEP = "nested too deeply to be written as JSON"
+_AROUND = 8
+"""Levels that a record has around a value."""
 
 _ANSWER = ("status", "text", "texts", "finish_reason", "finish_reasons", "usage", "output")
 _OURS = frozenset({"id", *_ANSWER, "output_in_body", "variant", "source", "job", "carried"})
@@ -330,8 +332,23 @@ def write_line(record: dict[str, Any]) -> bytes:
 
 
 def _deep(value: Any) -> Any:
-    """A value as JSON text. orjson reads 1,024 levels and writes 254; the standard library goes on to nearly 1,000."""
     try:
-        return orjson.Fragment(json.dumps(value))
+        return orjson.Fragment(deep_json(value))
     except RecursionError:
         return TOO_DEEP
+
+
+def deep_json(value: Any) -> str:
+    """A value as JSON text that can be read again within a record.
+
+    orjson reads 1,024 levels and writes 254; the standard library writes nearly 1,000, and more from Python 3.12 on.
+
+    Raises:
+        RecursionError: it is nested deeper.
+    """
+    text = json.dumps(value)
+    try:
+        load(b"[" * _AROUND + text.encode() + b"]" * _AROUND)
+    except orjson.JSONDecodeError:
+        raise RecursionError from None
+    return text

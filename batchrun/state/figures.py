@@ -13,7 +13,6 @@ from batchrun.state.reader import StateReader
 from batchrun.state.records import Execution, public_id
 
 _EACH_ROW = "FROM jobs j JOIN job_rows b ON b.job = j.job JOIN rows r ON r.row = b.row"
-
 TimeColumn = Literal["delay_ms", "execution_ms"]
 """Milliseconds of a job: in the queue, or at work."""
 

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from tests.chaos.claims import assert_civil, assert_right, assert_said, assert_whole, read_records
 from tests.chaos.endpoint import Endpoint, fails
 from tests.chaos.layout import Layout, as_lines, pipe_of
-from tests.chaos.processes import READ
+from tests.support.forks import READ
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from tests.chaos.processes import Forks, Process
+    from tests.support.forks import Forks, Process
 
 PATIENCE_S = 30.0
 """A process that takes longer hangs."""

@@ -34,7 +34,7 @@ from tests.chaos.disk import compiler, library
 from tests.chaos.endpoint import Endpoint
 from tests.chaos.layout import LAYOUTS, Layout, as_lines
 from tests.chaos.place import Place, said_by
-from tests.chaos.processes import Forks
+from tests.support.forks import Forks
 
 EFFORT = int(os.environ.get("BATCHRUN_CHAOS", "0"))
 SEED = int(os.environ.get("BATCHRUN_SEED", "0"))

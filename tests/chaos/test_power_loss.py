@@ -19,7 +19,7 @@ import pytest
 from tests.chaos.claims import assert_civil, assert_said, assert_whole, read_records
 from tests.chaos.disk import Disk, Tree, compiler, library, read_journal, read_tree, write_tree
 from tests.chaos.endpoint import Endpoint, Job, fails
-from tests.chaos.processes import Forks, Process
+from tests.support.forks import Forks, Process
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -22,11 +21,12 @@ from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive
 from batchrun.runs.opening import open_run
 from batchrun.state.store import Store
+from tests.support.command import BATCHRUN
+from tests.support.disks import files_of_at_most
 from tests.support.rehearsal import Listener, hurried, options_for, read_lines, rehearse, serving, write_lines
 
 PROMPTS = [{"id": f"r{n}", "prompt": f"p{n}"} for n in range(12)]
 IDS = sorted(line["id"] for line in PROMPTS)
-BATCHRUN = [sys.executable, "-m", "batchrun"]
 
 
 def state_of(folder: Path) -> Path:
@@ -59,17 +59,6 @@ def as_before_the_commit_of(folder: Path, count: int) -> int:
     return committed
 
 
-@contextmanager
-def files_of_at_most(size_bytes: int):
-    """Writes beyond that length fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def succeeded(folder: Path) -> list[str]:
     with Store(state_of(folder)) as store:
         return [row for (row,) in store.query("SELECT id FROM rows WHERE state = 3 ORDER BY id")]
@@ -100,14 +89,16 @@ async def test_results_torn_at_any_byte_are_taken_over_or_asked_for_again(
         await rehearse(in_memory, server.endpoint.base_url, inputs=("in.jsonl",))
         committed = as_before_the_commit_of(in_memory, uncommitted)
         whole, state = (in_memory / "out.jsonl").read_bytes(), state_of(in_memory).read_bytes()
-        for length in range(committed, len(whole) + 1):
+        last = max(committed, whole[:-1].rindex(b"\n"))
+        # Each byte of the last line, and each seventh of one ahead of it, which is torn as a last line that is alone.
+        for number, length in enumerate((*range(committed, last, 7), *range(last, len(whole) + 1))):
             (in_memory / "out.jsonl").write_bytes(whole[:length])
             state_of(in_memory).write_bytes(state)
             open_and_close(in_memory, inputs=("in.jsonl",))
             kept = read_lines(in_memory / "out.jsonl")
             assert sorted(record["id"] for record in kept) == succeeded(in_memory), length
             assert len(kept) == whole[:length].count(b"\n"), length
-            if (length - committed) % 131 == 0:
+            if number % 100 == 0:
                 rehearsal = await rehearse(in_memory, server.endpoint.base_url, inputs=("in.jsonl",))
                 assert (sorted(rehearsal.ids()), rehearsal.summary.exit_code) == (IDS, 0)
     assert server.seen["run"] == len(PROMPTS), "a job whose ID is known was submitted again"
@@ -274,7 +265,9 @@ def test_a_full_disk_is_exit_4_with_a_reason_and_the_same_command_goes_on(tmp_pa
     command = [*BATCHRUN, "run", str(tmp_path / "in.jsonl"), "-e", "local", "--worker", "echo", "-o"]
     command += [str(tmp_path / "out.jsonl"), "--progress", "none"]
     program = f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, -1));"
-    program += f" sys.argv = {['batchrun', *command[3:]]!r}; runpy.run_module('batchrun', run_name='__main__')"
+    program += (
+        f" sys.argv = {['batchrun', *command[len(BATCHRUN) :]]!r}; runpy.run_module('batchrun', run_name='__main__')"
+    )
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     full = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
     assert full.returncode == 4, full.stderr

@@ -42,6 +42,7 @@ from batchrun.prompts.sources import find_sources, iter_source
 from batchrun.results.record import JobInfo, Record, read_record, result_line
 from batchrun.results.text import Text, extract
 from tests.support.rehearsal import read_lines, rehearse, serving, write_lines
+from tests.support.workers import Answering
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -471,23 +472,8 @@ def test_integers_beside_a_nan_stay_exact():
     assert answer.output == [None, 9007199254740993, 100.0, 99999999999999999999]
 
 
-class Boasting:
-    """A worker that reports numbers that no worker can have."""
-
-    name = "boasting"
-    parallel = 8
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def run(self, request):
-        return self.answer(request)
-
-    def answer(self, request):
-        if request["prompt"] == "fail":
-            raise WorkerFailure("\0\x1b[31m no \\ud800")
-        return [{"choices": [{"text": "x", "index": 2**63}], "usage": {"input": 2**63, "output": 2**64 - 1}}]
+BOAST = [{"choices": [{"text": "x", "index": 2**63}], "usage": {"input": 2**63, "output": 2**64 - 1}}]
+"""An answer with numbers that no worker can have."""
 
 
 @pytest.mark.parametrize("times", ['"delayTime": 1e300, "executionTime": 1e300', '"delayTime": -1e18, "retries": -5'])
@@ -496,7 +482,7 @@ async def test_numbers_that_no_job_can_have_end_neither_the_run_nor_a_later_one(
         if operation != "status":
             return None
         job_id = request.path.rpartition("/")[2]
-        output = orjson.dumps(Boasting().answer({"prompt": ""})).decode()
+        output = orjson.dumps(BOAST).decode()
         return web.Response(text=f'{{"id": "{job_id}", "status": "COMPLETED", {times}, "output": {output}}}')
 
     write_lines(tmp_path, [{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "y"}])
@@ -509,7 +495,9 @@ async def test_numbers_that_no_job_can_have_end_neither_the_run_nor_a_later_one(
 
 async def test_control_characters_and_boasts_of_a_worker_are_written_down_as_they_are(tmp_path: Path):
     write_lines(tmp_path, [{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "fail"}])
-    async with serving(worker=Boasting()) as server:
+    failed = WorkerFailure("\0\x1b[31m no \\ud800")
+    worker = Answering(lambda request: failed if request["prompt"] == "fail" else BOAST)
+    async with serving(worker=worker) as server:
         rehearsal = await rehearse(tmp_path, server.endpoint.base_url)
     assert rehearsal.results[0]["text"] == "x"
     assert rehearsal.errors[0]["error"]["raw"].startswith("\0\x1b[31m no")

@@ -16,7 +16,7 @@ from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive
 from batchrun.runs.opening import open_run
 from batchrun.state.reader import StateReader
-from tests.faults.test_crashes import Doom, Nights, after_every, at_random
+from tests.support.crashes import Doom, Nights, after_every, at_random
 from tests.support.packing import Packed, PackedWorker
 from tests.support.rehearsal import Listener, hurried, options_for, read_lines, rehearse, serving, write_lines
 

@@ -14,7 +14,7 @@ from tests.support.fault_server import DONE, KEY, Answer, FaultServer, Script, j
 from tests.support.rehearsal import rehearse, write_lines
 
 ROWS = [{"id": f"r{n}", "prompt": f"p{n}"} for n in range(8)]
-LARGE = 24
+LARGE = 16
 MEASURE = """
 import asyncio, sys, time
 from pathlib import Path

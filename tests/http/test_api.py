@@ -24,7 +24,9 @@ import batchrun
 from batchrun.cli.app import main
 from batchrun.commands import verify as verification
 from batchrun.errors import BatchrunError, InputError, StateError, StoppedError, UsageError
-from tests.support.rehearsal import Picky, read_lines, serving
+from tests.support.command import BATCHRUN
+from tests.support.rehearsal import read_lines, serving
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +74,14 @@ def test_arguments_have_the_names_and_the_defaults_of_the_command_line(function)
         assert name in options
         if isinstance(parameter.default, (int, str)) and parameter.default is not False and name != "on_interrupt":
             assert options[name].default == parameter.default
+
+
+@pytest.mark.parametrize("keyword", ["dry_run", "shard", "from_environment", "temprature"])
+def test_a_keyword_that_there_is_not_is_a_type_error(tmp_path: Path, keyword: str):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{keyword}'"):
+        batchrun.run([{"prompt": "a"}], endpoint="local", output=tmp_path / "o.jsonl", **{keyword: None})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sweep'"):
+        batchrun.stream([{"prompt": "a"}], endpoint="local", state=tmp_path / "s.state", sweep={"n": [1]})
 
 
 def test_all_that_is_offered_is_there_and_costs_nothing_until_it_is_asked_for():
@@ -513,7 +523,7 @@ async def test_the_command_line_goes_on_with_a_stream(tmp_path: Path):
         async with stream(numbered(count()), tmp_path, base_url, on_interrupt="detach") as records:
             async for _ in records:
                 break
-        command = [sys.executable, "-m", "batchrun", "resume", str(tmp_path / "s.state"), "--progress", "none"]
+        command = [*BATCHRUN, "resume", str(tmp_path / "s.state"), "--progress", "none"]
         process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
         _, words = await process.communicate()
         assert process.returncode == 0, words

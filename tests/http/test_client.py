@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import ssl
-import subprocess
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from batchrun.endpoint.client import EndpointClient
 from batchrun.errors import (
     AmbiguousError,
     CallError,
@@ -19,37 +15,7 @@ from batchrun.errors import (
     UnreachableError,
     UsageError,
 )
-
-JOB = b'{"id": "j", "status": "IN_QUEUE"}'
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(JOB), JOB)
-KEY = "rpa_SECRET"
-
-
-@asynccontextmanager
-async def server(answer: bytes | None, *, close: bool = True):
-    """A raw server: reads a request, writes `answer`, and closes; None: says nothing at all."""
-    requests: list[bytes] = []
-    writers: list[asyncio.StreamWriter] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        requests.append(await reader.read(65_536))
-        if answer is not None:
-            writer.write(answer)
-            await writer.drain()
-        if close:
-            writer.close()
-
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = listening.sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}/v2", requests
-    for writer in writers:
-        writer.close()
-    listening.close()
-
-
-def client(base_url: str, timeout_s: float = 5.0) -> EndpointClient:
-    return EndpointClient(base_url, "abc", KEY, connections=4, timeout_s=timeout_s)
+from tests.support.wire import KEY, OK, client, server, tls_server
 
 
 async def test_a_request_carries_the_key_and_the_path_of_the_documentation():
@@ -159,37 +125,12 @@ async def connect_proxy(port: int):
     await asyncio.gather(*copying)
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A certificate of this machine, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl makes the certificate")
-    folder = tmp_path_factory.mktemp("tls")
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return folder / "cert.pem", folder / "key.pem"
-
-
 async def test_a_connect_proxy_gets_its_own_password_and_never_the_key(monkeypatch, certificate):
-    heard: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        await writer.drain()
-        writer.close()
-
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(*certificate)
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    port = listening.sockets[0].getsockname()[1]
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-    async with connect_proxy(port) as (proxy, heads):
+    async with tls_server(certificate) as (port, heard), connect_proxy(port) as (proxy, heads):
         monkeypatch.setenv("https_proxy", f"http://me:pw@{proxy}")
         async with client(f"https://localhost:{port}/v2") as api:
             assert (await api.run(b"{}")).id == "j"
-    listening.close()
     assert b"Authorization: Bearer rpa_SECRET\r\n" in heard[0]
     assert heads[0].startswith(f"CONNECT localhost:{port} HTTP/1.1\r\n".encode())
     assert b"Proxy-Authorization: Basic bWU6cHc=\r\n" in heads[0]

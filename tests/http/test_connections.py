@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import ssl
 import sys
 from contextlib import asynccontextmanager
 
@@ -16,7 +15,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from batchrun.endpoint.connections import no_connection, refuse_bad_way
 from batchrun.endpoint.proxies import Proxy, environment_proxies, proxy_for
 from batchrun.errors import UnreachableError, UsageError
-from tests.http.test_client import OK, certificate, client, server  # noqa: F401 - a fixture
+from tests.support.wire import OK, client, server, tls_server
 
 API = "https://api.example.com/v2"
 
@@ -169,31 +168,16 @@ async def test_a_proxy_that_is_down_is_named_as_what_cannot_be_reached(monkeypat
     assert caught.value.hint == "", "it may come back"
 
 
-@asynccontextmanager
-async def tls_server(certificate):  # noqa: F811 - the fixture's value
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        await writer.drain()
-        writer.close()
-
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(*certificate)
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    yield listening.sockets[0].getsockname()[1]
-    listening.close()
-
-
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-async def test_a_certificate_is_trusted_that_the_environment_names(monkeypatch, certificate, variable: str):  # noqa: F811
+async def test_a_certificate_is_trusted_that_the_environment_names(monkeypatch, certificate, variable: str):
     monkeypatch.setenv(variable, str(certificate[0]))
-    async with tls_server(certificate) as port, client(f"https://localhost:{port}/v2") as api:
+    async with tls_server(certificate) as (port, _), client(f"https://localhost:{port}/v2") as api:
         assert (await api.run(b"{}")).id == "j"
 
 
-async def test_a_certificate_that_is_not_trusted_says_what_to_do(monkeypatch, certificate, tmp_path):  # noqa: F811
+async def test_a_certificate_that_is_not_trusted_says_what_to_do(monkeypatch, certificate, tmp_path):
     async def refused(host: str) -> UnreachableError:
-        async with tls_server(certificate) as port, client(f"https://{host}:{port}/v2") as api:
+        async with tls_server(certificate) as (port, _), client(f"https://{host}:{port}/v2") as api:
             with pytest.raises(UnreachableError, match=f"^the certificate of {host} is not trusted: ") as caught:
                 await api.run(b"{}")
         return caught.value

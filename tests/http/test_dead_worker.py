@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from batchrun.local.queue import Job
 
-ROWS = 250
+ROWS = 120
 DEAD = 0
 TEXT = str(worker_failure("Request to vLLM failed: Cannot connect to host 127.0.0.1:8000 ssl:default"))
 
@@ -58,7 +58,7 @@ async def test_one_dead_worker_of_two_is_named_and_costs_few_submissions(tmp_pat
     write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(ROWS)])
     guards = GuardOptions(halt=HaltOptions(automatic=False))
     options = options_for(tmp_path, scheduler={"concurrency": None}, guards=guards)
-    async with HalfDead(LocalOptions(workers=2, latency_s=0.02), EchoWorker()) as endpoint:
+    async with HalfDead(LocalOptions(workers=2, latency_s=0.05), EchoWorker()) as endpoint:
         endpoint.queue = queue(2, 1, name="local")
         with open_run(options, Listener(), clock=time.monotonic, wall=time.time, api_key=None) as run:
             summary = conclude(run, await drive(run, endpoint.base_url, Random(0)))

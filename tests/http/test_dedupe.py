@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -20,19 +18,22 @@ from batchrun.commands.verify import verify
 from batchrun.config import GuardOptions, RequestOptions, SweepOptions
 from batchrun.display.summary_text import render
 from batchrun.errors import StateError
-from batchrun.local.echo import EchoWorker
-from batchrun.local.workers import WorkerFailure
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import cancel_jobs
 from batchrun.runs.opening import open_as_it_is, open_run
 from batchrun.scheduler.states import RowState
 from batchrun.state.store import Store
-from tests.support.rehearsal import Listener, Picky, hurried, options_for, read_lines, rehearse, serving, write_lines
+from tests.support.command import batchrun
+from tests.support.rehearsal import Listener, hurried, options_for, read_lines, rehearse, serving, write_lines
+from tests.support.workers import LOST, Answering, Picky
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from aiohttp import web
+
+CUT = Answering(lambda _: [{"choices": [{"text": "a", "finish_reason": "length"}]}])
+"""A worker whose text ends at max_tokens."""
 
 PROMPTS = st.sampled_from(["one", "two", "three"])
 LINES = st.lists(
@@ -118,16 +119,9 @@ async def test_a_row_carries_its_own_fields_and_none_of_its_leader(tmp_path: Pat
     assert list(second) == [key for key in first if key != "topic"]
 
 
-class Cut(EchoWorker):
-    """Its text ends at max_tokens."""
-
-    def answer(self, request: dict) -> Any:
-        return [{"choices": [{"text": "a", "finish_reason": "length"}]}]
-
-
 async def test_texts_that_were_cut_off_are_counted_in_each_row(tmp_path: Path):
     write_lines(tmp_path, lines_of("p", "p", "p"))
-    async with serving(worker=Cut()) as server:
+    async with serving(worker=CUT) as server:
         rehearsal = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True)
     assert rehearsal.summary.truncated == 3
 
@@ -200,16 +194,9 @@ async def test_endpoints_do_not_share(tmp_path: Path):
     assert len(set(rehearsal.ids())) == 6
 
 
-class Anything(EchoWorker):
-    """Takes any `input` object."""
-
-    def answer(self, request: dict) -> Any:
-        return {"seen": request}
-
-
 async def test_samples_of_one_line_stay_apart_where_nothing_tells_them_apart(tmp_path: Path):
     write_lines(tmp_path, [{"input": {"image": "x"}}, {"input": {"image": "x"}}])
-    async with serving(worker=Anything()) as server:
+    async with serving(worker=Answering(lambda request: {"seen": request})) as server:
         rehearsal = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True, sweep=SweepOptions(repeat=3))
         assert server.seen["run"] == 3
     assert len(set(rehearsal.ids())) == 6
@@ -247,19 +234,12 @@ async def test_rows_that_failed_get_the_answer_that_an_equal_one_has_got_since(t
     assert verify(tmp_path / "out.jsonl.state").is_whole
 
 
-class Lost(EchoWorker):
-    """Is lost with every job."""
-
-    def answer(self, request: dict) -> Any:
-        raise WorkerFailure("job timed out after 1 retries")
-
-
 async def test_of_rows_that_are_tried_again_without_their_leader_the_first_leads(tmp_path: Path):
     write_lines(tmp_path, lines_of("bad", "bad"))
     async with serving(worker=Picky()) as server:
         await rehearse(tmp_path, server.endpoint.base_url, dedupe=True)
     write_lines(tmp_path, lines_of("bad", "bad", "bad"))
-    async with serving(worker=Lost()) as server:
+    async with serving(worker=Answering(lambda _: LOST)) as server:
         lost = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True, scheduler={"max_retries": 0})
     assert {error["id"]: error["error"]["kind"] for error in lost.errors} == {
         "r0": "bad_request",
@@ -398,26 +378,21 @@ def _check_groups(rows: list, prompts: list[str]) -> None:
                 assert same_as in {other[0] for other in group}
 
 
-def batchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "batchrun", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-
-
 def test_the_command_shares_resumes_and_exports(tmp_path: Path):
     write_lines(tmp_path, lines_of("p", "q", "p"))
-    dry = batchrun(tmp_path, "run", "in.jsonl", "-e", "nowhere", "--dedupe", "--dry-run")
+    dry = batchrun("run", "in.jsonl", "-e", "nowhere", "--dedupe", "--dry-run", cwd=tmp_path)
     assert len(dry.stdout.splitlines()) == 2
     assert "2 rows would go to" in dry.stderr
     assert "1 more ask for the same" in dry.stderr
-    done = batchrun(tmp_path, "run", "in.jsonl", "-e", "local", "--worker", "echo", "--dedupe", "-o", "out.jsonl")
+    done = batchrun("run", "in.jsonl", "-e", "local", "--worker", "echo", "--dedupe", "-o", "out.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "run 2" in done.stderr
     write_lines(tmp_path, lines_of("p", "q", "p", "q"))
-    resumed = batchrun(tmp_path, "resume", "out.jsonl.state", "--worker", "echo")
+    resumed = batchrun("resume", "out.jsonl.state", "--worker", "echo", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    exported = batchrun(tmp_path, "export", "out.jsonl.state", "-o", "-")
+    exported = batchrun("export", "out.jsonl.state", "-o", "-", cwd=tmp_path)
     records = [orjson.loads(line) for line in exported.stdout.splitlines()]
     assert [record["id"] for record in records] == ["r0", "r1", "r2", "r3"]
     assert [record["job"].get("same_as") for record in records] == [None, None, "r0", "r1"]
-    status = orjson.loads(batchrun(tmp_path, "status", "out.jsonl.state", "--json").stdout)
+    status = orjson.loads(batchrun("status", "out.jsonl.state", "--json", cwd=tmp_path).stdout)
     assert (status["succeeded"], status["shared"]) == (4, 2)

@@ -13,11 +13,11 @@ from batchrun.commands.export import export
 from batchrun.commands.findings import render
 from batchrun.commands.verify import verify
 from batchrun.config import SweepOptions
-from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import WorkerFailure
 from batchrun.prompts.shapes import parse_line
 from batchrun.state.reader import StateReader
-from tests.support.rehearsal import Picky, mixed_run, read_lines, rehearse, serving, write_lines
+from tests.support.rehearsal import mixed_run, read_lines, rehearse, serving, write_lines
+from tests.support.workers import Answering, Picky
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,19 +123,13 @@ VLLM_400 = (
     '"type":"BadRequestError","param":"max_tokens","code":400}}\', \'type\': \'worker_error\', \'code\': None}'
 )
 """As worker-vllm 2.25 gave it."""
-
-
-class Failing(EchoWorker):
-    """Fails with the error that the prompt names."""
-
-    def answer(self, request: dict) -> object:
-        raise WorkerFailure({"vllm": VLLM_400, "platform": "job timed out after 1 retries"}[request["prompt"]])
+FAILURES = {"vllm": VLLM_400, "platform": "job timed out after 1 retries"}
 
 
 @pytest.mark.parametrize(("prompt", "code", "error_type"), [("vllm", 400, "BadRequestError"), ("platform", None, None)])
 async def test_an_error_line_of_openais_format_has_the_answer_that_had_an_http_code(tmp_path, prompt, code, error_type):
     write_lines(tmp_path, [{"id": "a", "prompt": prompt}])
-    async with serving(worker=Failing()) as server:
+    async with serving(worker=Answering(lambda request: WorkerFailure(FAILURES[request["prompt"]]))) as server:
         done = await rehearse(tmp_path, server.endpoint.base_url, format="openai", scheduler={"max_retries": 0})
     (line,) = done.errors
     assert line["error"]["code"] in ("bad_request", "platform")

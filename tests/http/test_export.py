@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import resource
+import shlex
 import subprocess
-import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
@@ -18,10 +18,15 @@ from batchrun.commands.export import Exported, export
 from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.state.positions import Position, Positions
 from batchrun.state.store import Store
+from tests.support.command import BATCHRUN
+from tests.support.command import batchrun as as_text
+from tests.support.disks import files_of_at_most
 from tests.support.rehearsal import mixed_run, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+batchrun = partial(as_text, text=False)
 
 IN_ORDER = [f"r{n}" for n in range(1, 13) if n % 4]
 
@@ -104,7 +109,7 @@ def test_only_what_is_committed_is_exported(state: Path, tmp_path: Path):
 
 
 async def test_a_run_that_is_going_on_gives_its_results_so_far(tmp_path: Path):
-    write_lines(tmp_path, [{"id": f"r{n:04}", "prompt": "x"} for n in range(1500)])
+    write_lines(tmp_path, [{"id": f"r{n:04}", "prompt": "x"} for n in range(400)])
     sizes = set()
     async with serving(latency_s=0.02) as server:
         run = asyncio.create_task(rehearse(tmp_path, server.endpoint.base_url))
@@ -115,8 +120,8 @@ async def test_a_run_that_is_going_on_gives_its_results_so_far(tmp_path: Path):
                 sizes.add(len(ids))
             await asyncio.sleep(0.01)
         await run
-    assert any(0 < size < 1500 for size in sizes)
-    assert len(out(tmp_path / "out.jsonl.state")) == 1500
+    assert any(0 < size < 400 for size in sizes)
+    assert len(out(tmp_path / "out.jsonl.state")) == 400
 
 
 @pytest.mark.parametrize(
@@ -237,13 +242,8 @@ def test_results_that_change_between_the_two_passes_leave_no_file(state: Path, t
 
 def test_a_full_disk_leaves_an_older_export_as_it_was(state: Path, tmp_path: Path):
     old = old_export(tmp_path)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
-    try:
-        with pytest.raises(OutputError, match="cannot be written"):
-            export(state, tmp_path / "x", io.BytesIO())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with files_of_at_most(500), pytest.raises(OutputError, match="cannot be written"):
+        export(state, tmp_path / "x", io.BytesIO())
     assert (tmp_path / "x").read_bytes() == old
     assert not list(tmp_path.glob("*.part"))
 
@@ -259,11 +259,6 @@ def test_positions_come_back_by_source_then_line_then_row():
         positions.add(places[:2])
         positions.add(places[2:])
         assert [place.row for place in positions] == [3, 2, 4, 5]
-
-
-def batchrun(*arguments: str, **streams: object) -> subprocess.CompletedProcess[bytes]:
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
-    return subprocess.run([sys.executable, "-m", "batchrun", *arguments], check=False, timeout=60, **given)
 
 
 def test_the_command_writes_a_file_or_stdout_and_counts_on_stderr(state: Path, tmp_path: Path):
@@ -305,7 +300,7 @@ def test_wrong_usage_is_exit_2_and_one_clear_line(state: Path, tmp_path: Path, m
 
 def test_a_reader_that_goes_away_is_no_traceback(state: Path):
     done = subprocess.run(
-        f"{sys.executable} -m batchrun export {state} -o - | true", shell=True, capture_output=True, check=False
+        f"{shlex.join(BATCHRUN)} export {state} -o - | true", shell=True, capture_output=True, check=False
     )
     assert b"Traceback" not in done.stderr
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,6 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from batchrun.commands import verify as verification
 from batchrun.errors import OutputError, StateError
 from batchrun.local.echo import EchoWorker
 from batchrun.results.reader import PlacedLines
@@ -22,30 +19,18 @@ from batchrun.results.record import read_record
 from batchrun.runs.ordering import order_results
 from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
-from tests.faults.test_crashes import ROWS, Nights, after_every
+from tests.support.claims import assert_adds_up
+from tests.support.command import batchrun
+from tests.support.crashes import ROWS, Nights, after_every
 from tests.support.rehearsal import read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("RUNPOD_", "BATCHRUN_"))}
-
-
-def batchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        cwd=folder,
-        env={**ENVIRONMENT, "HOME": str(folder)},
-    )
-
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     local = ("-e", "local", "--worker", "echo", "--progress", "none")
-    return batchrun(folder, "run", "in.jsonl", "-o", "out.jsonl", *local, *arguments)
+    return batchrun("run", "in.jsonl", "-o", "out.jsonl", *local, *arguments, cwd=folder)
 
 
 def openai_lines(rows: int = 6) -> list[dict[str, Any]]:
@@ -57,11 +42,6 @@ def openai_lines(rows: int = 6) -> list[dict[str, Any]]:
     return [
         {"custom_id": f"r{n}", "method": "POST", "url": bodies[n % 2][0], "body": bodies[n % 2][1]} for n in range(rows)
     ]
-
-
-def assert_whole(state: Path) -> None:
-    found = verification.verify(state)
-    assert found.is_whole, found.problems
 
 
 def test_results_of_openai_batch_lines_are_openai_batch_results(tmp_path: Path):
@@ -78,8 +58,8 @@ def test_results_of_openai_batch_lines_are_openai_batch_results(tmp_path: Path):
         else:
             said = ChatCompletion.model_validate(response["body"], strict=True)
             assert said.choices[0].message.content == "so it goes"
-    assert batchrun(tmp_path, "verify", "out.jsonl.state").returncode == 0
-    status = orjson.loads(batchrun(tmp_path, "status", "out.jsonl.state", "--json").stdout)
+    assert batchrun("verify", "out.jsonl.state", cwd=tmp_path).returncode == 0
+    status = orjson.loads(batchrun("status", "out.jsonl.state", "--json", cwd=tmp_path).stdout)
     assert (status["succeeded"], status["failed"]) == (6, 0)
     assert len({line["id"] for line in lines}) == 6
 
@@ -108,9 +88,9 @@ def test_what_was_decided_stays_and_another_format_is_refused_by_name(tmp_path: 
     assert refused.returncode == 2
     assert "belongs to a run with --format openai (now batchrun)" in refused.stderr
     assert run(tmp_path, "--format", "openai").returncode == 0
-    assert batchrun(tmp_path, "resume", "out.jsonl.state", "--worker", "echo", "--progress", "none").returncode == 0
+    assert batchrun("resume", "out.jsonl.state", "--worker", "echo", "--progress", "none", cwd=tmp_path).returncode == 0
     assert [line["custom_id"] for line in read_lines(tmp_path / "out.jsonl")][-1] == "late"
-    assert_whole(tmp_path / "out.jsonl.state")
+    assert_adds_up(tmp_path / "out.jsonl.state")
 
 
 def test_the_rows_of_a_sweep_have_their_ids_and_values_in_the_format(tmp_path: Path):
@@ -145,10 +125,12 @@ def test_rows_that_failed_stand_in_an_error_file_of_the_format_that_is_input_aga
     assert (line["custom_id"], line["response"]) == ("r1", answered)
     assert line["error"] == {"code": "bad_request", "message": "max_tokens must be at least 1, got 0."}
     assert line["batchrun"]["request"] == bad[1]
-    assert_whole(tmp_path / "out.jsonl.state")
-    shown = batchrun(tmp_path, "run", "out.errors.jsonl", "-e", "local", "--dry-run")
+    assert_adds_up(tmp_path / "out.jsonl.state")
+    shown = batchrun("run", "out.errors.jsonl", "-e", "local", "--dry-run", cwd=tmp_path)
     assert orjson.loads(shown.stdout)["input"] == {"openai_route": bad[1]["url"], "openai_input": bad[1]["body"]}
-    again = batchrun(tmp_path, "run", "out.errors.jsonl", "-e", "local", "--worker", "echo", "--set", "max_tokens=9")
+    again = batchrun(
+        "run", "out.errors.jsonl", "-e", "local", "--worker", "echo", "--set", "max_tokens=9", cwd=tmp_path
+    )
     assert again.returncode == 0
     assert [line["custom_id"] for line in read_lines(tmp_path / "out.errors.results.jsonl")] == ["r1"]
 
@@ -184,10 +166,10 @@ async def test_an_export_into_the_other_format_and_back_is_what_it_was(tmp_path:
         if not has_input:
             (folder / "in.jsonl").unlink()
         for target in ("openai", "batchrun"):
-            done = batchrun(folder, "export", "out.jsonl.state", "-o", f"{target}.jsonl", "--format", target)
+            done = batchrun("export", "out.jsonl.state", "-o", f"{target}.jsonl", "--format", target, cwd=folder)
             assert "6 of 6 rows exported" in done.stderr
             exported[form, target] = read_lines(folder / f"{target}.jsonl")
-        assert batchrun(folder, "export", "out.jsonl.state", "-o", "x.jsonl").returncode == 0
+        assert batchrun("export", "out.jsonl.state", "-o", "x.jsonl", cwd=folder).returncode == 0
         assert (folder / "x.jsonl").read_bytes() == (folder / f"{form}.jsonl").read_bytes()
     ours, theirs = exported["openai", "batchrun"], exported["batchrun", "openai"]
     assert [(line["id"], line["text"], line["status"]) for line in ours] == [
@@ -238,14 +220,14 @@ def test_without_being_asked_results_stay_in_the_order_of_completion(late: Path)
 def test_the_results_of_a_finished_run_are_left_in_input_order(late: Path):
     assert run(late, "-j", "1", "--ordered").returncode == 0
     assert ids(late) == IN_ORDER
-    assert_whole(late / "out.jsonl.state")
+    assert_adds_up(late / "out.jsonl.state")
     before = (late / "out.jsonl").stat()
     assert run(late, "--ordered").returncode == 0
     assert (late / "out.jsonl").stat() == before
     write_lines(late, [{**openai_lines(1)[0], "custom_id": "first"}, *openai_lines(8)])
-    assert batchrun(late, "resume", "out.jsonl.state", "--worker", "echo", "--progress", "none").returncode == 0
+    assert batchrun("resume", "out.jsonl.state", "--worker", "echo", "--progress", "none", cwd=late).returncode == 0
     assert ids(late) == ["first", *IN_ORDER]
-    assert_whole(late / "out.jsonl.state")
+    assert_adds_up(late / "out.jsonl.state")
 
 
 def test_a_run_that_was_not_ordered_is_put_in_order_by_the_same_command(late: Path):
@@ -282,11 +264,11 @@ def test_each_results_file_is_in_the_order_of_its_input(tmp_path: Path):
             write_lines(tmp_path, lines)
             (tmp_path / "in.jsonl").rename(tmp_path / "in" / f"{name}.jsonl")
         local = ("-e", "local", "--worker", "echo", "--progress", "none")
-        assert batchrun(tmp_path, "run", "in", "-o", "out/", "--ordered", *local).returncode == 0
+        assert batchrun("run", "in", "-o", "out/", "--ordered", *local, cwd=tmp_path).returncode == 0
     for name in ("a", "b"):
         found = [line["custom_id"] for line in read_lines(tmp_path / "out" / f"{name}.results.jsonl")]
         assert found == [f"{name}{n}" for n in range(8)]
-    assert_whole(tmp_path / "out" / "batchrun.state")
+    assert_adds_up(tmp_path / "out" / "batchrun.state")
 
 
 def test_a_run_that_is_stopped_early_is_left_in_the_order_of_completion(late: Path):
@@ -295,7 +277,7 @@ def test_a_run_that_is_stopped_early_is_left_in_the_order_of_completion(late: Pa
     write_lines(late, bad)
     assert run(late, "-j", "1", "--ordered", "--halt", "1").returncode == 4
     assert ids(late) == [*IN_ORDER[4:], "r0"]
-    assert_whole(late / "out.jsonl.state")
+    assert_adds_up(late / "out.jsonl.state")
 
 
 def test_a_results_file_that_is_a_link_stays_one(late: Path):
@@ -337,7 +319,7 @@ def test_results_that_cannot_be_put_in_order_are_as_they_were_and_the_run_says_s
     assert stopped.returncode == 4
     assert "results cannot be written: Is a directory" in " ".join(stopped.stderr.split())
     assert ids(late) == BACK_TO_FRONT
-    assert_whole(late / "out.jsonl.state")
+    assert_adds_up(late / "out.jsonl.state")
     part.rmdir()
     assert run(late, "--ordered").returncode == 0
     assert ids(late) == IN_ORDER
@@ -354,10 +336,10 @@ def test_a_crash_on_either_side_of_the_rename_leaves_a_whole_run_that_goes_on(la
     with Store(state) as store, store.transaction() as db:
         db.execute("UPDATE sessions SET outcome = NULL")
     assert ids(late) == (IN_ORDER if is_renamed else BACK_TO_FRONT)
-    assert_whole(state)
+    assert_adds_up(state)
     assert run(late, "--ordered").returncode == 0
     assert ids(late) == IN_ORDER
-    assert_whole(state)
+    assert_adds_up(state)
     assert not part_of_results(late).exists()
 
 
@@ -376,7 +358,7 @@ async def test_a_run_in_openai_format_that_dies_again_and_again_is_whole_and_in_
     nights.options = replace(nights.options, format="openai", ordered=True)
     await nights.until_it_is_over(after_every(calls))
     assert nights.crashes > 0
-    assert_whole(nights.options.state)
+    assert_adds_up(nights.options.state)
     found = ids(tmp_path)
     assert found == sorted(found, key=lambda row_id: int(row_id[1:]))
     failed = [line["custom_id"] for line in read_lines(tmp_path / "out.errors.jsonl")]

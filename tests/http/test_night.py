@@ -13,40 +13,18 @@ import pytest
 from aiohttp import web
 
 from batchrun.config import GuardOptions, HaltOptions, SchedulerOptions
-from batchrun.local.workers import WorkerFailure
+from batchrun.local.echo import EchoWorker
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive
 from batchrun.runs.manifest import manifest_path
 from batchrun.runs.opening import open_run
 from tests.support.rehearsal import UNLIMITED, Listener, options_for, read_lines, rehearse, serving, write_lines
+from tests.support.workers import Broken
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PROMPTS = [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(60)]
-
-
-class Broken:
-    """A deployment that refuses everything from some job on."""
-
-    name = "broken"
-    parallel = 4
-
-    def __init__(self, good: int = 0) -> None:
-        self.good = good
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def run(self, request):
-        return self.answer(request)
-
-    def answer(self, request):
-        self.good -= 1
-        if self.good < 0:
-            raise WorkerFailure("vLLM returned HTTP 400: no such model")
-        return [{"choices": [{"text": "fine"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}]
 
 
 async def test_a_deployment_that_refuses_everything_stops_the_run_after_twenty_rows(tmp_path: Path):
@@ -89,9 +67,8 @@ async def test_a_canary_that_fails_keeps_the_rest_of_the_money(tmp_path: Path):
 
 
 async def test_a_job_that_never_ends_is_cancelled_at_the_endpoint_and_its_row_is_tried_again(tmp_path: Path):
-    class Stuck(Broken):
+    class Stuck(EchoWorker):
         tried = 0
-        answer = None
 
         async def run(self, request):
             self.tried += 1
@@ -110,9 +87,7 @@ async def test_a_job_that_never_ends_is_cancelled_at_the_endpoint_and_its_row_is
 
 
 async def test_at_its_deadline_a_run_is_gone_and_what_it_left_is_rescued(tmp_path: Path):
-    class Slow(Broken):
-        answer = None
-
+    class Slow(EchoWorker):
         async def run(self, request):
             await asyncio.sleep(1.0)
             return "fine"

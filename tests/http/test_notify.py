@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import asynccontextmanager
-
 import pytest
-from aiohttp import web
 
 from batchrun.commands.notify import failure_payload, notify, payload
-from tests.unit.display.test_summary_text import DONE as SUMMARY
-
-
-@asynccontextmanager
-async def listening(status: int = 200, delay_s: float = 0.0):
-    """A server that takes notifications: its URL, and what it was sent."""
-    heard: list[dict] = []
-
-    async def handle(request: web.BaseRequest) -> web.Response:
-        heard.append(await request.json())
-        await asyncio.sleep(delay_s)
-        return web.Response(status=status)
-
-    runner = web.ServerRunner(web.Server(handle))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    try:
-        yield f"http://{host}:{port}/hook/T0KEN", heard
-    finally:
-        await runner.cleanup()
+from tests.support.notifications import listening
+from tests.support.summaries import DONE as SUMMARY
 
 
 async def test_one_json_object_with_a_text_is_sent():

@@ -20,6 +20,7 @@ from batchrun.state.opening import log_of
 from batchrun.state.reader import StateReader
 from batchrun.state.schema import SCHEMA_VERSION
 from tests.support.rehearsal import read_lines, rehearse, serving, write_lines
+from tests.support.workers import Answering
 
 OLDER = Path(__file__).parent / "older"
 LINES = [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(6)]
@@ -86,12 +87,11 @@ async def test_a_run_goes_on_asking_as_it_began(tmp_path: Path, monkeypatch):
     state = tmp_path / "out.jsonl.state"
     asked: list[dict] = []
 
-    class Asked(EchoWorker):
-        def answer(self, request: dict) -> object:
-            asked.append(request)
-            return super().answer(request)
+    def answer(request: dict) -> object:
+        asked.append(request)
+        return EchoWorker().answer(request)
 
-    async with serving(worker=Asked()) as server:
+    async with serving(worker=Answering(answer)) as server:
         with monkeypatch.context() as before:
             before.setattr("batchrun.runs.intake.READING", 1)
             await rehearse(tmp_path, server.endpoint.base_url)

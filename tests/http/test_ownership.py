@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import resource
+import shlex
 import subprocess
-import sys
 import time
 from pathlib import Path
 from random import Random
@@ -21,7 +21,9 @@ from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive
 from batchrun.runs.opening import open_run
 from batchrun.state.store import Store
-from tests.support.rehearsal import Listener, Picky, hurried, options_for, rehearse, serving, write_lines
+from tests.support.command import BATCHRUN
+from tests.support.rehearsal import Listener, hurried, options_for, rehearse, serving, write_lines
+from tests.support.workers import Picky
 
 LINES = [{"id": f"r{n}", "prompt": f"good {n}"} for n in range(3)]
 BAD = [*LINES, {"id": "r9", "prompt": "bad"}]
@@ -247,7 +249,7 @@ async def test_only_the_owner_may_read_the_results_of_a_private_input(tmp_path: 
         assert (tmp_path / name).stat().st_mode & 0o777 == mode
 
 
-COMMAND = f"{sys.executable} -m batchrun run"
+COMMAND = shlex.join(BATCHRUN)
 OPTIONS = "-o out.jsonl -e abc --run-limit 0 --status-limit 0 --progress none"
 
 
@@ -286,48 +288,48 @@ ALL = ["a0", "a1", "a2", "b0", "b1", "b2"]
 
 
 def test_two_pipes_are_two_inputs_and_the_run_resumes_from_their_copies(two: Path, base_url: str):
-    command = f"{COMMAND} <(cat a.jsonl) <(cat b.jsonl) {OPTIONS}"
+    command = f"{COMMAND} run <(cat a.jsonl) <(cat b.jsonl) {OPTIONS}"
     assert shell(two, f"{command} --limit 4", base_url).startswith("0")
     assert prompts(two) == ALL[:4]
     assert shell(two, command, base_url).startswith("0")
     assert prompts(two) == ALL
-    assert shell(two, f"{sys.executable} -m batchrun resume out.jsonl.state", base_url).startswith("0")
+    assert shell(two, f"{COMMAND} resume out.jsonl.state", base_url).startswith("0")
     assert verify(two / "out.jsonl.state").is_whole
 
 
 @pytest.mark.parametrize("source", ["", "true |"])
 def test_without_a_pipe_a_run_on_stdin_resumes_from_its_copy(two: Path, base_url: str, source: str):
-    assert shell(two, f"cat a.jsonl b.jsonl | {COMMAND} - {OPTIONS} --limit 4", base_url).startswith("0")
-    said = shell(two, f"{source} {COMMAND} - {OPTIONS}", base_url)
+    assert shell(two, f"cat a.jsonl b.jsonl | {COMMAND} run - {OPTIONS} --limit 4", base_url).startswith("0")
+    said = shell(two, f"{source} {COMMAND} run - {OPTIONS}", base_url)
     assert said.startswith("0")
     assert prompts(two) == ALL
 
 
 def test_a_pipe_that_broke_off_is_refused_and_the_copy_is_as_it_was(two: Path, base_url: str):
-    assert shell(two, f"cat a.jsonl b.jsonl | {COMMAND} - {OPTIONS} --limit 4", base_url).startswith("0")
+    assert shell(two, f"cat a.jsonl b.jsonl | {COMMAND} run - {OPTIONS} --limit 4", base_url).startswith("0")
     before = contents(two)
     for lost in ("head -c 20", "head -n 2"):
-        assert shell(two, f"{lost} a.jsonl | {COMMAND} - {OPTIONS}", base_url).startswith("2")
+        assert shell(two, f"{lost} a.jsonl | {COMMAND} run - {OPTIONS}", base_url).startswith("2")
         assert contents(two) == before
-    assert shell(two, f"{sys.executable} -m batchrun resume out.jsonl.state", base_url).startswith("0")
+    assert shell(two, f"{COMMAND} resume out.jsonl.state", base_url).startswith("0")
 
 
 def test_a_run_is_found_and_resumed_through_a_link_to_its_state_in_another_folder(two: Path, base_url: str):
-    assert shell(two, f"{COMMAND} a.jsonl b.jsonl {OPTIONS} --limit 4", base_url).startswith("0")
+    assert shell(two, f"{COMMAND} run a.jsonl b.jsonl {OPTIONS} --limit 4", base_url).startswith("0")
     (two / "links").mkdir()
     (two / "links" / "latest").symlink_to(two / "out.jsonl.state")
     for command in ("status latest", "verify latest", "export latest -o -"):
-        assert shell(two / "links", f"{sys.executable} -m batchrun {command}", base_url).startswith("0")
-    again = f"{COMMAND} a.jsonl b.jsonl {OPTIONS} --state links/latest"
+        assert shell(two / "links", f"{COMMAND} {command}", base_url).startswith("0")
+    again = f"{COMMAND} run a.jsonl b.jsonl {OPTIONS} --state links/latest"
     assert shell(two, again, base_url).startswith("0")
     assert prompts(two) == ALL
     assert [path.name for path in (two / "links").iterdir()] == ["latest"]
 
 
 def test_the_copy_of_what_was_piped_is_replaced_only_when_the_run_has_taken_the_new_one(two: Path, base_url: str):
-    assert shell(two, f"cat a.jsonl | {COMMAND} - {OPTIONS}", base_url).startswith("0")
+    assert shell(two, f"cat a.jsonl | {COMMAND} run - {OPTIONS}", base_url).startswith("0")
     (first,) = two.glob("out.jsonl.state.0-*.jsonl")
-    assert shell(two, f"cat a.jsonl b.jsonl | {COMMAND} - {OPTIONS}", base_url).startswith("0")
+    assert shell(two, f"cat a.jsonl b.jsonl | {COMMAND} run - {OPTIONS}", base_url).startswith("0")
     (second,) = two.glob("out.jsonl.state.0-*.jsonl")
     assert first != second
     assert (two / "out.jsonl.state.stdin.jsonl").resolve() == second
@@ -341,5 +343,5 @@ def test_a_folder_with_more_files_than_a_process_may_open_is_run(tmp_path: Path,
     for n in range(300):
         (inbox / f"{n:03}.jsonl").write_text(f'{{"id": "r{n}", "prompt": "x"}}\n')
     options = OPTIONS.replace("out.jsonl", "out/")
-    assert shell(tmp_path, f"{COMMAND} in {options} -j 20", base_url, files=400).startswith("0")
+    assert shell(tmp_path, f"{COMMAND} run in {options} -j 20", base_url, files=400).startswith("0")
     assert sum(path.read_bytes().count(b"\n") for path in (tmp_path / "out").glob("*.results.jsonl")) == 300

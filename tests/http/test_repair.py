@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,6 @@ import orjson
 import pytest
 
 import batchrun
-from batchrun.commands import findings
 from batchrun.commands import verify as verification
 from batchrun.errors import StateError
 from batchrun.runs import repair
@@ -24,7 +21,10 @@ from batchrun.runs.driving import drive
 from batchrun.runs.opening import open_run
 from batchrun.runs.resumed import resumed_options
 from batchrun.state.store import Store
-from tests.support.rehearsal import Listener, Picky, hurried, options_for, read_lines, serving, write_lines
+from tests.support.claims import assert_adds_up
+from tests.support.command import batchrun as batchrun_command
+from tests.support.rehearsal import Listener, hurried, options_for, read_lines, serving, write_lines
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,8 +59,7 @@ def said(listener: Listener, words: str) -> bool:
 
 
 def assert_whole(folder: Path, rows: int = ROWS) -> None:
-    found = verification.verify(state_of(folder))
-    assert found.is_whole, findings.render(found)
+    found = assert_adds_up(state_of(folder))
     assert (found.results, found.compared) == (rows, rows)
     texts = {record["id"]: record["text"] for record in read_lines(results_of(folder))}
     assert texts == {f"r{n}": f"p{n}" for n in range(rows)}
@@ -277,8 +276,7 @@ async def test_a_lost_state_file_is_rebuilt_from_input_and_results(tmp_path: Pat
         drop_a_line(tmp_path)
         await session(tmp_path, server, fix=True, format=form)
         assert server.seen["run"] == ROWS, "a job of before is not known by its ID"
-    found = verification.verify(state_of(tmp_path))
-    assert found.is_whole, findings.render(found)
+    found = assert_adds_up(state_of(tmp_path))
     assert (found.results, found.compared) == (ROWS, ROWS)
     assert said(listener, "is rebuilt")
     assert said(listener, "that are there: 8")
@@ -363,8 +361,7 @@ async def test_rows_that_share_a_job_get_their_results_back_from_one_another(tmp
         results_of(tmp_path).write_bytes(b"".join(by_kind[kept]))
         await session(tmp_path, server, dedupe=True, fix=True, later_s=0 if kept == "none" else HOUR_S)
         assert server.seen["run"] == 1
-    found = verification.verify(state_of(tmp_path))
-    assert found.is_whole, findings.render(found)
+    assert_adds_up(state_of(tmp_path))
     assert sorted((record["id"], record["metadata"]) for record in read_lines(results_of(tmp_path))) == [
         (f"r{n}", n) for n in range(6)
     ]
@@ -378,8 +375,7 @@ async def test_a_lost_state_of_rows_that_share_a_job_is_rebuilt(tmp_path: Path):
         results_of(tmp_path).write_bytes(b"".join(lines_of(tmp_path)[2:]))
         await session(tmp_path, server, dedupe=True, fix=True)
         assert server.seen["run"] == 1
-    found = verification.verify(state_of(tmp_path))
-    assert found.is_whole, findings.render(found)
+    found = assert_adds_up(state_of(tmp_path))
     assert found.results == 6
 
 
@@ -484,15 +480,8 @@ async def test_a_run_that_was_repaired_and_cut_off_is_whole_but_for_what_has_not
             options = options_for(tmp_path, endpoint="abc")
             with open_run(options, Listener(), clock=hurried, wall=lambda: time.time() + later_s, repair=True):  # noqa: B023
                 pass
-            found = verification.verify(state_of(tmp_path))
-            assert found.is_whole, findings.render(found)
+            found = assert_adds_up(state_of(tmp_path))
             assert found.not_run == 1
-
-
-def batchrun_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *arguments], capture_output=True, text=True, check=False, timeout=60, cwd=cwd
-    )
 
 
 LOCAL = ("--endpoint", "local", "--worker", "echo", "--progress", "plain")

@@ -17,7 +17,8 @@ from batchrun.display.text import columns_of
 from batchrun.display.variants import Histogram, VariantReport, VariantTable, render
 from batchrun.errors import StateError
 from batchrun.state.store import Store
-from tests.support.rehearsal import Picky, mixed_run, read_lines, rehearse, serving, write_lines
+from tests.support.rehearsal import mixed_run, read_lines, rehearse, serving, write_lines
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from pathlib import Path

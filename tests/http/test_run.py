@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import orjson
 import pytest
@@ -18,35 +18,20 @@ from batchrun.errors import InputError, RefusedError, StateError, UsageError
 from batchrun.local.workers import WorkerFailure
 from tests.support.fault_server import FaultServer, body
 from tests.support.rehearsal import read_lines, rehearse, serving, write_lines
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.support.workers import Answering, Picky
 
 DEAD = "vLLM server process is not running; worker is unhealthy"
 PROMPTS = [{"id": f"r{n}", "prompt": f"prompt {n}", "metadata": {"n": n}} for n in range(40)]
 
 
-class Scripted:
-    """A worker that answers with what the prompt's row has in the script."""
+def scripted(answers: dict) -> Answering:
+    """A worker that gives each prompt the answer that stands for it; one that begins with `!` fails the job."""
 
-    name = "scripted"
-    parallel = 8
+    def answer(request: dict) -> object:
+        given = answers[request["prompt"]]
+        return WorkerFailure(given[1:]) if isinstance(given, str) and given.startswith("!") else given
 
-    def __init__(self, answers: dict) -> None:
-        self.answers = answers
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def run(self, request):
-        return self.answer(request)
-
-    def answer(self, request):
-        answer = self.answers[request["prompt"]]
-        if isinstance(answer, str) and answer.startswith("!"):
-            raise WorkerFailure(answer[1:])
-        return answer
+    return Answering(answer)
 
 
 def assert_all_succeeded_once(rehearsal) -> None:
@@ -251,7 +236,7 @@ async def test_a_failed_job_says_why_and_is_retried_only_where_that_may_help(
     tmp_path: Path, answer, kind, message, attempts
 ):
     write_lines(tmp_path, [{"id": "x", "prompt": "p"}])
-    async with serving(worker=Scripted({"p": answer})) as server:
+    async with serving(worker=scripted({"p": answer})) as server:
         rehearsal = await rehearse(tmp_path, server.endpoint.base_url, scheduler={"max_retries": 2})
     (error,) = rehearsal.errors
     assert (error["status"], error["error"]["kind"], error["job"]["attempts"]) == ("FAILED", kind, attempts)
@@ -293,7 +278,7 @@ async def test_a_job_that_ends_without_a_word_is_judged_by_its_state(tmp_path: P
 
 async def test_an_error_field_is_data_when_outputs_are_not_inspected(tmp_path: Path):
     write_lines(tmp_path, [{"id": "x", "prompt": "p"}])
-    async with serving(worker=Scripted({"p": {"error": 0.03, "model": "fit"}})) as server:
+    async with serving(worker=scripted({"p": {"error": 0.03, "model": "fit"}})) as server:
         rehearsal = await rehearse(tmp_path, server.endpoint.base_url, inspect_output=False)
     assert rehearsal.results[0]["output"] == {"error": 0.03, "model": "fit"}
 
@@ -301,7 +286,7 @@ async def test_an_error_field_is_data_when_outputs_are_not_inspected(tmp_path: P
 async def test_failed_rows_are_taken_up_again_and_leave_the_error_file(tmp_path: Path):
     answers = {"p": "!broken", "q": "fine"}
     write_lines(tmp_path, [{"id": "x", "prompt": "p"}, {"id": "y", "prompt": "q"}])
-    async with serving(worker=Scripted(answers)) as server:
+    async with serving(worker=scripted(answers)) as server:
         first = await rehearse(tmp_path, server.endpoint.base_url)
         assert (first.ids(), [error["id"] for error in first.errors]) == (["y"], ["x"])
         answers["p"] = "mended"
@@ -522,3 +507,12 @@ async def test_a_folder_of_results_has_a_file_for_each_input(tmp_path: Path):
 
 def test_refused_is_a_kind_of_stopped():
     assert RefusedError("x").exit_code == 4
+
+
+async def test_every_file_that_a_summary_names_is_named_by_its_absolute_path(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path, [{"prompt": "good"}, {"prompt": "bad"}])
+    async with serving(worker=Picky()) as server:
+        summary = (await rehearse(Path(), server.endpoint.base_url)).summary
+    named = [*summary.results, *summary.errors, summary.state, summary.manifest]
+    assert named == [tmp_path / f"out.{end}" for end in ("jsonl", "errors.jsonl", "jsonl.state", "manifest.json")]

@@ -19,8 +19,10 @@ from batchrun.config import SweepOptions
 from batchrun.errors import StateError, UsageError
 from batchrun.prompts.identity import line_digest
 from batchrun.prompts.shard import LineSum, Shard
+from tests.support.command import batchrun
 from tests.support.places import SAMPLES
-from tests.support.rehearsal import Picky, read_lines, rehearse, serving, write_lines
+from tests.support.rehearsal import read_lines, rehearse, serving, write_lines
+from tests.support.workers import Picky
 
 LINES = [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(30)] + [{"prompt": f"p{n % 7}"} for n in range(21)]
 
@@ -157,17 +159,6 @@ async def test_another_shard_does_not_go_on_with_the_same_state(tmp_path: Path):
     async with serving() as server:
         with pytest.raises(StateError, match=r"--shard 1/3 \(now 2/3\)"):
             await rehearse(state.parent, server.endpoint.base_url, shard="2/3")
-
-
-def batchrun(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
 
 
 def without_job_facts(path: Path) -> list[dict]:

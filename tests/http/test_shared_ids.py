@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from itertools import chain, permutations
 from pathlib import Path
@@ -13,11 +12,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 import pytest
-from click.testing import CliRunner
 
-from batchrun.cli.app import main
 from batchrun.commands import findings
-from batchrun.commands import verify as verification
 from batchrun.commands.verify import verify
 from batchrun.config import FOLDER_STATE
 from batchrun.results.writer import errors_path
@@ -25,9 +21,11 @@ from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive
 from batchrun.runs.opening import open_run
 from batchrun.state.store import Store
-from tests.faults.test_crashes import Doom, Nights, after_every, at_random
-from tests.process.test_kill import KEYED
+from tests.support.claims import assert_adds_up
+from tests.support.command import BATCHRUN, KEYED, invoke
+from tests.support.crashes import Doom, Nights, after_every, at_random
 from tests.support.rehearsal import Listener, hurried, options_for, read_lines, serving
+from tests.support.waiting import lines_in, wait_for
 
 if TYPE_CHECKING:
     from batchrun.config import RunOptions
@@ -62,13 +60,8 @@ def write(name: str, count: int, *, first: int = 0, ask=question) -> None:
     Path(name).write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
 
 
-def batchrun(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
-    return done.exit_code, done.output
-
-
 def run(*arguments: object) -> tuple[int, str]:
-    return batchrun("run", *arguments, "-e", "local", "--worker", "echo", "--progress", "plain")
+    return invoke("run", *arguments, "-e", "local", "--worker", "echo", "--progress", "plain")
 
 
 def results(name: str) -> Path:
@@ -93,8 +86,7 @@ def expected(name: str, count: int = 4, *, ask=question) -> list[tuple[str, str]
 def assert_whole(names=NAMES, count: int = 4) -> None:
     for name in names:
         assert sorted(answers(results(name))) == sorted(expected(name, count))
-    found = verify(STATE)
-    assert found.is_whole, findings.render(found)
+    found = assert_adds_up(STATE)
     assert (found.rows, found.results) == (len(names) * count, len(names) * count)
 
 
@@ -119,7 +111,7 @@ def test_ids_of_several_files_in_one_results_file_are_refused_with_the_way_that_
     code, said = run(*NAMES, "-o", "r.jsonl")
     assert (code, "'request-0': part-1.jsonl:1 and part-2.jsonl:1" in said) == (2, True)
     assert "-o FOLDER/" in said
-    assert "-o FOLDER/" in batchrun("check", *NAMES)[1]
+    assert "-o FOLDER/" in invoke("check", *NAMES)[1]
 
 
 @pytest.mark.parametrize("order", list(permutations(NAMES)))
@@ -183,14 +175,14 @@ def test_a_moved_line_keeps_its_result_when_its_id_comes_again_in_its_old_file()
     assert (found.is_whole, found.results) == (True, 8), findings.render(found)
     texts = {text for _, text in answers(results(first))}
     assert texts == {f"{n} of {first}" for n in range(4)} | {f"new {n} of {first}" for n in range(4)}
-    code, said = batchrun("resume", "out", "--repair", "--worker", "echo", "--progress", "plain")
+    code, said = invoke("resume", "out", "--repair", "--worker", "echo", "--progress", "plain")
     assert (code, "no result of a row that had succeeded is lost" in said) == (0, True), said
 
 
 def test_an_export_has_all_lines_of_an_id_and_says_so():
     assert run(*NAMES, "-o", "out/")[0] == 0
     for form in ("openai", "batchrun"):
-        code, said = batchrun("export", "out", "-o", "all.jsonl", "--format", form)
+        code, said = invoke("export", "out", "-o", "all.jsonl", "--format", form)
         assert (code, "12 of 12 rows exported to all.jsonl" in said) == (0, True)
         assert said.splitlines()[-1].endswith("which differ in `source`: 4")
         assert answers(Path("all.jsonl")) == [pair for name in NAMES for pair in expected(name)]
@@ -199,7 +191,7 @@ def test_an_export_has_all_lines_of_an_id_and_says_so():
 def test_an_export_of_a_run_whose_ids_are_its_own_says_nothing_of_them():
     write(NAMES[1], 8, first=4)
     assert run(*NAMES[:2], "-o", "out/")[0] == 0
-    assert "source" not in batchrun("export", "out", "-o", "all.jsonl")[1]
+    assert "source" not in invoke("export", "out", "-o", "all.jsonl")[1]
 
 
 def test_shards_of_files_that_share_ids_are_merged_whole():
@@ -207,7 +199,7 @@ def test_shards_of_files_that_share_ids_are_merged_whole():
         code, said = run(*NAMES, "-o", f"out-{shard[0]}/", "--shard", shard)
         assert code == 0, said
     states = [Path(f"out-{n}") / FOLDER_STATE for n in (1, 2)]
-    code, said = batchrun("merge", *states, "-o", "all.jsonl")
+    code, said = invoke("merge", *states, "-o", "all.jsonl")
     assert (code, said.splitlines()[-1].endswith("which differ in `source`: 4")) == (0, True), said
     assert answers(Path("all.jsonl")) == [pair for name in NAMES for pair in expected(name)]
 
@@ -219,7 +211,7 @@ def test_variants_of_lines_that_share_ids_are_reported_apart():
     assert run(*NAMES, "-o", "out/", "--sweep", "max_tokens=1,2")[0] == 0
     for name in NAMES:
         assert sorted(answers(results(name))) == [("x/max_tokens=1", "0"), ("x/max_tokens=2", "0 of")]
-    variants = orjson.loads(batchrun("report", "out", "--json")[1])["variants"]
+    variants = orjson.loads(invoke("report", "out", "--json")[1])["variants"]
     assert [(each["rows"], each["succeeded"], each["output_tokens"]["mean"]) for each in variants] == [
         (3, 3, 1.0),
         (3, 3, 2.0),
@@ -232,9 +224,9 @@ def test_what_is_lost_is_named_with_its_file_and_made_good():
     for name, gone in ((NAMES[1], b'"request-2"'), (NAMES[2], b'"request-0"')):
         lines = results(name).read_bytes().splitlines(keepends=True)
         results(name).write_bytes(b"".join(line for line in lines if gone not in line))
-    code, said = batchrun("verify", "out", "--repair-list")
+    code, said = invoke("verify", "out", "--repair-list")
     assert (code, sorted(said.split())) == (1, ["part-2.jsonl:request-2", "part-3.jsonl:request-0"])
-    code, said = batchrun("resume", "out", "--repair", "--worker", "echo", "--progress", "plain")
+    code, said = invoke("resume", "out", "--repair", "--worker", "echo", "--progress", "plain")
     assert (code, "2 must be paid for again" in said) == (0, True), said
     assert_whole()
 
@@ -275,17 +267,17 @@ def test_failed_rows_are_in_the_error_file_of_their_input_and_are_run_again_from
         lines = [{"id": f"r{n}", "prompt": question(name, n), "temperature": -(n % 2)} for n in range(4)]
         Path(name).write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     for command in (("run", *names, "-o", "out/", "-e", "local"), ("resume", "out", "--retry-failed")):
-        assert batchrun(*command, "--worker", "echo", "--progress", "plain")[0] == 3
+        assert invoke(*command, "--worker", "echo", "--progress", "plain")[0] == 3
         assert verify(STATE).is_whole
     errors = [errors_path(results(name)) for name in names]
     for name, path in zip(names, errors, strict=True):
         failed = [(each["id"], each["request"]["prompt"]) for each in read_lines(path)]
         assert failed == [("r1", question(name, 1)), ("r3", question(name, 3))]
         assert sorted(answers(results(name))) == [("r0", question(name, 0)), ("r2", question(name, 2))]
-    code, said = batchrun("export", "out", "-o", "all.jsonl", "--all")
+    code, said = invoke("export", "out", "-o", "all.jsonl", "--all")
     assert (code, said.splitlines()[-1].endswith("which differ in `source`: 4")) == (0, True), said
     assert [each["id"] for each in read_lines(Path("all.jsonl"))] == ["r0", "r1", "r2", "r3"] * 2
-    assert "\x1f" not in batchrun("status", "out")[1] + batchrun("status", "out", "--json")[1]
+    assert "\x1f" not in invoke("status", "out")[1] + invoke("status", "out", "--json")[1]
     assert run(*errors, "-o", "again/", "--set", "temperature=0")[0] == 0
     for name, path in zip(names, errors, strict=True):
         found = answers(Path("again") / path.name.replace(".jsonl", ".results.jsonl"))
@@ -341,8 +333,7 @@ class Split(Nights):
             retries = store.query("SELECT sum(retries) FROM rows")[0][0]
         different = self.each * (1 if self.is_shared else len(NAMES))
         assert sum(self.submitted.values()) <= different + retries + unconfirmed
-        found = verification.verify(self.options.state)
-        assert found.is_whole, findings.render(found)
+        assert_adds_up(self.options.state)
 
 
 @pytest.mark.parametrize("calls", [12, 17, 24, 35])
@@ -365,20 +356,15 @@ def test_a_killed_process_goes_on_with_each_row_in_its_own_file(base_url: str):
     rng = Random(7)
     for name in NAMES:
         write(name, 150)
-    command = [sys.executable, "-m", "batchrun", "run"]
+    command = [*BATCHRUN, "run"]
     options = ["-e", "abc", "--base-url", base_url, "-o", "out/", "--run-limit", "0", "--status-limit", "0"]
     options += ["-j", "60", "--progress", "none"]
     for wanted in (1, 120, 300):
         order = rng.sample(NAMES, len(NAMES))
         with subprocess.Popen([*command, *order, *options], stderr=subprocess.PIPE, env=KEYED) as process:
-            until = time.monotonic() + 30
-            while time.monotonic() < until and process.poll() is None:
-                if sum(results(name).read_bytes().count(b"\n") for name in NAMES if results(name).exists()) >= wanted:
-                    break
-                time.sleep(0.005)
+            wait_for(lambda wanted=wanted: sum(lines_in(results(name)) for name in NAMES) >= wanted)
             process.send_signal(signal.SIGKILL)
-        found = verify(STATE)
-        assert found.is_whole, findings.render(found)
+        assert_adds_up(STATE)
     said = subprocess.run([*command, *NAMES, *options], capture_output=True, text=True, env=KEYED, check=False)
     assert said.returncode == 0, said.stderr
     assert_whole(count=150)

@@ -15,7 +15,8 @@ from batchrun.prompts.fields import Fields
 from batchrun.prompts.shapes import LineError, parse_line
 from batchrun.prompts.sweep import Sweep
 from batchrun.runs.preview import preview
-from tests.support.rehearsal import Listener, Picky, options_for, rehearse, serving
+from tests.support.rehearsal import Listener, options_for, rehearse, serving
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from pathlib import Path

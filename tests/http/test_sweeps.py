@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -21,7 +19,9 @@ from batchrun.prompts.sources import find_sources
 from batchrun.runs.intake import take_in
 from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
-from tests.support.rehearsal import Listener, Picky, options_for, read_lines, rehearse, serving, write_lines
+from tests.support.command import batchrun
+from tests.support.rehearsal import Listener, options_for, read_lines, rehearse, serving, write_lines
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,17 +165,6 @@ async def test_several_endpoints_share_one_picture_and_one_summary(tmp_path: Pat
     assert server.seen["health"] >= 2
 
 
-def batchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -190,19 +179,18 @@ async def test_an_endpoint_that_does_not_exist_is_refused_before_anything_is_sen
     write_lines(tmp_path, LINES)
     async with serving(no_such_endpoint) as server:
         arguments = ["run", "in.jsonl", "--base-url", server.endpoint.base_url, "--sweep", "endpoint=good,misspelt"]
-        done = await asyncio.to_thread(batchrun, tmp_path, *arguments)
+        done = await asyncio.to_thread(batchrun, *arguments, cwd=tmp_path)
         assert server.seen["run"] == 0
         assert done.returncode == 2, done.stderr
         assert "--sweep endpoint: there is no endpoint misspelt" in done.stderr
         assert files_in(tmp_path) == ["in.jsonl"]
         arguments[-1] = "endpoint=good,other"
-        assert (await asyncio.to_thread(batchrun, tmp_path, *arguments)).returncode == 0
+        assert (await asyncio.to_thread(batchrun, *arguments, cwd=tmp_path)).returncode == 0
 
 
 def test_a_dry_run_shows_the_matrix_and_the_rows_and_sends_nothing(tmp_path: Path):
     write_lines(tmp_path, LINES)
     done = batchrun(
-        tmp_path,
         *[
             "run",
             "in.jsonl",
@@ -216,6 +204,7 @@ def test_a_dry_run_shows_the_matrix_and_the_rows_and_sends_nothing(tmp_path: Pat
             "3",
             "--dry-run",
         ],
+        cwd=tmp_path,
     )
     assert done.returncode == 0
     assert "sweep: temperature (0, 0.7) x top_p (0.5) x 3 samples: 6 rows of each line" in done.stderr
@@ -244,7 +233,7 @@ def test_a_dry_run_shows_the_matrix_and_the_rows_and_sends_nothing(tmp_path: Pat
 )
 def test_a_wrong_sweep_is_one_clear_line_and_exit_2(tmp_path: Path, arguments: str, words: str):
     write_lines(tmp_path, LINES)
-    done = batchrun(tmp_path, "run", "in.jsonl", *arguments.split())
+    done = batchrun("run", "in.jsonl", *arguments.split(), cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -6,8 +6,6 @@ import asyncio
 import gzip
 import shutil
 import sqlite3
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import orjson
@@ -24,6 +22,7 @@ from batchrun.results.record import result_digest
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
 from batchrun.state.store import Store
+from tests.support.command import batchrun
 from tests.support.rehearsal import mixed_run, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ async def test_a_run_that_was_never_finished_is_whole_and_says_what_has_not_run(
 
 
 async def test_a_run_that_another_process_is_writing_does_not_look_broken(tmp_path: Path):
-    write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"{'bad' if n % 9 == 0 else 'good'} {n}"} for n in range(2000)])
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"{'bad' if n % 9 == 0 else 'good'} {n}"} for n in range(600)])
     seen = []
     async with serving(latency_s=0.02) as server:
         run = asyncio.create_task(rehearse(tmp_path, server.endpoint.base_url))
@@ -93,8 +92,8 @@ async def test_a_run_that_another_process_is_writing_does_not_look_broken(tmp_pa
                 seen.append(found)
             await asyncio.sleep(0.01)
         await run
-    assert any(found.pid is not None and 0 < found.results < 2000 for found in seen)
-    assert verify(tmp_path / "out.jsonl.state").results == 2000
+    assert any(found.pid is not None and 0 < found.results < 600 for found in seen)
+    assert verify(tmp_path / "out.jsonl.state").results == 600
 
 
 @settings(
@@ -338,12 +337,6 @@ def test_what_is_no_state_file_is_refused(tmp_path: Path):
     for name in ("x", "none", "."):
         with pytest.raises(StateError):
             verify(tmp_path / name)
-
-
-def batchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *arguments], capture_output=True, text=True, check=False, timeout=60
-    )
 
 
 def test_the_command_exits_with_0_only_for_a_whole_run(state: Path):

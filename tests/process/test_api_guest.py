@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.process.test_kill import KEYED, jobs_run
+from tests.support.command import KEYED
+from tests.support.jobs import jobs_run
 from tests.support.rehearsal import read_lines
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun.commands import findings
-from batchrun.commands import verify as verification
 from batchrun.state.reader import StateReader
-from tests.process.test_kill import BATCHRUN, KEYED, jobs, jobs_run
+from tests.support.claims import assert_adds_up
+from tests.support.command import KEYED, batchrun
+from tests.support.jobs import jobs, jobs_run
 from tests.support.rehearsal import read_lines
+from tests.support.waiting import wait_for_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,24 +61,12 @@ def start(program: str, url: str, state: Path, *more: str) -> subprocess.Popen[s
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=KEYED)
 
 
-def wait_for_results(path: Path, count: int) -> None:
-    until = time.monotonic() + 30
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
-        assert time.monotonic() < until, f"no {count} results in time"
-        time.sleep(0.005)
-
-
-def assert_whole(state: Path) -> None:
-    found = verification.verify(state)
-    assert found.is_whole, findings.render(found)
-
-
 def test_a_stream_that_is_killed_again_and_again_gives_each_record_once_and_pays_once(tmp_path: Path, base_url: str):
     state, rng = tmp_path / "s.state", random.Random(3)
     for results in (0, 1, 20, 60, 110, 160):
         process = start(STREAM, base_url, state)
         if results:
-            wait_for_results(tmp_path / "s.results.jsonl", results)
+            wait_for_lines(tmp_path / "s.results.jsonl", results)
         time.sleep(rng.uniform(0, 0.3 if results else 0.5))
         process.kill()
         process.communicate()
@@ -86,7 +75,7 @@ def test_a_stream_that_is_killed_again_and_again_gives_each_record_once_and_pays
     assert process.returncode == 0, words
     assert len(ids.split()) == len(set(ids.split())) == ROWS
     assert len(read_lines(tmp_path / "s.state.requests.jsonl")) == ROWS
-    assert_whole(state)
+    assert_adds_up(state)
     with StateReader(state) as store:
         unconfirmed = store.counters().get("unconfirmed", 0)
     assert ROWS <= jobs_run(base_url) <= ROWS + unconfirmed
@@ -95,7 +84,7 @@ def test_a_stream_that_is_killed_again_and_again_gives_each_record_once_and_pays
 def test_an_interrupted_stream_collects_what_is_in_flight_and_goes_on(tmp_path: Path, base_url: str):
     state = tmp_path / "s.state"
     process = start(STREAM, base_url, state)
-    wait_for_results(tmp_path / "s.results.jsonl", 50)
+    wait_for_lines(tmp_path / "s.results.jsonl", 50)
     process.send_signal(signal.SIGINT)
     _, words = process.communicate(timeout=20)
     assert "KeyboardInterrupt" in words
@@ -106,32 +95,30 @@ def test_an_interrupted_stream_collects_what_is_in_flight_and_goes_on(tmp_path: 
     ids, words = process.communicate(timeout=60)
     assert process.returncode == 0, words
     assert len(set(ids.split())) == jobs_run(base_url) == ROWS
-    assert_whole(state)
+    assert_adds_up(state)
 
 
 def test_a_stream_is_cancelled_from_outside(tmp_path: Path, base_url: str):
     state = tmp_path / "s.state"
     # Far more than can be over before the command has started, however slow the machine.
     process = start(STREAM.replace("range(300)", "range(50_000)"), base_url, state)
-    wait_for_results(tmp_path / "s.results.jsonl", 20)
-    done = subprocess.run(
-        [*BATCHRUN, "cancel", str(state), "--progress", "none"], capture_output=True, env=KEYED, timeout=60, check=False
-    )
+    wait_for_lines(tmp_path / "s.results.jsonl", 20)
+    done = batchrun("cancel", state, "--progress", "none", env=KEYED)
     assert done.returncode == 0, done.stderr
     _, words = process.communicate(timeout=20)
     assert words == "RunInterrupted: the run was cancelled by another process\n"
     assert (jobs(base_url)["inQueue"], jobs(base_url)["inProgress"]) == (0, 0)
-    assert_whole(state)
+    assert_adds_up(state)
 
 
 @pytest.mark.parametrize("policy", ["drain", "detach"])
 def test_an_interrupted_cell_of_a_notebook_leaves_as_it_was_told_to(tmp_path: Path, base_url: str, policy: str):
     state = tmp_path / "n.state"
     process = start(NOTEBOOK, base_url, state, policy)
-    wait_for_results(tmp_path / "n.state.out.jsonl", 30)
+    wait_for_lines(tmp_path / "n.state.out.jsonl", 30)
     process.send_signal(signal.SIGINT)
     words, _ = process.communicate(timeout=20)
     outcome, in_flight = words.split()
     assert outcome == "interrupted"
     assert (int(in_flight) > 0) == (policy == "detach")
-    assert_whole(state)
+    assert_adds_up(state)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,46 +16,18 @@ import pytest
 from click.testing import CliRunner
 
 from batchrun.cli.app import main
+from batchrun.commands.definitions import EMULATED, GROUPS
 from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
+from tests.support.command import BATCHRUN, assert_one_clear_line, batchrun
 from tests.support.fault_server import HEALTHY, KEY, Answer, FaultServer, Script, job, page
 from tests.support.rehearsal import read_lines
 
-
-@pytest.fixture(autouse=True)
-def quiet_home(tmp_path: Path, monkeypatch):
-    """No key, no settings, and a folder of its own for each test."""
-    for name in list(os.environ):
-        if name.startswith(("RUNPOD_", "BATCHRUN_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "x y"}\n"z"\n')
-    return tmp_path
-
-
-def batchrun(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *arguments],
-        capture_output=True,
-        text=True,
-        errors=None if environ.get("PYTHONIOENCODING") is None else "replace",
-        check=False,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **environ},
-    )
+pytestmark = pytest.mark.usefixtures("quiet_home")
 
 
 def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return batchrun("run", *arguments, "-e", "local", "--worker", "echo", "--progress", "none", **environ)
-
-
-def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, words: str) -> None:
-    assert done.returncode == code, done.stderr
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -158,6 +131,49 @@ def test_wrong_usage_of_any_command_is_one_line_and_a_hint():
         assert hint == f"  -> see {path} --help"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        ([], "no command is given", "see batchrun --help; `batchrun run` is where to begin"),
+        (["rum"], "there is no command 'rum'", "did you mean run? Or see batchrun --help"),
+        (["run"], "`batchrun run` needs INPUT...", "see batchrun run --help"),
+        (["run", "p", "--ouput", "x"], "`batchrun run` has no option --ouput", "did you mean --output? Or see"),
+        (["run", "p", "-o"], "-o needs a value", "see batchrun run --help"),
+        (["run", "p", "--chat=1"], "--chat takes no value", "see batchrun run --help"),
+        (["run", "p", "--format", "x"], "--format: 'x' is not one of 'auto', 'openai', 'batchrun'", "see batchrun run"),
+        (["watch", "in"], "`batchrun watch` needs --output", "see batchrun watch --help"),
+        (["status", "a", "b"], "`batchrun status`: got unexpected extra argument (b)", "see batchrun status --help"),
+        (["run", "p", "-e", "x", "-e", "y"], "--endpoint is given twice: which one is meant?", "see batchrun run"),
+    ],
+)
+def test_each_kind_of_wrong_usage_says_what_where_and_what_to_do(arguments: list[str], message: str, hint: str):
+    said = CliRunner().invoke(main, arguments, prog_name="batchrun")
+    assert said.exit_code == 2
+    first, second = said.output.splitlines()
+    assert first == f"batchrun: {message}"
+    assert second.startswith(f"  -> {hint}")
+
+
+def test_every_command_has_a_line_that_fits_80_columns():
+    said = CliRunner().invoke(main, ["--help"], terminal_width=80).output
+    assert "..." not in said.split("Commands:")[1].split("Exit codes:")[0]
+    assert all(command.short_help for command in main.commands.values())
+
+
+def test_the_options_of_a_run_are_under_headings_with_the_most_used_first():
+    lines = CliRunner().invoke(main, ["run", "--help"]).output.splitlines()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings == [f"{group}:" for group in GROUPS if group != EMULATED]
+    firsts = [lines[lines.index(heading) + 1].split()[0].rstrip(",") for heading in headings]
+    assert firsts == ["-e", "--set", "-j", "--max-retries", "--deadline", "--price-per-hour", "--worker", "--progress"]
+
+
+def test_the_variables_of_options_that_are_called_otherwise_are_read():
+    done = local("p.jsonl", "--dry-run", BATCHRUN_OVERRIDE="max_tokens=3", BATCHRUN_DEFAULT="top_k=4")
+    assert b'"max_tokens":3' in done.stdout.encode()
+    assert b'"top_k":4' in done.stdout.encode()
+
+
 def test_invalid_lines_are_listed_by_file_and_line(tmp_path: Path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": 1}\n{"id": "a", "prompt": "x"}\nnonsense\n')
     done = local("bad.jsonl")
@@ -176,7 +192,7 @@ def test_results_go_beside_the_input_and_nothing_to_stdout(tmp_path: Path):
 
 def test_stdin_and_gzip_are_read_and_a_resumed_run_needs_neither_again(tmp_path: Path):
     (tmp_path / "g.jsonl.gz").write_bytes(gzip.compress(b'"from gzip"\n'))
-    command = [sys.executable, "-m", "batchrun", "run", "-", "g.jsonl.gz", "-e", "local", "--worker", "echo"]
+    command = [*BATCHRUN, "run", "-", "g.jsonl.gz", "-e", "local", "--worker", "echo"]
     done = subprocess.run(
         [*command, "-o", "o.jsonl", "--limit", "1"], input=b'"from stdin"\n"more"\n', capture_output=True, check=False
     )
@@ -345,7 +361,7 @@ def test_an_output_that_cannot_be_written_is_exit_4_with_the_remedy(tmp_path: Pa
 
 def test_a_disk_that_fills_stops_the_run_and_what_was_committed_is_whole(tmp_path: Path):
     (tmp_path / "many.jsonl").write_text("".join(f'{{"id": "r{n}", "prompt": "{"x" * 400}"}}\n' for n in range(800)))
-    command = f"ulimit -f 700; exec {sys.executable} -m batchrun run many.jsonl -o o.jsonl -e local --worker echo -q"
+    command = f"ulimit -f 700; exec {shlex.join(BATCHRUN)} run many.jsonl -o o.jsonl -e local --worker echo -q"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 4, done.stderr
     assert "cannot be written" in done.stderr
@@ -456,7 +472,7 @@ def test_a_locale_that_cannot_show_a_name_or_a_message_is_no_traceback(tmp_path:
     for command in (["status", state], ["verify", state], ["report", state], ["check", "na\u00efve \u65e5.jsonl"]):
         in_locale = {**os.environ, "PYTHONIOENCODING": encoding}
         for more in ([], ["--json"]):
-            call = [sys.executable, "-m", "batchrun", *command, *more]
+            call = [*BATCHRUN, *command, *more]
             done = subprocess.run(call, capture_output=True, check=False, env=in_locale)
             assert (done.returncode, done.stderr) == (0, b"")
             assert not more or orjson.loads(done.stdout)

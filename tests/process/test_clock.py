@@ -18,8 +18,10 @@ from batchrun.engine.signals import Leaving, Wish
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive
 from batchrun.runs.opening import open_run
-from tests.process.test_kill import KEYED, assert_adds_up, start, status, wait_for_results
+from tests.support.claims import assert_adds_up
+from tests.support.command import KEYED, start, status
 from tests.support.rehearsal import Listener, options_for, read_lines, serving, write_lines
+from tests.support.waiting import wait_for_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,13 +122,13 @@ def test_a_wall_clock_that_is_set_during_a_run_is_no_time_that_has_passed(
         monkeypatch.setitem(KEYED, name, value)
     write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(600)])
     process = start(tmp_path, base_url, "--job-timeout", "30m", "--deadline", "1h")
-    wait_for_results(tmp_path, 50)
+    wait_for_lines(tmp_path / "out.jsonl", 50)
     set_by.write_text(step)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 0, said
     for name in ("LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE"):
         monkeypatch.delitem(KEYED, name)
-    assert_adds_up(tmp_path)
+    assert_adds_up(tmp_path / "out.jsonl.state")
     standing = status(tmp_path)
     assert standing["counters"].get("calls_cancel", 0) == 0
     assert 0 < standing["elapsed_s"] < 600

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.process.test_kill import BATCHRUN, KEYED, start, wait_for_results
+from tests.support.command import BATCHRUN, KEYED, start
 from tests.support.rehearsal import read_lines, write_lines
-from tests.unit.display.test_printer import stalled_terminal
+from tests.support.terminals import stalled_terminal
+from tests.support.waiting import wait_for, wait_for_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,10 +90,7 @@ def test_a_signal_while_the_input_is_read_is_an_interrupt_without_a_traceback(tm
         text=True,
         env=KEYED,
     )
-    until = time.monotonic() + 30
-    while not (tmp_path / "out.jsonl.state").exists():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_for((tmp_path / "out.jsonl.state").exists)
     process.send_signal(number)
     said = process.communicate(timeout=20)[1]
     assert process.returncode == 130
@@ -131,10 +129,10 @@ def test_as_process_1_a_run_collects_what_is_in_flight_and_ends(tmp_path: Path, 
     command = unshare()
     if command is None:
         pytest.skip("no permission to make a process namespace")
-    monkeypatch.setattr("tests.process.test_kill.BATCHRUN", [*command, *BATCHRUN])
+    monkeypatch.setattr("tests.support.command.BATCHRUN", [*command, *BATCHRUN])
     write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(3000)])
     process = start(tmp_path, base_url)
-    wait_for_results(tmp_path, 20)
+    wait_for_lines(tmp_path / "out.jsonl", 20)
     (child,) = subprocess.run(
         ["ps", "--no-headers", "-o", "pid", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -157,7 +155,7 @@ def test_a_terminal_that_nobody_reads_holds_up_neither_the_run_nor_its_signals(t
             stderr=side,
             env=KEYED,
         )
-        wait_for_results(tmp_path, 1000)
+        wait_for_lines(tmp_path / "out.jsonl", 1000)
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         assert process.wait(30) == 130

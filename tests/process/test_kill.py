@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
-import urllib.request
 from typing import TYPE_CHECKING
 
-import orjson
 import pytest
 
-from batchrun.commands import findings
-from batchrun.commands import verify as verification
+from tests.support.claims import assert_adds_up, assert_each_id_once
+from tests.support.command import KEYED, batchrun, served, start, status
+from tests.support.jobs import jobs, jobs_run
 from tests.support.rehearsal import read_lines, write_lines
+from tests.support.waiting import wait_for, wait_for_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-BATCHRUN = [sys.executable, "-m", "batchrun"]
 ROWS = 600
-KEYED = {**os.environ, "RUNPOD_API_KEY": "rpa_SECRET"}
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a hangup that is ignored here would be ignored by the processes too
 
 
 @pytest.fixture
@@ -33,72 +28,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, base_url: str, *options: str) -> subprocess.Popen[str]:
-    command = [
-        *BATCHRUN,
-        *("run", str(folder / "in.jsonl"), "-o", str(folder / "out.jsonl"), "--base-url", base_url),
-        *([] if any("endpoint=" in option for option in options) else ["-e", "abc"]),
-        *([] if "-j" in options else ["-j", "100"]),
-        *("--run-limit", "0", "--status-limit", "0", "--progress", "none", *options),
-    ]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=KEYED)
+def assert_whole(folder: Path, rows: int = ROWS) -> None:
+    assert_each_id_once(folder / "out.jsonl", rows)
+    assert_adds_up(folder / "out.jsonl.state")
 
 
 def cancel(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [*BATCHRUN, "cancel", str(folder / "out.jsonl.state"), "--progress", "none"]
-    return subprocess.run(command, capture_output=True, text=True, env=KEYED, timeout=60, check=False)
-
-
-def wait_for_results(folder: Path, count: int) -> None:
-    until = time.monotonic() + 30
-    path = folder / "out.jsonl"
-    while time.monotonic() < until:
-        if path.exists() and path.read_bytes().count(b"\n") >= count:
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"no {count} results in time")
-
-
-def assert_whole(folder: Path, rows: int = ROWS) -> None:
-    ids = [record["id"] for record in read_lines(folder / "out.jsonl")]
-    assert len(ids) == len(set(ids)) == rows
-    assert_adds_up(folder)
-
-
-def assert_adds_up(folder: Path) -> None:
-    found = verification.verify(folder / "out.jsonl.state")
-    assert found.is_whole, findings.render(found)
-
-
-def jobs(base_url: str) -> dict[str, int]:
-    """What the endpoint says of its jobs."""
-    with urllib.request.urlopen(f"{base_url}/abc/health") as answer:
-        return orjson.loads(answer.read())["jobs"]
-
-
-def jobs_run(base_url: str) -> int:
-    """How many jobs the endpoint has run: what would have been paid for."""
-    return jobs(base_url)["completed"]
-
-
-def status(folder: Path) -> dict:
-    said = subprocess.run(
-        [*BATCHRUN, "status", "--json", str(folder / "out.jsonl.state")], capture_output=True, check=True
-    )
-    return orjson.loads(said.stdout)
+    return batchrun("cancel", str(folder / "out.jsonl.state"), "--progress", "none", env=KEYED)
 
 
 def test_a_process_that_is_killed_at_any_moment_goes_on_with_the_same_command(folder: Path, base_url: str):
     for results in (0, 1, 60, 200, 350):
         process = start(folder, base_url)
         if results:
-            wait_for_results(folder, results)
+            wait_for_lines(folder / "out.jsonl", results)
         else:
             time.sleep(0.25)
         process.kill()
         process.communicate()
         if results:
-            assert_adds_up(folder)
+            assert_adds_up(folder / "out.jsonl.state")
     process = start(folder, base_url)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 0, said
@@ -111,7 +60,7 @@ def test_a_process_that_is_killed_at_any_moment_goes_on_with_the_same_command(fo
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_collects_what_is_in_flight_and_the_run_can_go_on(folder: Path, base_url: str, number):
     process = start(folder, base_url)
-    wait_for_results(folder, 50)
+    wait_for_lines(folder / "out.jsonl", 50)
     process.send_signal(number)
     said = process.communicate(timeout=20)[1]
     assert process.returncode == 130
@@ -120,16 +69,14 @@ def test_the_first_signal_collects_what_is_in_flight_and_the_run_can_go_on(folde
     standing = status(folder)
     assert standing["in_flight"] == standing["submitting"] == 0
     assert 0 < standing["succeeded"] < ROWS
-    process = subprocess.run(
-        [*BATCHRUN, "resume", str(folder / "out.jsonl.state"), "--progress", "none"], capture_output=True, check=False
-    )
+    process = batchrun("resume", folder / "out.jsonl.state", "--progress", "none")
     assert process.returncode == 0, process.stderr
     assert_whole(folder)
 
 
 def test_the_second_signal_leaves_at_once_and_what_it_left_is_rescued(folder: Path, base_url: str):
     process = start(folder, base_url)
-    wait_for_results(folder, 20)
+    wait_for_lines(folder / "out.jsonl", 20)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGHUP)
     began = time.monotonic()
@@ -147,7 +94,7 @@ def test_the_second_signal_leaves_at_once_and_what_it_left_is_rescued(folder: Pa
 
 def test_a_second_process_on_the_same_state_file_is_refused(folder: Path, base_url: str):
     first = start(folder, base_url, "-j", "5")  # long enough for another process to start meanwhile
-    wait_for_results(folder, 1)
+    wait_for_lines(folder / "out.jsonl", 1)
     second = start(folder, base_url)
     said = second.communicate(timeout=20)[1]
     assert second.returncode == 2
@@ -163,13 +110,6 @@ def test_the_key_is_nowhere(folder: Path, base_url: str):
     assert "rpa_SECRET" not in said
     for path in folder.iterdir():
         assert b"rpa_SECRET" not in path.read_bytes()
-
-
-def wait_for(true, timeout_s: float = 30.0) -> None:
-    until = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < until, "not in time"
-        time.sleep(0.01)
 
 
 def test_twenty_kills_at_random_moments_under_load_lose_and_double_nothing(tmp_path: Path, base_url: str):
@@ -189,24 +129,25 @@ def test_twenty_kills_at_random_moments_under_load_lose_and_double_nothing(tmp_p
     assert unconfirmed <= 20 * 128, "a kill leaves two submissions a connection without an answer at most"
 
 
-def test_detaching_from_a_thousand_jobs_in_flight_takes_less_than_two_seconds(tmp_path: Path, base_url: str):
+def test_detaching_from_a_thousand_jobs_in_flight_takes_less_than_two_seconds(tmp_path: Path):
     write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"prompt {n}", "max_tokens": 4} for n in range(3000)])
-    process = start(tmp_path, base_url, "-j", "1000", "--on-interrupt", "detach")
-    wait_for_results(tmp_path, 20)
-    wait_for(lambda: jobs(base_url)["inQueue"] > 900)
-    process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    said = process.communicate(timeout=20)[1]
-    assert time.monotonic() - began < 2.0
-    assert process.returncode == 130
-    assert "jobs go on at the endpoint: resume by" in said
-    assert f"batchrun resume {tmp_path / 'out.jsonl.state'}" in said
-    assert status(tmp_path)["in_flight"] > 800
+    with served(latency_s=1.0) as base_url:
+        process = start(tmp_path, base_url, "-j", "1000", "--on-interrupt", "detach")
+        wait_for_lines(tmp_path / "out.jsonl", 20)
+        wait_for(lambda: jobs(base_url)["inQueue"] > 900)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        said = process.communicate(timeout=20)[1]
+        assert time.monotonic() - began < 2.0
+        assert process.returncode == 130
+        assert "jobs go on at the endpoint: resume by" in said
+        assert f"batchrun resume {tmp_path / 'out.jsonl.state'}" in said
+        assert status(tmp_path)["in_flight"] > 800
 
 
 def test_an_interrupt_cancels_on_request_and_leaves_nothing_at_the_endpoint(folder: Path, base_url: str):
     process = start(folder, base_url, "--on-interrupt", "cancel")
-    wait_for_results(folder, 50)
+    wait_for_lines(folder / "out.jsonl", 50)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
@@ -223,7 +164,7 @@ def test_an_interrupt_cancels_on_request_and_leaves_nothing_at_the_endpoint(fold
 
 def test_a_run_that_goes_on_is_cancelled_from_outside(folder: Path, base_url: str):
     process = start(folder, base_url, "-j", "5")  # long enough for another process to start meanwhile
-    wait_for_results(folder, 50)
+    wait_for_lines(folder / "out.jsonl", 50)
     done = cancel(folder)
     assert done.returncode == 0, done.stderr
     said = process.communicate(timeout=10)[1]
@@ -233,7 +174,7 @@ def test_a_run_that_goes_on_is_cancelled_from_outside(folder: Path, base_url: st
 
 def test_a_cancel_of_a_process_that_does_not_answer_ends_and_says_so(folder: Path, base_url: str):
     process = start(folder, base_url)
-    wait_for_results(folder, 20)
+    wait_for_lines(folder / "out.jsonl", 20)
     process.send_signal(signal.SIGSTOP)
     done = cancel(folder)
     assert done.returncode == 2
@@ -247,7 +188,7 @@ def test_a_cancel_of_a_process_that_does_not_answer_ends_and_says_so(folder: Pat
 
 def test_a_killed_run_leaves_a_small_log_that_its_state_file_does_not_go_without(folder: Path, base_url: str):
     process = start(folder, base_url)
-    wait_for_results(folder, 300)
+    wait_for_lines(folder / "out.jsonl", 300)
     process.kill()
     process.communicate()
     log = folder / "out.jsonl.state-wal"
@@ -267,7 +208,7 @@ def test_a_killed_run_leaves_a_small_log_that_its_state_file_does_not_go_without
 
 def test_what_a_killed_run_has_left_is_cancelled_even_when_its_input_is_gone(folder: Path, base_url: str):
     process = start(folder, base_url)
-    wait_for_results(folder, 50)
+    wait_for_lines(folder / "out.jsonl", 50)
     process.kill()
     process.communicate()
     (folder / "in.jsonl").rename(folder / "kept.jsonl")
@@ -284,7 +225,7 @@ def test_what_a_killed_run_has_left_is_cancelled_even_when_its_input_is_gone(fol
 
 def test_a_closed_terminal_detaches(folder: Path, base_url: str):
     process = start(folder, base_url)
-    wait_for_results(folder, 20)
+    wait_for_lines(folder / "out.jsonl", 20)
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=5)
     assert process.returncode == 130
@@ -299,7 +240,7 @@ def test_a_sweep_over_endpoints_that_is_interrupted_and_then_killed_gives_each_o
     write_lines(folder, [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(ROWS // 4)])
     for number, count in ((signal.SIGTERM, 100), (signal.SIGKILL, 350)):
         process = start(folder, base_url, *sweep)
-        wait_for_results(folder, count)
+        wait_for_lines(folder / "out.jsonl", count)
         process.send_signal(number)
         process.communicate(timeout=30)
         assert process.returncode == (130 if number is signal.SIGTERM else -signal.SIGKILL)

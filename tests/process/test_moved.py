@@ -7,10 +7,9 @@ from pathlib import Path
 
 import orjson
 import pytest
-from click.testing import CliRunner
 
-from batchrun.cli.app import main
 from batchrun.commands.verify import verify
+from tests.support.command import invoke
 
 
 @pytest.fixture
@@ -27,13 +26,8 @@ def write(path: Path, count: int, word: str = "question") -> None:
     path.write_bytes(b"".join(orjson.dumps({"prompt": f"{word} {n}"}) + b"\n" for n in range(count)))
 
 
-def batchrun(*arguments: object, **environ: str) -> tuple[int, str]:
-    done = CliRunner().invoke(main, list(map(str, arguments)), env=environ, catch_exceptions=False)
-    return done.exit_code, done.output
-
-
 def run(*arguments: object) -> tuple[int, str]:
-    return batchrun("run", *arguments, "-e", "local", "--worker", "echo", "--progress", "none")
+    return invoke("run", *arguments, "-e", "local", "--worker", "echo", "--progress", "none")
 
 
 def records(path: Path) -> list[dict]:
@@ -47,7 +41,7 @@ def test_a_moved_folder_goes_on_with_the_input_that_was_moved_with_it(folder: Pa
     assert verify(moved / "r.jsonl.state").is_whole
     write(moved / "in.jsonl", 7)
     arguments = ("in.jsonl", "-o", "r.jsonl")
-    code, said = run(*arguments) if command == "run" else batchrun("resume", "r.jsonl.state", "--progress", "none")
+    code, said = run(*arguments) if command == "run" else invoke("resume", "r.jsonl.state", "--progress", "none")
     assert code == 0, said
     assert verify(moved / "r.jsonl.state").is_whole
     found = records(moved / "r.jsonl")
@@ -65,7 +59,7 @@ def test_a_copy_takes_its_own_input_and_the_original_is_as_it_was(folder: Path, 
     monkeypatch.chdir(folder.parent)
     assert run("copy/in.jsonl", "-o", "copy/r.jsonl")[0] == 0
     assert len(records(copy / "r.jsonl")) == 9
-    assert batchrun("resume", "copy/r.jsonl.state", "--progress", "none")[0] == 0
+    assert invoke("resume", "copy/r.jsonl.state", "--progress", "none")[0] == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -74,10 +68,10 @@ def test_a_copy_without_its_input_does_not_read_that_of_the_original(folder: Pat
     shutil.copytree(folder, copy)
     (copy / "in.jsonl").unlink()
     monkeypatch.chdir(copy)
-    code, said = batchrun("verify", "r.jsonl.state")
+    code, said = invoke("verify", "r.jsonl.state")
     assert (code, f"{copy / 'in.jsonl'}: No such file" in said) == (1, True)
     assert f"batchrun run NEWPLACE -e local -o {copy / 'r.jsonl'}" in said
-    code, said = batchrun("resume", "r.jsonl.state", "--progress", "none")
+    code, said = invoke("resume", "r.jsonl.state", "--progress", "none")
     assert (code, f"{copy / 'in.jsonl'}: there is no such file" in said) == (2, True)
     assert f"batchrun run NEWPLACE -e local -o {copy / 'r.jsonl'}" in said
     assert run(folder / "in.jsonl", "-o", copy / "r.jsonl")[0] == 0
@@ -92,13 +86,13 @@ def test_an_input_of_elsewhere_stays_where_it_is_when_the_run_is_moved(tmp_path:
     assert run("in.jsonl", "-o", "run/r.jsonl")[0] == 0
     Path("run").rename("far/run")
     assert verify(Path("far/run/r.jsonl.state")).is_whole
-    assert batchrun("resume", "far/run/r.jsonl.state", "--progress", "none")[0] == 0
+    assert invoke("resume", "far/run/r.jsonl.state", "--progress", "none")[0] == 0
 
 
 def test_a_cancel_in_a_copy_does_not_make_it_forget_where_its_input_is(folder: Path, monkeypatch):
     moved = folder.rename(folder.parent / "two")
     monkeypatch.chdir(moved)
-    assert batchrun("cancel", "r.jsonl.state", "--progress", "none")[0] == 0
+    assert invoke("cancel", "r.jsonl.state", "--progress", "none")[0] == 0
     assert verify(moved / "r.jsonl.state").is_whole
 
 
@@ -110,11 +104,11 @@ def test_an_input_that_was_moved_with_the_run_needs_no_further_word_as_long_as_i
     monkeypatch.chdir(tmp_path / "one")
     write(Path("in.jsonl"), 3)
     more = ("--base-url", base_url, "--progress", "none")
-    assert batchrun("run", "in.jsonl", "-e", "abc", "-o", "out/r.jsonl", "--limit", "2", *more)[0] == 0
+    assert invoke("run", "in.jsonl", "-e", "abc", "-o", "out/r.jsonl", "--limit", "2", *more)[0] == 0
     monkeypatch.chdir(tmp_path)
     shutil.copytree("one", "two")
-    assert batchrun("resume", "two/out/r.jsonl.state", "--progress", "none")[0] == 0
+    assert invoke("resume", "two/out/r.jsonl.state", "--progress", "none")[0] == 0
     shutil.copytree("one", "three")
     write(Path("three/in.jsonl"), 3, "secret")
-    code, said = batchrun("resume", "three/out/r.jsonl.state", "--progress", "none")
+    code, said = invoke("resume", "three/out/r.jsonl.state", "--progress", "none")
     assert (code, "which is not in its own folder" in said) == (2, True)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import orjson
 import pytest
-from click.testing import CliRunner
 
-from batchrun.cli.app import main
 from batchrun.commands.verify import verify
+from tests.support.command import invoke
 
 OURS = ["a.results.jsonl", "b.results.jsonl", "batchrun.manifest.json", "batchrun.state", "batchrun.state.lock"]
 
@@ -23,13 +22,8 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path / "here"
 
 
-def batchrun(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
-    return done.exit_code, done.output
-
-
 def run(*arguments: object) -> tuple[int, str]:
-    return batchrun("run", *arguments, "-e", "local", "--worker", "echo", "--progress", "none")
+    return invoke("run", *arguments, "-e", "local", "--worker", "echo", "--progress", "none")
 
 
 def names(folder: Path) -> list[str]:
@@ -46,7 +40,7 @@ def test_state_and_manifest_are_in_the_folder_of_results(folder: Path, output: s
         ["a.jsonl", "b.jsonl", "out"] if output == "out/" else sorted([*OURS[:4], "a.jsonl", "b.jsonl"])
     )
     for command in ("verify", "status", "resume"):
-        assert batchrun(command, output, *(["--progress", "none"] if command == "resume" else []))[0] == 0
+        assert invoke(command, output, *(["--progress", "none"] if command == "resume" else []))[0] == 0
 
 
 def test_the_same_command_finds_the_state_of_a_renamed_folder(folder: Path):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -14,21 +12,10 @@ import pytest
 from batchrun.cli.app import main
 from batchrun.cli.run_file import read_run_file
 from batchrun.errors import UsageError
+from tests.support.command import batchrun
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def batchrun(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *arguments],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def bodies(done: subprocess.CompletedProcess[str]) -> list[dict]:
@@ -47,7 +34,7 @@ def test_the_options_of_a_file_are_those_of_the_run(folder: Path):
         'inputs = ["in.jsonl"]\nendpoint = "x"\nchat = true\nsystem = "Be brief."\nlimit = 1\nrepeat = 2\n'
         'deadline = "8h"\ndry-run = true\n[set]\nmax_tokens = 7\nstop = ["a,b"]\n[sweep]\ntemperature = [0, 0.5]\n'
     )
-    found = bodies(batchrun(folder, "run", "--config", "run.toml"))
+    found = bodies(batchrun("run", "--config", "run.toml", cwd=folder))
     assert found == [
         {
             "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}],
@@ -61,7 +48,7 @@ def test_a_whole_run_leaves_its_files_where_the_file_says(folder: Path):
     (folder / "sub" / "run.toml").write_text(
         'inputs = "../in.jsonl"\noutput = "results/"\nendpoint = "local"\nworker = "echo"\nquiet = true\n'
     )
-    done = batchrun(folder, "run", "--config", "sub/run.toml")
+    done = batchrun("run", "--config", "sub/run.toml", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert len((folder / "sub" / "results" / "in.results.jsonl").read_bytes().splitlines()) == 2
 
@@ -71,7 +58,7 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(folde
     arguments = ("run", "--config", "run.toml", "--dry-run")
 
     def system(*more: str, **environment: str) -> str:
-        return bodies(batchrun(folder, *arguments, *more, **environment))[0]["messages"][0]["content"]
+        return bodies(batchrun(*arguments, *more, **environment, cwd=folder))[0]["messages"][0]["content"]
 
     assert system() == "file"
     assert system(BATCHRUN_SYSTEM="environment") == "environment"
@@ -83,7 +70,7 @@ def test_tables_within_a_sweep_are_paths(folder: Path):
     (folder / "run.toml").write_text(
         'inputs = ["in.jsonl"]\nendpoint = "x"\n[sweep.input]\nsteps = 4\n[sweep.input.image]\nwidth = [8, 9]\n'
     )
-    found = bodies(batchrun(folder, "run", "--config", "run.toml", "--dry-run"))
+    found = bodies(batchrun("run", "--config", "run.toml", "--dry-run", cwd=folder))
     assert found == [{"image": {"width": width}, "steps": 4} for width in (8, 9)]
 
 
@@ -119,7 +106,7 @@ def test_tables_within_a_sweep_are_paths(folder: Path):
 )
 def test_a_wrong_file_is_one_clear_line_and_exit_2(folder: Path, text: str, words: str):
     (folder / "run.toml").write_text(text)
-    done = batchrun(folder, "run", "in.jsonl", "-e", "x", "--config", "run.toml")
+    done = batchrun("run", "in.jsonl", "-e", "x", "--config", "run.toml", cwd=folder)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -127,7 +114,7 @@ def test_a_wrong_file_is_one_clear_line_and_exit_2(folder: Path, text: str, word
 
 
 def test_a_file_that_is_not_there_is_said_so(folder: Path):
-    done = batchrun(folder, "run", "in.jsonl", "-e", "x", "--config", "none.toml")
+    done = batchrun("run", "in.jsonl", "-e", "x", "--config", "none.toml", cwd=folder)
     assert (done.returncode, "--config none.toml: No such file" in done.stderr) == (2, True)
 
 
@@ -148,15 +135,15 @@ def test_every_option_of_run_may_stand_in_a_file(tmp_path: Path):
 
 def test_a_file_without_inputs_leaves_them_to_the_command_line(folder: Path):
     (folder / "run.toml").write_text('inputs = []\nendpoint = "x"\n')
-    assert len(bodies(batchrun(folder, "run", "in.jsonl", "--config", "run.toml", "--dry-run"))) == 2
-    done = batchrun(folder, "run", "--config", "run.toml", "--dry-run")
+    assert len(bodies(batchrun("run", "in.jsonl", "--config", "run.toml", "--dry-run", cwd=folder))) == 2
+    done = batchrun("run", "--config", "run.toml", "--dry-run", cwd=folder)
     assert (done.returncode, "`batchrun run` needs INPUT..." in done.stderr) == (2, True)
 
 
 def test_a_path_from_home_is_not_one_in_the_folder_of_the_file(folder: Path):
     (folder / "sub").mkdir()
     (folder / "sub" / "run.toml").write_text('inputs = ["~/in.jsonl"]\nendpoint = "x"\n')
-    found = bodies(batchrun(folder, "run", "--config", "sub/run.toml", "--dry-run", HOME=str(folder)))
+    found = bodies(batchrun("run", "--config", "sub/run.toml", "--dry-run", HOME=str(folder), cwd=folder))
     assert len(found) == 2
 
 
@@ -165,6 +152,6 @@ def test_a_watch_has_its_options_in_a_file_too(folder: Path):
     (folder / "conf" / "watch.toml").write_text(
         'folder = ".."\noutput = "../out/"\nendpoint = "local"\nworker = "echo"\nuntil-empty = true\nsettle = "0.01s"\n'
     )
-    done = batchrun(folder, "watch", "--config", "conf/watch.toml", "-q")
+    done = batchrun("watch", "--config", "conf/watch.toml", "-q", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert (folder / "out" / "in.done").is_file()

@@ -9,19 +9,16 @@ from pathlib import Path
 import pytest
 
 from batchrun.local.smollm2 import missing
+from tests.support.command import batchrun
 from tests.support.places import SAMPLES
 from tests.support.rehearsal import read_lines
 
 
-def batchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *arguments], capture_output=True, text=True, check=False, timeout=100
-    )
-
-
-def run(name: str, folder: Path, *more: str) -> list[dict]:
+def run(name: str, folder: Path, *more: str, timeout_s: float = 100) -> list[dict]:
     output = folder / "out.jsonl"
-    done = batchrun("run", str(SAMPLES / name), "-e", "local", "-o", str(output), "--progress", "none", *more)
+    done = batchrun(
+        "run", str(SAMPLES / name), "-e", "local", "-o", str(output), "--progress", "none", *more, timeout_s=timeout_s
+    )
     assert done.returncode == 0, done.stderr
     return read_lines(output)
 
@@ -42,16 +39,18 @@ def test_each_sample_runs_with_the_echo(tmp_path: Path, name: str, rows: int):
     assert len({record["id"] for record in records}) == rows
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(missing(None) is not None, reason="the extra `local` is not installed")
 def test_haikus_are_written_by_a_real_model(tmp_path: Path):
-    records = run("haikus.jsonl", tmp_path)
+    records = run("haikus.jsonl", tmp_path, timeout_s=280)
     assert {record["metadata"]["topic"] for record in records} >= {"rain", "snow"}
     assert all(record["text"].strip() and record["usage"]["output_tokens"] > 0 for record in records)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(missing(None) is not None, reason="the extra `local` is not installed")
 def test_an_openai_batch_file_is_answered_by_a_real_model(tmp_path: Path):
-    records = run("openai-batch.jsonl", tmp_path)
+    records = run("openai-batch.jsonl", tmp_path, timeout_s=280)
     assert {record["response"]["body"]["object"] for record in records} == {"chat.completion", "text_completion"}
 
 

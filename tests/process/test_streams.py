@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -13,19 +14,16 @@ import pytest
 from click.testing import CliRunner
 
 from batchrun.cli.app import main
-from tests.process.test_cli import quiet_home  # noqa: F401 - a fixture
+from tests.support.command import batchrun as as_text
 from tests.support.rehearsal import read_lines
+
+batchrun = partial(as_text, text=False)
+
+pytestmark = pytest.mark.usefixtures("quiet_home")
 
 LOCAL = ["-e", "local", "--worker", "echo"]
 RUN = ["run", "p.jsonl", "-o", "o.jsonl", *LOCAL]
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-
-
-def batchrun(*arguments: str, before=None, **given: object) -> subprocess.CompletedProcess[bytes]:
-    """Run a command; `before` runs in the new process first."""
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **given}
-    command = [sys.executable, "-m", "batchrun", *arguments]
-    return subprocess.run(command, check=False, timeout=60, preexec_fn=before, **streams)
 
 
 def closing(*numbers: int):
@@ -96,8 +94,7 @@ def test_a_run_whose_messages_nobody_reads_any_more_ends_with_its_own_code():
 
 def test_what_the_locale_cannot_write_is_shown_as_an_escape(tmp_path: Path):
     (tmp_path / "日本.jsonl").write_text('"x"\n')
-    env = {**os.environ, "PYTHONIOENCODING": "iso8859-1"}
-    done = batchrun("check", "日本.jsonl", env=env)
+    done = batchrun("check", "日本.jsonl", PYTHONIOENCODING="iso8859-1")
     assert (done.returncode, done.stderr) == (0, b"")
     assert rb"\u65e5\u672c.jsonl" in done.stdout
 
@@ -120,9 +117,9 @@ def test_a_run_of_absolute_paths_needs_no_current_folder(tmp_path: Path):
 
 
 def test_a_run_and_an_export_need_no_folder_for_temporary_files(state: str):
-    env = {**os.environ, "TMPDIR": "/no/such/folder"}
-    assert batchrun("run", "p.jsonl", "-o", "t.jsonl", *LOCAL, "-q", env=env).returncode == 0
-    assert batchrun("export", state, "-o", "x.jsonl", env=env).returncode == 0
+    env = {"TMPDIR": "/no/such/folder"}
+    assert batchrun("run", "p.jsonl", "-o", "t.jsonl", *LOCAL, "-q", **env).returncode == 0
+    assert batchrun("export", state, "-o", "x.jsonl", **env).returncode == 0
 
 
 def test_an_input_that_is_empty_is_not_the_current_folder():

@@ -7,7 +7,6 @@ import gzip
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from hashlib import sha256
@@ -16,17 +15,15 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from batchrun.commands import findings
-from batchrun.commands import verify as verification
-from tests.http.test_notify import listening
+from tests.support.claims import assert_adds_up, assert_each_id_once
+from tests.support.command import BATCHRUN, ENVIRONMENT, KEYED, assert_one_clear_line, batchrun
+from tests.support.notifications import listening
 from tests.support.rehearsal import read_lines, serving
+from tests.support.waiting import lines_in, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-BATCHRUN = [sys.executable, "-m", "batchrun"]
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("RUNPOD_", "BATCHRUN_"))}
-KEYED = {**ENVIRONMENT, "RUNPOD_API_KEY": "rpa_SECRET"}
 ECHO = ("-e", "local", "--worker", "echo")
 UNTIL_EMPTY = ("--until-empty", "--progress", "none")
 
@@ -56,7 +53,7 @@ def command(folder: Path, *options: str) -> list[str]:
 
 
 def watch(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, *options), capture_output=True, text=True, env=KEYED, timeout=60, check=False)
+    return batchrun(*command(folder, *options)[len(BATCHRUN) :], env=KEYED)
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
@@ -71,13 +68,6 @@ def hear(process: subprocess.Popen[str], words: str) -> str:
     raise AssertionError(f"it never said {words!r}")
 
 
-def wait_for(true, timeout_s: float = 30.0) -> None:
-    until = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < until, "not in time"
-        time.sleep(0.005)
-
-
 def record(folder: Path, name: str) -> dict:
     return orjson.loads((folder / "out" / name).read_bytes())
 
@@ -90,22 +80,13 @@ def texts(folder: Path, stem: str) -> list[str]:
     return [result["text"] for result in read_lines(folder / "out" / f"{stem}.results.jsonl")]
 
 
-def results_of(folder: Path, stem: str) -> int:
-    path = folder / "out" / f"{stem}.results.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+def results_of(folder: Path, stem: str) -> Path:
+    return folder / "out" / f"{stem}.results.jsonl"
 
 
 def assert_whole(folder: Path, stem: str, rows: int) -> None:
-    ids = [result["id"] for result in read_lines(folder / "out" / f"{stem}.results.jsonl")]
-    assert len(ids) == len(set(ids)) == rows
-    found = verification.verify(folder / "out" / f"{stem}.results.jsonl.state")
-    assert found.is_whole, findings.render(found)
-
-
-def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, words: str) -> None:
-    assert done.returncode == code, done.stderr
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+    assert_each_id_once(results_of(folder, stem), rows)
+    assert_adds_up(folder / "out" / f"{stem}.results.jsonl.state")
 
 
 def rows(name: str, count: int) -> list[dict]:
@@ -175,7 +156,7 @@ def test_a_watch_that_is_killed_in_the_middle_goes_on_with_that_file_and_pays_fo
     for place, name in enumerate("abc"):
         arrive(folder, f"{name}.jsonl", rows(name, 300), age_s=90 - place)
     process = start(folder, *at(base_url), *UNTIL_EMPTY)
-    wait_for(lambda: results_of(folder, "b") > 50)
+    wait_for(lambda: lines_in(results_of(folder, "b")) > 50)
     process.kill()
     process.communicate()
     assert records(folder) == ["a.done"]
@@ -200,19 +181,21 @@ def test_a_watch_that_is_killed_in_the_middle_goes_on_with_that_file_and_pays_fo
 def unconfirmed(folder: Path, stem: str) -> int:
     """Submissions of a file whose answer never arrived."""
     state = folder / "out" / f"{stem}.results.jsonl.state"
-    said = subprocess.run([*BATCHRUN, "status", "--json", str(state)], capture_output=True, check=True)
+    said = batchrun("status", "--json", state)
     return orjson.loads(said.stdout)["counters"].get("unconfirmed", 0)
 
 
 def test_a_file_that_is_still_written_to_is_waited_for(folder: Path):
+    process = start(folder, *ECHO, "--progress", "plain")
+    hear(process, "waiting for files in ")
     path = folder / "in" / "slow.jsonl"
     path.write_text('"one"\n"tw')
-    process = start(folder, *ECHO, "--until-empty", "--progress", "plain")
     hear(process, "waiting for slow.jsonl to be written to the end")
     with path.open("a") as file:
         file.write('o"\n')
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 0, said
+    wait_for((folder / "out" / "slow.done").exists)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
     assert sorted(texts(folder, "slow")) == ["one", "two"]
 
 
@@ -237,7 +220,7 @@ def test_the_first_signal_collects_what_is_in_flight_and_the_same_command_goes_o
     for name in "ab":
         arrive(folder, f"{name}.jsonl", rows(name, 400))
     process = start(folder, *at(base_url), *UNTIL_EMPTY)
-    wait_for(lambda: results_of(folder, "a") > 50)
+    wait_for(lambda: lines_in(results_of(folder, "a")) > 50)
     process.send_signal(number)
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 130, said
@@ -334,18 +317,8 @@ def test_a_second_watch_on_either_folder_is_refused(folder: Path):
     process = start(folder, *ECHO, "--progress", "plain")
     hear(process, "waiting for files in ")
     for done in (
-        subprocess.run(
-            [*BATCHRUN, "watch", str(folder / "in"), "-o", str(folder / "elsewhere"), *ECHO],
-            capture_output=True,
-            text=True,
-            check=False,
-        ),
-        subprocess.run(
-            [*BATCHRUN, "watch", str(folder), "-o", str(folder / "out"), *ECHO],
-            capture_output=True,
-            text=True,
-            check=False,
-        ),
+        batchrun("watch", folder / "in", "-o", folder / "elsewhere", *ECHO),
+        batchrun("watch", folder, "-o", folder / "out", *ECHO),
     ):
         assert_one_clear_line(done, 2, f"is in use by another watch (process {process.pid})")
     process.kill()
@@ -359,7 +332,7 @@ def test_a_file_that_another_process_runs_is_waited_for(folder: Path, base_url: 
     results = folder / "out" / "a.results.jsonl"
     run = [*BATCHRUN, "run", str(folder / "in" / "a.jsonl"), "-o", str(results), *at(base_url), "--progress", "none"]
     with subprocess.Popen(run, stderr=subprocess.DEVNULL, env=KEYED) as other:
-        wait_for(lambda: results_of(folder, "a") > 20)
+        wait_for(lambda: lines_in(results_of(folder, "a")) > 20)
         process = start(folder, *at(base_url), "--until-empty", "--progress", "plain")
         hear(process, "waiting for a.jsonl, which another process runs; 0 are over")
         assert other.wait(30) == 0
@@ -371,7 +344,7 @@ def test_a_file_that_another_process_runs_is_waited_for(folder: Path, base_url: 
 def test_going_on_with_other_options_is_refused_before_anything_is_sent(folder: Path, base_url: str):
     arrive(folder, "a.jsonl", rows("a", 300))
     process = start(folder, *at(base_url), *UNTIL_EMPTY)
-    wait_for(lambda: results_of(folder, "a") > 20)
+    wait_for(lambda: lines_in(results_of(folder, "a")) > 20)
     process.kill()
     process.communicate()
     arrive(folder, "b.jsonl", ["b"], age_s=90)
@@ -411,14 +384,7 @@ def test_a_name_that_is_no_valid_text_is_refused_once_and_blocks_nothing(folder:
 def test_results_go_into_the_folder_that_one_is_in(folder: Path):
     arrive(folder, "a.jsonl", ["x"])
     (folder / "out").mkdir()
-    done = subprocess.run(
-        [*BATCHRUN, "watch", "../in", "-o", ".", *ECHO, *UNTIL_EMPTY],
-        cwd=folder / "out",
-        capture_output=True,
-        text=True,
-        env=KEYED,
-        check=False,
-    )
+    done = batchrun("watch", "../in", "-o", ".", *ECHO, *UNTIL_EMPTY, cwd=folder / "out", env=KEYED)
     assert done.returncode == 0, done.stderr
     assert_whole(folder, "a", 1)
 
@@ -465,9 +431,7 @@ def test_the_events_of_a_watch_are_json_lines(folder: Path):
 def test_wrong_usage_is_exit_2_with_one_clear_line_and_nothing_left_behind(folder: Path, arguments, words):
     (folder / "file").touch()
     before = sorted(folder.rglob("*"))
-    done = subprocess.run(
-        [*BATCHRUN, "watch", *arguments, *ECHO], capture_output=True, text=True, cwd=folder, env=KEYED, check=False
-    )
+    done = batchrun("watch", *arguments, *ECHO, cwd=folder, env=KEYED)
     assert_one_clear_line(done, 2, words)
     assert done.stdout == ""
     assert sorted(folder.rglob("*")) == before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import orjson
@@ -13,6 +12,7 @@ import pytest
 
 from batchrun.state.figures import sessions
 from batchrun.state.store import Store
+from tests.support.command import BATCHRUN
 from tests.support.rehearsal import mixed_run
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ HOSTILE = "<script>alert(1)</script><img src=http://192.0.2.1/x>"
 
 
 def report(state: Path, target: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "batchrun", "report", str(state), "--html", str(target)]
+    command = [*BATCHRUN, "report", str(state), "--html", str(target)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environ or None)
 
 

@@ -111,6 +111,11 @@ def test_libraries_stay_where_they_belong(module: str):
             assert places & {module, module.partition(".")[0]}, f"{module} imports {target}"
 
 
+def test_the_internals_guide_has_the_layers_in_their_order():
+    guide = (PACKAGE / "guides" / "internals.md").read_text()
+    assert f"\n{' '.join(layer for layer in LAYERS if not layer.startswith('__'))}\n" in guide
+
+
 def test_there_are_no_circles():
     done: set[str] = set()
 

@@ -15,11 +15,11 @@ from batchrun.config import JobPolicy, Limits, OperationLimit, RequestOptions, R
 from batchrun.files.exactjson import load
 from batchrun.local.echo import EchoWorker
 from batchrun.local.server import LocalEndpoint, LocalOptions
-from batchrun.local.workers import WorkerFailure
 from batchrun.results.writer import errors_path
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive
 from batchrun.runs.opening import open_run
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -136,15 +136,6 @@ async def rehearse(
             run.store.retry_failed(retry)
         summary = conclude(run, await drive(run, base_url, Random(0)))
     return Rehearsal(summary, read_lines(options.output), read_lines(errors_path(options.output)), listener)
-
-
-class Picky(EchoWorker):
-    """An echo that refuses prompts that begin with `bad`."""
-
-    def answer(self, request: dict) -> object:
-        if request["prompt"].startswith("bad"):
-            raise WorkerFailure("vLLM returned HTTP 400: bad prompt")
-        return super().answer(request)
 
 
 async def mixed_run(folder: Path, rows: int = 12) -> Path:

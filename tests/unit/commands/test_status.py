@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from batchrun.commands import status as standing
+from batchrun.config import RunOptions
 from batchrun.runs.closing import rescue_by
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
@@ -14,7 +15,6 @@ from batchrun.state.records import Acceptance, Batch, FailureRecord, JobEnd, Sou
 from batchrun.state.staging import StagedLine, merge, stage
 from batchrun.state.store import Store
 from batchrun.state.stored_options import keep_options
-from tests.support.rehearsal import options_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,13 +27,13 @@ def state(tmp_path: Path) -> Path:
     """A run of five rows: one done, one failed, one in flight for ten minutes, one submitting, one pending."""
     path = tmp_path / "out.jsonl.state"
     with Store(path) as store:
-        keep_options(store, options_for(tmp_path, endpoint="abc"))
+        keep_options(store, RunOptions(("a",), "abc", tmp_path / "out.jsonl", False, path))
         stage(store, [StagedLine(f"r{n}", False, 0, n, n, 1, b"d") for n in range(1, 6)])
         merge(store, [SourceRecord(0, "a", "/a", "/a", "", 1)], whole=True, limit=None)
         session = store.begin_session(1, round((NOW - 700) * 1000))
         ago_ms = round((NOW - 600) * 1000)
         batch = Batch(
-            submitted=[Submission(n, n, 1, ago_ms) for n in range(1, 5)],
+            submitted=[Submission(n, n, 1, ago_ms, n) for n in range(1, 5)],
             counters={"unconfirmed": 1},
         )
         store.commit(batch, session, ago_ms)

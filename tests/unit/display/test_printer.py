@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
-import pty
 import re
 import select
-import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
-from contextlib import contextmanager, suppress
 
 import pytest
 
 from batchrun.display.printer import Printer, printing_stderr
+from tests.support.terminals import stalled_terminal
 
 
 class Pipe:
@@ -179,17 +175,6 @@ def test_all_that_a_process_says_on_stderr_goes_through_the_printer_and_is_there
             print(n, file=sys.stderr)
     assert stream.getvalue().split() == [str(n) for n in range(100)]
     assert sys.stderr is stream
-
-
-@contextmanager
-def stalled_terminal():
-    """A terminal that nobody reads."""
-    screen, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
-    yield side
-    os.close(screen)
-    with suppress(OSError):
-        os.close(side)
 
 
 FILLED = """

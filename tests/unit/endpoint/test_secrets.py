@@ -1,4 +1,4 @@
-"""What comes from outside is shown without secrets, and without anything that a terminal acts on."""
+"""What comes from outside is shown without secrets."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import json
 import time
 from urllib.parse import quote
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.config import without_user
-from batchrun.display.text import clipped, columns_of, fitted, visible, visible_json
+from batchrun.display.text import visible
 from batchrun.endpoint.secrets import MARK, Secrets, url_secrets
-from batchrun.files.exactjson import on_one_line
 
 KEY = "rpa_REPRO_SECRET_0123456789"
 KEYS = st.text(st.sampled_from("abcdefXYZ0123456789_-+/."), min_size=12, max_size=60)
@@ -102,50 +99,3 @@ def test_a_megabyte_of_hostile_text_costs_no_more_than_any_other(kind: str):
 
     assert seconds(text) < 1.0
     assert seconds(text) < 20 * seconds(text[:100_000]) + 0.1
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("a\x1b]0;pwned\x07.jsonl", r"a\x1b]0;pwned\x07.jsonl"),
-        ("photo\u202egpj.exe", r"photo\u202egpj.exe"),
-        ("zero\u200bwidth\ufeff", r"zero\u200bwidth\ufeff"),
-        ("over\rwritten", r"over\x0dwritten"),
-        ("c1 \x9b31m and \x7f", r"c1 \x9b31m and \x7f"),
-        ("not UTF-8: \udcff", r"not UTF-8: \udcff"),
-        ("tag \U000e0041", r"tag \U000e0041"),
-        ("naïve 日本 😀\tand\nmore", "naïve 日本 😀\tand\nmore"),
-    ],
-)
-def test_what_a_terminal_would_act_on_is_shown_escaped(text: str, shown: str):
-    assert visible(text) == shown
-
-
-@given(st.text(), st.booleans())
-def test_json_is_the_same_value_and_holds_nothing_for_a_terminal(text: str, ascii_only: bool):
-    written = visible_json(orjson.dumps({"text": text}), ascii_only=ascii_only)
-    assert orjson.loads(written) == {"text": text}
-    assert visible(written) == written
-    assert not ascii_only or written.isascii()
-
-
-def test_a_url_is_told_without_its_user():
-    assert without_user("http://me:pw@host:1/v2") == "http://host:1/v2"
-    assert without_user("https://host/v2/a@b") == "https://host/v2/a@b"
-
-
-@given(st.text(st.sampled_from("a\u0085\u2028\u2029é✓界\x0b\x1c\n")))
-def test_json_of_ours_is_one_line_for_whoever_splits_it(text: str):
-    line = on_one_line(orjson.dumps({"text": text, text: 1}, option=orjson.OPT_APPEND_NEWLINE))
-    assert len(line.decode().splitlines()) == 1
-    assert orjson.loads(line) == {"text": text, text: 1}
-
-
-@pytest.mark.parametrize(
-    ("text", "columns", "clip"),
-    [("abc", 3, "a…"), ("日本語", 6, "…"), ("日", 2, "日"), ("e\u0301t", 2, "e\u0301t"), ("a\u200bb", 2, "a\u200bb")],
-)
-def test_a_wide_character_takes_two_columns_and_a_combining_one_none(text: str, columns: int, clip: str):
-    assert (columns_of(text), clipped(text, 2)) == (columns, clip)
-    for room in range(2, 9):
-        assert columns_of(fitted(text, room)) == room

@@ -11,7 +11,7 @@ from batchrun.cli.values import key_values
 from batchrun.commands.verify import verify
 from batchrun.config import JobPolicy, RequestOptions
 from batchrun.endpoint.protocol import JobStatus, parse_job, run_body
-from batchrun.files.exactjson import dump, has_large_integer, load
+from batchrun.files.exactjson import dump, has_large_integer, load, on_one_line
 from batchrun.prompts.identity import derived_id, request_key
 from batchrun.prompts.shapes import build_request, parse_line
 from batchrun.prompts.sources import is_own_line
@@ -121,3 +121,10 @@ async def test_a_whole_run_changes_no_large_integer_and_reads_its_own_lines(tmp_
     assert verify(tmp_path / "out.jsonl.state").is_whole
     assert all(is_own_line(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines())
     assert all(read_record(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines())
+
+
+@given(st.text(st.sampled_from("a\u0085\u2028\u2029é✓界\x0b\x1c\n")))
+def test_json_of_ours_is_one_line_for_whoever_splits_it(text: str):
+    line = on_one_line(orjson.dumps({"text": text, text: 1}, option=orjson.OPT_APPEND_NEWLINE))
+    assert len(line.decode().splitlines()) == 1
+    assert orjson.loads(line) == {"text": text, text: 1}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,10 +13,12 @@ from click.testing import CliRunner
 from batchrun.cli.app import main
 from batchrun.errors import InputError, UsageError
 from batchrun.files.paths import look_at
-from tests.process.test_cli import quiet_home  # noqa: F401 - a fixture
+from tests.support.command import BATCHRUN
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("quiet_home")
 
 LOCAL = ["-e", "local", "--worker", "echo"]
 LONG, LOOP, SECRET = "a" * 300, "loop", "secret/x"
@@ -42,20 +43,22 @@ def test_a_name_that_is_too_long_or_a_link_to_itself_is_named(tmp_path: Path, wa
         assert done.output.startswith(f"batchrun: {path}: {reason}\n  -> "), done.output
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path):
     (tmp_path / "secret").mkdir(mode=0)
     for way in (WAYS[0], WAYS[2], WAYS[3], WAYS[11]):
-        command = [sys.executable, "-m", "batchrun", *(part.format(SECRET) for part in way)]
+        command = [*BATCHRUN, *(part.format(SECRET) for part in way)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=without_root)
         assert done.returncode == 2
         assert done.stderr.startswith("batchrun: secret/x: Permission denied\n  -> "), done.stderr
     (tmp_path / "secret").chmod(0o700)
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_utf_8_are_shown_as_escapes(tmp_path: Path):
     (tmp_path / os.fsdecode(b"\xff.jsonl")).write_text('"x"\n')
     for way in (WAYS[0], WAYS[2], WAYS[3], WAYS[11], WAYS[-1]):
-        command = [os.fsencode(part.replace("{}", "\udcff.jsonl")) for part in (sys.executable, "-m", "batchrun", *way)]
+        command = [os.fsencode(part.replace("{}", "\udcff.jsonl")) for part in (*BATCHRUN, *way)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
         assert done.stderr.count("batchrun: ") == 1

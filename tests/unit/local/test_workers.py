@@ -76,6 +76,7 @@ def model_needed():
         pytest.skip(f"{lack[0]}: {lack[1]}")
 
 
+@pytest.mark.slow
 async def test_the_real_model_answers_repeatably_while_the_event_loop_goes_on(model_needed):
     worker = SmolLM2Worker(packaged_model())
     await worker.start()
@@ -230,6 +231,7 @@ async def test_an_upstream_that_is_not_there_is_said_before_anything_starts():
         await UpstreamWorker("http://127.0.0.1:9/v1").start()
 
 
+@pytest.mark.slow
 async def test_the_usage_of_the_real_model_counts_every_choice_and_each_prompt_once(model_needed):
     worker = SmolLM2Worker(packaged_model())
     await worker.start()
@@ -245,6 +247,7 @@ async def test_the_usage_of_the_real_model_counts_every_choice_and_each_prompt_o
     assert [choice["text"] for choice in once["choices"]] == [choice["text"] for choice in again["choices"]]
 
 
+@pytest.mark.slow
 async def test_the_real_model_is_closed_at_its_next_token(model_needed):
     worker = SmolLM2Worker(packaged_model())
     await worker.start()

@@ -1,21 +1,12 @@
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import pytest
 
 from batchrun.errors import OutputError, StateError
 from batchrun.results.writer import ResultsFile, recover, truncate, write_errors
-
-
-@pytest.fixture
-def small_disk():
-    """Files may have 100 bytes at most."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.support.disks import files_of_at_most
 
 
 def write(path: Path, *batches: list[bytes], committed: int = 0) -> int:
@@ -34,11 +25,11 @@ def test_lines_are_appended_behind_the_committed_length(tmp_path: Path):
     assert path.read_bytes() == b"a\nb\nc\n"
 
 
-def test_a_failed_append_leaves_whole_lines_only(tmp_path: Path, small_disk):
+def test_a_failed_append_leaves_whole_lines_only(tmp_path: Path):
     path = tmp_path / "r.jsonl"
     file = ResultsFile(path, 0)
     file.append([b"x" * 79 + b"\n"])
-    with pytest.raises(OutputError, match="cannot be written: File too large"):
+    with files_of_at_most(100), pytest.raises(OutputError, match="cannot be written: File too large"):
         file.append([b"y" * 79 + b"\n"])
     assert path.read_bytes() == b"x" * 79 + b"\n"
     assert file.size_bytes == 80
@@ -65,10 +56,10 @@ def test_a_file_that_lost_committed_lines_is_refused(tmp_path: Path):
     assert recover(tmp_path / "gone.jsonl", 0).lines == []
 
 
-def test_an_error_file_is_whole_or_as_it_was(tmp_path: Path, small_disk):
+def test_an_error_file_is_whole_or_as_it_was(tmp_path: Path):
     path = tmp_path / "r.errors.jsonl"
     assert write_errors(path, [b"one\n", b"two\n"]) == 2
-    with pytest.raises(OutputError):
+    with files_of_at_most(100), pytest.raises(OutputError):
         write_errors(path, [b"x" * 60 + b"\n"] * 3)
     assert path.read_bytes() == b"one\ntwo\n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["r.errors.jsonl"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +13,7 @@ from batchrun.errors import InputError, OutputError
 from batchrun.prompts.sources import Source, SourceKind, find_sources
 from batchrun.runs.spool import make_copy, remove_copies
 from batchrun.state.records import SourceRecord
+from tests.support.disks import files_of_at_most
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,13 +59,8 @@ def test_a_broken_gzip_file_leaves_no_copy(tmp_path: Path, content: bytes):
 
 
 def test_a_copy_that_cannot_be_written_is_an_output_error_and_leaves_nothing(tmp_path: Path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
-        with pytest.raises(OutputError, match="cannot be written: File too large"):
-            copy(STDIN, tmp_path / "s", LINES * 10_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with files_of_at_most(4096), pytest.raises(OutputError, match="cannot be written: File too large"):
+        copy(STDIN, tmp_path / "s", LINES * 10_000)
     assert list(tmp_path.iterdir()) == []
 
 

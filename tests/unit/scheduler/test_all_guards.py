@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchrun.config import GuardOptions, HaltOptions
 from tests.support.world import Setting, World
-from tests.unit.scheduler.test_simulation import assert_every_row_ended_once, worlds
+from tests.support.worlds import assert_every_row_ended_once, worlds
 
 halts = st.builds(
     HaltOptions,

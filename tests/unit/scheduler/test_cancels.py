@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batchrun.config import GuardOptions, HaltOptions, SchedulerOptions
 from batchrun.scheduler.failures import FailureKind
 from tests.support.world import Faults, Setting, World
-from tests.unit.scheduler.test_simulation import assert_every_row_ended_once, worlds
+from tests.support.worlds import assert_every_row_ended_once, worlds
 
 UNGUARDED = GuardOptions(halt=HaltOptions(automatic=False))
 

@@ -10,7 +10,7 @@ from batchrun.scheduler.events import JobEnded, RowAnswer
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.faulty_workers import FaultyWorkers
 from tests.support.world import Setting, World
-from tests.unit.scheduler.test_simulation import assert_every_row_ended_once
+from tests.support.worlds import assert_every_row_ended_once
 
 UNGUARDED = GuardOptions(halt=HaltOptions(automatic=False))
 TEXT = "vLLM server process is not running; worker is unhealthy"

@@ -21,7 +21,7 @@ from batchrun.scheduler.gate import Gate
 from batchrun.scheduler.health import obstacle
 from batchrun.scheduler.scheduler import Scheduler
 from tests.support.world import Faults, Setting, World
-from tests.unit.scheduler.test_simulation import assert_every_row_ended_once, worlds
+from tests.support.worlds import assert_every_row_ended_once, worlds
 
 UNLIMITED = Limits(run=OperationLimit(0, 0), status=OperationLimit(0, 0))
 UNGUARDED = GuardOptions(halt=HaltOptions(automatic=False))

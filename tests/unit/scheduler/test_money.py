@@ -12,7 +12,7 @@ from batchrun.errors import AmbiguousError
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.scheduler import Scheduler
 from tests.support.world import Setting, World
-from tests.unit.scheduler.test_simulation import assert_every_row_ended_once
+from tests.support.worlds import assert_every_row_ended_once
 
 PRICED = GuardOptions(halt=HaltOptions(automatic=False), price_per_hour=3600.0)
 """A dollar for each second of a worker."""

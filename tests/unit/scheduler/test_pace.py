@@ -7,7 +7,7 @@ import pytest
 from batchrun.config import GuardOptions, HaltOptions
 from batchrun.scheduler.window import LEAST
 from tests.support.world import Setting, World
-from tests.unit.scheduler.test_window import ideal_s
+from tests.support.worlds import ideal_s
 
 UNGUARDED = GuardOptions(halt=HaltOptions(automatic=False))
 

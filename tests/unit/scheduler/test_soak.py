@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from batchrun.config import GuardOptions, SchedulerOptions
 from tests.support.world import Faults, Setting, World
-from tests.unit.scheduler.test_simulation import assert_every_row_ended_once
+from tests.support.worlds import assert_every_row_ended_once
 
 HOUR = 3600.0
 
 
+@pytest.mark.slow
 def test_a_night_of_a_hundred_thousand_jobs_loses_none_and_stops_at_a_bad_deployment():
     faults = Faults(
         submit_lost_after=0.0002,

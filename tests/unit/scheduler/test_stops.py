@@ -17,7 +17,7 @@ from batchrun.scheduler.refusal import Refusals
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 from tests.support.world import Faults, Setting, World
-from tests.unit.scheduler.test_simulation import assert_every_row_ended_once
+from tests.support.worlds import assert_every_row_ended_once
 
 
 def test_a_deadline_does_not_stop_a_run_whose_rows_are_all_submitted_and_end_in_time():

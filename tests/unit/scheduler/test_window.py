@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 
 import pytest
@@ -14,27 +13,10 @@ from batchrun.scheduler.connections import Lanes
 from batchrun.scheduler.prediction import Predictor
 from batchrun.scheduler.window import FIRST, LEAST, SHARED, Window
 from tests.support.world import Setting, World
+from tests.support.worlds import ideal_s
 
 UNLIMITED = Limits(run=OperationLimit(0, 0), status=OperationLimit(0, 0))
 UNGUARDED = GuardOptions(halt=HaltOptions(automatic=False))
-
-
-def ideal_s(world: World, *, burst: int = 0) -> float:
-    """The makespan of the same jobs, first in first out, submitted in bursts every 10 s (0: all at once)."""
-    setting = world.setting
-    free, total = [0.0] * setting.workers, setting.workers
-    for at, count in setting.workers_at:
-        free += [at] * max(count - total, 0)
-        total = max(total, count)
-    heapq.heapify(free)
-    last = 0.0
-    jobs = sorted(world.jobs.values(), key=lambda job: job.arrived_at)
-    for number, job in enumerate(jobs):
-        arrives = 10.0 * (number // burst) if burst else 0.0
-        end = max(heapq.heappop(free), arrives) + job.service_s
-        heapq.heappush(free, end)
-        last = max(last, end)
-    return last
 
 
 def test_a_hundred_fast_workers_are_kept_busy_at_little_more_than_one_request_a_job():

@@ -107,7 +107,7 @@ class Forks:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("BATCHRUN_", "RUNPOD_"))}
         if self.preload is not None:
             env["LD_PRELOAD"] = str(self.preload)
-        command = [sys.executable, "-m", "tests.chaos.processes", str(theirs.fileno())]
+        command = [sys.executable, "-m", "tests.support.forks", str(theirs.fileno())]
         self._server = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=_ROOT, env=env)
         theirs.close()
         return self
@@ -125,7 +125,7 @@ class Forks:
         cwd: Path,
         *,
         stdin: int | None = None,
-        stdout: Path | None = None,
+        stdout: Path | int | None = None,
         stderr: int | None = READ,
         extra: tuple[int, ...] = (),
         env: dict[str, str] | None = None,
@@ -137,15 +137,18 @@ class Forks:
             arguments: What follows `batchrun`.
             cwd: Its working folder.
             stdin: A descriptor; None: nothing to read.
-            stdout: A file for it; None: it is thrown away.
+            stdout: A file or a descriptor for it; None: it is thrown away.
             stderr: A descriptor; None: it is closed; `READ`: it can be read here.
             extra: Further descriptors, which become 10, 11 and so on there.
             env: Added to the environment.
-            limits: What `_become` does for it: `journal` and `root`, `room`, `file_size`.
+            limits: What `_become` does for it: `journal` and `root`, `room`, `file_size`; `alone`: `env` is all of its
+                environment.
         """
         fds = [
             os.open(os.devnull, os.O_RDONLY) if stdin is None else os.dup(stdin),
-            os.open(stdout or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644),
+            os.dup(stdout)
+            if isinstance(stdout, int)
+            else os.open(stdout or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644),
         ]
         errors = -1
         if stderr is not None:
@@ -159,7 +162,9 @@ class Forks:
         while True:
             message, pidfds = self._receive()
             if "started" in message:
-                process = Process(message["started"], pidfds[0], self, errors, stdout)
+                process = Process(
+                    message["started"], pidfds[0], self, errors, stdout if isinstance(stdout, Path) else None
+                )
                 self._running[process.pid] = process
                 return process
 
@@ -249,6 +254,8 @@ def _become(main: Any, request: dict[str, Any], fds: list[int]) -> NoReturn:
     if request["closed"]:
         sys.stderr = None
     os.chdir(request["cwd"])
+    if request.get("alone"):
+        os.environ.clear()
     os.environ.update(request["env"])
     if "file_size" in request:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
