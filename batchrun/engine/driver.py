@@ -97,7 +97,7 @@ class Engine:
         self._counts = counts
         self._observer = observer
         self._commits = Commits(journal, timeline, thread, clock, wall)
-        self._load_rows = load or self._load_known
+        self._load_rows = load or (lambda count: self._commits.in_thread(lambda: journal.load(count)))
         self._clock = clock
         self._wall = wall
         self._events: deque[ev.Event] = deque()
@@ -105,8 +105,7 @@ class Engine:
         self._answers = Answers(client, transport, streamed, inspect_output=inspect_output)
         self._requests: set[asyncio.Task[None]] = set()
         self._writing: asyncio.Task[None] | None = None
-        self._interrupted = False
-        self._detaching = False
+        self._interrupted = self._detaching = False
         self._notices = Notices()
         self._failure: BaseException | None = None
         self._leaving = False
@@ -235,9 +234,6 @@ class Engine:
         loaded = await self._load_rows(command.count)
         self._counts.total += loaded.added
         self._tell(ev.RowsLoaded(loaded.tickets, loaded.exhausted))
-
-    async def _load_known(self, count: int) -> Loaded:
-        return await self._commits.in_thread(lambda: self._journal.load(count))
 
     async def _write(self) -> None:
         await self._commit()

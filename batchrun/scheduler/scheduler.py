@@ -79,12 +79,8 @@ class Scheduler:
         self._submitter, self._backlog, self._gate = parts.submitter, parts.backlog, parts.gate
         self._settlement, self._stopping, self._deadline = parts.settlement, parts.stopping, parts.deadline
         self._feedback, self._budget = parts.feedback, parts.budget
-        self.window, self.faulty_workers, self.meter, self.canary = (
-            parts.window,
-            parts.faulty_workers,
-            parts.meter,
-            parts.settlement.canary,
-        )
+        self.window, self.meter, self.faulty_workers = parts.window, parts.meter, parts.faulty_workers
+        self.canary = parts.settlement.canary
         self._place = 0
         self._is_one_each = rows_per_job == 1
         """Whether every job in flight has one row."""
