@@ -68,8 +68,7 @@ def run(
         progress: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal; on stderr.
 
     Returns:
-        What the run came to: counts, `results` and `errors` (files), `exit_code`, and more. A run that was stopped
-        early or interrupted says so in `outcome`, `reason` and `hint`.
+        Counts, `results` and `errors` (files), `exit_code`, and in `outcome`, `reason` and `hint` why it stopped early.
 
     Raises:
         UsageError: an argument, an input or the state file is wrong; nothing was sent.
