@@ -1,4 +1,4 @@
-"""Questions that are made one by one, answered by the built-in endpoint; the same command again goes on.
+"""Questions that are made one by one, answered by the built-in endpoint; the same command again resumes.
 
 python samples/stream.py FOLDER [WORKER]
 """

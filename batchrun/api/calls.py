@@ -32,8 +32,9 @@ from batchrun.errors import InputError, OutputError, RunInterrupted, StoppedErro
 from batchrun.files.exactjson import load
 from batchrun.files.paths import behind_links
 from batchrun.files.streams import open_closed
-from batchrun.runs.feed import Feed, as_line
-from batchrun.runs.intake import requests_path
+from batchrun.runs.channel import ProgramSide, RunSide, open_channel
+from batchrun.runs.locations import requests_path
+from batchrun.runs.requests import request_line
 
 # What is logged as an error is also raised, or stands in the summary.
 logging.getLogger("batchrun").addHandler(logging.NullHandler())
@@ -67,8 +68,7 @@ def run(
         progress: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal; on stderr.
 
     Returns:
-        What the run came to: counts, `results` and `errors` (files), `exit_code`, and more. A run that was stopped
-        early or interrupted says so in `outcome`, `reason` and `hint`.
+        Counts, `results` and `errors` (files), `exit_code`, and in `outcome`, `reason` and `hint` why it stopped early.
 
     Raises:
         UsageError: an argument, an input or the state file is wrong; nothing was sent.
@@ -189,7 +189,7 @@ class Stream:
         self._leaving = Leaving()
         self._is_left = False
         self._done: asyncio.Future[Summary] | None = None
-        self._feed: Feed | None = None
+        self._side: ProgramSide | None = None
         self.summary: Summary | None = None
         """What the run came to; None until it is over."""
 
@@ -206,21 +206,22 @@ class Stream:
     async def _iterate(self) -> AsyncIterator[dict[str, Any]]:
         if self._done is not None:
             raise UsageError("a stream is iterated once", "make another one: it goes on where this one is")
-        feed = self._feed = Feed(self._requests, self._leaving)
-        done = self._done = asyncio.wrap_future(_started(partial(self._work, feed=feed, leaving=self._leaving)))
-        done.add_done_callback(lambda _: feed.end())
+        side, run_side = open_channel(self._requests, self._leaving)
+        self._side = side
+        done = self._done = asyncio.wrap_future(_started(partial(self._work, channel=run_side, leaving=self._leaving)))
+        done.add_done_callback(lambda _: side.end())
         with cancellable(self._leaving):
             try:
-                if await feed.is_open() and feed.stored is not None:
-                    for line in feed.stored:
+                if await side.is_open() and side.stored is not None:
+                    for line in side.stored:
                         yield load(line)
-                    while (record := await feed.record()) is not None:
+                    while (record := await side.record()) is not None:
                         yield load(record)
                 self.summary = await asyncio.shield(done)
             finally:
                 await self.aclose()
-        if feed.error is not None:
-            raise feed.error
+        if side.error is not None:
+            raise side.error
         if self.summary.outcome == "stopped":
             raise StoppedError(self.summary.reason, self.summary.hint)
         if self.summary.outcome == "interrupted":
@@ -232,13 +233,13 @@ class Stream:
         Raises:
             BatchrunError: the run could not even begin, or a defect.
         """
-        done, feed = self._done, self._feed
-        if done is None or feed is None or done.done():
+        done, side = self._done, self._side
+        if done is None or side is None or done.done():
             return
         if not self._is_left:
             # Both the end of the loop and that of an `async with` around it come here.
             self._is_left = True
-            feed.stop()
+            side.stop()
             self._leaving.ask(self._wish)
         try:
             self.summary = await asyncio.shield(done)
@@ -254,7 +255,7 @@ def _shown(
     *,
     api_key: str | None,
     requests: Iterable[bytes] | None,
-    feed: Feed | None = None,
+    channel: RunSide | None = None,
     leaving: Leaving | None = None,
 ) -> Summary:
     """Run, with the progress shown on stderr; all of it is written before the end."""
@@ -263,7 +264,7 @@ def _shown(
     observer = make_observer(given.progress, printer)
     try:
         return running.run(
-            options, given, observer=observer, api_key=api_key, requests=requests, feed=feed, leaving=leaving
+            options, given, observer=observer, api_key=api_key, requests=requests, channel=channel, leaving=leaving
         )
     finally:
         printer.settle()
@@ -333,7 +334,7 @@ def _keep(requests: Iterable[Any], file: Any) -> None:
                 f"{request!r} in a list may be a prompt or a file",
                 "give a prompt as {'prompt': ...}, and files as Path objects only",
             )
-        file.write(as_line(request, count) + b"\n")
+        file.write(request_line(request, count) + b"\n")
     if not count:
         raise InputError("there is no request", "give at least one")
     file.seek(0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, get_args
 import click
 
 from batchrun.cli.command import Group
+from batchrun.cli.guides import show_guide
 from batchrun.cli.options import takes
 from batchrun.cli.output import echo, make_observer, show_ending, show_summary, show_total
 from batchrun.cli.values import PATH, STATE
@@ -359,6 +360,9 @@ def serve(given: ServeArguments) -> None:
     from batchrun.commands import serve as serving
 
     serving.serve(given, make_observer(ShowArguments(progress="plain")), lambda text: echo(text, err=True))
+
+
+main.add_command(show_guide)
 
 
 def _run(

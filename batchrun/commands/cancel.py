@@ -14,8 +14,10 @@ from batchrun.endpoint.credentials import find_key
 from batchrun.engine.clock import WallClock, steady_s
 from batchrun.engine.driver import Outcome
 from batchrun.engine.signals import Leaving, cancellable
-from batchrun.runs.consent import Named
-from batchrun.runs.run import Run
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import cancel_jobs
+from batchrun.runs.opening import open_as_it_is
+from batchrun.runs.trust import Named
 
 
 def cancel(
@@ -46,7 +48,7 @@ def cancel(
     with (
         cancellable(leaving),
         telling(notify_url, state, observer, key) as told,
-        Run(options, observer, clock=steady_s, wall=wall, api_key=key, said=said, as_is=True) as opened,
+        open_as_it_is(options, observer, clock=steady_s, wall=wall, api_key=key, said=said) as opened,
     ):
         if options.is_local:
             observer.message("the jobs of a local endpoint end with its process: nothing is left to cancel")
@@ -56,6 +58,6 @@ def cancel(
             outcome = Outcome("cancelled")
         else:
             rng = random.Random()  # noqa: S311 - jitter, not a secret
-            outcome = in_loop(opened.drive(options.base_url, rng, cancel=True, leaving=leaving))
-        told.append(opened.conclude(outcome))
+            outcome = in_loop(cancel_jobs(opened, options.base_url, rng, leaving=leaving))
+        told.append(conclude(opened, outcome))
     return told[0]

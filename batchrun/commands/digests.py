@@ -11,11 +11,12 @@ from batchrun.files.exactjson import load
 from batchrun.results.record import iso_time
 from batchrun.runs.manifest import digest_file, manifest_path
 from batchrun.scheduler.states import RowState
-from batchrun.state.store import Store
+from batchrun.state import figures
+from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import find_options
 
 
-def changed_originals(store: Store) -> Iterator[str]:
+def changed_originals(store: StateReader) -> Iterator[str]:
     """The inputs that were copied to be read, and are not what they were then; those that are gone are not named."""
     kept = store.get_setting("inputs")
     for source, told in zip(store.sources(), kept if isinstance(kept, list) else [], strict=False):
@@ -31,7 +32,7 @@ def changed_originals(store: Store) -> Iterator[str]:
             yield source.path
 
 
-def against_manifest(store: Store) -> Iterator[str]:
+def against_manifest(store: StateReader) -> Iterator[str]:
     """What the manifest says otherwise than the state and the results; nothing when it is of another session."""
     options = find_options(store)
     if options is None:
@@ -64,6 +65,6 @@ def _session(told: dict[str, Any]) -> tuple[object, object]:
     return told["started_at"], told["outcome"]
 
 
-def _last_session(store: Store) -> tuple[object, object]:
-    started_ms, _, outcome = store.sessions()[-1]
+def _last_session(store: StateReader) -> tuple[object, object]:
+    started_ms, _, outcome = figures.sessions(store)[-1]
     return iso_time(started_ms / 1000), outcome

@@ -13,7 +13,8 @@ from batchrun.files.streams import stdin_bytes
 from batchrun.prompts.fields import Fields
 from batchrun.prompts.shapes import build_request
 from batchrun.prompts.sweep import Sweep
-from batchrun.runs.intake import RequestKeys, preview
+from batchrun.runs.preview import preview
+from batchrun.runs.validation import RequestKeys
 
 
 def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:

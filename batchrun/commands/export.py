@@ -20,8 +20,8 @@ from batchrun.runs.conversion import Conversion
 from batchrun.runs.manifest import manifest_path
 from batchrun.runs.ordering import find_positions
 from batchrun.scheduler.states import RowState
-from batchrun.state.naming import count_shared_ids
 from batchrun.state.positions import Positions
+from batchrun.state.shared_ids import count_shared_ids
 from batchrun.state.snapshot import StateSnapshot
 from batchrun.state.stored_options import find_options
 

@@ -19,8 +19,8 @@ from batchrun.results.reader import PlacedLines
 from batchrun.results.writer import errors_path, write_errors
 from batchrun.runs.ordering import find_positions
 from batchrun.scheduler.states import RowState
-from batchrun.state.naming import count_shared_ids
 from batchrun.state.positions import Positions
+from batchrun.state.shared_ids import count_shared_ids
 from batchrun.state.snapshot import StateSnapshot
 from batchrun.state.stored_options import find_options
 

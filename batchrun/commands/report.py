@@ -13,7 +13,8 @@ from batchrun.results.reader import in_groups, read_lines, size_of
 from batchrun.results.record import read_record, result_digest
 from batchrun.runs.spending import cost_so_far
 from batchrun.scheduler.states import RowState
-from batchrun.state.naming import stored_ids
+from batchrun.state import figures
+from batchrun.state.shared_ids import stored_ids
 from batchrun.state.snapshot import StateSnapshot
 from batchrun.state.stored_options import read_options
 
@@ -32,22 +33,17 @@ def read(state: Path) -> VariantTable:
         options = read_options(store)
         repeat = options.sweep.repeat
         variants = _variants(options)
-        last = store.query("SELECT coalesce(max(variant), 0) FROM rows")[0][0]
+        last = figures.last_variant(store)
         if last // repeat >= len(variants):
             raise StateError(
                 f"{state}: the state file is damaged: a row is of variant {last}", "restore it from a copy"
             )
-        for number, row_state, count in store.query(
-            f"SELECT variant / {repeat}, state, count(*) FROM rows GROUP BY 1, 2"
-        ):
+        for number, row_state, count in figures.rows_by_variant(store, repeat):
             variant = variants[number]
             variant.rows += count
             variant.succeeded += count if row_state == RowState.SUCCEEDED else 0
             variant.failed += count if row_state == RowState.FAILED else 0
-        for number, kind, count in store.query(
-            f"SELECT r.variant / {repeat}, f.kind, count(*) FROM failures f JOIN rows r ON r.row = f.row"
-            " WHERE r.state = 4 GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2"
-        ):
+        for number, kind, count in figures.failures_by_variant(store, repeat):
             variants[number].failures[kind] = count
         _add_times(store, variants, repeat)
         _add_cost(store, variants, options)
@@ -65,12 +61,10 @@ def _variants(options: RunOptions) -> list[VariantReport]:
 
 
 def _add_times(store: StateSnapshot, variants: list[VariantReport], repeat: int) -> None:
-    for column in ("delay_ms", "execution_ms"):
+    columns: tuple[figures.TimeColumn, ...] = ("delay_ms", "execution_ms")
+    for column in columns:
         tallies: defaultdict[int, Histogram] = defaultdict(Histogram)
-        for number, value, count in store.each(
-            f"SELECT r.variant / {repeat}, j.{column}, count(*) FROM jobs j JOIN rows r ON r.row = j.row"
-            f" WHERE j.status = 'COMPLETED' AND j.{column} IS NOT NULL GROUP BY 1, 2"
-        ):
+        for number, value, count in figures.times_by_variant(store, column, repeat):
             tallies[number].add(value, count)
         for number, tally in tallies.items():
             setattr(variants[number], column, tally.times())
@@ -78,12 +72,7 @@ def _add_times(store: StateSnapshot, variants: list[VariantReport], repeat: int)
 
 def _add_cost(store: StateSnapshot, variants: list[VariantReport], options: RunOptions) -> None:
     cost = cost_so_far(store, store.counts(), store.counters(), options.guards.price_per_hour)
-    worked = dict(
-        store.query(
-            f"SELECT r.variant / {options.sweep.repeat}, coalesce(sum(j.execution_ms), 0)"
-            " FROM jobs j JOIN rows r ON r.row = j.row WHERE j.status NOT IN ('UNCONFIRMED', 'CANCELLING') GROUP BY 1"
-        )
-    )
+    worked = figures.execution_by_variant(store, options.sweep.repeat)
     total_ms = sum(worked.values())
     if cost is not None and total_ms:
         for number, variant in enumerate(variants):

@@ -16,7 +16,7 @@ from batchrun.display.variants import largest, tables
 from batchrun.errors import UsageError
 from batchrun.results.writer import write_whole
 from batchrun.runs.spending import cost_so_far
-from batchrun.state.records import public_id
+from batchrun.state import figures
 from batchrun.state.snapshot import StateSnapshot
 from batchrun.state.stored_options import read_options
 
@@ -29,6 +29,7 @@ except OSError as error:  # it keeps a cache, at home or in the folder for tempo
 
 from batchrun.display.variants import VariantTable
 
+_LONGEST = 15
 _LISTED = 50
 _MESSAGE_CHARS = 500
 _UNITS_LEAST = 3
@@ -58,7 +59,7 @@ def _page(report: VariantTable, store: StateSnapshot) -> bytes:
     title = "Every row succeeded" if succeeded == rows else f"{failed:,} of {rows:,} rows failed"
     title = f"{left:,} of {rows:,} rows are still to come" if left else title
     cost = cost_so_far(store, store.counts(), store.counters(), options.guards.price_per_hour)
-    seconds = store.sessions_ms() / 1000
+    seconds = figures.sessions_ms(store) / 1000
     facts = [("rows", f"{rows:,}"), ("succeeded", f"{succeeded:,}"), ("failed", f"{failed:,}")]
     facts += [("running time", duration(seconds))]
     facts += [] if cost is None else [("cost", span(cost.least, cost.most))]
@@ -68,29 +69,22 @@ def _page(report: VariantTable, store: StateSnapshot) -> bytes:
     first = f"Variants: the largest of {len(report.variants):,}" if more else "Variants"
     names = {"rows": first, "delay p50": "Delay and execution", "failure": "Failures by kind"}
     sections += [table(names.get(head[1], "Answers to look at"), head, rest, numbers=True) for head, *rest in shown]
-    longest = store.query(
-        "SELECT r.id, j.execution_ms, coalesce(j.delay_ms, 0) FROM jobs j JOIN rows r ON r.row = j.row"
-        " WHERE j.status = 'COMPLETED' AND j.execution_ms IS NOT NULL ORDER BY 2 DESC LIMIT 15"
-    )
-    if longest:
+    if longest := figures.longest_jobs(store, _LONGEST):
         cells = [
-            (public_id(row_id)[:200], duration(ran / 1000), duration(delay / 1000)) for row_id, ran, delay in longest
+            (job.row_id[:200], duration(job.execution_ms / 1000), duration(job.delay_ms / 1000)) for job in longest
         ]
         sections.append(table("The longest rows", ("row", "execution", "delay"), cells, numbers=True))
-    failures = store.query(
-        f"SELECT r.id, f.kind, substr(f.message, 1, {_MESSAGE_CHARS}) FROM failures f JOIN rows r ON r.row = f.row"
-        f" WHERE r.state = 4 ORDER BY f.row LIMIT {_LISTED}"
-    )
-    if failures:
+    if failures := figures.first_failures(store, _LISTED, _MESSAGE_CHARS):
         name = "Failed rows" if failed <= _LISTED else f"Failed rows: the first {_LISTED} of {failed:,}"
-        sections.append(table(name, ("row", "kind", "message"), [(public_id(i)[:200], k, m) for i, k, m in failures]))
+        cells = [(row.row_id[:200], row.kind, row.message) for row in failures]
+        sections.append(table(name, ("row", "kind", "message"), cells))
     return page(title, report.state, facts, sections)
 
 
 def _over_time(store: StateSnapshot) -> list[str]:
     points = [Point(*point) for point in Timeline(store.get_setting("timeline")).to_json()]
     sections = []
-    start_ms = min([session[0] for session in store.sessions()], default=0)
+    start_ms = min([session[0] for session in figures.sessions(store)], default=0)
     if len(points) > 1:
         unit, unit_ms = _unit(points[-1].at_ms - start_ms)
         x = [(point.at_ms - start_ms) / unit_ms for point in points]
@@ -105,10 +99,7 @@ def _over_time(store: StateSnapshot) -> list[str]:
             for name in ("window", "in_flight", "running")
         }
         sections.append(plot("Jobs in flight", charts.lines("jobs in flight", unit, jobs)))
-    failed = store.query(
-        "SELECT kind, completed_ms / 1000 * 1000, count(*) FROM failures"
-        " WHERE completed_ms IS NOT NULL GROUP BY 1, 2 ORDER BY 1"
-    )
+    failed = figures.failures_over_time(store)
     if failed:
         unit, unit_ms = _unit(max(at_ms for _, at_ms, _ in failed) - start_ms)
         sections.append(
@@ -132,12 +123,9 @@ def _unit(span_ms: int) -> tuple[str, int]:
 
 def _latency(store: StateSnapshot) -> list[str]:
     found = []
-    for name in ("delay", "execution"):
-        column = f"{name}_ms"
-        values = store.query(
-            f"SELECT {column} / 1000.0, count(*) FROM jobs"
-            f" WHERE status = 'COMPLETED' AND {column} IS NOT NULL GROUP BY 1"
-        )
+    columns: tuple[figures.TimeColumn, ...] = ("delay_ms", "execution_ms")
+    for column in columns:
+        name, values = column.removesuffix("_ms"), figures.job_times(store, column)
         if values:
             title = f"{name.capitalize()}: jobs by their seconds"
             found.append(plot(title, _histogram(name, "seconds", [(name, value, count) for value, count in values])))

@@ -20,9 +20,11 @@ from batchrun.engine.driver import Outcome
 from batchrun.engine.signals import Leaving, cancellable
 from batchrun.errors import UsageError
 from batchrun.local.workers import Worker
-from batchrun.runs.consent import Named
-from batchrun.runs.feed import Feed
-from batchrun.runs.run import Run
+from batchrun.runs.channel import RunSide
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive, drive_requests
+from batchrun.runs.opening import open_on_requests, open_run
+from batchrun.runs.trust import Named
 from batchrun.scheduler.failures import FailureKind
 
 
@@ -35,7 +37,7 @@ def run(
     resumed: bool = False,
     confirmed_url: bool = False,
     requests: Iterable[bytes] | None = None,
-    feed: Feed | None = None,
+    channel: RunSide | None = None,
     leaving: Leaving | None = None,
 ) -> Summary:
     """Start or resume a run.
@@ -49,7 +51,7 @@ def run(
             files of elsewhere go only where the state file proves that its user has said so.
         confirmed_url: Whether a resumed run's base URL has been given now.
         requests: The input, as lines, of a run that a program gives its requests; None: the inputs are files.
-        feed: Where further requests come from.
+        channel: Where further requests come from; None: there are none.
         leaving: Through which other threads ask to leave.
 
     Raises:
@@ -62,33 +64,26 @@ def run(
     said = Named(base_url=confirmed_url or not resumed, paths=not resumed)
     if len(options.endpoints) > 1 and not options.state.exists():
         in_loop(refuse_unknown_endpoints(options, key))
-    leaving = leaving or Leaving()
+    leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)
+    open_it = partial(open_run, said=said, resumed=resumed)
+    if requests is not None:
+        open_it = partial(open_on_requests, requests=requests)
     with (
         cancellable(leaving),
         telling(given.notify, options.state, observer, key) as told,
-        Run(
-            options,
-            observer,
-            clock=steady_s,
-            wall=WallClock(steady_s, time.time),
-            api_key=key,
-            said=said,
-            from_spool=resumed,
-            requests=requests,
-            repair=given.repair,
-        ) as opened,
+        open_it(options, observer, clock=steady_s, wall=wall, api_key=key, repair=given.repair) as opened,
     ):
         if given.retry_failed:
-            observer.message(f"failed rows that are run again: {opened.retry_failed(given.only):,}")
+            observer.message(f"failed rows that are run again: {opened.store.retry_failed(given.only):,}")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
-        drive = partial(opened.drive, feed=feed, leaving=leaving)
+        work = partial(drive, opened) if channel is None else partial(drive_requests, opened, channel=channel)
         if worker is None:
-            outcome = in_loop(drive(options.base_url, rng))
-        elif opened.has_work or feed is not None:
-            outcome = in_loop(_drive_locally(drive, worker, rng))
+            outcome = in_loop(work(options.base_url, rng, leaving=leaving))
+        elif opened.has_work or channel is not None:
+            outcome = in_loop(_drive_locally(partial(work, leaving=leaving), worker, rng))
         else:
             outcome = Outcome("finished")  # without the seconds that a model takes to load
-        told.append(opened.conclude(outcome))
+        told.append(conclude(opened, outcome))
     return told[0]
 
 

@@ -18,7 +18,7 @@ from batchrun.files.exactjson import dump
 from batchrun.files.paths import behind_links, look_at
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
-from batchrun.runs.intake import results_name
+from batchrun.runs.locations import results_name
 
 T = TypeVar("T")
 

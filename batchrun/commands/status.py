@@ -17,11 +17,11 @@ from batchrun.display.units import duration
 from batchrun.results.text import MARK_NAMES
 from batchrun.runs.spending import cost_so_far
 from batchrun.scheduler.states import RowState
-from batchrun.state.leaders import count_shared
+from batchrun.state import figures
+from batchrun.state.dedupe import count_shared
 from batchrun.state.lock import Holder, holder
 from batchrun.state.opening import has_log, log_of
-from batchrun.state.records import public_id
-from batchrun.state.store import Store
+from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import find_options
 
 _JOBS_SHOWN = 10
@@ -84,17 +84,12 @@ def look(state: Path, now: float | None = None) -> Standing:
     """
     now = time.time() if now is None else now
     who = holder(state)
-    with Store(state, read_only=True) as store:
+    with StateReader(state) as store:
         counts, counters = store.counts(), store.counters()
         options = find_options(store)
-        elapsed_s = store.sessions_ms() / 1000
-        kept_s = RETENTION_S + store.usual_time_ms() / 1000
+        elapsed_s = figures.sessions_ms(store) / 1000
+        kept_s = RETENTION_S + figures.usual_time_ms(store) / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
-        oldest = store.query(
-            "SELECT r.id, j.remote_id, j.submitted_ms FROM rows r JOIN jobs j ON j.job = r.job"
-            " WHERE r.state = 2 ORDER BY j.submitted_ms LIMIT ?",
-            (_JOBS_SHOWN,),
-        )
         return Standing(
             state=str(state),
             endpoint="" if options is None else ", ".join(options.endpoints),
@@ -111,11 +106,11 @@ def look(state: Path, now: float | None = None) -> Standing:
             rows_per_s=ended / elapsed_s if elapsed_s else 0.0,
             elapsed_s=elapsed_s,
             jobs=[
-                JobInFlight(public_id(row_id), job_id, age_s, kept_s - age_s)
-                for row_id, job_id, ms in oldest
-                for age_s in [max(now - ms / 1000, 0.0)]
+                JobInFlight(job.row_id, job.job_id, age_s, kept_s - age_s)
+                for job in figures.jobs_in_flight(store, _JOBS_SHOWN)
+                for age_s in [max(now - job.submitted_ms / 1000, 0.0)]
             ],
-            failures=store.failure_groups(),
+            failures=figures.failure_groups(store),
             counters=counters,
             cost=cost_so_far(store, counts, counters, None if options is None else options.guards.price_per_hour),
             shared=count_shared(store) if options is not None and options.dedupe else 0,

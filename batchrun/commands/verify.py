@@ -13,7 +13,7 @@ from pathlib import Path
 
 from batchrun.commands.digests import against_manifest, changed_originals
 from batchrun.commands.findings import PROBLEMS, UNSETTLED, Fault, Verification
-from batchrun.engine.rows import InputLines, where
+from batchrun.commands.input_lines import InputLines, where
 from batchrun.errors import StateError
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sweep import Sweep
@@ -22,10 +22,11 @@ from batchrun.results.record import read_error_id, read_record, result_digest, s
 from batchrun.results.writer import errors_path
 from batchrun.runs.checks import new_place
 from batchrun.scheduler.states import RowState
-from batchrun.state.invariants import FORGOTTEN, INVARIANTS
+from batchrun.state.figures import count_failures
+from batchrun.state.invariants import INVARIANTS, count_breaches, forgotten_rows, name_breaches
 from batchrun.state.lock import holder
-from batchrun.state.naming import has_shared_ids, is_shared_id, stored_ids
-from batchrun.state.records import OutputRecord, public_id
+from batchrun.state.records import OutputRecord
+from batchrun.state.shared_ids import has_shared_ids, is_shared_id, stored_ids
 from batchrun.state.snapshot import Found, StateSnapshot
 from batchrun.state.stored_options import find_options
 
@@ -91,18 +92,17 @@ class _Check:
 
     def rows(self) -> None:
         """The tables of the state file against each other."""
-        found, query = self._found, self._store.query
-        found.counts = self._store.counts()
+        found, store = self._found, self._store
+        found.counts = store.counts()
         found.rows = sum(found.counts.values())
-        found.failures = query("SELECT count(*) FROM failures")[0][0]
+        found.failures = count_failures(store)
         for kind, invariant in INVARIANTS.items():
             problem = self._problems[kind]
-            problem.count = query(f"SELECT count(*) {invariant.breach}")[0][0]
+            problem.count = count_breaches(store, invariant)
             if problem.count:
-                named = query(f"SELECT {invariant.name} {invariant.breach} ORDER BY 1 LIMIT {_NAMED}")
-                problem.first = [public_id(name) for (name,) in named]
-        for row_id, source in self._store.each(f"SELECT r.id, r.source {FORGOTTEN}"):
-            self._lose(public_id(row_id), source)
+                problem.first = name_breaches(store, invariant, _NAMED)
+        for row_id, source in forgotten_rows(store):
+            self._lose(row_id, source)
 
     def results(self, output: OutputRecord, path: Path) -> None:
         """A results file, line by line, and what stands beyond its committed length."""

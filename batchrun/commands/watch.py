@@ -24,8 +24,10 @@ from batchrun.engine.signals import Leaving, cancellable
 from batchrun.errors import BatchrunError, OutputError, RefusedError, StoppedError, UsageError
 from batchrun.local.workers import Worker
 from batchrun.runs.checks import refuse_other_options
-from batchrun.runs.run import Run
-from batchrun.state.store import Store
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import OpenRun, open_run
+from batchrun.state.reader import StateReader
 
 
 def watch(
@@ -61,16 +63,17 @@ def watch(
                 options, inputs=(str(task.path),), output=task.results, output_is_folder=False, state=task.state
             )
             _refuse_other_command(own)
+            opening, wall = contextlib.ExitStack(), WallClock(steady_s, time.time)
             try:
-                opened = Run(own, observer, clock=steady_s, wall=WallClock(steady_s, time.time), api_key=key)
+                opened = opening.enter_context(open_run(own, observer, clock=steady_s, wall=wall, api_key=key))
             except UsageError as error:
                 if given.notify is not None:
                     tell(given.notify, refusal_payload(error, task.path.name), observer)
                 return FileOutcome(error=error)
             leaving = Leaving()
-            with cancellable(leaving), telling(given.notify, own.state, observer, key) as told, opened:
+            with cancellable(leaving), telling(given.notify, own.state, observer, key) as told, opening:
                 outcome = drives.drive(opened, rng, leaving)
-                told.append(opened.conclude(outcome))
+                told.append(conclude(opened, outcome))
             return FileOutcome(told[0], *_why_stopped(told[0], outcome))
 
         watched = Watch(
@@ -103,12 +106,12 @@ class _Drives:
         self._worker = worker
         self._local_url: str | None = None
 
-    def drive(self, run: Run, rng: random.Random, leaving: Leaving) -> Outcome:
+    def drive(self, run: OpenRun, rng: random.Random, leaving: Leaving) -> Outcome:
         """Drive a run to its end or its interruption."""
         if self._worker is not None and not run.has_work:
             return Outcome("finished")
         base_url = run.options.base_url if self._worker is None else self._served(self._worker)
-        return self._runner.run(run.drive(base_url, rng, leaving=leaving))
+        return self._runner.run(drive(run, base_url, rng, leaving=leaving))
 
     def _served(self, worker: Worker) -> str:
         if self._local_url is None:
@@ -126,7 +129,7 @@ def _refuse_other_command(options: RunOptions) -> None:
     """
     with contextlib.ExitStack() as stack:
         try:
-            store = stack.enter_context(Store(options.state, read_only=True))
+            store = stack.enter_context(StateReader(options.state))
         except BatchrunError:
             return  # there is none yet, or its run says what is wrong with it
         refuse_other_options(store, options)

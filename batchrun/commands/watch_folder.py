@@ -22,9 +22,9 @@ from batchrun.display.summary import Observer, Summary
 from batchrun.errors import BatchrunError, StateError, StoppedError, UsageError
 from batchrun.prompts.sources import is_prompt_file
 from batchrun.results.writer import write_whole, writing
-from batchrun.runs.intake import results_name
+from batchrun.runs.locations import results_name
 from batchrun.state.lock import Holder, StateLock, holder
-from batchrun.state.store import Store
+from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import read_options
 
 _LOOK_EVERY_S = 1.0
@@ -360,7 +360,7 @@ def _read_record(path: Path) -> FileRecord:
 def _begun_with(state: Path) -> str:
     """The name of the file that a state file is of; empty when it does not say, which its run will."""
     try:
-        with Store(state, read_only=True) as store:
+        with StateReader(state) as store:
             return Path(read_options(store).inputs[0]).name
     except (BatchrunError, IndexError):
         return ""

@@ -27,13 +27,13 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from batchrun.config import DEFAULT_BASE_URL, DEFAULT_MEMORY_BYTES, checked_url
+from batchrun.endpoint.call_errors import MAX_ERROR_BYTES
 from batchrun.endpoint.connections import make_connector, no_connection, reason
 from batchrun.endpoint.job_ids import JobIds, echo_asked
 from batchrun.endpoint.memory import BYTES_PER_BYTE, MemoryBudget, parsed_bytes
 from batchrun.endpoint.protocol import (
     JOB_STATUSES,
     MAX_ANSWER_BYTES,
-    MAX_ERROR_BYTES,
     Health,
     JobAnswer,
     JobStatus,

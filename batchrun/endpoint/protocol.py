@@ -8,34 +8,24 @@ known from a single capture, or assumed, the docstring says so.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 
 from batchrun.config import JobPolicy
 from batchrun.endpoint import loose_json
-from batchrun.endpoint.worker_errors import without_controls
+from batchrun.endpoint.call_errors import body_message, call_error
 from batchrun.errors import (
     AmbiguousError,
-    CallError,
-    DeniedError,
     MismatchedError,
-    NotFoundError,
-    RejectedError,
-    ThrottledError,
 )
 from batchrun.files.exactjson import dump, load
 
 MAX_ANSWER_BYTES = 25_000_000
 """Of one answer, decompressed: the API takes 20 MB from a worker at most (docs, handler functions), and some margin."""
-
-MAX_ERROR_BYTES = 100_000
-"""Of an error's body that are read and kept: an API's reason is shorter."""
 
 JOB_STATUSES = frozenset({200, 201, 202, 400})
 """HTTP statuses whose body may be a job."""
@@ -43,10 +33,6 @@ JOB_STATUSES = frozenset({200, 201, 202, 400})
 MAX_ID_CHARS = 256
 """Of an ID that the API gives: of a job, of a worker."""
 
-MAX_RETRY_AFTER_S = 120.0
-"""A longer Retry-After is taken for a mistake: no window of this API is longer than 10 s."""
-
-_MAX_MESSAGE_CHARS = 300
 _MAX_TIME_MS = 30 * 86_400_000.0
 """A job lives 7 days at most: a longer time is a mistake, and would not fit into the state file at some length."""
 
@@ -292,105 +278,7 @@ def health_body(health: Health, *, retried: int = 0) -> dict[str, Any]:
     }
 
 
-def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> CallError:
-    """The error that an HTTP status means, with what the body says. A 400 of an endpoint without a queue is a denial.
-
-    Runpod documents 400, 401, 404, 429 and 500; the rest is what its users report, or what an edge such as
-    Cloudflare may answer. On 429 the job was not accepted; on 5xx nobody knows.
-    """
-    facts: dict[str, Any] = {
-        "http_status": http_status,
-        "raw": body[:MAX_ERROR_BYTES].decode("utf-8", "replace"),
-        "from_api": is_api_error(body),
-    }
-    is_redirect = 300 <= http_status < 400
-    said = f"redirects to {_origin(headers.get('Location'))}" if is_redirect else body_message(body)
-    message = f"HTTP {http_status}: {said}"
-    retry_after_s = parse_retry_after(headers.get("Retry-After"))
-    if http_status in (408, 429):
-        return ThrottledError(message, retry_after_s=retry_after_s, **facts)
-    if http_status in (404, 410):
-        return NotFoundError(message, **facts)
-    if http_status in (401, 402, 403, 407, 425) or is_redirect or (http_status == 400 and _OTHER_KIND.search(said)):
-        return DeniedError(message, **facts)
-    if 400 <= http_status < 500:
-        return RejectedError(message, **facts)
-    return AmbiguousError(message, retry_after_s=retry_after_s, **facts)
-
-
-def is_api_error(body: bytes) -> bool:
-    """Whether an error's body is the API's own: a JSON object that says something in one of the API's words.
-
-    Its recorded errors are such objects, and the pages of an edge are HTML, plain text or empty. Cloudflare's own JSON
-    errors name Cloudflare.
-    """
-    try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return False
-    if not isinstance(data, dict) or any("cloudflare" in key for key in data):
-        return False
-    return any(data.get(key) for key in ("error", "message", "detail"))
-
-
-def _origin(location: str | None) -> str:
-    """Where a redirect leads, without what may be secret in it."""
-    try:
-        parts = urlsplit(location or "")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if not host:
-        return "another path of the same server" if location else "nowhere"
-    return _one_line(f"{parts.scheme or 'the same scheme'}://{host}" + (f":{port}" if port else ""))
-
-
-def parse_retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header, clamped to 0..120; None without one, or for a date.
-
-    A date needs a clock that agrees with the server's; backoff does as well without it.
-    """
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        return None
-    if seconds != seconds:  # noqa: PLR0124 - NaN is the one number that differs from itself
-        return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
-
-
-def body_message(body: bytes) -> str:
-    """What an error body says, as one line of at most 300 characters.
-
-    Takes the usual fields of a JSON object, the title of an HTML page, or the text itself.
-    """
-    return _one_line(_said(body)) or "empty answer"
-
-
-def _said(body: bytes) -> str:
-    text = body.decode("utf-8", "replace").strip()
-    try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        title = _TITLE.search(text)
-        return title.group(1) if title else text
-    for key in ("error", "message", "detail", "title"):
-        value = data.get(key) if isinstance(data, dict) else None
-        if isinstance(value, dict):
-            value = value.get("message", value)
-        if value:
-            return value if isinstance(value, str) else _json_text(value)
-    return text
-
-
-_OTHER_KIND = re.compile(r"not allowed for QB API", re.IGNORECASE)
-"""A 400 for the queue's operations at a load-balancing endpoint (recorded by users)."""
 _STATUSES = {status.value: status for status in JobStatus}
-
-# Nothing here can run across another tag: thousands of tags that are never closed would take minutes to search.
-_TITLE = re.compile(r"<title[^<>]*>([^<]*)</title>", re.IGNORECASE)
 
 
 def _load(body: bytes) -> Any:
@@ -423,22 +311,10 @@ def _excerpt(body: bytes) -> str:
     return body_message(body[:2000]) if body.strip() else "it is empty"
 
 
-def _one_line(text: str) -> str:
-    line = " ".join(without_controls(text).split())
-    return line if len(line) <= _MAX_MESSAGE_CHARS else line[: _MAX_MESSAGE_CHARS - 1] + "…"
-
-
 def _time_ms(value: object) -> float | None:
     if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if 0 <= value <= _MAX_TIME_MS else None
-
-
-def _json_text(value: Any) -> str:
-    try:
-        return dump(value).decode()
-    except TypeError:
-        return "nested too deeply to be shown"
 
 
 def _count(value: object) -> int:

@@ -6,24 +6,18 @@ an answer, and the next session takes it from the leader's line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from batchrun.config import RequestOptions
+from batchrun.engine.rows import RowLines
 from batchrun.files.exactjson import load
-from batchrun.prompts.identity import is_written_so
-from batchrun.prompts.lines import LineReader
-from batchrun.prompts.shapes import build_request, parse_line
-from batchrun.prompts.sweep import Sweep
-from batchrun.results.completion import Asked, asked_of
-from batchrun.results.openai import batchrun_record, is_openai, openai_line
+from batchrun.results.openai import batchrun_record, is_openai
 from batchrun.results.reader import in_groups, read_lines
-from batchrun.results.record import read_record, result_digest, shared_line
+from batchrun.results.record import read_record, result_digest
 from batchrun.results.text import extract
 from batchrun.results.writer import ResultsFiles
-from batchrun.state.leaders import answered_leaders, count_followers, has_unanswered, lead_again
-from batchrun.state.naming import stored_ids
-from batchrun.state.records import Batch, RowRecord, SourceRecord
+from batchrun.state.dedupe import answered_leaders, count_followers, has_unanswered, lead_again
+from batchrun.state.records import Batch
+from batchrun.state.shared_ids import stored_ids
 from batchrun.state.store import Store
 
 _ROWS_AT_ONCE = 500
@@ -32,34 +26,19 @@ _BYTES_AT_ONCE = 4 << 20
 """So much is in memory: a leader may have any number of followers, and an answer of any length."""
 
 
-class Followers:
-    """Ends the rows that follow others.
+class SharedAnswers:
+    """Gives rows the answers that other rows have got to the same request.
 
     Args:
         store: The state file.
-        sources: The inputs by number.
-        reader: Leads from a row back to its line.
-        sweep: The variants of the run.
+        lines: Leads from a row to its lines.
         results: The results files.
-        request: How lines become requests, for results in OpenAI's format; None: they are in our own.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        sources: Mapping[int, SourceRecord],
-        reader: LineReader,
-        sweep: Sweep,
-        results: ResultsFiles,
-        request: RequestOptions | None,
-    ) -> None:
+    def __init__(self, store: Store, lines: RowLines, results: ResultsFiles) -> None:
         self._store = store
-        self._sources = sources
-        self._reader = reader
-        self._sweep = sweep
+        self._lines = lines
         self._results = results
-        self._request = request
 
     def answer(self, leader: int, line: bytes, batch: Batch, marks: Iterable[str] | None = None) -> int:
         """Append a leader's answer for each of its followers, without a sync; returns how many there are.
@@ -84,8 +63,8 @@ class Followers:
             count += len(rows)
             lines: dict[int, list[bytes]] = {}
             for row in rows:
-                made = self._line(row, record)
-                lines.setdefault(self._sources[row.source].output, []).append(made)
+                made = self._lines.shared(row, record)
+                lines.setdefault(self._lines.output(row), []).append(made)
                 batch.answered.append((row.row, result_digest(made)))
             for output, new in lines.items():
                 self._results[output].append(new)
@@ -139,23 +118,3 @@ class Followers:
                     self._results.sync(batch.committed_bytes)
                     self._store.commit(batch, session, now_ms)
         return count
-
-    def _line(self, row: RowRecord, answer: Mapping[str, Any]) -> bytes:
-        raw = self._reader.read(row.source, row.offset, row.length)
-        # A line that has changed since it was taken in carries nothing, and asks for nothing that is known.
-        prompt = parse_line(raw, self._reader.reading) if is_written_so(raw, row.digest) else None
-
-        def asked() -> Asked:
-            if prompt is None or self._request is None:
-                return Asked()
-            return asked_of(build_request(self._sweep.apply(prompt, row.variant), self._request))
-
-        return shared_line(
-            answer,
-            row_id=row.id,
-            carried={} if prompt is None else prompt.carried,
-            file=self._sources[row.source].path,
-            line=row.line,
-            variant=self._sweep.variant(row.variant).values,
-            write=None if self._request is None else lambda record: openai_line(record, asked),
-        )

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 from batchrun.config import MAX_TTL_S
 from batchrun.display.summary import Observer, Snapshot
@@ -22,13 +22,15 @@ from batchrun.display.timeline import Timeline
 from batchrun.display.units import duration
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
-from batchrun.engine.journal import Journal, Loaded, PendingWrites
-from batchrun.engine.notices import Announcer
-from batchrun.engine.rows import LineChangedError
+from batchrun.endpoint.transport import Transport
+from batchrun.engine.answers import Answers
+from batchrun.engine.commits import Commits
+from batchrun.engine.counts import SessionCounts
+from batchrun.engine.endings import Ending
+from batchrun.engine.journal import Journal, Loaded, Outgoing
+from batchrun.engine.notices import Notices
 from batchrun.engine.signals import Wish
 from batchrun.engine.streamed import Streamed
-from batchrun.engine.tally import Tally
-from batchrun.engine.verdict import find_flaw, judge, part_of
 from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
@@ -36,24 +38,12 @@ from batchrun.scheduler.failures import Failure
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.state.records import Acceptance
 
-T = TypeVar("T")
-
 _LOG = logging.getLogger(__name__)
 
-_COMMIT_GAP_S = 0.02
-"""Between the starts of two commits: groups of events share one fsync, at the price of so much delay."""
-_SUBMITS_AT_ONCE = 96
-"""So many submissions do not wait for that: else the connections would run dry before the next commit."""
 _GRACE_S = 1.0
 """How long a stop waits for requests under way: an answer to /run that is still heard is one less unconfirmed."""
 _TICK_S = 0.25
 """How often the observer is told at least."""
-_JUDGED_ASIDE_BYTES = 1 << 17
-"""An answer that takes more memory is looked at in a thread: an error of 16 kB may take 10 ms to be understood."""
-_KEEP_S = 15.0
-"""A quiet run writes down this often how long it has been going on, and what its workers cost."""
-_SIGN_S = 2.0
-"""One that is asked to end writes it this often: who has asked from outside sees that it is alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +62,9 @@ class Engine:
         scheduler: Decides.
         journal: Writes.
         client: Talks to the endpoint.
-        tally: Counts for the observer.
+        counts: Counts for the observer.
         observer: Shows.
+        transport: Says what an answer means for the rows of its job.
         streamed: Reads what jobs have only streamed.
         timeline: How the run has gone so far; written down now and then.
         thread: Where the journal is written: one thread, shared by all who write the same state file.
@@ -88,9 +79,10 @@ class Engine:
         scheduler: Scheduler,
         journal: Journal,
         client: EndpointClient,
-        tally: Tally,
+        counts: SessionCounts,
         observer: Observer,
         *,
+        transport: Transport,
         streamed: Streamed,
         timeline: Timeline,
         thread: ThreadPoolExecutor,
@@ -102,41 +94,34 @@ class Engine:
         self._scheduler = scheduler
         self._journal = journal
         self._client = client
-        self._tally = tally
+        self._counts = counts
         self._observer = observer
-        self._inspect_output = inspect_output
-        self._thread = thread
-        self._load_rows = load or self._load_known
+        self._commits = Commits(journal, timeline, thread, clock, wall)
+        self._load_rows = load or (lambda count: self._commits.in_thread(lambda: journal.load(count)))
         self._clock = clock
         self._wall = wall
         self._events: deque[ev.Event] = deque()
         self._wake = asyncio.Event()
-        self._work = PendingWrites()
+        self._answers = Answers(client, transport, streamed, inspect_output=inspect_output)
         self._requests: set[asyncio.Task[None]] = set()
         self._writing: asyncio.Task[None] | None = None
-        self._committed_at = float("-inf")
-        self._interrupted = False
-        self._detaching = False
-        self._announcer = Announcer()
-        self._timeline = timeline
-        self._kept_at = float("-inf")
+        self._interrupted = self._detaching = False
+        self._notices = Notices()
         self._failure: BaseException | None = None
         self._leaving = False
-        self._writable = True
         self._tick_at = float("-inf")
-        self.calls: Counter[str] = Counter()
-        """API calls of this session by operation."""
-        self._streamed, streamed.calls = streamed, self.calls
+        self._calls = streamed.calls = self._commits.calls
 
     def adopt(self) -> None:
         """Take over the jobs in flight of earlier sessions; before `run`."""
         now, wall_ms = self._clock(), self._wall() * 1000
         for job in self._journal.adopt():
-            ticket = ev.Ticket(job.row.row, job.row.attempts, job.row.retries, job.row.unconfirmed)
+            tickets = tuple(ev.Ticket(row.row, row.attempts, row.retries, row.unconfirmed) for row in job.rows)
+            self._answers.adopt(job)
             # Whoever has set the wall clock since then has made the job look unborn, or older than any can be.
             age_s = min(max(wall_ms - job.submitted_ms, 0.0) / 1000, MAX_TTL_S)
             self._client.ids.add(job.remote_id)
-            adopted = ev.JobAdopted(ticket, job.job, job.remote_id, now - age_s, cancelling=job.is_cancelling)
+            adopted = ev.JobAdopted(tickets, job.job, job.remote_id, now - age_s, cancelling=job.is_cancelling)
             self._scheduler.handle(adopted, now)
 
     async def run(self, *, cancel: bool = False) -> Outcome:
@@ -169,7 +154,7 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """What the run looks like now."""
-        return self._tally.snapshot(self._clock(), self._scheduler, self._journal.said)
+        return self._counts.snapshot(self._clock(), self._scheduler, self._journal.said)
 
     async def _rounds(self) -> None:
         scheduler = self._scheduler
@@ -182,21 +167,15 @@ class Engine:
                 self._do(command)
             if self._failure is not None or self._detaching or scheduler.is_done:
                 return
-            if self._writing is None and self._is_write_due(now):
-                self._committed_at = now
+            if self._writing is None and self._commits.is_due(now, is_ending=self._interrupted):
+                self._commits.begin(now)
                 self._writing = self._start(self._write())
             await self._sleep(scheduler.next_wakeup(now))
 
-    def _is_write_due(self, now: float) -> bool:
-        gap_s = now - self._committed_at
-        if not self._work:
-            return gap_s > (_SIGN_S if self._interrupted else _KEEP_S)
-        return gap_s >= _COMMIT_GAP_S or len(self._work.submits) >= _SUBMITS_AT_ONCE
-
     async def _sleep(self, wakeup: float | None) -> None:
         wait_s = _TICK_S if wakeup is None else min(max(wakeup - self._clock(), 0.0), _TICK_S)
-        if self._work and self._writing is None:
-            wait_s = min(wait_s, max(self._committed_at + _COMMIT_GAP_S - self._clock(), 0.0))
+        if self._writing is None and (commit_s := self._commits.wait_s()) is not None:
+            wait_s = min(wait_s, commit_s)
         timer = asyncio.get_running_loop().call_later(wait_s, self._wake.set)
         try:
             await self._wake.wait()
@@ -205,7 +184,7 @@ class Engine:
         now = self._clock()
         if now >= self._tick_at:
             self._tick_at = now + _TICK_S
-            said = self._announcer.look(self._scheduler.note(now), now)
+            said = self._notices.look(self._scheduler.note(now), now)
             if said is not None:
                 _LOG.info(said)
                 self._observer.message(said)
@@ -216,14 +195,13 @@ class Engine:
             case cmd.Poll():
                 self._start(self._poll(command))
             case cmd.Submit():
-                self._work.submits.append(command)
+                self._commits.pending.submits.append(command)
             case cmd.Finish() | cmd.Requeue() | cmd.Hold():
-                self._work.endings.append(command)
-                self._count(command)
+                self._end_row(command)
             case cmd.LoadRows():
                 self._start(self._load(command))
             case cmd.Cancel():
-                self._work.cancels.append(command)
+                self._commits.pending.cancels.append(command)
             case cmd.CheckHealth():
                 self._start(self._check_health())
             case cmd.Drain():
@@ -233,31 +211,29 @@ class Engine:
                 _LOG.error("stopped: %s", command.error.message)
                 self._fail(command.error)
 
-    def _count(self, command: cmd.Finish | cmd.Requeue | cmd.Hold) -> None:
-        match command:
-            case cmd.Finish(failure=None):
-                self._tally.succeeded += 1
+    def _end_row(self, ending: Ending) -> None:
+        work = self._commits.pending
+        work.endings.append(ending)
+        answer = self._answers.pop(ending.row)
+        if answer is not None:
+            if not isinstance(ending, cmd.Hold) and ending.is_answered:
+                work.answers[ending.row] = answer
+            else:
+                self._client.release(answer)
+        for name in self._counts.count(ending):
+            work.count(name)
+        match ending:
             case cmd.Finish(failure=Failure(kind=kind, message=message)):
-                self._tally.failed += 1
-                _LOG.info("row %d failed: %s: %s", command.row, kind, message)
+                _LOG.info("row %d failed: %s: %s", ending.row, kind, message)
             case cmd.Requeue(failure=Failure(message=message)):
-                self._tally.retries += 1
-                self._work.count("retries")
-                _LOG.info("row %d is tried again: %s", command.row, message)
+                _LOG.info("row %d is tried again: %s", ending.row, message)
             case cmd.Hold():
-                self._tally.held += 1
-                _LOG.info("row %d is held: %s", command.row, command.message)
-        if isinstance(command, cmd.Hold) or command.status == "UNCONFIRMED":
-            self._tally.unconfirmed += 1
-            self._work.count("unconfirmed")
+                _LOG.info("row %d is held: %s", ending.row, ending.message)
 
     async def _load(self, command: cmd.LoadRows) -> None:
         loaded = await self._load_rows(command.count)
-        self._tally.total += loaded.added
+        self._counts.total += loaded.added
         self._tell(ev.RowsLoaded(loaded.tickets, loaded.exhausted))
-
-    async def _load_known(self, count: int) -> Loaded:
-        return await self._in_thread(lambda: self._journal.load(count))
 
     async def _write(self) -> None:
         await self._commit()
@@ -265,57 +241,44 @@ class Engine:
         self._wake.set()
 
     async def _commit(self) -> None:
-        work, self._work = self._work, PendingWrites()
-        for operation, count in self.calls.items():
-            work.count(f"calls_{operation}", count)
-        self.calls.clear()
-        for name, count in (self._scheduler.meter.take().to_counters() | self._scheduler.blame.take()).items():
-            work.count(name, count)
-        if self._timeline.is_new and (self._leaving or self._clock() - self._kept_at > _KEEP_S):
-            self._kept_at = self._clock()
-            work.timeline = self._timeline.to_json()
-        now_ms = round(self._wall() * 1000)
-        try:
-            bodies = await self._in_thread(lambda: self._journal.write(work, now_ms))
-        except BaseException:
-            self._writable = False
-            raise
-        for ending in work.endings:
-            if not isinstance(ending, cmd.Hold) and isinstance(ending.answer, JobAnswer):
-                self._client.release(ending.answer)
-        self._tally.succeeded += work.followers_succeeded
-        self._tally.failed += work.followers_failed
-        self._tally.held += work.followers_held
+        counters = self._scheduler.meter.take().to_counters() | self._scheduler.faulty_workers.take()
+        work, written = await self._commits.commit(counters, is_last=self._leaving)
+        for answer in work.answers.values():
+            self._client.release(answer)
+        self._counts.succeeded += written.shared_succeeded
+        self._counts.failed += written.shared_failed
+        self._counts.held += written.shared_held
         if not self._leaving:
             for cancel in work.cancels:
                 self._start(self._cancel(cancel))
-        for submit in work.submits:
-            body = bodies[submit.job]
-            if isinstance(body, LineChangedError):
-                self._tell(ev.LineUnusable(submit.job, body.message))
-            elif self._leaving:
-                self._work.endings.append(cmd.Requeue(submit.job, submit.row, None, None, 0, 0))
+        for unusable in written.unusable:
+            self._tell(ev.LineUnusable(*unusable))
+        for outgoing in written.outgoing:
+            if self._leaving:
+                self._tell(ev.NotSubmitted(outgoing.job))
             else:
-                self._start(self._submit(submit, body))
+                self._start(self._submit(outgoing))
 
-    async def _submit(self, submit: cmd.Submit, body: bytes) -> None:
+    async def _submit(self, outgoing: Outgoing) -> None:
+        job, rows, body = outgoing
         sent_at = self._clock()
-        self.calls["run"] += 1
+        self._calls["run"] += 1
         try:
             answer = await self._client.run(body)
         except CallError as error:
             self._note_failure("run", error)
-            self._tell(ev.SubmitFailed(submit.job, error, sent_at))
+            self._tell(ev.SubmitFailed(job, error, sent_at))
             return
         submitted_ms = round((self._wall() - (self._clock() - sent_at) / 2) * 1000)
-        self._work.accepted.append(Acceptance(submit.job, submit.row, answer.id, submitted_ms))
-        self._tell(ev.Submitted(submit.job, answer.id, sent_at))
+        for row in rows:
+            self._commits.pending.accepted.append(Acceptance(job, row, answer.id, submitted_ms))
+        self._tell(ev.Submitted(job, answer.id, sent_at))
         if answer.status.is_final:
-            self._tell(await self._end(submit.job, answer, sent_at, was_polled=False))
+            self._tell(await self._end(job, rows, answer, sent_at, was_polled=False))
 
     async def _poll(self, poll: cmd.Poll) -> None:
         sent_at = self._clock()
-        self.calls["status"] += 1
+        self._calls["status"] += 1
         try:
             answer = await self._client.status(poll.remote_id)
         except CallError as error:
@@ -325,30 +288,20 @@ class Engine:
         if not answer.status.is_final:
             self._tell(ev.JobSeen(poll.job, answer.status is JobStatus.IN_PROGRESS, sent_at))
             return
-        self._tell(await self._end(poll.job, answer, sent_at, was_polled=True))
+        self._tell(await self._end(poll.job, poll.rows, answer, sent_at, was_polled=True))
 
-    async def _end(self, job: int, answer: JobAnswer, sent_at: float, *, was_polled: bool) -> ev.JobEnded:
-        is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
-        failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
-        if failure is not None:
-            failure = await self._streamed.complete(answer, failure, self._judge)
-        if failure is not None:
-            answer.output, answer.error = part_of(answer), None
-            if answer.output is None:
-                self._client.release(answer)
-        status = "FAILED" if failure and answer.status is JobStatus.COMPLETED else answer.status.value
+    async def _end(
+        self, job: int, rows: tuple[int, ...], answer: JobAnswer, sent_at: float, *, was_polled: bool
+    ) -> ev.JobEnded:
+        look = self._scheduler.canary.is_out
+        status, said = await self._answers.take(job, rows, answer, look_for_flaws=look)
         delay_s = None if answer.delay_ms is None else answer.delay_ms / 1000
         execution_s = None if answer.execution_ms is None else answer.execution_ms / 1000
-        flaw = find_flaw(answer.output) if failure is None and self._scheduler.canary.is_out else None
-        worker_id = answer.worker_id
-        return ev.JobEnded(job, status, failure, delay_s, execution_s, sent_at, answer, was_polled, flaw, worker_id)
-
-    def _judge(self, answer: JobAnswer) -> Failure | None:
-        return judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)
+        return ev.JobEnded(job, status, said, delay_s, execution_s, sent_at, was_polled, answer.worker_id)
 
     async def _cancel(self, cancel: cmd.Cancel) -> None:
         sent_at = self._clock()
-        self.calls["cancel"] += 1
+        self._calls["cancel"] += 1
         try:
             answer = await self._client.cancel(cancel.remote_id)
         except CallError as error:
@@ -358,7 +311,7 @@ class Engine:
             self._tell(ev.JobCancelled(cancel.job, answer.status.value))
 
     async def _check_health(self) -> None:
-        self.calls["health"] += 1
+        self._calls["health"] += 1
         try:
             health = await self._client.health()
         except CallError as error:
@@ -371,9 +324,9 @@ class Engine:
     def _note_failure(self, operation: str, error: CallError) -> None:
         _LOG.debug("/%s failed: %s", operation, error.message)
         if isinstance(error, ThrottledError):
-            self._work.count("throttled")
+            self._commits.pending.count("throttled")
         if isinstance(error, MismatchedError):
-            self._work.count("mismatched")
+            self._commits.pending.count("mismatched")
 
     def _tell(self, event: ev.Event) -> None:
         self._events.append(event)
@@ -395,14 +348,11 @@ class Engine:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
     async def _settle(self) -> None:
         """Hear the requests under way for a moment, write down what they said, and leave the rest for later."""
         self._leaving = True
-        self._work.submits.clear()
-        self._work.cancels.clear()
+        self._commits.pending.submits.clear()
+        self._commits.pending.cancels.clear()
         if self._writing is not None:
             await asyncio.wait([self._writing])
         if self._requests:
@@ -417,7 +367,7 @@ class Engine:
         for command in self._scheduler.decided():
             self._do(command)
         self._scheduler.meter.close(now)
-        if self._writable:
+        if not self._commits.has_failed:
             try:
                 await self._commit()
             except StoppedError as error:

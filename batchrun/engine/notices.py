@@ -10,7 +10,7 @@ _REPEAT_S = 300.0
 """A reason that has changed is told again after so long: each probe may fail with words of its own."""
 
 
-class Announcer:
+class Notices:
     """Makes lines for a log out of a note that may change with every look."""
 
     def __init__(self) -> None:

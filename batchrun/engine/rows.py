@@ -1,23 +1,25 @@
-"""Whether the input lines of a run are what they were when they were taken in."""
+"""The one way from a row of a run to its input line, and on to its request, its result line and its error line."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Self
 
-from batchrun.errors import BatchrunError, InputError
+from batchrun.config import FormatChoice, RequestOptions, RunOptions, SweepOptions
+from batchrun.errors import BatchrunError
 from batchrun.files.exactjson import load
-from batchrun.files.streams import stdin_bytes
-from batchrun.prompts.identity import derived_id, is_written_so, known_by, line_digest, parts
-from batchrun.prompts.lines import LineReader, RawLine
-from batchrun.prompts.shapes import LineError, Prompt, parse_line
-from batchrun.prompts.shard import Shard
-from batchrun.prompts.sources import Source, SourceKind, iter_source
-from batchrun.state.records import RowRecord, SourceRecord
-from batchrun.state.snapshot import ScannedRow
+from batchrun.prompts.identity import is_written_so
+from batchrun.prompts.lines import LineReader
+from batchrun.prompts.shapes import LineError, Prompt, build_request, parse_line
+from batchrun.prompts.sweep import ENDPOINT, Sweep
+from batchrun.results.completion import Asked, asked_of
+from batchrun.results.openai import openai_line
+from batchrun.results.record import JobInfo, error_line, result_line, shared_line
+from batchrun.results.text import Text
+from batchrun.state.records import FailedJob, FailureRecord, RowRecord, SourceRecord
+
+NO_SWEEP, AS_WRITTEN = SweepOptions(), RequestOptions()
 
 
 class LineChangedError(BatchrunError):
@@ -40,174 +42,195 @@ class InvalidLineError(LineChangedError):
             return None
 
 
-def read_line(reader: LineReader, row: RowRecord, path: str) -> Prompt | LineChangedError:
-    """A row's line, parsed again; an error, not raised, when it is not what it was when the run began."""
-    raw = reader.read(row.source, row.offset, row.length)
-    if not is_written_so(raw, row.digest):
-        return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
-    try:
-        return parse_line(raw, reader.reading)
-    except LineError as error:
-        return InvalidLineError(error.message, raw)
-
-
-class InputLines:
-    """The input files, one open at a time; a missing one is one problem.
+class RowLines:
+    """Leads from the rows of a run to their lines.
 
     Args:
-        add: Told of each problem: its kind, and where it is.
-        reading: By which rules the lines became requests.
+        sources: The inputs by number.
+        reader: Reads their lines.
+        sweep: The run's variants.
+        request: How a line becomes a request.
+        endpoint: Where the run's jobs go; a variant may name another endpoint.
+        form: The format of the result lines.
     """
 
-    def __init__(self, add: Callable[[str, str], None], reading: int) -> None:
-        self._add = add
-        self._reading = reading
-        self._source: int | None = None
-        self._reader: LineReader | None = None
-        self.missing: set[int] = set()
-        """The inputs that cannot be opened."""
-        self._written: set[bytes] | None = None
-        self._asked: dict[bytes, set[bytes]] | None = None
-        self._moved = self._rewritten = self._carried = 0
+    def __init__(
+        self,
+        sources: Mapping[int, SourceRecord],
+        reader: LineReader,
+        *,
+        sweep: SweepOptions = NO_SWEEP,
+        request: RequestOptions = AS_WRITTEN,
+        endpoint: str = "",
+        form: FormatChoice = "batchrun",
+    ) -> None:
+        self._sources = sources
+        self._reader = reader
+        self._sweep = Sweep(sweep, reader.reading)
+        self._request = request
+        self._endpoint = endpoint
+        self._is_openai = form == "openai"
 
-    def __enter__(self) -> Self:
-        return self
+    @classmethod
+    def of(cls, options: RunOptions, sources: Mapping[int, SourceRecord], reader: LineReader) -> Self:
+        """Those of a run with these options."""
+        return cls(
+            sources,
+            reader,
+            sweep=options.sweep,
+            request=options.request,
+            endpoint=options.endpoint,
+            form=options.format,
+        )
 
-    def __exit__(self, *_: object) -> None:
-        self._close()
+    def output(self, row: RowRecord) -> int:
+        """The number of the results file that a row's result goes to."""
+        return self._sources[row.source].output
 
-    def is_unchanged(self, source: SourceRecord, row: ScannedRow) -> bool:
-        """Whether a row's line is what it was; otherwise the problem is noted."""
-        if row.source != self._source:
-            self._open(source)
-        if self._reader is None:
-            return False
+    def line(self, row: RowRecord) -> Prompt | LineChangedError:
+        """A row's line, parsed again; an error, not raised, when it is not what it was when the run began.
+
+        Raises:
+            InputError: the line cannot be read.
+        """
+        raw = self._reader.read(row.source, row.offset, row.length)
+        if not is_written_so(raw, row.digest):
+            source = self._sources.get(row.source)
+            path = "" if source is None else source.path
+            return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
         try:
-            raw = self._reader.read(row.source, row.offset, row.length)
-        except InputError as error:
-            self._add("changed", f"{where(source, row)}: {error.message}")
-            return False
-        if is_written_so(raw, row.digest):
-            return True
-        written, asked, carried = parts(row.digest)
-        if written in self._written_in(source):
-            self._moved += 1
-            return True
-        found = self._asked_in(source).get(asked) if asked else None
-        if found is None:
-            self._add("changed", where(source, row))
-            return False
-        self._rewritten += carried in found
-        self._carried += carried not in found
-        return True
+            return parse_line(raw, self._reader.reading)
+        except LineError as error:
+            return InvalidLineError(error.message, raw)
 
-    def notes(self) -> list[str]:
-        """What is worth knowing of lines that are what they were, and not as they were."""
-        told = [
-            ("input lines that stand elsewhere now", self._moved, "the next start finds them"),
-            ("input lines that are written otherwise now", self._rewritten, "they ask for the same"),
-            (
-                "input lines of which only the carried fields have changed",
-                self._carried,
-                "they ask for the same, and results that are there keep the old fields",
-            ),
-        ]
-        return [f"{what}: {count:,}; {so}" for what, count, so in told if count]
+    def request(self, row: RowRecord, line: Prompt) -> dict[str, Any]:
+        """What is sent for a row with this line.
 
-    def count(self, sources: Iterable[SourceRecord]) -> dict[int, int]:
-        """How many lines each of the inputs has that are not blank; those that cannot be read are left out."""
-        found = {}
-        for source in sources:
-            if source.source not in self.missing:
-                try:
-                    found[source.source] = sum(1 for _ in _lines(source))
-                except InputError as error:
-                    self._add("file", error.message)
-        return found
+        Raises:
+            LineError: the line has no place for a value of the row's variant.
+        """
+        return build_request(self._sweep.apply(line, row.variant), self._request)
 
-    def without_row(
-        self, source: SourceRecord, rows: dict[bytes, int], size: int, shard: Shard | None
-    ) -> Iterator[int]:
-        """The numbers of the lines of an input that have not all of their rows.
+    def read_request(self, row: RowRecord) -> dict[str, Any] | None:
+        """What is sent for a row, from its line read again; None when the line has changed."""
+        line = self.line(row)
+        return None if isinstance(line, LineChangedError) else self.request(row, line)
+
+    def asked(self, row: RowRecord) -> Asked:
+        """What a row's request asked for; only answers that do not say so themselves need it."""
+        request = self.read_request(row)
+        return Asked() if request is None else asked_of(request)
+
+    def endpoint(self, row: RowRecord) -> str:
+        """The ID of the endpoint that a row's jobs go to."""
+        endpoint: str = self._variant(row).get(ENDPOINT, self._endpoint)
+        return endpoint
+
+    def result(
+        self,
+        row: RowRecord,
+        text: Text,
+        output: Any,
+        *,
+        carried: Mapping[str, Any],
+        job: JobInfo,
+        possible_duplicate: bool,
+    ) -> bytes:
+        """The result line of a row that its own job has answered, with its line end.
 
         Args:
-            source: The input.
-            rows: By what a line is known -> how many rows were made of such lines.
-            size: The rows of each line.
-            shard: Only the lines that fall to it have any; None: all do.
+            row: The row.
+            text: What was extracted from the output.
+            output: The job's output.
+            carried: The fields of the row's line that go to its result.
+            job: The job.
+            possible_duplicate: Whether another job may have been paid for the same row.
         """
-        names, counts = dict[bytes, bytes](), Counter[bytes]()
-        for known, count in rows.items():
-            written, asked, _ = parts(known)
-            names[written] = asked or written
-            counts[names[written]] += count
-        for line in _lines(source):
-            written, asked = line_digest(line.raw), b""
-            if written not in names:
-                asked = parts(_known_by(line.raw, self._reading) or b"")[1]
-            name = names.get(written, asked)
-            counts[name] -= size
-            if counts[name] < 0 and (shard is None or _falls_to(shard, line.raw, self._reading)):
-                yield line.number
+        return result_line(
+            row_id=row.id,
+            text=text,
+            output=output,
+            carried=carried,
+            variant=self._variant(row),
+            file=self._sources[row.source].path,
+            line=row.line,
+            job=job,
+            possible_duplicate=possible_duplicate,
+            write=self._writer(row),
+        )
 
-    def _written_in(self, source: SourceRecord) -> set[bytes]:
-        """How the lines of an input are written that is not what it was: 100 bytes a line, for this one case."""
-        if self._written is None:
-            try:
-                self._written = {line_digest(line.raw) for line in _lines(source)}
-            except InputError as error:
-                self._add("file", error.message)
-                self._written = set()
-        return self._written
+    def shared(self, row: RowRecord, answer: Mapping[str, Any]) -> bytes:
+        """The result line of a row that another row's job has answered, with its line end.
 
-    def _asked_in(self, source: SourceRecord) -> dict[bytes, set[bytes]]:
-        """What the lines of an input that was written anew ask for, and what those that ask for it carry."""
-        if self._asked is None:
-            self._asked = {}
-            with suppress(InputError):  # which has been told
-                for line in _lines(source):
-                    if known := _known_by(line.raw, self._reading):
-                        _, asked, carried = parts(known)
-                        self._asked.setdefault(asked, set()).add(carried)
-        return self._asked
+        Args:
+            row: The row.
+            answer: The other row's record, in our own format.
+        """
+        line = self.line(row)
+        return shared_line(
+            answer,
+            row_id=row.id,
+            # A line that has changed since it was taken in carries nothing.
+            carried={} if isinstance(line, LineChangedError) else line.carried,
+            file=self._sources[row.source].path,
+            line=row.line,
+            variant=self._variant(row),
+            write=self._writer(row),
+        )
 
-    def _open(self, source: SourceRecord) -> None:
-        self._close()
-        self._source, self._written, self._asked = source.source, None, None
-        if source.source in self.missing:
-            return
-        try:
-            self._reader = LineReader({source.source: Path(source.file)})
-        except InputError as error:
-            self.missing.add(source.source)
-            self._add("file", error.message)
+    def failure(
+        self,
+        row: RowRecord,
+        failure: FailureRecord,
+        failed: FailedJob,
+        write: Callable[[dict[str, Any]], bytes] | None = None,
+    ) -> bytes:
+        """The error line of a row that has failed, with its line end.
 
-    def _close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        Args:
+            row: The row, with all of its attempts.
+            failure: Why it failed.
+            failed: Its last job.
+            write: Makes the line from its record; None: in our own format.
+        """
+        raw, request = failure.raw, None
+        line = self.line(row)
+        if isinstance(line, InvalidLineError):
+            raw, request = line.raw.decode(errors="backslashreplace"), line.request
+        elif not isinstance(line, LineChangedError):
+            with suppress(LineError):  # of a line that is invalid because it has no place for a value of the sweep
+                line = self._sweep.apply(line, row.variant)
+            request = line.line
+        return error_line(
+            row_id=row.id,
+            status=failure.status,
+            kind=failure.kind,
+            message=failure.message,
+            raw=raw,
+            request=request,
+            variant=self._variant(row),
+            file=self._sources[row.source].path,
+            line=row.line,
+            job=self._failed_job(row, failure, failed) if row.attempts else None,
+            same_as=failed.same_as,
+            part=None if failed.output is None else load(failed.output),
+            write=write,
+        )
 
+    def _failed_job(self, row: RowRecord, failure: FailureRecord, failed: FailedJob) -> JobInfo:
+        return JobInfo(
+            id=failed.remote_id,
+            endpoint=self.endpoint(row),
+            attempts=row.attempts,
+            delay_ms=failed.delay_ms,
+            execution_ms=failed.execution_ms,
+            worker_id=failure.worker_id,
+            submitted_at=None if failed.submitted_ms is None else failed.submitted_ms / 1000,
+            completed_at=None if failure.completed_ms is None else failure.completed_ms / 1000,
+        )
 
-def _lines(source: SourceRecord) -> Iterator[RawLine]:
-    return iter_source(Source(source.file, SourceKind.FILE), stdin_bytes())
+    def _variant(self, row: RowRecord) -> Mapping[str, Any]:
+        return self._sweep.variant(row.variant).values
 
-
-def _known_by(raw: bytes, reading: int) -> bytes | None:
-    """By what a line is known; None where it is not valid."""
-    try:
-        return known_by(parse_line(raw, reading), raw)[1]
-    except LineError:
-        return None
-
-
-def _falls_to(shard: Shard, raw: bytes, reading: int) -> bool:
-    try:
-        prompt = parse_line(raw, reading)
-    except LineError:
-        return True
-    return shard.holds(prompt.id or derived_id(prompt))
-
-
-def where(source: SourceRecord, row: ScannedRow) -> str:
-    """A row's line, as people look for it."""
-    return f"{source.path}:{row.line} ({row.id})"
+    def _writer(self, row: RowRecord) -> Callable[[dict[str, Any]], bytes] | None:
+        return (lambda record: openai_line(record, lambda: self.asked(row))) if self._is_openai else None

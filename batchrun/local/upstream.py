@@ -9,7 +9,7 @@ import orjson
 from yarl import URL
 
 from batchrun.config import checked_url
-from batchrun.endpoint.protocol import body_message
+from batchrun.endpoint.call_errors import body_message
 from batchrun.errors import UsageError
 from batchrun.files.exactjson import load
 from batchrun.local.workers import model_call, model_failure, worker_failure

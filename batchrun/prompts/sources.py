@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from io import BufferedIOBase, BufferedReader, RawIOBase
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import orjson
 
@@ -29,6 +30,7 @@ STDIN = "-"
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _SQLITE_MAGIC = b"SQLite format 3\0"
+_BLOCK_BYTES = 1 << 17
 _MOST_BYTES_OF_A_FIRST_LINE = 16 << 20
 _OWN_FILES = (".results.jsonl", ".errors.jsonl")
 """What a run writes: in a folder of prompts these are not prompts, unless they are named."""
@@ -134,13 +136,33 @@ def open_source(source: Source, stdin: BinaryIO) -> Iterator[BinaryIO]:
         yield cast("BinaryIO", gzip.GzipFile(fileobj=file)) if source.kind is SourceKind.GZIP else file
 
 
-def iter_source(source: Source, stdin: BinaryIO, shown: str | None = None) -> Iterator[RawLine]:
+class _Tapped(RawIOBase):
+    """A file that shows each block that is read from it."""
+
+    def __init__(self, file: BufferedIOBase, seen: Callable[[memoryview], object]) -> None:
+        super().__init__()
+        self._file = file
+        self._seen = seen
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any, /) -> int:
+        count = self._file.readinto(into)
+        self._seen(memoryview(into)[:count])
+        return count
+
+
+def iter_source(
+    source: Source, stdin: BinaryIO, shown: str | None = None, *, seen: Callable[[memoryview], object] | None = None
+) -> Iterator[RawLine]:
     """The lines of a source that are not blank, in constant memory.
 
     Args:
         source: The source.
         stdin: What `-` reads.
         shown: What the user calls it; None: its path.
+        seen: Shown the plain bytes of the source, block by block; None: nobody is.
 
     Raises:
         InputError: it cannot be opened, breaks off, is no valid gzip file, is not JSON lines as a whole, or has a line
@@ -148,7 +170,9 @@ def iter_source(source: Source, stdin: BinaryIO, shown: str | None = None) -> It
     """
     with open_source(source, stdin) as file, reading(source):
         try:
-            lines = iter_lines(file)
+            lines = iter_lines(
+                file if seen is None else BufferedReader(_Tapped(cast("BufferedIOBase", file), seen), _BLOCK_BYTES)
+            )
             begin = list(islice(lines, 2))
             if begin:
                 refuse_other_format(shown or source.path, begin[0].raw, is_alone=len(begin) == 1)

@@ -15,10 +15,10 @@ from batchrun.prompts.sources import Source, first_line, is_own_line
 from batchrun.prompts.sweep import Sweep
 from batchrun.results.reader import read_lines, size_of
 from batchrun.results.record import tells_of_job
-from batchrun.results.writer import errors_path, writing
-from batchrun.runs.intake import output_paths, requests_path
+from batchrun.results.writer import errors_path
+from batchrun.runs.locations import output_paths
 from batchrun.runs.manifest import is_manifest_of, manifest_path
-from batchrun.state.store import Store
+from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import find_options
 
 _IDENTITY = {
@@ -33,7 +33,7 @@ _SETTING = "files"
 """The setting that lists the files that the run has made, relative to the state file's folder."""
 
 
-def refuse_other_options(store: Store, options: RunOptions) -> bool:
+def refuse_other_options(store: StateReader, options: RunOptions) -> bool:
     """Refuse to resume a state file under options that ask for something else, once anything has been submitted.
 
     Returns:
@@ -89,37 +89,6 @@ def refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) -> 
         refuse_unspeakable(path)
 
 
-def have_requests(requests: Path, state: Path, *, is_new: bool) -> None:
-    """Make the file of a new run's requests; see that an earlier one has it.
-
-    Raises:
-        StateError: it has not.
-        OutputError: it cannot be made.
-    """
-    if is_new:
-        with writing(requests):
-            requests.touch()
-    elif not requests.exists():
-        raise StateError(
-            f"{state} belongs to a run whose requests are not in {requests}",
-            "give another state file; or put the requests back, if they were there",
-        )
-
-
-def refuse_strange_requests(state: Path, *, keeps_requests: bool) -> None:
-    """Refuse requests without a run in their state file: they may be anybody's.
-
-    Raises:
-        StateError: they are there.
-    """
-    path = requests_path(state)
-    if keeps_requests and path.exists() and path.stat().st_size:
-        raise StateError(
-            f"{path} exists, but its state file {state} does not, or holds no run",
-            "move it away, or give another state",
-        )
-
-
 def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
     """Refuse to write over an input, to write two things into one file, and to write into what is not a file.
 
@@ -145,7 +114,7 @@ def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
 
 
 def refuse_foreign_files(
-    options: RunOptions, sources: Sequence[Source], store: Store | None, *, repair: bool = False
+    options: RunOptions, sources: Sequence[Source], store: StateReader | None, *, repair: bool = False
 ) -> None:
     """Refuse to write over a file that this run has not made. An empty one is anybody's.
 
@@ -239,7 +208,7 @@ class OwnFiles:
         store: The run's state file.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StateReader) -> None:
         self._store = store
         self._folder = store.path.absolute().parent
         listed = store.get_setting(_SETTING)

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Self
 
-from batchrun.config import FormatChoice, RequestOptions, ResultFormat, SweepOptions
+from batchrun.config import FormatChoice, ResultFormat
 from batchrun.endpoint.worker_errors import decode_error
-from batchrun.engine.journal import failure_line
-from batchrun.engine.rows import LineChangedError, read_line
+from batchrun.engine.rows import RowLines
 from batchrun.files.exactjson import load
 from batchrun.prompts.lines import LineReader
-from batchrun.prompts.shapes import build_request
-from batchrun.prompts.sweep import Sweep
-from batchrun.results.completion import Asked, asked_of
 from batchrun.results.openai import batchrun_record, is_openai, openai_error_line, openai_line
 from batchrun.results.record import write_line
 from batchrun.scheduler.states import RowState
-from batchrun.state.records import RowRecord, SourceRecord
-from batchrun.state.store import Store
+from batchrun.state.reader import StateReader
+from batchrun.state.records import RowRecord
 from batchrun.state.stored_options import find_options
 
 _API_CODE = re.compile(r"HTTP (\d{3}): ")
 
 
 def error_lines(
-    store: Store,
+    store: StateReader,
     form: FormatChoice,
-    *,
-    sources: Mapping[int, SourceRecord],
-    reader: LineReader,
-    sweep: Sweep,
-    endpoint: str,
+    lines: RowLines,
     output: int | None = None,
 ) -> Generator[tuple[RowRecord, bytes]]:
     """The records of the rows that have failed or are held, each with its row.
@@ -41,27 +33,13 @@ def error_lines(
     Args:
         store: The run's state.
         form: The format of the lines.
-        sources: The inputs by number.
-        reader: Leads to their lines.
-        sweep: The run's.
-        endpoint: The run's; a sweep may say another.
+        lines: Leads from a row to its lines.
         output: Only those of this results file, in the order of the rows; None: all, in input order.
     """
     with_held = store.counts()[RowState.HELD] > 0
+    write = _openai_error_line if form == "openai" else None
     for row, failure, job in store.failures(output, with_held=with_held):
-        yield (
-            row,
-            failure_line(
-                row,
-                failure,
-                job,
-                source=sources[row.source],
-                reader=reader,
-                sweep=sweep,
-                endpoint=endpoint,
-                write=_openai_error_line if form == "openai" else None,
-            ),
-        )
+        yield row, lines.failure(row, failure, job, write)
 
 
 def _openai_error_line(record: dict[str, Any]) -> bytes:
@@ -91,7 +69,7 @@ class Conversion:
     """
 
     def __init__(self, state: Path, form: ResultFormat | None) -> None:
-        self._store = Store(state, read_only=True)
+        self._store = StateReader(state)
         try:
             options, sources = find_options(self._store), self._store.sources()
         except BaseException:
@@ -99,12 +77,10 @@ class Conversion:
             raise
         self._form = form
         self._run_form = options.format if options else "batchrun"
-        self._endpoint = options.endpoint if options else ""
-        self._request = options.request if options else RequestOptions()
-        self._sweep = Sweep(options.sweep if options else SweepOptions(), self._store.reading)
-        self._sources = {source.source: source for source in sources}
         files = {source.source: Path(source.file) for source in sources}
         self._reader = LineReader(files, missing_ok=True, reading=self._store.reading)
+        by_number = {source.source: source for source in sources}
+        self._lines = RowLines.of(options, by_number, self._reader) if options else RowLines(by_number, self._reader)
 
     def __enter__(self) -> Self:
         return self
@@ -120,27 +96,16 @@ class Conversion:
         data = load(raw)
         if is_openai(data) == (self._form == "openai"):
             return raw
-        return write_line(batchrun_record(data)) if is_openai(data) else openai_line(data, lambda: self._asked(row))
+        return (
+            write_line(batchrun_record(data))
+            if is_openai(data)
+            else openai_line(data, lambda: self._lines.asked(self._store.row(row)))
+        )
 
-    def errors(self, store: Store) -> Generator[tuple[RowRecord, bytes]]:
+    def errors(self, store: StateReader) -> Generator[tuple[RowRecord, bytes]]:
         """The records of the rows without a result, in input order, each with its row.
 
         Args:
             store: The run's state as of the moment of its results.
         """
-        return error_lines(
-            store,
-            self._form or self._run_form,
-            sources=self._sources,
-            reader=self._reader,
-            sweep=self._sweep,
-            endpoint=self._endpoint,
-        )
-
-    def _asked(self, row: int) -> Asked:
-        record = self._store.row(row)
-        source = self._sources.get(record.source)
-        line = read_line(self._reader, record, "" if source is None else source.path)
-        if isinstance(line, LineChangedError):
-            return Asked()
-        return asked_of(build_request(self._sweep.apply(line, record.variant), self._request))
+        return error_lines(store, self._form or self._run_form, self._lines)

@@ -17,6 +17,7 @@ from batchrun.results.writer import write_whole, writing
 
 VERSION = 1
 """Of the manifest's shape."""
+_BLOCK_BYTES = 1 << 20
 
 
 class SessionTimes(NamedTuple):
@@ -35,6 +36,35 @@ class FileDigest(NamedTuple):
     path: str
     size_bytes: int
     sha256: str
+
+
+class FileHash:
+    """The SHA-256 of a file that is read from the front for another reason."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._size_bytes = 0
+
+    def update(self, block: bytes | memoryview) -> None:
+        """Take in the next bytes of the file."""
+        self._sha256.update(block)
+        self._size_bytes += len(block)
+
+    def finish(self, path: Path, shown: str) -> FileDigest:
+        """The digest of the whole file; what was not read is read now.
+
+        Args:
+            path: The file.
+            shown: What it is called in the manifest.
+
+        Raises:
+            OutputError: it cannot be read.
+        """
+        with writing(path), path.open("rb") as file:
+            file.seek(self._size_bytes)
+            while block := file.read(_BLOCK_BYTES):
+                self.update(block)
+        return FileDigest(shown, self._size_bytes, self._sha256.hexdigest())
 
 
 def digest_file(path: Path, shown: str | None = None) -> FileDigest:

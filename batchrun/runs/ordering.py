@@ -19,9 +19,9 @@ from batchrun.results.reader import PlacedLines, StoredLine, in_groups, read_lin
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.writer import write_whole
 from batchrun.scheduler.states import RowState
-from batchrun.state.naming import stored_ids
 from batchrun.state.positions import Position, Positions
 from batchrun.state.records import OutputRecord
+from batchrun.state.shared_ids import stored_ids
 from batchrun.state.snapshot import StateSnapshot
 
 

@@ -6,11 +6,11 @@ from batchrun.display.summary import Observer
 from batchrun.errors import StateError
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.writer import end_line, recover, truncate
-from batchrun.runs.conclusion import results_path
 from batchrun.scheduler.states import RowState
-from batchrun.state.naming import stored_ids
 from batchrun.state.opening import log_of
+from batchrun.state.reader import StateReader
 from batchrun.state.records import Batch, JobEnd, OutputRecord
+from batchrun.state.shared_ids import stored_ids
 from batchrun.state.store import Store
 
 
@@ -22,7 +22,7 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         OutputError: a results file cannot be read or cut.
     """
     for output in store.outputs():
-        path = results_path(store, output)
+        path = store.results_path(output)
         tail = recover(path, output.committed_bytes)
         if tail.lacks_end:
             end_line(path)
@@ -37,6 +37,7 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         for line in tail.behind_hole:
             _take_over(store, output, line, Batch(), set())  # refuses a strange one; ours are made again
         batch.committed_bytes[output.output] = size_bytes
+        batch.may_end_in_part = True
         store.commit(batch, session, now_ms)
         truncate(path, size_bytes)
         taken_over = f"took over {len(tail.lines)} results that were not committed" if tail.lines else ""
@@ -44,14 +45,14 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         observer.message(f"{path}: {', '.join(filter(None, (taken_over, cut_off)))}")
 
 
-def refuse_strange_lines(store: Store) -> None:
+def refuse_strange_lines(store: StateReader) -> None:
     """Refuse what `recover_results` would refuse; nothing is changed.
 
     Raises:
         StateError, OutputError: as there.
     """
     for output in store.outputs():
-        path = results_path(store, output)
+        path = store.results_path(output)
         tail = recover(path, output.committed_bytes)
         taken: set[int] = set()
         for line in tail.lines:
@@ -60,8 +61,8 @@ def refuse_strange_lines(store: Store) -> None:
             _take_over(store, output, line, Batch(), set())
 
 
-def _take_over(store: Store, output: OutputRecord, line: bytes, batch: Batch, taken: set[int]) -> None:
-    path, record = results_path(store, output), read_record(line)
+def _take_over(store: StateReader, output: OutputRecord, line: bytes, batch: Batch, taken: set[int]) -> None:
+    path, record = store.results_path(output), read_record(line)
     row = store.row_by_id(*stored_ids(store, output.output, [(record.id, line)])) if record else None
     if record is None or row is None or not row.state.is_open or row.row in taken:
         raise StateError(
@@ -70,7 +71,7 @@ def _take_over(store: Store, output: OutputRecord, line: bytes, batch: Batch, ta
             " put the last one back",
         )
     owner = row.row if row.same_as is None else row.same_as
-    ((job,),) = store.query("SELECT job FROM rows WHERE row = ?", (owner,))
+    job = store.job_of(owner)
     if job is None:
         # A submission is committed before it leaves, so the state file has forgotten what it once had.
         raise StateError(

@@ -22,10 +22,10 @@ from batchrun.results.reader import StoredLine, in_groups, read_lines, size_of
 from batchrun.results.record import read_job, read_record, result_digest, tells_of_job
 from batchrun.results.text import MARKS
 from batchrun.results.writer import ResultsFile, set_aside, write_whole
-from batchrun.runs.conclusion import results_path
 from batchrun.scheduler.states import RowState
-from batchrun.state.amends import UNDER_WAY, Amended, Kept, amend, begin, keep
-from batchrun.state.naming import stored_ids
+from batchrun.state.reader import StateReader
+from batchrun.state.reconciliation import UNDER_WAY, Amended, Kept, amend, begin, keep
+from batchrun.state.shared_ids import stored_ids
 from batchrun.state.snapshot import Found, StateSnapshot
 from batchrun.state.store import Store
 from batchrun.state.stored_options import find_options, keep_options
@@ -34,7 +34,7 @@ _BLANK, _STRANGE, _KEPT = 0, 1, 2
 """Marks of a line of a results file."""
 
 
-def is_under_way(store: Store) -> bool:
+def is_under_way(store: StateReader) -> bool:
     """Whether a repair was begun, and cut off."""
     return store.get_setting(UNDER_WAY) is not None
 
@@ -47,12 +47,12 @@ def by_new_name(options: RunOptions) -> RunOptions:
     return replace(options, output=beside)
 
 
-def by_old_name(store: Store, options: RunOptions) -> RunOptions:
+def by_old_name(store: StateReader, options: RunOptions) -> RunOptions:
     """The options with the results by the name that the state has of them, where only the new one leads anywhere."""
     stored, outputs = find_options(store), store.outputs()
     if stored is None or len(outputs) != 1 or options.output_is_folder:
         return options
-    if results_path(store, outputs[0]).exists() or not options.output.is_file():
+    if store.results_path(outputs[0]).exists() or not options.output.is_file():
         return options
     return replace(options, output=stored.output)
 
@@ -62,8 +62,7 @@ def take_new_name(store: Store, options: RunOptions) -> None:
     if by_old_name(store, options) is options:
         return
     stored, name = find_options(store), os.path.relpath(options.output, options.state.parent)
-    with store.transaction() as db:
-        db.execute("UPDATE outputs SET path = ?", (name,))
+    store.rename_output(name)
     if stored is not None:
         keep_options(store, replace(stored, output=options.output))
 
@@ -86,7 +85,7 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
     with StateSnapshot(store.path) as rows:
         seen = bytearray(rows.last_row() + 1)
         for output in store.outputs():
-            path = results_path(store, output)
+            path = store.results_path(output)
             with _alone(path):
                 marks = bytearray()
                 for group in in_groups(read_lines(path, end=size_of(path))):

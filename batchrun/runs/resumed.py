@@ -9,7 +9,7 @@ from pathlib import Path
 from batchrun.config import RunOptions
 from batchrun.runs.repair import by_new_name
 from batchrun.state.opening import without_lost_log
-from batchrun.state.store import Store
+from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import read_options
 
 
@@ -26,7 +26,7 @@ def resumed_options(state: Path, *, repair: bool = False) -> RunOptions:
     with contextlib.ExitStack() as stack:
         if repair:
             stack.enter_context(without_lost_log(state, lambda: False))
-        store = stack.enter_context(Store(state, read_only=True))
+        store = stack.enter_context(StateReader(state))
         options = read_options(store)
         options = replace(options, inputs=tuple(map(store.now_at, options.inputs)))
     return by_new_name(options) if repair else options

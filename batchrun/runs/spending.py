@@ -5,11 +5,12 @@ from __future__ import annotations
 from batchrun.display.cost import Cost, WorkCost, cost_of
 from batchrun.scheduler.budget import WorkerTime
 from batchrun.scheduler.states import RowState
-from batchrun.state.store import Store
+from batchrun.state.figures import execution
+from batchrun.state.reader import StateReader
 
 
 def cost_so_far(
-    store: Store, counts: dict[RowState, int], counters: dict[str, int], price_per_hour: float | None
+    store: StateReader, counts: dict[RowState, int], counters: dict[str, int], price_per_hour: float | None
 ) -> Cost | None:
     """The cost of a run over all its sessions; None when no price was given.
 
@@ -21,14 +22,14 @@ def cost_so_far(
     """
     if price_per_hour is None:
         return None
-    time, execution = WorkerTime.from_counters(counters), store.execution()
+    time, worked = WorkerTime.from_counters(counters), execution(store)
     work = WorkCost(
         running_s=time.running_s,
         most_s=time.most_s,
         unwatched_s=time.unwatched_s,
-        jobs=execution.jobs,
-        execution_s=execution.total_ms / 1000,
-        failed_s=execution.failed_ms / 1000,
+        jobs=worked.jobs,
+        execution_s=worked.total_ms / 1000,
+        failed_s=worked.failed_ms / 1000,
         duplicates=counters.get("unconfirmed", 0),
     )
     done = sum(count for state, count in counts.items() if not state.is_open)

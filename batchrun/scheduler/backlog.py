@@ -17,13 +17,13 @@ class Backlog:
     """Rows to submit.
 
     Args:
-        window: Jobs that may be in flight: about so many rows are kept ready.
+        window: Rows that may be in flight: about this many are kept ready.
     """
 
     def __init__(self, window: int) -> None:
         self._most = min(max(window, 1), _MOST)
         self._ready: deque[Row] = deque()
-        self._waiting: list[tuple[float, int, Row]] = []
+        self._waiting: list[tuple[float, int, int, Row]] = []
         self._exhausted = False
         self.loading = False
         """Whether further rows are on their way."""
@@ -59,12 +59,12 @@ class Backlog:
 
     def put_back(self, row: Row, at: float, job: int) -> None:
         """A row is to be submitted again, at `at` or later."""
-        heapq.heappush(self._waiting, (at, job, row))
+        heapq.heappush(self._waiting, (at, job, row.row, row))
 
     def take(self, now: float, *, fresh: bool) -> Row | None:
         """The next row to submit; None when there is none. Not `fresh`: only rows that were submitted before."""
         if self._waiting and self._waiting[0][0] <= now:
-            return heapq.heappop(self._waiting)[2]
+            return heapq.heappop(self._waiting)[3]
         return self._ready.popleft() if fresh and self._ready else None
 
     def next_at(self, *, fresh: bool) -> float | None:

@@ -15,7 +15,7 @@ from batchrun.config import RETENTION_S, SchedulerOptions
 from batchrun.errors import NotFoundError, RejectedError, ThrottledError, UnreachableError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
-from batchrun.scheduler.connections import Lanes
+from batchrun.scheduler.connections import Connections
 from batchrun.scheduler.failures import Failure, FailureKind, backoff_s
 from batchrun.scheduler.flight import CancelCause, Flight
 from batchrun.scheduler.pacing import Pacer
@@ -39,7 +39,7 @@ class Canceller:
         rng: Where jitter comes from.
         flights: The jobs in flight, oldest first; the scheduler's own.
         plan: When they are asked after; the scheduler's own.
-        lanes: How many requests may be under way.
+        connections: How many requests may be under way.
         life_s: How long a job may live from its submission.
     """
 
@@ -50,10 +50,10 @@ class Canceller:
         *,
         flights: dict[int, Flight],
         plan: PollPlan,
-        lanes: Lanes,
+        connections: Connections,
         life_s: float,
     ) -> None:
-        self._lanes = lanes
+        self._connections = connections
         self._rng = rng
         self._flights = flights
         self._plan = plan
@@ -121,7 +121,7 @@ class Canceller:
 
     def commands(self, out: list[cmd.Command], now: float) -> None:
         """Add what is to be cancelled now."""
-        room = min(self.pacer.ready(now), self._lanes.count - self.pacer.in_use)
+        room = min(self.pacer.ready(now), self._connections.count - self.pacer.in_use)
         while room > 0 and (job := self._take(now)) is not None:
             flight = self._flights.get(job)
             if flight is None or flight.cancelling:

@@ -20,19 +20,25 @@ class LoadRows:
 
 
 class Submit(NamedTuple):
-    """Write the intent down, then send the row; answered by Submitted, SubmitFailed or LineUnusable."""
+    """Write the intent down, then send the rows as one job.
+
+    Answered by Submitted, SubmitFailed or NotSubmitted, after a LineUnusable for each row that cannot be sent.
+    """
 
     job: int
-    row: int
-    attempt: int
-    """1-based number of this submission among the row's."""
+    rows: tuple[int, ...]
+    """At least one."""
+    attempts: tuple[int, ...]
+    """For each row the 1-based number of this submission among its own."""
 
 
 class Poll(NamedTuple):
-    """Ask after a job; answered by JobSeen, JobEnded or PollFailed."""
+    """Poll a job; answered by JobSeen, JobEnded or PollFailed."""
 
     job: int
     remote_id: str
+    rows: tuple[int, ...]
+    """Its rows that have not ended, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +68,15 @@ class Requeue:
     """The row's counted retries from now on."""
     unconfirmed: int
     """The row's unconfirmed submissions from now on."""
-    answer: object = None
+    is_answered: bool = False
+    """Whether the job's answer says so."""
 
 
 class Finish(NamedTuple):
     """The row has ended: write its result or its failure down."""
 
-    job: int
+    job: int | None
+    """None: the row could not be sent."""
     row: int
     status: str
     """COMPLETED, or the status word of the failure."""
@@ -76,7 +84,8 @@ class Finish(NamedTuple):
     """None: it succeeded."""
     attempts: int
     unconfirmed: int
-    answer: object = None
+    is_answered: bool = False
+    """Whether the job's answer says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ _SPAN_S = 10.0
 """The shortest round trip is looked for anew after so long: a line may change."""
 
 
-class Lanes:
+class Connections:
     """The number of requests that may be under way.
 
     Args:

@@ -40,9 +40,10 @@ class RowsLoaded:
 
 @dataclass(frozen=True, slots=True)
 class JobAdopted:
-    """A job of an earlier session whose ID is known; it is asked after before anything new is submitted."""
+    """A job of an earlier session whose ID is known; it is polled before anything new is submitted."""
 
-    ticket: Ticket
+    tickets: tuple[Ticket, ...]
+    """Its rows that have not ended, in order; at least one."""
     job: int
     remote_id: str
     submitted_at: float
@@ -70,10 +71,18 @@ class SubmitFailed:
 
 @dataclass(frozen=True, slots=True)
 class LineUnusable:
-    """The row of a Submit cannot be sent: its line is not what it was when the run began. Nothing was sent."""
+    """A row of a Submit cannot be sent: its line is not what it was when the run began. The others go without it."""
 
     job: int
+    row: int
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotSubmitted:
+    """The session ended before the request of a Submit was sent."""
+
+    job: int
 
 
 class JobSeen(NamedTuple):
@@ -84,27 +93,39 @@ class JobSeen(NamedTuple):
     sent_at: float
 
 
+class RowAnswer(NamedTuple):
+    """What the answer of a job means for one of its rows."""
+
+    failure: Failure | None = None
+    """None: the row has a result."""
+    flaw: Flaw | None = None
+    """What is wrong with the result, while a canary is out; None: nothing, or nobody has looked."""
+
+
 class JobEnded(NamedTuple):
     """`/status` says that the job is over; or `/run` itself did, right after Submitted."""
 
     job: int
     status: str
-    """The final state in Runpod's word."""
-    failure: Failure | None
-    """None: it succeeded."""
+    """The final state in Runpod's word; COMPLETED only when at least one row has a result."""
+    rows: tuple[RowAnswer, ...]
+    """For each of the job's rows that have not ended, in order."""
     delay_s: float | None
     """Time in the queue; None when the answer did not say."""
     execution_s: float | None
     """Time at work; None when the answer did not say."""
     sent_at: float
-    answer: object = None
-    """Handed back in the command that ends the row; the scheduler does not look at it."""
     was_polled: bool = True
     """Whether it is the answer to a Poll."""
-    flaw: Flaw | None = None
-    """What is wrong with its result, while a canary is out; None: nothing, or nobody has looked."""
     worker_id: str | None = None
     """Who ran it; None when the answer did not say."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why no row has a result; None: at least one has."""
+        if self.status == "COMPLETED":
+            return None
+        return self.rows[0].failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +185,7 @@ Event = (
     | Submitted
     | SubmitFailed
     | LineUnusable
+    | NotSubmitted
     | JobSeen
     | JobEnded
     | PollFailed

@@ -1,4 +1,4 @@
-"""A row in play, and its job in flight: what the scheduler holds of each, and no more."""
+"""Rows in play, and their jobs in flight: what the scheduler holds of each, and no more."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Row:
 
 
 class Flight:
-    """A row's job in flight, or on its way there."""
+    """A job of one or more rows, in flight or on its way there."""
 
     __slots__ = (
         "adopted",
@@ -58,19 +58,20 @@ class Flight:
         "listed",
         "missing",
         "missing_since",
+        "numbers",
         "overdue",
         "place",
         "refusals",
         "remote_id",
-        "row",
+        "rows",
         "seen_at",
         "submitted_at",
         "tries",
     )
 
-    def __init__(self, job: int, row: Row, submitted_at: float) -> None:
+    def __init__(self, job: int, rows: tuple[Row, ...], submitted_at: float) -> None:
         self.job = job
-        self.row = row
+        self.carry(rows)
         self.place = 0
         self.remote_id = ""
         self.submitted_at = submitted_at
@@ -99,6 +100,11 @@ class Flight:
         """How often a cancel, or a question after it became overdue, was answered with nothing of use."""
         self.tries = 0
         """How often it was cancelled without success."""
+
+    def carry(self, rows: tuple[Row, ...]) -> None:
+        """Its rows from now on."""
+        self.rows = rows
+        self.numbers = (rows[0].row,) if len(rows) == 1 else tuple([row.row for row in rows])
 
     def missed(self, now: float, *, is_sure: bool) -> float:
         """`/status` answered 404; returns in how many seconds to ask again, 0 when the job is believed to be gone.

@@ -15,40 +15,22 @@ It holds the rows that are in play, a few times the window, and nothing of the o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import count
 from random import Random
 from typing import Any
 
-from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S, GuardOptions, SchedulerOptions
+from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, GuardOptions, SchedulerOptions
 from batchrun.errors import (
     DeniedError,
-    NotFoundError,
     RejectedError,
     StoppedError,
-    ThrottledError,
-    TooLargeError,
-    UnreachableError,
 )
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
-from batchrun.scheduler.backlog import Backlog
-from batchrun.scheduler.blame import Blame
-from batchrun.scheduler.budget import Budget, WorkerMeter, WorkerTime
-from batchrun.scheduler.canceller import Canceller
-from batchrun.scheduler.connections import Lanes
-from batchrun.scheduler.deadline import Deadline
+from batchrun.scheduler.budget import WorkerMeter
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.flight import CancelCause, Flight, Row
-from batchrun.scheduler.gate import Gate
-from batchrun.scheduler.lessons import Lessons
-from batchrun.scheduler.pacing import TROUBLE_THRESHOLD, Pacer
-from batchrun.scheduler.polling import PollPlan
-from batchrun.scheduler.prediction import Predictor
-from batchrun.scheduler.settlement import Settlement
+from batchrun.scheduler.parts import Parts
 from batchrun.scheduler.states import RowState
-from batchrun.scheduler.stopping import Stopping
-from batchrun.scheduler.submitter import Submitter
-from batchrun.scheduler.window import MOST, Window
 
 _TAIL = 128
 """The last jobs in flight: they decide when the run is over, and cost few requests."""
@@ -67,6 +49,7 @@ class Scheduler:
         life_s: How long a job may live from its submission, its ttl with some grace, whatever `guards` say.
         meter: What workers have been counted for.
         jobs_ended: Jobs that earlier sessions have seen the end of, and their execution time in seconds.
+        rows_per_job: The most rows of one job.
     """
 
     def __init__(
@@ -79,50 +62,30 @@ class Scheduler:
         life_s: float = DEFAULT_TTL_S + TTL_GRACE_S,
         meter: WorkerMeter | None = None,
         jobs_ended: tuple[int, float] = (0, 0.0),
+        rows_per_job: int = 1,
     ) -> None:
-        self._place = 0
-        self._flights: dict[int, Flight] = {}
-        """The jobs in flight, oldest first."""
-        self._status = Pacer(options.limits.status, rng)
-        predictor = Predictor(options.limits.status.per_window / WINDOW_S)
-        self._plan = PollPlan(predictor, rng)
-        self._lanes = Lanes(options.connections)
-        self.window = Window(options.concurrency, predictor, options.limits.run)
-        self.blame = Blame()
-        self._lessons = Lessons(self.window, self._plan, predictor, self._flights, self.blame)
-        life_s = min(guards.job_timeout_s or life_s, life_s)
-        self._canceller = Canceller(
-            options, rng, flights=self._flights, plan=self._plan, lanes=self._lanes, life_s=life_s
-        )
-        self._gate = Gate(rng, metered=guards.price_per_hour is not None)
-        self._backlog = Backlog(options.concurrency or MOST)
-        self._settlement = Settlement(options, guards, self._backlog, rng)
-        self.canary = self._settlement.canary
-        self._stopping = Stopping(self._settlement)
-        self.meter = meter or WorkerMeter(WorkerTime())
-        self._budget = Budget(
-            self.meter,
-            price_per_hour=guards.price_per_hour,
-            max_cost=guards.max_cost,
-            ended=jobs_ended[0],
-            execution_s=jobs_ended[1],
-        )
-        self._submitter = Submitter(
+        parts = Parts(
             options,
             rng,
-            numbers or count(1),
-            flights=self._flights,
-            window=self.window,
-            lanes=self._lanes,
-            backlog=self._backlog,
-            gate=self._gate,
-            settlement=self._settlement,
-            budget=self._budget,
+            numbers=numbers,
+            guards=guards,
+            life_s=life_s,
+            meter=meter,
+            jobs_ended=jobs_ended,
+            rows_per_job=rows_per_job,
         )
-        self._deadline = Deadline(guards.deadline_s)
+        self._flights = parts.flights
+        self._poller, self._plan, self._canceller = parts.poller, parts.plan, parts.canceller
+        self._submitter, self._backlog, self._gate = parts.submitter, parts.backlog, parts.gate
+        self._settlement, self._stopping, self._deadline = parts.settlement, parts.stopping, parts.deadline
+        self._feedback, self._budget = parts.feedback, parts.budget
+        self.window, self.meter, self.faulty_workers = parts.window, parts.meter, parts.faulty_workers
+        self.canary = parts.settlement.canary
+        self._place = 0
+        self._is_one_each = rows_per_job == 1
+        """Whether every job in flight has one row."""
         self._recall_wanted = False
         self._health_place = 0
-        self._trouble = ""
         self._unasked = 0
         self.running = 0
         """Jobs that were IN_PROGRESS when last asked after."""
@@ -135,6 +98,7 @@ class Scheduler:
             ev.Submitted: self._submitted,
             ev.SubmitFailed: self._submit_failed,
             ev.LineUnusable: self._line_unusable,
+            ev.NotSubmitted: self._not_submitted,
             ev.JobSeen: self._job_seen,
             ev.JobEnded: self._job_ended,
             ev.PollFailed: self._poll_failed,
@@ -149,7 +113,7 @@ class Scheduler:
     def __repr__(self) -> str:
         return (
             f"<Scheduler {self._backlog!r} in_flight={len(self._flights)} running={self.running}"
-            f" run={self._submitter.pacer!r} status={self._status!r}"
+            f" run={self._submitter.pacer!r} status={self._poller.pacer!r}"
             f"{'' if self._gate.is_open else ' shut'}{' stopping' if self._stopping.is_stopping else ''}>"
         )
 
@@ -173,18 +137,32 @@ class Scheduler:
         return len(self._flights)
 
     @property
+    def rows_in_flight(self) -> int:
+        """The rows of those jobs."""
+        flights = self._flights
+        return len(flights) if self._is_one_each else sum(len(flight.rows) for flight in flights.values())
+
+    @property
+    def rows_running(self) -> int:
+        """The rows of the jobs that were IN_PROGRESS when last polled."""
+        if self._is_one_each:
+            return self.running
+        return sum(len(flight.rows) for flight in self._flights.values() if flight.in_progress)
+
+    @property
     def waiting(self) -> int:
         """Rows that wait for a further submission."""
         return self._backlog.waiting
 
     def note(self, now: float) -> str:
         """What is in the way at the moment, as a clause; empty when nothing is."""
-        if self._gate.is_open and (self._submitter.pacer.trouble or self._status.trouble >= TROUBLE_THRESHOLD):
-            return f"slowed down: {self._submitter.trouble if self._submitter.pacer.trouble else self._trouble}"
+        trouble = self._submitter.trouble if self._submitter.pacer.trouble else self._poller.trouble
+        if self._gate.is_open and trouble:
+            return f"slowed down: {trouble}"
         if self._stopping.is_stopping and self._flights:
             return "cancelling" if self._canceller.recalling else "collecting the rest"
         if self.window.brake.is_on:
-            return self.blame.note()
+            return self.faulty_workers.note()
         usual_s = (self._plan.likely_end(self._place, now) or now) - now
         return self._gate.note(busy=bool(self._flights), quiet_s=now - self._ended_at, usual_s=usual_s)
 
@@ -214,7 +192,7 @@ class Scheduler:
             self._began_at = self._ended_at = now
             self._deadline.begin(now)
         if self._last_now is not None and now - self._last_now > _STALL_S and self._flights:
-            self._status.restart(now)
+            self._poller.pacer.restart(now)
             self._submitter.pacer.restart(now)
             self._plan.rush(now)
         self._last_now = now
@@ -228,7 +206,9 @@ class Scheduler:
             return out
         if not self._stopping.is_stopping and (count := self._backlog.wanted()):
             out.append(cmd.LoadRows(count))
-        self._poll(out, now)
+        if len(self._flights) <= _TAIL and self._backlog.is_empty:
+            self._plan.enter_tail()
+        self._poller.commands(out, now)
         self._canceller.commands(out, now)
         self._submit(out, now)
         if self.window.follows and len(self._flights) >= self.window.size:
@@ -249,9 +229,8 @@ class Scheduler:
 
     def next_wakeup(self, now: float) -> float | None:
         """When `commands` has something to say without a further event, later than `now`; None: only an event helps."""
-        due_at, ready_at = self._plan.next_at(), self._status.next_at(now)
         times = (
-            None if due_at is None or ready_at is None else max(due_at, ready_at),
+            self._poller.next_at(now),
             self._canceller.next_at(now),
             None if self._stopping.is_stopping or self._unasked else self._submitter.next_at(now),
             self.window.brake.opens_at,
@@ -261,18 +240,6 @@ class Scheduler:
         )
         later = [at for at in times if at is not None and at > now]
         return min(later) if later and not self._stopping.is_halted else None
-
-    def _poll(self, out: list[cmd.Command], now: float) -> None:
-        if len(self._flights) <= _TAIL and self._backlog.is_empty:
-            self._plan.enter_tail()
-        self._plan.refresh(now)
-        room = min(self._status.ready(now), self._lanes.count - self._status.in_use)
-        while room > 0 and (job := self._plan.take(now)) is not None:
-            room -= 1
-            self._status.start(now)
-            flight = self._flights[job]
-            flight.asking = True
-            out.append(cmd.Poll(job, flight.remote_id))
 
     def _submit(self, out: list[cmd.Command], now: float) -> None:
         if self._stopping.is_stopping or self._unasked:
@@ -305,8 +272,10 @@ class Scheduler:
 
     def _adopt(self, event: ev.JobAdopted, _: float) -> None:
         self._stopping.refusals.has_answered = True  # in an earlier session
-        flight = Flight(event.job, Row(event.ticket, RowState.SUBMITTED), event.submitted_at)
+        rows = tuple(Row(ticket, RowState.SUBMITTED) for ticket in event.tickets)
+        flight = Flight(event.job, rows, event.submitted_at)
         self._flights[event.job] = flight
+        self._is_one_each = self._is_one_each and len(rows) == 1
         flight.remote_id = event.remote_id
         flight.place, self._place = self._place, self._place + 1
         flight.adopted = True
@@ -317,9 +286,7 @@ class Scheduler:
 
     def _job_seen(self, event: ev.JobSeen, now: float) -> None:
         flight = self._asked(event.job)
-        self._status.succeed(now)
-        self._stopping.refusals.answered("status")
-        self._lanes.answered(event.sent_at, now)
+        self._poller.answered(event.sent_at, now)
         flight.missing = 0
         flight.seen_at = event.sent_at
         self.running += event.in_progress - flight.in_progress
@@ -330,59 +297,27 @@ class Scheduler:
     def _job_ended(self, event: ev.JobEnded, now: float) -> None:
         flight = self._asked(event.job)
         if event.was_polled:
-            self._status.succeed(now)
-            self._stopping.refusals.answered("status")
+            self._poller.answered(event.sent_at, now)
             self._canceller.heard_at = now
-            self._lanes.answered(event.sent_at, now)
         self._land(flight, now, watched=False)
-        is_blamed = self._lessons.ended(flight, event, now, self._place)
+        is_blamed = self._feedback.ended(flight, event, now, self._place)
         self._budget.job_ended(event.execution_s)
         if event.execution_s and self._began_at is not None:
             self.meter.unwatched(flight.submitted_at + (event.delay_s or 0.0), event.execution_s, self._began_at)
         if event.status == "CANCELLED" and (flight.cause is not None or flight.called_off):
             self._call_off(flight, now)
-        elif event.failure is None:
-            self._settlement.succeed(flight, event.status, event.answer, event.flaw)
-        elif is_blamed:
-            self._settlement.spare(flight, event.failure, event, now, self._lessons.usual_s)
         else:
-            self._settlement.retry_or_fail(flight, event.status, event.failure, now, event.answer)
+            self._settlement.answered(flight, event, now, usual_s=self._feedback.usual_s if is_blamed else None)
 
     def _poll_failed(self, event: ev.PollFailed, now: float) -> None:
         flight = self._asked(event.job)
-        self._trouble = event.error.message
-        match error := event.error:
-            case NotFoundError():
-                self._status.succeed(now)
-                if (wait_s := flight.missed(now, is_sure=error.from_api)) > 0:
-                    self._plan.postponed(event.job, now, wait_s)
-                    return
+        match self._poller.failed(flight, event, now):
+            case Failure() as failure:
                 self._land(flight, now)
-                failure = Failure(FailureKind.EXPIRED, f"the job is gone ({error.message})", error.raw)
-                self._settlement.retry_or_fail(flight, "EXPIRED", failure, now)
-                return
-            case TooLargeError():
-                self._status.succeed(now)
-                self._land(flight, now)
-                self._settlement.fail(flight, "FAILED", Failure(FailureKind.TOO_LARGE, error.message, error.raw))
-                return
-            case ThrottledError():
-                self._status.throttle(now, event.sent_at, error.retry_after_s)
-                self._plan.postponed(event.job, now, 0.0)
-                return
-            case DeniedError() if self._stopping.is_refused("status", error, now):
-                self._status.succeed(now)
-                return
-            case RejectedError():
-                self._status.succeed(now)
-                self._canceller.heard_at = now
-            case _:
-                self._status.fail(now, event.sent_at)
-        self._plan.failed(event.job, now)
-        if isinstance(error, (UnreachableError, DeniedError)):
-            return
-        if self._canceller.unanswered(flight, now):
-            self._call_off(flight, now)
+                status = "EXPIRED" if failure.kind is FailureKind.EXPIRED else "FAILED"
+                self._settlement.lost(flight, status, failure, now)
+            case "given up":
+                self._call_off(flight, now)
 
     def _submit_failed(self, event: ev.SubmitFailed, now: float) -> None:
         flight = self._flights[event.job]
@@ -392,8 +327,13 @@ class Scheduler:
 
     def _line_unusable(self, event: ev.LineUnusable, now: float) -> None:
         flight = self._flights[event.job]
+        if not self._submitter.unusable(flight, event):
+            self._not_submitted(ev.NotSubmitted(event.job), now)
+
+    def _not_submitted(self, event: ev.NotSubmitted, now: float) -> None:
+        flight = self._flights[event.job]
         self._land(flight, now)
-        self._submitter.unusable(flight, event.message)
+        self._submitter.abandoned(flight, now)
 
     def _job_cancelled(self, event: ev.JobCancelled, now: float) -> None:
         flight = self._flights[event.job]
@@ -413,14 +353,14 @@ class Scheduler:
         if flight.job in self._flights:
             self._land(flight, now)
         if flight.cause is CancelCause.TIMEOUT:
-            self._settlement.retry_or_fail(flight, "TIMED_OUT", self._canceller.failure(), now)
+            self._settlement.lost(flight, "TIMED_OUT", self._canceller.failure(), now)
         else:
             self._settlement.recall(flight, now)
 
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
         self._stopping.refusals.answered("health")
         self.meter.sample(event.health, now)
-        self._lessons.saw_health(event.health, now, self._health_place, self._place)
+        self._feedback.saw_health(event.health, now, self._health_place, self._place)
         if self._gate.seen(event.health, now):
             self._submitter.pacer.restart(now)
 

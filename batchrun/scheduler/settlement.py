@@ -15,7 +15,7 @@ from batchrun.scheduler.backlog import Backlog
 from batchrun.scheduler.breaker import Breaker, Canary
 from batchrun.scheduler.events import Flaw, JobEnded
 from batchrun.scheduler.failures import Failure, FailureKind, backoff_s
-from batchrun.scheduler.flight import Flight
+from batchrun.scheduler.flight import Flight, Row
 from batchrun.scheduler.states import Move
 
 _RETRY_BASE_S = 2.0
@@ -46,76 +46,94 @@ class Settlement:
         self.stop: StoppedError | None = None
         """Why the run should stop; None: it should not."""
 
-    def succeed(self, flight: Flight, status: str, answer: object, flaw: Flaw | None = None) -> None:
-        """The job has a result."""
-        row = flight.row
+    def answered(self, flight: Flight, event: JobEnded, now: float, *, usual_s: float | None) -> None:
+        """The job is over, and its answer says what that means for each of its rows.
+
+        Args:
+            flight: The job.
+            event: Its end.
+            now: The present.
+            usual_s: What a job takes, when its worker is to blame for the failure; None: it is not.
+        """
+        # Where only some of the rows have a result, the others have failed within a job that is COMPLETED.
+        failed_status = "FAILED" if event.status == "COMPLETED" else event.status
+        for row, answer in zip(flight.rows, event.rows, strict=True):
+            if answer.failure is None:
+                self._succeed(flight.job, row, event.status, answer.flaw)
+            elif usual_s is None:
+                self._retry_or_fail(flight.job, row, failed_status, answer.failure, now, is_answered=True)
+            else:
+                self._spare(flight.job, row, failed_status, answer.failure, now, usual_s=usual_s)
+
+    def lost(self, flight: Flight, status: str, failure: Failure, now: float) -> None:
+        """The job is over without an answer that counts."""
+        for row in flight.rows:
+            self._retry_or_fail(flight.job, row, status, failure, now)
+
+    def _succeed(self, job: int, row: Row, status: str, flaw: Flaw | None) -> None:
         row.move(Move.SUCCEED)
-        self.decided.append(cmd.Finish(flight.job, row.row, status, None, row.attempts, row.unconfirmed, answer))
+        self.decided.append(cmd.Finish(job, row.row, status, None, row.attempts, row.unconfirmed, is_answered=True))
         self._ended(row.row, failed=False, flaw=flaw)
 
-    def retry_or_fail(self, flight: Flight, status: str, failure: Failure, now: float, answer: object = None) -> None:
-        """The job has failed."""
-        if failure.is_retryable and flight.row.retries < self._options.max_retries:
-            flight.row.retries += 1
-            self._requeue(flight, status, failure, now + self._backoff_s(flight), answer)
+    def _retry_or_fail(
+        self, job: int, row: Row, status: str, failure: Failure, now: float, *, is_answered: bool = False
+    ) -> None:
+        if failure.is_retryable and row.retries < self._options.max_retries:
+            row.retries += 1
+            self._requeue(job, row, status, failure, now + self._backoff_s(row), is_answered=is_answered)
         else:
-            self.fail(flight, status, failure, answer)
+            self.fail(job, row, status, failure, is_answered=is_answered)
 
-    def spare(self, flight: Flight, failure: Failure, event: JobEnded, now: float, usual_s: float) -> None:
-        """The job has failed by its worker's fault: the row waits for about a job's time, longer with each time."""
-        spared = self._spared.get(flight.row.row, 0)
+    def _spare(self, job: int, row: Row, status: str, failure: Failure, now: float, *, usual_s: float) -> None:
+        """The worker is to blame: the row waits for about a job's time, longer with each time."""
+        spared = self._spared.get(row.row, 0)
         if spared >= _SPARED_MOST or not self._options.max_retries:
-            self.retry_or_fail(flight, event.status, failure, now, event.answer)
+            self._retry_or_fail(job, row, status, failure, now, is_answered=True)
             return
-        self._spared[flight.row.row] = spared + 1
+        self._spared[row.row] = spared + 1
         span_s = min(_RETRY_CAP_S, (usual_s or _RETRY_BASE_S) * 2.0**spared)
-        self._requeue(flight, event.status, failure, now + self._rng.uniform(span_s / 2, span_s), event.answer)
+        self._requeue(job, row, status, failure, now + self._rng.uniform(span_s / 2, span_s), is_answered=True)
 
-    def fail(self, flight: Flight, status: str, failure: Failure, answer: object = None) -> None:
-        """The row has failed for good."""
-        row = flight.row
+    def fail(self, job: int | None, row: Row, status: str, failure: Failure, *, is_answered: bool = False) -> None:
+        """The row has failed for good; without a job nothing was sent for it."""
         row.move(Move.FAIL)
-        self.decided.append(cmd.Finish(flight.job, row.row, status, failure, row.attempts, row.unconfirmed, answer))
+        self.decided.append(cmd.Finish(job, row.row, status, failure, row.attempts, row.unconfirmed, is_answered))
         self._ended(row.row, failed=True)
 
-    def unconfirmed(self, flight: Flight, error: CallError, now: float) -> None:
+    def unconfirmed(self, job: int, row: Row, error: CallError, now: float) -> None:
         """The answer to the submission was lost."""
-        row = flight.row
         row.unconfirmed += 1
         if self._options.unconfirmed == "hold":
             row.move(Move.HOLD)
-            self.decided.append(cmd.Hold(flight.job, row.row, row.unconfirmed, error.message))
+            self.decided.append(cmd.Hold(job, row.row, row.unconfirmed, error.message))
             self._stop(self.canary.ended(row.row, failed=True))
             return
         failure = Failure(FailureKind.UNCONFIRMED, f"no answer to its submission: {error.message}", error.raw)
         if row.unconfirmed <= self._options.max_retries:
-            self._requeue(flight, "UNCONFIRMED", failure, now + self._backoff_s(flight), None)
+            self._requeue(job, row, "UNCONFIRMED", failure, now + self._backoff_s(row))
         else:
-            self.fail(flight, "UNCONFIRMED", failure)
+            self.fail(job, row, "UNCONFIRMED", failure)
 
     def undo(self, flight: Flight, now: float) -> None:
         """The submission surely made no job; the pacer decides when to try again."""
-        flight.row.attempts -= 1
-        self._put_back(flight, None, now)
+        for row in flight.rows:
+            row.attempts -= 1
+            self._requeue(flight.job, row, None, None, now)
 
     def recall(self, flight: Flight, now: float) -> None:
-        """The job was cancelled on the user's wish: the row is pending again, and nothing has failed."""
-        self._put_back(flight, "CANCELLED", now)
+        """The job was cancelled on the user's wish: its rows are pending again, and nothing has failed."""
+        for row in flight.rows:
+            self._requeue(flight.job, row, "CANCELLED", None, now)
 
-    def _put_back(self, flight: Flight, status: str | None, now: float) -> None:
-        row = flight.row
+    def _requeue(
+        self, job: int, row: Row, status: str | None, failure: Failure | None, at: float, *, is_answered: bool = False
+    ) -> None:
         row.move(Move.REQUEUE)
-        self._backlog.put_back(row, now, flight.job)
-        self.decided.append(cmd.Requeue(flight.job, row.row, status, None, row.retries, row.unconfirmed))
+        self._backlog.put_back(row, at, job)
+        self.decided.append(cmd.Requeue(job, row.row, status, failure, row.retries, row.unconfirmed, is_answered))
 
-    def _requeue(self, flight: Flight, status: str, failure: Failure, at: float, answer: object) -> None:
-        row = flight.row
-        row.move(Move.REQUEUE)
-        self._backlog.put_back(row, at, flight.job)
-        self.decided.append(cmd.Requeue(flight.job, row.row, status, failure, row.retries, row.unconfirmed, answer))
-
-    def _backoff_s(self, flight: Flight) -> float:
-        failures = flight.row.retries + flight.row.unconfirmed
+    def _backoff_s(self, row: Row) -> float:
+        failures = row.retries + row.unconfirmed
         return backoff_s(failures, self._rng, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
 
     def _ended(self, row: int, *, failed: bool, flaw: Flaw | None = None) -> None:

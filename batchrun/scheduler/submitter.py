@@ -14,9 +14,9 @@ from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.backlog import Backlog
 from batchrun.scheduler.budget import Budget
-from batchrun.scheduler.connections import Lanes
+from batchrun.scheduler.connections import Connections
 from batchrun.scheduler.failures import Failure, FailureKind
-from batchrun.scheduler.flight import Flight
+from batchrun.scheduler.flight import Flight, Row
 from batchrun.scheduler.gate import Gate
 from batchrun.scheduler.pacing import Pacer
 from batchrun.scheduler.settlement import Settlement
@@ -36,11 +36,12 @@ class Submitter:
         numbers: Of the jobs.
         flights: The jobs in flight; the scheduler's own.
         window: How many of them there may be.
-        lanes: How many requests may be under way.
+        connections: How many requests may be under way.
         backlog: The rows to submit.
         gate: Whether the endpoint is known to answer.
         settlement: What becomes of rows whose submission failed.
         budget: What there is money for.
+        rows_per_job: The most rows of one job.
     """
 
     def __init__(
@@ -51,14 +52,16 @@ class Submitter:
         *,
         flights: dict[int, Flight],
         window: Window,
-        lanes: Lanes,
+        connections: Connections,
         backlog: Backlog,
         gate: Gate,
         settlement: Settlement,
         budget: Budget,
+        rows_per_job: int = 1,
     ) -> None:
+        self._rows_per_job = rows_per_job
         self._window = window
-        self._lanes = lanes
+        self._connections = connections
         self._numbers = numbers
         self._flights = flights
         self._backlog = backlog
@@ -74,7 +77,7 @@ class Submitter:
         if not self._is_open():
             return None
         flights, canary = self._flights, self._settlement.canary
-        at_once = _SUBMITTING_PER_CONNECTION * self._lanes.count
+        at_once = _SUBMITTING_PER_CONNECTION * self._connections.count
         room = min(self.pacer.ready(now), at_once - self.pacer.in_use, self._window.size - len(flights))
         affordable = self._budget.room(len(flights)) if room > 0 else None
         if affordable == 0:
@@ -82,16 +85,27 @@ class Submitter:
             is_over = due_at is not None and due_at <= now and self._budget.is_spent(len(flights))
             return self._budget.reached(len(flights)) if is_over else None
         room = room if affordable is None else min(room, affordable)
-        while room > 0 and (row := self._backlog.take(now, fresh=canary.lets_in)) is not None:
+        while room > 0 and (rows := self._take(now)):
             room -= 1
             self.pacer.start(now)
             job = next(self._numbers)
+            flight = flights[job] = Flight(job, rows, now)
+            attempts = (rows[0].attempts,) if len(rows) == 1 else tuple([row.attempts for row in rows])
+            out.append(cmd.Submit(job, flight.numbers, attempts))
+        return None
+
+    def _take(self, now: float) -> tuple[Row, ...]:
+        """The rows of the next job, none when there are no rows to submit."""
+        rows: tuple[Row, ...] = ()
+        canary = self._settlement.canary
+        while (row := self._backlog.take(now, fresh=canary.lets_in)) is not None:
             row.move(Move.SUBMIT)
             row.attempts += 1
             canary.submitted(row.row)
-            flights[job] = Flight(job, row, now)
-            out.append(cmd.Submit(job, row.row, row.attempts))
-        return None
+            rows = (*rows, row)
+            if len(rows) == self._rows_per_job:
+                break
+        return rows
 
     def next_at(self, now: float) -> float | None:
         """When a row may be submitted; None: not without an event."""
@@ -103,9 +117,10 @@ class Submitter:
 
     def accepted(self, flight: Flight, event: ev.Submitted, now: float) -> None:
         """`/run` answered with a job ID."""
-        flight.row.move(Move.ACCEPT)
+        for row in flight.rows:
+            row.move(Move.ACCEPT)
         self.pacer.succeed(now)
-        self._lanes.answered(event.sent_at, now)
+        self._connections.answered(event.sent_at, now)
         self._gate.submitted()
         flight.remote_id = event.remote_id
         flight.submitted_at = flight.seen_at = (event.sent_at + now) / 2
@@ -118,10 +133,12 @@ class Submitter:
             case RejectedError():
                 self.pacer.succeed(now)
                 failure = Failure(FailureKind.REJECTED, error.message, error.raw)
-                self._settlement.fail(flight, "REJECTED", failure)
+                for row in flight.rows:
+                    self._settlement.fail(flight.job, row, "REJECTED", failure)
             case AmbiguousError():
                 self.pacer.fail(now, event.sent_at)
-                self._settlement.unconfirmed(flight, error, now)
+                for row in flight.rows:
+                    self._settlement.unconfirmed(flight.job, row, error, now)
                 self._gate.shut(error, now, self.pacer.trouble)
             case ThrottledError():
                 self.pacer.throttle(now, event.sent_at, error.retry_after_s)
@@ -133,11 +150,18 @@ class Submitter:
                 self._settlement.undo(flight, now)
                 self._gate.shut(error, now, self.pacer.trouble)
 
-    def unusable(self, flight: Flight, message: str) -> None:
-        """The row's line cannot be sent; the flight has landed, and nothing was sent."""
+    def unusable(self, flight: Flight, event: ev.LineUnusable) -> bool:
+        """The line of a row cannot be sent; returns whether the flight has rows without it."""
+        row = next(row for row in flight.rows if row.row == event.row)
+        row.attempts -= 1
+        flight.carry(tuple([other for other in flight.rows if other is not row]))
+        self._settlement.fail(None, row, "INVALID", Failure(FailureKind.INVALID, event.message, event.message))
+        return bool(flight.rows)
+
+    def abandoned(self, flight: Flight, now: float) -> None:
+        """Nothing was sent for the flight, which has landed."""
         self.pacer.abandon()
-        flight.row.attempts -= 1
-        self._settlement.fail(flight, "INVALID", Failure(FailureKind.INVALID, message, message))
+        self._settlement.undo(flight, now)
 
     def _is_open(self) -> bool:
         return self._gate.is_open and len(self._flights) < self._window.size

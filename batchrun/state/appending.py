@@ -29,60 +29,73 @@ class Arrival(NamedTuple):
     digest: bytes
 
 
-class Arrivals:
-    """Adds rows to an input that grows.
+class InputEnd(NamedTuple):
+    """The end of an input that grows."""
+
+    source: int
+    line: int
+    """The number of its last line."""
+    offset: int
+    """Its length in bytes."""
+
+
+def begin_arrivals(store: Store, source: int, size_bytes: int) -> InputEnd:
+    """Forget which ids have come in earlier sessions; returns where the rows of an input end.
 
     Args:
         store: The run's state, with the rows of all lines that the input has.
         source: The number of the input.
         size_bytes: The length of the input.
     """
+    with store.transaction() as db:
+        db.execute("DROP TABLE IF EXISTS temp.arrived")
+        db.execute(_ARRIVED)
+    ((line,),) = store.query("SELECT coalesce(max(line), 0) FROM rows WHERE source = ?", (source,))
+    return InputEnd(source, int(line), size_bytes)
 
-    def __init__(self, store: Store, source: int, size_bytes: int) -> None:
-        self._store = store
-        self._source = source
-        self._offset = size_bytes
-        self._line = int(store.query("SELECT coalesce(max(line), 0) FROM rows WHERE source = ?", (source,))[0][0])
-        with store.transaction() as db:
-            db.execute("DROP TABLE IF EXISTS temp.arrived")
-            db.execute(_ARRIVED)
 
-    def add(self, arrivals: Sequence[Arrival], append: Callable[[list[int]], None]) -> int:
-        """Make rows of those that are not known yet, all or none; returns how many.
+def append_rows(
+    store: Store, end: InputEnd, arrivals: Sequence[Arrival], write: Callable[[Sequence[int]], None]
+) -> tuple[int, InputEnd]:
+    """Make rows of those requests that are not known yet, all or none.
 
-        Args:
-            arrivals: In the order in which they came.
-            append: Told the indexes of the new ones; must have their lines on disk when it returns.
+    Args:
+        store: The run's state.
+        end: Where the rows of the input end.
+        arrivals: In the order in which they came.
+        write: Told the indexes of the new ones; must have their lines on disk when it returns.
 
-        Raises:
-            InputError: an id has come before in this session.
-            StateError: another request has that id.
-            OutputError: the lines or the rows cannot be written.
-        """
-        new: list[int] = []
-        rows: list[tuple[str, int, int, int, int, bytes]] = []
-        names: dict[str, bytes] = {}
-        line, offset = self._line, self._offset
-        with self._store.transaction() as db:
-            for index, arrival in enumerate(arrivals):
-                row_id = _numbered(db, arrival)
-                known = names.get(row_id) or _known(db, row_id)
-                if known is None:
-                    line += 1
-                    new.append(index)
-                    names[row_id] = arrival.digest
-                    rows.append((row_id, self._source, line, offset, arrival.length, arrival.digest))
-                    offset += arrival.length + 1
-                elif not _is_same(known, arrival.digest):
-                    raise StateError(
-                        f"the request with the id {row_id!r} is not what it was when it came first",
-                        "give it an id of its own, or start a new run with another state file",
-                    )
-            if new:
-                append(new)
-                db.executemany(_ADD, rows)
-        self._line, self._offset = line, offset
-        return len(new)
+    Returns:
+        How many are new, and where the rows end then.
+
+    Raises:
+        InputError: an id has come before in this session.
+        StateError: another request has that id.
+        OutputError: the lines or the rows cannot be written.
+    """
+    new: list[int] = []
+    rows: list[tuple[str, int, int, int, int, bytes]] = []
+    names: dict[str, bytes] = {}
+    source, line, offset = end
+    with store.transaction() as db:
+        for index, arrival in enumerate(arrivals):
+            row_id = _numbered(db, arrival)
+            known = names.get(row_id) or _known(db, row_id)
+            if known is None:
+                line += 1
+                new.append(index)
+                names[row_id] = arrival.digest
+                rows.append((row_id, source, line, offset, arrival.length, arrival.digest))
+                offset += arrival.length + 1
+            elif not _is_same(known, arrival.digest):
+                raise StateError(
+                    f"the request with the id {row_id!r} is not what it was when it came first",
+                    "give it an id of its own, or start a new run with another state file",
+                )
+        if new:
+            write(new)
+            db.executemany(_ADD, rows)
+    return len(new), InputEnd(source, line, offset)
 
 
 def _numbered(db: sqlite3.Connection, arrival: Arrival) -> str:

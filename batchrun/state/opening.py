@@ -188,7 +188,7 @@ def refuse_without_log(path: Path) -> None:
             )
         return
     is_lost = False
-    with suppress(sqlite3.Error), closing(open_at_rest(path)) as db:
+    with suppress(sqlite3.Error, UnicodeDecodeError), closing(open_at_rest(path)) as db:  # it is damaged
         is_lost = _is_noted(db) and not log.exists()
     if is_lost:
         raise StateError(
@@ -207,7 +207,7 @@ def log_kept(path: Path) -> Iterator[None]:
     """
     with ExitStack() as kept:
         is_noted = False
-        with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error, UnicodeDecodeError):
             is_noted = _is_noted(kept.enter_context(closing(_connect(path, "mode=ro"))))
         if not is_noted:
             kept.close()

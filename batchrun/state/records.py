@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from batchrun.scheduler.states import RowState
 
 ID_MARK = "\x1f"
-"""Between the id of a line and the number of a results file, see `naming`; no id has it: ids are printable."""
+"""Between the id of a line and the number of a results file, see `shared_ids`; no id has it: ids are printable."""
 
 
 def public_id(stored: str) -> str:
@@ -55,7 +55,10 @@ class Share:
 class OpenJob(NamedTuple):
     """A job whose ID is known and whose end is not."""
 
-    row: RowRecord
+    rows: tuple[RowRecord, ...]
+    """Its rows that have not ended, in order; at least one."""
+    all_rows: tuple[int, ...]
+    """The numbers of all of its rows, in order."""
     job: int
     remote_id: str
     submitted_ms: int
@@ -116,16 +119,18 @@ class FailedJob(NamedTuple):
 
 
 class Submission(NamedTuple):
-    """The intent to submit a row."""
+    """The intent to submit a row; one for each row of the job."""
 
     job: int
     row: int
     attempt: int
     submitted_ms: int
+    carried: int | tuple[int, ...] | None
+    """With the first row the numbers of all of them in order, or of the only one; None with the others."""
 
 
 class Acceptance(NamedTuple):
-    """The answer to a submission."""
+    """The answer to a submission; one for each row of the job."""
 
     job: int
     row: int
@@ -134,13 +139,14 @@ class Acceptance(NamedTuple):
 
 
 class JobEnd(NamedTuple):
-    """How a job ended, and where its row stands from then on."""
+    """How a job ended, and the state of one of its rows from then on."""
 
-    job: int
+    job: int | None
+    """None: the row could not be sent."""
     row: int
     state: RowState
     status: str | None
-    """None: the submission surely made no job, and is forgotten."""
+    """The job's, the same for all of its rows; None: the submission surely made no job, and is forgotten."""
     retries: int
     unconfirmed: int
     delay_ms: int | None
@@ -166,9 +172,11 @@ class Batch:
     cancelling: list[tuple[int]] = field(default_factory=list)
     """Jobs that are about to be cancelled."""
     ended: list[JobEnd] = field(default_factory=list)
+    left: list[tuple[int]] = field(default_factory=list)
+    """Rows that are pending again while others have got results of their job: they have no job from then on."""
     failures: list[FailureRecord] = field(default_factory=list)
-    parts: list[tuple[int, bytes]] = field(default_factory=list)
-    """What jobs that failed have put out, as JSON."""
+    parts: list[tuple[int, int, bytes]] = field(default_factory=list)
+    """What jobs that failed have put out: job, row, and the output as JSON."""
     leaders: list[tuple[int]] = field(default_factory=list)
     """Rows that have ended, and those that ask for the same end with them."""
     answered: list[tuple[int, int]] = field(default_factory=list)
@@ -180,6 +188,8 @@ class Batch:
     """Output -> length of its file that the ended rows have reached."""
     timeline: list[Any] | None = None
     """How the run has gone so far; None: as it was written last."""
+    may_end_in_part: bool = False
+    """Whether rows of the jobs that ended may still be open: these jobs are then to be polled again."""
 
     def count_answer(self, used: int | None, made: int | None, marks: Iterable[str], rows: int = 1) -> None:
         """Count what a result says of its tokens, and what there is to say of the answer, once for each of its rows."""

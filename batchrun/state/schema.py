@@ -1,8 +1,10 @@
 """The state file's tables, and how a file gets them.
 
-A row keeps no prompt text: its source, offset, length and digest lead back to the line. A row's id stands in the
-row, because results, failures and people speak of rows by it. Jobs are a table of their own: a row has several over
-time, and a submission that carries several rows can have all of them point at one job.
+A row keeps no prompt text: its source, offset, length and digest lead back to the line. A row's id is in the row,
+because results, failures and people speak of rows by it. Jobs are a table of their own: a row has several over time,
+and a job carries one or more rows. `carried` has their numbers in the order in which they were sent: an integer for
+one row, which takes four bytes, a JSON array for several. `rows.job` is the row's last job; for a row that another
+row's job has answered, it is that job.
 
 `variant` is the number of a row's combination of sweep values, `same_as` the row whose job answers this one too, and
 `result` the digest of its result line: 48 bits, None for a row without one or one of an older version.
@@ -32,18 +34,47 @@ from batchrun.state.opening import (
 
 APPLICATION_ID = 0x62617263
 """`barc`: tells a state file from any other SQLite file."""
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _UPGRADES = (
     (("variant", "INTEGER NOT NULL DEFAULT 0"), ("same_as", "INTEGER")),
     (("result", "INTEGER"),),
 )
-"""The columns that each version after the first has added to `rows`."""
+"""The columns that versions 2 and 3 have added to `rows`."""
 _LOG_BYTES = 4 << 20
 
-_PARTS = "TABLE IF NOT EXISTS parts (job INTEGER PRIMARY KEY, output BLOB NOT NULL)"
-"""What jobs that failed have put out, as JSON. Files of the same version may be without it, and no older one minds."""
+_JOB_ROWS = """
+VIEW job_rows AS SELECT j.job, coalesce(e.key, 0) AS ordinal, e.value AS row FROM jobs j, json_each(j.carried) e
+"""
+"""The rows of each job, with their places among them."""
+_JOBS = f"""
+CREATE TABLE jobs (
+    job INTEGER PRIMARY KEY,
+    carried NOT NULL,
+    remote_id TEXT,
+    status TEXT,
+    submitted_ms INTEGER NOT NULL,
+    delay_ms INTEGER,
+    execution_ms INTEGER
+);
+CREATE {_JOB_ROWS};
+CREATE TABLE parts (job INTEGER, row INTEGER, output BLOB NOT NULL, PRIMARY KEY (job, row)) WITHOUT ROWID;
+"""
+"""`parts` has what jobs that failed have put out, as JSON."""
+_SEVERAL_ROWS_FROM = 4
+"""Before this version a job carried one row."""
+_UPGRADE_JOBS = f"""
+ALTER TABLE jobs RENAME TO old_jobs;
+ALTER TABLE parts RENAME TO old_parts;
+{_JOBS}
+INSERT INTO jobs SELECT job, row, remote_id, status, submitted_ms, delay_ms, execution_ms FROM old_jobs;
+INSERT INTO parts SELECT p.job, j.row, p.output FROM old_parts p JOIN old_jobs j ON j.job = p.job;
+DROP TABLE old_jobs;
+DROP TABLE old_parts;
+"""
+_OLD_PARTS = "TABLE IF NOT EXISTS parts (job INTEGER PRIMARY KEY, output BLOB NOT NULL)"
+"""Files of versions 1 to 3 may be without it."""
 
-_TABLES = """
+_TABLES = f"""{_JOBS}
 CREATE TABLE settings (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE outputs (output INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, committed_bytes INTEGER NOT NULL);
 CREATE TABLE sources (
@@ -72,16 +103,6 @@ CREATE TABLE rows (
     result INTEGER
 );
 CREATE UNIQUE INDEX rows_by_id ON rows (id);
-CREATE TABLE jobs (
-    job INTEGER PRIMARY KEY,
-    row INTEGER NOT NULL,
-    attempt INTEGER NOT NULL,
-    remote_id TEXT,
-    status TEXT,
-    submitted_ms INTEGER NOT NULL,
-    delay_ms INTEGER,
-    execution_ms INTEGER
-);
 CREATE TABLE failures (
     row INTEGER PRIMARY KEY,
     status TEXT NOT NULL,
@@ -188,26 +209,45 @@ def _refuse_strange(connection: sqlite3.Connection, path: Path, *, may_be_empty:
 def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
     tables = _refuse_strange(connection, path, may_be_empty=not read_only)
     version = connection.execute("PRAGMA user_version").fetchone()[0] if tables else SCHEMA_VERSION
-    added = [column for columns in _UPGRADES[version - 1 :] for column in columns]
     if read_only:
-        if added:
-            # A temporary view stands before the table of its name: the file is read as if it were of this version.
-            defaults = ", ".join(f"{0 if 'DEFAULT 0' in kind else 'NULL'} AS {name}" for name, kind in added)
-            connection.execute(f"CREATE TEMP VIEW rows AS SELECT *, {defaults} FROM main.rows")
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'parts'").fetchone():
-            connection.execute(f"CREATE TEMP {_PARTS}")
+        _show_as_new(connection, version)
         return
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     # The store folds the log into the file itself; what is left of it behind a large batch is given back.
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
-    if added:
-        columns = " ".join(f"ALTER TABLE rows ADD COLUMN {name} {kind};" for name, kind in added)
-        connection.executescript(f"BEGIN IMMEDIATE; {columns} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    if version < SCHEMA_VERSION:
+        columns = "".join(f"ALTER TABLE rows ADD COLUMN {name} {kind};" for name, kind in _added_since(version))
+        _in_one(connection, f"{columns} CREATE {_OLD_PARTS}; {_UPGRADE_JOBS}")
     if not tables:
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION_ID};"
-            f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        _in_one(connection, f"{_TABLES} PRAGMA application_id = {APPLICATION_ID};")
+
+
+def _added_since(version: int) -> list[tuple[str, str]]:
+    return [column for columns in _UPGRADES[version - 1 :] for column in columns]
+
+
+def _show_as_new(connection: sqlite3.Connection, version: int) -> None:
+    """Let a file of an older version be read as if it were of this one.
+
+    A temporary view is found before the table of its name.
+    """
+    if added := _added_since(version):
+        defaults = ", ".join(f"{0 if 'DEFAULT 0' in kind else 'NULL'} AS {name}" for name, kind in added)
+        connection.execute(f"CREATE TEMP VIEW rows AS SELECT *, {defaults} FROM main.rows")
+    if version < _SEVERAL_ROWS_FROM:
+        connection.execute("CREATE TEMP VIEW jobs AS SELECT *, row AS carried FROM main.jobs")
+        connection.execute(f"CREATE TEMP {_JOB_ROWS}")
+        has_parts = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'parts'").fetchone()
+        parts = (
+            "SELECT p.job, j.row, p.output FROM main.parts p JOIN main.jobs j ON j.job = p.job"
+            if has_parts
+            else "SELECT NULL AS job, NULL AS row, NULL AS output WHERE 0"
         )
-    connection.execute(f"CREATE {_PARTS}")
+        connection.execute(f"CREATE TEMP VIEW parts AS {parts}")
+
+
+def _in_one(connection: sqlite3.Connection, script: str) -> None:
+    """Run a script and note the version, all or nothing."""
+    connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")

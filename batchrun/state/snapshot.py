@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchrun.errors import StateError
+from batchrun.state.reader import StateReader
 from batchrun.state.records import public_id
-from batchrun.state.store import Store
 
 _NO_NUMBERS = "max(typeof({0}) <> 'integer', {0} < 0)"
 _WRONG = {
@@ -55,7 +55,7 @@ class ScannedRow(NamedTuple):
     """As in `Found`."""
 
 
-class StateSnapshot(Store):
+class StateSnapshot(StateReader):
     """A state file, read-only, as it was when this was made, whatever another process writes meanwhile.
 
     The length of each results file and the states of its rows are committed together, so here they agree.
@@ -68,7 +68,7 @@ class StateSnapshot(Store):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, read_only=True)
+        super().__init__(path)
         try:
             with self._errors():
                 self._db.execute("BEGIN")
@@ -108,7 +108,7 @@ class StateSnapshot(Store):
         return (int(rows[0][0]), rows[0][1]) if rows else (0, None)
 
     def find(self, ids: Sequence[str]) -> list[Found | None]:
-        """The rows with these ids, see `naming`, in their order; None where there is none. At most 30,000 at a time."""
+        """The rows with these ids, see `shared_ids`, in order; None where there is none. At most 30,000 at a time."""
         # Not as one JSON array: SQLite would end an id there at a NUL.
         sql = f"SELECT id, row, source, line, state, result FROM rows WHERE id IN ({','.join('?' * len(ids))})"
         found = {row[0]: Found(*row[1:]) for row in self.query(sql, ids)}

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from batchrun.errors import InputError, StateError
-from batchrun.state.leaders import choose_leaders
-from batchrun.state.naming import tell_apart
+from batchrun.state.dedupe import choose_leaders
 from batchrun.state.records import OutputRecord, SourceRecord, public_id
+from batchrun.state.shared_ids import tell_apart
 from batchrun.state.store import Store
 
 _STAGE = """

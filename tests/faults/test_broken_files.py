@@ -17,7 +17,9 @@ import pytest
 
 from batchrun.errors import InputError, OutputError, StateError, UsageError
 from batchrun.results.writer import recover
-from batchrun.runs.run import Run
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
 from batchrun.state.store import Store
 from tests.support.command import BATCHRUN
 from tests.support.disks import files_of_at_most
@@ -63,7 +65,7 @@ def succeeded(folder: Path) -> list[str]:
 
 
 def open_and_close(folder: Path, **given: object) -> None:
-    with Run(options_for(folder, **given), Listener(), clock=hurried, wall=wall):
+    with open_run(options_for(folder, **given), Listener(), clock=hurried, wall=wall):
         pass
 
 
@@ -189,8 +191,8 @@ async def test_a_truncated_state_file_is_refused_or_goes_on_and_never_begins_ane
         before = state_and_log(folder)
         options = options_for(folder, inputs=(str(tmp_path / "crashed" / "in.jsonl"),))
         try:
-            with Run(options, Listener(), clock=hurried, wall=wall) as run:
-                summary = run.conclude(await run.drive(base_url, Random(0)))
+            with open_run(options, Listener(), clock=hurried, wall=wall) as run:
+                summary = conclude(run, await drive(run, base_url, Random(0)))
         except StateError as error:
             outcomes.add("refused" if error.hint else "refused without a way out")
             assert (folder / "out.jsonl").read_bytes() == results
@@ -286,7 +288,7 @@ def test_a_file_name_that_is_no_utf_8_is_refused_and_nothing_is_left_behind(tmp_
         {"inputs": (str(path),)} if name == "inputs" else {"inputs": (__file__,), name: path.with_name(path.name + "2")}
     )
     with pytest.raises(UsageError, match=r"b\\xff.jsonl2?: the name is not valid UTF-8"):
-        Run(options_for(tmp_path, **given), Listener(), clock=hurried, wall=wall)
+        open_and_close(tmp_path, **given)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
@@ -387,8 +389,8 @@ async def test_a_folder_that_goes_while_the_run_goes_on_stops_it(tmp_path: Path,
 
     async with serving(once(go), workers=1) as server:
         options = options_for(folder, scheduler={"concurrency": 2})
-        with Run(options, Listener(), clock=hurried, wall=wall) as run:
-            outcome = await run.drive(server.endpoint.base_url, Random(0))
+        with open_run(options, Listener(), clock=hurried, wall=wall) as run:
+            outcome = await drive(run, server.endpoint.base_url, Random(0))
     assert outcome.kind == "stopped"
     assert "out.jsonl" in outcome.error.message
 

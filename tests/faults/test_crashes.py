@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun.runs.run import Run
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
 from tests.support.claims import assert_adds_up
 from tests.support.crashes import Crash, Doom, Doomed, Nights, after_every, at_random
 from tests.support.rehearsal import Listener, hurried, options_for, read_lines, rehearse, serving, write_lines
@@ -50,14 +52,14 @@ async def test_answers_that_were_cut_off_are_taken_from_the_one_that_was_written
     async with serving(worker=Picky()) as server:
         await rehearse(tmp_path, server.endpoint.base_url, dedupe=True)
     async with serving() as server:
-        with suppress(Crash), Run(options, Listener(), clock=hurried, wall=time.time) as run:
-            run.retry_failed(())
+        with suppress(Crash), open_run(options, Listener(), clock=hurried, wall=time.time) as run:
+            run.store.retry_failed(())
             doom = Doom(2, 10**9)
-            run._results.update({number: Doomed(file, doom) for number, file in run._results.items()})
-            await run.drive(server.endpoint.base_url, Random(0))
+            run.results.update({number: Doomed(file, doom) for number, file in run.results.items()})
+            await drive(run, server.endpoint.base_url, Random(0))
         assert 1 < options.output.read_bytes().count(b"\n") < 8
-        with Run(options, listener, clock=hurried, wall=time.time) as run:
-            summary = run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
+        with open_run(options, listener, clock=hurried, wall=time.time) as run:
+            summary = conclude(run, await drive(run, server.endpoint.base_url, Random(0)))
             statuses = run.store.query("SELECT status FROM jobs ORDER BY job")
         assert server.seen["run"] == 1
     assert statuses == [("FAILED",), ("COMPLETED",)]

@@ -15,17 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batchrun.config import JobPolicy, RequestOptions
-from batchrun.endpoint.protocol import (
-    MAX_RETRY_AFTER_S,
-    JobAnswer,
-    JobStatus,
-    body_message,
-    call_error,
-    parse_health,
-    parse_job,
-    parse_retry_after,
-    run_body,
-)
+from batchrun.endpoint.call_errors import MAX_RETRY_AFTER_S, body_message, call_error, parse_retry_after
+from batchrun.endpoint.protocol import JobAnswer, JobStatus, parse_health, parse_job, run_body
 from batchrun.endpoint.worker_errors import (
     MAX_MESSAGE_CHARS,
     WorkerError,

@@ -19,7 +19,9 @@ MEASURE = """
 import asyncio, sys, time
 from pathlib import Path
 from random import Random
-from batchrun.runs.run import Run
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
 from tests.support.rehearsal import Listener, options_for
 
 def peak():
@@ -27,8 +29,8 @@ def peak():
 
 before = peak()
 options = options_for(Path(sys.argv[1]), timeout_s=60.0)
-with Run(options, Listener(), clock=time.monotonic, wall=time.time, api_key=sys.argv[3]) as run:
-    summary = run.conclude(asyncio.run(run.drive(sys.argv[2], Random(0))))
+with open_run(options, Listener(), clock=time.monotonic, wall=time.time, api_key=sys.argv[3]) as run:
+    summary = conclude(run, asyncio.run(drive(run, sys.argv[2], Random(0))))
 print(summary.succeeded, peak() - before)
 """
 

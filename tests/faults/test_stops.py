@@ -14,7 +14,8 @@ from batchrun.commands.status import look
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobStatus
 from batchrun.errors import AmbiguousError, DeniedError, NotFoundError, RejectedError, ThrottledError
-from batchrun.runs.run import Run
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
 from tests.support.fault_server import (
     CLOSE,
     DONE,
@@ -193,8 +194,8 @@ async def test_where_nobody_can_be_reached_the_run_waits_and_submits_nothing(tmp
         options, listener = options_for(tmp_path), Listener()
         said = asyncio.Event()
         listener.update = lambda snapshot: said.set() if "waiting for the endpoint" in snapshot.note else None
-        with Run(options, listener, clock=hurried, wall=lambda: 1e9, api_key=KEY) as run:
-            waiting = asyncio.create_task(run.drive(address(kind, server), Random(0)))
+        with open_run(options, listener, clock=hurried, wall=lambda: 1e9, api_key=KEY) as run:
+            waiting = asyncio.create_task(drive(run, address(kind, server), Random(0)))
             await asyncio.wait_for(said.wait(), 20)
             assert not waiting.done()
             waiting.cancel()

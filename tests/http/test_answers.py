@@ -17,6 +17,7 @@ from batchrun.local.echo import EchoWorker
 from batchrun.results.completion import is_context_full, most_tokens
 from batchrun.results.text import extract
 from batchrun.runs.repair import repair_results
+from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 from tests.support.rehearsal import Listener, options_for, read_lines, rehearse, serving, write_lines
 
@@ -115,7 +116,7 @@ async def test_a_repair_counts_the_answers_again(tmp_path: Path):
     options = options_for(tmp_path)
     with Store(state) as store:
         repair_results(store, options, round(time.time() * 1000), Listener())
-    with Store(state, read_only=True) as store:
+    with StateReader(state) as store:
         assert [store.counters()[mark] for mark in COUNTS] == [2, 2, 0, 0, 0]
 
 
@@ -194,5 +195,5 @@ def test_what_a_canary_may_be_is_an_option_that_is_kept(tmp_path: Path):
     asked += ["-o", str(tmp_path / "o.jsonl"), "--canary", "1", "--canary-allow", "length", "--set", "max_tokens=1"]
     assert CliRunner().invoke(main, asked).exit_code == 0
     assert [record["finish_reason"] for record in read_lines(tmp_path / "o.jsonl")] == ["length", "length"]
-    with Store(tmp_path / "o.jsonl.state", read_only=True) as store:
+    with StateReader(tmp_path / "o.jsonl.state") as store:
         assert store.get_setting("options")["guards"]["canary_allow"] == "length"

@@ -76,6 +76,14 @@ def test_arguments_have_the_names_and_the_defaults_of_the_command_line(function)
             assert options[name].default == parameter.default
 
 
+@pytest.mark.parametrize("keyword", ["dry_run", "shard", "from_environment", "temprature"])
+def test_a_keyword_that_there_is_not_is_a_type_error(tmp_path: Path, keyword: str):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{keyword}'"):
+        batchrun.run([{"prompt": "a"}], endpoint="local", output=tmp_path / "o.jsonl", **{keyword: None})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sweep'"):
+        batchrun.stream([{"prompt": "a"}], endpoint="local", state=tmp_path / "s.state", sweep={"n": [1]})
+
+
 def test_all_that_is_offered_is_there_and_costs_nothing_until_it_is_asked_for():
     assert all(getattr(batchrun, name) is not None for name in batchrun.__all__)
     assert set(batchrun.__all__) <= set(dir(batchrun))

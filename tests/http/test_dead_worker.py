@@ -15,7 +15,9 @@ from batchrun.local.echo import EchoWorker
 from batchrun.local.queue import JobQueue
 from batchrun.local.server import LocalEndpoint, LocalOptions
 from batchrun.local.workers import worker_failure
-from batchrun.runs.run import Run
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
 from tests.support.rehearsal import Listener, options_for, read_lines, write_lines
 
 if TYPE_CHECKING:
@@ -58,8 +60,8 @@ async def test_one_dead_worker_of_two_is_named_and_costs_few_submissions(tmp_pat
     options = options_for(tmp_path, scheduler={"concurrency": None}, guards=guards)
     async with HalfDead(LocalOptions(workers=2, latency_s=0.05), EchoWorker()) as endpoint:
         endpoint.queue = queue(2, 1, name="local")
-        with Run(options, Listener(), clock=time.monotonic, wall=time.time, api_key=None) as run:
-            summary = run.conclude(await run.drive(endpoint.base_url, Random(0)))
+        with open_run(options, Listener(), clock=time.monotonic, wall=time.time, api_key=None) as run:
+            summary = conclude(run, await drive(run, endpoint.base_url, Random(0)))
     assert summary.failed <= ROWS // 100
     assert len(read_lines(options.output)) == ROWS - summary.failed
     assert summary.calls["run"] <= submissions * ROWS

@@ -18,7 +18,9 @@ from batchrun.commands.verify import verify
 from batchrun.config import GuardOptions, RequestOptions, SweepOptions
 from batchrun.display.summary_text import render
 from batchrun.errors import StateError
-from batchrun.runs.run import Run
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import cancel_jobs
+from batchrun.runs.opening import open_as_it_is, open_run
 from batchrun.scheduler.states import RowState
 from batchrun.state.store import Store
 from tests.support.command import batchrun
@@ -284,8 +286,8 @@ async def test_a_cancelled_job_leaves_all_of_its_rows_to_the_next_session(tmp_pa
         cut = await rehearse(tmp_path, base_url, dedupe=True, guards=GuardOptions(deadline_s=15.0))
         assert (cut.summary.in_flight, cut.summary.not_run) == (1, 2)
         options = options_for(tmp_path, dedupe=True)
-        with Run(options, Listener(), clock=hurried, wall=time.time, as_is=True) as run:
-            cancelled = run.conclude(await run.drive(base_url, Random(0), cancel=True))
+        with open_as_it_is(options, Listener(), clock=hurried, wall=time.time) as run:
+            cancelled = conclude(run, await cancel_jobs(run, base_url, Random(0)))
         assert (cancelled.in_flight, cancelled.not_run, server.seen["cancel"]) == (0, 3, 1)
     async with serving() as server:
         again = await rehearse(tmp_path, server.endpoint.base_url, dedupe=True)
@@ -295,7 +297,7 @@ async def test_a_cancelled_job_leaves_all_of_its_rows_to_the_next_session(tmp_pa
 
 async def test_a_leader_whose_line_is_gone_leaves_its_rows_to_the_first_of_the_others(tmp_path: Path):
     write_lines(tmp_path, lines_of("p", "p", "p"))
-    with Run(options_for(tmp_path, dedupe=True), Listener(), clock=hurried, wall=time.time):
+    with open_run(options_for(tmp_path, dedupe=True), Listener(), clock=hurried, wall=time.time):
         pass
     write_lines(tmp_path, lines_of("p", "p", "p")[1:])
     async with serving() as server:
@@ -345,7 +347,7 @@ def test_of_equal_rows_one_at_most_is_to_be_paid_for_whatever_became_of_them(tmp
     for added, states in steps:
         prompts += [str(number) for number in added]
         write_lines(folder, lines_of(*prompts))
-        with Run(options, Listener(), clock=hurried, wall=time.time):
+        with open_run(options, Listener(), clock=hurried, wall=time.time):
             pass
         with Store(options.state) as store:
             rows = store.query("SELECT row, id, state, same_as FROM rows")

@@ -15,7 +15,7 @@ from batchrun.commands.verify import verify
 from batchrun.config import SweepOptions
 from batchrun.local.workers import WorkerFailure
 from batchrun.prompts.shapes import parse_line
-from batchrun.state.store import Store
+from batchrun.state.reader import StateReader
 from tests.support.rehearsal import mixed_run, read_lines, rehearse, serving, write_lines
 from tests.support.workers import Answering, Picky
 
@@ -79,8 +79,8 @@ async def test_an_error_file_of_an_older_version_lacks_held_rows_and_that_is_not
 
 async def test_an_error_record_says_how_long_its_job_was_in_the_queue_and_at_work(tmp_path: Path):
     await mixed_run(tmp_path)
-    with Store(tmp_path / "out.jsonl.state", read_only=True) as store:
-        known = {row: times for row, *times in store.query("SELECT row, delay_ms, execution_ms FROM jobs")}
+    with StateReader(tmp_path / "out.jsonl.state") as store:
+        known = {row: times for row, *times in store.query("SELECT carried, delay_ms, execution_ms FROM jobs")}
     errors = read_lines(tmp_path / "out.errors.jsonl")
     assert [[record["job"]["delay_ms"], record["job"]["execution_ms"]] for record in errors] == [
         known[4],

@@ -17,6 +17,7 @@ from batchrun.local.echo import EchoWorker
 from batchrun.results.reader import PlacedLines
 from batchrun.results.record import read_record
 from batchrun.runs.ordering import order_results
+from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 from tests.support.claims import assert_adds_up
 from tests.support.command import batchrun
@@ -306,7 +307,7 @@ def test_what_somebody_else_has_written_into_the_results_is_not_lost(late: Path)
 
 def part_of_results(folder: Path) -> Path:
     """The results while they are put in order, before they have their name."""
-    with Store(folder / "out.jsonl.state", read_only=True) as store:
+    with StateReader(folder / "out.jsonl.state") as store:
         return folder / f"out.jsonl.{store.token}.part"
 
 

@@ -14,8 +14,10 @@ from aiohttp import web
 
 from batchrun.config import GuardOptions, HaltOptions, SchedulerOptions
 from batchrun.local.echo import EchoWorker
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
 from batchrun.runs.manifest import manifest_path
-from batchrun.runs.run import Run
+from batchrun.runs.opening import open_run
 from tests.support.rehearsal import UNLIMITED, Listener, options_for, read_lines, rehearse, serving, write_lines
 from tests.support.workers import Broken
 
@@ -125,8 +127,8 @@ async def test_the_cost_is_that_of_the_workers_and_within_five_percent(tmp_path:
         scheduler={"concurrency": 60},
     )
     async with serving(workers=5, jobs_per_worker=8, latency_s=0.5) as server:
-        with Run(options, Listener(), clock=time.monotonic, wall=time.time) as run:
-            summary = run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
+        with open_run(options, Listener(), clock=time.monotonic, wall=time.time) as run:
+            summary = conclude(run, await drive(run, server.endpoint.base_url, Random(0)))
         truth = server.endpoint.queue.worker_s(time.monotonic())
     assert summary.exit_code == 0
     assert truth > 25
@@ -163,8 +165,8 @@ async def test_a_password_in_the_url_is_not_in_the_manifest(tmp_path: Path):
     write_lines(tmp_path, PROMPTS[:1])
     options = options_for(tmp_path, endpoint="abc", base_url="https://user:hidden@proxy.example/v2")
     async with serving() as server:
-        with Run(options, Listener(), clock=time.monotonic, wall=time.time) as run:
-            run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
+        with open_run(options, Listener(), clock=time.monotonic, wall=time.time) as run:
+            conclude(run, await drive(run, server.endpoint.base_url, Random(0)))
     raw = (tmp_path / "out.manifest.json").read_bytes()
     assert b"hidden" not in raw
     assert orjson.loads(raw)["base_url"] == "https://proxy.example/v2"

@@ -10,18 +10,31 @@ from pathlib import Path
 
 import pytest
 
+from batchrun.commands.report import read as report
 from batchrun.commands.status import look
 from batchrun.commands.verify import verify
 from batchrun.config import DEFAULT_BASE_URL
 from batchrun.local.echo import EchoWorker
 from batchrun.prompts.shapes import READING
 from batchrun.state.opening import log_of
+from batchrun.state.reader import StateReader
 from batchrun.state.schema import SCHEMA_VERSION
 from tests.support.rehearsal import read_lines, rehearse, serving, write_lines
 from tests.support.workers import Answering
 
 OLDER = Path(__file__).parent / "older"
 LINES = [{"id": f"r{n}", "prompt": f"prompt {n}"} for n in range(6)]
+
+ONE_ROW_A_JOB = """
+ALTER TABLE jobs RENAME TO new_jobs;
+CREATE TABLE jobs (job INTEGER PRIMARY KEY, row INTEGER NOT NULL, attempt INTEGER NOT NULL, remote_id TEXT,
+    status TEXT, submitted_ms INTEGER NOT NULL, delay_ms INTEGER, execution_ms INTEGER);
+INSERT INTO jobs SELECT job, carried, 1, remote_id, status, submitted_ms, delay_ms, execution_ms FROM new_jobs;
+DROP VIEW job_rows;
+DROP TABLE new_jobs;
+DROP TABLE parts;
+"""
+"""The tables of jobs as versions 1 to 3 have them."""
 
 
 def version_of(state: Path) -> int:
@@ -30,13 +43,13 @@ def version_of(state: Path) -> int:
 
 
 def make_old(state: Path, version: int) -> None:
-    added = {2: ("result",), 1: ("result", "variant", "same_as")}[version]
+    added = {3: (), 2: ("result",), 1: ("result", "variant", "same_as")}[version]
     columns = " ".join(f"ALTER TABLE rows DROP COLUMN {column};" for column in added)
     with closing(sqlite3.connect(state)) as db:
-        db.executescript(f"{columns} PRAGMA user_version = {version};")
+        db.executescript(f"{ONE_ROW_A_JOB} {columns} PRAGMA user_version = {version};")
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 async def test_who_only_looks_changes_nothing(tmp_path: Path, version: int):
     write_lines(tmp_path, LINES)
     state = tmp_path / "out.jsonl.state"
@@ -48,7 +61,7 @@ async def test_who_only_looks_changes_nothing(tmp_path: Path, version: int):
     assert version_of(state) == version
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 async def test_a_run_resumes_it_and_brings_it_up_to_date(tmp_path: Path, version: int):
     write_lines(tmp_path, LINES[:4])
     state = tmp_path / "out.jsonl.state"
@@ -104,33 +117,54 @@ async def test_a_new_run_of_the_same_lines_asks_for_all_that_they_say(tmp_path: 
         assert db.execute("SELECT value FROM settings WHERE name = 'reading'").fetchone()[0] == str(READING).encode()
 
 
-def killed_before(folder: Path) -> Path:
-    """What a process of version 2 left of a run of 12 rows when it was killed: 7 of them done, 4 in flight.
+def killed_before(folder: Path, version: int) -> Path:
+    """What a process of an earlier version left of a run of 12 rows when it was killed.
 
+    Of version 2: 7 rows were done, and 4 in flight. Of version 3: 8 were done, one had failed, and 3 were in flight.
     Only the URL is another: its endpoint is gone.
     """
-    for name in ("in.jsonl", "r.jsonl"):
-        shutil.copy(OLDER / name, folder)
+    older = OLDER / f"version-{version}"
+    shutil.copy(OLDER / "in.jsonl", folder)
+    shutil.copy(older / "r.jsonl", folder)
     state = folder / "r.jsonl.state"
     for packed, path in (("state.gz", state), ("log.gz", log_of(state))):
-        path.write_bytes(gzip.decompress((OLDER / packed).read_bytes()))
+        path.write_bytes(gzip.decompress((older / packed).read_bytes()))
     with closing(sqlite3.connect(state)) as db:
         set_url = "UPDATE settings SET value = json_set(value, '$.base_url', ?) WHERE name = 'options'"
         assert db.execute(set_url, (DEFAULT_BASE_URL,)).rowcount == 1
         db.commit()
+        assert db.execute("PRAGMA user_version").fetchone() == (version,)
     return state
 
 
-async def test_a_run_that_an_earlier_version_was_killed_in_is_resumed_to_its_end(tmp_path: Path):
-    state = killed_before(tmp_path)
+@pytest.mark.parametrize(("version", "failed", "submitted"), [(2, 0, 5), (3, 1, 3)])
+async def test_a_run_that_an_earlier_version_was_killed_in_is_resumed_to_its_end(
+    tmp_path: Path, version: int, failed: int, submitted: int
+):
+    state = killed_before(tmp_path, version)
     before = read_lines(tmp_path / "r.jsonl")
     async with serving() as server:
         again = await rehearse(
             tmp_path, server.endpoint.base_url, output=tmp_path / "r.jsonl", state=state, endpoint="ep"
         )
-        assert again.summary.exit_code == 0
-        assert server.seen["run"] == 5, "jobs in flight that are gone are submitted again"
-    assert again.results[:7] == before
-    assert sorted(record["text"] for record in again.results) == sorted(f"Say {n}." for n in range(12))
+        assert (again.summary.failed, again.summary.exit_code) == (failed, 3 if failed else 0)
+        assert server.seen["run"] == submitted, "jobs in flight that are gone are submitted again"
+    assert again.results[: len(before)] == before
+    texts = sorted(record["text"] for record in again.results)
+    assert texts == sorted(f"Say {n}." for n in range(12) if not failed or n != 5)
     assert version_of(state) == SCHEMA_VERSION
     assert verify(state).is_whole
+
+
+@pytest.mark.parametrize(("version", "done", "failed", "in_flight"), [(2, 7, 0, 4), (3, 8, 1, 3)])
+def test_a_run_that_an_earlier_version_was_killed_in_can_be_looked_at(tmp_path: Path, version, done, failed, in_flight):
+    state = killed_before(tmp_path, version)
+    before = state.read_bytes()
+    standing = look(state)
+    assert (standing.succeeded, standing.failed, standing.in_flight) == (done, failed, in_flight)
+    assert len(standing.jobs) == in_flight
+    assert verify(state).is_whole
+    assert sum(variant.rows for variant in report(state).variants) == 12
+    with StateReader(state) as store:
+        assert [(row.line, job.remote_id is not None) for row, _, job in store.failures()] == [(6, True)] * failed
+    assert state.read_bytes() == before

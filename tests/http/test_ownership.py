@@ -17,7 +17,9 @@ import pytest
 from batchrun.commands.verify import verify
 from batchrun.errors import OutputError, StateError, UsageError
 from batchrun.results.writer import ResultsFile, ResultsFiles
-from batchrun.runs.run import Run
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
 from batchrun.state.store import Store
 from tests.support.command import BATCHRUN
 from tests.support.rehearsal import Listener, hurried, options_for, rehearse, serving, write_lines
@@ -116,8 +118,8 @@ async def test_an_error_file_that_somebody_has_put_there_in_the_meantime_is_left
         theirs.write_text("theirs\n")
 
     async with serving(fault, Picky()) as server:
-        with Run(options_for(tmp_path), Listener(), clock=hurried, wall=time.time) as run:
-            stopped = run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
+        with open_run(options_for(tmp_path), Listener(), clock=hurried, wall=time.time) as run:
+            stopped = conclude(run, await drive(run, server.endpoint.base_url, Random(0)))
         assert stopped.exit_code == 4
         assert "this run has not written it" in stopped.reason
         assert theirs.read_text() == "theirs\n"
@@ -164,7 +166,7 @@ async def test_results_in_the_input_folder_are_not_an_input_before_they_have_a_l
     write_lines(tmp_path, LINES)
     inputs = (str(tmp_path),)
     async with serving() as server:
-        with Run(options_for(tmp_path, inputs=inputs), Listener(), clock=hurried, wall=time.time):
+        with open_run(options_for(tmp_path, inputs=inputs), Listener(), clock=hurried, wall=time.time):
             assert (tmp_path / "out.jsonl").read_bytes() == b""
         assert len((await rehearse(tmp_path, server.endpoint.base_url, inputs=inputs)).results) == 3
 

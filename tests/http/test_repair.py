@@ -16,8 +16,10 @@ import batchrun
 from batchrun.commands import verify as verification
 from batchrun.errors import StateError
 from batchrun.runs import repair
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
 from batchrun.runs.resumed import resumed_options
-from batchrun.runs.run import Run
 from batchrun.state.store import Store
 from tests.support.claims import assert_adds_up
 from tests.support.command import batchrun as batchrun_command
@@ -38,8 +40,8 @@ async def session(folder: Path, server: Server, *, fix: bool = False, later_s: f
     """One session at an endpoint that is not this process's own; `later_s` after now."""
     listener = Listener()
     options = options_for(folder, **{"endpoint": "abc", **given})
-    with Run(options, listener, clock=hurried, wall=lambda: time.time() + later_s, repair=fix) as run:
-        summary = run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
+    with open_run(options, listener, clock=hurried, wall=lambda: time.time() + later_s, repair=fix) as run:
+        summary = conclude(run, await drive(run, server.endpoint.base_url, Random(0)))
     assert summary.exit_code in (0, 3), summary.reason
     return listener
 
@@ -224,12 +226,12 @@ def drop_a_row(folder: Path) -> None:
 
 def break_every_table(folder: Path) -> None:
     with Store(state_of(folder)) as store, store.transaction() as db:
-        db.execute("DELETE FROM jobs WHERE row = 2")
+        db.execute("DELETE FROM jobs WHERE job = (SELECT job FROM rows WHERE row = 2)")
         db.execute("UPDATE rows SET state = 2, job = 77 WHERE row = 3")
         db.execute("UPDATE rows SET state = 4 WHERE row = 4")
         db.execute("INSERT INTO failures VALUES (5, 'FAILED', 'platform', 'x', 'x', NULL, NULL)")
         db.execute("UPDATE rows SET same_as = 99 WHERE row = 6")
-        db.execute("UPDATE jobs SET status = 'FAILED' WHERE row = 7")
+        db.execute("UPDATE jobs SET status = 'FAILED' WHERE job = (SELECT job FROM rows WHERE row = 7)")
 
 
 @pytest.mark.parametrize("damage", [forget, drop_a_row, break_every_table])
@@ -250,7 +252,7 @@ async def test_a_row_that_was_removed_from_the_state_is_taken_up_by_the_same_com
         await session(tmp_path, server)
         with Store(state_of(tmp_path)) as store, store.transaction() as db:
             db.execute("DELETE FROM rows WHERE id = 'r5'")
-            db.execute("DELETE FROM jobs WHERE row NOT IN (SELECT row FROM rows)")
+            db.execute("DELETE FROM jobs WHERE carried NOT IN (SELECT row FROM rows)")
         kept = [line for line in lines_of(tmp_path) if b'"id":"r5"' not in line]
         results_of(tmp_path).write_bytes(b"".join(kept))
         with Store(state_of(tmp_path)) as store, store.transaction() as db:
@@ -476,7 +478,7 @@ async def test_a_run_that_was_repaired_and_cut_off_is_whole_but_for_what_has_not
         drop_a_line(tmp_path)
         for later_s in (0, HOUR_S):
             options = options_for(tmp_path, endpoint="abc")
-            with Run(options, Listener(), clock=hurried, wall=lambda: time.time() + later_s, repair=True):  # noqa: B023
+            with open_run(options, Listener(), clock=hurried, wall=lambda: time.time() + later_s, repair=True):  # noqa: B023
                 pass
             found = assert_adds_up(state_of(tmp_path))
             assert found.not_run == 1

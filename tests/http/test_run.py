@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import orjson
 import pytest
@@ -18,10 +18,7 @@ from batchrun.errors import InputError, RefusedError, StateError, UsageError
 from batchrun.local.workers import WorkerFailure
 from tests.support.fault_server import FaultServer, body
 from tests.support.rehearsal import read_lines, rehearse, serving, write_lines
-from tests.support.workers import Answering
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.support.workers import Answering, Picky
 
 DEAD = "vLLM server process is not running; worker is unhealthy"
 PROMPTS = [{"id": f"r{n}", "prompt": f"prompt {n}", "metadata": {"n": n}} for n in range(40)]
@@ -510,3 +507,12 @@ async def test_a_folder_of_results_has_a_file_for_each_input(tmp_path: Path):
 
 def test_refused_is_a_kind_of_stopped():
     assert RefusedError("x").exit_code == 4
+
+
+async def test_every_file_that_a_summary_names_is_named_by_its_absolute_path(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path, [{"prompt": "good"}, {"prompt": "bad"}])
+    async with serving(worker=Picky()) as server:
+        summary = (await rehearse(Path(), server.endpoint.base_url)).summary
+    named = [*summary.results, *summary.errors, summary.state, summary.manifest]
+    assert named == [tmp_path / f"out.{end}" for end in ("jsonl", "errors.jsonl", "jsonl.state", "manifest.json")]

@@ -17,7 +17,9 @@ from batchrun.commands import findings
 from batchrun.commands.verify import verify
 from batchrun.config import FOLDER_STATE
 from batchrun.results.writer import errors_path
-from batchrun.runs.run import Run
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
 from batchrun.state.store import Store
 from tests.support.claims import assert_adds_up
 from tests.support.command import BATCHRUN, KEYED, invoke
@@ -144,9 +146,9 @@ def test_a_file_of_which_nothing_was_sent_may_go_and_come_back():
 async def test_rows_that_were_never_sent_go_with_their_file_and_those_of_the_other_stay(tmp_path: Path):
     async with serving() as server:
         for names, is_driven in ((NAMES[:2], False), (NAMES[1:2], False), (NAMES[1:], True), (NAMES, True)):
-            with Run(options_of(tmp_path, names), Listener(), clock=hurried, wall=time.time) as opened:
+            with open_run(options_of(tmp_path, names), Listener(), clock=hurried, wall=time.time) as opened:
                 if is_driven:
-                    opened.conclude(await opened.drive(server.endpoint.base_url, Random(0)))
+                    conclude(opened, await drive(opened, server.endpoint.base_url, Random(0)))
                     assert_whole(names)
         assert server.seen["run"] == 12
 

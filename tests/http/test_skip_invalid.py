@@ -14,8 +14,9 @@ from batchrun.errors import InputError
 from batchrun.prompts.fields import Fields
 from batchrun.prompts.shapes import LineError, parse_line
 from batchrun.prompts.sweep import Sweep
-from batchrun.runs.intake import preview
-from tests.support.rehearsal import Listener, Picky, options_for, rehearse, serving
+from batchrun.runs.preview import preview
+from tests.support.rehearsal import Listener, options_for, rehearse, serving
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from batchrun.endpoint.protocol import JobAnswer, JobStatus, parse_stream
 from batchrun.engine import streamed
-from batchrun.engine.verdict import part_of
+from batchrun.engine.judging import partial_output
 from batchrun.errors import AmbiguousError, NotFoundError
 from batchrun.results.record import part_bytes
 from tests.support.rehearsal import rehearse, serving, write_lines
@@ -221,7 +221,7 @@ def test_a_long_part_is_cut_and_says_so():
 
 def test_an_error_alone_is_not_a_part():
     def part(status: JobStatus, output: object, error: object = None) -> object:
-        return part_of(JobAnswer("j", status, output=output, has_output=True, error=error))
+        return partial_output(JobAnswer("j", status, output=output, has_output=True, error=error))
 
     assert part(JobStatus.COMPLETED, [{"error": "boom"}]) is None
     assert part(JobStatus.COMPLETED, {"error": "boom"}) is None

@@ -17,6 +17,7 @@ from batchrun.config import SweepOptions
 from batchrun.errors import InputError, StateError, UsageError
 from batchrun.prompts.sources import find_sources
 from batchrun.runs.intake import take_in
+from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 from tests.support.command import batchrun
 from tests.support.rehearsal import Listener, options_for, read_lines, rehearse, serving, write_lines
@@ -36,7 +37,7 @@ ENDPOINTS = SweepOptions((("endpoint", ("good", "dead")), ("temperature", (0, 0.
 
 
 def ids_in(state: Path) -> list[str]:
-    with Store(state, read_only=True) as store:
+    with StateReader(state) as store:
         return [row_id for (row_id,) in store.query("SELECT id FROM rows ORDER BY row")]
 
 

@@ -360,7 +360,7 @@ def without(state: Path, row_id: str) -> None:
     lines = results_of(state).read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if orjson.loads(line)["id"] != row_id]
     results_of(state).write_bytes(b"".join(kept))
-    change(state, f"DELETE FROM jobs WHERE row = (SELECT row FROM rows WHERE id = '{row_id}')")
+    change(state, f"DELETE FROM jobs WHERE job = (SELECT job FROM rows WHERE id = '{row_id}')")
     change(state, f"DELETE FROM rows WHERE id = '{row_id}'")
     commit_length(state)
 

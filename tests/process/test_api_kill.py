@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun.state.store import Store
+from batchrun.state.reader import StateReader
 from tests.support.claims import assert_adds_up
 from tests.support.command import KEYED, batchrun
 from tests.support.jobs import jobs, jobs_run
@@ -76,7 +76,7 @@ def test_a_stream_that_is_killed_again_and_again_gives_each_record_once_and_pays
     assert len(ids.split()) == len(set(ids.split())) == ROWS
     assert len(read_lines(tmp_path / "s.state.requests.jsonl")) == ROWS
     assert_adds_up(state)
-    with Store(state, read_only=True) as store:
+    with StateReader(state) as store:
         unconfirmed = store.counters().get("unconfirmed", 0)
     assert ROWS <= jobs_run(base_url) <= ROWS + unconfirmed
 
@@ -88,7 +88,7 @@ def test_an_interrupted_stream_collects_what_is_in_flight_and_goes_on(tmp_path: 
     process.send_signal(signal.SIGINT)
     _, words = process.communicate(timeout=20)
     assert "KeyboardInterrupt" in words
-    with Store(state, read_only=True) as store:
+    with StateReader(state) as store:
         counts = store.counts()
         assert (counts[1], counts[2]) == (0, 0), "something is in flight still"
     process = start(STREAM, base_url, state)

@@ -16,6 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 from batchrun.cli.app import main
+from batchrun.commands.definitions import EMULATED, GROUPS
+from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 from tests.support.command import BATCHRUN, assert_one_clear_line, batchrun
 from tests.support.fault_server import HEALTHY, KEY, Answer, FaultServer, Script, job, page
@@ -127,6 +129,49 @@ def test_wrong_usage_of_any_command_is_one_line_and_a_hint():
         first, hint = said.output.splitlines()
         assert first.startswith("batchrun: ")
         assert hint == f"  -> see {path} --help"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        ([], "no command is given", "see batchrun --help; `batchrun run` is where to begin"),
+        (["rum"], "there is no command 'rum'", "did you mean run? Or see batchrun --help"),
+        (["run"], "`batchrun run` needs INPUT...", "see batchrun run --help"),
+        (["run", "p", "--ouput", "x"], "`batchrun run` has no option --ouput", "did you mean --output? Or see"),
+        (["run", "p", "-o"], "-o needs a value", "see batchrun run --help"),
+        (["run", "p", "--chat=1"], "--chat takes no value", "see batchrun run --help"),
+        (["run", "p", "--format", "x"], "--format: 'x' is not one of 'auto', 'openai', 'batchrun'", "see batchrun run"),
+        (["watch", "in"], "`batchrun watch` needs --output", "see batchrun watch --help"),
+        (["status", "a", "b"], "`batchrun status`: got unexpected extra argument (b)", "see batchrun status --help"),
+        (["run", "p", "-e", "x", "-e", "y"], "--endpoint is given twice: which one is meant?", "see batchrun run"),
+    ],
+)
+def test_each_kind_of_wrong_usage_says_what_where_and_what_to_do(arguments: list[str], message: str, hint: str):
+    said = CliRunner().invoke(main, arguments, prog_name="batchrun")
+    assert said.exit_code == 2
+    first, second = said.output.splitlines()
+    assert first == f"batchrun: {message}"
+    assert second.startswith(f"  -> {hint}")
+
+
+def test_every_command_has_a_line_that_fits_80_columns():
+    said = CliRunner().invoke(main, ["--help"], terminal_width=80).output
+    assert "..." not in said.split("Commands:")[1].split("Exit codes:")[0]
+    assert all(command.short_help for command in main.commands.values())
+
+
+def test_the_options_of_a_run_are_under_headings_with_the_most_used_first():
+    lines = CliRunner().invoke(main, ["run", "--help"]).output.splitlines()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings == [f"{group}:" for group in GROUPS if group != EMULATED]
+    firsts = [lines[lines.index(heading) + 1].split()[0].rstrip(",") for heading in headings]
+    assert firsts == ["-e", "--set", "-j", "--max-retries", "--deadline", "--price-per-hour", "--worker", "--progress"]
+
+
+def test_the_variables_of_options_that_are_called_otherwise_are_read():
+    done = local("p.jsonl", "--dry-run", BATCHRUN_OVERRIDE="max_tokens=3", BATCHRUN_DEFAULT="top_k=4")
+    assert b'"max_tokens":3' in done.stdout.encode()
+    assert b'"top_k":4' in done.stdout.encode()
 
 
 def test_invalid_lines_are_listed_by_file_and_line(tmp_path: Path):
@@ -366,7 +411,7 @@ def test_help_needs_no_heavy_import():
 )
 def test_times_are_said_as_people_say_them(text: str, seconds: float):
     assert local("p.jsonl", "--deadline", text).returncode == 0
-    with Store(Path("p.results.jsonl.state"), read_only=True) as store:
+    with StateReader(Path("p.results.jsonl.state")) as store:
         assert store.get_setting("options")["guards"]["deadline_s"] == seconds
 
 
@@ -376,7 +421,7 @@ def test_a_resumed_run_keeps_its_guards_and_those_that_are_given_replace_them():
     assert "  cost " in first.stderr
     again = batchrun("resume", "p.results.jsonl.state", "--max-cost", "9", "--worker", "echo")
     assert again.returncode == 0, again.stderr
-    with Store(Path("p.results.jsonl.state"), read_only=True) as store:
+    with StateReader(Path("p.results.jsonl.state")) as store:
         guards = store.get_setting("options")["guards"]
     assert (guards["max_cost"], guards["price_per_hour"], guards["halt"]["share"]) == (9.0, 2.0, 0.1)
     assert "  cost  $" in batchrun("status", "p.results.jsonl.state").stdout

@@ -13,9 +13,11 @@ import pytest
 from batchrun.display.timeline import Point, Timeline
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.engine.clock import WallClock, steady_s
-from batchrun.engine.journal import completed_ms
+from batchrun.engine.endings import completed_ms
 from batchrun.engine.signals import Leaving, Wish
-from batchrun.runs.run import Run
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
 from tests.support.claims import assert_adds_up
 from tests.support.command import KEYED, start, status
 from tests.support.rehearsal import Listener, options_for, read_lines, serving, write_lines
@@ -83,11 +85,11 @@ async def test_jobs_of_an_earlier_session_are_collected_whatever_the_wall_clock_
                 if snapshot.in_flight == 8:
                     leaving.ask(Wish.DETACH)
 
-        with Run(options, Impatient(), clock=time.monotonic, wall=time.time) as run:
-            outcome = await run.drive(server.endpoint.base_url, Random(0), leaving=leaving)
-            assert run.conclude(outcome).in_flight == 8
-        with Run(options, Listener(), clock=time.monotonic, wall=lambda: time.time() + step_s) as run:
-            summary = run.conclude(await run.drive(server.endpoint.base_url, Random(0)))
+        with open_run(options, Impatient(), clock=time.monotonic, wall=time.time) as run:
+            outcome = await drive(run, server.endpoint.base_url, Random(0), leaving=leaving)
+            assert conclude(run, outcome).in_flight == 8
+        with open_run(options, Listener(), clock=time.monotonic, wall=lambda: time.time() + step_s) as run:
+            summary = conclude(run, await drive(run, server.endpoint.base_url, Random(0)))
     assert (summary.succeeded, server.seen["run"]) == (8, 8)
     jobs = [record["job"] for record in read_lines(options.output)]
     assert all(job["submitted_at"] <= job["completed_at"] for job in jobs)

@@ -109,6 +109,7 @@ def base_of(command: str, url: str) -> dict[str, list[str]]:
         "report": state,
         "check": {"inputs": ["in.jsonl"]},
         "serve": {"port": ["--port", "0"]},
+        "help": {"topic": ["sweeps"]},
     }[command]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 from tests.support.command import invoke
 
@@ -187,5 +188,5 @@ def test_a_password_in_the_url_of_an_older_state_file_is_neither_shown_nor_kept(
     said = refused(base_url, "resume", state, words=f"sends the API key to {base_url}")
     assert "s3cret-word" not in said
     assert invoke("resume", state, "--base-url", base_url, "--progress", "none")[0] == 0
-    with Store(state, read_only=True) as store:
+    with StateReader(state) as store:
         assert store.get_setting("options")["base_url"] == base_url

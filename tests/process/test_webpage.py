@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
+from batchrun.state.figures import sessions
 from batchrun.state.store import Store
 from tests.support.command import BATCHRUN
 from tests.support.rehearsal import mixed_run
@@ -43,7 +44,7 @@ async def test_the_page_draws_in_a_browser_and_what_workers_say_stays_text(tmp_p
     state, page = await mixed_run(tmp_path), tmp_path / "page.html"
     with Store(state) as store, store.transaction() as db:
         db.execute("UPDATE failures SET message = ?", (HOSTILE,))
-        start_ms = store.sessions()[0][0]
+        start_ms = sessions(store)[0][0]
         points = [[start_ms + n * 60_000, 50 + n % 7, 40 + n % 5, 30, n * n, n, 0] for n in range(60)]
         db.execute("INSERT OR REPLACE INTO settings VALUES ('timeline', ?)", (orjson.dumps(points),))
     done = report(state, page)

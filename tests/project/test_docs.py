@@ -1,4 +1,4 @@
-"""The README says what there is, and what it says works."""
+"""The README and the guides say what there is, and all that they say exists."""
 
 from __future__ import annotations
 
@@ -8,26 +8,36 @@ import tomllib
 import pytest
 
 from batchrun.cli.app import main
+from batchrun.cli.options import GroupedOption
 from batchrun.scheduler.failures import FailureKind
-from tests.support.places import ROOT
+from tests.support.places import PACKAGE, ROOT
 
 README = (ROOT / "README.md").read_text()
+GUIDES = {path.stem: path.read_text() for path in sorted((PACKAGE / "guides").glob("*.md"))}
+DOCUMENTS = "\n".join([README, *GUIDES.values()])
 HIDDEN = {"help"}
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
-def test_every_command_and_option_is_in_the_readme(name: str):
-    assert f"`batchrun {name}" in README
+def test_every_command_and_option_is_in_a_guide_or_the_readme(name: str):
+    assert f"`batchrun {name}" in GUIDES["commands"]
     for parameter in main.commands[name].params:
         if parameter.param_type_name == "option" and parameter.name not in HIDDEN:
-            assert any(f"`{option}" in README for option in parameter.opts), f"{name} {parameter.opts}"
+            assert any(f"`{option}" in DOCUMENTS for option in parameter.opts), f"{name} {parameter.opts}"
 
 
-def test_every_option_that_the_readme_names_exists():
+def test_the_commands_guide_has_the_options_of_run_under_the_headings_of_its_help():
+    rows = dict(re.findall(r"^\| ([a-z ]+) \| (.+) \|$", GUIDES["commands"], re.MULTILINE))
+    for option in main.commands["run"].params:
+        if isinstance(option, GroupedOption):
+            assert f"`{max(option.opts, key=len)}`" in rows[option.group.lower()], option.opts
+
+
+def test_every_option_that_the_documents_name_exists():
     known = {
         option for command in main.commands.values() for p in command.params for option in (*p.opts, *p.secondary_opts)
     }
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", DOCUMENTS))
     assert named - known == {"--no-deps", "--help", "--full"}
 
 
@@ -43,9 +53,19 @@ def test_the_two_set_up_commands_are_one_line_each(heading: str):
     assert block.startswith("python3 -m venv .venv && .venv/bin/pip install")
 
 
-def test_the_readme_lists_every_failure_kind_exit_code_and_part():
+def test_the_readme_is_short_and_leads_to_every_guide():
+    assert len(README.splitlines()) <= 200
+    for topic in GUIDES:
+        assert f"](batchrun/guides/{topic}.md)" in README
+
+
+def test_the_failures_guide_has_every_failure_kind_and_whether_it_is_retried():
     for kind in FailureKind:
-        assert f"`{kind.value}`" in README
+        (row,) = re.findall(rf"^\| `{kind.value}` \|.*\| ([^|]+) \|$", GUIDES["failures"], re.MULTILINE)
+        assert (row == "yes") == kind.is_retryable
+
+
+def test_the_readme_lists_every_exit_code_and_part():
     for code in (0, 1, 2, 3, 4, 130):
         assert f"| {code} |" in README
     for entry in (ROOT / "batchrun").iterdir():

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.runs.run import Run
+from batchrun.local.echo import EchoWorker
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
 from batchrun.scheduler.states import RowState
 from batchrun.state.store import Store
 from tests.support.claims import assert_adds_up
@@ -88,6 +91,8 @@ class Nights:
         copies: So many rows ask for the same, and share a job.
     """
 
+    worker: type[EchoWorker] = Flaky
+
     def __init__(self, folder: Path, copies: int = 1) -> None:
         self.folder = folder
         self.different = ROWS // copies
@@ -103,11 +108,15 @@ class Nights:
         number %= self.different
         return f"{'refused' if number % 11 == 5 else 'p'} {number}"
 
+    def prompts_of(self, body: dict) -> list[str]:
+        """What the rows of a job ask."""
+        return [body["input"]["prompt"]]
+
     async def fault(self, request: web.BaseRequest, operation: str) -> web.StreamResponse | None:
         """Some answers are lost after the server has acted; a process that dies hears no answer at all."""
         self.requests += 1
         if operation == "run":
-            self.submitted[orjson.loads(await request.read())["input"]["prompt"]] += 1
+            self.submitted.update(self.prompts_of(orjson.loads(await request.read())))
         if self.doom.request() or (operation != "health" and self.requests % 23 == 0):
             request.transport.abort()
         return None
@@ -115,19 +124,17 @@ class Nights:
     async def session(self, base_url: str, doom: Doom) -> bool:
         """One session; whether it came to its end."""
         self.doom = doom
-        with suppress(Crash), Run(self.options, Listener(), clock=hurried, wall=time.time) as run:
-            store, run.store = run.store, Doomed(run.store, doom)
-            run._results.update({number: Doomed(file, doom) for number, file in run._results.items()})
-            outcome = await run.drive(base_url, Random(0))
-            run.store = store
-            summary = run.conclude(outcome)
+        with suppress(Crash), open_run(self.options, Listener(), clock=hurried, wall=time.time) as run:
+            run.results.update({number: Doomed(file, doom) for number, file in run.results.items()})
+            outcome = await drive(replace(run, store=Doomed(run.store, doom)), base_url, Random(0))
+            summary = conclude(run, outcome)
             assert outcome.kind == "finished", (outcome, summary)
             return True
         self.crashes += 1
         return False
 
     async def until_it_is_over(self, dooms) -> None:
-        async with serving(self.fault, Flaky()) as server:
+        async with serving(self.fault, self.worker()) as server:
             for _ in range(MOST_SESSIONS):
                 if await self.session(server.endpoint.base_url, next(dooms)):
                     return

@@ -16,7 +16,9 @@ from batchrun.files.exactjson import load
 from batchrun.local.echo import EchoWorker
 from batchrun.local.server import LocalEndpoint, LocalOptions
 from batchrun.results.writer import errors_path
-from batchrun.runs.run import Run
+from batchrun.runs.closing import conclude
+from batchrun.runs.driving import drive
+from batchrun.runs.opening import open_run
 from tests.support.workers import Picky
 
 if TYPE_CHECKING:
@@ -129,10 +131,10 @@ async def rehearse(
 ) -> Rehearsal:
     """Run `folder/in.jsonl` to its end; `retry` are the failure kinds to take up again, () for all."""
     options, listener = options_for(folder, **given), Listener()
-    with Run(options, listener, clock=hurried, wall=time.time, api_key=key) as run:
+    with open_run(options, listener, clock=hurried, wall=time.time, api_key=key) as run:
         if retry is not None:
-            run.retry_failed(retry)
-        summary = run.conclude(await run.drive(base_url, Random(0)))
+            run.store.retry_failed(retry)
+        summary = conclude(run, await drive(run, base_url, Random(0)))
     return Rehearsal(summary, read_lines(options.output), read_lines(errors_path(options.output)), listener)
 
 

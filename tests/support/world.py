@@ -41,6 +41,8 @@ class Faults:
     poll_missing_once: float = 0.0
     job_lost: float = 0.0
     job_bad: float = 0.0
+    row_bad: float = 0.0
+    """Rows that fail within a job of several."""
     throttled: float = 0.0
     job_stuck: float = 0.0
     """Jobs that are at work for ever."""
@@ -77,6 +79,8 @@ class Setting:
     guards: GuardOptions = field(default_factory=GuardOptions)
     life_s: float = math.inf
     jobs_per_worker: int = 1
+    rows_per_job: int = 1
+    """The most rows of one job."""
     dead: int = 0
     """How many of the workers fail each job, at once."""
     dead_s: float = 0.005
@@ -90,13 +94,20 @@ class Job:
     """A job at the endpoint."""
 
     remote_id: str
-    row: int
+    rows: tuple[int, ...]
     arrived_at: float
     service_s: float
     started_at: float | None = None
     ended_at: float | None = None
     outcome: str = "ok"
     worker_id: str = "well"
+    bad_rows: frozenset[int] = frozenset()
+    """Rows that have no result, although the job has."""
+
+    @property
+    def row(self) -> int:
+        """Its first row."""
+        return self.rows[0]
 
 
 class World:
@@ -134,7 +145,7 @@ class World:
         self.recalled: Counter[int] = Counter()
         """Submissions that were cancelled on the user's wish."""
         self.requeued_pending: dict[int, ev.Ticket] = {}
-        self.open_jobs: dict[int, tuple[int, str]] = {}
+        self.open_jobs: dict[int, tuple[tuple[int, ...], str]] = {}
         self.cancelling: set[int] = set()
         """Jobs whose cancel was written down."""
         self.attempts: dict[int, int] = {}
@@ -164,6 +175,7 @@ class World:
             numbers=itertools.count(next_job),
             guards=setting.guards,
             life_s=setting.life_s,
+            rows_per_job=setting.rows_per_job,
         )
 
     def at(self, when: float, action: Callable[[], None]) -> None:
@@ -219,18 +231,17 @@ class World:
         self.steps = 0
         self.scheduler = self._scheduler(max(self.open_jobs, default=0) + 100_000)
         open_rows = set()
-        for job, (row, remote_id) in list(self.open_jobs.items()):
-            open_rows.add(row)
-            ticket = ev.Ticket(row, self.attempts[row], self.requeued[row], self.unconfirmed[row])
+        for job, (rows, remote_id) in list(self.open_jobs.items()):
+            open_rows.update(rows)
             if remote_id:
                 at = self.jobs[remote_id].arrived_at
-                self.tell(ev.JobAdopted(ticket, job, remote_id, at, cancelling=job in self.cancelling))
+                tickets = tuple(self._ticket(row) for row in rows)
+                self.tell(ev.JobAdopted(tickets, job, remote_id, at, cancelling=job in self.cancelling))
             else:
                 del self.open_jobs[job]
-                self.unconfirmed[row] += 1
-                self.requeued_pending[row] = ev.Ticket(
-                    row, self.attempts[row], self.requeued[row], self.unconfirmed[row]
-                )
+                for row in rows:
+                    self.unconfirmed[row] += 1
+                    self.requeued_pending[row] = self._ticket(row)
         self.pending = deque(
             self.requeued_pending.get(
                 row, ev.Ticket(row, self.attempts.get(row, 0), self.requeued[row], self.unconfirmed[row])
@@ -241,7 +252,17 @@ class World:
         self.requeued_pending.clear()
         return self
 
+    def _ticket(self, row: int) -> ev.Ticket:
+        return ev.Ticket(row, self.attempts[row], self.requeued[row], self.unconfirmed[row])
+
     # the driver
+
+    def _land(self, job: int | None, row: int) -> None:
+        """A row of a job has ended, or is pending again."""
+        if job is not None:
+            rows, remote_id = self.open_jobs.pop(job)
+            if left := tuple(other for other in rows if other != row):
+                self.open_jobs[job] = left, remote_id
 
     def _do(self, command: cmd.Command) -> None:
         match command:
@@ -249,14 +270,17 @@ class World:
                 tickets = tuple(self.pending.popleft() for _ in range(min(count, len(self.pending))))
                 event = ev.RowsLoaded(tickets, exhausted=not self.pending)
                 self.at(self.now + self.setting.commit_s, lambda: self.tell(event))
-            case cmd.Submit(job, row, attempt):
-                assert row not in self.ended
-                self.submissions[row] += 1
-                self.attempts[row] = attempt
-                self.open_jobs[job] = (row, "")
+            case cmd.Submit(job, rows, attempts):
+                assert 1 <= len(rows) <= self.setting.rows_per_job
+                for row, attempt in zip(rows, attempts, strict=True):
+                    assert row not in self.ended
+                    self.submissions[row] += 1
+                    self.attempts[row] = attempt
+                self.open_jobs[job] = (rows, "")
                 self.under_way["run"] += 1
-                self.at(self.now + self.setting.commit_s, lambda: self._on_wire(lambda: self._send_submit(job, row)))
-            case cmd.Poll(job, remote_id):
+                self.at(self.now + self.setting.commit_s, lambda: self._on_wire(lambda: self._send_submit(job, rows)))
+            case cmd.Poll(job, remote_id, rows):
+                assert rows == self.open_jobs[job][0]
                 self.under_way["status"] += 1
                 self._on_wire(lambda: self._send_poll(job, remote_id))
             case cmd.Cancel(job, remote_id):
@@ -268,7 +292,7 @@ class World:
             case cmd.CheckHealth():
                 self._send_health()
             case cmd.Requeue(job, row, status, _, retries, unconfirmed):
-                del self.open_jobs[job]
+                self._land(job, row)
                 self.requeued[row] = retries
                 self.unconfirmed[row] = unconfirmed
                 self.recalled[row] += status == "CANCELLED"
@@ -277,11 +301,11 @@ class World:
                     self.attempts[row] -= 1
             case cmd.Finish(job, row):
                 assert row not in self.ended, f"row {row} ended twice"
-                del self.open_jobs[job]
+                self._land(job, row)
                 self.ended[row] = command
                 self.unconfirmed[row] = command.unconfirmed
             case cmd.Hold(job, row):
-                del self.open_jobs[job]
+                self._land(job, row)
                 self.held.add(row)
             case cmd.Halt():
                 self.halted = command
@@ -338,7 +362,7 @@ class World:
     def _no_answer(self) -> CallError:
         return AmbiguousError("502", http_status=502) if self.setting.faults.outage_answers else UnreachableError("no")
 
-    def _send_submit(self, job: int, row: int) -> None:
+    def _send_submit(self, job: int, rows: tuple[int, ...]) -> None:
         faults, sent_at = self.setting.faults, self.now
         there, back = self.setting.latency_s(self.rng), self.setting.latency_s(self.rng)
 
@@ -346,7 +370,7 @@ class World:
             self.under_way["run"] -= 1
             self._off_wire()
             if isinstance(event, ev.Submitted):
-                self.open_jobs[job] = (row, event.remote_id)
+                self.open_jobs[job] = (rows, event.remote_id)
             self.tell(event)
 
         def fail(error: Exception, after: float) -> None:
@@ -369,7 +393,7 @@ class World:
             elif self.rng.random() < faults.submit_rejected:
                 fail(RejectedError("400", http_status=400), back)
             else:
-                remote_id = self._accept(row)
+                remote_id = self._accept(rows)
                 if lost_after:
                     fail(AmbiguousError("reset"), back)
                 else:
@@ -449,9 +473,9 @@ class World:
 
     # the endpoint
 
-    def _accept(self, row: int) -> str:
+    def _accept(self, rows: tuple[int, ...]) -> str:
         remote_id = f"job-{len(self.jobs)}"
-        job = Job(remote_id, row, self.now, self.setting.service_s(self.rng))
+        job = Job(remote_id, rows, self.now, self.setting.service_s(self.rng))
         faults = self.setting.faults
         shares = {"lost": faults.job_lost, "bad": faults.job_bad, "stuck": faults.job_stuck}
         outcomes, weights = zip(*shares.items(), strict=True)
@@ -459,7 +483,9 @@ class World:
         if draw < sum(weights):
             job.outcome = self.rng.choices(outcomes, weights)[0]
         self.jobs[remote_id] = job
-        self.accepted[row] += 1
+        self.accepted.update(rows)
+        if len(rows) > 1:
+            job.bad_rows = frozenset(row for row in rows if self.rng.random() < faults.row_bad)
         self.queue.append(job)
         self._dispatch()
         return remote_id
@@ -531,14 +557,32 @@ class World:
         times = (remote.ended_at - remote.service_s - remote.arrived_at, remote.service_s)
         if remote.outcome == "lost":
             failure = Failure(FailureKind.PLATFORM, "job timed out after 1 retries", "")
-            return ev.JobEnded(job, "FAILED", failure, *times, sent_at)
+            return self._ended(job, remote, "FAILED", failure, *times, sent_at)
         if remote.outcome == "cancelled":
             failure = Failure(FailureKind.CANCELLED, "cancelled", "")
-            return ev.JobEnded(job, "CANCELLED", failure, None, None, sent_at)
+            return self._ended(job, remote, "CANCELLED", failure, None, None, sent_at)
         failure = None
         if remote.outcome == "bad":
             failure = Failure(FailureKind.BAD_REQUEST, "bad", "")
         elif remote.outcome == "dead":
             failure = Failure(FailureKind.WORKER_ERROR, "vLLM server process is not running; worker is unhealthy", "")
         status = "FAILED" if failure else "COMPLETED"
-        return ev.JobEnded(job, status, failure, *times, sent_at, worker_id=remote.worker_id)
+        return self._ended(job, remote, status, failure, *times, sent_at)
+
+    def _ended(
+        self,
+        job: int,
+        remote: Job,
+        status: str,
+        failure: Failure | None,
+        delay_s: float | None,
+        execution_s: float | None,
+        sent_at: float,
+    ) -> ev.JobEnded:
+        """The end of a job for all of its rows."""
+        own = Failure(FailureKind.WORKER_ERROR, "only this row", "")
+        rows, _ = self.open_jobs[job]
+        answers = tuple(ev.RowAnswer(failure or (own if row in remote.bad_rows else None)) for row in rows)
+        if status == "COMPLETED" and all(answer.failure for answer in answers):
+            status = "FAILED"
+        return ev.JobEnded(job, status, answers, delay_s, execution_s, sent_at, worker_id=remote.worker_id)

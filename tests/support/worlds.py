@@ -20,6 +20,7 @@ faults = st.builds(
     poll_missing_once=shares,
     job_lost=shares,
     job_bad=shares,
+    row_bad=shares,
     throttled=shares,
 )
 limits = st.builds(
@@ -48,6 +49,7 @@ worlds = st.builds(
     options=options,
     faults=faults,
     seed=st.integers(0, 2**32),
+    rows_per_job=st.sampled_from([1, 1, 2, 3, 8]),
     guards=st.just(GuardOptions(halt=HaltOptions(automatic=False))),
 )
 

@@ -7,9 +7,10 @@ import pytest
 
 from batchrun.commands import status as standing
 from batchrun.config import RunOptions
-from batchrun.runs.conclusion import rescue_by
+from batchrun.runs.closing import rescue_by
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
+from batchrun.state.reader import StateReader
 from batchrun.state.records import Acceptance, Batch, FailureRecord, JobEnd, SourceRecord, Submission
 from batchrun.state.staging import StagedLine, merge, stage
 from batchrun.state.store import Store
@@ -32,7 +33,7 @@ def state(tmp_path: Path) -> Path:
         session = store.begin_session(1, round((NOW - 700) * 1000))
         ago_ms = round((NOW - 600) * 1000)
         batch = Batch(
-            submitted=[Submission(n, n, 1, ago_ms) for n in range(1, 5)],
+            submitted=[Submission(n, n, 1, ago_ms, n) for n in range(1, 5)],
             counters={"unconfirmed": 1},
         )
         store.commit(batch, session, ago_ms)
@@ -68,7 +69,7 @@ def test_a_job_in_flight_is_shown_with_its_age_and_how_long_its_result_can_be_re
     assert (job.id, job.job_id) == ("r3", "job-3")
     assert job.age_s == pytest.approx(600)
     assert job.rescue_in_s == pytest.approx(60 + 1800 - 600), "a minute in the system as the last job, then 30 minutes"
-    with Store(state, read_only=True) as store:
+    with StateReader(state) as store:
         assert rescue_by(store, NOW) == pytest.approx(NOW - 600 + 60 + 1800)
 
 

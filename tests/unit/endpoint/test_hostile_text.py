@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun.endpoint.protocol import MAX_ERROR_BYTES, call_error, parse_health, parse_job
+from batchrun.endpoint.call_errors import MAX_ERROR_BYTES, call_error
+from batchrun.endpoint.protocol import parse_health, parse_job
 from batchrun.endpoint.worker_errors import decode_error, find_hidden_error
 from batchrun.errors import BatchrunError
 from batchrun.prompts.shapes import parse_line

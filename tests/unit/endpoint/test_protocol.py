@@ -10,19 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrun.config import JobPolicy
+from batchrun.endpoint.call_errors import body_message, call_error, parse_retry_after
 from batchrun.endpoint.protocol import (
     Health,
     JobAnswer,
     JobStatus,
     Operation,
-    body_message,
-    call_error,
     health_body,
     job_body,
     operation_url,
     parse_health,
     parse_job,
-    parse_retry_after,
     run_body,
 )
 from batchrun.errors import (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from batchrun.engine.notices import Announcer
+from batchrun.engine.notices import Notices
 
 
 def said(notes: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    announcer = Announcer()
+    announcer = Notices()
     lines = ((at, announcer.look(note, at)) for at, note in notes)
     return [(at, line) for at, line in lines if line is not None]
 

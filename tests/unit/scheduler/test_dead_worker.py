@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from batchrun.config import GuardOptions, HaltOptions, SchedulerOptions
-from batchrun.scheduler.blame import Blame
 from batchrun.scheduler.brake import Brake
-from batchrun.scheduler.events import JobEnded
+from batchrun.scheduler.events import JobEnded, RowAnswer
 from batchrun.scheduler.failures import Failure, FailureKind
+from batchrun.scheduler.faulty_workers import FaultyWorkers
 from tests.support.world import Setting, World
 from tests.support.worlds import assert_every_row_ended_once
 
@@ -92,11 +92,12 @@ def test_no_retries_means_none_also_for_a_dead_worker():
 
 
 def ended(worker: str, failure: Failure | None = DEAD) -> JobEnded:
-    return JobEnded(1, "FAILED" if failure else "COMPLETED", failure, 0.0, 0.005, 0.0, worker_id=worker)
+    answers = (RowAnswer(failure),)
+    return JobEnded(1, "FAILED" if failure else "COMPLETED", answers, 0.0, 0.005, 0.0, worker_id=worker)
 
 
 def test_a_row_that_fails_everywhere_is_not_the_fault_of_a_worker():
-    blame = Blame()
+    blame = FaultyWorkers()
     assert not blame.ended(0, ended("w", None), 0.0, 1.0)
     assert not any(blame.ended(7, ended("x"), 1.0, 1.0) for _ in range(10)), "one row only"
     assert not blame.ended(8, ended("x"), 1.0, 1.0)
@@ -106,7 +107,7 @@ def test_a_row_that_fails_everywhere_is_not_the_fault_of_a_worker():
 
 
 def test_workers_that_nobody_works_beside_are_not_to_blame():
-    blame = Blame()
+    blame = FaultyWorkers()
     assert not any(blame.ended(row, ended("x"), 0.0, 1.0) for row in range(10))
     blame.ended(0, ended("w", None), 1.0, 1.0)
     assert blame.ended(11, ended("x"), 2.0, 1.0)
@@ -114,7 +115,7 @@ def test_workers_that_nobody_works_beside_are_not_to_blame():
 
 
 def test_what_is_new_of_failing_workers_is_told_once():
-    blame = Blame()
+    blame = FaultyWorkers()
     blame.ended(0, ended("w", None), 0.0, 1.0)
     blame.ended(1, ended("x"), 0.0, 1.0)
     assert blame.take() == {"failed_by x": 1, "ended_by x": 1}

@@ -38,7 +38,7 @@ def test_a_budget_is_used_and_kept_to_from_the_first_window_on(max_cost: float):
 @pytest.mark.parametrize("first", ["a failed poll", "at work", "over"])
 def test_what_an_adopted_job_ran_unwatched_is_counted_however_its_first_poll_went(first: str):
     scheduler = Scheduler(SchedulerOptions(), Random(0))
-    scheduler.handle(ev.JobAdopted(ev.Ticket(1, attempts=1), 7, "remote", -100.0), 0.0)
+    scheduler.handle(ev.JobAdopted((ev.Ticket(1, attempts=1),), 7, "remote", -100.0), 0.0)
     scheduler.commands(0.0)
     if first == "a failed poll":
         scheduler.handle(ev.PollFailed(7, AmbiguousError("502"), 0.0), 0.1)
@@ -46,5 +46,5 @@ def test_what_an_adopted_job_ran_unwatched_is_counted_however_its_first_poll_wen
         scheduler.handle(ev.JobSeen(7, in_progress=True, sent_at=0.0), 0.1)
     if first != "over":
         scheduler.commands(60.0)
-    scheduler.handle(ev.JobEnded(7, "COMPLETED", None, 20.0, 90.0, 60.0), 60.1)
+    scheduler.handle(ev.JobEnded(7, "COMPLETED", (ev.RowAnswer(),), 20.0, 90.0, 60.0), 60.1)
     assert scheduler.meter.total.unwatched_s == pytest.approx(80.0), "from -80 to 0"

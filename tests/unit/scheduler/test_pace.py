@@ -59,11 +59,11 @@ class Tenant(World):
         self.owner = owner
         self.jobs, self.queue = owner.jobs, owner.queue
 
-    def _accept(self, row: int) -> str:
+    def _accept(self, rows: tuple[int, ...]) -> str:
         self.owner.now = self.now
-        self.accepted[row] += 1
-        remote_id = self.owner._accept(row)
-        self.owner.accepted[row] -= 1
+        self.accepted.update(rows)
+        remote_id = self.owner._accept(rows)
+        self.owner.accepted.subtract(rows)
         return remote_id
 
     def health(self):

@@ -31,6 +31,22 @@ def test_a_run_that_crashes_anywhere_goes_on_and_reports_each_possible_duplicate
     assert_every_row_ended_once(world)
 
 
+@pytest.mark.parametrize("rows_per_job", range(1, 9))
+def test_rows_of_one_job_end_one_by_one_and_only_the_failed_ones_are_submitted_again(rows_per_job: int):
+    faults = Faults(row_bad=0.3, submit_lost_after=0.05, job_lost=0.05)
+    setting = Setting(
+        rows=400, workers=7, faults=faults, rows_per_job=rows_per_job, guards=GuardOptions(halt=HaltOptions(share=1.0))
+    )
+    world = World(setting).run()
+    assert_every_row_ended_once(world)
+    sizes = {len(job.rows) for job in world.jobs.values()}
+    assert max(sizes) == rows_per_job
+    assert rows_per_job == 1 or len(sizes) > 1, "what is submitted again is in jobs of any size"
+    for job in world.jobs.values():
+        good = set(job.rows) - job.bad_rows
+        assert job.outcome != "ok" or all(world.ended[row].failure is None for row in good)
+
+
 @settings(max_examples=60, deadline=None)
 @given(worlds, st.floats(0, 5))
 def test_a_stop_ends_when_what_is_in_flight_is_collected(setting: Setting, stop_at: float):

@@ -82,7 +82,7 @@ def test_a_health_that_answers_404_again_and_again_ends_a_run_once_its_jobs_are_
     assert "no such endpoint" in scheduler.stop.message
     assert not scheduler.is_done
     for job in list(scheduler._flights):
-        scheduler.handle(ev.JobEnded(job, "COMPLETED", None, 0.1, 0.1, 45.0), 46.0)
+        scheduler.handle(ev.JobEnded(job, "COMPLETED", (ev.RowAnswer(),), 0.1, 0.1, 45.0), 46.0)
     scheduler.commands(46.0)
     assert scheduler.is_done
 
@@ -94,7 +94,7 @@ def denied(http_status: int = 403, *, from_api: bool = False) -> DeniedError:
 @pytest.mark.parametrize("from_api", [False, True])
 def test_a_run_with_jobs_in_flight_has_been_answered_before_whatever_its_first_poll_meets(*, from_api: bool):
     scheduler = Scheduler(SchedulerOptions(), Random(0))
-    scheduler.handle(ev.JobAdopted(ev.Ticket(1, attempts=1), 7, "remote", -100.0), 0.0)
+    scheduler.handle(ev.JobAdopted((ev.Ticket(1, attempts=1),), 7, "remote", -100.0), 0.0)
     scheduler.commands(0.0)
     scheduler.handle(ev.PollFailed(7, denied(from_api=from_api), 0.0), 0.1)
     halted = [command for command in scheduler.commands(0.1) if isinstance(command, cmd.Halt)]
@@ -158,7 +158,7 @@ def test_a_refused_status_ends_a_run_that_collects_for_the_reason_that_it_had():
     ],
 )
 def test_a_job_is_gone_when_the_api_says_so_twice_or_anybody_three_times_over_ten_seconds(answers, gone_at):
-    flight = Flight(1, Row(ev.Ticket(0), RowState.SUBMITTED), 0.0)
+    flight = Flight(1, (Row(ev.Ticket(0), RowState.SUBMITTED),), 0.0)
     for at, is_sure in answers:
         wait_s = flight.missed(at, is_sure=is_sure)
         assert (wait_s == 0) == (at == gone_at)

@@ -17,6 +17,7 @@ import pytest
 from batchrun.errors import OutputError, StateError
 from batchrun.state import database, opening
 from batchrun.state.opening import has_log, log_of
+from batchrun.state.reader import StateReader
 from batchrun.state.records import Batch
 from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
@@ -50,22 +51,22 @@ def killed(tmp_path: Path) -> Iterator[Path]:
 
 
 def retries(state: Path) -> int:
-    with Store(state, read_only=True) as store:
+    with StateReader(state) as store:
         return store.counters()["retries"]
 
 
-@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("opened", [StateReader, Store])
 @pytest.mark.parametrize("commits", [0, 3, database._COMMITS_A_CHECKPOINT, 3 * database._COMMITS_A_CHECKPOINT + 7])
-def test_a_state_file_that_has_lost_its_log_is_refused(tmp_path: Path, commits: int, *, read_only: bool):
+def test_a_state_file_that_has_lost_its_log_is_refused(tmp_path: Path, commits: int, opened: type[StateReader]):
     with Store(tmp_path / "x.state") as store:
         store.begin_session(1, 1000)
         commit(store, commits)
         alone = copied(store.path, tmp_path / "alone")
         with pytest.raises(StateError, match=r"x\.state-wal is missing") as raised:
-            Store(alone, read_only=read_only)
+            opened(alone)
         assert "put x.state-wal back" in raised.value.hint
         assert list(alone.parent.iterdir()) == [alone]
-        Store(copied(store.path, tmp_path / "both", "-wal"), read_only=read_only).close()
+        opened(copied(store.path, tmp_path / "both", "-wal")).close()
 
 
 def test_a_state_file_into_which_another_program_has_folded_the_log_is_whole(killed: Path):
@@ -84,7 +85,7 @@ def test_a_state_file_that_was_closed_is_whole_by_itself_however_its_session_end
     with Store(tmp_path / "x.state") as store:
         store.begin_session(1, 1000)
         store.end_session(2, 3000, "finished")
-    Store(tmp_path / "x.state", read_only=True).close()
+    StateReader(tmp_path / "x.state").close()
 
 
 def test_a_start_that_does_not_begin_leaves_a_log_that_could_not_be_folded_in_before(tmp_path: Path):
@@ -97,7 +98,7 @@ def test_a_start_that_does_not_begin_leaves_a_log_that_could_not_be_folded_in_be
     assert has_log(stopped)
     Store(stopped).close()
     assert has_log(stopped), "a kill before the end would have made it look lost"
-    with Store(stopped, read_only=True) as store:
+    with StateReader(stopped) as store:
         assert store.get_setting("options") == {}
 
 
@@ -121,8 +122,9 @@ def test_the_log_of_a_run_stays_small(tmp_path: Path):
 LOOK = """
 import sys
 from pathlib import Path
+from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
-with Store(Path(sys.argv[1]), read_only=True) as store:
+with StateReader(Path(sys.argv[1])) as store:
     print(store.counters()["retries"])
 """
 
@@ -158,6 +160,7 @@ def test_looking_needs_no_write_permission(tmp_path: Path, beside: tuple[str, ..
 KILL_IN_CREATION = """
 import sys
 from pathlib import Path
+from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 Store(Path(sys.argv[1]))
 """
@@ -176,7 +179,7 @@ def test_a_creation_that_is_cut_off_anywhere_is_rolled_back(tmp_path: Path, call
         if state.exists() or log_of(state).exists():
             assert not holds_run(state)
             with suppress(StateError):
-                Store(state, read_only=True).close()
+                StateReader(state).close()
             with Store(state) as store:
                 store.begin_session(1, 1000)
         if done.returncode == 0:
@@ -236,8 +239,8 @@ def test_a_file_that_is_locked_before_anything_was_sent_is_refused(tmp_path: Pat
 def test_what_is_no_state_file_is_told_from_a_damaged_one(tmp_path: Path):
     for content in (b"x", b"{}\n" * 1000):
         (tmp_path / "out.jsonl").write_bytes(content)
-        for read_only in (True, False):
+        for opened in (StateReader, Store):
             with pytest.raises(StateError, match="is no state file"):
-                Store(tmp_path / "out.jsonl", read_only=read_only)
+                opened(tmp_path / "out.jsonl")
         assert (tmp_path / "out.jsonl").read_bytes() == content
     assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl"]

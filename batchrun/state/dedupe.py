@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 
 _INDEX = "CREATE INDEX IF NOT EXISTS rows_by_leader ON rows (same_as) WHERE same_as IS NOT NULL"
@@ -45,19 +46,19 @@ def choose_leaders(db: sqlite3.Connection) -> None:
     db.execute(_CHOOSE)
 
 
-def count_followers(store: Store, leader: int) -> int:
+def count_followers(store: StateReader, leader: int) -> int:
     """How many pending rows a row leads."""
     return int(store.query("SELECT count(*) FROM rows WHERE same_as = ? AND state = 0", (leader,))[0][0])
 
 
-def has_unanswered(store: Store) -> bool:
+def has_unanswered(store: StateReader) -> bool:
     """Whether a row is pending although the one that it follows has succeeded."""
     sql = "FROM rows f JOIN rows l ON l.row = f.same_as WHERE f.same_as IS NOT NULL AND f.state = 0 AND l.state = 3"
     return bool(store.query(f"SELECT EXISTS (SELECT 1 {sql})")[0][0])
 
 
-def answered_leaders(store: Store, ids: Sequence[str]) -> dict[str, int]:
-    """Those of some rows that succeeded and lead pending ones: id, see `naming`, and number. At most 30,000."""
+def answered_leaders(store: StateReader, ids: Sequence[str]) -> dict[str, int]:
+    """Those of some rows that succeeded and lead pending ones: id, see `shared_ids`, and number. At most 30,000."""
     return dict(store.query(f"SELECT l.id, l.row {_ANSWERED} AND l.id IN ({','.join('?' * len(ids))})", ids))
 
 
@@ -67,6 +68,6 @@ def lead_again(store: Store) -> None:
         db.execute(_LEAD_AGAIN)
 
 
-def count_shared(store: Store) -> int:
+def count_shared(store: StateReader) -> int:
     """How many rows another row's job has answered."""
     return int(store.query("SELECT count(*) FROM rows WHERE same_as IS NOT NULL AND state = 3")[0][0])

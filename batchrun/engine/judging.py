@@ -45,7 +45,7 @@ def judge(answer: JobAnswer, *, inspect_output: bool, hide: Callable[[str], str]
     return Failure(kind, hide(error.message), hide(error.raw), may_pass)
 
 
-def part_of(answer: JobAnswer) -> Any:
+def partial_output(answer: JobAnswer) -> Any:
     """What a job without a result has put out beside its error, its paid part; None when that is nothing."""
     output = answer.output
     if not output or (answer.status is JobStatus.COMPLETED and not (isinstance(output, list) and len(output) > 1)):

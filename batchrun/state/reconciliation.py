@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import orjson
 
-from batchrun.state.invariants import INVARIANTS
+from batchrun.state.invariants import INVARIANTS, OWN
 from batchrun.state.store import Store
 
 UNDER_WAY = "repairing"
@@ -33,15 +33,25 @@ CREATE TEMP TABLE kept (
     marks TEXT NOT NULL
 )
 """
-_ADD_JOBS = """
-INSERT INTO jobs (row, attempt, remote_id, status, submitted_ms, delay_ms, execution_ms)
-SELECT k.row, k.attempts, k.remote_id, 'COMPLETED', k.submitted_ms, k.delay_ms, k.execution_ms
-FROM kept k JOIN rows r ON r.row = k.row
-WHERE r.job IS NULL AND r.same_as IS NULL AND k.submitted_ms IS NOT NULL
+_FIND_JOBS = """
+CREATE TEMP TABLE made AS
+SELECT dense_rank() OVER (ORDER BY o.first) + (SELECT coalesce(max(job), 0) FROM jobs) AS job, o.*
+FROM (
+    SELECT k.*, min(k.row) OVER (PARTITION BY coalesce(k.remote_id, k.row)) AS first
+    FROM kept k JOIN rows r ON r.row = k.row
+    WHERE r.job IS NULL AND r.same_as IS NULL AND k.submitted_ms IS NOT NULL
+) o
 """
+"""The jobs that the state does not know of, as their results tell; rows of one ID were sent together."""
+_ADD_JOBS = """
+INSERT INTO jobs
+SELECT job, CASE count(*) WHEN 1 THEN row ELSE json_group_array(row) END, CASE count(*) WHEN 1 THEN remote_id END,
+    'COMPLETED', submitted_ms, delay_ms, execution_ms
+FROM made GROUP BY job
+"""
+"""Where there are several rows, their order is not known: without an ID the job will not be polled again."""
 _NAME_JOBS = """
-UPDATE rows SET job = j.job, attempts = max(rows.attempts, j.attempt) FROM jobs j
-WHERE j.job > ? AND j.row = rows.row
+UPDATE rows SET job = m.job, attempts = max(rows.attempts, m.attempts) FROM made m WHERE m.row = rows.row
 """
 _SHARE_JOBS = """
 UPDATE rows SET job = l.job, attempts = max(rows.attempts, l.attempts) FROM rows l
@@ -51,11 +61,11 @@ _SUCCEED = """
 UPDATE rows SET state = 3, result = k.result FROM kept k
 WHERE k.row = rows.row AND (rows.state <> 3 OR rows.result IS NOT k.result)
 """
-_END_JOBS = """
+_END_JOBS = f"""
 UPDATE jobs SET status = 'COMPLETED', delay_ms = coalesce(jobs.delay_ms, k.delay_ms),
     execution_ms = coalesce(jobs.execution_ms, k.execution_ms)
 FROM kept k JOIN rows r ON r.row = k.row
-WHERE jobs.job = r.job AND jobs.row = r.row AND jobs.status IS NOT 'COMPLETED'
+WHERE jobs.job = r.job AND {OWN} AND jobs.status IS NOT 'COMPLETED'
 """
 _HEIRS = """
 CREATE TEMP TABLE heirs AS
@@ -66,23 +76,30 @@ _INHERIT = """
 UPDATE rows SET same_as = nullif(h.heir, rows.row) FROM heirs h WHERE rows.same_as = h.leader OR rows.row = h.leader
 """
 """A row that has the answer leads in the place of one that has lost it."""
-_FIND_LOST = """
+_FIND_LOST = f"""
 CREATE TEMP TABLE lost AS
-SELECT r.row, r.job, r.same_as IS NOT NULL AS is_shared,
-    coalesce(j.remote_id IS NOT NULL AND j.status = 'COMPLETED' AND j.row = r.row
+SELECT r.row, r.job, r.same_as IS NOT NULL AS is_shared, {OWN} AS is_own,
+    coalesce(j.remote_id IS NOT NULL AND j.status = 'COMPLETED' AND {OWN}
         AND coalesce(j.submitted_ms + j.delay_ms + j.execution_ms, ?) >= ?, 0) AS is_kept
 FROM rows r LEFT JOIN jobs j ON j.job = r.job
 WHERE r.row NOT IN (SELECT row FROM kept) AND (r.state = 3 OR (r.state < 3 AND j.status = 'COMPLETED'))
-"""
-_REOPEN_JOBS = """
-UPDATE jobs SET status = CASE WHEN l.is_kept THEN NULL ELSE 'EXPIRED' END
-FROM lost l WHERE l.job = jobs.job AND l.row = jobs.row AND NOT l.is_shared
 """
 _REOPEN_ROWS = """
 UPDATE rows SET state = CASE WHEN l.is_kept AND NOT l.is_shared THEN 2 ELSE 0 END,
     job = CASE WHEN NOT l.is_shared THEN rows.job END, retries = 0, result = NULL
 FROM lost l WHERE l.row = rows.row
 """
+_REOPEN_JOBS = """
+UPDATE jobs SET status = CASE WHEN l.is_kept THEN NULL ELSE 'EXPIRED' END
+FROM lost l WHERE l.job = jobs.job AND l.is_own AND NOT l.is_shared
+    AND (l.is_kept OR NOT EXISTS
+        (SELECT 1 FROM job_rows b JOIN rows o ON o.row = b.row WHERE b.job = l.job AND o.state = 3))
+"""
+_PART = """
+UPDATE rows SET job = NULL FROM lost l, jobs j
+WHERE l.row = rows.row AND rows.state = 0 AND j.job = rows.job AND j.status = 'COMPLETED'
+"""
+"""A job of which other rows still have their results stays; the row that has lost its own is submitted without them."""
 _COUNTERS = """
 INSERT OR REPLACE INTO counters
 SELECT name, value FROM (
@@ -157,20 +174,22 @@ def amend(
     """
     with store.transaction() as db:
         before = db.execute("SELECT count(*) FROM rows WHERE state = 3 AND row IN (SELECT row FROM kept)").fetchone()
-        last_job = db.execute("SELECT coalesce(max(job), 0) FROM jobs").fetchone()
         db.execute(_HEIRS)
         db.execute(_INHERIT)
+        db.execute(_FIND_JOBS)
         db.execute(_ADD_JOBS)
-        db.execute(_NAME_JOBS, last_job)
+        db.execute(_NAME_JOBS)
+        db.execute("DROP TABLE made")
         db.execute(_SHARE_JOBS)
         db.execute(_SUCCEED)
         db.execute(_END_JOBS)
         db.execute(_FIND_LOST, (now_ms, kept_since_ms))
-        db.execute(_REOPEN_JOBS)
         db.execute(_REOPEN_ROWS)
+        db.execute(_REOPEN_JOBS)
+        db.execute(_PART)
         for invariant in INVARIANTS.values():
-            if invariant.amends:
-                db.execute(invariant.amends)
+            if invariant.repair:
+                db.execute(invariant.repair)
         db.execute(_COUNTERS)
         db.execute(_COUNT_MARKS, (orjson.dumps(list(marks)).decode(),))
         db.executemany(

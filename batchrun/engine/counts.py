@@ -6,8 +6,11 @@ from collections import deque
 
 from batchrun.display.cost import Cost, WorkCost, cost_of
 from batchrun.display.summary import Snapshot
+from batchrun.engine.endings import Ending
 from batchrun.results.text import MARKS, AnswerTotals
+from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.budget import WorkerTime
+from batchrun.scheduler.failures import Failure
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 
@@ -16,7 +19,7 @@ _RATE_SPAN_S = 30.0
 _SAMPLE_S = 0.5
 
 
-class Tally:
+class SessionCounts:
     """Counts rows and derives rates.
 
     Args:
@@ -43,6 +46,25 @@ class Tally:
     def _ended(self) -> int:
         return self.succeeded + self.failed + self.held
 
+    def count(self, ending: Ending) -> tuple[str, ...]:
+        """Count what has become of a row; returns which of the run's counters count it too."""
+        retried: tuple[str, ...] = ()
+        match ending:
+            case cmd.Finish(failure=None):
+                self.succeeded += 1
+                return ()
+            case cmd.Finish():
+                self.failed += 1
+            case cmd.Requeue(failure=Failure()):
+                self.retries += 1
+                retried = ("retries",)
+            case cmd.Hold():
+                self.held += 1
+        if isinstance(ending, cmd.Hold) or ending.status == "UNCONFIRMED":
+            self.unconfirmed += 1
+            return (*retried, "unconfirmed")
+        return retried
+
     def snapshot(self, now: float, scheduler: Scheduler, said: AnswerTotals) -> Snapshot:
         """What the run looks like at `now`."""
         ended = self._ended - self._ended_before
@@ -53,7 +75,7 @@ class Tally:
                 samples.popleft()
         since, ended_then, output_then = samples[0]
         span_s = max(now - since, 1e-9)
-        pending = self.total - self._ended - scheduler.in_flight
+        pending = self.total - self._ended - scheduler.rows_in_flight
         return Snapshot(
             total=self.total,
             succeeded=self.succeeded,
@@ -61,8 +83,8 @@ class Tally:
             held=self.held,
             pending=pending - scheduler.waiting,
             waiting=scheduler.waiting,
-            queued=scheduler.in_flight - scheduler.running,
-            running=scheduler.running,
+            queued=scheduler.rows_in_flight - scheduler.rows_running,
+            running=scheduler.rows_running,
             retries=self.retries,
             unconfirmed=self.unconfirmed,
             ended_in_session=ended,

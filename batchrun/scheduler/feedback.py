@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from batchrun.scheduler.blame import Blame
 from batchrun.scheduler.events import JobEnded
+from batchrun.scheduler.faulty_workers import FaultyWorkers
 from batchrun.scheduler.flight import Flight
 from batchrun.scheduler.health import EndpointHealth
 from batchrun.scheduler.polling import PollPlan
@@ -14,7 +14,7 @@ _GLANCE_LEAST_S = 0.02
 _GLANCE_SHARE = 0.25
 
 
-class Lessons:
+class Feedback:
     """Hands on what the end of a job teaches.
 
     Args:
@@ -22,17 +22,22 @@ class Lessons:
         plan: When they are asked after.
         predictor: What has been learnt of them.
         flights: The jobs in flight; the scheduler's own.
-        blame: Tells the faults of workers from those of rows.
+        faulty_workers: Tells the faults of workers from those of rows.
     """
 
     def __init__(
-        self, window: Window, plan: PollPlan, predictor: Predictor, flights: dict[int, Flight], blame: Blame
+        self,
+        window: Window,
+        plan: PollPlan,
+        predictor: Predictor,
+        flights: dict[int, Flight],
+        faulty_workers: FaultyWorkers,
     ) -> None:
         self._flights = flights
         self._window = window
         self._plan = plan
         self._predictor = predictor
-        self._blame = blame
+        self._faulty_workers = faulty_workers
 
     @property
     def usual_s(self) -> float:
@@ -49,12 +54,12 @@ class Lessons:
             next_place: That of the next job in the order of submission.
         """
         window, usual_s, delay_s, execution_s = self._window, self.usual_s, event.delay_s, event.execution_s
-        if self._blame.ended(flight.row.row, event, now, usual_s):
+        if self._faulty_workers.ended(flight.rows[0].row, event, now, usual_s):
             self._plan.remove(flight.job)
             window.brake.failed(flight.submitted_at, len(self._flights), now, usual_s)
             self._glance(2 * ((delay_s or 0.0) + (execution_s or 0.0)))
             return True
-        if event.failure is None and delay_s is not None:
+        if event.status == "COMPLETED" and delay_s is not None:
             if window.brake.is_on:
                 window.brake.succeeded(flight.submitted_at, delay_s, execution_s or 0.0, now, usual_s)
             if not window.brake.is_on:
@@ -73,7 +78,7 @@ class Lessons:
             place: That of the next job when it was asked.
             next_place: The same now.
         """
-        self._blame.saw_health(health)
+        self._faulty_workers.saw_health(health)
         self._window.saw_health(health, len(self._flights), next_place, now)
         self._plan.saw_health(health, place, now, is_shared=self._window.is_shared)
 

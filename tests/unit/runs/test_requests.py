@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,7 +11,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.runs.run import Run
+from batchrun.runs.opening import open_on_requests, open_run
 from tests.support.rehearsal import Listener, options_for, write_lines
 
 REQUESTS = st.lists(
@@ -27,7 +28,8 @@ def ids(folder: Path, lines: list[bytes] | None) -> list[tuple]:
     options = options_for(
         folder, inputs=(str(folder / ("in.jsonl" if lines is None else "out.jsonl.state.requests.jsonl")),)
     )
-    with Run(options, Listener(), clock=time.monotonic, wall=time.time, requests=lines) as run:
+    opened = open_run if lines is None else partial(open_on_requests, requests=lines)
+    with opened(options, Listener(), clock=time.monotonic, wall=time.time) as run:
         return run.store.query("SELECT id, line, digest FROM rows ORDER BY row")
 
 

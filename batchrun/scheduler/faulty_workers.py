@@ -34,7 +34,7 @@ class _Failing:
         self.at = 0.0
 
 
-class Blame:
+class FaultyWorkers:
     """Tells the faults of workers from those of rows."""
 
     def __init__(self) -> None:
@@ -60,12 +60,13 @@ class Blame:
             jobs[worker] += 1
         elif len(jobs) < _MOST_WORKERS:
             jobs[worker] = 1
-        if event.failure is None:
+        failure = event.failure
+        if failure is None:
             self._succeeded_at = now
             if self._failing:
                 self._failing.pop(worker, None)
             return False
-        if event.failure.kind is not FailureKind.WORKER_ERROR or worker not in jobs:
+        if failure.kind is not FailureKind.WORKER_ERROR or worker not in jobs:
             return False
         self._failed_from = min(self._failed_from, now)
         self._failed[worker] = self._failed.get(worker, 0) + 1

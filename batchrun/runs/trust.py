@@ -19,6 +19,7 @@ from batchrun.config import DEFAULT_BASE_URL, RunOptions, is_plain_http, without
 from batchrun.errors import OutputError, StateError
 from batchrun.prompts.sources import Source
 from batchrun.runs.manifest import digest_file
+from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 
 _SETTING = "confirmed"
@@ -39,7 +40,7 @@ ALL = Named()
 """What a command says that is not about a state file."""
 
 
-class Consent:
+class Trust:
     """What may be done on the word of a state file.
 
     Args:
@@ -55,7 +56,7 @@ class Consent:
         self._folder = os.path.realpath(options.state.absolute().parent)
         self._kept: set[str] = set()
 
-    def refuse_unsaid(self, store: Store, sources: Sequence[Source]) -> None:
+    def refuse_unsaid(self, store: StateReader, sources: Sequence[Source]) -> None:
         """Refuse what only the state file says.
 
         Args:
@@ -101,7 +102,7 @@ class Consent:
         if macs != self._kept:
             store.set_setting(_SETTING, sorted(macs))
 
-    def _contents(self, store: Store) -> Iterator[str]:
+    def _contents(self, store: StateReader) -> Iterator[str]:
         """What the inputs hold that need a word: they may be moved together with the run."""
         told = store.get_setting("inputs")
         for path, _, sha256 in told if isinstance(told, list) else []:

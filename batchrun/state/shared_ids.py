@@ -10,8 +10,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
+from batchrun.state.reader import StateReader
 from batchrun.state.records import ID_MARK, SourceRecord
-from batchrun.state.store import Store
 
 _SETTING = "shared_ids"
 """The setting that there are such rows, so that the others need not be looked for."""
@@ -65,18 +65,18 @@ def tell_apart(db: sqlite3.Connection, sources: Iterable[SourceRecord]) -> bool:
     return bool(db.execute(_IS_TWICE).fetchone())
 
 
-def has_shared_ids(store: Store) -> bool:
+def has_shared_ids(store: StateReader) -> bool:
     """Whether ids may stand in several inputs of a run."""
     return store.get_setting(_SETTING) is not None
 
 
-def is_shared_id(store: Store, row_id: str) -> bool:
+def is_shared_id(store: StateReader, row_id: str) -> bool:
     """Whether several rows of a run have an id."""
     sql = "SELECT count(*) FROM rows WHERE id = ? OR (id > ? AND id < ?)"
     return bool(store.query(sql, (row_id, row_id + ID_MARK, row_id + chr(ord(ID_MARK) + 1)))[0][0] > 1)
 
 
-def count_shared_ids(store: Store, *, with_errors: bool = False) -> int:
+def count_shared_ids(store: StateReader, *, with_errors: bool = False) -> int:
     """How many ids belong to several rows that have succeeded; or that have failed or are held, too."""
     if not has_shared_ids(store):
         return 0
@@ -86,7 +86,7 @@ def count_shared_ids(store: Store, *, with_errors: bool = False) -> int:
 
 
 def stored_ids(
-    store: Store, output: int, lines: Sequence[tuple[str, bytes]], digest_of: Callable[[bytes], int] | None = None
+    store: StateReader, output: int, lines: Sequence[tuple[str, bytes]], digest_of: Callable[[bytes], int] | None = None
 ) -> list[str]:
     """What the rows are called in the state file that lines of a results or error file name by their public ids.
 

@@ -11,7 +11,7 @@ import pytest
 
 from batchrun.errors import InputError, OutputError
 from batchrun.prompts.sources import Source, SourceKind, find_sources
-from batchrun.runs.copies import make_copy, remove_copies
+from batchrun.runs.spool import make_copy, remove_copies
 from batchrun.state.records import SourceRecord
 from tests.support.disks import files_of_at_most
 

@@ -1,0 +1,40 @@
+"""`batchrun help`: finds and reads the guides that ship with the package.
+
+A guide is a Markdown file: a title, an empty line, and a summary in one line.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from batchrun.errors import UsageError, shown
+
+_GUIDES = Path(__file__).parents[1] / "guides"
+
+
+def topics() -> dict[str, str]:
+    """Topic -> what its guide is about, in one line; in alphabetical order."""
+    guides = sorted(_GUIDES.glob("*.md"))
+    return {guide.stem: guide.read_text(encoding="utf-8").split("\n", 3)[2] for guide in guides}
+
+
+def guide(topic: str) -> str:
+    """The text of a guide, as Markdown.
+
+    Raises:
+        UsageError: there is no guide of that name.
+    """
+    known = topics()
+    if topic not in known:
+        nearest = get_close_matches(topic.lower(), known, n=1)
+        advice = f"try batchrun help {nearest[0]}" if nearest else "batchrun help lists them"
+        raise UsageError(f"there is no guide {shown(topic)}: {advice}")
+    return (_GUIDES / f"{topic}.md").read_text(encoding="utf-8")
+
+
+def contents() -> str:
+    """All topics, each with its summary, one a line."""
+    known = topics()
+    width = max(map(len, known))
+    return "\n".join(f"  {topic:<{width}}  {summary}" for topic, summary in known.items())

@@ -1,0 +1,87 @@
+"""What jobs have answered for their rows, kept until the scheduler has decided about them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from batchrun.endpoint.client import EndpointClient
+from batchrun.endpoint.protocol import JobAnswer, JobStatus
+from batchrun.endpoint.transport import Transport
+from batchrun.engine.judging import find_flaw, judge, partial_output
+from batchrun.engine.streamed import Streamed
+from batchrun.scheduler.events import RowAnswer
+from batchrun.scheduler.failures import Failure
+from batchrun.state.records import OpenJob
+
+_JUDGED_ASIDE_BYTES = 1 << 17
+"""An answer that takes more memory is judged in a thread: an error of 16 kB may take 10 ms to be understood."""
+
+
+class Answers:
+    """The answers of rows that are about to end.
+
+    Args:
+        client: Counts the memory that answers take.
+        transport: Says what an answer means for the rows of its job.
+        streamed: Reads what jobs have only streamed.
+        inspect_output: Look for errors inside the output of completed jobs.
+    """
+
+    def __init__(
+        self, client: EndpointClient, transport: Transport, streamed: Streamed, *, inspect_output: bool
+    ) -> None:
+        self._client = client
+        self._transport = transport
+        self._streamed = streamed
+        self._inspect_output = inspect_output
+        self._by_row: dict[int, JobAnswer] = {}
+        self._sent: dict[int, tuple[int, ...]] = {}
+        """Job -> all of its rows in order, for the adopted jobs of which some have ended before."""
+
+    def adopt(self, job: OpenJob) -> None:
+        """A job of an earlier session is in flight."""
+        if len(job.all_rows) > len(job.rows):
+            self._sent[job.job] = job.all_rows
+
+    async def take(
+        self, job: int, rows: tuple[int, ...], answer: JobAnswer, *, look_for_flaws: bool
+    ) -> tuple[str, tuple[RowAnswer, ...]]:
+        """Keep the final answer of a job for each of its rows.
+
+        Args:
+            job: The job's number.
+            rows: Its rows that have not ended, in order.
+            answer: The answer.
+            look_for_flaws: Whether to look for flaws in results.
+
+        Returns:
+            The job's status, COMPLETED only when one of the rows has a result; and what the answer means for each.
+        """
+        sent = self._sent.pop(job, rows)
+        said = []
+        for row, part in zip(sent, self._transport.split(answer, len(sent)), strict=True):
+            if sent is rows or row in rows:
+                said.append(await self._judge_row(part, is_alone=len(sent) == 1, look_for_flaws=look_for_flaws))
+                self._by_row[row] = part
+        has_result = said[0].failure is None or any(each.failure is None for each in said)
+        status = "FAILED" if answer.status is JobStatus.COMPLETED and not has_result else answer.status.value
+        return status, tuple(said)
+
+    def pop(self, row: int) -> JobAnswer | None:
+        """What was answered for a row, which is then forgotten; None: nothing."""
+        return self._by_row.pop(row, None)
+
+    async def _judge_row(self, answer: JobAnswer, *, is_alone: bool, look_for_flaws: bool) -> RowAnswer:
+        """What an answer means for a row; of a failure, the answer keeps what was put out all the same."""
+        is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
+        failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
+        if failure is not None and is_alone:
+            failure = await self._streamed.complete(answer, failure, self._judge)
+        if failure is not None:
+            answer.output, answer.error = partial_output(answer), None
+            if answer.output is None:
+                self._client.release(answer)
+        return RowAnswer(failure, find_flaw(answer.output) if failure is None and look_for_flaws else None)
+
+    def _judge(self, answer: JobAnswer) -> Failure | None:
+        return judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)

@@ -1,0 +1,61 @@
+"""The requests of rows, and what is kept of each until its result is there."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from batchrun.engine.rows import LineChangedError, RowLines
+from batchrun.prompts.shapes import LineError
+from batchrun.results.completion import most_tokens
+from batchrun.state.records import RowRecord
+
+_REMEMBERED_LINE_BYTES = 4096
+"""Longer lines are read again when their result comes, so that a window of them takes little memory."""
+
+
+class Asked(NamedTuple):
+    """What a row's result needs of its line."""
+
+    carried: dict[str, Any]
+    """The fields that go to the result."""
+    most_tokens: float | None
+    """See `completion.most_tokens`."""
+
+
+class RowRequests:
+    """Makes the requests of rows.
+
+    Args:
+        lines: Leads from a row to its lines.
+    """
+
+    def __init__(self, lines: RowLines) -> None:
+        self._lines = lines
+        self._asked: dict[int, Asked] = {}
+
+    def make(self, row: RowRecord) -> dict[str, Any] | LineChangedError:
+        """What is sent for a row; an error, not raised, where nothing can be."""
+        line = self._lines.line(row)
+        if isinstance(line, LineChangedError):
+            return line
+        try:
+            request = self._lines.request(row, line)
+        except LineError as error:
+            return LineChangedError(error.message)
+        if row.length <= _REMEMBERED_LINE_BYTES:
+            self._asked[row.row] = Asked(line.carried, most_tokens(request))
+        return request
+
+    def take(self, row: RowRecord) -> Asked:
+        """What a row's result needs of its line: remembered since its submission, or read again."""
+        asked = self._asked.pop(row.row, None)
+        if asked is not None:
+            return asked
+        line = self._lines.line(row)
+        if isinstance(line, LineChangedError):
+            return Asked({}, None)
+        return Asked(line.carried, most_tokens(self._lines.request(row, line)))
+
+    def forget(self, row: int) -> None:
+        """A row has ended."""
+        self._asked.pop(row, None)

@@ -1,0 +1,173 @@
+"""The end of a session, whatever ended it: error files, the summary, the manifest.
+
+All of it is read from the state file, so that it is the same after a crash as it would have been before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+
+from batchrun.config import RETENTION_S
+from batchrun.display.summary import FailureGroup, Percentiles, Summary, WorkerGroup
+from batchrun.display.timeline import Timeline
+from batchrun.engine.driver import Outcome
+from batchrun.errors import OutputError, StoppedError
+from batchrun.results.text import CONTEXT_FULL, MARKS
+from batchrun.results.writer import errors_path, is_private, write_errors
+from batchrun.runs.checks import OwnFiles
+from batchrun.runs.conversion import error_lines
+from batchrun.runs.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
+from batchrun.runs.opening import OpenRun
+from batchrun.runs.ordering import order_results
+from batchrun.runs.spending import cost_so_far
+from batchrun.scheduler.faulty_workers import ENDED_BY, FAILED_BY
+from batchrun.scheduler.states import RowState
+from batchrun.state import figures
+from batchrun.state.dedupe import count_shared
+from batchrun.state.reader import StateReader
+
+
+def conclude(run: OpenRun, outcome: Outcome) -> Summary:
+    """Write what is to be written, close the session, and sum up.
+
+    A file that cannot be written makes a stopped run of a finished one: its rows are in the state.
+
+    Args:
+        run: The run, with the session still open.
+        outcome: How the session ended.
+    """
+    store, now = run.store, run.wall()
+    errors: list[Path] = []
+    error = outcome.error
+    try:
+        errors = _write_errors(run)
+        if run.options.ordered and outcome.kind == "finished":
+            order_results(store.path, store.token)
+    except StoppedError as failed:
+        error = error or failed
+    try:
+        kind = outcome.kind if error is outcome.error else "stopped"
+        store.end_session(run.session, round(now * 1000), kind)
+    except StoppedError as failed:
+        error = error or failed
+    summary = _summary(run, outcome, error, errors, now)
+    try:
+        summary.manifest = _write_manifest(run, summary, now)
+    except OutputError as failed:
+        if error is None:
+            summary.outcome, summary.reason, summary.hint = "stopped", failed.message, failed.hint
+    return summary
+
+
+def _write_errors(run: OpenRun) -> list[Path]:
+    """Write the error files, each whole; returns those that there are."""
+    store, own, written = run.store, OwnFiles(run.store), []
+    own.adopt([errors_path(store.results_path(output)) for output in store.outputs()])
+    for output in store.outputs():
+        results = store.results_path(output)
+        path = errors_path(results)
+        with closing(error_lines(store, run.options.format, run.lines, output.output)) as lines:
+            first = next(lines, None)
+            if first is not None:
+                own.claim(path)
+            elif path not in own:
+                continue
+            whole = (line for _, line in (lines if first is None else chain([first], lines)))
+            if write_errors(path, whole, token=store.token, private=is_private(results)):
+                written.append(path)
+    return written
+
+
+def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors: list[Path], now: float) -> Summary:
+    options, store = run.options, run.store
+    counts, counters = store.counts(), store.counters()
+    wall_s = figures.sessions_ms(store) / 1000
+    ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
+    tokens = "input_tokens" in counters or "output_tokens" in counters
+    summary = Summary(
+        outcome=outcome.kind if error is outcome.error else "stopped",
+        reason=error.message if error else "",
+        hint=error.hint if error else "",
+        total=sum(counts.values()),
+        succeeded=counts[RowState.SUCCEEDED],
+        failed=counts[RowState.FAILED],
+        held=counts[RowState.HELD],
+        not_run=counts[RowState.PENDING],
+        in_flight=counts[RowState.SUBMITTING] + counts[RowState.SUBMITTED],
+        failures=[FailureGroup(*group) for group in figures.failure_groups(store)],
+        wall_s=wall_s,
+        session_s=run.clock() - run.opened_at,
+        rows_per_s=ended / wall_s if wall_s else 0.0,
+        delay_ms=_percentiles(store, "delay_ms"),
+        execution_ms=_percentiles(store, "execution_ms"),
+        input_tokens=counters.get("input_tokens", 0) if tokens else None,
+        output_tokens=counters.get("output_tokens", 0) if tokens else None,
+        calls={name.removeprefix("calls_"): n for name, n in counters.items() if name.startswith("calls_")},
+        throttled=counters.get("throttled", 0),
+        retries=counters.get("retries", 0),
+        workers=_workers(counters),
+        unconfirmed=counters.get("unconfirmed", 0),
+        mismatched=counters.get("mismatched", 0),
+        results=[store.results_path(output) for output in store.outputs()],
+        errors=errors,
+        state=_absolute(options.state),
+        windows=Timeline(store.get_setting("timeline")).windows(),
+        cost=cost_so_far(store, counts, counters, options.guards.price_per_hour),
+        rescue_by=rescue_by(store, now),
+        shared=count_shared(store) if options.dedupe else 0,
+    )
+    for mark in (*MARKS, CONTEXT_FULL):
+        setattr(summary, mark, counters.get(mark, 0))
+    return summary
+
+
+def _write_manifest(run: OpenRun, summary: Summary, now: float) -> Path:
+    options, store = run.options, run.store
+    path = _absolute(manifest_path(options))
+    OwnFiles(store).claim(path)
+    inputs = store.get_setting("inputs")
+    write_manifest(
+        path,
+        batchrun_version=version("runpod-batchrun"),
+        written_at=now,
+        options=options,
+        summary=summary,
+        inputs=[FileDigest(*entry) for entry in inputs] if isinstance(inputs, list) else [],
+        results=[digest_file(path) for path in summary.results if path.exists()],
+        sessions=[SessionTimes(*times) for times in figures.sessions(store)],
+        token=store.token,
+    )
+    return path
+
+
+def _absolute(path: Path) -> Path:
+    """A path as people are told it, like that of each results file."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib would keep a `..`
+
+
+def rescue_by(store: StateReader, now: float) -> float | None:
+    """By when to resume at the latest, as `now` in UTC epoch seconds; None when nothing is in flight.
+
+    A result is kept for 30 minutes after its job's end; the oldest job is taken to need as long as the last ones did.
+    """
+    earliest_ms = figures.oldest_in_flight_ms(store)
+    if earliest_ms is None:
+        return None
+    return min(earliest_ms / 1000, now) + figures.usual_time_ms(store) / 1000 + RETENTION_S
+
+
+def _workers(counters: Mapping[str, int]) -> list[WorkerGroup]:
+    """The workers that have failed jobs by their own fault, those with the most first."""
+    failed = {name.removeprefix(FAILED_BY): count for name, count in counters.items() if name.startswith(FAILED_BY)}
+    groups = [WorkerGroup(worker, count, counters.get(ENDED_BY + worker, count)) for worker, count in failed.items()]
+    return sorted(groups, key=lambda group: -group.failed)
+
+
+def _percentiles(store: StateReader, column: figures.TimeColumn) -> Percentiles | None:
+    values = figures.percentiles(store, column, (0.5, 0.9, 0.99))
+    return Percentiles(*values) if values else None

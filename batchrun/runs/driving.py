@@ -1,0 +1,253 @@
+"""How an open run is driven: one engine for each endpoint, until every row has ended or something stops the run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from random import Random
+
+from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
+from batchrun.display.timeline import Timeline
+from batchrun.endpoint.client import EndpointClient
+from batchrun.endpoint.memory import MemoryBudget
+from batchrun.endpoint.transport import OneRowPerJob
+from batchrun.engine.counts import SessionCounts
+from batchrun.engine.dedupe import SharedAnswers
+from batchrun.engine.driver import Engine, Outcome
+from batchrun.engine.fleet import Fleet
+from batchrun.engine.journal import Journal
+from batchrun.engine.signals import Leaving
+from batchrun.engine.streamed import Streamed
+from batchrun.errors import StoppedError
+from batchrun.prompts.sweep import Sweep
+from batchrun.runs.channel import RunSide, StoredRecords
+from batchrun.runs.intake import note_growth
+from batchrun.runs.opening import OpenRun
+from batchrun.runs.requests import RowAppender
+from batchrun.scheduler.budget import WorkerMeter, WorkerTime
+from batchrun.scheduler.connections import MOST as MOST_CONNECTIONS
+from batchrun.scheduler.scheduler import Scheduler
+from batchrun.scheduler.states import RowState
+from batchrun.state.figures import execution
+from batchrun.state.lock import CANCEL
+from batchrun.state.records import Execution, Share
+
+
+async def drive(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | None = None) -> Outcome:
+    """Submit, poll and collect until the run ends or is stopped.
+
+    Args:
+        run: The run.
+        base_url: Jobs go to `<base_url>/<endpoint>/run`.
+        rng: Where jitter comes from.
+        leaving: Through which other threads ask to leave; None: none do.
+    """
+    _settle(run)
+    counts = run.store.counts()
+    if not any(counts[state] for state in RowState if state.is_open):
+        return Outcome("finished")
+    async with _engines(run, base_url, rng, leaving) as engines:
+        for index in range(len(run.options.endpoints)):
+            await engines.add(index)
+        return await engines.fleet.run()
+
+
+async def drive_requests(
+    run: OpenRun, base_url: str, rng: Random, channel: RunSide, *, leaving: Leaving | None = None
+) -> Outcome:
+    """Do so with the requests that a program gives while the run goes on, at one endpoint.
+
+    Args:
+        run: The run, opened on the requests of a program.
+        base_url: Jobs go to `<base_url>/<endpoint>/run`.
+        rng: Where jitter comes from.
+        channel: Where the requests come from, and the records go.
+        leaving: Through which other threads ask to leave; None: none do.
+    """
+    _settle(run)
+    async with _engines(run, base_url, rng, leaving) as engines:
+        await engines.add(0, channel)
+        outcome = await engines.fleet.run()
+        try:
+            await channel.settle()
+            note_growth(run.store)
+        except StoppedError as error:
+            return Outcome("stopped", outcome.error or error)
+        return outcome
+
+
+async def cancel_jobs(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | None = None) -> Outcome:
+    """Cancel what is in flight, and submit nothing.
+
+    Args:
+        run: The run.
+        base_url: Jobs are at `<base_url>/<endpoint>`.
+        rng: Where jitter comes from.
+        leaving: Through which other threads ask to leave; None: none do.
+    """
+    _settle_unconfirmed(run)
+    if not run.store.counts()[RowState.SUBMITTED]:
+        return Outcome("cancelled")
+    async with _engines(run, base_url, rng, leaving) as engines:
+        for index in range(len(run.options.endpoints)):
+            await engines.add(index)
+        return await engines.fleet.run(cancel=True)
+
+
+def _settle(run: OpenRun) -> None:
+    """Decide about what earlier sessions have left undecided."""
+    _settle_unconfirmed(run)
+    if run.options.dedupe:
+        answered = _shared_answers(run).settle(run.session, run.now_ms())
+        if answered:
+            run.observer.message(f"{answered:,} rows get the answer that another has got to the same request")
+
+
+def _settle_unconfirmed(run: OpenRun) -> None:
+    policy = run.options.scheduler.unconfirmed
+    unconfirmed = run.store.settle_unconfirmed(policy)
+    if unconfirmed:
+        fate = "submitted again" if policy == "resubmit" else "held"
+        run.observer.message(
+            f"{unconfirmed} submissions were cut off before their answer: unconfirmed, they are {fate}"
+        )
+
+
+def _shared_answers(run: OpenRun) -> SharedAnswers:
+    return SharedAnswers(run.store, run.lines, run.results)
+
+
+@asynccontextmanager
+async def _engines(run: OpenRun, base_url: str, rng: Random, leaving: Leaving | None) -> AsyncIterator[_Engines]:
+    async with AsyncExitStack() as stack:
+        yield _Engines(run, base_url, rng, leaving, stack)
+
+
+class _Engines:
+    """Makes the engines of a run. They share the journal's thread, the memory for answers, and the numbers of jobs.
+
+    Args:
+        run: The run.
+        base_url: Jobs go to `<base_url>/<endpoint>/run`.
+        rng: Where jitter comes from.
+        leaving: Through which other threads ask to leave; None: none do.
+        stack: Closes what they need.
+    """
+
+    def __init__(
+        self, run: OpenRun, base_url: str, rng: Random, leaving: Leaving | None, stack: AsyncExitStack
+    ) -> None:
+        self._run = run
+        self._base_url = base_url
+        self._rng = rng
+        self._stack = stack
+        self._timeline = Timeline(run.store.get_setting("timeline"))
+        self.fleet = Fleet(
+            run.observer,
+            self._timeline,
+            run.options.guards.on_interrupt,
+            run.wall,
+            leaving=leaving,
+            is_cancelled=partial(run.lock.is_requested, CANCEL),
+        )
+        self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
+        self._first_job = run.store.next_job()
+        self._memory = MemoryBudget(run.options.memory_bytes)
+        self._transport = OneRowPerJob(run.options.policy)
+
+    async def add(self, index: int, channel: RunSide | None = None) -> None:
+        """Add the engine of one of the run's endpoints.
+
+        Args:
+            index: Which of the endpoints.
+            channel: Where further rows come from; None: those that the state has are all.
+        """
+        endpoint = self._run.options.endpoints[index]
+        self.fleet.add(endpoint, await self._engine_for(endpoint, index, channel))
+
+    async def _engine_for(self, endpoint: str, index: int, channel: RunSide | None) -> Engine:
+        run, options = self._run, self._run.options
+        client = await self._stack.enter_async_context(self._client(endpoint))
+        share = Share(index, len(options.endpoints), Sweep(options.sweep).endpoint_stride)
+        scheduler = self._scheduler(share)
+        journal = self._journal(share, None if channel is None else channel.deliver)
+        if channel is not None:
+            self._open(channel, scheduler, journal)
+        return Engine(
+            scheduler,
+            journal,
+            client,
+            SessionCounts(run.store.counts(share), run.clock(), price_per_hour=options.guards.price_per_hour),
+            self.fleet.observer_of(endpoint, alone=len(options.endpoints) == 1),
+            transport=self._transport,
+            streamed=Streamed(client, options.scheduler.limits.status, self._rng, run.clock),
+            timeline=self._timeline,
+            thread=self._thread,
+            load=None if channel is None else channel.load,
+            inspect_output=options.inspect_output,
+            clock=run.clock,
+            wall=run.wall,
+        )
+
+    def _client(self, endpoint: str) -> EndpointClient:
+        options = self._run.options
+        return EndpointClient(
+            self._base_url,
+            endpoint,
+            self._run.api_key,
+            connections=options.scheduler.connections or MOST_CONNECTIONS,
+            timeout_s=options.timeout_s,
+            memory=self._memory,
+            use_proxy=not options.is_local,
+        )
+
+    def _scheduler(self, share: Share) -> Scheduler:
+        """A scheduler for the rows of an endpoint; of what the run may cost, and has cost, each has an equal part."""
+        run, options, store = self._run, self._run.options, self._run.store
+        # A look at every job, which only a budget needs.
+        worked = execution(store) if options.guards.max_cost is not None else Execution(0, 0, 0)
+        max_cost = None if options.guards.max_cost is None else options.guards.max_cost / share.count
+        scheduler = Scheduler(
+            options.scheduler,
+            self._rng,
+            numbers=count(self._first_job + share.index, share.count),
+            guards=replace(options.guards, max_cost=max_cost),
+            life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
+            meter=WorkerMeter(WorkerTime.from_counters(store.counters(), share=1 / share.count)),
+            jobs_ended=(worked.jobs // share.count, worked.total_ms / 1000 / share.count),
+            rows_per_job=self._transport.rows_per_job,
+        )
+        now, now_ms = run.clock(), run.now_ms()
+        recent_ms = store.recent_submissions_ms(now_ms - round(WINDOW_S * 1000), share)
+        scheduler.remember_submissions(now - max(now_ms - at_ms, 0) / 1000 for at_ms in recent_ms)
+        return scheduler
+
+    def _journal(self, share: Share, deliver: Callable[[list[bytes]], None] | None) -> Journal:
+        run = self._run
+        return Journal(
+            run.store,
+            run.session,
+            run.lines,
+            run.results,
+            self._transport,
+            share=share,
+            shared_answers=_shared_answers(run) if run.options.dedupe else None,
+            deliver=deliver,
+        )
+
+    def _open(self, channel: RunSide, scheduler: Scheduler, journal: Journal) -> None:
+        """Let requests come."""
+        store = self._run.store
+        (output,) = store.outputs()
+        channel.open(
+            StoredRecords(store, (store.results_path(output), output.committed_bytes), self._run.lines),
+            store.counts()[RowState.SUBMITTED],
+            scheduler.window,
+            journal=journal,
+            appender=self._stack.enter_context(closing(RowAppender(store))),
+            thread=self._thread,
+        )

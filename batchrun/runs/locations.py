@@ -1,0 +1,38 @@
+"""Where the files of a run are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from batchrun.config import RunOptions
+from batchrun.errors import UsageError
+from batchrun.prompts.sources import Source
+
+
+def requests_path(state: Path) -> Path:
+    """Where the requests that a program gives a run are kept: an input that grows."""
+    return state.with_name(f"{state.name}.requests.jsonl")
+
+
+def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:
+    """The results file for each input.
+
+    Raises:
+        UsageError: two inputs would write into the same file of the output folder.
+    """
+    if not options.output_is_folder:
+        return [options.output] * len(sources)
+    paths = [options.output / results_name(source.name) for source in sources]
+    for index, path in enumerate(paths):
+        if path in paths[:index]:
+            first, second = sources[paths.index(path)].path, sources[index].path
+            raise UsageError(
+                f"{first} and {second} would both write {path}", "give their results one file: -o results.jsonl"
+            )
+    return paths
+
+
+def results_name(input_name: str, part: str = "") -> str:
+    """`haikus.jsonl` and `haikus.jsonl.gz` have their results in `haikus.results.jsonl`, those of a part beside it."""
+    return input_name.removesuffix(".gz").removesuffix(".jsonl") + f"{part}.results.jsonl"

@@ -1,0 +1,70 @@
+"""The prompts of a run that is not begun: each line as it would be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import BinaryIO
+
+from batchrun.config import RunOptions
+from batchrun.display.summary import Observer
+from batchrun.errors import BatchrunError, InputError
+from batchrun.prompts.fields import Fields
+from batchrun.prompts.identity import derived_id
+from batchrun.prompts.shapes import READING, LineError, Prompt, parse_line
+from batchrun.prompts.shard import Shard
+from batchrun.prompts.sources import Source, find_sources, iter_source
+from batchrun.prompts.sweep import Sweep
+from batchrun.state.reader import StateReader
+
+
+def preview(options: RunOptions, stdin: BinaryIO, observer: Observer, fields: Fields) -> Iterator[Prompt]:
+    """The prompts of the inputs in order, each as all of its variants, up to the limit; nothing is kept.
+
+    Args:
+        options: The run's options.
+        stdin: What `-` is read from.
+        observer: Told what a person should know.
+        fields: Collects what becomes of the lines' fields.
+
+    Raises:
+        InputError: an input or a line of it is wrong.
+    """
+    shard = None if options.shard is None else Shard.parse(options.shard)
+    sources = find_sources(options.inputs, tell=observer.message)
+    reading = READING
+    if options.state.is_file():
+        with suppress(BatchrunError), StateReader(options.state) as store:
+            reading = store.reading if store.sources() else READING
+    tell = observer.message if options.skip_invalid else None
+    sweep = Sweep(options.sweep, reading)
+    rows = _previewed(sources, sweep, shard, stdin, tell, fields=fields, reading=reading)
+    return (row for row in islice(rows, options.limit) if row is not None)
+
+
+def _previewed(
+    sources: Sequence[Source],
+    sweep: Sweep,
+    shard: Shard | None,
+    stdin: BinaryIO,
+    tell: Callable[[str], None] | None,
+    *,
+    fields: Fields,
+    reading: int,
+) -> Iterator[Prompt | None]:
+    """The rows; None for a line that is skipped, which is one as well."""
+    for source in sources:
+        for line in iter_source(source, stdin):
+            try:
+                prompt = parse_line(line.raw, reading)
+                if shard is not None and not shard.holds(prompt.id or derived_id(prompt)):
+                    continue
+                fields.add(prompt, source.path, line.number)
+                yield from (sweep.apply(prompt, number) for number in range(sweep.size))
+            except LineError as error:
+                told = f"{source.path}:{line.number}: {error.message}"
+                if tell is None:
+                    raise InputError(told, error.hint) from error
+                tell(f"{told}; the line is skipped")
+                yield None

@@ -1,0 +1,209 @@
+"""One pass over all lines of the inputs: each is validated, and becomes what its rows are staged from.
+
+The bytes that pass by are hashed, so that no input is read a second time for its digest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from batchrun.config import RunOptions
+from batchrun.display.summary import Observer
+from batchrun.errors import UsageError
+from batchrun.files.streams import stdin_bytes
+from batchrun.prompts.fields import Fields
+from batchrun.prompts.identity import known_by, line_digest, parts, request_key
+from batchrun.prompts.lines import RawLine
+from batchrun.prompts.shapes import READING, LineError, Prompt, Shape, build_request, parse_line
+from batchrun.prompts.shard import LineSum, Shard
+from batchrun.prompts.sources import STDIN, Source, SourceKind, iter_source
+from batchrun.prompts.sweep import ENDPOINT, MAX_ROWS, REPEAT, Sweep
+from batchrun.runs.manifest import FileDigest, FileHash, digest_file
+from batchrun.state.records import SourceRecord
+from batchrun.state.staging import StagedLine
+
+_PROBLEMS_SHOWN = 10
+_NUMBER = re.compile(r"\d[\d,]*")
+_PROGRESS_EVERY_LINES = 200_000
+
+
+class RequestKeys:
+    """By which rows are known to ask for the same.
+
+    Args:
+        options: The run's options.
+        reading: By which rules its lines become requests.
+    """
+
+    def __init__(self, options: RunOptions, reading: int = READING) -> None:
+        self._options = options.request
+        self._sweep = Sweep(options.sweep, reading)
+
+    def __call__(self, prompt: Prompt, variant: int) -> bytes:
+        """16 bytes for a line as one of its variants: of its request, and of the endpoint and sample that it is for."""
+        values = self._sweep.variant(variant).values
+        return request_key(build_request(prompt, self._options), values.get(ENDPOINT), values.get(REPEAT))
+
+
+class Problems:
+    """The wrong lines: how many, and for each reason the first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: dict[str, str] = {}
+        self._counts = Counter[str]()
+
+    def add(self, where: str, reason: str) -> None:
+        """Note a line, by where it is, and what is wrong with it."""
+        self.count += 1
+        kind = _NUMBER.sub("N", reason)
+        if kind in self._first or len(self._first) < _PROBLEMS_SHOWN:
+            self._first.setdefault(kind, f"{where}: {reason}")
+            self._counts[kind] += 1
+
+    def __str__(self) -> str:
+        told = []
+        for kind, first in self._first.items():
+            more = self._counts[kind] - 1
+            told.append(first + (f" (and {more:,} more like this)" if more else ""))
+        rest = self.count - self._counts.total()
+        told += [f"... and {rest:,} more"] if rest else []
+        return "\n".join([*told, f"{self.count:,} lines are wrong"] if self.count > 1 else told)
+
+
+class Validation:
+    """Validates the lines of the inputs.
+
+    Args:
+        options: The run's options.
+        records: Its inputs, and where each is read.
+        reading: By which rules its lines become requests.
+        observer: Told how far a long pass has come.
+        is_new: Whether the run has no rows yet: only then does its limit bound what is read.
+    """
+
+    def __init__(
+        self,
+        options: RunOptions,
+        records: Sequence[SourceRecord],
+        reading: int,
+        observer: Observer,
+        *,
+        is_new: bool,
+    ) -> None:
+        self._options = options
+        self._records = records
+        self._reading = reading
+        self._observer = observer
+        self._sweep = Sweep(options.sweep, reading)
+        self._shard = None if options.shard is None else Shard.parse(options.shard)
+        # A shard knows the whole input, so that all of them together can be proven to be whole.
+        self.limit = options.limit if is_new and not self._shard else None
+        """The rows to which the lines are read; None: all lines are."""
+        self._key_of = RequestKeys(options, reading) if options.dedupe else None
+        self._hashes = {record.source: FileHash() for record in records if given_file(record) == Path(record.file)}
+        self.problems = Problems()
+        self.shapes: set[Shape] = set()
+        self.fields = Fields(options.request, self._sweep)
+        self.whole_input: LineSum | None = LineSum() if self._shard else None
+        """What the whole input adds up to, of which a shard takes its part; None: there are no shards."""
+
+    def lines(self) -> Iterator[StagedLine]:
+        """What the rows are staged from, in order; the wrong lines are in `problems`.
+
+        Raises:
+            InputError: an input cannot be read.
+            UsageError: the sweep makes too many rows.
+        """
+        if self._sweep:
+            self._refuse_too_many()
+        for line in self._staged_lines():
+            if self._shard is None or self.whole_input is None:
+                yield line
+                continue
+            if line.variant == 0:
+                self.whole_input.add(parts(line.digest)[0])
+            if self._shard.holds(line.id):
+                yield line
+
+    def digests(self) -> list[FileDigest]:
+        """The inputs as they were read, each by what the user can compare: itself, or the copy of a pipe.
+
+        Raises:
+            OutputError: one cannot be read.
+        """
+        return [
+            self._hashes[record.source].finish(Path(record.file), record.path)
+            if record.source in self._hashes
+            else digest_file(given_file(record), record.path)
+            for record in self._records
+        ]
+
+    def _staged_lines(self) -> Iterator[StagedLine]:
+        shape, rows, size = None, 0, self._sweep.size
+        for count, (record, line) in enumerate(self._plain_lines(), 1):
+            if self.limit is not None and rows >= self.limit:
+                return
+            rows += size
+            if count % _PROGRESS_EVERY_LINES == 0:
+                self._observer.message(f"reading: {count:,} lines so far")
+            try:
+                prompt = parse_line(line.raw, self._reading)
+                if self._sweep:
+                    self._sweep.apply(prompt, 0)
+            except LineError as error:
+                self.problems.add(f"{record.path}:{line.number}", error.message)
+                if self._options.skip_invalid:
+                    rows -= size - 1
+                    yield _invalid(record, line, error.message)
+                continue
+            if prompt.shape is not shape:
+                shape = prompt.shape
+                self.shapes.add(shape)
+            self.fields.add(prompt, record.path, line.number)
+            yield from self._rows_of(prompt, record, line)
+
+    def _rows_of(self, prompt: Prompt, record: SourceRecord, line: RawLine) -> Iterator[StagedLine]:
+        key_of = self._key_of
+        line_id, known = known_by(prompt, line.raw)
+        staged = StagedLine(line_id, prompt.id is None, record.source, line.number, line.offset, len(line.raw), known)
+        if not self._sweep:
+            yield staged if key_of is None else staged._replace(key=key_of(prompt, 0))
+            return
+        for number in range(self._sweep.size):
+            key = None if key_of is None else key_of(self._sweep.apply(prompt, number), number)
+            yield staged._replace(variant=number, suffix=self._sweep.variant(number).suffix, key=key)
+
+    def _plain_lines(self, *, hashed: bool = True) -> Iterator[tuple[SourceRecord, RawLine]]:
+        for record in self._records:
+            file_hash = self._hashes.get(record.source) if hashed else None
+            seen = None if file_hash is None else file_hash.update
+            for line in iter_source(Source(record.file, SourceKind.FILE), stdin_bytes(), record.path, seen=seen):
+                yield record, line
+
+    def _refuse_too_many(self) -> None:
+        """Count the lines before they are made several rows each: ten million rows take a minute to stage."""
+        limit, size = self._options.limit, self._sweep.size
+        most = MAX_ROWS // size * (self._shard.count if self._shard else 1)
+        lines = sum(1 for _ in islice(self._plain_lines(hashed=False), most + 1))
+        if lines > most and (limit is None or limit > MAX_ROWS):
+            raise UsageError(
+                f"the sweep makes {size:,} rows of each line, which is more than {MAX_ROWS:,} in all",
+                "sweep over fewer values, or take part of the lines: --limit",
+            )
+
+
+def given_file(record: SourceRecord) -> Path:
+    """The file whose digest the user can compare: the input itself, or the copy of what can be read only once."""
+    return Path(record.file if record.origin == STDIN or not Path(record.origin).is_file() else record.origin)
+
+
+def _invalid(record: SourceRecord, line: RawLine, problem: str) -> StagedLine:
+    """A line that cannot be run, under an id that comes from its bytes: its own may be what is wrong."""
+    known = line_digest(line.raw)
+    at = (record.source, line.number, line.offset, len(line.raw))
+    return StagedLine(f"invalid-{known.hex()[:16]}", True, *at, known, key=b"%d:%d" % at[:2], problem=problem)

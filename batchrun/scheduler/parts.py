@@ -1,0 +1,87 @@
+"""The parts of a scheduler, made for each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from random import Random
+
+from batchrun.config import WINDOW_S, GuardOptions, SchedulerOptions
+from batchrun.scheduler.backlog import Backlog
+from batchrun.scheduler.budget import Budget, WorkerMeter, WorkerTime
+from batchrun.scheduler.canceller import Canceller
+from batchrun.scheduler.connections import Connections
+from batchrun.scheduler.deadline import Deadline
+from batchrun.scheduler.faulty_workers import FaultyWorkers
+from batchrun.scheduler.feedback import Feedback
+from batchrun.scheduler.flight import Flight
+from batchrun.scheduler.gate import Gate
+from batchrun.scheduler.poller import Poller
+from batchrun.scheduler.polling import PollPlan
+from batchrun.scheduler.prediction import Predictor
+from batchrun.scheduler.settlement import Settlement
+from batchrun.scheduler.stopping import Stopping
+from batchrun.scheduler.submitter import Submitter
+from batchrun.scheduler.window import MOST, Window
+
+
+class Parts:
+    """The parts of a scheduler; for the arguments see `Scheduler`."""
+
+    def __init__(
+        self,
+        options: SchedulerOptions,
+        rng: Random,
+        *,
+        numbers: Iterator[int] | None,
+        guards: GuardOptions,
+        life_s: float,
+        meter: WorkerMeter | None,
+        jobs_ended: tuple[int, float],
+        rows_per_job: int,
+    ) -> None:
+        self.flights: dict[int, Flight] = {}
+        """The jobs in flight, oldest first."""
+        limits, price = options.limits, guards.price_per_hour
+        predictor = Predictor(limits.status.per_window / WINDOW_S)
+        self.plan = PollPlan(predictor, rng)
+        self.connections = Connections(options.connections)
+        self.window = Window(options.concurrency, predictor, limits.run)
+        self.faulty_workers = FaultyWorkers()
+        self.feedback = Feedback(self.window, self.plan, predictor, self.flights, self.faulty_workers)
+        life_s = min(guards.job_timeout_s or life_s, life_s)
+        self.canceller = Canceller(
+            options, rng, flights=self.flights, plan=self.plan, connections=self.connections, life_s=life_s
+        )
+        self.gate = Gate(rng, metered=price is not None)
+        self.backlog = Backlog((options.concurrency or MOST) * rows_per_job)
+        self.settlement = Settlement(options, guards, self.backlog, rng)
+        self.stopping = Stopping(self.settlement)
+        self.poller = Poller(
+            limits.status,
+            rng,
+            flights=self.flights,
+            plan=self.plan,
+            connections=self.connections,
+            canceller=self.canceller,
+            stopping=self.stopping,
+        )
+        self.meter = meter or WorkerMeter(WorkerTime())
+        ended, execution_s = jobs_ended
+        self.budget = Budget(
+            self.meter, price_per_hour=price, max_cost=guards.max_cost, ended=ended, execution_s=execution_s
+        )
+        self.submitter = Submitter(
+            options,
+            rng,
+            numbers or count(1),
+            window=self.window,
+            backlog=self.backlog,
+            gate=self.gate,
+            settlement=self.settlement,
+            budget=self.budget,
+            flights=self.flights,
+            connections=self.connections,
+            rows_per_job=rows_per_job,
+        )
+        self.deadline = Deadline(guards.deadline_s)

@@ -1,0 +1,118 @@
+"""Which jobs to poll now, and what an answer, or none, says of a job that is not known to be over."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Literal
+
+from batchrun.config import OperationLimit
+from batchrun.errors import (
+    DeniedError,
+    NotFoundError,
+    RejectedError,
+    ThrottledError,
+    TooLargeError,
+    UnreachableError,
+)
+from batchrun.scheduler import commands as cmd
+from batchrun.scheduler import events as ev
+from batchrun.scheduler.canceller import Canceller
+from batchrun.scheduler.connections import Connections
+from batchrun.scheduler.failures import Failure, FailureKind
+from batchrun.scheduler.flight import Flight
+from batchrun.scheduler.pacing import TROUBLE_THRESHOLD, Pacer
+from batchrun.scheduler.polling import PollPlan
+from batchrun.scheduler.stopping import Stopping
+
+
+class Poller:
+    """Polls jobs.
+
+    Args:
+        limit: Of `/status`.
+        rng: Where jitter comes from.
+        flights: The jobs in flight; the scheduler's own.
+        plan: When each of them is polled.
+        connections: How many requests may be under way.
+        canceller: Cancels jobs; it is told what is heard of them.
+        stopping: Whether the API refuses to answer.
+    """
+
+    def __init__(
+        self,
+        limit: OperationLimit,
+        rng: Random,
+        *,
+        flights: dict[int, Flight],
+        plan: PollPlan,
+        connections: Connections,
+        canceller: Canceller,
+        stopping: Stopping,
+    ) -> None:
+        self.pacer = Pacer(limit, rng)
+        self._flights = flights
+        self._plan = plan
+        self._connections = connections
+        self._canceller = canceller
+        self._stopping = stopping
+        self._message = ""
+
+    @property
+    def trouble(self) -> str:
+        """Why polls fail at the moment; empty: they do not."""
+        return self._message if self.pacer.trouble >= TROUBLE_THRESHOLD else ""
+
+    def commands(self, out: list[cmd.Command], now: float) -> None:
+        """Add what is to be polled now."""
+        self._plan.refresh(now)
+        room = min(self.pacer.ready(now), self._connections.count - self.pacer.in_use)
+        while room > 0 and (job := self._plan.take(now)) is not None:
+            room -= 1
+            self.pacer.start(now)
+            flight = self._flights[job]
+            flight.asking = True
+            out.append(cmd.Poll(job, flight.remote_id, flight.numbers))
+
+    def next_at(self, now: float) -> float | None:
+        """When a job may be polled; None: not without an event."""
+        due_at, ready_at = self._plan.next_at(), self.pacer.next_at(now)
+        return None if due_at is None or ready_at is None else max(due_at, ready_at)
+
+    def answered(self, sent_at: float, now: float) -> None:
+        """`/status` said something of a job."""
+        self.pacer.succeed(now)
+        self._stopping.refusals.answered("status")
+        self._connections.answered(sent_at, now)
+
+    def failed(self, flight: Flight, event: ev.PollFailed, now: float) -> Failure | Literal["given up"] | None:
+        """`/status` gave no usable answer; returns why the job is over, or that it is given up. None: it is neither."""
+        error = event.error
+        self._message = error.message
+        match error:
+            case NotFoundError():
+                self.pacer.succeed(now)
+                if (wait_s := flight.missed(now, is_sure=error.from_api)) <= 0:
+                    return Failure(FailureKind.EXPIRED, f"the job is gone ({error.message})", error.raw)
+                self._plan.postponed(event.job, now, wait_s)
+            case TooLargeError():
+                self.pacer.succeed(now)
+                return Failure(FailureKind.TOO_LARGE, error.message, error.raw)
+            case ThrottledError():
+                self.pacer.throttle(now, event.sent_at, error.retry_after_s)
+                self._plan.postponed(event.job, now, 0.0)
+            case DeniedError() if self._stopping.is_refused("status", error, now):
+                self.pacer.succeed(now)
+            case _:
+                return self._unanswered(flight, event, now)
+        return None
+
+    def _unanswered(self, flight: Flight, event: ev.PollFailed, now: float) -> Literal["given up"] | None:
+        if isinstance(event.error, RejectedError):
+            self.pacer.succeed(now)
+            self._canceller.heard_at = now
+        else:
+            self.pacer.fail(now, event.sent_at)
+        self._plan.failed(event.job, now)
+        if isinstance(event.error, (UnreachableError, DeniedError)):
+            return None
+        return "given up" if self._canceller.unanswered(flight, now) else None

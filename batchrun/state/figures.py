@@ -1,0 +1,237 @@
+"""What people ask a state file: times, failures, sessions, and the figures of the reports.
+
+Each function is one look at the file, and takes it open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from batchrun.scheduler.states import RowState
+from batchrun.state.reader import StateReader
+from batchrun.state.records import Execution, public_id
+
+_EACH_ROW = "FROM jobs j JOIN job_rows b ON b.job = j.job JOIN rows r ON r.row = b.row"
+TimeColumn = Literal["delay_ms", "execution_ms"]
+"""Milliseconds of a job: in the queue, or at work."""
+
+
+class JobTimes(NamedTuple):
+    """A job that has completed."""
+
+    row_id: str
+    execution_ms: int
+    delay_ms: int
+
+
+class SubmittedJob(NamedTuple):
+    """A job that is in flight."""
+
+    row_id: str
+    job_id: str
+    submitted_ms: int
+    """UTC epoch milliseconds."""
+
+
+class FailedRow(NamedTuple):
+    """A row that failed, and why."""
+
+    row_id: str
+    kind: str
+    message: str
+
+
+class FailureCount(NamedTuple):
+    """Failures of one kind within one second."""
+
+    kind: str
+    at_ms: int
+    """The second, as UTC epoch milliseconds."""
+    failures: int
+
+
+class VariantCount(NamedTuple):
+    """How many rows of one variant are in one state."""
+
+    variant: int
+    state: RowState
+    rows: int
+
+
+class VariantFailures(NamedTuple):
+    """How many rows of one variant have failed in one way."""
+
+    variant: int
+    kind: str
+    rows: int
+
+
+class VariantTimes(NamedTuple):
+    """How many completed jobs of one variant took the same time."""
+
+    variant: int
+    ms: int
+    jobs: int
+
+
+def failure_groups(store: StateReader) -> list[tuple[str, int, str, str]]:
+    """Failed rows by kind, most first: kind, count, and the id and message of the first."""
+    groups = store.query(
+        "SELECT g.kind, g.count, r.id, f.message"
+        " FROM (SELECT kind, count(*) AS count, min(row) AS first FROM failures GROUP BY kind) g"
+        " JOIN rows r ON r.row = g.first JOIN failures f ON f.row = g.first ORDER BY g.count DESC, g.first"
+    )
+    return [(kind, count, public_id(row_id), message) for kind, count, row_id, message in groups]
+
+
+def percentiles(store: StateReader, column: TimeColumn, shares: tuple[float, ...]) -> tuple[int, ...] | None:
+    """Nearest-rank percentiles of `delay_ms` or `execution_ms` over completed jobs; None without any.
+
+    Above a second they are exact to three digits: so a million jobs are counted in one pass, and not sorted.
+    """
+    sql = (
+        f"SELECT CASE WHEN {column} < 1000 THEN {column} WHEN {column} < 10000 THEN {column} - {column} % 10"
+        f" WHEN {column} < 100000 THEN {column} - {column} % 100 WHEN {column} < 1000000"
+        f" THEN {column} - {column} % 1000 ELSE {column} - {column} % 10000 END AS value, count(*)"
+        f" FROM jobs WHERE status = 'COMPLETED' AND {column} IS NOT NULL GROUP BY value ORDER BY value"
+    )
+    values = store.query(sql)
+    total = sum(count for _, count in values)
+    if not total:
+        return None
+    found = []
+    for share in shares:
+        rank, seen = min(int(share * total), total - 1), 0
+        for value, count in values:
+            seen += count
+            if seen > rank:
+                found.append(int(value))
+                break
+    return tuple(found)
+
+
+def execution(store: StateReader) -> Execution:
+    """What the jobs that have ended come to."""
+    sql = (
+        "SELECT coalesce(sum(status IN ('COMPLETED', 'FAILED') OR execution_ms IS NOT NULL), 0),"
+        " coalesce(sum(execution_ms), 0),"
+        " coalesce(sum(CASE WHEN status <> 'COMPLETED' THEN execution_ms END), 0)"
+        " FROM jobs WHERE status IS NOT NULL AND status NOT IN ('UNCONFIRMED', 'CANCELLING')"
+    )
+    return Execution(*store.query(sql)[0])
+
+
+def usual_time_ms(store: StateReader) -> int:
+    """How long the last jobs were in the system, on average; 0 without any."""
+    sql = (
+        "SELECT coalesce(avg(delay_ms + execution_ms), 0) FROM"
+        " (SELECT delay_ms, execution_ms FROM jobs WHERE status = 'COMPLETED' ORDER BY job DESC LIMIT 1000)"
+    )
+    return int(store.query(sql)[0][0])
+
+
+def sessions(store: StateReader) -> list[tuple[int, int, str | None]]:
+    """When the sessions began and last gave a sign, UTC epoch milliseconds, and how they ended (None: cut off)."""
+    return store.query("SELECT started_ms, seen_ms, outcome FROM sessions ORDER BY session")
+
+
+def sessions_ms(store: StateReader) -> int:
+    """Wall time of all sessions together."""
+    return int(store.query("SELECT coalesce(sum(seen_ms - started_ms), 0) FROM sessions")[0][0])
+
+
+def oldest_in_flight_ms(store: StateReader) -> int | None:
+    """When the oldest job in flight was submitted, UTC epoch milliseconds; None when there is none."""
+    sql = "SELECT min(j.submitted_ms) FROM rows r JOIN jobs j ON j.job = r.job WHERE r.state = 2"
+    ((earliest_ms,),) = store.query(sql)
+    return None if earliest_ms is None else int(earliest_ms)
+
+
+def jobs_in_flight(store: StateReader, most: int) -> list[SubmittedJob]:
+    """The oldest jobs in flight, `most` of them at most."""
+    sql = (
+        "SELECT r.id, j.remote_id, j.submitted_ms FROM rows r JOIN jobs j ON j.job = r.job"
+        " WHERE r.state = 2 ORDER BY j.submitted_ms LIMIT ?"
+    )
+    return [SubmittedJob(public_id(row_id), *job) for row_id, *job in store.query(sql, (most,))]
+
+
+def longest_jobs(store: StateReader, most: int) -> list[JobTimes]:
+    """The completed jobs that ran longest, `most` of them at most."""
+    sql = (
+        f"SELECT r.id, j.execution_ms, coalesce(j.delay_ms, 0) {_EACH_ROW}"
+        " WHERE j.status = 'COMPLETED' AND j.execution_ms IS NOT NULL ORDER BY 2 DESC LIMIT ?"
+    )
+    return [JobTimes(public_id(row_id), *times) for row_id, *times in store.query(sql, (most,))]
+
+
+def job_times(store: StateReader, column: TimeColumn) -> list[tuple[float, int]]:
+    """Seconds -> how many completed jobs took them."""
+    return store.query(
+        f"SELECT {column} / 1000.0, count(*) FROM jobs WHERE status = 'COMPLETED' AND {column} IS NOT NULL GROUP BY 1"
+    )
+
+
+def count_failures(store: StateReader) -> int:
+    """How many failures are noted."""
+    return int(store.query("SELECT count(*) FROM failures")[0][0])
+
+
+def first_failures(store: StateReader, most: int, message_chars: int) -> list[FailedRow]:
+    """The first failed rows, `most` of them at most, with the beginning of each message."""
+    sql = (
+        "SELECT r.id, f.kind, substr(f.message, 1, ?) FROM failures f JOIN rows r ON r.row = f.row"
+        " WHERE r.state = 4 ORDER BY f.row LIMIT ?"
+    )
+    return [FailedRow(public_id(row_id), *why) for row_id, *why in store.query(sql, (message_chars, most))]
+
+
+def failures_over_time(store: StateReader) -> list[FailureCount]:
+    """Failures by kind and second."""
+    sql = (
+        "SELECT kind, completed_ms / 1000 * 1000, count(*) FROM failures"
+        " WHERE completed_ms IS NOT NULL GROUP BY 1, 2 ORDER BY 1"
+    )
+    return [FailureCount(*row) for row in store.query(sql)]
+
+
+# A variant is a combination of sweep values here: the `repeat` samples of one are counted together.
+
+
+def last_variant(store: StateReader) -> int:
+    """The largest number that a row has for its combination and sample; 0 without rows."""
+    return int(store.query("SELECT coalesce(max(variant), 0) FROM rows")[0][0])
+
+
+def rows_by_variant(store: StateReader, repeat: int) -> list[VariantCount]:
+    """Rows by variant and state."""
+    sql = f"SELECT variant / {repeat}, state, count(*) FROM rows GROUP BY 1, 2"
+    return [VariantCount(variant, RowState(state), count) for variant, state, count in store.query(sql)]
+
+
+def failures_by_variant(store: StateReader, repeat: int) -> list[VariantFailures]:
+    """Failed rows by variant and kind; the most frequent kind of a variant first."""
+    sql = (
+        f"SELECT r.variant / {repeat}, f.kind, count(*) FROM failures f JOIN rows r ON r.row = f.row"
+        " WHERE r.state = 4 GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2"
+    )
+    return [VariantFailures(*row) for row in store.query(sql)]
+
+
+def times_by_variant(store: StateReader, column: TimeColumn, repeat: int) -> Iterator[VariantTimes]:
+    """Completed jobs by variant and time, one in memory at a time."""
+    sql = (
+        f"SELECT r.variant / {repeat}, j.{column}, count(*) {_EACH_ROW}"
+        f" WHERE j.status = 'COMPLETED' AND j.{column} IS NOT NULL GROUP BY 1, 2"
+    )
+    yield from map(VariantTimes._make, store.each(sql))
+
+
+def execution_by_variant(store: StateReader, repeat: int) -> dict[int, int]:
+    """Variant -> milliseconds that its jobs were at work."""
+    sql = (
+        f"SELECT r.variant / {repeat}, coalesce(sum(j.execution_ms), 0) {_EACH_ROW}"
+        " WHERE j.status NOT IN ('UNCONFIRMED', 'CANCELLING') GROUP BY 1"
+    )
+    return dict(store.query(sql))

@@ -1,0 +1,206 @@
+"""What a session starts from: the inputs and results files of a run, its rows, its jobs and their counts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchrun.errors import StateError
+from batchrun.scheduler.states import RowState
+from batchrun.state.database import Database
+from batchrun.state.opening import AT_CHECKPOINT, COMMITS, Tell
+from batchrun.state.records import (
+    FailedJob,
+    FailureRecord,
+    OpenJob,
+    OutputRecord,
+    RowRecord,
+    Share,
+    SourceRecord,
+    public_id,
+)
+
+_COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed, variant, same_as"
+_HELD = "no answer to its submission: the job may exist, and cost money; it is held"
+_OWNER = (
+    "(SELECT coalesce(max(CASE WHEN b.row = r.row THEN b.row END), max(CASE WHEN b.row = r.same_as THEN b.row END),"
+    " min(b.row)) FROM job_rows b WHERE b.job = r.job)"
+)
+"""The row whose job it is that `r.job` names: `r` itself, or the row that it follows."""
+ALL = Share()
+_WIDTH = len(RowRecord._fields)
+
+
+class StateReader(Database):
+    """A run's state file, opened only to read it, also while another process writes it.
+
+    Args:
+        path: The file.
+        tell: Told when another program keeps us waiting; None: then there is no long wait.
+        read_only: False only for the `Store`.
+
+    Raises:
+        StateError, OutputError: see `Database`.
+    """
+
+    def __init__(self, path: Path, *, tell: Tell | None = None, read_only: bool = True) -> None:
+        super().__init__(path, tell=tell, read_only=read_only)
+
+    def outputs(self) -> list[OutputRecord]:
+        """The results files, in order."""
+        return [OutputRecord(*row) for row in self.query("SELECT * FROM outputs ORDER BY output")]
+
+    def results_path(self, output: OutputRecord) -> Path:
+        """Where an output's results file is, as people are told: absolute."""
+        return Path(os.path.abspath(self.path.parent / output.path))  # noqa: PTH100 - pathlib would keep a `..`
+
+    def sources(self) -> list[SourceRecord]:
+        """The inputs, in order; where the state file was moved or copied, as they are seen from its new place."""
+        sql = "SELECT source, path, origin, file, stamp, output FROM sources ORDER BY source"
+        sources = [SourceRecord(*row) for row in self.query(sql)]
+        found = [each._replace(origin=self.now_at(each.origin), file=self.now_at(each.file)) for each in sources]
+        return [self._with_copy(source) for source in found]
+
+    def now_at(self, name: str) -> str:
+        """Where an input is now that was known by an absolute path.
+
+        It is looked for from the state file first, as the two may have been moved together. What was within the state
+        file's folder is not looked for at its old place: there it is the original, where this is a copy.
+        """
+        was, now = self.get_setting("folder"), str(self.path.absolute().parent)
+        if not isinstance(was, str) or was == now or not os.path.isabs(name):  # noqa: PTH117
+            return name
+        way = os.path.relpath(name, was)
+        beside = os.path.normpath(os.path.join(now, way))  # noqa: PTH118
+        return name if way.startswith(os.pardir + os.sep) and not os.path.exists(beside) else beside  # noqa: PTH110
+
+    def _with_copy(self, source: SourceRecord) -> SourceRecord:
+        """With its copy beside this state file, wherever the two were when it was made."""
+        copy = self.path.absolute().with_name(Path(source.file).name)
+        return source._replace(file=str(copy)) if source.file != source.origin and copy.exists() else source
+
+    def count_rows(self) -> int:
+        """How many rows the run has."""
+        return int(self.query("SELECT count(*) FROM rows")[0][0])
+
+    def next_job(self) -> int:
+        """A job number larger than all that were given."""
+        return int(self.query("SELECT coalesce(max(job), 0) + 1 FROM jobs")[0][0])
+
+    def pending(self, after_row: int, count: int, share: Share = ALL) -> list[RowRecord]:
+        """Up to `count` pending rows behind `after_row`, in order, without those that another's job answers."""
+        sql = (
+            f"SELECT {_COLUMNS} FROM rows WHERE row > ? AND state = 0 AND same_as IS NULL AND {share.where()}"
+            " ORDER BY row LIMIT ?"
+        )
+        return [_row(row) for row in self.query(sql, (after_row, count))]
+
+    def followers(self, leader: int, after_row: int, count: int) -> list[RowRecord]:
+        """Up to `count` pending rows behind `after_row`, in order, that the job of another row answers."""
+        sql = f"SELECT {_COLUMNS} FROM rows WHERE same_as = ? AND state = 0 AND row > ? ORDER BY row LIMIT ?"
+        return [_row(row) for row in self.query(sql, (leader, after_row, count))]
+
+    def row(self, row: int) -> RowRecord:
+        """One row by its number."""
+        return _row(self.query(f"SELECT {_COLUMNS} FROM rows WHERE row = ?", (row,))[0])
+
+    def row_by_id(self, row_id: str) -> RowRecord | None:
+        """One row by the id that it has here, see `shared_ids`; None when there is none."""
+        rows = self.query(f"SELECT {_COLUMNS} FROM rows WHERE id = ?", (row_id,))
+        return _row(rows[0]) if rows else None
+
+    def open_jobs(self, share: Share = ALL) -> list[OpenJob]:
+        """The jobs whose ID is known and whose end is not, oldest first. There are about a window of them."""
+        columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
+        sql = (
+            f"SELECT {columns}, j.job, j.remote_id, j.submitted_ms, j.status IS 'CANCELLING',"
+            " (SELECT json_group_array(o.row) FROM (SELECT row FROM job_rows WHERE job = r.job ORDER BY ordinal) o)"
+            " FROM rows r JOIN jobs j ON j.job = r.job LEFT JOIN job_rows b ON b.job = r.job AND b.row = r.row"
+            f" WHERE r.state = 2 AND {share.where('r.variant')} ORDER BY j.submitted_ms, j.job, b.ordinal"
+        )
+        jobs = []
+        for (job, remote_id, submitted_ms, is_cancelling, all_rows), found in groupby(
+            self.query(sql), key=lambda values: values[_WIDTH:]
+        ):
+            rows = tuple(_row(values[:_WIDTH]) for values in found)
+            numbers = tuple(orjson.loads(all_rows)) or tuple(row.row for row in rows)
+            jobs.append(OpenJob(rows, numbers, job, remote_id, submitted_ms, bool(is_cancelling)))
+        return jobs
+
+    def recent_submissions_ms(self, since_ms: int, share: Share = ALL) -> list[int]:
+        """When the last submissions since then were answered, oldest first; of the last 10,000 jobs."""
+        sql = (
+            "SELECT j.submitted_ms FROM (SELECT submitted_ms, job FROM jobs ORDER BY job DESC LIMIT 10000) j"
+            " JOIN job_rows b ON b.job = j.job AND b.ordinal = 0 JOIN rows r ON r.row = b.row"
+            f" WHERE j.submitted_ms >= ? AND {share.where('r.variant')}"
+        )
+        return sorted(row[0] for row in self.query(sql, (since_ms,)))
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was ever submitted, and no row has ended."""
+        sql = "SELECT NOT EXISTS (SELECT 1 FROM jobs) AND NOT EXISTS (SELECT 1 FROM rows WHERE state != 0)"
+        return bool(self.query(sql)[0][0])
+
+    def job_of(self, row: int) -> int | None:
+        """The number of a row's last job; None: it has none."""
+        ((job,),) = self.query("SELECT job FROM rows WHERE row = ?", (row,))
+        return None if job is None else int(job)
+
+    def counts(self, share: Share = ALL) -> dict[RowState, int]:
+        """How many rows are in each state."""
+        counts = dict.fromkeys(RowState, 0)
+        for state, count in self.query(f"SELECT state, count(*) FROM rows WHERE {share.where()} GROUP BY state"):
+            if state not in counts:
+                raise StateError(
+                    f"{self.path}: the state file is damaged: {count:,} rows are in state {state!r}",
+                    "look at it with `batchrun verify`, and restore it from a copy",
+                )
+            counts[RowState(state)] = int(count)
+        return counts
+
+    def counters(self) -> dict[str, int]:
+        """The run's counters over all sessions."""
+        return dict(self.query("SELECT name, value FROM counters WHERE name NOT IN (?, ?)", (COMMITS, AT_CHECKPOINT)))
+
+    def failures(
+        self, output: int | None = None, *, with_held: bool = False
+    ) -> Iterator[tuple[RowRecord, FailureRecord, FailedJob]]:
+        """The failed rows in input order, each with its failure and its last job.
+
+        Args:
+            output: Only those of this results file, in the order of the rows; None: all.
+            with_held: Those that are held, too; then all rows are looked through.
+        """
+        columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
+        sql = (
+            f"SELECT {columns}, r.row, coalesce(f.status, 'UNCONFIRMED'), coalesce(f.kind, 'unconfirmed'),"
+            f" coalesce(f.message, '{_HELD}'), coalesce(f.raw, ''), f.worker_id, f.completed_ms,"
+            " j.remote_id, j.submitted_ms, l.id, p.output, j.delay_ms, j.execution_ms"
+            f" FROM rows r {'LEFT' if with_held else ''} JOIN failures f ON f.row = r.row AND r.state = 4"
+            " JOIN sources s ON s.source = r.source LEFT JOIN jobs j ON j.job = r.job"
+            f" LEFT JOIN rows l ON l.row = {_OWNER} AND l.row <> r.row"
+            " LEFT JOIN parts p ON p.job = r.job AND p.row = coalesce(l.row, r.row)"
+            f" WHERE (f.row IS NOT NULL {'OR r.state = 5' if with_held else ''})"
+            f" {'' if output is None else 'AND s.output = ?'} ORDER BY"
+            f" {'r.source, r.line, r.row' if output is None else 'r.row'}"
+        )
+        for row in self.each(sql, () if output is None else (output,)):
+            failed = FailedJob(*row[-6:])
+            if failed.same_as is not None:
+                failed = failed._replace(same_as=public_id(failed.same_as))
+            yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-6]), failed
+
+    def submission(self, job: int | None) -> tuple[str | None, int | None]:
+        """A job's ID, and when it was submitted in UTC epoch milliseconds; None: not known."""
+        found = self.query("SELECT remote_id, submitted_ms FROM jobs WHERE job = ?", (job,))
+        return (found[0][0], found[0][1]) if found else (None, None)
+
+
+def _row(values: tuple[Any, ...]) -> RowRecord:
+    return RowRecord._make((values[0], public_id(values[1]), *values[2:7], RowState(values[7]), *values[8:]))
