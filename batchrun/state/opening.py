@@ -132,7 +132,7 @@ def open_to_look(path: Path) -> sqlite3.Connection:
     connection = _connect(path, "mode=ro")
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.DatabaseError as error:
+    except Exception as error:  # a damaged file may also hold text that is not UTF-8
         connection.close()
         if _code(error) not in _CANNOT_WRITE:
             raise
@@ -312,5 +312,5 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: Exception) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -8,8 +8,8 @@ import pytest
 
 from batchrun.config import GuardOptions, HaltOptions, Limits, OperationLimit, SchedulerOptions
 from batchrun.endpoint.protocol import Health
-from batchrun.scheduler import connections as lanes
-from batchrun.scheduler.connections import Lanes
+from batchrun.scheduler import connections
+from batchrun.scheduler.connections import Connections
 from batchrun.scheduler.prediction import Predictor
 from batchrun.scheduler.window import FIRST, LEAST, SHARED, Window
 from tests.support.world import Setting, World
@@ -158,16 +158,16 @@ def test_beside_other_peoples_jobs_a_long_queue_is_no_reason_to_shrink():
     assert window.size == SHARED
 
 
-def test_lanes_follow_the_shortest_round_trip():
-    road = Lanes(None)
-    assert road.count == lanes.LEAST
+def test_connections_follow_the_shortest_round_trip():
+    road = Connections(None)
+    assert road.count == connections.LEAST
     road.answered(0.0, 0.05)
     assert road.count == 250
     road.answered(1.0, 1.001)
-    assert road.count == lanes.LEAST
+    assert road.count == connections.LEAST
     for second in range(2, 40):
         road.answered(float(second), second + 0.5)
-    assert road.count == lanes.MOST
-    fixed = Lanes(9)
+    assert road.count == connections.MOST
+    fixed = Connections(9)
     fixed.answered(0.0, 5.0)
     assert fixed.count == 9
