@@ -57,5 +57,7 @@ def _variable(context: click.Context | None, param: click.Parameter) -> str:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]}? Or " if near else ""
+    # The dashes that all options have make none of them alike.
+    flags = {flag.lstrip("-"): flag for flag in known}
+    near = difflib.get_close_matches(name.lstrip("-"), flags, n=1)
+    return f"did you mean {flags[near[0]]}? Or " if near else ""

@@ -137,6 +137,7 @@ def test_wrong_usage_of_any_command_is_one_line_and_a_hint():
         ([], "no command is given", "see batchrun --help; `batchrun run` is where to begin"),
         (["rum"], "there is no command 'rum'", "did you mean run? Or see batchrun --help"),
         (["run"], "`batchrun run` needs INPUT...", "see batchrun run --help"),
+        (["resume", "p", "--set", "a=b"], "`batchrun resume` has no option --set", "see batchrun resume --help"),
         (["run", "p", "--ouput", "x"], "`batchrun run` has no option --ouput", "did you mean --output? Or see"),
         (["run", "p", "-o"], "-o needs a value", "see batchrun run --help"),
         (["run", "p", "--chat=1"], "--chat takes no value", "see batchrun run --help"),
