@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from batchrun.local.queue import Job
 
-ROWS = 120
+ROWS = 250
 DEAD = 0
 TEXT = str(worker_failure("Request to vLLM failed: Cannot connect to host 127.0.0.1:8000 ssl:default"))
 

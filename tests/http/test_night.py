@@ -68,6 +68,7 @@ async def test_a_canary_that_fails_keeps_the_rest_of_the_money(tmp_path: Path):
 
 async def test_a_job_that_never_ends_is_cancelled_at_the_endpoint_and_its_row_is_tried_again(tmp_path: Path):
     class Stuck(EchoWorker):
+        answer = None
         tried = 0
 
         async def run(self, request):
@@ -88,6 +89,8 @@ async def test_a_job_that_never_ends_is_cancelled_at_the_endpoint_and_its_row_is
 
 async def test_at_its_deadline_a_run_is_gone_and_what_it_left_is_rescued(tmp_path: Path):
     class Slow(EchoWorker):
+        answer = None
+
         async def run(self, request):
             await asyncio.sleep(1.0)
             return "fine"
