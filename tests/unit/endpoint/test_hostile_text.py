@@ -84,7 +84,12 @@ def looks(text: str):
     yield lambda: parse_line(body)
 
 
-@pytest.mark.parametrize("unit", UNITS)
+SLOW = ("events", "events that are none")
+
+
+@pytest.mark.parametrize(
+    "unit", [pytest.param(unit, marks=pytest.mark.slow) if unit in SLOW else unit for unit in UNITS]
+)
 def test_a_megabyte_of_any_text_is_looked_at_in_a_moment(unit: str):
     for beginning in BEGINNINGS:
         text = beginning + UNITS[unit] * (SIZE // len(UNITS[unit]))

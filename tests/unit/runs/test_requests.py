@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +34,7 @@ def ids(folder: Path, lines: list[bytes] | None) -> list[tuple]:
         return run.store.query("SELECT id, line, digest FROM rows ORDER BY row")
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(REQUESTS, st.lists(st.integers(0, 12), max_size=3), st.randoms(use_true_random=False))
 def test_rows_are_those_of_a_file_wherever_the_sessions_were_cut_and_however_the_rest_is_ordered(requests, cuts, rng):

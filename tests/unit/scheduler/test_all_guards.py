@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,7 @@ moments = st.one_of(st.just(math.inf), st.just(math.inf), st.floats(0, 20))
 outages = st.one_of(st.just((math.inf, math.inf)), st.tuples(st.floats(0, 10), st.floats(10, 400)))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(worlds, guards, moments, moments, outages, st.booleans(), st.sampled_from([0.0, 0.0, 0.1]))
 def test_a_run_under_any_guards_ends_says_why_and_can_go_on(

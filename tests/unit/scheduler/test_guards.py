@@ -257,6 +257,7 @@ def test_a_canary_lets_its_rows_be_tried_again():
 # Money
 
 
+@pytest.mark.slow
 def test_the_meter_knows_the_cost_of_workers_to_within_five_percent():
     guards = replace(UNGUARDED, price_per_hour=1.0)
     for seed, service in enumerate((lambda _: 2.0, lambda rng: rng.expovariate(1 / 5), lambda _: 40.0)):

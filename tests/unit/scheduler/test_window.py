@@ -27,6 +27,7 @@ def test_a_hundred_fast_workers_are_kept_busy_at_little_more_than_one_request_a_
     assert world.requests["status"] <= 1.3 * setting.rows
 
 
+@pytest.mark.slow
 def test_exponential_service_times_cost_no_more_than_their_tail():
     options = SchedulerOptions(limits=UNLIMITED)
     setting = Setting(
@@ -36,6 +37,7 @@ def test_exponential_service_times_cost_no_more_than_their_tail():
     assert ideal_s(world) / world.now >= 0.94
 
 
+@pytest.mark.slow
 def test_three_hundred_workers_with_long_tails_are_fed_within_the_documented_limits():
     setting = Setting(
         rows=5000,
@@ -75,6 +77,7 @@ def test_a_cold_start_is_followed_and_the_queue_stays_short(offset_s: float):
     assert max(count for _, count in queued) <= 3 * 50 * 10 / 2.0
 
 
+@pytest.mark.slow
 def test_when_workers_are_lost_the_queue_shrinks_with_them():
     setting = Setting(
         rows=6000,
