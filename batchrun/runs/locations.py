@@ -24,12 +24,14 @@ def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:
     if not options.output_is_folder:
         return [options.output] * len(sources)
     paths = [options.output / results_name(source.name) for source in sources]
-    for index, path in enumerate(paths):
-        if path in paths[:index]:
-            first, second = sources[paths.index(path)].path, sources[index].path
+    taken: dict[Path, Source] = {}
+    for path, source in zip(paths, sources, strict=True):
+        if path in taken:
             raise UsageError(
-                f"{first} and {second} would both write {path}", "give their results one file: -o results.jsonl"
+                f"{taken[path].path} and {source.path} would both write {path}",
+                "give their results one file: -o results.jsonl",
             )
+        taken[path] = source
     return paths
 
 
