@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import closing
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
-from batchrun.config import RETENTION_S
+from batchrun.config import RETENTION_S, VERSION
 from batchrun.display.summary import FailureGroup, Percentiles, Summary, WorkerGroup
 from batchrun.display.timeline import Timeline
 from batchrun.engine.driver import Outcome
@@ -133,7 +132,7 @@ def _write_manifest(run: OpenRun, summary: Summary, now: float) -> Path:
     inputs = store.get_setting("inputs")
     write_manifest(
         path,
-        batchrun_version=version("runpod-batchrun"),
+        batchrun_version=VERSION,
         written_at=now,
         options=options,
         summary=summary,
