@@ -362,16 +362,20 @@ class World:
     def _no_answer(self) -> CallError:
         return AmbiguousError("502", http_status=502) if self.setting.faults.outage_answers else UnreachableError("no")
 
+    def _answer(self, operation: str, event: ev.Event) -> None:
+        """The answer to a request is heard."""
+        self.under_way[operation] -= 1
+        self._off_wire()
+        self.tell(event)
+
     def _send_submit(self, job: int, rows: tuple[int, ...]) -> None:
         faults, sent_at = self.setting.faults, self.now
         there, back = self.setting.latency_s(self.rng), self.setting.latency_s(self.rng)
 
         def answer(event: ev.Event) -> None:
-            self.under_way["run"] -= 1
-            self._off_wire()
             if isinstance(event, ev.Submitted):
                 self.open_jobs[job] = (rows, event.remote_id)
-            self.tell(event)
+            self._answer("run", event)
 
         def fail(error: Exception, after: float) -> None:
             self.at(self.now + after, lambda: answer(ev.SubmitFailed(job, error, sent_at)))  # type: ignore[arg-type]
@@ -405,11 +409,6 @@ class World:
         faults, sent_at = self.setting.faults, self.now
         there, back = self.setting.latency_s(self.rng), self.setting.latency_s(self.rng)
 
-        def answer(event: ev.Event) -> None:
-            self.under_way["status"] -= 1
-            self._off_wire()
-            self.tell(event)
-
         def arrive() -> None:
             error: Exception | None = None
             if self._down():
@@ -424,18 +423,13 @@ class World:
                 event: ev.Event = ev.PollFailed(job, error, sent_at)  # type: ignore[arg-type]
             else:
                 event = self._status(job, remote_id, sent_at)
-            self.at(self.now + back, lambda: answer(event))
+            self.at(self.now + back, lambda: self._answer("status", event))
 
         self.at(self.now + there, arrive)
 
     def _send_cancel(self, job: int, remote_id: str) -> None:
         sent_at = self.now
         there, back = self.setting.latency_s(self.rng), self.setting.latency_s(self.rng)
-
-        def answer(event: ev.Event) -> None:
-            self.under_way["cancel"] -= 1
-            self._off_wire()
-            self.tell(event)
 
         def arrive() -> None:
             error: Exception | None = None
@@ -449,7 +443,7 @@ class World:
                 event: ev.Event = ev.CancelFailed(job, error, sent_at)  # type: ignore[arg-type]
             else:
                 event = self._cancel(job, remote_id)
-            self.at(self.now + back, lambda: answer(event))
+            self.at(self.now + back, lambda: self._answer("cancel", event))
 
         self.at(self.now + there, arrive)
 
