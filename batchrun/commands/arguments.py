@@ -55,7 +55,7 @@ _BASE_URL_VARIABLES = ("BATCHRUN_BASE_URL", "RUNPOD_ENDPOINT_BASE_URL")
 _DEFAULTS = SchedulerOptions()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RequestArguments(Arguments):
     """How a line becomes its requests."""
 
@@ -89,7 +89,7 @@ class RequestArguments(Arguments):
     strict: bool = option(False, (ASKED, 4), "Treat warnings about the fields of a line as errors: send nothing.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class GuardArguments(Arguments):
     """What keeps watch over a run; each may differ from one session to the next. None: as before, or the default."""
 
@@ -143,7 +143,7 @@ class GuardArguments(Arguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class RetryArguments(Arguments):
     """What resuming a run can ask for."""
 
@@ -162,7 +162,7 @@ class RetryArguments(Arguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class KeyArguments(Arguments):
     """Where the key comes from, and how it may travel."""
 
@@ -174,7 +174,7 @@ class KeyArguments(Arguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ConfirmArguments(KeyArguments):
     """The same for a run that is known from its state file, which is not trusted with where the key goes."""
 
@@ -187,7 +187,7 @@ class ConfirmArguments(KeyArguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class LocalArguments(Arguments):
     """What answers at the local endpoint."""
 
@@ -200,7 +200,7 @@ class LocalArguments(Arguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ShowArguments(Arguments):
     """What is shown, logged, and told at the end."""
 
@@ -218,22 +218,22 @@ class ShowArguments(Arguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class SessionArguments(RetryArguments, LocalArguments, ShowArguments):
     """What is asked of one session of a run; the state file does not keep it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ResumeArguments(GuardArguments, SessionArguments, ConfirmArguments):
     """`batchrun resume`, for the run of a state file."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class CancelArguments(ShowArguments, ConfirmArguments):
     """`batchrun cancel`, for the run of a state file."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class JobArguments(RequestArguments, GuardArguments, KeyArguments, LocalArguments, ShowArguments):
     """What a run is asked for, wherever its inputs are and its results go."""
 
@@ -340,7 +340,7 @@ class JobArguments(RequestArguments, GuardArguments, KeyArguments, LocalArgument
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RunArguments(JobArguments, SessionArguments):
     """`batchrun run`, and `batchrun.run` in Python."""
 
@@ -369,7 +369,7 @@ class RunArguments(JobArguments, SessionArguments):
     dry_run: bool = option(False, (WHERE, 2), "Print the request bodies that would be sent, and send nothing.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class WatchArguments(JobArguments):
     """`batchrun watch`: the options of a run, for each of its files."""
 

@@ -79,7 +79,7 @@ def find_hidden_error(output: Any) -> Any | None:
     worker-vllm before 2.12.1 and runpod-python before December 2024 complete such jobs. An `error` field can be
     legitimate data of some handler, so whoever calls this makes it switchable.
     """
-    if isinstance(output, list) and output and all(isinstance(part, str) for part in output):
+    if isinstance(output, list) and output and isinstance(output[0], str) and all(isinstance(p, str) for p in output):
         return _streamed_error(output)
     for part in output if isinstance(output, list) else (output,):
         if isinstance(part, list):

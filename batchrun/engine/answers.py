@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
@@ -33,7 +34,7 @@ class Answers:
         self._client = client
         self._transport = transport
         self._streamed = streamed
-        self._inspect_output = inspect_output
+        self._judge = partial(judge, inspect_output=inspect_output, hide=client.hide)
         self._by_row: dict[int, JobAnswer] = {}
         self._sent: dict[int, tuple[int, ...]] = {}
         """Job -> all of its rows in order, for the adopted jobs of which some have ended before."""
@@ -61,7 +62,11 @@ class Answers:
         said = []
         for row, part in zip(sent, self._transport.split(answer, len(sent)), strict=True):
             if sent is rows or row in rows:
-                said.append(await self._judge_row(part, is_alone=len(sent) == 1, look_for_flaws=look_for_flaws))
+                is_small = part.held_bytes <= _JUDGED_ASIDE_BYTES
+                failure = self._judge(part) if is_small else await asyncio.to_thread(self._judge, part)
+                if failure is not None:
+                    failure = await self._failed(part, failure, is_alone=len(sent) == 1)
+                said.append(RowAnswer(failure, find_flaw(part.output) if look_for_flaws and failure is None else None))
                 self._by_row[row] = part
         has_result = said[0].failure is None or any(each.failure is None for each in said)
         status = "FAILED" if answer.status is JobStatus.COMPLETED and not has_result else answer.status.value
@@ -71,17 +76,11 @@ class Answers:
         """What was answered for a row, which is then forgotten; None: nothing."""
         return self._by_row.pop(row, None)
 
-    async def _judge_row(self, answer: JobAnswer, *, is_alone: bool, look_for_flaws: bool) -> RowAnswer:
-        """What an answer means for a row; of a failure, the answer keeps what was put out all the same."""
-        is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
-        failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
-        if failure is not None and is_alone:
-            failure = await self._streamed.complete(answer, failure, self._judge)
-        if failure is not None:
+    async def _failed(self, answer: JobAnswer, failure: Failure, *, is_alone: bool) -> Failure | None:
+        """Why an answer is no result after all; of one that is none it keeps what was put out all the same."""
+        found = await self._streamed.complete(answer, failure, self._judge) if is_alone else failure
+        if found is not None:
             answer.output, answer.error = partial_output(answer), None
             if answer.output is None:
                 self._client.release(answer)
-        return RowAnswer(failure, find_flaw(answer.output) if failure is None and look_for_flaws else None)
-
-    def _judge(self, answer: JobAnswer) -> Failure | None:
-        return judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)
+        return found

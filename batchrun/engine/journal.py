@@ -282,21 +282,19 @@ class Journal:
         self._delivered.append(self._lines.failure(row, failure, failed))
 
     def _submit(self, submit: cmd.Submit, batch: Batch, written: Written, now_ms: int) -> None:
-        rows: list[int] = []
-        requests: list[dict[str, Any]] = []
-        for row in submit.rows:
+        rows, requests = [], []
+        for row, attempt in zip(submit.rows, submit.attempts, strict=True):
             request = self._requests.make(self._rows[row])
             if isinstance(request, LineChangedError):
                 written.unusable.append(Unusable(submit.job, row, request.message))
             else:
-                rows.append(row)
+                rows.append((row, attempt))
                 requests.append(request)
         if not rows:
             return
-        numbers = submit.rows if len(rows) == len(submit.rows) else tuple(rows)
+        numbers = tuple([row for row, _ in rows])
         carried: int | tuple[int, ...] | None = numbers if len(numbers) > 1 else numbers[0]
-        for row, attempt in zip(submit.rows, submit.attempts, strict=True):
-            if numbers is submit.rows or row in numbers:
-                batch.submitted.append(Submission(submit.job, row, attempt, now_ms, carried))
-                carried = None
+        for row, attempt in rows:
+            batch.submitted.append(Submission(submit.job, row, attempt, now_ms, carried))
+            carried = None
         written.outgoing.append(Outgoing(submit.job, numbers, self._transport.body(requests)))

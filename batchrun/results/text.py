@@ -29,6 +29,8 @@ when the answer comes, and at no other time."""
 
 _LENGTH_REASONS = frozenset({"max_tokens", "max_output_tokens"})
 """What the Messages and the Responses API say for `length`."""
+_INPUT_KEYS = ("prompt_tokens", "input_tokens", "input")
+_OUTPUT_KEYS = ("completion_tokens", "output_tokens", "output")
 _FILTER_REASONS = frozenset({"content_filter", "refusal"})
 _BROKEN_REASONS = frozenset({"abort", "aborted", "cancelled", "error", "failed"})
 """What servers say of a generation that they did not end: `abort` and `error` of vLLM, `abort` of SGLang."""
@@ -107,7 +109,12 @@ def _broken_word(part: dict[str, Any]) -> str | None:
     choices = part.get("choices")
     if isinstance(choices, list):
         for choice in choices:
-            if isinstance(choice, dict) and (reason := reason_of(choice.get("finish_reason"))) in _BROKEN_REASONS:
+            if not isinstance(choice, dict):
+                continue
+            reason = choice.get("finish_reason")
+            if not isinstance(reason, str):
+                reason = reason_of(reason)
+            if reason in _BROKEN_REASONS:
                 return reason
     elif part.get("object") == "response" and (reason := reason_of(part.get("status"))) in _BROKEN_REASONS:
         return reason
@@ -174,21 +181,26 @@ class _Found:
         self.has_reasoning = False
 
     def text(self) -> Text:
-        indices = sorted(self.pieces)
-        texts = tuple(["".join(self.pieces[index]) if self.pieces[index] else None for index in indices])
-        reasons = tuple([self.reasons.get(index) for index in indices])
-        first = self.reasons.get(0) or next(iter(self.reasons.values()), None)
-        shown = texts if any(self.pieces.values()) else ()
-        return Text(shown, first, self.input_tokens, self.output_tokens, reasons, self._marks(texts))
+        reasons_by_index = self.reasons
+        texts, reasons = [], []
+        for index, pieces in sorted(self.pieces.items()) if len(self.pieces) > 1 else self.pieces.items():
+            texts.append("".join(pieces) if pieces else None)
+            reasons.append(reasons_by_index.get(index))
+        first = reasons_by_index.get(0) or next(iter(reasons_by_index.values()), None)
+        shown = tuple(texts) if any(self.pieces.values()) else ()
+        return Text(shown, first, self.input_tokens, self.output_tokens, tuple(reasons), self._marks(texts))
 
-    def _marks(self, texts: tuple[str | None, ...]) -> tuple[str, ...]:
+    def _marks(self, texts: list[str | None]) -> tuple[str, ...]:
         reasons = self.reasons.values()
         truncated = ("truncated",) if "length" in reasons else ()
         if not _FILTER_REASONS.isdisjoint(reasons):
             return (*truncated, "filtered")
         if self.has_calls:
             return (*truncated, "tool_calls")
-        if self.has_audio or any(text and not text.isspace() for text in texts) or not (self.is_answer or texts):
+        for text in texts:
+            if text and not text.isspace():
+                return truncated
+        if self.has_audio or not (self.is_answer or texts):
             return truncated
         return (*truncated, "reasoning_only" if self.has_reasoning else "empty")
 
@@ -287,8 +299,8 @@ class _Found:
 
     def _add_usage(self, usage: Any) -> None:
         if isinstance(usage, dict):
-            self.input_tokens = _largest(self.input_tokens, usage, "prompt_tokens", "input_tokens", "input")
-            self.output_tokens = _largest(self.output_tokens, usage, "completion_tokens", "output_tokens", "output")
+            self.input_tokens = _largest(self.input_tokens, usage, _INPUT_KEYS)
+            self.output_tokens = _largest(self.output_tokens, usage, _OUTPUT_KEYS)
 
     def _finish(self, said: Any, index: int) -> None:
         reason = reason_of(said)
@@ -301,11 +313,10 @@ def is_token_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
 
 
-def _largest(known: int | None, usage: dict[str, Any], *keys: str) -> int | None:
+def _largest(known: int | None, usage: dict[str, Any], keys: tuple[str, ...]) -> int | None:
     """Usage is cumulative over the parts of one output, so the largest is the whole."""
     for key in keys:
-        count = usage.get(key)
-        if is_token_count(count):
+        if key in usage and is_token_count(count := usage[key]):
             return count if known is None else max(known, count)
     return known
 
