@@ -147,7 +147,7 @@ def test_a_run_works_in_a_thread(tmp_path: Path):
 def test_a_wrong_request_is_named_and_nothing_is_left_behind(tmp_path: Path):
     for requests, message in (
         ([{"prompt": "a"}, {"promt": "b"}], "request 2: no prompt in the line"),
-        ([{"prompt": "a"}, 7], "request 2: a number where an object"),
+        ([{"prompt": "a"}, 7], "request 2: expected an object or a string, found a number"),
         ([{"prompt": {1, 2}}], "request 1 cannot be written as JSON"),
         ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "the id 'x' has come twice"),
         ([], "there is no request"),

@@ -36,7 +36,7 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["p.jsonl"], "which endpoint? There is no --endpoint"),
         (["p.jsonl", "-e", "abc"], "there is no API key"),
         (["p.jsonl", "-e", "a/b c"], "is no endpoint ID"),
-        (["none.jsonl", "-e", "local"], "none.jsonl: there is no such file or folder"),
+        (["none.jsonl", "-e", "local"], "none.jsonl: no such file or folder"),
         (["p.jsonl", "p.jsonl", "-e", "local", "-o", "o.jsonl"], "p.jsonl is given twice"),
         (["p.jsonl", "-", "-e", "local"], "where should the results go?"),
         (["-", "-e", "local"], "where should the results go?"),
@@ -86,7 +86,7 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["p.jsonl", "-e", "local", "--upstream", "http://x:99999"], "--upstream has a host or a port"),
         (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only goes with --retry-failed"),
         (["p.jsonl", "-e", "local", "--retry-failed", "--only", "bad"], "--only bad: there is no such kind of failure"),
-        (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: it is of no use in a batch"),
+        (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: streaming is not supported in batch runs"),
         (["p.jsonl", "-e", "local", "--system", "\udcff"], "--system is no valid UTF-8"),
         (["p.jsonl", "-e", "local", "--no-such-option"], "`batchrun run` has no option --no-such-option"),
         (["p.jsonl", "-e", "x", "--base-url", "ftp://x", "--api-key-file", "key"], "is not an http(s) URL"),
@@ -550,9 +550,9 @@ def test_check_takes_the_options_that_change_what_is_sent(tmp_path: Path):
     [
         ("temprature=0.5", "did you mean `temperature`?"),
         ("max_new_tokens=512", "did you mean `max_tokens`?"),
-        ("temperature=0,7", "is no number"),
-        ("ignore_eos=True", "is no truth value"),
-        ("chat_template_kwargs={'enable_thinking': False}", "is no object"),
+        ("temperature=0,7", "is not a number"),
+        ("ignore_eos=True", "is not true or false"),
+        ("chat_template_kwargs={'enable_thinking': False}", "is not an object"),
     ],
 )
 def test_set_default_and_sweep_refuse_the_same_names_and_values(option: str, words: str):
@@ -565,7 +565,7 @@ def test_set_default_and_sweep_refuse_the_same_names_and_values(option: str, wor
 def test_a_parameter_that_is_not_known_yet_can_be_sent_all_the_same():
     done = local("p.jsonl", "--dry-run", "--set", "sampling_params.brand_new=1", "--set", "max_tokens=3")
     assert orjson.loads(done.stdout.splitlines()[0])["input"]["sampling_params"] == {"brand_new": 1, "max_tokens": 3}
-    assert any("`brand_new` is no parameter of vLLM" in line for line in warned(done))
+    assert any("`brand_new` is not a parameter of vLLM" in line for line in warned(done))
 
 
 def test_a_run_that_began_with_an_unknown_parameter_is_gone_on_with_by_the_same_command():
