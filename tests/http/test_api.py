@@ -221,7 +221,7 @@ def test_a_state_file_of_other_inputs_is_refused(tmp_path: Path):
         ({"repeat": 2}, "sweep, repeat and limit are for files"),
         ({"endpoint": None}, "which endpoint?"),
         ({"endpoint": "a/b"}, "is no endpoint ID"),
-        ({"endpoint": "abc", "api_key": "two words"}, "api_key does not hold an API key"),
+        ({"endpoint": "abc", "api_key": "two words"}, "api_key does not contain an API key"),
         ({"base_url": "ftp://x"}, "is not an http(s) URL"),
     ],
 )

@@ -34,7 +34,7 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     ("arguments", "words"),
     [
         (["p.jsonl"], "which endpoint? There is no --endpoint"),
-        (["p.jsonl", "-e", "abc"], "there is no API key"),
+        (["p.jsonl", "-e", "abc"], "no API key is set"),
         (["p.jsonl", "-e", "a/b c"], "is no endpoint ID"),
         (["none.jsonl", "-e", "local"], "none.jsonl: no such file or folder"),
         (["p.jsonl", "p.jsonl", "-e", "local", "-o", "o.jsonl"], "p.jsonl is given twice"),
