@@ -1,4 +1,4 @@
-"""What jobs have answered for their rows, kept until the scheduler has decided about them."""
+"""Keep the answers of jobs for their rows until the scheduler has decided about the rows."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from batchrun.scheduler.failures import Failure
 from batchrun.state.records import OpenJob
 
 _JUDGED_ASIDE_BYTES = 1 << 17
-"""An answer that takes more memory is judged in a thread: an error of 16 kB may take 10 ms to be understood."""
+"""An answer that takes more memory is judged in a thread: an error of 16 kB may take 10 ms to decode."""
 
 
 class Answers:
     """The answers of rows that are about to end.
 
     Args:
-        client: Counts the memory that answers take.
-        transport: Says what an answer means for the rows of its job.
-        streamed: Reads what jobs have only streamed.
-        inspect_output: Look for errors inside the output of completed jobs.
+        client: Counts the memory of the answers.
+        transport: Splits an answer into those of the job's rows.
+        streamed: Reads the output of jobs that was only streamed.
+        inspect_output: Whether to look for errors inside the output of completed jobs.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Answers:
         self._inspect_output = inspect_output
         self._by_row: dict[int, JobAnswer] = {}
         self._sent: dict[int, tuple[int, ...]] = {}
-        """Job -> all of its rows in order, for the adopted jobs of which some have ended before."""
+        """Job -> all of its rows in order, for adopted jobs with rows that have ended already."""
 
     def adopt(self, job: OpenJob) -> None:
-        """A job of an earlier session is in flight."""
+        """Record a job of an earlier session that is in flight."""
         if len(job.all_rows) > len(job.rows):
             self._sent[job.job] = job.all_rows
 
@@ -55,7 +55,7 @@ class Answers:
             look_for_flaws: Whether to look for flaws in results.
 
         Returns:
-            The job's status, COMPLETED only when one of the rows has a result; and what the answer means for each.
+            The job's status, COMPLETED only if a row has a result; and what the answer means for each row.
         """
         sent = self._sent.pop(job, rows)
         said = []
@@ -68,11 +68,11 @@ class Answers:
         return status, tuple(said)
 
     def pop(self, row: int) -> JobAnswer | None:
-        """What was answered for a row, which is then forgotten; None: nothing."""
+        """Remove and return the answer for a row; None if there is none."""
         return self._by_row.pop(row, None)
 
     async def _judge_row(self, answer: JobAnswer, *, is_alone: bool, look_for_flaws: bool) -> RowAnswer:
-        """What an answer means for a row; of a failure, the answer keeps what was put out all the same."""
+        """What an answer means for a row. If it is a failure, the answer keeps any partial output."""
         is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
         failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
         if failure is not None and is_alone:

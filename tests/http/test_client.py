@@ -211,5 +211,5 @@ async def test_no_error_holds_the_key():
 
 
 def test_a_base_url_that_is_none_is_refused():
-    with pytest.raises(UsageError, match="no http"):
+    with pytest.raises(UsageError, match="not an http"):
         client("ftp://x")
