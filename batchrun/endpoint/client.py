@@ -87,7 +87,7 @@ class EndpointClient:
         api_key: Sent as a Bearer token; None sends none (a local endpoint).
         connections: The most HTTP connections.
         timeout_s: How long the server may be silent: before the first byte of an answer, and between two pieces of it.
-        memory: The budget for answers that are held, shared with other clients; None for one of its own, of 256 MB.
+        memory: The budget for answers that are held, shared with other clients; None for its own budget of 256 MB.
         use_proxy: Whether to use the environment's proxy for this URL.
 
     `hide` redacts the key and the proxy's password in a text.

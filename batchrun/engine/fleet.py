@@ -51,7 +51,7 @@ class Fleet:
         self._wall = wall
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, Snapshot] = {}
-        self._at_work: dict[str, asyncio.Task[Outcome]] = {}
+        self._running: dict[str, asyncio.Task[Outcome]] = {}
 
     def observer_of(self, endpoint: str, *, alone: bool) -> Observer:
         """The observer for the engine of an endpoint; unless it is alone, its messages begin with the endpoint's ID."""
@@ -69,20 +69,20 @@ class Fleet:
         """
         for engine in self._engines.values():
             engine.adopt()
-        self._look()
-        with interruptible(self._leaving, self._on_interrupt), self._leaving.heard_by(self._wished):
+        self._refresh()
+        with interruptible(self._leaving, self._on_interrupt), self._leaving.heard_by(self._on_wish):
             self._observer.begin(merged(self._parts))
             try:
                 outcomes = await self._gather(cancel=cancel)
             finally:
-                self._look()
+                self._refresh()
                 self._observer.end(merged(self._parts))
         return _combined(outcomes)
 
     async def _gather(self, *, cancel: bool) -> dict[str, Outcome]:
         for endpoint, engine in self._engines.items():
-            self._at_work[endpoint] = asyncio.create_task(engine.run(cancel=cancel))
-        tasks = self._at_work.values()
+            self._running[endpoint] = asyncio.create_task(engine.run(cancel=cancel))
+        tasks = self._running.values()
         self._look_for_requests()
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -95,19 +95,19 @@ class Fleet:
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
-        return {endpoint: task.result() for endpoint, task in self._at_work.items()}
+        return {endpoint: task.result() for endpoint, task in self._running.items()}
 
     def _look_for_requests(self) -> None:
         if self._is_cancelled():
-            self._wished(Wish.CANCEL)
+            self._on_wish(Wish.CANCEL)
         else:
             self._next_look = asyncio.get_running_loop().call_later(_LOOK_S, self._look_for_requests)
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         self._parts = {endpoint: engine.snapshot() for endpoint, engine in self._engines.items()}
 
-    def _wished(self, wish: Wish) -> None:
-        for endpoint, task in self._at_work.items():
+    def _on_wish(self, wish: Wish) -> None:
+        for endpoint, task in self._running.items():
             if not task.done():
                 self._engines[endpoint].leave(wish)
 

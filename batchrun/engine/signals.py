@@ -70,7 +70,7 @@ def cancellable(leaving: Leaving) -> Iterator[None]:
 
     Only the main thread receives signals: in any other, nothing is done.
     """
-    with _caught({CANCEL_SIGNAL: lambda: leaving.ask(Wish.CANCEL)}):
+    with _handled({CANCEL_SIGNAL: lambda: leaving.ask(Wish.CANCEL)}):
         yield
 
 
@@ -90,7 +90,7 @@ def interruptible(leaving: Leaving, policy: InterruptPolicy) -> Iterator[None]:
         asked = True
 
     hangup = partial(leaving.ask, Wish.DETACH)
-    with _caught({signal.SIGINT: interrupted, signal.SIGTERM: interrupted, signal.SIGHUP: hangup}):
+    with _handled({signal.SIGINT: interrupted, signal.SIGTERM: interrupted, signal.SIGHUP: hangup}):
         yield
 
 
@@ -101,7 +101,7 @@ _previous: dict[int, Any] = {}
 
 
 @contextmanager
-def _caught(heard: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+def _handled(heard: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return

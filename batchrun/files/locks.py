@@ -133,10 +133,10 @@ def _lock(fd: int) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        _lock_whole(fd)
+        _flock(fd)
 
 
-def _lock_whole(fd: int) -> None:
+def _flock(fd: int) -> None:
     for _ in range(_FLOCK_TRIES):
         with suppress(BlockingIOError):
             return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,7 +17,7 @@ def look_at(path: str | Path, named: str, kind: type[UsageError] = UsageError) -
         kind: The class of the error.
 
     Raises:
-        UsageError: it cannot be told, so nothing can be opened there: the path is empty, too long, a link to itself, in
+        UsageError: the path cannot be checked, nor anything opened there: it is empty, too long, a link to itself, in
             a folder that may not be entered, or relative while the current folder no longer exists.
     """
     if not str(path):

@@ -17,8 +17,8 @@ from batchrun.prompts.sampling import (
     TYPES,
     VLLM_VERSION,
     Kind,
-    meant,
-    misfit,
+    expected_type,
+    suggestion,
 )
 from batchrun.prompts.shapes import LineError, Prompt, Shape, build_request
 from batchrun.prompts.sweep import Sweep
@@ -115,7 +115,7 @@ class Fields:
             key = self._other_key(prompt)
         known = self._sets.get(key)
         if known is None:
-            known = self._look_at(prompt, file, line)
+            known = self._examine(prompt, file, line)
             if len(self._sets) < _MOST_SETS:
                 self._sets[key] = known
             else:
@@ -123,7 +123,7 @@ class Fields:
                     finding.count += 1
         known.count += 1
         if known.has_strange_type:
-            for name, wanted in self._misfits(prompt):
+            for name, wanted in self._wrong_types(prompt):
                 self._find("wrong_type", name, f"`{name}` is not {wanted}", file, line).count += 1
 
     def _other_key(self, prompt: Prompt) -> tuple[Any, ...]:
@@ -178,35 +178,35 @@ class Fields:
         except LineError:
             return prompt.request  # that the sweep does not fit is reported elsewhere
 
-    def _look_at(self, prompt: Prompt, file: str, line: int) -> _Set:
+    def _examine(self, prompt: Prompt, file: str, line: int) -> _Set:
         request = self._built(prompt)
-        told = {(name, kind): text for name, kind, text in self._told(prompt, request)}
-        strange = any(True for _ in self._misfits(prompt, by_type=True))
+        told = {(name, kind): text for name, kind, text in self._describe(prompt, request)}
+        strange = any(True for _ in self._wrong_types(prompt, by_type=True))
         return _Set([self._find(kind, name, text, file, line) for (name, kind), text in told.items()], strange)
 
-    def _misfits(self, prompt: Prompt, *, by_type: bool = False) -> Iterator[tuple[str, str]]:
+    def _wrong_types(self, prompt: Prompt, *, by_type: bool = False) -> Iterator[tuple[str, str]]:
         """Each parameter with a value of a wrong type (`by_type`: of a possibly wrong one), and what it should be."""
         kind, parameters = _parameters(self._built(prompt))
         if kind is None:
             return
         for name, value in parameters.items():
-            if wanted := misfit(name, 0.5 if by_type and isinstance(value, float) else value, (kind,)):
+            if wanted := expected_type(name, 0.5 if by_type and isinstance(value, float) else value, (kind,)):
                 yield name, wanted
 
-    def _told(self, prompt: Prompt, request: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    def _describe(self, prompt: Prompt, request: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         kind, parameters = _parameters(request)
         if prompt.shape is Shape.PROMPT or prompt.shape is Shape.MESSAGES:
             for name in prompt.request.get("sampling_params", {}):
                 yield name, "sent", f"`{name}` is sent as a parameter"
         for name in prompt.carried:
             if name != "metadata":
-                yield (name, *_carried(name, prompt.shape))
+                yield (name, *_describe_unsent(name, prompt.shape))
         if prompt.shape is Shape.INPUT and "openai_input" not in request:
-            yield from _beside(request)
+            yield from _misplaced(request)
         if kind is None:
             return
         for name, value in parameters.items():
-            if value is not None and (text := _ignored(name, kind)):
+            if value is not None and (text := _why_ignored(name, kind)):
                 yield name, "ignored", text
         yield from _without_limit(prompt.shape, kind, request, parameters)
 
@@ -221,33 +221,33 @@ def _parameters(request: dict[str, Any]) -> tuple[Kind | None, dict[str, Any]]:
     return (kind, parameters) if isinstance(parameters, dict) else (None, {})
 
 
-def _carried(name: str, shape: Shape) -> tuple[str, str]:
+def _describe_unsent(name: str, shape: Shape) -> tuple[str, str]:
     """The kind and the text of the finding about a field that is not sent."""
     if name in SAMPLING_PARAMETERS and shape in (Shape.INPUT, Shape.OPENAI) and name not in _COLUMNS:
         place = "body" if shape is Shape.OPENAI else "input"
         return "not_sent", f"`{name}` is beside `{place}` and is not sent: move it into `{place}`"
     if name in SAMPLING_PARAMETERS and shape in (Shape.PROMPT, Shape.MESSAGES):
         return "not_sent", f"`{name}` is not sent: the version that started this run did not know this parameter"
-    if name not in SAMPLING_PARAMETERS and (advice := meant(name)):
+    if name not in SAMPLING_PARAMETERS and (advice := suggestion(name)):
         return "not_sent", f"`{name}` is carried to the result, not sent: {advice}"
     return "carried", f"`{name}` is carried to the result, not sent"
 
 
-def _beside(request: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _misplaced(request: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Parameters beside the prompt of an `input` object: worker-vllm ignores them, but other workers may read them."""
     beside = request.keys() - _OF_WORKER
     is_vllm = "sampling_params" in request or "messages" in request
     if "prompt" in request and not is_vllm:
-        is_vllm = not beside <= _COLUMNS and all(name in SAMPLING_PARAMETERS or meant(name) for name in beside)
+        is_vllm = not beside <= _COLUMNS and all(name in SAMPLING_PARAMETERS or suggestion(name) for name in beside)
     for name in request if is_vllm else ():
         if name in beside and name in SAMPLING_PARAMETERS:
             text = "is beside the prompt of an `input` object, where worker-vllm ignores it"
             yield name, "not_sent", f"`{name}` {text}: move it into `sampling_params`"
-        elif name in beside and (advice := meant(name)):
+        elif name in beside and (advice := suggestion(name)):
             yield name, "not_sent", f"worker-vllm ignores `{name}` in an `input` object: {advice}"
 
 
-def _ignored(name: str, kind: Kind) -> str:
+def _why_ignored(name: str, kind: Kind) -> str:
     """Why vLLM ignores a parameter that is sent; empty if it does not."""
     if name in TYPES[kind] or name in _NO_PARAMETERS:
         return ""
@@ -259,7 +259,7 @@ def _ignored(name: str, kind: Kind) -> str:
         return f"vLLM ignores `{name}` " + (
             "for a plain prompt: it applies to messages (--chat)" if kind is Kind.PROMPT else "for messages"
         )
-    advice = meant(name)
+    advice = suggestion(name)
     return f"`{name}` is not a parameter of vLLM {VLLM_VERSION}, which ignores it" + (f": {advice}" if advice else "")
 
 

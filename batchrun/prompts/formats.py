@@ -55,7 +55,7 @@ def _packed(path: str, first: bytes) -> tuple[str, str] | None:
             return what, f"unpack it into a pipe: {unpack} {shlex.quote(path)} | batchrun run - -o results.jsonl ..."
     for magic, (what, kind) in _TABLES.items():
         if first.startswith(magic):
-            to = f'to_json("{_beside(path)}", orient="records", lines=True)'
+            to = f'to_json("{_converted_path(path)}", orient="records", lines=True)'
             return what, "convert it: python3 -c " + shlex.quote(f'import pandas; pandas.read_{kind}("{path}").{to}')
     return None
 
@@ -97,10 +97,10 @@ def _convert_by(path: str, program: str) -> str:
 
 
 def _convert(path: str, command: str) -> str:
-    return f"convert it: {command} {shlex.quote(path)} > {shlex.quote(_beside(path))}"
+    return f"convert it: {command} {shlex.quote(path)} > {shlex.quote(_converted_path(path))}"
 
 
-def _beside(path: str) -> str:
+def _converted_path(path: str) -> str:
     """A path for the converted file, beside the original."""
     new = str(Path("prompts" if path == "-" else path).with_suffix(".jsonl"))
     return new if new != path else str(Path(path).with_suffix(".utf8.jsonl"))

@@ -70,7 +70,7 @@ _NEAR_NAMES = sorted(
 )
 
 
-def misfit(name: str, value: Any, kinds: tuple[Kind, ...] = tuple(Kind)) -> str:
+def expected_type(name: str, value: Any, kinds: tuple[Kind, ...] = tuple(Kind)) -> str:
     """What a parameter's value should be, such as `a whole number`; empty if it is, or if the parameter is unknown.
 
     Only types are checked: the valid range depends on the worker. A null is never wrong.
@@ -94,7 +94,7 @@ def _fits(value: Any, wanted: str) -> bool:
     return isinstance(value, _FITTING[wanted])
 
 
-def meant(name: str) -> str:
+def suggestion(name: str) -> str:
     """Advice on what a name that is not a parameter probably means; empty if it resembles none.
 
     `maxTokens` and `max-tokens` are recognized as well as `max_token`.

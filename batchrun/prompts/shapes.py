@@ -90,7 +90,7 @@ def parse_line(raw: bytes, reading: int = READING) -> Prompt:
         raise LineError(f"invalid JSON at column {_not_utf8(raw) or f'{error.colno}: {error.msg}'}") from error
     fallback_id = None
     if isinstance(line, dict) and "error" in line:
-        fallback_id, line = _of_error_line(line)
+        fallback_id, line = _unwrap_error_line(line)
     line_object: dict[str, Any]
     if isinstance(line, dict):
         line_object = line
@@ -99,7 +99,7 @@ def parse_line(raw: bytes, reading: int = READING) -> Prompt:
     else:
         raise LineError(f"expected an object or a string, found {_kind(line)}")
     if None in line_object.values():
-        line_object = _present(line_object, reading)
+        line_object = _without_null_fields(line_object, reading)
     shape = _shape(line_object)
     line_id = _id(line_object if fallback_id is None or reading < 3 else {}, fallback_id)  # noqa: PLR2004
     if shape is _PROMPT:
@@ -128,7 +128,7 @@ def _not_utf8(raw: bytes) -> str | None:
     return None
 
 
-def _of_error_line(line: dict[str, Any]) -> tuple[Any, Any]:
+def _unwrap_error_line(line: dict[str, Any]) -> tuple[Any, Any]:
     """The row's id and the request in a line of an error file of either format; for another line, None and itself."""
     facts, error = line.get("batchrun", line), line["error"]
     if (
@@ -211,7 +211,7 @@ def _refuse_what_cannot_be_sent(request: dict[str, Any]) -> None:
         raise LineError(f"the request has {size_bytes:,} bytes, but /run accepts at most {MAX_REQUEST_BYTES:,}")
 
 
-def _present(line: dict[str, Any], reading: int) -> dict[str, Any]:
+def _without_null_fields(line: dict[str, Any], reading: int) -> dict[str, Any]:
     """A line without its null fields, except for carried ones."""
     absent = _SHAPE_KEYS if reading == 1 else _SHAPE_KEYS | SAMPLING_PARAMETERS
     return {key: value for key, value in line.items() if value is not None or key not in absent}
@@ -344,7 +344,7 @@ def _with_sampling(
             continue
         if name in known:
             if type(value) is float and reading > 1:
-                value = _whole(name, value)  # noqa: PLW2901 - the normalized value
+                value = _as_integer(name, value)  # noqa: PLW2901 - the normalized value
             if inner and name in sampling and sampling[name] != value:
                 raise LineError(f"`{name}` has different values beside the prompt and in `sampling_params`")
             sampling[name] = value
@@ -360,11 +360,11 @@ def _with_sampling(
 
 
 def _normalized(sampling: dict[str, Any]) -> dict[str, Any]:
-    return {name: _whole(name, value) for name, value in sampling.items() if value is not None}
+    return {name: _as_integer(name, value) for name, value in sampling.items() if value is not None}
 
 
-def _whole(name: str, value: Any) -> Any:
-    """A parameter's value; a float, which a table with gaps makes of a whole number, is made whole again."""
+def _as_integer(name: str, value: Any) -> Any:
+    """A parameter's value; a float that a table with gaps made of a whole number is an integer again."""
     if type(value) is float and value.is_integer() and abs(value) < _EXACT and name in WHOLE_NUMBERS:
         return int(value)
     return value

@@ -22,7 +22,7 @@ import orjson
 from batchrun.config import SweepOptions
 from batchrun.errors import UsageError
 from batchrun.files.exactjson import dump
-from batchrun.prompts.sampling import SAMPLING_PARAMETERS, meant, misfit
+from batchrun.prompts.sampling import SAMPLING_PARAMETERS, expected_type, suggestion
 from batchrun.prompts.shapes import READING, LineError, Prompt, Shape
 
 MAX_ROWS = 10_000_000
@@ -147,7 +147,7 @@ def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
     elif key != ENDPOINT and key not in SAMPLING_PARAMETERS:
         paths = f"for a field of an OpenAI line's body use body.{key}, for one of an `input` object input.{key}"
         raise UsageError(
-            f"--sweep {key}: there is no such sampling parameter", "; ".join(filter(None, (meant(key), paths)))
+            f"--sweep {key}: there is no such sampling parameter", "; ".join(filter(None, (suggestion(key), paths)))
         )
     if not values:
         raise UsageError(f"--sweep {key}: no value is given", f"for example --sweep {key}=0,0.5")
@@ -156,9 +156,9 @@ def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
     if twice is not None:
         raise UsageError(f"--sweep {key}: {twice} is given twice", "for several samples of a value, use --repeat")
     for value in values:
-        if (value is not None or key == ENDPOINT) and (wrong := _misfit(key, value)):
+        if (value is not None or key == ENDPOINT) and (wanted := _expected_type(key, value)):
             raise UsageError(
-                f"--sweep {key}: {shown(value)!r} is not {wrong}", "put a value that contains a comma into a JSON list"
+                f"--sweep {key}: {shown(value)!r} is not {wanted}", "put a value that contains a comma into a JSON list"
             )
 
 
@@ -171,13 +171,13 @@ def refuse_wrong_parameter(option: str, key: str, value: Any) -> None:
     if key not in SAMPLING_PARAMETERS:
         anyway = f"{option} sampling_params.{key}=... sends it anyway"
         raise UsageError(
-            f"{option} {key}: there is no such sampling parameter", "; ".join(filter(None, (meant(key), anyway)))
+            f"{option} {key}: there is no such sampling parameter", "; ".join(filter(None, (suggestion(key), anyway)))
         )
-    if wrong := misfit(key, value):
-        raise UsageError(f"{option} {key}: {shown(value)!r} is not {wrong}", "a value is read as JSON if possible")
+    if wanted := expected_type(key, value):
+        raise UsageError(f"{option} {key}: {shown(value)!r} is not {wanted}", "a value is read as JSON if possible")
 
 
-def _misfit(key: str, value: Any) -> str:
+def _expected_type(key: str, value: Any) -> str:
     """What a value should be; empty if it may be valid. Only types are checked: the range depends on the worker."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if key in _NUMBERS and not is_number:

@@ -81,12 +81,12 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1:99999"], "an invalid host or port"),
         (["p.jsonl", "-e", "x", "--base-url", f"http://{'a' * 300}"], "an invalid host or port"),
         (["p.jsonl", "-e", "x", "--base-url", "http://me:pw@127.0.0.1/"], "--base-url holds a user or a password"),
-        (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1/v2?a=b"], "--base-url has a query or a fragment"),
-        (["p.jsonl", "-e", "local", "--notify", "http://[::1"], "--notify has a host or a port"),
-        (["p.jsonl", "-e", "local", "--upstream", "http://x:99999"], "--upstream has a host or a port"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1/v2?a=b"], "--base-url must not have a query or a fragment"),
+        (["p.jsonl", "-e", "local", "--notify", "http://[::1"], "--notify has an invalid host or port"),
+        (["p.jsonl", "-e", "local", "--upstream", "http://x:99999"], "--upstream has an invalid host or port"),
         (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only goes with --retry-failed"),
         (["p.jsonl", "-e", "local", "--retry-failed", "--only", "bad"], "--only bad: there is no such kind of failure"),
-        (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: streaming is not supported in batch runs"),
+        (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: it is of no use in a batch"),
         (["p.jsonl", "-e", "local", "--system", "\udcff"], "--system is no valid UTF-8"),
         (["p.jsonl", "-e", "local", "--no-such-option"], "`batchrun run` has no option --no-such-option"),
         (["p.jsonl", "-e", "x", "--base-url", "ftp://x", "--api-key-file", "key"], "is not an http(s) URL"),
@@ -330,7 +330,7 @@ def test_check_names_each_wrong_line_and_each_repeated_id(tmp_path: Path):
     done = batchrun("check", "p.jsonl", "bad.jsonl")
     assert done.returncode == 2
     assert "bad.jsonl:1: the id 'a' stands already at p.jsonl:1" in done.stdout
-    assert "bad.jsonl:4: a list where" in done.stdout
+    assert "bad.jsonl:4: expected an object or a string, found a list" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["status", "resume"])
