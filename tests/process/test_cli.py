@@ -81,7 +81,10 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1:99999"], "an invalid host or port"),
         (["p.jsonl", "-e", "x", "--base-url", f"http://{'a' * 300}"], "an invalid host or port"),
         (["p.jsonl", "-e", "x", "--base-url", "http://me:pw@127.0.0.1/"], "--base-url holds a user or a password"),
-        (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1/v2?a=b"], "--base-url must not have a query or a fragment"),
+        (
+            ["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1/v2?a=b"],
+            "--base-url must not have a query or a fragment",
+        ),
         (["p.jsonl", "-e", "local", "--notify", "http://[::1"], "--notify has an invalid host or port"),
         (["p.jsonl", "-e", "local", "--upstream", "http://x:99999"], "--upstream has an invalid host or port"),
         (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only goes with --retry-failed"),
