@@ -1,4 +1,4 @@
-"""What jobs have answered for their rows, kept until the scheduler has decided about them."""
+"""Keep the answers of jobs for their rows until the scheduler has decided about the rows."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from batchrun.scheduler.failures import Failure
 from batchrun.state.records import OpenJob
 
 _JUDGED_ASIDE_BYTES = 1 << 17
-"""An answer that takes more memory is judged in a thread: an error of 16 kB may take 10 ms to be understood."""
+"""An answer that takes more memory is judged in a thread: an error of 16 kB may take 10 ms to decode."""
 
 
 class Answers:
     """The answers of rows that are about to end.
 
     Args:
-        client: Counts the memory that answers take.
-        transport: Says what an answer means for the rows of its job.
-        streamed: Reads what jobs have only streamed.
-        inspect_output: Look for errors inside the output of completed jobs.
+        client: Counts the memory of the answers.
+        transport: Splits an answer into those of the job's rows.
+        streamed: Reads the output of jobs that was only streamed.
+        inspect_output: Whether to look for errors inside the output of completed jobs.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Answers:
         self._judge = partial(judge, inspect_output=inspect_output, hide=client.hide)
         self._by_row: dict[int, JobAnswer] = {}
         self._sent: dict[int, tuple[int, ...]] = {}
-        """Job -> all of its rows in order, for the adopted jobs of which some have ended before."""
+        """Job -> all of its rows in order, for adopted jobs with rows that have ended already."""
 
     def adopt(self, job: OpenJob) -> None:
-        """A job of an earlier session is in flight."""
+        """Record a job of an earlier session that is in flight."""
         if len(job.all_rows) > len(job.rows):
             self._sent[job.job] = job.all_rows
 
@@ -56,7 +56,7 @@ class Answers:
             look_for_flaws: Whether to look for flaws in results.
 
         Returns:
-            The job's status, COMPLETED only when one of the rows has a result; and what the answer means for each.
+            The job's status, COMPLETED only if a row has a result; and what the answer means for each row.
         """
         sent = self._sent.pop(job, rows)
         said = []
@@ -73,11 +73,14 @@ class Answers:
         return status, tuple(said)
 
     def pop(self, row: int) -> JobAnswer | None:
-        """What was answered for a row, which is then forgotten; None: nothing."""
+        """Remove and return the answer for a row; None if there is none."""
         return self._by_row.pop(row, None)
 
     async def _failed(self, answer: JobAnswer, failure: Failure, *, is_alone: bool) -> Failure | None:
-        """Why an answer is no result after all; of one that is none it keeps what was put out all the same."""
+        """What is left of a failure once the job's stream was read; None if that has a result.
+
+        The answer of a failed row keeps any partial output.
+        """
         found = await self._streamed.complete(answer, failure, self._judge) if is_alone else failure
         if found is not None:
             answer.output, answer.error = partial_output(answer), None

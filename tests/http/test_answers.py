@@ -74,7 +74,7 @@ async def test_a_generation_that_was_broken_off_is_tried_again_and_fails_at_last
     assert (done.ids(), worker.seen.count("abort"), worker.seen.count("error")) == (["a"], 2, 2)
     (failed,) = done.errors
     assert (failed["status"], failed["error"]["kind"]) == ("FAILED", "worker_error")
-    assert failed["error"]["message"] == "the server broke the generation off (finish_reason `error`)"
+    assert failed["error"]["message"] == "the server broke off the generation (finish_reason `error`)"
     assert orjson.loads(failed["error"]["raw"]) == ANSWERS["error"]
 
 

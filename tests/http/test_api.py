@@ -147,7 +147,7 @@ def test_a_run_works_in_a_thread(tmp_path: Path):
 def test_a_wrong_request_is_named_and_nothing_is_left_behind(tmp_path: Path):
     for requests, message in (
         ([{"prompt": "a"}, {"promt": "b"}], "request 2: no prompt in the line"),
-        ([{"prompt": "a"}, 7], "request 2: a number where an object"),
+        ([{"prompt": "a"}, 7], "request 2: expected an object or a string, found a number"),
         ([{"prompt": {1, 2}}], "request 1 cannot be written as JSON"),
         ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "the id 'x' has come twice"),
         ([], "there is no request"),
@@ -203,14 +203,14 @@ def test_a_state_file_of_other_inputs_is_refused(tmp_path: Path):
         ({"price_per_hour": float("inf")}, "price_per_hour=inf"),
         ({"job_timeout": -1}, "job_timeout=-1"),
         ({"deadline": 1e300}, "deadline=1e+300"),
-        ({"concurrency": 10**5000}, "concurrency=a number of thousands of digits"),
+        ({"concurrency": 10**5000}, "concurrency=a number with thousands of digits"),
         ({"concurrency": True}, "concurrency=True"),
         ({"max_retries": 2.0}, "max_retries=2.0"),
         ({"set": {"stop": functools.reduce(lambda inner, _: [inner], range(200), 1)}}, "--set cannot be sent as JSON"),
         ({"output": ""}, "--output is empty"),
-        ({"state": "a\0b"}, "is no path"),
+        ({"state": "a\0b"}, "is not a path"),
         ({"output": "a" * 300}, "File name too long"),
-        ({"base_url": "http://[::1"}, "a host or a port that there cannot be"),
+        ({"base_url": "http://[::1"}, "an invalid host or port"),
         ({"deadline": "8h"}, "deadline='8h'"),
         ({"max_cost": 3}, "--max-cost needs --price-per-hour"),
         ({"set": ["a"]}, "set=['a']"),
@@ -221,8 +221,8 @@ def test_a_state_file_of_other_inputs_is_refused(tmp_path: Path):
         ({"repeat": 2}, "sweep, repeat and limit are for files"),
         ({"endpoint": None}, "which endpoint?"),
         ({"endpoint": "a/b"}, "is no endpoint ID"),
-        ({"endpoint": "abc", "api_key": "two words"}, "api_key does not hold an API key"),
-        ({"base_url": "ftp://x"}, "is no http(s) URL"),
+        ({"endpoint": "abc", "api_key": "two words"}, "api_key does not contain an API key"),
+        ({"base_url": "ftp://x"}, "is not an http(s) URL"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_line(tmp_path: Path, given: dict, message: str):

@@ -190,7 +190,7 @@ async def test_an_outage_is_said_in_one_line_and_so_is_its_end(tmp_path: Path):
     assert (rehearsal.summary.exit_code, len(set(rehearsal.ids()))) == (0, 300)
     said = [message for message in rehearsal.listener.messages if "Bad gateway" in message or "slowed" in message]
     assert len(said) == 1
-    assert any(message.startswith("going on after") for message in rehearsal.listener.messages)
+    assert any(message.startswith("continuing after") for message in rehearsal.listener.messages)
     assert read_lines(tmp_path / "out.errors.jsonl") == []
 
 
