@@ -1,4 +1,4 @@
-"""The parts of a scheduler, made for each other."""
+"""The parts of a scheduler, created and connected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from batchrun.scheduler.window import MOST, Window
 
 
 class Parts:
-    """The parts of a scheduler; for the arguments see `Scheduler`."""
+    """The parts of a scheduler; see `Scheduler` for the arguments."""
 
     def __init__(
         self,

@@ -1,15 +1,15 @@
-"""The scheduler: which row to submit, which job to ask after or to cancel, and when to stop.
+"""The scheduler: decides which row to submit, which job to poll or to cancel, and when to stop.
 
-It holds the rows that are in play, a few times the window, and nothing of the other million. The law:
+It keeps a few times as many rows in memory as the window has, however many the run has. The rules:
 
-- At most `concurrency` jobs are in flight, each operation keeps to its own budget (`pacing`), and neither polls nor
-  submissions get so far ahead of the connections that they starve the other: the client holds back what exceeds them.
-- Jobs of an earlier session are asked after once, each, before anything new is submitted or cancelled.
-- Nothing is submitted while the gate is shut: before `/health` has answered once, and while submissions meet an
-  outage, so that an hour without network makes no unconfirmed submissions beyond those under way.
-- A job that lives longer than it may is asked after once more and then cancelled, so that none holds a run for ever.
-- What stops a run early (breaker, canary, budget, deadline, refusal, the user) stops its submissions: what is in flight
-  is paid for, and collected, unless `/status` is refused too, or the deadline itself has come.
+- At most `concurrency` jobs are in flight, each operation keeps to its own rate limit (`pacing`), and neither polls nor
+  submissions take so many connections that they starve the other.
+- Each job of an earlier session is polled once before anything new is submitted or cancelled.
+- Nothing is submitted while the gate is closed: before `/health` has answered once, and while submissions meet an
+  outage. So an hour without network causes no unconfirmed submissions beyond those already open.
+- A job that exceeds its maximum age is polled once more and then cancelled, so no job can keep a run waiting forever.
+- Whatever stops a run early (breaker, canary, budget, deadline, refusal, the user) stops submissions only. The jobs in
+  flight are paid for, so they are collected, unless `/status` is refused too or the deadline has passed.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from batchrun.scheduler.parts import Parts
 from batchrun.scheduler.states import RowState
 
 _TAIL = 128
-"""The last jobs in flight: they decide when the run is over, and cost few requests."""
+"""The last jobs in flight are polled early: they determine when the run ends, and cost few requests."""
 _STALL_S = 5.0
-"""A gap this long between two calls means that the machine slept: everything is due, and is to start slowly."""
+"""A gap this long between two calls means that the machine slept: all jobs are due, and requests start slowly."""
 
 
 class Scheduler:
@@ -43,12 +43,12 @@ class Scheduler:
 
     Args:
         options: Window, connections, limits and retries.
-        rng: Where jitter comes from.
-        numbers: Those of the jobs that this session makes, rising, and larger than any in the state file.
+        rng: Source of jitter.
+        numbers: The numbers for the jobs of this session: increasing, and larger than any in the state file.
         guards: What stops the run early; the deadline counts from the first call of `commands`.
-        life_s: How long a job may live from its submission, its ttl with some grace, whatever `guards` say.
-        meter: What workers have been counted for.
-        jobs_ended: Jobs that earlier sessions have seen the end of, and their execution time in seconds.
+        life_s: The maximum age of a job, from its submission: its ttl plus some grace. `guards` may lower it.
+        meter: Measures the time of the workers; None for one that starts at 0.
+        jobs_ended: The number of jobs that ended in earlier sessions, and their execution time in seconds.
         rows_per_job: The most rows of one job.
     """
 
@@ -88,7 +88,7 @@ class Scheduler:
         self._health_place = 0
         self._unasked = 0
         self.running = 0
-        """Jobs that were IN_PROGRESS when last asked after."""
+        """The number of jobs that were IN_PROGRESS when last polled."""
         self._began_at: float | None = None
         self._ended_at = 0.0
         self._last_now: float | None = None
@@ -119,12 +119,12 @@ class Scheduler:
 
     @property
     def stop(self) -> StoppedError | None:
-        """Why the run stops before its end; None: it does not, or the user stops it."""
+        """Why the run stops early; None if it does not, or if the user stops it."""
         return self._stopping.error
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to do: every row ended, or none may be submitted and nothing is in flight."""
+        """Whether nothing is left to do: every row has ended, or submitting has stopped and no job is in flight."""
         if self._stopping.is_halted:
             return True
         if self._flights or self._settlement.decided:
@@ -133,29 +133,29 @@ class Scheduler:
 
     @property
     def in_flight(self) -> int:
-        """Jobs submitted, or being submitted, and not known to be final."""
+        """The number of jobs that are being submitted, or were and are not known to have ended."""
         return len(self._flights)
 
     @property
     def rows_in_flight(self) -> int:
-        """The rows of those jobs."""
+        """The number of rows of the jobs in flight."""
         flights = self._flights
         return len(flights) if self._is_one_each else sum(len(flight.rows) for flight in flights.values())
 
     @property
     def rows_running(self) -> int:
-        """The rows of the jobs that were IN_PROGRESS when last polled."""
+        """The number of rows of the jobs that were IN_PROGRESS when last polled."""
         if self._is_one_each:
             return self.running
         return sum(len(flight.rows) for flight in self._flights.values() if flight.in_progress)
 
     @property
     def waiting(self) -> int:
-        """Rows that wait for a further submission."""
+        """The number of rows that wait to be submitted again."""
         return self._backlog.waiting
 
     def note(self, now: float) -> str:
-        """What is in the way at the moment, as a clause; empty when nothing is."""
+        """What holds the run up at the moment, as a clause; empty if nothing does."""
         trouble = self._submitter.trouble if self._submitter.pacer.trouble else self._poller.trouble
         if self._gate.is_open and trouble:
             return f"slowed down: {trouble}"
@@ -167,7 +167,7 @@ class Scheduler:
         return self._gate.note(busy=bool(self._flights), quiet_s=now - self._ended_at, usual_s=usual_s)
 
     def drain_s(self, now: float) -> float | None:
-        """How long it may take until what is in flight is over; None when nothing has been learnt yet."""
+        """How long it may take until all jobs in flight have ended; None if nothing has been learnt yet."""
         if not self._flights:
             return 0.0
         flight = self._flights[next(reversed(self._flights))]
@@ -175,19 +175,19 @@ class Scheduler:
         return None if end_at is None else max(end_at - now, 0.0)
 
     def remember_submissions(self, times: Iterable[float]) -> None:
-        """Count submissions of an earlier session against the limit: they may be less than 10 s old."""
+        """Count submissions of an earlier session towards the rate limit: they may be less than 10 s old."""
         self._submitter.pacer.remember(times)
 
     def handle(self, event: ev.Event, now: float) -> None:
-        """Take note of what happened.
+        """Process an event.
 
         Raises:
-            IllegalMoveError: the event does not fit the row's state; nothing has changed then.
+            IllegalMoveError: the event does not fit the row's state; nothing has changed.
         """
         self._handlers[type(event)](event, now)
 
     def commands(self, now: float) -> list[cmd.Command]:
-        """What to do now. Every command is given once, and counts as started."""
+        """What to do now. Each command is returned once, and counts as started from then on."""
         if self._began_at is None:
             self._began_at = self._ended_at = now
             self._deadline.begin(now)
@@ -220,7 +220,7 @@ class Scheduler:
         return out
 
     def decided(self) -> list[cmd.Command]:
-        """What was decided about rows and is to be written down, without starting anything new."""
+        """The commands that record what was decided about rows; they start nothing new."""
         settlement = self._settlement
         if settlement.stop is not None and not self._backlog.is_empty:
             self._stopping.drain(settlement.stop)
@@ -228,7 +228,7 @@ class Scheduler:
         return out
 
     def next_wakeup(self, now: float) -> float | None:
-        """When `commands` has something to say without a further event, later than `now`; None: only an event helps."""
+        """When to call `commands` again if no event comes, later than `now`; None if only an event can help."""
         times = (
             self._poller.next_at(now),
             self._canceller.next_at(now),
@@ -252,7 +252,7 @@ class Scheduler:
     def _keep_deadline(self, now: float) -> None:
         if (ends_at := self._deadline.at) is None:
             return
-        # With no row left to submit there is nothing to stop: what is in flight may yet end in time.
+        # Without a row left to submit there is nothing to stop: the jobs in flight may still end in time.
         is_over = self._stopping.is_stopping or self._backlog.is_empty
         if not is_over and now >= (self._last_submission_at(now) or ends_at):
             self._stopping.drain(self._deadline.reached())
@@ -349,7 +349,7 @@ class Scheduler:
             self._stopping.is_refused("cancel", event.error, now)
 
     def _call_off(self, flight: Flight, now: float) -> None:
-        """The job is over because it was cancelled, or given up."""
+        """The job was cancelled, or is given up."""
         if flight.job in self._flights:
             self._land(flight, now)
         if flight.cause is CancelCause.TIMEOUT:
@@ -387,7 +387,7 @@ class Scheduler:
         return flight
 
     def _land(self, flight: Flight, now: float, *, watched: bool = True) -> None:
-        """The job is in flight no longer."""
+        """Remove a job from those in flight."""
         del self._flights[flight.job]
         self._ended_at = now
         self.running -= flight.in_progress
