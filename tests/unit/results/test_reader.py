@@ -46,5 +46,5 @@ def test_long_lines_come_in_small_groups(monkeypatch):
 def test_a_file_that_is_not_there_is_empty_and_a_folder_is_refused(tmp_path: Path):
     assert size_of(tmp_path / "none") == 0
     assert list(read_lines(tmp_path / "none", end=9)) == []
-    with pytest.raises(StateError, match="is no file"):
+    with pytest.raises(StateError, match="is not a file"):
         size_of(tmp_path)
