@@ -71,17 +71,17 @@ class Canceller:
         """Cancel all jobs in flight, as the user requested."""
         self.recalling = True
         flights = [flight for flight in self._flights.values() if flight.remote_id and flight.cause is None]
-        for flight in sorted(flights, key=lambda flight: (flight.in_progress, -flight.place)):
-            flight.cause = CancelCause.WISH
-            self._list(flight)
+        for flight in sorted(flights, key=lambda flight: (flight.in_progress, -flight.sequence)):
+            flight.cause = CancelCause.USER
+            self._queue_cancel(flight)
 
     def submitted(self, flight: Flight) -> None:
         """A job is in flight, with a known ID."""
         if self._overdue_at is None:
             self._overdue_at = flight.submitted_at + self._life_s
         if self.recalling:
-            flight.cause = CancelCause.WISH
-            flight.listed = True
+            flight.cause = CancelCause.USER
+            flight.cancel_queued = True
             self._next.appendleft(flight.job)
 
     def find_overdue(self, now: float) -> None:
@@ -97,7 +97,7 @@ class Canceller:
                 self._overdue_at = until
                 return
             flight.overdue = True
-            if not flight.asking and not flight.cancelling:
+            if not flight.polling and not flight.cancelling:
                 self._plan.postponed(flight.job, now, 0.0)
 
     def seen(self, flight: Flight, sent_at: float, now: float) -> None:
@@ -112,7 +112,7 @@ class Canceller:
 
     def unanswered(self, flight: Flight, now: float) -> bool:
         """A poll got an unusable answer; returns whether the job is given up."""
-        if not flight.overdue or flight.cause is CancelCause.WISH or self._is_outage(flight, now):
+        if not flight.overdue or flight.cause is CancelCause.USER or self._is_outage(flight, now):
             return False
         flight.refusals += 1
         if flight.cause is None and flight.refusals >= _REFUSALS:
@@ -126,12 +126,12 @@ class Canceller:
             flight = self._flights.get(job)
             if flight is None or flight.cancelling:
                 continue
-            if flight.asking:
+            if flight.polling:
                 heapq.heappush(self._later, (now + _ASK_AGAIN_S, job))
                 continue
             room -= 1
             self.pacer.start(now)
-            flight.listed = False
+            flight.cancel_queued = False
             flight.cancelling = True
             self._plan.hold(job)
             out.append(cmd.Cancel(job, flight.remote_id))
@@ -160,7 +160,7 @@ class Canceller:
         match error:
             case ThrottledError():
                 self.pacer.throttle(now, event.sent_at, error.retry_after_s)
-                flight.listed = True
+                flight.cancel_queued = True
                 self._next.appendleft(flight.job)
             case NotFoundError():
                 self.pacer.succeed(now)
@@ -191,19 +191,19 @@ class Canceller:
 
     def _time_out(self, flight: Flight) -> None:
         flight.cause = CancelCause.TIMEOUT
-        self._list(flight)
+        self._queue_cancel(flight)
 
-    def _list(self, flight: Flight) -> None:
-        if not flight.listed:
-            flight.listed = True
+    def _queue_cancel(self, flight: Flight) -> None:
+        if not flight.cancel_queued:
+            flight.cancel_queued = True
             self._next.append(flight.job)
 
     def _again(self, flight: Flight, now: float) -> None:
-        if flight.listed:
+        if flight.cancel_queued:
             return
-        flight.listed = True
-        flight.tries += 1
-        wait_s = backoff_s(flight.tries, self._rng, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
+        flight.cancel_queued = True
+        flight.cancel_retries += 1
+        wait_s = backoff_s(flight.cancel_retries, self._rng, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
         heapq.heappush(self._later, (now + wait_s, flight.job))
 
     def _take(self, now: float) -> int | None:

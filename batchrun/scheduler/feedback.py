@@ -44,43 +44,43 @@ class Feedback:
         """The typical execution time of a job; 0 if unknown."""
         return self._predictor.execution_s
 
-    def ended(self, flight: Flight, event: JobEnded, now: float, next_place: int) -> bool:
+    def ended(self, flight: Flight, event: JobEnded, now: float, next_sequence: int) -> bool:
         """A job has ended; returns whether it failed and its worker is to blame.
 
         Args:
             flight: The job, already removed from those in flight.
             event: How it ended.
             now: The current time.
-            next_place: The place of the next job in the order of submission.
+            next_sequence: The sequence number of the next job.
         """
         window, usual_s, delay_s, execution_s = self._window, self.usual_s, event.delay_s, event.execution_s
         if self._faulty_workers.ended(flight.rows[0].row, event, now, usual_s):
             self._plan.remove(flight.job)
-            window.brake.failed(flight.submitted_at, len(self._flights), now, usual_s)
+            window.faulty_limit.failed(flight.submitted_at, len(self._flights), now, usual_s)
             self._glance(2 * ((delay_s or 0.0) + (execution_s or 0.0)))
             return True
         if event.status == "COMPLETED" and delay_s is not None:
-            if window.brake.is_on:
-                window.brake.succeeded(flight.submitted_at, delay_s, execution_s or 0.0, now, usual_s)
-            if not window.brake.is_on:
+            if window.faulty_limit.is_on:
+                window.faulty_limit.succeeded(flight.submitted_at, delay_s, execution_s or 0.0, now, usual_s)
+            if not window.faulty_limit.is_on:
                 self._plan.glance_s = None
-            window.saw_start(flight.place, delay_s, len(self._flights) + 1, next_place, now)
+            window.saw_start(flight.sequence, delay_s, len(self._flights) + 1, next_sequence, now)
         age_s = max((flight.seen_at + now) / 2 - flight.submitted_at, 0.0)
         self._plan.ended(flight.job, delay_s=delay_s, execution_s=execution_s, age_s=age_s, now=now)
         return False
 
-    def saw_health(self, health: EndpointHealth, now: float, place: int, next_place: int) -> None:
+    def saw_health(self, health: EndpointHealth, now: float, sequence: int, next_sequence: int) -> None:
         """`/health` answered.
 
         Args:
             health: The answer.
             now: The current time.
-            place: The place of the next job in the order of submission, when the request was sent.
-            next_place: The same at `now`.
+            sequence: The sequence number of the next job, when the request was sent.
+            next_sequence: The same at `now`.
         """
         self._faulty_workers.saw_health(health)
-        self._window.saw_health(health, len(self._flights), next_place, now)
-        self._plan.saw_health(health, place, now, is_shared=self._window.is_shared)
+        self._window.saw_health(health, len(self._flights), next_sequence, now)
+        self._plan.saw_health(health, sequence, now, is_shared=self._window.is_shared)
 
     def _glance(self, after_s: float) -> None:
         """An early first poll of each new job pays while it comes early in the time that a job takes."""

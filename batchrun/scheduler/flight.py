@@ -17,7 +17,7 @@ _UNSURE_SPAN_S = 10.0
 class CancelCause(Enum):
     """Why a job is cancelled."""
 
-    WISH = "wish"
+    USER = "user"
     """The user requested it: its rows return to pending."""
     TIMEOUT = "timeout"
     """It did not end in time: it counts as TIMED_OUT."""
@@ -49,30 +49,31 @@ class Flight:
 
     __slots__ = (
         "adopted",
-        "asking",
-        "called_off",
+        "cancel_queued",
+        "cancel_retries",
+        "cancelled_before",
         "cancelling",
         "cause",
         "in_progress",
         "job",
-        "listed",
         "missing",
         "missing_since",
         "numbers",
         "overdue",
-        "place",
+        "polling",
         "refusals",
         "remote_id",
         "rows",
         "seen_at",
+        "sequence",
         "submitted_at",
-        "tries",
     )
 
     def __init__(self, job: int, rows: tuple[Row, ...], submitted_at: float) -> None:
         self.job = job
         self.carry(rows)
-        self.place = 0
+        self.sequence = 0
+        """Its number in the order of submission, from 0."""
         self.remote_id = ""
         self.submitted_at = submitted_at
         self.seen_at = submitted_at
@@ -84,21 +85,21 @@ class Flight:
         """When the first of them was."""
         self.adopted = False
         """Whether it is a job of an earlier session that has not been polled yet."""
-        self.asking = False
+        self.polling = False
         """Whether it is being polled."""
         self.overdue = False
         """Whether it has exceeded its maximum age."""
-        self.called_off = False
+        self.cancelled_before = False
         """Whether an earlier session had cancelled it, or was about to."""
         self.cause: CancelCause | None = None
         """Why it is to be cancelled; None if it is not."""
-        self.listed = False
+        self.cancel_queued = False
         """Whether it waits to be cancelled; a job is queued for that at most once."""
         self.cancelling = False
         """Whether it is being cancelled."""
         self.refusals = 0
         """How many cancel requests, and polls since it became overdue, got an unusable answer."""
-        self.tries = 0
+        self.cancel_retries = 0
         """How many times another cancel was scheduled."""
 
     def carry(self, rows: tuple[Row, ...]) -> None:

@@ -35,7 +35,7 @@ _QUIET_TIMES = 3.0
 """A run is quiet if no job has ended for this long, and for this many times the usual time of a job."""
 
 
-class Gate:
+class SubmissionGate:
     """Decides whether to submit, and when to request `/health`.
 
     Args:
@@ -46,7 +46,7 @@ class Gate:
     def __init__(self, rng: Random, *, metered: bool = False) -> None:
         self._rng = rng
         self._metered = metered
-        self._asking = False
+        self._requesting = False
         self._ask_at = float("-inf")
         self._began_at: float | None = None
         self._failures = 0
@@ -60,21 +60,21 @@ class Gate:
 
     def due(self, now: float) -> bool:
         """Whether to request `/health` now."""
-        return not self._asking and now >= self._ask_at
+        return not self._requesting and now >= self._ask_at
 
     def next_at(self) -> float | None:
         """When to request `/health` next; None while a request is open."""
-        return None if self._asking else self._ask_at
+        return None if self._requesting else self._ask_at
 
-    def asked(self, now: float) -> None:
+    def requested(self, now: float) -> None:
         """`/health` is being requested."""
-        self._asking = True
+        self._requesting = True
         if self._began_at is None:
             self._began_at = now
 
-    def seen(self, health: EndpointHealth | None, now: float) -> bool:
+    def answered(self, health: EndpointHealth | None, now: float) -> bool:
         """`/health` answered (None: without usable data); returns whether that has opened the gate."""
-        self._asking = False
+        self._requesting = False
         self._failures = 0
         self.error = ""
         self.health = health
@@ -86,7 +86,7 @@ class Gate:
 
     def failed(self, error: CallError, now: float) -> None:
         """`/health` gave no usable answer. An open gate stays open: submissions show better whether `/run` works."""
-        self._asking = False
+        self._requesting = False
         self._failures += 1
         self.health = None
         if not self.is_open:
@@ -124,14 +124,14 @@ class Gate:
 
     def hasten(self, now: float) -> None:
         """Request `/health` soon: the next answer is needed."""
-        if not self._asking and self.is_open:
+        if not self._requesting and self.is_open:
             self._ask_at = min(self._ask_at, now + _HASTE_S)
 
     def submitted(self) -> None:
         """A submission succeeded."""
         self._blocks = 0
 
-    def shut(self, error: CallError, now: float, failures: int) -> None:
+    def submission_failed(self, error: CallError, now: float, failures: int) -> None:
         """`failures` submissions in a row have failed: after enough of them, close until `/health` answers.
 
         The gate stays closed longer each time if no submission succeeds in between.

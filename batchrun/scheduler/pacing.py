@@ -45,10 +45,10 @@ class Pacer:
         "_limit",
         "_next_at",
         "_paused_until",
-        "_places",
         "_quiet_since",
         "_rng",
         "_share",
+        "_slots",
         "_slow_from",
         "_trouble",
         "_window",
@@ -59,7 +59,7 @@ class Pacer:
         self._limit = limit.per_window
         self._cap = float(limit.concurrent or 1_000_000)
         self._rng = rng
-        self._places: deque[float] = deque()
+        self._slots: deque[float] = deque()
         self._window = self._cap
         self._slow_from = self._cap
         self._share = 1.0
@@ -73,7 +73,7 @@ class Pacer:
 
     def __repr__(self) -> str:
         return (
-            f"<Pacer in_use={self.in_use} places={len(self._places)} window={self._window:.0f} share={self._share:.2f}>"
+            f"<Pacer in_use={self.in_use} slots={len(self._slots)} window={self._window:.0f} share={self._share:.2f}>"
         )
 
     @property
@@ -84,7 +84,7 @@ class Pacer:
     def remember(self, times: Iterable[float]) -> None:
         """Count requests of an earlier session, given when they were answered, oldest first."""
         if self._limit:
-            self._places.extend(at + WINDOW_S + _MARGIN_S for at in times)
+            self._slots.extend(at + WINDOW_S + _MARGIN_S for at in times)
 
     def ready(self, now: float) -> int:
         """How many requests may start at `now`."""
@@ -93,7 +93,7 @@ class Pacer:
         count = int(self._window) - self.in_use
         if self._limit and count > 0:
             self._give_back(now)
-            count = min(count, self._limit - len(self._places) - self.in_use)
+            count = min(count, self._limit - len(self._slots) - self.in_use)
             if self._share < 1.0:
                 count = min(count, 1 if now >= self._next_at else 0)
         return max(count, 0)
@@ -105,11 +105,11 @@ class Pacer:
             return None
         if self._limit:
             self._give_back(now)
-            taken = len(self._places) + self.in_use - self._limit
+            taken = len(self._slots) + self.in_use - self._limit
             if taken >= 0:
-                if taken >= len(self._places):
+                if taken >= len(self._slots):
                     return None
-                at = max(at, self._places[taken])
+                at = max(at, self._slots[taken])
             if self._share < 1.0:
                 at = max(at, self._next_at)
         return at
@@ -171,12 +171,12 @@ class Pacer:
     def _end(self, now: float) -> None:
         self.in_use -= 1
         if self._limit:
-            self._places.append(now + WINDOW_S + _MARGIN_S)
+            self._slots.append(now + WINDOW_S + _MARGIN_S)
 
     def _give_back(self, now: float) -> None:
-        places = self._places
-        while places and places[0] <= now:
-            places.popleft()
+        slots = self._slots
+        while slots and slots[0] <= now:
+            slots.popleft()
 
     def _pause(self, now: float) -> None:
         wait_s = backoff_s(self._trouble, self._rng, base_s=_BACKOFF_BASE_S, cap_s=_BACKOFF_CAP_S)

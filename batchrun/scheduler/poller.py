@@ -70,7 +70,7 @@ class Poller:
             room -= 1
             self.pacer.start(now)
             flight = self._flights[job]
-            flight.asking = True
+            flight.polling = True
             out.append(cmd.Poll(job, flight.remote_id, flight.numbers))
 
     def next_at(self, now: float) -> float | None:

@@ -44,19 +44,19 @@ class _Watch:
         "due_at",
         "failures",
         "job",
-        "place",
         "polled_at",
         "polls",
         "postponed_until",
         "queued_at",
+        "sequence",
         "started_by",
         "submitted_at",
         "urgent",
     )
 
-    def __init__(self, job: int, place: int, submitted_at: float) -> None:
+    def __init__(self, job: int, sequence: int, submitted_at: float) -> None:
         self.job = job
-        self.place = place
+        self.sequence = sequence
         self.submitted_at = submitted_at
         self.polled_at = submitted_at
         """When it was last known not to have ended."""
@@ -93,19 +93,19 @@ class PollPlan:
         self.glance_s: float | None = None
         """The longest time from a submission to the job's first poll; None for no bound."""
 
-    def add(self, job: int, place: int, submitted_at: float, now: float) -> None:
+    def add(self, job: int, sequence: int, submitted_at: float, now: float) -> None:
         """Add a job."""
-        watch = self._watches[job] = _Watch(job, place, submitted_at)
+        watch = self._watches[job] = _Watch(job, sequence, submitted_at)
         if self._predictor.version == 0 and len(self._scouts) < _SCOUTS:
             self._scouts.add(job)
-        self._place(watch, self._due(watch, now))
+        self._schedule(watch, self._due(watch, now))
 
-    def add_overdue(self, job: int, place: int, submitted_at: float) -> None:
+    def add_overdue(self, job: int, sequence: int, submitted_at: float) -> None:
         """Add a job whose state is unknown: it has been due since its submission."""
-        watch = self._watches[job] = _Watch(job, place, submitted_at)
+        watch = self._watches[job] = _Watch(job, sequence, submitted_at)
         watch.polls = 1
         watch.urgent = True
-        self._place(watch, submitted_at)
+        self._schedule(watch, submitted_at)
 
     def remove(self, job: int) -> None:
         """Remove a job, without learning from it."""
@@ -117,7 +117,7 @@ class PollPlan:
         self._scouts.discard(job)
         watch = self._watches.pop(job)
         self._predictor.learn(
-            watch.place,
+            watch.sequence,
             watch.submitted_at,
             delay_s=delay_s,
             execution_s=execution_s,
@@ -125,9 +125,9 @@ class PollPlan:
         )
         is_time = now >= self._wave_at or len(self._watches) <= _FEW
         if is_time and self._predictor.is_tail and delay_s is not None:
-            self._wave(watch.place, watch.submitted_at + delay_s, now)
+            self._wave(watch.sequence, watch.submitted_at + delay_s, now)
 
-    def _wave(self, place: int, start: float, now: float) -> None:
+    def _wave(self, sequence: int, start: float, now: float) -> None:
         """Poll all jobs that have probably ended by now, given that one that started at `start` has.
 
         Jobs that take about the same time end in the order of their starts: together, if many workers were free.
@@ -140,7 +140,7 @@ class PollPlan:
         for watch in self._watches.values():
             if watch.failures or not (watch.polls or is_small):
                 continue
-            is_behind = watch.place > place and watch.queued_at <= start
+            is_behind = watch.sequence > sequence and watch.queued_at <= start
             started_at = start if is_behind else watch.queued_at
             if started_at + least_s > now:
                 continue
@@ -148,7 +148,7 @@ class PollPlan:
                 watch.started_by = min(watch.started_by, started_at)
             if watch.due_at is not None and watch.due_at > now:
                 watch.urgent = watch.polled_at < started_at + least_s
-                self._place(watch, now if watch.urgent else max(self._due(watch, now), now))
+                self._schedule(watch, now if watch.urgent else max(self._due(watch, now), now))
 
     def seen(self, job: int, sent_at: float, now: float, *, in_progress: bool) -> None:
         """A poll sent at `sent_at` says that the job has not ended."""
@@ -162,21 +162,21 @@ class PollPlan:
         else:
             watch.queued_at = sent_at
             watch.started_by = float("inf")
-            self._predictor.saw_queued(watch.place, sent_at)
-        self._place(watch, self._due(watch, now))
+            self._predictor.saw_queued(watch.sequence, sent_at)
+        self._schedule(watch, self._due(watch, now))
 
-    def saw_health(self, health: EndpointHealth, place: int, now: float, *, is_shared: bool) -> None:
+    def saw_health(self, health: EndpointHealth, sequence: int, now: float, *, is_shared: bool) -> None:
         """`/health` answered: it tells how far the queue has advanced, and how many jobs have ended.
 
         Args:
             health: The answer.
-            place: The place of the next job in the order of submission, when the request was sent.
+            sequence: The sequence number of the next job, when the request was sent.
             now: The current time.
             is_shared: Whether most jobs of the endpoint are other people's.
         """
         at_work = 0 if is_shared else health.in_progress
         is_queue = health.in_queue > 0
-        self._predictor.saw_started(place - health.in_queue - 1, now, at_work=at_work, is_queue=is_queue)
+        self._predictor.saw_started(sequence - health.in_queue - 1, now, at_work=at_work, is_queue=is_queue)
         over = len(self._watches) - health.in_queue - health.in_progress
         if over > max(len(self._watches) * _MOSTLY_OVER, _FEW):
             for watch in islice(self._watches.values(), over):
@@ -192,13 +192,13 @@ class PollPlan:
         """A poll of the job failed: poll it again, with backoff."""
         watch = self._watches[job]
         watch.failures += 1
-        self._place(watch, now + backoff_s(watch.failures, self._rng, base_s=1.0, cap_s=_BLIND_MOST_GAP_S))
+        self._schedule(watch, now + backoff_s(watch.failures, self._rng, base_s=1.0, cap_s=_BLIND_MOST_GAP_S))
 
     def postponed(self, job: int, now: float, wait_s: float) -> None:
         """Poll the job again in `wait_s` seconds."""
         watch = self._watches[job]
         watch.postponed_until = now + wait_s
-        self._place(watch, watch.postponed_until)
+        self._schedule(watch, watch.postponed_until)
 
     def hold(self, job: int) -> None:
         """Do not poll the job until `postponed` sets a time."""
@@ -212,15 +212,15 @@ class PollPlan:
         for watch in self._watches.values():
             if watch.due_at is None:
                 continue
-            end_at = self._predictor.first_poll_at(watch.place, watch.submitted_at)
+            end_at = self._predictor.first_poll_at(watch.sequence, watch.submitted_at)
             end_at = watch.submitted_at if end_at is None else end_at
             if end_at <= now:
                 watch.due_at, watch.urgent = end_at, True
         self._rebuild()
 
-    def likely_end(self, place: int, submitted_at: float) -> float | None:
-        """When a job of that place and age will almost certainly have ended; None if nothing has been learnt yet."""
-        return self._predictor.likely_end(place, submitted_at)
+    def likely_end(self, sequence: int, submitted_at: float) -> float | None:
+        """When a job of that sequence and age will almost certainly have ended; None if nothing has been learnt yet."""
+        return self._predictor.likely_end(sequence, submitted_at)
 
     def take(self, now: float) -> int | None:
         """The job to poll now, or None if none is due. It counts as being polled from then on."""
@@ -237,7 +237,7 @@ class PollPlan:
             settled = watch.urgent or watch.failures or not self._predictor.version
             later = now if settled else self._due(watch, now)
             if later > now:
-                self._place(watch, later)
+                self._schedule(watch, later)
                 continue
             watch.due_at = None
             return job
@@ -271,7 +271,7 @@ class PollPlan:
         self._heap = [(w.due_at, w.job) for w in self._watches.values() if w.due_at is not None]
         heapq.heapify(self._heap)
 
-    def _place(self, watch: _Watch, due_at: float) -> None:
+    def _schedule(self, watch: _Watch, due_at: float) -> None:
         watch.due_at = due_at
         heapq.heappush(self._heap, (due_at, watch.job))
 
@@ -282,9 +282,9 @@ class PollPlan:
         if not predictor.version:
             return now + self._blind_gap_s(watch, now)
         if watch.polls:
-            place, submitted_at, started_by = watch.place, watch.submitted_at, watch.started_by
-            return predictor.next_poll_at(place, submitted_at, watch.polled_at, watch.polls, started_by=started_by)
-        at = predictor.first_poll_at(watch.place, watch.submitted_at) or now
+            sequence, submitted_at, started_by = watch.sequence, watch.submitted_at, watch.started_by
+            return predictor.next_poll_at(sequence, submitted_at, watch.polled_at, watch.polls, started_by=started_by)
+        at = predictor.first_poll_at(watch.sequence, watch.submitted_at) or now
         return at if self.glance_s is None else min(at, watch.submitted_at + self.glance_s)
 
     def _blind_gap_s(self, watch: _Watch, now: float) -> float:

@@ -83,7 +83,7 @@ _AGE_SHARE = 0.05
 class _Seen(NamedTuple):
     """What `/health` said about the queue."""
 
-    place: int
+    sequence: int
     at: float
     at_work: int
     is_queue: bool
@@ -92,7 +92,7 @@ class _Seen(NamedTuple):
 class Predictor:
     """Predicts when jobs start and end.
 
-    Jobs are identified by their place in the order of submission (0, 1, 2, ...).
+    Jobs are identified by their sequence number, their position in the order of submission (0, 1, 2, ...).
 
     Args:
         polls_per_s: The status requests a second that are allowed; 0 for no limit.
@@ -151,12 +151,12 @@ class Predictor:
         """Increases whenever the predictions may have changed; 0 until something has been learnt."""
 
     def learn(
-        self, place: int, submitted_at: float, *, delay_s: float | None, execution_s: float | None, age_s: float
+        self, sequence: int, submitted_at: float, *, delay_s: float | None, execution_s: float | None, age_s: float
     ) -> None:
         """A job ended.
 
         Args:
-            place: Its place in the order of submission.
+            sequence: Its sequence number.
             submitted_at: When it was submitted.
             delay_s: How long it was in the queue; None if not reported.
             execution_s: How long it ran; None if not reported.
@@ -166,7 +166,7 @@ class Predictor:
             self._ages.append(age_s)
         else:
             start = submitted_at + delay_s
-            insort(self._jobs, (place, submitted_at, start, start + execution_s))
+            insort(self._jobs, (sequence, submitted_at, start, start + execution_s))
             if len(self._jobs) > _KEEP:
                 del self._jobs[0]
         self._unseen += 1
@@ -179,21 +179,21 @@ class Predictor:
             self.is_tail = True
             self._refresh()
 
-    def saw_queued(self, place: int, at: float) -> None:
+    def saw_queued(self, sequence: int, at: float) -> None:
         """A job was still in the queue at `at`."""
-        if self._queued is None or at > self._queued[1] or place < self._queued[0]:
-            self._queued = (place, at)
+        if self._queued is None or at > self._queued[1] or sequence < self._queued[0]:
+            self._queued = (sequence, at)
 
-    def saw_started(self, place: int, at: float, *, at_work: int, is_queue: bool) -> None:
-        """`/health` shows that all jobs up to this place had started by `at`.
+    def saw_started(self, sequence: int, at: float, *, at_work: int, is_queue: bool) -> None:
+        """`/health` shows that all jobs up to this sequence number had started by `at`.
 
         Args:
-            place: The last of them in the order of submission.
+            sequence: The sequence number of the last of them.
             at: When `/health` answered.
             at_work: The number of jobs that were running; 0 if unknown, or if they were other people's.
             is_queue: Whether jobs were waiting, so that no more could run.
         """
-        self._seen = _Seen(place, at, at_work, is_queue)
+        self._seen = _Seen(sequence, at, at_work, is_queue)
         if self._last is not None:
             self.pace_s = self._credible(self.pace_s)
             self._hurry()
@@ -211,52 +211,52 @@ class Predictor:
         """Extrapolate from the last job that `/health` knows to have started, if it is ahead of the pace."""
         if self._last is None or self._seen is None:
             return
-        (last_place, last_start), seen = self._last, self._seen
-        if seen.place > last_place and last_start + (seen.place - last_place) * self.pace_s > seen.at:
-            self._last = (seen.place, seen.at)
+        (last_sequence, last_start), seen = self._last, self._seen
+        if seen.sequence > last_sequence and last_start + (seen.sequence - last_sequence) * self.pace_s > seen.at:
+            self._last = (seen.sequence, seen.at)
             self.version += 1
 
-    def expected_start(self, place: int, submitted_at: float) -> float:
+    def expected_start(self, sequence: int, submitted_at: float) -> float:
         """When a job is likely to start, or to have started."""
         start = submitted_at
         if self._last is not None:
-            last_place, last_start = self._last
+            last_sequence, last_start = self._last
             start = max(
-                start, min(last_start + (place - last_place) * self.pace_s, submitted_at + self._longest_wait_s)
+                start, min(last_start + (sequence - last_sequence) * self.pace_s, submitted_at + self._longest_wait_s)
             )
-        if self._queued is not None and place >= self._queued[0]:
+        if self._queued is not None and sequence >= self._queued[0]:
             start = max(start, self._queued[1])
         return start
 
-    def least_wait_s(self, place: int) -> float:
+    def least_wait_s(self, sequence: int) -> float:
         """The least time that a job submitted now waits, assuming that jobs whose ends are overdue have not started.
 
         Without this, starts that are only expected would make room for more submissions.
         """
         if self._last is None:
             return 0.0
-        return (place - self._last[0]) * self.pace_s - _NEWS_IN_EXECUTIONS * self.execution_s - _NEWS_S
+        return (sequence - self._last[0]) * self.pace_s - _NEWS_IN_EXECUTIONS * self.execution_s - _NEWS_S
 
-    def first_poll_at(self, place: int, submitted_at: float) -> float | None:
+    def first_poll_at(self, sequence: int, submitted_at: float) -> float | None:
         """When to poll a job first; None if nothing has been learnt yet."""
         if not self._spread:
             return None
-        return self.expected_start(place, submitted_at) + _quantile(self._spread, self._first_quantile)
+        return self.expected_start(sequence, submitted_at) + _quantile(self._spread, self._first_quantile)
 
-    def likely_end(self, place: int, submitted_at: float) -> float | None:
+    def likely_end(self, sequence: int, submitted_at: float) -> float | None:
         """When a job will almost certainly have ended; None if nothing has been learnt yet."""
         if not self._spread:
             return None
-        return self.expected_start(place, submitted_at) + _quantile(self._spread, _NEARLY_ALL)
+        return self.expected_start(sequence, submitted_at) + _quantile(self._spread, _NEARLY_ALL)
 
     def next_poll_at(
-        self, place: int, submitted_at: float, polled_at: float, polls: int, *, started_by: float = float("inf")
+        self, sequence: int, submitted_at: float, polled_at: float, polls: int, *, started_by: float = float("inf")
     ) -> float:
         """When to poll a job again that had not ended at `polled_at`, after `polls` (>= 1) polls.
 
         `started_by` is the latest time by which it had started; inf if unknown.
         """
-        start = self.expected_start(place, submitted_at)
+        start = self.expected_start(sequence, submitted_at)
         gap_s = self._gap_s(polled_at - start, polls, self._spread)
         if self.is_tail and started_by < float("inf"):
             gap_s = min(gap_s, self._gap_s(polled_at - min(start, started_by), polls, self._executions))
@@ -280,35 +280,35 @@ class Predictor:
         if not jobs:
             self._spread = sorted(self._ages)
             return
-        last_place, _, last_start, _ = jobs[-1]
+        last_sequence, _, last_start, _ = jobs[-1]
         delays = [start - submitted for _, submitted, start, _ in jobs]
         self.waited_s = waited_from_s = _WAITED_S + min(*delays, _IDLE_DELAY_MOST_S)
         executions = self._executions = sorted(end - start for _, _, start, end in jobs[-_KEEP_FOR_PACE:])
         least_span_s = _SPAN_IN_EXECUTIONS * executions[len(executions) // 2]
         waited_s, waiting, first = 0.0, 0, len(jobs) - 1
         while first > 0:
-            after_place, after_submitted, after_start, _ = jobs[first]
+            after_sequence, after_submitted, after_start, _ = jobs[first]
             first -= 1
-            place, _, start, _ = jobs[first]
+            sequence, _, start, _ = jobs[first]
             if after_start - after_submitted > waited_from_s:
                 waited_s += after_start - max(start, after_submitted)
-                waiting += after_place - place
+                waiting += after_sequence - sequence
             if waiting >= _KEEP_FOR_PACE and last_start - start >= least_span_s:
                 break
         pace_s = max(waited_s / waiting, 0.0) if waiting else 0.0
         self.execution_s = executions[len(executions) // 2]
         least_s = _quantile(executions, 0.15)
         self.steady_s = least_s if _quantile(executions, 0.85) - least_s <= _WIDE * self.execution_s else 0.0
-        self._last, self.pace_s = (last_place, last_start), self._credible(pace_s)
+        self._last, self.pace_s = (last_sequence, last_start), self._credible(pace_s)
         self._hurry()
         self.has_queue = self.pace_s > 0 and waiting >= min(_LEAST_WAITING, len(jobs) - first)
         self._longest_wait_s = _WAITS_GROW * max(delays) + self.execution_s
         spread, expected = [], last_start
         for index in range(len(jobs) - 1, first - 1, -1):
-            place, submitted_at, start, end = jobs[index]
+            sequence, submitted_at, start, end = jobs[index]
             spread.append(end - max(submitted_at, expected))
             if start - submitted_at > waited_from_s:
-                expected -= (place - jobs[index - 1][0]) * pace_s
+                expected -= (sequence - jobs[index - 1][0]) * pace_s
             else:
                 expected = jobs[index - 1][2]
         spread.sort()

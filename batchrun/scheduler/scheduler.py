@@ -77,16 +77,16 @@ class Scheduler:
         self._flights = parts.flights
         self._poller, self._plan, self._canceller = parts.poller, parts.plan, parts.canceller
         self._submitter, self._backlog, self._gate = parts.submitter, parts.backlog, parts.gate
-        self._settlement, self._stopping, self._deadline = parts.settlement, parts.stopping, parts.deadline
+        self._outcomes, self._stopping, self._deadline = parts.outcomes, parts.stopping, parts.deadline
         self._feedback, self._budget = parts.feedback, parts.budget
         self.window, self.meter, self.faulty_workers = parts.window, parts.meter, parts.faulty_workers
-        self.canary = parts.settlement.canary
-        self._place = 0
+        self.canary = parts.outcomes.canary
+        self._next_sequence = 0
         self._is_one_each = rows_per_job == 1
         """Whether every job in flight has one row."""
         self._recall_wanted = False
-        self._health_place = 0
-        self._unasked = 0
+        self._health_sequence = 0
+        self._unpolled = 0
         self.running = 0
         """The number of jobs that were IN_PROGRESS when last polled."""
         self._began_at: float | None = None
@@ -106,15 +106,15 @@ class Scheduler:
             ev.CancelFailed: self._cancel_failed,
             ev.HealthSeen: self._health_seen,
             ev.HealthFailed: self._health_failed,
-            ev.StopRequested: self._leave,
-            ev.CancelRequested: self._leave,
+            ev.StopRequested: self._stop_requested,
+            ev.CancelRequested: self._stop_requested,
         }
 
     def __repr__(self) -> str:
         return (
             f"<Scheduler {self._backlog!r} in_flight={len(self._flights)} running={self.running}"
             f" run={self._submitter.pacer!r} status={self._poller.pacer!r}"
-            f"{'' if self._gate.is_open else ' shut'}{' stopping' if self._stopping.is_stopping else ''}>"
+            f"{'' if self._gate.is_open else ' closed'}{' stopping' if self._stopping.is_stopping else ''}>"
         )
 
     @property
@@ -127,7 +127,7 @@ class Scheduler:
         """Whether nothing is left to do: every row has ended, or submitting has stopped and no job is in flight."""
         if self._stopping.is_halted:
             return True
-        if self._flights or self._settlement.decided:
+        if self._flights or self._outcomes.decided:
             return False
         return self._stopping.is_stopping or self._backlog.is_empty
 
@@ -161,9 +161,9 @@ class Scheduler:
             return f"slowed down: {trouble}"
         if self._stopping.is_stopping and self._flights:
             return "cancelling" if self._canceller.recalling else "collecting the rest"
-        if self.window.brake.is_on:
+        if self.window.faulty_limit.is_on:
             return self.faulty_workers.note()
-        usual_s = (self._plan.likely_end(self._place, now) or now) - now
+        usual_s = (self._plan.likely_end(self._next_sequence, now) or now) - now
         return self._gate.note(busy=bool(self._flights), quiet_s=now - self._ended_at, usual_s=usual_s)
 
     def drain_s(self, now: float) -> float | None:
@@ -171,7 +171,9 @@ class Scheduler:
         if not self._flights:
             return 0.0
         flight = self._flights[next(reversed(self._flights))]
-        end_at = self._plan.likely_end(flight.place if flight.remote_id else self._place, flight.submitted_at)
+        end_at = self._plan.likely_end(
+            flight.sequence if flight.remote_id else self._next_sequence, flight.submitted_at
+        )
         return None if end_at is None else max(end_at - now, 0.0)
 
     def remember_submissions(self, times: Iterable[float]) -> None:
@@ -198,7 +200,7 @@ class Scheduler:
         self._last_now = now
         self._keep_deadline(now)
         self._canceller.find_overdue(now)
-        if self._recall_wanted and not self._unasked:
+        if self._recall_wanted and not self._unpolled:
             self._recall_wanted = False
             self._canceller.recall_all()
         out = self.decided()
@@ -214,17 +216,17 @@ class Scheduler:
         if self.window.follows and len(self._flights) >= self.window.size:
             self._gate.hasten(now)
         if self._gate.due(now):
-            self._gate.asked(now)
-            self._health_place = self._place
+            self._gate.requested(now)
+            self._health_sequence = self._next_sequence
             out.append(cmd.CheckHealth())
         return out
 
     def decided(self) -> list[cmd.Command]:
         """The commands that record what was decided about rows; they start nothing new."""
-        settlement = self._settlement
-        if settlement.stop is not None and not self._backlog.is_empty:
-            self._stopping.drain(settlement.stop)
-        out, settlement.decided = settlement.decided, []
+        outcomes = self._outcomes
+        if outcomes.stop is not None and not self._backlog.is_empty:
+            self._stopping.drain(outcomes.stop)
+        out, outcomes.decided = outcomes.decided, []
         return out
 
     def next_wakeup(self, now: float) -> float | None:
@@ -232,8 +234,8 @@ class Scheduler:
         times = (
             self._poller.next_at(now),
             self._canceller.next_at(now),
-            None if self._stopping.is_stopping or self._unasked else self._submitter.next_at(now),
-            self.window.brake.opens_at,
+            None if self._stopping.is_stopping or self._unpolled else self._submitter.next_at(now),
+            self.window.faulty_limit.opens_at,
             self._gate.next_at(),
             self._deadline.at,
             None if self._stopping.is_stopping or self._deadline.at is None else self._last_submission_at(now),
@@ -242,9 +244,9 @@ class Scheduler:
         return min(later) if later and not self._stopping.is_halted else None
 
     def _submit(self, out: list[cmd.Command], now: float) -> None:
-        if self._stopping.is_stopping or self._unasked:
+        if self._stopping.is_stopping or self._unpolled:
             return
-        self.window.update(now, len(self._flights), self._place + self._submitter.pacer.in_use)
+        self.window.update(now, len(self._flights), self._next_sequence + self._submitter.pacer.in_use)
         if (stop := self._submitter.commands(out, now)) is not None:
             self._stopping.drain(stop)
             out.extend(self.decided())
@@ -260,14 +262,14 @@ class Scheduler:
             self._stopping.halt(self._deadline.reached())
 
     def _last_submission_at(self, now: float) -> float | None:
-        return self._deadline.last_submission_at(now, self._plan.likely_end(self._place, now))
+        return self._deadline.last_submission_at(now, self._plan.likely_end(self._next_sequence, now))
 
     def _submitted(self, event: ev.Submitted, now: float) -> None:
         flight = self._flights[event.job]
         self._stopping.refusals.answered("run")
         self._submitter.accepted(flight, event, now)
-        flight.place, self._place = self._place, self._place + 1
-        self._plan.add(flight.job, flight.place, flight.submitted_at, now)
+        flight.sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
+        self._plan.add(flight.job, flight.sequence, flight.submitted_at, now)
         self._canceller.submitted(flight)
 
     def _adopt(self, event: ev.JobAdopted, _: float) -> None:
@@ -277,15 +279,15 @@ class Scheduler:
         self._flights[event.job] = flight
         self._is_one_each = self._is_one_each and len(rows) == 1
         flight.remote_id = event.remote_id
-        flight.place, self._place = self._place, self._place + 1
+        flight.sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
         flight.adopted = True
-        flight.called_off = event.cancelling
-        self._unasked += 1
-        self._plan.add_overdue(event.job, flight.place, event.submitted_at)
+        flight.cancelled_before = event.cancelling
+        self._unpolled += 1
+        self._plan.add_overdue(event.job, flight.sequence, event.submitted_at)
         self._canceller.submitted(flight)
 
     def _job_seen(self, event: ev.JobSeen, now: float) -> None:
-        flight = self._asked(event.job)
+        flight = self._polled(event.job)
         self._poller.answered(event.sent_at, now)
         flight.missing = 0
         flight.seen_at = event.sent_at
@@ -295,33 +297,33 @@ class Scheduler:
         self._canceller.seen(flight, event.sent_at, now)
 
     def _job_ended(self, event: ev.JobEnded, now: float) -> None:
-        flight = self._asked(event.job)
+        flight = self._polled(event.job)
         if event.was_polled:
             self._poller.answered(event.sent_at, now)
             self._canceller.heard_at = now
-        self._land(flight, now, watched=False)
-        is_blamed = self._feedback.ended(flight, event, now, self._place)
+        self._remove(flight, now, watched=False)
+        is_blamed = self._feedback.ended(flight, event, now, self._next_sequence)
         self._budget.job_ended(event.execution_s)
         if event.execution_s and self._began_at is not None:
             self.meter.unwatched(flight.submitted_at + (event.delay_s or 0.0), event.execution_s, self._began_at)
-        if event.status == "CANCELLED" and (flight.cause is not None or flight.called_off):
+        if event.status == "CANCELLED" and (flight.cause is not None or flight.cancelled_before):
             self._call_off(flight, now)
         else:
-            self._settlement.answered(flight, event, now, usual_s=self._feedback.usual_s if is_blamed else None)
+            self._outcomes.answered(flight, event, now, usual_s=self._feedback.usual_s if is_blamed else None)
 
     def _poll_failed(self, event: ev.PollFailed, now: float) -> None:
-        flight = self._asked(event.job)
+        flight = self._polled(event.job)
         match self._poller.failed(flight, event, now):
             case Failure() as failure:
-                self._land(flight, now)
+                self._remove(flight, now)
                 status = "EXPIRED" if failure.kind is FailureKind.EXPIRED else "FAILED"
-                self._settlement.lost(flight, status, failure, now)
+                self._outcomes.lost(flight, status, failure, now)
             case "given up":
                 self._call_off(flight, now)
 
     def _submit_failed(self, event: ev.SubmitFailed, now: float) -> None:
         flight = self._flights[event.job]
-        self._land(flight, now)
+        self._remove(flight, now)
         self._stopping.is_refused("run", event.error, now)
         self._submitter.failed(flight, event, now)
 
@@ -332,7 +334,7 @@ class Scheduler:
 
     def _not_submitted(self, event: ev.NotSubmitted, now: float) -> None:
         flight = self._flights[event.job]
-        self._land(flight, now)
+        self._remove(flight, now)
         self._submitter.abandoned(flight, now)
 
     def _job_cancelled(self, event: ev.JobCancelled, now: float) -> None:
@@ -351,42 +353,42 @@ class Scheduler:
     def _call_off(self, flight: Flight, now: float) -> None:
         """The job was cancelled, or is given up."""
         if flight.job in self._flights:
-            self._land(flight, now)
+            self._remove(flight, now)
         if flight.cause is CancelCause.TIMEOUT:
-            self._settlement.lost(flight, "TIMED_OUT", self._canceller.failure(), now)
+            self._outcomes.lost(flight, "TIMED_OUT", self._canceller.failure(), now)
         else:
-            self._settlement.recall(flight, now)
+            self._outcomes.recall(flight, now)
 
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
         self._stopping.refusals.answered("health")
         self.meter.sample(event.health, now)
-        self._feedback.saw_health(event.health, now, self._health_place, self._place)
-        if self._gate.seen(event.health, now):
+        self._feedback.saw_health(event.health, now, self._health_sequence, self._next_sequence)
+        if self._gate.answered(event.health, now):
             self._submitter.pacer.restart(now)
 
     def _health_failed(self, event: ev.HealthFailed, now: float) -> None:
         error = event.error
         match error:
             case RejectedError():
-                if self._gate.seen(None, now):
+                if self._gate.answered(None, now):
                     self._submitter.pacer.restart(now)
             case _:
                 self._stopping.is_refused("health", error, now)
                 self._gate.failed(error, now)
 
-    def _leave(self, event: ev.StopRequested | ev.CancelRequested, _: float) -> None:
+    def _stop_requested(self, event: ev.StopRequested | ev.CancelRequested, _: float) -> None:
         self._stopping.leave()
         self._recall_wanted = self._recall_wanted or isinstance(event, ev.CancelRequested)
 
-    def _asked(self, job: int) -> Flight:
+    def _polled(self, job: int) -> Flight:
         flight = self._flights[job]
-        flight.asking = False
+        flight.polling = False
         if flight.adopted:
             flight.adopted = False
-            self._unasked -= 1
+            self._unpolled -= 1
         return flight
 
-    def _land(self, flight: Flight, now: float, *, watched: bool = True) -> None:
+    def _remove(self, flight: Flight, now: float, *, watched: bool = True) -> None:
         """Remove a job from those in flight."""
         del self._flights[flight.job]
         self._ended_at = now

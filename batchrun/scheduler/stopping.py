@@ -5,7 +5,7 @@ from __future__ import annotations
 from batchrun.errors import AmbiguousError, CallError, DeniedError, NotFoundError, RefusedError, StoppedError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.refusal import Refusals, refusal
-from batchrun.scheduler.settlement import Settlement
+from batchrun.scheduler.row_outcomes import RowOutcomes
 
 _OF_JOBS = ("status", "cancel")
 """Operations without which the jobs in flight cannot be collected or cancelled."""
@@ -15,11 +15,11 @@ class Stopping:
     """Whether a run stops early, and why.
 
     Args:
-        settlement: Takes the commands for the driver.
+        outcomes: Takes the commands for the driver.
     """
 
-    def __init__(self, settlement: Settlement) -> None:
-        self._settlement = settlement
+    def __init__(self, outcomes: RowOutcomes) -> None:
+        self._outcomes = outcomes
         self.refusals = Refusals()
         self.is_stopping = False
         """Whether nothing more is submitted."""
@@ -37,13 +37,13 @@ class Stopping:
         if not self.is_stopping:
             self.is_stopping = True
             self.error = error
-            self._settlement.decided.append(cmd.Drain(error))
+            self._outcomes.decided.append(cmd.Drain(error))
 
     def halt(self, error: StoppedError) -> None:
         """Stop immediately. An earlier reason to stop is kept."""
         if not self.is_halted:
             self.is_halted = True
-            self._settlement.decided.append(cmd.Halt(self.error or error))
+            self._outcomes.decided.append(cmd.Halt(self.error or error))
 
     def is_refused(self, operation: str, error: CallError, now: float) -> bool:
         """A call failed; returns whether it is a refusal that is believed, so that the run stops.

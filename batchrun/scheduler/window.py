@@ -21,7 +21,7 @@ the queue. The window is then at least a quarter of the number of their jobs.
 from __future__ import annotations
 
 from batchrun.config import WINDOW_S, OperationLimit
-from batchrun.scheduler.brake import Brake
+from batchrun.scheduler.faulty_worker_limit import FaultyWorkerLimit
 from batchrun.scheduler.health import EndpointHealth
 from batchrun.scheduler.prediction import Predictor
 
@@ -71,7 +71,7 @@ class Window:
         self._held_until = float("-inf")
         self._idle_until = float("-inf")
         self._least = LEAST
-        self.brake = Brake()
+        self.faulty_limit = FaultyWorkerLimit()
         """The bound while a worker is faulty; it also applies to a fixed size."""
         self.is_shared = False
         """Whether most jobs of the endpoint are other people's."""
@@ -83,41 +83,41 @@ class Window:
         """Whether it follows the endpoint."""
         return self._fixed is None
 
-    def update(self, now: float, in_flight: int, place: int) -> None:
+    def update(self, now: float, in_flight: int, sequence: int) -> None:
         """Adapt the size to the queue.
 
         Args:
             now: The current time.
             in_flight: The number of jobs in flight.
-            place: The place of the next job in the order of submission.
+            sequence: The sequence number of the next job.
         """
         if self._fixed is None:
-            self._follow(now, in_flight, place)
-        if self.brake.is_on:
-            self.size = min(self.size if self._fixed is None else self._fixed, self.brake.size(now))
+            self._follow(now, in_flight, sequence)
+        if self.faulty_limit.is_on:
+            self.size = min(self.size if self._fixed is None else self._fixed, self.faulty_limit.size(now))
             self._grown = min(self._grown, max(self.size, LEAST))
         elif self._fixed is not None:
             self.size = self._fixed
 
-    def _follow(self, now: float, in_flight: int, place: int) -> None:
+    def _follow(self, now: float, in_flight: int, sequence: int) -> None:
         predictor = self._predictor
         if not predictor.has_queue:
             self.size = self._grown
             return
-        wait_s = max(predictor.expected_start(place, now) - now, predictor.least_wait_s(place))
+        wait_s = max(predictor.expected_start(sequence, now) - now, predictor.least_wait_s(sequence))
         wanted = in_flight + int((self._horizon_s() - wait_s) / predictor.pace_s)
         self.size = max(min(wanted, self._most), self._least)
         if now < self._idle_until:
             self.size = max(self.size, self._grown)
         self._grown = min(self.size, self._grown)
 
-    def saw_start(self, place: int, delay_s: float, in_flight: int, next_place: int, now: float) -> None:
+    def saw_start(self, sequence: int, delay_s: float, in_flight: int, next_sequence: int, now: float) -> None:
         """A job started after `delay_s` in the queue."""
-        if place >= self._mark:
+        if sequence >= self._mark:
             waited = delay_s > self._predictor.waited_s
-            self._grow(in_flight, next_place, now, to=0 if waited else 2 * self._grown)
+            self._grow(in_flight, next_sequence, now, to=0 if waited else 2 * self._grown)
 
-    def saw_health(self, health: EndpointHealth, in_flight: int, next_place: int, now: float) -> None:
+    def saw_health(self, health: EndpointHealth, in_flight: int, next_sequence: int, now: float) -> None:
         """`/health` answered."""
         others = health.in_queue + health.in_progress - in_flight
         self.is_shared = others > in_flight
@@ -125,7 +125,7 @@ class Window:
         if self._predictor.version == 0:
             self._grown = max(self._grown, min(_PER_WORKER * health.serving, _FIRST_MOST))
         if health.serving and health.in_queue * 10 <= in_flight:
-            self._grow(in_flight, next_place, now, to=max(2 * self._grown, in_flight + _PER_WORKER * health.idle))
+            self._grow(in_flight, next_sequence, now, to=max(2 * self._grown, in_flight + _PER_WORKER * health.idle))
             self._idle_until = now + _IDLE_S if health.idle else float("-inf")
 
     def refused(self, in_flight: int, now: float) -> None:
@@ -133,16 +133,16 @@ class Window:
         self._held_until = now + _HELD_S
         self._most = self._grown = max(min(self._grown, in_flight), LEAST)
 
-    def _grow(self, in_flight: int, next_place: int, now: float, *, to: int) -> None:
+    def _grow(self, in_flight: int, next_sequence: int, now: float, *, to: int) -> None:
         """A round has ended: grow to `to`, if the window was in use."""
-        self._mark = next_place + int(_SHOWN * max(self._grown - in_flight, 0))
+        self._mark = next_sequence + int(_SHOWN * max(self._grown - in_flight, 0))
         if now < self._held_until:
             return
         self._most = min(max(2 * self.size, FIRST), MOST)
         if in_flight >= _FULL * self._grown:
             self._grown = min(max(to, self._grown), MOST)
             self._most = max(self._most, self._grown)
-            self._mark = next_place + int(_SHOWN * (self._grown - in_flight))
+            self._mark = next_sequence + int(_SHOWN * (self._grown - in_flight))
 
     def _horizon_s(self) -> float:
         predictor = self._predictor

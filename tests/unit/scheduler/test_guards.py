@@ -17,7 +17,7 @@ from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.breaker import Breaker, Canary
 from batchrun.scheduler.budget import Budget, WorkerMeter, WorkerTime
-from batchrun.scheduler.gate import Gate
+from batchrun.scheduler.gate import SubmissionGate
 from batchrun.scheduler.health import obstacle
 from batchrun.scheduler.scheduler import Scheduler
 from tests.support.world import Faults, Setting, World
@@ -353,10 +353,10 @@ def test_health_says_why_nobody_works(health, said):
 
 
 def test_a_run_that_stands_still_says_how_the_queue_is():
-    gate = Gate(Random(0))
+    gate = SubmissionGate(Random(0))
     for minute in range(5):
-        gate.asked(minute * 60.0)
-        gate.seen(workers(running=1, in_queue=10 + 100 * minute), minute * 60.0)
+        gate.requested(minute * 60.0)
+        gate.answered(workers(running=1, in_queue=10 + 100 * minute), minute * 60.0)
     assert gate.note(busy=True, quiet_s=30.0, usual_s=1.0) == ""
     assert gate.note(busy=True, quiet_s=300.0, usual_s=200.0) == ""
     note = gate.note(busy=True, quiet_s=300.0, usual_s=1.0)
@@ -364,10 +364,10 @@ def test_a_run_that_stands_still_says_how_the_queue_is():
 
 
 def test_samples_for_a_cost_are_dense_at_first_and_never_farther_apart_than_ten_seconds():
-    gate, now, times = Gate(Random(0), metered=True), 0.0, []
+    gate, now, times = SubmissionGate(Random(0), metered=True), 0.0, []
     while now < 2000:
-        gate.asked(now)
-        gate.seen(workers(running=1), now)
+        gate.requested(now)
+        gate.answered(workers(running=1), now)
         times.append(now)
         now = gate.next_at()
     gaps = [b - a for a, b in pairwise(times)]
@@ -377,10 +377,10 @@ def test_samples_for_a_cost_are_dense_at_first_and_never_farther_apart_than_ten_
 
 
 def test_an_open_gate_that_gets_no_health_stays_open_and_goes_on_asking():
-    gate = Gate(Random(0))
-    gate.asked(0.0)
-    gate.seen(workers(running=1), 0.0)
-    gate.asked(15.0)
+    gate = SubmissionGate(Random(0))
+    gate.requested(0.0)
+    gate.answered(workers(running=1), 0.0)
+    gate.requested(15.0)
     gate.failed(AmbiguousError("502"), 15.0)
     assert gate.is_open
     assert gate.health is None

@@ -24,7 +24,7 @@ _SPARED_MOST = 8
 """How many failures blamed on workers a row may have before they count as retries: the blame may be wrong."""
 
 
-class Settlement:
+class RowOutcomes:
     """Decides the outcome of rows.
 
     Args:

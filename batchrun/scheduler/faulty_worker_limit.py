@@ -26,7 +26,7 @@ _NOT_SWALLOWED_S = 0.25
 """A job that was queued for longer than this, and than half of a typical job, shows that no faulty worker is idle."""
 
 
-class Brake:
+class FaultyWorkerLimit:
     """A bound on the jobs in flight, applied while it is on."""
 
     __slots__ = ("_cut_at", "_held", "_limit", "_proven", "_trials", "_tries", "_until", "is_on")
