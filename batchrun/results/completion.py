@@ -27,7 +27,7 @@ _OTHER_REASONS = {
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
-class Asked(NamedTuple):
+class RequestTarget(NamedTuple):
     """The route and the model of a request."""
 
     route: str = CHAT_ROUTE
@@ -43,14 +43,14 @@ class Body(NamedTuple):
     """The fields that were added to the worker's own object; None if it is not the worker's own."""
 
 
-def asked_of(request: Mapping[str, Any]) -> Asked:
+def target_of(request: Mapping[str, Any]) -> RequestTarget:
     """The route and the model of a job's `input` object."""
     body, sampling = request.get("openai_input"), request.get("sampling_params")
     if isinstance(body, dict):
         route = request.get("openai_route")
-        return Asked(route if isinstance(route, str) else CHAT_ROUTE, _model(body))
+        return RequestTarget(route if isinstance(route, str) else CHAT_ROUTE, _model(body))
     route = COMPLETIONS_ROUTE if "prompt" in request and "messages" not in request else CHAT_ROUTE
-    return Asked(route, _model(sampling) if isinstance(sampling, dict) else _model(request))
+    return RequestTarget(route, _model(sampling) if isinstance(sampling, dict) else _model(request))
 
 
 def most_tokens(request: Mapping[str, Any]) -> float | None:
@@ -83,24 +83,24 @@ def _model(fields: Mapping[str, Any]) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def body_of(record: Mapping[str, Any], asked: Callable[[], Asked]) -> Body:
+def body_of(record: Mapping[str, Any], target: Callable[[], RequestTarget]) -> Body:
     """The OpenAI object for the answer in a record of a results file.
 
     Args:
         record: As `result_line` makes it.
-        asked: Returns the route and model of its request; called only if the answer alone does not tell.
+        target: Returns the route and model of its request; called only if the answer alone does not tell.
     """
     output = record["output"]
     own = only_part(output)
     if own is not None:
         if _is_completion(own):
-            return _completed(own, record, asked)
-        if asked().route not in (CHAT_ROUTE, COMPLETIONS_ROUTE):
+            return _completed(own, record, target)
+        if target().route not in (CHAT_ROUTE, COMPLETIONS_ROUTE):
             return Body(own, [])
     chunks = chunks_of(output)
     if chunks and _is_completion(merged := merge(chunks)):
-        return Body(_completed(merged, record, asked).value, None)
-    return Body(_completed(_built(record, asked()), record, asked).value, None)
+        return Body(_completed(merged, record, target).value, None)
+    return Body(_completed(_built(record, target()), record, target).value, None)
 
 
 def only_part(output: Any) -> dict[str, Any] | None:
@@ -121,7 +121,7 @@ def _is_chat(choices: list[dict[str, Any]]) -> bool:
     return all(isinstance(choice.get("message"), dict) for choice in choices)
 
 
-def _completed(own: dict[str, Any], record: Mapping[str, Any], asked: Callable[[], Asked]) -> Body:
+def _completed(own: dict[str, Any], record: Mapping[str, Any], target: Callable[[], RequestTarget]) -> Body:
     """A completion with everything that a strict reader needs; valid values are unchanged."""
     is_chat = _is_chat(own["choices"])
     job = record["job"]
@@ -133,7 +133,7 @@ def _completed(own: dict[str, Any], record: Mapping[str, Any], asked: Callable[[
     if type(own.get("created")) is not int:
         body["created"] = _epoch_s(job["completed_at"])
     if not isinstance(own.get("model"), str):
-        body["model"] = asked().model or job["endpoint"]
+        body["model"] = target().model or job["endpoint"]
     choices = [_choice(choice, position, is_chat=is_chat) for position, choice in enumerate(own["choices"])]
     is_own = all(new is old for new, old in zip(choices, own["choices"], strict=True))
     if not is_own:
@@ -172,12 +172,12 @@ def _content(content: Any) -> str:
     return "".join(texts) if texts else json.dumps(content, ensure_ascii=False)
 
 
-def _built(record: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+def _built(record: Mapping[str, Any], target: RequestTarget) -> dict[str, Any]:
     """A completion built from a record's texts; an answer without any text is shown as JSON."""
     texts = record.get("texts") or [record["text"]]
     if texts == [None] and not _has_choices(record["output"]):
         texts = [json.dumps(record["output"], ensure_ascii=False)]
-    is_chat = asked.route != COMPLETIONS_ROUTE
+    is_chat = target.route != COMPLETIONS_ROUTE
     reasons = record.get("finish_reasons") or [record["finish_reason"]] * len(texts)
     choices = []
     for index, text in enumerate(texts):

@@ -15,31 +15,31 @@ from typing import Any
 import orjson
 
 from batchrun.files.exactjson import dump, on_one_line
-from batchrun.results.completion import Asked, body_of
+from batchrun.results.completion import RequestTarget, body_of
 from batchrun.results.record import TOO_DEEP, deep_json, write_line
 from batchrun.results.text import extract
 
 _IN_BODY = "output_in_body"
 
 
-def openai_line(record: dict[str, Any], asked: Callable[[], Asked]) -> bytes:
+def openai_line(record: dict[str, Any], target: Callable[[], RequestTarget]) -> bytes:
     """A result line in OpenAI's format, with its line end.
 
     Args:
         record: As `result_line` makes it.
-        asked: Returns the route and model of its request; called only if the answer alone does not tell.
+        target: Returns the route and model of its request; called only if the answer alone does not tell.
     """
     try:
-        return on_one_line(dump(openai_record(record, asked), orjson.OPT_APPEND_NEWLINE))
+        return on_one_line(dump(openai_record(record, target), orjson.OPT_APPEND_NEWLINE))
     except (TypeError, RecursionError):
         shallow = {key: value if _can_be_written(value) else TOO_DEEP for key, value in record.items()}
-        return write_line(openai_record(shallow, asked))
+        return write_line(openai_record(shallow, target))
 
 
-def openai_record(record: Mapping[str, Any], asked: Callable[[], Asked]) -> dict[str, Any]:
+def openai_record(record: Mapping[str, Any], target: Callable[[], RequestTarget]) -> dict[str, Any]:
     """A record in OpenAI's format."""
     facts = {key: value for key, value in record.items() if key not in ("id", "text", "texts")}
-    body = body_of(record, asked)
+    body = body_of(record, target)
     if body.added is not None:
         place = {"in_list": isinstance(record["output"], list), "added": body.added}
         facts = {(_IN_BODY if key == "output" else key): place if key == "output" else facts[key] for key in facts}

@@ -81,7 +81,7 @@ def in_groups(lines: Iterable[StoredLine]) -> Iterator[list[StoredLine]]:
         yield group
 
 
-class PlacedLines:
+class LinesByPosition:
     """Reads lines by their position. One file is open at a time, however many there are.
 
     Create it before the positions are determined: it then notices a file that is replaced in between.

@@ -291,7 +291,7 @@ def write_whole(path: Path, lines: Iterable[bytes], *, token: str | None = None,
         OutputError: it cannot be written; an older file is unchanged.
     """
     written = 0
-    with writing(path), part_file(path, token=token, private=private) as file:
+    with writing(path), temporary_file(path, token=token, private=private) as file:
         with suppress(OSError):
             os.fchmod(file.fileno(), S_IMODE(path.stat().st_mode))
         for line in lines:
@@ -302,7 +302,7 @@ def write_whole(path: Path, lines: Iterable[bytes], *, token: str | None = None,
 
 
 @contextmanager
-def part_file(path: Path, *, token: str | None = None, private: bool = False) -> Iterator[BinaryIO]:
+def temporary_file(path: Path, *, token: str | None = None, private: bool = False) -> Iterator[BinaryIO]:
     """A temporary file beside `path`, with a unique name, and never opened through a link.
 
     It is removed at the end, unless `put_in_place` has renamed it. For the arguments see `write_whole`.
@@ -323,7 +323,7 @@ def part_file(path: Path, *, token: str | None = None, private: bool = False) ->
 
 
 def put_in_place(file: BinaryIO, path: Path) -> None:
-    """Rename a `part_file` to `path` once all of it is on disk; a file that is there is replaced."""
+    """Rename a `temporary_file` to `path` once all of it is on disk; a file that is there is replaced."""
     file.flush()
     os.fsync(file.fileno())
     Path(file.name).replace(path)

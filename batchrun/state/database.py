@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from batchrun.errors import OutputError, StateError
 from batchrun.files.exactjson import dump, load
-from batchrun.state.opening import AT_CHECKPOINT, COMMITS, Tell, log_kept, patiently, sqlite_errors
+from batchrun.state.opening import AT_CHECKPOINT, COMMITS, Tell, log_preserved, retry_while_locked, sqlite_errors
 from batchrun.state.schema import connect
 
 T = TypeVar("T")
@@ -59,14 +59,14 @@ class Database:
             # The count equals the recorded one, and no log will remain: without another commit it would look lost.
             with suppress(OutputError, StateError), self.transaction():
                 pass
-        with nullcontext() if self._read_only else log_kept(self.path):
+        with nullcontext() if self._read_only else log_preserved(self.path):
             self._db.close()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction: commits at the end, rolls back on any exception."""
         with self._errors():
-            self._patiently(lambda: self._db.execute("BEGIN IMMEDIATE"))
+            self._retry_while_locked(lambda: self._db.execute("BEGIN IMMEDIATE"))
             try:
                 yield self._db
                 is_due = self._is_underway and self._count_commit()
@@ -105,9 +105,9 @@ class Database:
     def _errors(self) -> AbstractContextManager[None]:
         return sqlite_errors(self.path, underway=self._is_underway)
 
-    def _patiently(self, work: Callable[[], T]) -> T:
+    def _retry_while_locked(self, work: Callable[[], T]) -> T:
         try:
-            return patiently(work, self.path, self._tell)
+            return retry_while_locked(work, self.path, self._tell)
         except sqlite3.OperationalError:
             self._tell = None  # after one long wait in vain, do not wait that long again
             raise
@@ -116,14 +116,14 @@ class Database:
         """All rows of a SELECT."""
         values = tuple(parameters)
         with self._errors():
-            return self._patiently(lambda: self._db.execute(sql, values).fetchall())
+            return self._retry_while_locked(lambda: self._db.execute(sql, values).fetchall())
 
     def each(self, sql: str, parameters: Iterable[object] = ()) -> Iterator[tuple[Any, ...]]:
         """The rows of a SELECT, one in memory at a time."""
         values = tuple(parameters)
         with self._errors():
             # Not `yield from`: it would close the cursor, perhaps after the database is closed.
-            for row in self._patiently(lambda: self._db.execute(sql, values)):  # noqa: UP028
+            for row in self._retry_while_locked(lambda: self._db.execute(sql, values)):  # noqa: UP028
                 yield row
 
     def get_setting(self, name: str) -> object:

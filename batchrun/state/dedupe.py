@@ -62,7 +62,7 @@ def answered_leaders(store: StateReader, ids: Sequence[str]) -> dict[str, int]:
     return dict(store.query(f"SELECT l.id, l.row {_ANSWERED} AND l.id IN ({','.join('?' * len(ids))})", ids))
 
 
-def lead_again(store: Store) -> None:
+def promote_followers(store: Store) -> None:
     """If a leader has ended without its pending followers, make the first of them the leader of the others."""
     with store.transaction() as db:
         db.execute(_LEAD_AGAIN)

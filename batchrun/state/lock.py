@@ -28,7 +28,7 @@ from batchrun.files.locks import (
     request,
     unlock_file,
 )
-from batchrun.state.opening import log_of, open_at_rest, sqlite_errors
+from batchrun.state.opening import log_of, open_without_log, sqlite_errors
 
 CANCEL = 1
 """A request to the holder of the lock: cancel the jobs in flight, and end."""
@@ -79,7 +79,7 @@ class StateLock:
             try:
                 lock_file(fd, state)
             except BlockingIOError as error:
-                who = _who(state, os.fstat(fd))
+                who = _find_holder(state, os.fstat(fd))
                 os.close(fd)
                 raise _in_use(state, who) from error
             except BaseException:
@@ -176,7 +176,7 @@ def holder(state: Path) -> Holder | None:
         except OSError:
             return _older_holder(state)
         try:
-            return _who(state, os.fstat(fd)) if is_locked(fd) else _older_holder(state)
+            return _find_holder(state, os.fstat(fd)) if is_locked(fd) else _older_holder(state)
         finally:
             os.close(fd)
 
@@ -195,7 +195,7 @@ def signs_of_life(state: Path, who: Holder) -> tuple[object, ...]:
 
 def identity() -> dict[str, Any]:
     """What identifies this process among all processes of this host, its containers and other hosts, at any time."""
-    return {"pid": os.getpid(), "start": _start_of(os.getpid()), **_place()}
+    return {"pid": os.getpid(), "start": _start_of(os.getpid()), **_location()}
 
 
 def _in_use(state: Path, who: Holder) -> StateError:
@@ -204,13 +204,13 @@ def _in_use(state: Path, who: Holder) -> StateError:
     )
 
 
-def _who(state: Path, stat: os.stat_result) -> Holder:
+def _find_holder(state: Path, stat: os.stat_result) -> Holder:
     """Who has locked a state file: the process whose /proc entry shows the lock, else the one named in the file."""
     with suppress(OSError):
         for entry in _PROC.iterdir():
             if entry.name.isdigit() and _has_lock(entry, stat):
                 return Holder(int(entry.name))
-    return _named(state) or Holder(0)
+    return _recorded_holder(state) or Holder(0)
 
 
 def _has_lock(process: Path, stat: os.stat_result) -> bool:
@@ -224,12 +224,12 @@ def _has_lock(process: Path, stat: os.stat_result) -> bool:
     return False
 
 
-def _named(state: Path) -> Holder | None:
+def _recorded_holder(state: Path) -> Holder | None:
     """The process that began the last session; None if unknown or gone."""
-    with suppress(BatchrunError), sqlite_errors(state), closing(open_at_rest(state)) as db:
+    with suppress(BatchrunError), sqlite_errors(state), closing(open_without_log(state)) as db:
         found = db.execute("SELECT value FROM settings WHERE name = 'holder'").fetchone()
         token = orjson.loads(found[0]) if found else {}
-        here = _place()
+        here = _location()
         pid = token["pid"] if isinstance(token.get("pid"), int) else 0
         if token.get("host") != here["host"] or token.get("boot") != here["boot"]:
             return Holder(pid, f"on {token.get('host')}")
@@ -240,7 +240,7 @@ def _named(state: Path) -> Holder | None:
     return None
 
 
-def _place() -> dict[str, Any]:
+def _location() -> dict[str, Any]:
     """Where this process runs; a container is identified by its PID namespace."""
     boot = container = None
     with suppress(OSError):

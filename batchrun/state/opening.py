@@ -83,7 +83,7 @@ def sqlite_errors(path: Path, *, reading: bool = False, underway: bool = False) 
         raise StateError(f"{path}: the state file cannot be used: {error}") from error
 
 
-def patiently(work: Callable[[], T], path: Path, tell: Tell | None) -> T:
+def retry_while_locked(work: Callable[[], T], path: Path, tell: Tell | None) -> T:
     """Do some work, and try again while another program has the file locked.
 
     Args:
@@ -113,11 +113,11 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         sqlite3.Error: it cannot be opened.
         StateError: it is not a database, or it is empty although its log is not.
     """
-    _refuse_strange(path)
+    _refuse_foreign(path)
     return _connect(path, "mode=rwc")
 
 
-def open_to_look(path: Path) -> sqlite3.Connection:
+def open_to_read(path: Path) -> sqlite3.Connection:
     """A connection that only reads: from the file itself, or from a copy if its folder is read-only.
 
     Raises:
@@ -125,10 +125,10 @@ def open_to_look(path: Path) -> sqlite3.Connection:
         StateError: it is not a database, or it is empty although its log is not.
         OutputError: it has to be copied to be read, and cannot be.
     """
-    _refuse_strange(path)
+    _refuse_foreign(path)
     is_at_rest = not any(_size(_beside(path, suffix)) for suffix in _BESIDE)
     if is_at_rest and is_held_here(path):
-        return open_at_rest(path)  # no other run can begin now, and there is no log or journal
+        return open_without_log(path)  # no other run can begin now, and there is no log or journal
     connection = _connect(path, "mode=ro")
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -139,10 +139,10 @@ def open_to_look(path: Path) -> sqlite3.Connection:
     else:
         return connection
     # SQLite cannot create the files it needs beside the database, or has to roll back a creation that was cut off.
-    return open_at_rest(path) if is_at_rest else _open_copy(path)
+    return open_without_log(path) if is_at_rest else _open_copy(path)
 
 
-def open_at_rest(path: Path) -> sqlite3.Connection:
+def open_without_log(path: Path) -> sqlite3.Connection:
     """A connection that reads only the file itself, without its log and without any lock.
 
     Raises:
@@ -188,7 +188,7 @@ def refuse_without_log(path: Path) -> None:
             )
         return
     is_lost = False
-    with suppress(sqlite3.Error, UnicodeDecodeError), closing(open_at_rest(path)) as db:  # it is damaged
+    with suppress(sqlite3.Error, UnicodeDecodeError), closing(open_without_log(path)) as db:  # it is damaged
         is_lost = _is_noted(db) and not log.exists()
     if is_lost:
         raise StateError(
@@ -200,7 +200,7 @@ def refuse_without_log(path: Path) -> None:
 
 
 @contextmanager
-def log_kept(path: Path) -> Iterator[None]:
+def log_preserved(path: Path) -> Iterator[None]:
     """Close a connection in this context to keep the log, if the file would otherwise look as if it had lost it.
 
     SQLite checkpoints and removes the log when the last connection that may write is closed.
@@ -220,7 +220,7 @@ def _is_noted(db: sqlite3.Connection) -> bool:
 
 
 @contextmanager
-def without_lost_log(path: Path, is_begun: Callable[[], bool]) -> Iterator[bool]:
+def accept_lost_log(path: Path, is_begun: Callable[[], bool]) -> Iterator[bool]:
     """Accept a state file that has lost its log, within this context; yields whether it has.
 
     Args:
@@ -242,7 +242,7 @@ def without_lost_log(path: Path, is_begun: Callable[[], bool]) -> Iterator[bool]
     yield False
 
 
-def meant(path: Path, otherwise: str) -> str:
+def did_you_mean(path: Path, otherwise: str) -> str:
     """A hint for a path that is not a state file: the state file that was probably meant, or `otherwise`."""
     beside = path.absolute().with_name(path.absolute().name + ".state")
     if (path / FOLDER_STATE).exists():
@@ -266,7 +266,7 @@ def _open_copy(path: Path) -> sqlite3.Connection:
                     shutil.copyfile(_beside(path, suffix), _beside(copy, suffix))
             with closing(sqlite3.connect(copy)) as db:
                 db.execute("PRAGMA journal_mode = DELETE").fetchone()
-            return open_at_rest(copy)
+            return open_without_log(copy)
     except OSError as error:
         raise OutputError(
             f"{path}: the state file cannot be read: {error.strerror}",
@@ -279,7 +279,7 @@ def _beside(path: Path, suffix: str) -> Path:
     return real.with_name(real.name + suffix)
 
 
-def _refuse_strange(path: Path) -> None:
+def _refuse_foreign(path: Path) -> None:
     """Refuse what SQLite would treat as an empty database."""
     if 0 < _size(path) < _SMALLEST and not _is_database(path):
         raise _no_state(path)
@@ -298,7 +298,7 @@ def _is_database(path: Path) -> bool:
 
 
 def _no_state(path: Path) -> StateError:
-    return StateError(f"{path} is not a state file", meant(path, "it is beside the results: <output>.state"))
+    return StateError(f"{path} is not a state file", did_you_mean(path, "it is beside the results: <output>.state"))
 
 
 def _damaged(path: Path, error: Exception) -> StateError:

@@ -63,10 +63,12 @@ class StateReader(Database):
         """The inputs, in order; if the state file was moved or copied, with their paths as seen from its new place."""
         sql = "SELECT source, path, origin, file, stamp, output FROM sources ORDER BY source"
         sources = [SourceRecord(*row) for row in self.query(sql)]
-        found = [each._replace(origin=self.now_at(each.origin), file=self.now_at(each.file)) for each in sources]
+        found = [
+            each._replace(origin=self.present_path(each.origin), file=self.present_path(each.file)) for each in sources
+        ]
         return [self._with_copy(source) for source in found]
 
-    def now_at(self, name: str) -> str:
+    def present_path(self, name: str) -> str:
         """The present path of an input, given its stored absolute path.
 
         Its place relative to the state file is tried first, since the two may have been moved together. A file inside

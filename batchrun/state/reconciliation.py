@@ -115,7 +115,7 @@ SELECT n.value, (SELECT count(*) FROM kept k, json_each(k.marks) m WHERE m.value
 """
 
 
-class Kept(NamedTuple):
+class FoundResult(NamedTuple):
     """A row whose result exists, with what its result line says."""
 
     row: int
@@ -133,7 +133,7 @@ class Kept(NamedTuple):
     """What is notable about its answer: a JSON array of words."""
 
 
-class Amended(NamedTuple):
+class RepairCounts(NamedTuple):
     """What a repair has changed."""
 
     taken_over: int
@@ -154,21 +154,21 @@ def begin(store: Store) -> None:
         db.execute(_STAGE)
 
 
-def keep(store: Store, rows: Iterable[Kept]) -> None:
+def stage_results(store: Store, rows: Iterable[FoundResult]) -> None:
     """Stage rows whose results exist."""
     with store.transaction() as db:
-        db.executemany(f"INSERT INTO kept VALUES ({', '.join('?' * len(Kept._fields))})", rows)
+        db.executemany(f"INSERT INTO kept VALUES ({', '.join('?' * len(FoundResult._fields))})", rows)
 
 
-def amend(
+def reconcile(
     store: Store, sizes_bytes: Mapping[int, int], *, marks: Iterable[str], kept_since_ms: int, now_ms: int
-) -> Amended:
+) -> RepairCounts:
     """Make the state agree with the staged rows.
 
     Args:
         store: The state.
         sizes_bytes: Output -> length of its file.
-        marks: All words that may be in `Kept.marks`; they are counted.
+        marks: All words that may be in `FoundResult.marks`; they are counted.
         kept_since_ms: The endpoint may still have the results of jobs that ended since then, UTC epoch milliseconds.
         now_ms: The current time, UTC epoch milliseconds.
     """
@@ -197,7 +197,7 @@ def amend(
             [(size_bytes, output) for output, size_bytes in sizes_bytes.items()],
         )
         db.execute("DELETE FROM settings WHERE name = ?", (UNDER_WAY,))
-        return Amended(_count(db, "kept") - before[0], *_lost(db))
+        return RepairCounts(_count(db, "kept") - before[0], *_lost(db))
 
 
 def _lost(db: sqlite3.Connection) -> tuple[int, int, int]:

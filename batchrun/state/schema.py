@@ -23,11 +23,11 @@ from batchrun.files.folders import make_folder
 from batchrun.state.opening import (
     Tell,
     damaged_hint,
-    meant,
-    open_to_look,
+    did_you_mean,
+    open_to_read,
     open_to_write,
-    patiently,
     refuse_without_log,
+    retry_while_locked,
     sqlite_errors,
 )
 
@@ -132,7 +132,7 @@ def connect(path: Path, *, read_only: bool = False, tell: Tell | None = None) ->
     if path.is_dir():
         raise StateError(
             f"{path} is a folder, not a state file",
-            meant(path, f"in a folder of results, it is {FOLDER_STATE}"),
+            did_you_mean(path, f"in a folder of results, it is {FOLDER_STATE}"),
         )
     if read_only and not path.exists():
         raise StateError(f"{path}: there is no such state file", "it is beside the results: <output>.state")
@@ -144,10 +144,10 @@ def connect(path: Path, *, read_only: bool = False, tell: Tell | None = None) ->
     refuse_without_log(path)
     with sqlite_errors(path, reading=read_only):
         if not read_only and path.exists():
-            patiently(lambda: _refuse_damaged(path), path, tell)
-        connection = patiently(lambda: open_to_look(path), path, tell) if read_only else open_to_write(path)
+            retry_while_locked(lambda: _refuse_damaged(path), path, tell)
+        connection = retry_while_locked(lambda: open_to_read(path), path, tell) if read_only else open_to_write(path)
         try:
-            patiently(lambda: _prepare(connection, path, read_only=read_only), path, tell)
+            retry_while_locked(lambda: _prepare(connection, path, read_only=read_only), path, tell)
         except BaseException:
             connection.close()
             raise
@@ -166,11 +166,11 @@ def holds_run(path: Path, tell: Tell | None = None) -> bool:
     if not path.exists():
         return False
     with sqlite_errors(path, reading=True):
-        return patiently(lambda: _holds_run(path), path, tell)
+        return retry_while_locked(lambda: _holds_run(path), path, tell)
 
 
 def _holds_run(path: Path) -> bool:
-    with closing(open_to_look(path)) as connection:
+    with closing(open_to_read(path)) as connection:
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
         return bool(connection.execute("SELECT count(*) FROM settings WHERE name = 'options'").fetchone()[0])
@@ -181,14 +181,14 @@ def _refuse_damaged(path: Path) -> None:
 
     Such a connection checkpoints the log when it is closed, even if it has written nothing.
     """
-    with closing(open_to_look(path)) as connection:
-        _refuse_strange(connection, path)
+    with closing(open_to_read(path)) as connection:
+        _refuse_foreign(connection, path)
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise StateError(f"{path}: the state file is damaged ({' '.join(verdict.split())})", damaged_hint(path))
 
 
-def _refuse_strange(connection: sqlite3.Connection, path: Path, *, may_be_empty: bool = True) -> int:
+def _refuse_foreign(connection: sqlite3.Connection, path: Path, *, may_be_empty: bool = True) -> int:
     """Refuse a file that is neither a state file nor empty; returns the number of its tables and indexes."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -204,7 +204,7 @@ def _refuse_strange(connection: sqlite3.Connection, path: Path, *, may_be_empty:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
-    tables = _refuse_strange(connection, path, may_be_empty=not read_only)
+    tables = _refuse_foreign(connection, path, may_be_empty=not read_only)
     version = connection.execute("PRAGMA user_version").fetchone()[0] if tables else SCHEMA_VERSION
     if read_only:
         _show_as_new(connection, version)

@@ -37,7 +37,7 @@ WHERE c.n = incoming.n AND c.output <> c.holder
 _PUBLIC = f"CASE WHEN instr(id, '{ID_MARK}') THEN substr(id, 1, instr(id, '{ID_MARK}') - 1) ELSE id END"
 
 
-def tell_apart(db: sqlite3.Connection, sources: Iterable[SourceRecord]) -> bool:
+def make_ids_unique(db: sqlite3.Connection, sources: Iterable[SourceRecord]) -> bool:
     """Give staged lines of different results files different ids; lines of known rows get the stored ids.
 
     A row with a unique id may move to another input, if its line was moved to another file; one with a shared id stays

@@ -26,7 +26,7 @@ _WRONG = {
 _ROWS = "sum(CASE WHEN state = 4 AND attempts = 0 AND id GLOB 'invalid-*' THEN ? ELSE 1 END)"
 
 
-class Found(NamedTuple):
+class FoundRow(NamedTuple):
     """A row that was found by its id."""
 
     row: int
@@ -107,11 +107,11 @@ class StateSnapshot(StateReader):
         rows = self.query("SELECT session, outcome FROM sessions ORDER BY session DESC LIMIT 1")
         return (int(rows[0][0]), rows[0][1]) if rows else (0, None)
 
-    def find(self, ids: Sequence[str]) -> list[Found | None]:
+    def find(self, ids: Sequence[str]) -> list[FoundRow | None]:
         """The rows with these stored ids (see `shared_ids`), in order; None for each missing one. At most 30,000."""
         # Not as one JSON array: SQLite would truncate an id at a NUL.
         sql = f"SELECT id, row, source, line, state, result FROM rows WHERE id IN ({','.join('?' * len(ids))})"
-        found = {row[0]: Found(*row[1:]) for row in self.query(sql, ids)}
+        found = {row[0]: FoundRow(*row[1:]) for row in self.query(sql, ids)}
         return [found.get(row_id) for row_id in ids]
 
     def rows_by_source(self, size: int) -> dict[int, int]:

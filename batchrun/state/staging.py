@@ -16,7 +16,7 @@ from typing import NamedTuple
 from batchrun.errors import InputError, StateError
 from batchrun.state.dedupe import choose_leaders
 from batchrun.state.records import OutputRecord, SourceRecord, public_id
-from batchrun.state.shared_ids import tell_apart
+from batchrun.state.shared_ids import make_ids_unique
 from batchrun.state.store import Store
 
 _STAGE = """
@@ -179,7 +179,7 @@ def merge(
         db.execute(_NAME_VARIANTS)
         db.execute("CREATE INDEX temp.incoming_by_id ON incoming (id)")
         twice = 0
-        if tell_apart(db, sources):
+        if make_ids_unique(db, sources):
             if not skip_invalid:
                 _refuse_twice(db, names)
             twice = _invalidate_twice(db)

@@ -42,7 +42,7 @@ def read_options(store: Database) -> RunOptions:
     return options
 
 
-def keep_options(store: Database, options: RunOptions) -> None:
+def store_options(store: Database, options: RunOptions) -> None:
     """Store the options of a run, without those that apply only to this session.
 
     Raises:
