@@ -122,7 +122,7 @@ def open_run(
             rows = way.take_in(resumed=resumed)
             if rows and not rows.rows and options.shard is None:
                 raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
-            way.store_options(are_read=rows is not None)
+            way.keep_options(are_read=rows is not None)
         way.tell_growth(rows)
         yield way.begin()
 
@@ -163,7 +163,7 @@ def open_on_requests(
                 undo.callback(kept.unlink, missing_ok=True)
             have_requests(kept, options.state, is_new=way.is_new)
             rows = way.take_in()
-            way.store_options(are_read=rows is not None)
+            way.keep_options(are_read=rows is not None)
             way.add(iter(requests))
         way.tell_growth(rows)
         yield way.begin()
@@ -294,7 +294,7 @@ class _Opening:
         """Find out the format of the results."""
         self._options = replace(self._options, format=result_format(self._store, self._options))
 
-    def store_options(self, *, are_read: bool) -> None:
+    def keep_options(self, *, are_read: bool) -> None:
         """Keep what the run was asked for, for whoever resumes it."""
         store = self._store
         self.settle_format()

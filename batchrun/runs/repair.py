@@ -93,8 +93,8 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
                 sizes_bytes[output.output] = _rewrite(path.resolve(), marks, observer)
     # The local endpoint has forgotten its jobs with the process that it was in.
     kept_since_ms = now_ms + 1 if options.is_local else now_ms - round(RETENTION_S * 1000)
-    counts = reconcile(store, sizes_bytes, marks=MARKS, kept_since_ms=kept_since_ms, now_ms=now_ms)
-    _tell(counts, observer)
+    amended = reconcile(store, sizes_bytes, marks=MARKS, kept_since_ms=kept_since_ms, now_ms=now_ms)
+    _tell(amended, observer)
 
 
 @contextmanager
@@ -171,17 +171,17 @@ def _rewrite(path: Path, marks: bytearray, observer: Observer) -> int:
     return kept_bytes
 
 
-def _tell(counts: RepairCounts, observer: Observer) -> None:
-    if counts.taken_over:
-        observer.message(f"results that the state did not know of, and that are there: {counts.taken_over:,}")
-    lost = counts.polled + counts.paid + counts.shared
+def _tell(amended: RepairCounts, observer: Observer) -> None:
+    if amended.taken_over:
+        observer.message(f"results that the state did not know of, and that are there: {amended.taken_over:,}")
+    lost = amended.polled + amended.paid + amended.shared
     if not lost:
         observer.message("no result of a row that had succeeded is lost")
         return
     ways = [
-        (counts.polled, "are asked for at the endpoint, as their jobs ended less than 30 minutes ago"),
-        (counts.shared, "are taken from an equal row"),
-        (counts.paid, "must be paid for again"),
+        (amended.polled, "are asked for at the endpoint, as their jobs ended less than 30 minutes ago"),
+        (amended.shared, "are taken from an equal row"),
+        (amended.paid, "must be paid for again"),
     ]
     told = ", ".join(f"{count:,} {way}" for count, way in ways if count)
     observer.message(f"results that are lost or damaged: {lost:,}: {told}")
