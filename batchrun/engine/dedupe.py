@@ -15,7 +15,7 @@ from batchrun.results.reader import in_groups, read_lines
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.text import extract
 from batchrun.results.writer import ResultsFiles
-from batchrun.state.dedupe import answered_leaders, count_followers, has_unanswered, lead_again
+from batchrun.state.dedupe import answered_leaders, count_followers, has_unanswered, promote_followers
 from batchrun.state.records import Batch
 from batchrun.state.shared_ids import stored_ids
 from batchrun.state.store import Store
@@ -99,7 +99,7 @@ class SharedAnswers:
             OutputError: results or state cannot be written.
         """
         count = self._settle(session, now_ms) if has_unanswered(self._store) else 0
-        lead_again(self._store)
+        promote_followers(self._store)
         return count
 
     def _settle(self, session: int, now_ms: int) -> int:

@@ -13,7 +13,7 @@ from batchrun.prompts.identity import is_written_so
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.shapes import LineError, Prompt, build_request, parse_line
 from batchrun.prompts.sweep import ENDPOINT, Sweep
-from batchrun.results.completion import Asked, asked_of
+from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import openai_line
 from batchrun.results.record import JobInfo, error_line, result_line, shared_line
 from batchrun.results.text import Text
@@ -116,10 +116,10 @@ class RowLines:
         line = self.line(row)
         return None if isinstance(line, LineChangedError) else self.request(row, line)
 
-    def asked(self, row: RowRecord) -> Asked:
+    def asked(self, row: RowRecord) -> RequestTarget:
         """What a row's request asked for; needed only for answers that do not contain it."""
         request = self.read_request(row)
-        return Asked() if request is None else asked_of(request)
+        return RequestTarget() if request is None else target_of(request)
 
     def endpoint(self, row: RowRecord) -> str:
         """The ID of the endpoint that a row is submitted to."""

@@ -149,7 +149,7 @@ def test_a_wrong_request_is_named_and_nothing_is_left_behind(tmp_path: Path):
         ([{"prompt": "a"}, {"promt": "b"}], "request 2: no prompt in the line"),
         ([{"prompt": "a"}, 7], "request 2: expected an object or a string, found a number"),
         ([{"prompt": {1, 2}}], "request 1 cannot be written as JSON"),
-        ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "the id 'x' has come twice"),
+        ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "duplicate id 'x'"),
         ([], "there is no request"),
         (["a.jsonl"], "may be a prompt or a file"),
         ({"prompt": "a"}, "inputs is dict"),
@@ -173,7 +173,7 @@ def test_the_numbers_of_a_table_are_numbers(tmp_path: Path):
 def test_a_request_that_has_changed_is_refused_and_what_was_there_stays(tmp_path: Path):
     run([{"id": "x", "prompt": "a"}], tmp_path)
     kept = (tmp_path / "out.jsonl.state.requests.jsonl").read_bytes()
-    with pytest.raises(StateError, match="'x' is not what it was") as caught:
+    with pytest.raises(StateError, match="'x' has changed") as caught:
         run([{"id": "x", "prompt": "b"}], tmp_path)
     said(caught.value)
     assert (tmp_path / "out.jsonl.state.requests.jsonl").read_bytes() == kept
@@ -432,7 +432,7 @@ async def test_a_rejected_request_is_its_error_record_too(tmp_path: Path):
     [
         ({"promt": "x"}, "request 21: no prompt"),
         (object(), "request 21 cannot be written as JSON"),
-        ({"id": "r7", "prompt": "p7"}, "the id 'r7' has come twice"),
+        ({"id": "r7", "prompt": "p7"}, "duplicate id 'r7'"),
     ],
 )
 async def test_a_wrong_request_ends_the_stream_after_what_came_before_it(tmp_path: Path, wrong, message: str):
@@ -463,7 +463,7 @@ async def test_a_changed_request_is_refused_by_name(tmp_path: Path):
     async with serving() as server:
         base_url = server.endpoint.base_url
         assert len([r async for r in stream(numbered(range(3)), tmp_path, base_url)]) == 3
-        with pytest.raises(StateError, match="'r1' is not what it was") as caught:
+        with pytest.raises(StateError, match="'r1' has changed") as caught:
             await take(stream([{"id": "r1", "prompt": "other"}], tmp_path, base_url), [])
         said(caught.value)
         assert server.seen["run"] == 3
