@@ -172,10 +172,10 @@ def status(state: Path, *, as_json: bool) -> None:
       batchrun status results.jsonl.state
       watch -n 10 batchrun status results.jsonl.state
     """
-    from batchrun.commands import status as standing
+    from batchrun.commands import status as reporting
 
-    seen = standing.look(state)
-    echo(standing.to_json(seen) if as_json else standing.render(seen), nl=False)
+    found = reporting.read_status(state)
+    echo(reporting.to_json(found) if as_json else reporting.render(found), nl=False)
 
 
 @_command("Cancel the jobs in flight of the run of a STATE file.")

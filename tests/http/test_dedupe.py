@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.commands.status import look
-from batchrun.commands.status import render as render_standing
+from batchrun.commands.status import read_status
+from batchrun.commands.status import render as render_status
 from batchrun.commands.verify import verify
 from batchrun.config import GuardOptions, RequestOptions, SweepOptions
 from batchrun.display.summary_text import render
@@ -136,9 +136,9 @@ async def test_a_leader_of_many_rows_is_one_job_and_all_pictures_add_up(tmp_path
     assert (last.succeeded, last.failed, last.pending, last.done) == (1200, 700, 0, 1900)
     assert (summary.input_tokens, summary.output_tokens) == (1, 1)
     assert "1,199 rows have the answer of another that asks for the same" in render(summary)
-    standing = look(tmp_path / "out.jsonl.state")
+    standing = read_status(tmp_path / "out.jsonl.state")
     assert (standing.succeeded, standing.failed, standing.pending, standing.shared) == (1200, 700, 0, 1199)
-    assert "1,199 rows have the answer of another" in render_standing(standing)
+    assert "rows that share the answer to an equal request: 1,199" in render_status(standing)
     assert [group.rows for group in summary.failures] == [700]
     assert len(set(rehearsal.ids())) == 1200
     assert len({error["id"] for error in rehearsal.errors}) == 700
@@ -382,8 +382,8 @@ def test_the_command_shares_resumes_and_exports(tmp_path: Path):
     write_lines(tmp_path, lines_of("p", "q", "p"))
     dry = batchrun("run", "in.jsonl", "-e", "nowhere", "--dedupe", "--dry-run", cwd=tmp_path)
     assert len(dry.stdout.splitlines()) == 2
-    assert "2 rows would go to" in dry.stderr
-    assert "1 more ask for the same" in dry.stderr
+    assert "2 requests would be sent to" in dry.stderr
+    assert "equal requests that would share their answers: 1;" in dry.stderr
     done = batchrun("run", "in.jsonl", "-e", "local", "--worker", "echo", "--dedupe", "-o", "out.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "run 2" in done.stderr

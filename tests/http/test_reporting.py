@@ -81,7 +81,7 @@ async def test_a_variant_that_the_sweep_does_not_have_is_damage(tmp_path: Path):
     state = await mixed_run(tmp_path)
     with Store(state) as store, store.transaction() as db:
         db.execute("UPDATE rows SET variant = 7 WHERE row = 1")
-    with pytest.raises(StateError, match="damaged: a row is of variant 7"):
+    with pytest.raises(StateError, match="damaged: a row has variant 7"):
         reporting.read(state)
 
 

@@ -33,14 +33,14 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["p.jsonl"], "which endpoint? There is no --endpoint"),
+        (["p.jsonl"], "no endpoint is given"),
         (["p.jsonl", "-e", "abc"], "there is no API key"),
-        (["p.jsonl", "-e", "a/b c"], "is no endpoint ID"),
+        (["p.jsonl", "-e", "a/b c"], "is not an endpoint ID"),
         (["none.jsonl", "-e", "local"], "none.jsonl: there is no such file or folder"),
         (["p.jsonl", "p.jsonl", "-e", "local", "-o", "o.jsonl"], "p.jsonl is given twice"),
-        (["p.jsonl", "-", "-e", "local"], "where should the results go?"),
-        (["-", "-e", "local"], "where should the results go?"),
-        (["p.jsonl", "-e", "local", "-o", "-"], "results go to a file"),
+        (["p.jsonl", "-", "-e", "local"], "no --output is given"),
+        (["-", "-e", "local"], "no --output is given"),
+        (["p.jsonl", "-e", "local", "-o", "-"], "results cannot go to stdout"),
         (["p.jsonl", "-e", "local", "-j", "0"], "'0' is neither auto nor a whole number from 1 to 1,000,000"),
         (["p.jsonl", "-e", "local", "--connections", "few"], "'few' is neither auto nor a whole number"),
         (["p.jsonl", "-e", "local", "--set", "temperature"], "is not KEY=VALUE"),
@@ -80,14 +80,14 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["p.jsonl", "-e", "x", "--base-url", "http://host:abc/v2"], "a host or a port that there cannot be"),
         (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1:99999"], "a host or a port that there cannot be"),
         (["p.jsonl", "-e", "x", "--base-url", f"http://{'a' * 300}"], "a host or a port that there cannot be"),
-        (["p.jsonl", "-e", "x", "--base-url", "http://me:pw@127.0.0.1/"], "--base-url holds a user or a password"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://me:pw@127.0.0.1/"], "--base-url contains a user or a password"),
         (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1/v2?a=b"], "--base-url has a query or a fragment"),
         (["p.jsonl", "-e", "local", "--notify", "http://[::1"], "--notify has a host or a port"),
         (["p.jsonl", "-e", "local", "--upstream", "http://x:99999"], "--upstream has a host or a port"),
-        (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only goes with --retry-failed"),
+        (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only needs --retry-failed"),
         (["p.jsonl", "-e", "local", "--retry-failed", "--only", "bad"], "--only bad: there is no such kind of failure"),
         (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: it is of no use in a batch"),
-        (["p.jsonl", "-e", "local", "--system", "\udcff"], "--system is no valid UTF-8"),
+        (["p.jsonl", "-e", "local", "--system", "\udcff"], "--system is not valid UTF-8"),
         (["p.jsonl", "-e", "local", "--no-such-option"], "`batchrun run` has no option --no-such-option"),
         (["p.jsonl", "-e", "x", "--base-url", "ftp://x", "--api-key-file", "key"], "is no http(s) URL"),
         (
@@ -329,7 +329,7 @@ def test_check_names_each_wrong_line_and_each_repeated_id(tmp_path: Path):
     (tmp_path / "bad.jsonl").write_text('{"id": "a", "prompt": "x"}\n\n{"id": "a", "prompt": "y"}\n[1]\n')
     done = batchrun("check", "p.jsonl", "bad.jsonl")
     assert done.returncode == 2
-    assert "bad.jsonl:1: the id 'a' stands already at p.jsonl:1" in done.stdout
+    assert "bad.jsonl:1: duplicate id 'a', first at p.jsonl:1" in done.stdout
     assert "bad.jsonl:4: a list where" in done.stdout
 
 

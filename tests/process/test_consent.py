@@ -80,7 +80,7 @@ def test_the_environment_confirms_a_url_and_another_one_does_not(folder: Path, b
     state = begin(base_url, lines(folder / "in.jsonl"))
     forget(state)
     refused(base_url, "resume", state, words="nothing shows", RUNPOD_ENDPOINT_BASE_URL="https://api.example/v2")
-    refused(base_url, "resume", state, "--base-url", "https://api.example/v2", words=f"the run is at {base_url}")
+    refused(base_url, "resume", state, "--base-url", "https://api.example/v2", words=f"the run uses {base_url}")
     assert invoke("resume", state, "--progress", "none", RUNPOD_ENDPOINT_BASE_URL=base_url)[0] == 0
 
 

@@ -178,7 +178,7 @@ def test_a_cancel_of_a_process_that_does_not_answer_ends_and_says_so(folder: Pat
     process.send_signal(signal.SIGSTOP)
     done = cancel(folder)
     assert done.returncode == 2
-    assert f"in use by process {process.pid}, which does not answer" in done.stderr
+    assert f"in use by process {process.pid}, which does not respond" in done.stderr
     assert f"kill -CONT {process.pid}" in done.stderr
     process.send_signal(signal.SIGCONT)
     process.communicate(timeout=60)
