@@ -71,7 +71,7 @@ def _broken(s: Summary) -> list[str]:
     if len(s.broken) > len(lines):
         lines.append(f"  and so did {counted(len(s.broken) - len(lines), 'more worker')}")
     if lines:
-        lines[-1] += f"; the other workers failed {others:,}" if others else "; the other workers failed none"
+        lines[-1] += f"; other workers: {others:,}" if others else "; other workers: none"
     return lines
 
 

@@ -135,7 +135,7 @@ async def test_a_leader_of_many_rows_is_one_job_and_all_pictures_add_up(tmp_path
     assert (summary.succeeded, summary.failed, summary.not_run, summary.shared) == (1200, 700, 0, 1199)
     assert (last.succeeded, last.failed, last.pending, last.done) == (1200, 700, 0, 1900)
     assert (summary.input_tokens, summary.output_tokens) == (1, 1)
-    assert "1,199 rows have the answer of another that asks for the same" in render(summary)
+    assert "1,199 rows with the answer to an equal request" in render(summary)
     standing = read_status(tmp_path / "out.jsonl.state")
     assert (standing.succeeded, standing.failed, standing.pending, standing.shared) == (1200, 700, 0, 1199)
     assert "rows that share the answer to an equal request: 1,199" in render_status(standing)
@@ -212,7 +212,7 @@ async def test_rows_that_are_added_later_get_the_answer_that_is_there(tmp_path: 
     assert sorted(again.ids()) == ["r0", "r1", "r2", "r3", "r4"]
     assert {record["job"].get("same_as") for record in again.results} == {None, "r0"}
     assert (again.summary.succeeded, again.summary.shared) == (5, 2)
-    assert "2 rows get the answer that another has got to the same request" in again.listener.messages
+    assert "rows that get the answer to an equal request of another row: 2" in again.listener.messages
     assert verify(tmp_path / "out.jsonl.state").is_whole
 
 
@@ -311,7 +311,7 @@ async def test_a_run_goes_on_only_as_it_began(tmp_path: Path, before: bool):
     write_lines(tmp_path, lines_of("p", "p"))
     async with serving() as server:
         await rehearse(tmp_path, server.endpoint.base_url, dedupe=before)
-        with pytest.raises(StateError, match="belongs to a run with --dedupe"):
+        with pytest.raises(StateError, match="was created with --dedupe"):
             await rehearse(tmp_path, server.endpoint.base_url, dedupe=not before)
 
 

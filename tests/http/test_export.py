@@ -201,8 +201,8 @@ def test_a_results_file_that_is_short_or_gone_is_refused_and_nothing_is_written(
     [
         ("nobody", r"out.jsonl:10 belongs to no row of this run \(id 'nobody'\)"),
         ("r4", r"out.jsonl:10 belongs to a row that has not succeeded \(id 'r4'\)"),
-        ("r1", r"out.jsonl:10 is there a second time \(id 'r1'\)"),
-        (None, r"out.jsonl:10 is no result"),
+        ("r1", r"out.jsonl:10 is a duplicate \(id 'r1'\)"),
+        (None, r"out.jsonl:10 is not a result"),
     ],
 )
 def test_a_line_that_is_not_the_one_result_of_its_row_is_refused_by_its_place(
@@ -215,7 +215,7 @@ def test_a_line_that_is_not_the_one_result_of_its_row_is_refused_by_its_place(
     commit_length(state)
     with pytest.raises(StateError, match=words) as caught:
         export(state, tmp_path / "x", io.BytesIO())
-    assert caught.value.hint == f"look at all that is wrong: batchrun verify {state}"
+    assert caught.value.hint == f"list all problems: batchrun verify {state}"
     assert not (tmp_path / "x").exists()
 
 
@@ -223,7 +223,7 @@ def test_a_row_that_succeeded_and_has_no_line_is_refused(state: Path, tmp_path: 
     path = tmp_path / "out.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[2:]))
     commit_length(state)
-    with pytest.raises(StateError, match="2 rows that succeeded have no line in the results"):
+    with pytest.raises(StateError, match="succeeded rows without a line in the results: 2"):
         export(state, None, io.BytesIO())
 
 

@@ -121,7 +121,7 @@ async def test_an_error_file_that_somebody_has_put_there_in_the_meantime_is_left
         with open_run(options_for(tmp_path), Listener(), clock=hurried, wall=time.time) as run:
             stopped = conclude(run, await drive(run, server.endpoint.base_url, Random(0)))
         assert stopped.exit_code == 4
-        assert "this run has not written it" in stopped.reason
+        assert "this run did not write it" in stopped.reason
         assert theirs.read_text() == "theirs\n"
     theirs.unlink()
     async with serving(worker=Picky()) as server:

@@ -93,7 +93,9 @@ async def test_a_resumed_sweep_runs_what_is_left_and_no_other_sweep_goes_on_with
         assert server.seen["run"] == 12
         assert len(set(again.ids())) == len(again.ids()) == 12
         other = SweepOptions((("temperature", (0, 0.8)),), 2)
-        with pytest.raises(StateError, match=r"temperature \(0, 0\.7\) x 2 samples \(now temperature \(0, 0\.8\)"):
+        with pytest.raises(
+            StateError, match=r"temperature \(0, 0\.7\) x 2 samples \(now --sweep temperature \(0, 0\.8\)"
+        ):
             await rehearse(tmp_path, server.endpoint.base_url, sweep=other)
 
 
@@ -207,7 +209,7 @@ def test_a_dry_run_shows_the_matrix_and_the_rows_and_sends_nothing(tmp_path: Pat
         cwd=tmp_path,
     )
     assert done.returncode == 0
-    assert "sweep: temperature (0, 0.7) x top_p (0.5) x 3 samples: 6 rows of each line" in done.stderr
+    assert "sweep: temperature (0, 0.7) x top_p (0.5) x 3 samples: 6 rows per line" in done.stderr
     assert "24 rows" in done.stderr
     bodies = [orjson.loads(line) for line in done.stdout.splitlines()]
     assert len(bodies) == 24

@@ -52,7 +52,7 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["p.jsonl", "-e", "local", "--deadline", "soon"], "'soon' is not a time above 0; give for example 8h, 90m"),
         (["p.jsonl", "-e", "local", "--deadline", "0h"], "is not a time above 0"),
         (["p.jsonl", "-e", "local", "--deadline", "8"], "'8' has no unit: give 8h, 8m or 8s"),
-        (["p.jsonl", "-e", "abc", "--upstream", "http://x/v1"], "--upstream is for --endpoint local"),
+        (["p.jsonl", "-e", "abc", "--upstream", "http://x/v1"], "--upstream needs --endpoint local"),
         (["p.jsonl", "-e", "local", "--job-timeout", "1.2.3h"], "is not a time above 0"),
         (["p.jsonl", "-e", "local", "--job-timeout", ""], "is not a time above 0"),
         (["p.jsonl", "-e", "local", "--halt", "0"], "is not a number of failed rows (50), a percentage (10%) or off"),
@@ -91,8 +91,8 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["p.jsonl", "-e", "local", "--notify", "http://[::1"], "--notify has a host or a port"),
         (["p.jsonl", "-e", "local", "--upstream", "http://x:99999"], "--upstream has a host or a port"),
         (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only needs --retry-failed"),
-        (["p.jsonl", "-e", "local", "--retry-failed", "--only", "bad"], "--only bad: there is no such kind of failure"),
-        (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: it is of no use in a batch"),
+        (["p.jsonl", "-e", "local", "--retry-failed", "--only", "bad"], "--only bad: unknown kind of failure"),
+        (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: streaming is not supported in batch runs"),
         (["p.jsonl", "-e", "local", "--system", "\udcff"], "--system is not valid UTF-8"),
         (["p.jsonl", "-e", "local", "--no-such-option"], "`batchrun run` has no option --no-such-option"),
         (["p.jsonl", "-e", "x", "--base-url", "ftp://x", "--api-key-file", "key"], "is no http(s) URL"),
@@ -104,11 +104,11 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["p.jsonl", "-e", "local", "--state", "."], ". is a folder"),
         (
             ["p.jsonl", "-e", "local", "--state", "p.jsonl"],
-            "p.jsonl would be the state file and the input p.jsonl at once",
+            "p.jsonl cannot be both the state file and the input p.jsonl",
         ),
         (["p.jsonl", "-e", "local", "--model-file", "none.gguf"], "--model-file none.gguf: No such file"),
         (["p.jsonl", "-e", "local", "--log-file", "no/such/folder/log"], "--log-file no/such/folder/log"),
-        (["empty.jsonl", "-e", "local"], "there is no line in the input"),
+        (["empty.jsonl", "-e", "local"], "the input has no lines"),
     ],
 )
 def test_wrong_usage_is_exit_2_with_one_clear_line_and_nothing_left_behind(tmp_path: Path, arguments, words):
@@ -292,7 +292,7 @@ def test_a_proxy_that_is_none_is_refused_before_anything_is_written(tmp_path: Pa
 
 def test_a_rehearsal_never_speaks_of_runpods_own_url(tmp_path: Path):
     done = batchrun("run", "p.jsonl", "-o", "o.jsonl", "-e", "local", "--worker", "echo", "--dry-run")
-    assert "would go to the local endpoint" in done.stderr
+    assert "would be sent to the local endpoint" in done.stderr
     assert local("p.jsonl", "-o", "o.jsonl").returncode == 0
     for path in tmp_path.iterdir():
         assert b"api.runpod.ai" not in path.read_bytes(), path.name

@@ -349,7 +349,7 @@ def test_going_on_with_other_options_is_refused_before_anything_is_sent(folder: 
     process.communicate()
     arrive(folder, "b.jsonl", ["b"], age_s=90)
     done = watch(folder, *at(base_url), *UNTIL_EMPTY, "--set", "top_p=0.5")
-    assert_one_clear_line(done, 2, "belongs to a run with --set nothing (now top_p=0.5)")
+    assert_one_clear_line(done, 2, "was created with no --set (now --set top_p=0.5)")
     assert records(folder) == []
 
 
@@ -421,7 +421,7 @@ def test_the_events_of_a_watch_are_json_lines(folder: Path):
         (["none", "-o", "out"], "none: there is no such folder"),
         (["in", "-o", "in"], "is the watched folder: the results would be run as inputs"),
         (["in", "-o", "in/../in"], "is the watched folder"),
-        (["in", "-o", "file"], "--output file is no folder"),
+        (["in", "-o", "file"], "--output file is not a folder"),
         (["in"], "`batchrun watch` needs --output"),
         (["in", "-o", "out", "--settle", "2"], "'2' has no unit"),
         (["in", "-o", "out", "--state", "x"], "`batchrun watch` has no option --state"),
@@ -441,5 +441,5 @@ def test_a_record_of_somebody_else_is_never_overwritten(folder: Path):
     arrive(folder, "a.jsonl", ["x"])
     (folder / "out").mkdir()
     (folder / "out" / "a.done").write_text("mine")
-    assert_one_clear_line(watch(folder, *ECHO, *UNTIL_EMPTY), 2, "a.done is no record of a watch")
+    assert_one_clear_line(watch(folder, *ECHO, *UNTIL_EMPTY), 2, "a.done is not a record of batchrun watch")
     assert (folder / "out" / "a.done").read_text() == "mine"
