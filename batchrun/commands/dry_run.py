@@ -8,6 +8,7 @@ from typing import BinaryIO
 from batchrun.config import RunOptions
 from batchrun.display.summary import Observer, warn
 from batchrun.display.text import visible_json
+from batchrun.display.units import counted
 from batchrun.endpoint.protocol import run_body
 from batchrun.files.streams import stdin_bytes
 from batchrun.prompts.fields import Fields
@@ -44,5 +45,4 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
     urls = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
     where = "the local endpoint" if options.is_local else urls
     more = f"; equal requests that would share their answers: {equal:,}" if equal else ""
-    rows = f"{count:,} request{'s' * (count != 1)}"
-    observer.message(f"dry run: {rows} would be sent to {where}{more}; nothing was sent")
+    observer.message(f"dry run: {counted(count, 'row')} would be sent to {where}{more}; nothing was sent")

@@ -382,7 +382,7 @@ def test_the_command_shares_resumes_and_exports(tmp_path: Path):
     write_lines(tmp_path, lines_of("p", "q", "p"))
     dry = batchrun("run", "in.jsonl", "-e", "nowhere", "--dedupe", "--dry-run", cwd=tmp_path)
     assert len(dry.stdout.splitlines()) == 2
-    assert "2 requests would be sent to" in dry.stderr
+    assert "2 rows would be sent to" in dry.stderr
     assert "equal requests that would share their answers: 1;" in dry.stderr
     done = batchrun("run", "in.jsonl", "-e", "local", "--worker", "echo", "--dedupe", "-o", "out.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

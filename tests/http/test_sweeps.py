@@ -120,7 +120,7 @@ async def test_a_line_that_has_no_place_for_a_key_is_named_and_nothing_is_sent(t
 async def test_more_than_ten_million_rows_are_refused_and_nothing_is_sent(tmp_path: Path):
     write_lines(tmp_path, [{"prompt": str(n)} for n in range(200)])
     huge = SweepOptions((("seed", tuple(range(100))), ("top_k", tuple(range(100)))), 10)
-    with pytest.raises(UsageError, match="more than 10,000,000 in all"):
+    with pytest.raises(UsageError, match="more than 10,000,000 in total"):
         await rehearse(tmp_path, "http://127.0.0.1:9/v2", sweep=huge)
     assert not (tmp_path / "out.jsonl.state").exists()
 
