@@ -94,7 +94,7 @@ async def test_answers_without_a_text_are_counted_wherever_a_run_is_looked_at(tm
     looks.append(orjson.loads(CliRunner().invoke(main, ["status", str(state), "--json"]).stdout)["counters"])
     for look in looks:
         assert {mark: look[mark] for mark in COUNTS} == COUNTS
-    for shown in (render(done.summary), standing.render(standing.look(state))):
+    for shown in (render(done.summary), standing.render(standing.read_status(state))):
         for name in ("cut off", "empty", "filtered", "reasoning only", "tool calls"):
             assert f"    {name} " in shown
     assert "answers without text: 4;" in render(done.summary)

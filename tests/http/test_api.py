@@ -152,8 +152,8 @@ def test_a_wrong_request_is_named_and_nothing_is_left_behind(tmp_path: Path):
         ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "the id 'x' has come twice"),
         ([], "there are no requests"),
         (["a.jsonl"], "may mean a prompt or a file"),
-        ({"prompt": "a"}, "inputs is dict"),
-        (pd.DataFrame([{"prompt": "a"}]), "inputs is DataFrame"),
+        ({"prompt": "a"}, "inputs is of type dict"),
+        (pd.DataFrame([{"prompt": "a"}]), "inputs is a DataFrame"),
     ):
         with pytest.raises(UsageError, match=re.escape(message)) as caught:
             run(requests, tmp_path)
@@ -489,7 +489,7 @@ async def test_a_stream_without_requests_is_over_at_once_and_is_iterated_once(tm
         records = stream([], tmp_path, server.endpoint.base_url)
         assert [record async for record in records] == []
         assert (records.summary.total, records.summary.exit_code) == (0, 0)
-        with pytest.raises(UsageError, match="iterated once"):
+        with pytest.raises(UsageError, match="iterated only once"):
             _ = [record async for record in records]
 
 
