@@ -1,4 +1,4 @@
-"""The options of a run that is resumed from its state file alone."""
+"""The options of a run that is resumed from its state file only."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from batchrun.state.stored_options import read_options
 
 
 def resumed_options(state: Path, *, repair: bool = False) -> RunOptions:
-    """The options that a state file's run was started with, with its inputs where they are now.
+    """The options that a run was started with, with the present paths of its inputs.
 
     Args:
         state: The state file.
-        repair: Whether it may have lost its log, and its results may have been renamed together with it.
+        repair: Whether to accept that its log is missing, or that it was renamed together with its results.
 
     Raises:
         StateError: there is no such file, or it holds no run.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun.commands.status import look
+from batchrun.commands.status import read_status
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobStatus
 from batchrun.errors import AmbiguousError, DeniedError, NotFoundError, RejectedError, ThrottledError
@@ -204,7 +204,7 @@ async def test_where_nobody_can_be_reached_the_run_waits_and_submits_nothing(tmp
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-        standing = look(options.state)
+        standing = read_status(options.state)
         assert (standing.pending, standing.submitting, standing.in_flight) == (len(ROWS), 0, 0)
         assert server.seen == {}
         if server.gone.is_set():

@@ -150,10 +150,10 @@ def test_a_wrong_request_is_named_and_nothing_is_left_behind(tmp_path: Path):
         ([{"prompt": "a"}, 7], "request 2: expected an object or a string, found a number"),
         ([{"prompt": {1, 2}}], "request 1 cannot be written as JSON"),
         ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "duplicate id 'x'"),
-        ([], "there is no request"),
-        (["a.jsonl"], "may be a prompt or a file"),
+        ([], "there are no requests"),
+        (["a.jsonl"], "may mean a prompt or a file"),
         ({"prompt": "a"}, "inputs is dict"),
-        (pd.DataFrame([{"prompt": "a"}]), "inputs is DataFrame"),
+        (pd.DataFrame([{"prompt": "a"}]), "inputs is a DataFrame"),
     ):
         with pytest.raises(UsageError, match=re.escape(message)) as caught:
             run(requests, tmp_path)
@@ -183,7 +183,7 @@ def test_a_request_that_has_changed_is_refused_and_what_was_there_stays(tmp_path
 def test_a_state_file_of_other_inputs_is_refused(tmp_path: Path):
     (tmp_path / "in.jsonl").write_text('"one"\n')
     assert run(tmp_path / "in.jsonl", tmp_path).exit_code == 0
-    with pytest.raises(StateError, match="belongs to a run whose requests are not in") as caught:
+    with pytest.raises(StateError, match="belongs to a run whose requests should be in") as caught:
         run([{"prompt": "one"}], tmp_path)
     said(caught.value)
     (tmp_path / "new.jsonl.state.requests.jsonl").write_text('"somebody\'s"\n')
@@ -218,9 +218,9 @@ def test_a_state_file_of_other_inputs_is_refused(tmp_path: Path):
         ({"on_interrupt": "flee"}, "on_interrupt='flee'"),
         ({"progress": "loud"}, "progress='loud'"),
         ({"worker": "llama"}, "worker='llama'"),
-        ({"repeat": 2}, "sweep, repeat and limit are for files"),
-        ({"endpoint": None}, "which endpoint?"),
-        ({"endpoint": "a/b"}, "is no endpoint ID"),
+        ({"repeat": 2}, "sweep, repeat and limit need files"),
+        ({"endpoint": None}, "no endpoint is given"),
+        ({"endpoint": "a/b"}, "is not an endpoint ID"),
         ({"endpoint": "abc", "api_key": "two words"}, "api_key does not contain an API key"),
         ({"base_url": "ftp://x"}, "is not an http(s) URL"),
     ],
@@ -489,7 +489,7 @@ async def test_a_stream_without_requests_is_over_at_once_and_is_iterated_once(tm
         records = stream([], tmp_path, server.endpoint.base_url)
         assert [record async for record in records] == []
         assert (records.summary.total, records.summary.exit_code) == (0, 0)
-        with pytest.raises(UsageError, match="iterated once"):
+        with pytest.raises(UsageError, match="iterated only once"):
             _ = [record async for record in records]
 
 
@@ -533,6 +533,6 @@ async def test_the_command_line_goes_on_with_a_stream(tmp_path: Path):
 
 @pytest.mark.parametrize("requests", ["a prompt", {"prompt": "a"}, 7])
 def test_what_is_no_iterable_of_requests_is_refused_at_once(tmp_path: Path, requests):
-    with pytest.raises(UsageError, match="no iterable") as caught:
+    with pytest.raises(UsageError, match="not an iterable") as caught:
         stream(requests, tmp_path, "http://127.0.0.1:9")
     said(caught.value)

@@ -86,7 +86,7 @@ def test_what_was_decided_stays_and_another_format_is_refused_by_name(tmp_path: 
     write_lines(tmp_path, [*openai_lines(2), {"id": "late", "prompt": "x"}])
     refused = run(tmp_path, "--format", "batchrun")
     assert refused.returncode == 2
-    assert "belongs to a run with --format openai (now batchrun)" in refused.stderr
+    assert "was created with --format openai (now --format batchrun)" in refused.stderr
     assert run(tmp_path, "--format", "openai").returncode == 0
     assert batchrun("resume", "out.jsonl.state", "--worker", "echo", "--progress", "none", cwd=tmp_path).returncode == 0
     assert [line["custom_id"] for line in read_lines(tmp_path / "out.jsonl")][-1] == "late"

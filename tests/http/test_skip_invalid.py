@@ -143,7 +143,7 @@ async def test_without_it_equal_reasons_are_told_once_with_their_number(tmp_path
         await rehearse(tmp_path, "http://127.0.0.1:9/v2")
     lines = caught.value.message.splitlines()
     assert lines[0].endswith("in.jsonl:3: invalid JSON at column 18: unexpected end of data (and 1,001 more like this)")
-    assert lines[-1] == "1,006 lines are wrong"
+    assert lines[-1] == "1,006 lines are invalid"
     assert len(lines) == 6
     assert "--skip-invalid" in caught.value.hint
     assert not (tmp_path / "out.jsonl.state").exists()

@@ -47,7 +47,7 @@ def test_a_run_whose_standard_streams_are_closed_ends_as_any_other(tmp_path: Pat
 
 def test_a_closed_stdin_is_an_empty_one():
     done = batchrun("run", "-", "-o", "o.jsonl", *LOCAL, before=closing(0))
-    assert (done.returncode, b"there is no line in the input" in done.stderr) == (2, True)
+    assert (done.returncode, b"the input has no lines" in done.stderr) == (2, True)
 
 
 @FULL
