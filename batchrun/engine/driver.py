@@ -244,8 +244,7 @@ class Engine:
         counters = self._scheduler.meter.take().to_counters() | self._scheduler.faulty_workers.take()
         work, written = await self._commits.commit(counters, is_last=self._leaving)
         for answer in work.answers.values():
-            if answer.held_bytes:
-                self._client.release(answer)
+            self._client.release(answer)
         self._counts.succeeded += written.shared_succeeded
         self._counts.failed += written.shared_failed
         self._counts.held += written.shared_held

@@ -354,7 +354,7 @@ async def test_a_line_that_has_changed_is_told_and_nothing_is_sent(tmp_path: Pat
 
     done = await driven(tmp_path, story)
     assert done.story.told[1:] == [
-        ev.LineUnusable(1, 1, f"{tmp_path}/in.jsonl:1 has changed while the run was going on")
+        ev.LineUnusable(1, 1, f"{tmp_path}/in.jsonl:1 has changed during the run")
     ]
     assert done.requests == []
 

@@ -369,7 +369,7 @@ def test_a_line_that_has_changed_is_not_submitted_and_fails_without_a_job(desk: 
     written = desk.write(submits=[submit(3, 3)])
     assert desk.log.entries == [committed()], "nothing"
     assert written.outgoing == []
-    message = f"{path}:3 has changed while the run was going on"
+    message = f"{path}:3 has changed during the run"
     assert written.unusable == [Unusable(3, 3, message)]
     desk.write(failed(3, CHANGED, "INVALID", job=None, attempts=0))
     assert desk.log.entries == [committed("c FAILED invalid"), "deliver c"]
@@ -452,7 +452,7 @@ def test_what_follows_a_write_that_failed_is_not_written_in_this_batch_or_in_a_l
         desk.write(succeeded(1), answers={1: answer()}, submits=[submit(3, 3)])
     desk.log.fails_at = None
     assert desk.log.entries == done
-    with pytest.raises(OutputError, match="nothing is written after a write that failed"):
+    with pytest.raises(OutputError, match="not written, because an earlier write failed"):
         desk.write(succeeded(2), answers={2: answer()})
     assert desk.log.entries == []
     assert told(desk.run.store.path) | {"out.jsonl": "any"} == before
