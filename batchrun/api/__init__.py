@@ -1,1 +1,1 @@
-"""The Python API: `run` for a file or a list of requests, `stream` for requests that come one by one."""
+"""The Python API: `run` for files and lists of requests, `stream` for requests that a program makes as it goes."""

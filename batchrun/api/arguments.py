@@ -1,4 +1,4 @@
-"""The keywords of the Python API, by the names of the command line's options, and a check of their values."""
+"""The keyword arguments of the Python API, named like the command line's options, and their validation."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class StreamKeywords(TypedDict, total=False):
-    """Keywords that `run` and `stream` have in common. Their defaults are those of the command line.
+    """Keyword arguments that `run` and `stream` have in common. Their defaults are those of the command line.
 
     Args:
-        base_url: Jobs go to `<base_url>/<endpoint>/run`.
-        insecure_http: Whether the key and the requests may go to an http URL of another machine.
-        set: Sampling parameters for every request, winning over its own.
+        base_url: Jobs are submitted to `<base_url>/<endpoint>/run`.
+        insecure_http: Whether the API key and the requests may be sent by plain http to another machine.
+        set: Sampling parameters for every request, overriding its own.
         default: Sampling parameters for requests that do not have them.
-        system: A system message for requests that have none; implies `chat`. None: none.
+        system: System message for requests that have none; implies `chat`. None: no message is added.
         chat: Whether to send prompts as chat messages.
-        concurrency: Jobs in flight at once; None: as many as keep every worker busy.
-        max_retries: Further submissions of a row after a failure that another try may fix; 0: none.
-        execution_timeout: Seconds that a job may run, 5 to 604,800; None: Runpod's default, 600.
-        ttl: Seconds that a job may live, queue included, 10 to 604,800; None: Runpod's default, 86,400.
-        job_timeout: Seconds after which a job that has not finished is cancelled and tried again; None: its ttl.
-        deadline: Seconds from now by which the run is to end; None: no bound.
-        price_per_hour: Of one worker, in dollars; None: the cost is not estimated.
-        max_cost: In dollars; nothing more is submitted once it is reached. None: no bound.
+        concurrency: Jobs in flight at once; None: just enough to keep every worker busy.
+        max_retries: Retries of a row after a failure that another try may fix; 0: none.
+        execution_timeout: Longest execution time of a job in seconds, 5 to 604,800; None: Runpod's default, 600.
+        ttl: Longest life of a job in seconds, queue time included, 10 to 604,800; None: Runpod's default, 86,400.
+        job_timeout: Seconds after which a job that has not finished is cancelled and retried; None: after its ttl.
+        deadline: Seconds from now by which the run must end; None: no deadline.
+        price_per_hour: Hourly price of one worker in dollars; None: the cost is not estimated.
+        max_cost: Budget in dollars; nothing more is submitted once it is reached. None: no budget.
         retry_failed: Whether to run the failed rows of earlier calls again.
-        worker: What answers at the endpoint `local`: `smollm2`, `echo`, or `auto`, the model where it is installed.
+        worker: Worker of the endpoint `local`: `smollm2`, `echo`, or `auto`, which is the model if it is installed.
     """
 
     base_url: str
@@ -58,14 +58,14 @@ class StreamKeywords(TypedDict, total=False):
 
 
 class RunKeywords(StreamKeywords, total=False):
-    """Keywords of `run` alone.
+    """Keyword arguments of `run` only.
 
     Args:
-        sweep: Key -> values: every request is run with each combination of them. Not for requests in a list.
-        repeat: Samples of every request, or of each combination. Not for requests in a list.
-        limit: Only the first `limit` rows; None: all. Not for requests in a list.
-        unconfirmed: What to do with a submission whose answer never arrived: `resubmit`, or `hold`.
-        repair: Whether to get lost or damaged results again, and to rebuild a lost state file.
+        sweep: Key -> values: every request is run with each combination of values. Not for a list of requests.
+        repeat: Number of samples of every request, or of each combination. Not for a list of requests.
+        limit: Run only the first `limit` rows; None: all rows. Not for a list of requests.
+        unconfirmed: What to do with a row if the answer to its submission never arrived: `resubmit` or `hold`.
+        repair: Whether to recover lost or damaged results, and to rebuild a lost state file.
     """
 
     sweep: Mapping[str, Sequence[Any]] | None
@@ -76,10 +76,10 @@ class RunKeywords(StreamKeywords, total=False):
 
 
 def spelled_out(*keywords: type) -> Callable[[F], F]:
-    """Give a function that takes `**options` the signature and the docstring that name each: for `help` and notebooks.
+    """Give a function with `**options` a signature and a docstring that name every keyword, for `help` and notebooks.
 
     Args:
-        keywords: The TypedDicts, in the order of the docstring; a later one holds those before it.
+        keywords: The TypedDicts, in the order of the docstring; the last one inherits from the others.
     """
     defaults = {field.name: field.default for field in fields(RunArguments)}
 
@@ -96,24 +96,24 @@ def spelled_out(*keywords: type) -> Callable[[F], F]:
 
         @functools.wraps(function)
         def checking(*args: Any, **given: Any) -> Any:
-            spelled.bind(*args, **given)  # a TypeError for a keyword that there is not
+            spelled.bind(*args, **given)  # raises a TypeError for an unknown keyword
             return function(*args, **given)
 
         checking.__signature__ = spelled  # type: ignore[attr-defined]
-        if function.__doc__ is not None:  # as it is under `python -OO`
+        if function.__doc__ is not None:  # it is None under `python -OO`
             head, returns, rest = function.__doc__.partition("\n\n    Returns:")
-            told = [str(each.__doc__).partition("Args:\n")[2].rstrip() for each in keywords]
-            checking.__doc__ = "\n".join([head, *told]) + returns + rest
+            described = [str(each.__doc__).partition("Args:\n")[2].rstrip() for each in keywords]
+            checking.__doc__ = "\n".join([head, *described]) + returns + rest
         return cast("F", checking)
 
     return decorate
 
 
 def checked(given: RunArguments) -> RunArguments:
-    """The arguments of a program, each looked at; what is sent is as the state file will have it.
+    """Validate the arguments of a calling program. Parameters are converted to what the state file will contain.
 
     Raises:
-        UsageError: one is wrong.
+        UsageError: an argument is invalid.
     """
     for argument in arguments_of(type(given)):
         value, bounds = getattr(given, argument.name), argument.option.values.bounds
@@ -130,12 +130,12 @@ def checked(given: RunArguments) -> RunArguments:
 
 
 def _as_json(name: str, value: Mapping[Any, Any] | None) -> dict[str, Any]:
-    """A value as the state file will have it."""
+    """The parameters as the state file will contain them."""
     _refuse_unless(name, value, "a dict", true=value is None or isinstance(value, Mapping))
     try:
         read: dict[str, Any] = load(dump(dict(value or {})))
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{name} cannot be written as JSON: {error}", "give numbers, texts and lists") from error
+        raise UsageError(f"{name} cannot be written as JSON: {error}", "use numbers, strings and lists") from error
     return read
 
 

@@ -1,8 +1,8 @@
-"""The Python API: `run` for inputs that are there, `stream` for requests that come one by one.
+"""The Python API: `run` for files and lists of requests, `stream` for requests that a program makes as it goes.
 
-Both go through `commands.run`, as the command line does, with the same state file: `batchrun status`, `verify`,
-`cancel`, `export` and `resume` work on what they leave. A stream is driven in a thread with an event loop of its own,
-so that a program that is busy with a record holds up nothing.
+Both call `commands.run`, like the command line, and leave the same state file, so `batchrun status`, `verify`,
+`cancel`, `export` and `resume` work. A stream is driven in a thread with its own event loop, so a program that is busy
+with a record does not slow it down.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from batchrun.runs.channel import ProgramSide, RunSide, open_channel
 from batchrun.runs.locations import requests_path
 from batchrun.runs.requests import request_line
 
-# What is logged as an error is also raised, or stands in the summary.
+# Errors that are logged are also raised, or reported in the summary.
 logging.getLogger("batchrun").addHandler(logging.NullHandler())
 
 
@@ -52,31 +52,31 @@ def run(
     progress: config.ProgressMode = "auto",
     **options: Unpack[RunKeywords],
 ) -> Summary:
-    """Run inputs to their end, or resume a run; blocks, also where an event loop is running, as in a notebook.
+    """Run inputs, or resume a run. Blocks until the run has ended, even if an event loop is running, as in a notebook.
 
-    The same call again resumes where the last one was cut off. In the main thread Ctrl-C and SIGTERM do what
-    `on_interrupt` says, and the summary tells of it.
+    However a run is interrupted, the same call resumes it. In the main thread, Ctrl-C and SIGTERM do what
+    `on_interrupt` says, and the summary's `outcome` is `interrupted`.
 
     Args:
-        inputs: A file or folder, several as `Path` objects, or the requests themselves: dicts as in a line of an input
-            file. Those are all read and checked before anything is sent, and kept in `<state>.requests.jsonl`.
-        endpoint: The endpoint's ID; `local` is the built-in one. None: those of `sweep`.
-        output: The results file, or a folder (existing, or ending in /) with one for each input.
-        state: The state file; None: `<output>.state`, or `batchrun.state` in a folder.
-        api_key: None: that of RUNPOD_API_KEY, else of `~/.runpod/config.toml`.
-        on_interrupt: What the first Ctrl-C does with the jobs in flight: `drain`, `detach`, or `cancel`.
-        progress: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal; on stderr.
+        inputs: A file or folder, several files as `Path` objects, or the requests themselves: dicts like the lines of
+            an input file. All are validated before anything is sent, and kept in `<state>.requests.jsonl`.
+        endpoint: Endpoint ID; `local` is the built-in endpoint. None: the endpoints are in `sweep`.
+        output: Results file, or folder (existing, or ending in /) for one results file per input.
+        state: State file; None: `<output>.state`, or `batchrun.state` in a folder.
+        api_key: None: that of RUNPOD_API_KEY, else that in `~/.runpod/config.toml`.
+        on_interrupt: What the first Ctrl-C does with the jobs in flight: `drain`, `detach` or `cancel`.
+        progress: Progress on stderr: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal.
 
     Returns:
-        Counts, `results` and `errors` (files), `exit_code`, and in `outcome`, `reason` and `hint` why it stopped early.
+        Counts, files (`results`, `errors`), `exit_code`, and why it stopped early: `outcome`, `reason`, `hint`.
 
     Raises:
-        UsageError: an argument, an input or the state file is wrong; nothing was sent.
-        BatchrunError: a file cannot be written before anything was sent, or a defect.
+        UsageError: an argument, an input or the state file is invalid; nothing was sent.
+        BatchrunError: a file could not be written and nothing was sent, or batchrun has a defect.
     """
     names, requests = _inputs(inputs)
     if requests is not None and (options.get("sweep") or options.get("repeat", 1) != 1 or options.get("limit")):
-        raise UsageError("sweep, repeat and limit are for files", "write the requests to a file, or multiply them")
+        raise UsageError("sweep, repeat and limit need files", "write the requests to a file, or list all variants")
     at = behind_links(Path(state) if state is not None else Path(f"{_text(output).rstrip('/')}.state"))
     given = checked(
         RunArguments(
@@ -89,18 +89,18 @@ def run(
             **options,
         )
     )
-    asked = run_options(given)
-    if requests is not None and asked.output_is_folder:
-        raise UsageError(f"output={asked.output} is a folder", "give a file: one for all results")
+    run_as = run_options(given)
+    if requests is not None and run_as.output_is_folder:
+        raise UsageError(f"output={run_as.output} is a folder", "give a file for all results")
     with _temporary_file() as kept:
         if requests is not None:
             _keep(requests, kept)
-        work = partial(_shown, asked, given, api_key=api_key, requests=None if requests is None else _lines(kept))
+        work = partial(_run_shown, run_as, given, api_key=api_key, requests=None if requests is None else _lines(kept))
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             return work()
-        return _beside(work, on_interrupt)
+        return _run_in_thread(work, on_interrupt)
 
 
 @spelled_out(StreamKeywords)
@@ -115,28 +115,29 @@ def stream(
     progress: config.ProgressMode = "none",
     **options: Unpack[StreamKeywords],
 ) -> Stream:
-    """Run requests as they come, to be iterated over for their records.
+    """Run requests while they are being made, and iterate over their records.
 
-    The same call with the same requests goes on where the last one was cut off: requests are known again by their id,
-    or by what they ask for. What earlier calls have finished is not paid for again, and its records come first.
+    However it is interrupted, the same call with the same requests resumes: requests are recognized by their id, or by
+    their content. Requests that earlier calls have finished are not paid for again, and their records come first.
 
     Args:
-        requests: Dicts as in a line of an input file, or prompts as strings; from any iterable, or async iterable.
-            They are pulled as the window has room: at most two windows ahead of the records that were taken. A plain
-            iterable is advanced in the event loop; one that waits for something is better an async one.
-        endpoint: The endpoint's ID; `local` is the built-in one.
-        state: The state file. The requests are kept beside it, in `<state>.requests.jsonl`.
-        output: The results file; None: the state file's name without `.state`, ending in `.jsonl`.
-        api_key: None: that of RUNPOD_API_KEY, else of `~/.runpod/config.toml`.
-        on_interrupt: What leaving the loop early, or its cancellation, does with the jobs in flight: `drain` waits for
-            them, `detach` leaves them to the next call, `cancel` cancels them. A cancellation meanwhile detaches.
-        progress: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal; on stderr.
+        requests: Any iterable or async iterable of dicts like the lines of an input file, or of prompts as strings.
+            Requests are pulled while the window has room, at most two windows ahead of the records that were taken. A
+            plain iterable is advanced in the event loop, so one that waits for something should be async.
+        endpoint: Endpoint ID; `local` is the built-in endpoint.
+        state: State file. The requests are kept beside it, in `<state>.requests.jsonl`.
+        output: Results file; None: `NAME.results.jsonl` for the state file `NAME.state`, `NAME.jsonl` for
+            `NAME.jsonl.state`.
+        api_key: None: that of RUNPOD_API_KEY, else that in `~/.runpod/config.toml`.
+        on_interrupt: What leaving or cancelling the loop does with the jobs in flight: `drain` waits for them,
+            `detach` leaves them to the next call, `cancel` cancels them. Cancelling during that detaches.
+        progress: Progress on stderr: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal.
 
     Returns:
-        The records as they come, to be iterated once; see `Stream`.
+        The records as they arrive; can be iterated once, see `Stream`.
 
     Raises:
-        UsageError: an argument is wrong.
+        UsageError: an argument is invalid.
     """
     at = behind_links(Path(state))
     given = checked(
@@ -150,31 +151,31 @@ def stream(
             **options,
         )
     )
-    asked = run_options(given)
-    if asked.output_is_folder:
-        raise UsageError(f"output={asked.output} is a folder", "give a file: one for all results")
+    run_as = run_options(given)
+    if run_as.output_is_folder:
+        raise UsageError(f"output={run_as.output} is a folder", "give a file for all results")
     if isinstance(requests, (str, bytes, Mapping)) or not isinstance(requests, (Iterable, AsyncIterable)):
-        raise UsageError("requests is no iterable of requests", "for one request give a list of it")
-    work = partial(_shown, asked, given, api_key=api_key, requests=())
+        raise UsageError("requests is not an iterable of requests", "for one request give a list with it")
+    work = partial(_run_shown, run_as, given, api_key=api_key, requests=())
     return Stream(requests, work, Wish(on_interrupt))
 
 
 class Stream:
-    """The records of a stream of requests, one for each, as they come.
+    """The records of a stream of requests, one for each request, as they arrive.
 
-    `async for record in stream(...)` is all it needs. A record is a dict, the one that stands in the results file; of a
-    request that failed it is that of the error file, with `error`, and a `status` other than COMPLETED.
+    Use `async for record in stream(...)`. A record is a dict, as in the results file. If a request failed, it is the
+    record of the error file, with `error` and a `status` other than COMPLETED.
 
-    An exception of the requests, or a request that cannot be used, ends the pulling: what was pulled before is
-    collected, and then it is raised. A run that stops early (a refused key, the breaker, a budget) raises
-    `StoppedError` once its last record is taken. Whoever leaves the loop early loses nothing, see `on_interrupt`; in
-    `async with stream(...) as records` the end of the block waits until the run is left. Signals are left to the
-    program; `batchrun cancel` works from the main thread's event loop.
+    If the iterable raises, or a request is invalid, no more requests are pulled, and the exception is raised after the
+    records of the requests before it. A run that stops early (a refused key, the breaker, a budget) raises
+    `StoppedError` after its last record. Leaving the loop early loses nothing, see `on_interrupt`; with
+    `async with stream(...) as records`, the end of the block waits until the session has ended. Signals are left to
+    the program; `batchrun cancel` works from the main thread's event loop.
 
     Args:
-        requests: What `stream` was given.
+        requests: The requests that `stream` was given.
         work: Drives the run; blocks.
-        wish: How to leave it early.
+        wish: How to leave the run early.
     """
 
     def __init__(
@@ -191,10 +192,10 @@ class Stream:
         self._done: asyncio.Future[Summary] | None = None
         self._side: ProgramSide | None = None
         self.summary: Summary | None = None
-        """What the run came to; None until it is over."""
+        """The summary of the run; None until it has ended."""
 
     def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        # Not kept here: so a loop that is left drops its last reference, and Python closes it.
+        # Not stored here, so that a loop that is left drops the last reference, and Python closes the iterator.
         return self._iterate()
 
     async def __aenter__(self) -> Self:
@@ -205,7 +206,7 @@ class Stream:
 
     async def _iterate(self) -> AsyncIterator[dict[str, Any]]:
         if self._done is not None:
-            raise UsageError("a stream is iterated once", "make another one: it goes on where this one is")
+            raise UsageError("a stream can be iterated only once", "call `stream` again: it resumes this run")
         side, run_side = open_channel(self._requests, self._leaving)
         self._side = side
         done = self._done = asyncio.wrap_future(_started(partial(self._work, channel=run_side, leaving=self._leaving)))
@@ -225,19 +226,19 @@ class Stream:
         if self.summary.outcome == "stopped":
             raise StoppedError(self.summary.reason, self.summary.hint)
         if self.summary.outcome == "interrupted":
-            raise RunInterrupted("the run was cancelled by another process", "the same call goes on")
+            raise RunInterrupted("the run was cancelled by another process", "the same call resumes it")
 
     async def aclose(self) -> None:
-        """Leave the run, unless it is over, and wait until it is left.
+        """Leave the run, unless it has ended, and wait until its session has ended.
 
         Raises:
-            BatchrunError: the run could not even begin, or a defect.
+            BatchrunError: the run could not begin, or batchrun has a defect.
         """
         done, side = self._done, self._side
         if done is None or side is None or done.done():
             return
         if not self._is_left:
-            # Both the end of the loop and that of an `async with` around it come here.
+            # Called at the end of the loop, and again at the end of an `async with` around it.
             self._is_left = True
             side.stop()
             self._leaving.ask(self._wish)
@@ -249,7 +250,7 @@ class Stream:
             raise
 
 
-def _shown(
+def _run_shown(
     options: config.RunOptions,
     given: RunArguments,
     *,
@@ -258,7 +259,7 @@ def _shown(
     channel: RunSide | None = None,
     leaving: Leaving | None = None,
 ) -> Summary:
-    """Run, with the progress shown on stderr; all of it is written before the end."""
+    """Run, and show the progress on stderr."""
     open_closed()
     printer = Printer(sys.stderr)
     observer = make_observer(given.progress, printer)
@@ -270,21 +271,21 @@ def _shown(
         printer.settle()
 
 
-def _beside(work: Callable[..., Summary], policy: config.InterruptPolicy) -> Summary:
-    """Work in another thread, because an event loop is running in this one, and wait for it."""
+def _run_in_thread(work: Callable[..., Summary], policy: config.InterruptPolicy) -> Summary:
+    """Run in another thread, because an event loop is running in this one, and wait for it."""
     leaving = Leaving()
     with cancellable(leaving), interruptible(leaving, policy):
         return _started(partial(work, leaving=leaving)).result()
 
 
 def _started(work: Callable[[], Summary]) -> Future[Summary]:
-    """Work in a thread that does not outlive the program: its end is then that of a run that was killed."""
+    """Start work in a daemon thread: if the program exits, the run ends as if it was killed."""
     future: Future[Summary] = Future()
 
     def body() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited
             future.set_exception(error)
 
     Thread(target=body, name="batchrun", daemon=True).start()
@@ -292,51 +293,53 @@ def _started(work: Callable[[], Summary]) -> Future[Summary]:
 
 
 def _inputs(inputs: Any) -> tuple[tuple[str, ...], Iterable[Any] | None]:
-    """The names of files, or the requests."""
+    """The names of input files, or the requests."""
     if isinstance(inputs, (str, os.PathLike)):
         return (_text(inputs),), None
     if isinstance(inputs, AsyncIterable):
-        raise UsageError("run takes no async iterable", "take `stream`")
+        raise UsageError("run does not accept an async iterable", "use `stream`")
     if type(inputs).__name__ == "DataFrame":
-        raise UsageError(f"inputs is {type(inputs).__name__}, no list of requests", 'give df.to_dict("records")')
+        raise UsageError("inputs is a DataFrame, not a list of requests", 'give df.to_dict("records")')
     if isinstance(inputs, (bytes, Mapping)) or not isinstance(inputs, Iterable):
-        raise UsageError(f"inputs is {type(inputs).__name__}, no file and no requests", "for one request give a list")
+        raise UsageError(
+            f"inputs is of type {type(inputs).__name__}, not files or requests", "for one request give a list with it"
+        )
     if isinstance(inputs, (list, tuple)) and inputs and all(isinstance(item, os.PathLike) for item in inputs):
         return tuple(map(_text, inputs)), None
     return (), inputs
 
 
 def _temporary_file() -> IO[bytes]:
-    """A file that nobody sees, and that is gone when it is closed.
+    """An unnamed temporary file, which is deleted when it is closed.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it cannot be created.
     """
     try:
         return tempfile.TemporaryFile()
     except OSError as error:
         raise OutputError(
             f"the requests cannot be kept in a temporary file: {error.strerror or error}",
-            "make room there, or name another folder in TMPDIR",
+            "make room there, or set TMPDIR to another folder",
         ) from error
 
 
 def _keep(requests: Iterable[Any], file: Any) -> None:
-    """Write requests to a file, each looked at before anything is sent.
+    """Validate requests and write them to a file, before anything is sent.
 
     Raises:
-        InputError: one cannot be used, or there is none.
+        InputError: a request is invalid, or there are none.
     """
     count = 0
     for count, request in enumerate(requests, 1):
         if isinstance(request, (str, os.PathLike)):
             raise InputError(
-                f"{request!r} in a list may be a prompt or a file",
+                f"{request!r} in a list may mean a prompt or a file",
                 "give a prompt as {'prompt': ...}, and files as Path objects only",
             )
         file.write(request_line(request, count) + b"\n")
     if not count:
-        raise InputError("there is no request", "give at least one")
+        raise InputError("there are no requests", "give at least one")
     file.seek(0)
 
 

@@ -1,1 +1,1 @@
-"""The command line: click parses, a command does the work, and here its outcome is printed. The only place of click."""
+"""The command line: click parses, a command does the work, and its outcome is printed here. Only here click is used."""

@@ -40,10 +40,10 @@ _EXIT_CODES = """
 Exit codes:
   0    every row succeeded
   1    unexpected error
-  2    wrong usage or invalid input; nothing was sent
-  3    finished, and some rows failed
-  4    stopped early (breaker, canary, budget, deadline, refused key, disk full); resumable
-  130  interrupted; resumable
+  2    invalid usage or invalid input; nothing was sent
+  3    finished, but some rows failed
+  4    stopped early (breaker, canary, budget, deadline, refused key, disk full); can be resumed
+  130  interrupted; can be resumed
 """
 
 _ENVIRONMENT = {"auto_envvar_prefix": "BATCHRUN"}
@@ -59,8 +59,8 @@ _ENVIRONMENT = {"auto_envvar_prefix": "BATCHRUN"}
 def main() -> None:
     """Run JSONL prompt files through a Runpod serverless queue endpoint.
 
-    Every prompt is submitted once, tracked in a state file and collected into a JSONL results file.
-    The same command again resumes wherever the last one was cut off.
+    Every prompt is submitted, tracked in a state file and collected into a JSONL results file.
+    However a run is interrupted, the same command resumes it.
 
     \b
     Examples:
@@ -71,14 +71,14 @@ def main() -> None:
 
 
 def _command(short_help: str) -> Callable[[Callable[..., None]], click.Command]:
-    """A command, with a line about it that fits 80 columns."""
+    """Define a command, with a summary that fits 80 columns."""
     return main.command(context_settings=_ENVIRONMENT, short_help=short_help)
 
 
-@_command("Run prompt files, or resume a run: the same command again.")
+@_command("Run prompt files. The same command again resumes the run.")
 @takes(RunArguments)
 def run(given: RunArguments) -> None:
-    """Run the prompts of INPUT..., or resume a run.
+    """Run the prompts of INPUT.... The same command again resumes the run.
 
     INPUT is a JSONL file (also .gz), a folder of such files, or `-` for stdin. A line is a prompt, chat
     messages, an `input` object for any worker, or an OpenAI batch line. The API key comes from RUNPOD_API_KEY.
@@ -106,7 +106,7 @@ def run(given: RunArguments) -> None:
     _run(options, given, given.api_key_file)
 
 
-@_command("Resume the run of a STATE file with its options.")
+@_command("Resume the run of a STATE file, with its options.")
 @click.argument("state", type=STATE)
 @takes(ResumeArguments)
 def resume(given: ResumeArguments, state: Path) -> None:
@@ -128,14 +128,15 @@ def resume(given: ResumeArguments, state: Path) -> None:
     _run(options, given, given.api_key_file, resumed=True, confirmed_url=confirms_base_url(given, options))
 
 
-@_command("Run each JSONL file that arrives in FOLDER, one after another.")
+@_command("Run every JSONL file that arrives in FOLDER, one after another.")
 @takes(WatchArguments)
 def watch(given: WatchArguments) -> None:
-    """Run each JSONL file that arrives in FOLDER, one after the other.
+    """Run every JSONL file that arrives in FOLDER, one after another.
 
-    Each file is a run of its own, with results, state file and options as in `batchrun run`; guards and --limit apply
-    to each. Beside its results a file gets a record, NAME.done or NAME.failed; nothing in FOLDER is touched. The same
-    command again resumes what was cut off, and runs the files that have no record.
+    Each file is a run of its own, with its own results and state file. The options are those of `batchrun run`; guards
+    and --limit apply to each file. When a file is done, a record is written beside its results: NAME.done or
+    NAME.failed. Nothing in FOLDER is changed. The same command again resumes an interrupted file, and runs all files
+    that have no record.
 
     \b
     Examples:
@@ -163,7 +164,7 @@ def watch(given: WatchArguments) -> None:
 
 @_command("Show the status of the run of a STATE file, running or not.")
 @click.argument("state", type=STATE)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def status(state: Path, *, as_json: bool) -> None:
     """Show the status of the run of a STATE file, running or not.
 
@@ -172,10 +173,10 @@ def status(state: Path, *, as_json: bool) -> None:
       batchrun status results.jsonl.state
       watch -n 10 batchrun status results.jsonl.state
     """
-    from batchrun.commands import status as standing
+    from batchrun.commands import status as reporting
 
-    seen = standing.look(state)
-    echo(standing.to_json(seen) if as_json else standing.render(seen), nl=False)
+    found = reporting.read_status(state)
+    echo(reporting.to_json(found) if as_json else reporting.render(found), nl=False)
 
 
 @_command("Cancel the jobs in flight of the run of a STATE file.")
@@ -184,8 +185,8 @@ def status(state: Path, *, as_json: bool) -> None:
 def cancel(given: CancelArguments, state: Path) -> None:
     """Cancel the jobs in flight of the run of a STATE file, queued ones first.
 
-    Only the run's own jobs are cancelled. Those that have finished by then are collected; the other rows return to
-    pending, and `resume` submits them again. A process that drives the run is asked to cancel and to end.
+    Only the run's own jobs are cancelled. Jobs that have finished by then are collected; the other rows return to
+    pending, and `resume` submits them again. If another process is driving the run, it cancels the jobs and exits.
 
     \b
     Examples:
@@ -208,15 +209,16 @@ def cancel(given: CancelArguments, state: Path) -> None:
     _finish(summary, given)
 
 
-@_command("Prove that runs are whole: every row, result and input line.")
+@_command("Prove that runs are complete and undamaged.")
 @click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each STATE on stdout.")
-@click.option("--repair-list", is_flag=True, help="Only the ids of rows whose result is lost or damaged, one a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per STATE on stdout.")
+@click.option("--repair-list", is_flag=True, help="Print only the ids of rows whose result is lost or damaged.")
 def verify(states: tuple[Path, ...], *, as_json: bool, repair_list: bool) -> None:
-    """Prove that the run of a STATE file is whole; of several, that they are the shards of one input.
+    """Prove that runs are complete and undamaged; several STATE files must be all shards of one input.
 
-    Every row is accounted for, every result is there once and as it was written, and every input line has its row and
-    is what it was. Nothing is changed and nothing is sent; the run may be going on. Exits with 0 or 1.
+    Checks that every row is accounted for, that every result is present once and as it was written, and that every
+    input line has its row and is unchanged. Changes nothing and sends nothing; works during a run, too. The exit code
+    is 0 if there are no problems, else 1.
 
     \b
     Examples:
@@ -237,15 +239,15 @@ def verify(states: tuple[Path, ...], *, as_json: bool, repair_list: bool) -> Non
     sys.exit(0 if all(each.is_whole for each in found) else 1)
 
 
-@_command("Put the results of shards together, in input order.")
+@_command("Merge the results of shards, in input order.")
 @click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
-@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="The file to write; `-` is stdout.")
-@click.option("--partial", is_flag=True, help="Merge what there is: shards may be missing, and rows not have ended.")
+@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="File to write; `-`: stdout.")
+@click.option("--partial", is_flag=True, help="Merge what there is: shards may be missing or unfinished.")
 def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
-    """Put the results of shards together, in input order.
+    """Merge the results of shards, in input order.
 
-    STATE... are the state files of all shards of one input, in any order. FILE is written whole or not at all, and the
-    rows that failed go to its error file. Shards that overlap, are missing or not finished are refused.
+    STATE... are the state files of all shards of one input, in any order. FILE is written completely or not at all, and
+    the failed rows go to the error file beside it. Shards must not overlap, be missing or be unfinished.
 
     \b
     Examples:
@@ -260,19 +262,19 @@ def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
 
 @_command("Write the results of a STATE file in input order.")
 @click.argument("state", type=STATE)
-@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="The file to write; `-` is stdout.")
+@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="File to write; `-`: stdout.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(get_args(ResultFormat)),
-    help="The format to write. [default: as the run wrote them]",
+    help="Format of the file. [default: that of the results]",
 )
-@click.option("--all", "with_errors", is_flag=True, help="Failed and held rows, too, as the error file has them.")
+@click.option("--all", "with_errors", is_flag=True, help="Write failed and held rows, too, as in the error file.")
 def export(state: Path, output: Path, form: ResultFormat | None, *, with_errors: bool) -> None:
     """Write the results of a STATE file in input order.
 
-    FILE is written whole or not at all, with the lines of all results files. While the run is going on, it gets the
-    results so far.
+    FILE gets the lines of all results files, and is written completely or not at all. During a run it gets the results
+    so far.
 
     \b
     Examples:
@@ -288,10 +290,10 @@ def export(state: Path, output: Path, form: ResultFormat | None, *, with_errors:
 
 @_command("Show the results of a run by the variants of its sweep.")
 @click.argument("state", type=STATE)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with all variants on stdout.")
-@click.option("--html", metavar="FILE", type=PATH, help="Write a page with plots, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all variants on stdout.")
+@click.option("--html", metavar="FILE", type=PATH, help="Also write a page with plots to FILE.")
 def report(state: Path, *, as_json: bool, html: Path | None) -> None:
-    """Show what the run of a STATE file came to, by the variants of its sweep; also while it is going on.
+    """Show the results of the run of a STATE file by the variants of its sweep, even during the run.
 
     \b
     Examples:
@@ -309,14 +311,14 @@ def report(state: Path, *, as_json: bool, html: Path | None) -> None:
     echo(tables.to_json(seen) if as_json else tables.render(seen), nl=False)
 
 
-@_command("Validate prompt files, and report every bad line.")
+@_command("Validate prompt files, and report every invalid line.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @takes(RequestArguments)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def check(given: RequestArguments, inputs: tuple[str, ...], *, as_json: bool) -> None:
-    """Validate INPUT... and report every bad line, or sum the inputs up.
+    """Validate INPUT... and report every invalid line, or sum the inputs up if there is none.
 
-    With the options of `run` that decide what is sent, it tells what becomes of each field under them.
+    Also shows how each field is used. Give the options of `run` that change what is sent, and they are applied.
 
     \b
     Examples:
@@ -345,10 +347,10 @@ def check(given: RequestArguments, inputs: tuple[str, ...], *, as_json: bool) ->
     sys.exit(0 if report.is_good else 2)
 
 
-@_command("Serve a local endpoint with Runpod's queue API, to rehearse on.")
+@_command("Serve a local endpoint with Runpod's queue API.")
 @takes(ServeArguments)
 def serve(given: ServeArguments) -> None:
-    """Serve a local endpoint that speaks Runpod's queue API, for rehearsals and tests.
+    """Serve a local endpoint with Runpod's queue API, for rehearsals and tests.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""How our commands differ from click's: options under headings, one voice for errors, exit codes in one place."""
+"""How our commands differ from click's: options under headings, one style of errors, one place for exit codes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from batchrun.errors import BatchrunError, OutputError, UsageError
 from batchrun.files.streams import take_over
 
 _COLLECT_EVERY = 20_000
-"""Objects between two looks for cycles: what is read and sent leaves few behind, and the default of 700 costs a lot."""
+"""Allocations between two garbage collections: we make few reference cycles, and the default of 700 costs much time."""
 
 
 class Command(click.Command):
-    """A command with its options under headings; it refuses an option of one value that is given twice."""
+    """A command that shows its options under headings, and refuses a single-value option that is given twice."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; see click's, which would take the last of two values.
+        """Parse the arguments. click would use the last of two values.
 
         Raises:
             UsageError: an option is given twice.
@@ -40,11 +40,11 @@ class Command(click.Command):
         for index, param in enumerate(given):
             takes_one = isinstance(param, click.Option) and not (param.multiple or param.is_flag or param.count)
             if takes_one and param in given[:index]:
-                raise UsageError(f"{called(param)} is given twice: which one is meant?", f"see {path_of(ctx)} --help")
+                raise UsageError(f"{called(param)} is given twice, but takes one value", f"see {path_of(ctx)} --help")
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, each under its heading; all under one where they have none."""
+        """Write the options under their headings; options without a heading come under a common one."""
         sections: dict[str, list[tuple[str, str]]] = {}
         rest = DISPLAY if any(isinstance(param, GroupedOption) for param in self.params) else "Options"
         for param in self.get_params(ctx):
@@ -57,12 +57,12 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Turns errors into a message, a hint and an exit code, in one place; nothing waits for stderr."""
+    """The one place that turns errors into a message, a hint and an exit code. Nothing waits for stderr."""
 
     command_class = Command
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run a command; see click's. Wrong usage is told as any other error of a user."""
+        """Run a command. Usage errors are reported like all other errors."""
         take_over()
         with printing_stderr():
             code = self._code_of(*args, **{**extra, "standalone_mode": False})
@@ -74,36 +74,36 @@ class Group(click.Group):
         try:
             return super().main(*args, **extra)
         except click.UsageError as error:
-            _give_up(as_usage_error(error))
+            _exit_with(as_usage_error(error))
         except BatchrunError as error:
-            _give_up(error)
+            _exit_with(error)
         except click.Abort:
             sys.exit(130)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; see click's, which would show the help without a word when there is no command.
+        """Parse the arguments. Without a command, click would show the help without an error message.
 
         Raises:
-            UsageError: there is none.
+            UsageError: no command is given.
         """
         if not args:
-            raise UsageError("no command is given", "see batchrun --help; `batchrun run` is where to begin")
+            raise UsageError("no command is given", "see batchrun --help; begin with `batchrun run`")
         return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; see click's.
+        """Find the command.
 
         Raises:
-            UsageError: there is none of that name.
+            UsageError: there is no command of that name.
         """
         if not args[0].startswith("-") and args[0] not in self.commands:
             raise no_such_command(args[0], self.commands)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command of a context; see click's."""
+        """Run the command of a context."""
         gc.freeze()
         gc.set_threshold(_COLLECT_EVERY)
         _raise_file_limit()
@@ -114,21 +114,21 @@ class Group(click.Group):
                 raise
             raise OutputError(
                 f"{error.filename}: {error.strerror}",
-                "fix that, then run the same command: what was committed is whole",
+                "fix that, then give the same command again: everything that was committed is complete",
             ) from error
         except KeyboardInterrupt:
-            echo("interrupted; the same command resumes", err=True)
+            echo("interrupted; to resume, give the same command again", err=True)
             ctx.exit(130)
 
 
 def _raise_file_limit() -> None:
-    """Let this process open as many files as it may: the usual limit is 1,024, and connections count too."""
+    """Raise this process's limit of open files to the maximum: it is usually 1,024, and connections count, too."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    # macOS names no limit here and refuses to be told so.
+    # macOS reports an infinite limit, and refuses to set it.
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _give_up(error: BatchrunError) -> NoReturn:
+def _exit_with(error: BatchrunError) -> NoReturn:
     say(error.message, error.hint)
     sys.exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""`batchrun help`: lists the guides, shows one in the pager, and completes their topics in a shell."""
+"""`batchrun help`: lists the guides, or shows one in the pager. Shells can complete the topics."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def show_guide(topic: str | None) -> None:
     from batchrun.commands import help as guides
 
     if topic is None:
-        echo(f"Guides: batchrun help TOPIC\n\n{guides.contents()}\n\nOptions: batchrun COMMAND --help")
+        echo(f"Guides, shown by batchrun help TOPIC:\n\n{guides.contents()}\n\nOptions: batchrun COMMAND --help")
     else:
         click.echo_via_pager(guides.guide(topic))

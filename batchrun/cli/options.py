@@ -1,4 +1,4 @@
-"""click's options, made from the definitions in `batchrun.commands`; and the typed arguments that a command gets."""
+"""Makes click options from the definitions in `batchrun.commands`, and the typed arguments of each command."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ A = TypeVar("A", bound=Arguments)
 
 
 class GroupedOption(click.Option):
-    """An option with a heading in the help."""
+    """An option that the help shows under a heading."""
 
     group = ""
 
 
 def takes(kind: type[A]) -> Callable[[Callable[Concatenate[A, ...], None]], Callable[..., None]]:
-    """Give a command the options of a dataclass, and call it with one of these first."""
+    """Give a command the options of a dataclass; an instance of it becomes the command's first argument."""
     arguments = arguments_of(kind)
     names = frozenset(argument.name for argument in arguments)
 
@@ -78,20 +78,20 @@ def _parameter(argument: Argument) -> click.Parameter:
 
 
 def _type(argument: Argument) -> Any:
-    said = argument.option.values
+    expected = argument.option.values
     if argument.kind is bool:
         return bool
     if argument.choices:
         return click.Choice(argument.choices)
-    if said.bounds is not None and said.syntax in ("number", "number or auto"):
-        return values.Number(said.bounds, may_be_auto=said.syntax == "number or auto")
+    if expected.bounds is not None and expected.syntax in ("number", "number or auto"):
+        return values.Number(expected.bounds, may_be_auto=expected.syntax == "number or auto")
     if argument.takes(Path):
         return values.PATH
-    return values.NAME if said.syntax == "name" else str
+    return values.NAME if expected.syntax == "name" else str
 
 
 def _default(argument: Argument) -> dict[str, Any]:
-    """The default as it would be written; nothing where there is none."""
+    """The `default` for click, as a user would write it; empty if there is none."""
     default, syntax = argument.default, argument.option.values.syntax
     if syntax == "number or auto":
         return {"default": "auto"}
@@ -102,12 +102,12 @@ def _default(argument: Argument) -> dict[str, Any]:
 
 
 def _callback(argument: Argument) -> Callable[..., Any] | None:
-    said = argument.option.values
-    match said.syntax:
+    expected = argument.option.values
+    match expected.syntax:
         case "time" | "size" | "halt":
-            assert said.bounds is not None  # noqa: S101 - their definitions have them
-            reader = {"time": values.duration, "size": values.size, "halt": values.halt}[said.syntax]
-            return functools.partial(reader, said.bounds)
+            assert expected.bounds is not None  # noqa: S101 - their definitions have them
+            reader = {"time": values.duration, "size": values.size, "halt": values.halt}[expected.syntax]
+            return functools.partial(reader, expected.bounds)
         case "pairs":
             return values.key_values
         case "sweep":
@@ -118,7 +118,7 @@ def _callback(argument: Argument) -> Callable[..., Any] | None:
 
 
 def _use_run_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
-    """Take the options of a file as the defaults of the others."""
+    """Make the options in a file the defaults of the other options."""
     if path is not None:
         from batchrun.cli.run_file import use_run_file
 

@@ -1,4 +1,4 @@
-"""What a command says, but for the progress of a run. Nothing that it shows can act on a terminal."""
+"""Prints what a command has to say, except progress. Control characters are escaped, so the terminal is safe."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def echo(text: str | bytes, *, err: bool = False, nl: bool = True) -> None:
-    """The one way to a person's screen; JSON, as bytes, is also for programs."""
+    """Print text, or JSON as bytes. All output of commands goes through here."""
     if isinstance(text, bytes):
-        # In a text stream it has whatever encoding that has.
+        # A text stream may have any encoding.
         is_text = err or not hasattr(sys.stdout, "buffer")
         click.echo(visible_json(text, ascii_only=True) if is_text else visible_json(text).encode(), err=err, nl=nl)
     else:
@@ -31,7 +31,7 @@ def echo(text: str | bytes, *, err: bool = False, nl: bool = True) -> None:
 
 
 def say(message: str, hint: str) -> None:
-    """A message in one line, and what to do in another."""
+    """Print a message, and a line with the hint."""
     if message:
         echo(f"batchrun: {message}", err=True)
     if hint:
@@ -39,7 +39,7 @@ def say(message: str, hint: str) -> None:
 
 
 def show_summary(summary: Summary, given: ShowArguments) -> None:
-    """What a run came to, as much of it as the options want."""
+    """Print the summary of a run, as far as the options want it."""
     from batchrun.display.summary import to_event
     from batchrun.display.summary_text import render
 
@@ -52,17 +52,17 @@ def show_summary(summary: Summary, given: ShowArguments) -> None:
 
 
 def show_ending(file: str, ending: FileOutcome, given: ShowArguments) -> None:
-    """How the run of a file in a watched folder ended."""
+    """Print the outcome of a file in a watched folder."""
     if ending.summary is not None:
         show_summary(ending.summary, given)
     elif given.progress == "json":
         _show_event({"event": "refused", "file": file, **ending.to_json()})
     elif ending.error is not None:
-        say(f"{file} is refused, nothing of it was sent: {ending.error.message}", ending.error.hint)
+        say(f"{file} is refused, and nothing of it was sent: {ending.error.message}", ending.error.hint)
 
 
 def show_total(total: Total, given: ShowArguments) -> None:
-    """What a watch came to."""
+    """Print the totals of a watch."""
     if given.progress == "json":
         _show_event({"event": "total", **total.to_json()})
     elif not given.quiet:
@@ -76,7 +76,7 @@ def _show_event(event: dict[str, Any]) -> None:
 
 
 def make_observer(given: ShowArguments, api_key: str | None = None) -> Observer:
-    """What shows a run, as the options want it; the log goes to where they say, without the key.
+    """The observer that the options ask for. Also sets up logging, with secrets removed.
 
     Raises:
         UsageError: the log file cannot be opened.
@@ -104,6 +104,6 @@ def _log_file(path: Path | None) -> Printer | None:
     try:
         printer = Printer(path.open("a", encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"--log-file {path}: {error.strerror}", "give a file in a folder that exists") from error
+        raise UsageError(f"--log-file {path}: {error.strerror}", "give a file in an existing folder") from error
     click.get_current_context().call_on_close(printer.settle)
     return printer

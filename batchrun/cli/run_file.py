@@ -1,7 +1,7 @@
-"""A TOML file in which the options of a run stand, for runs that are made again: `batchrun run --config sweep.toml`.
+"""Reads the options of a run from a TOML file: `batchrun run --config sweep.toml`.
 
-The command line wins over the environment, and that over the file. Paths in the file are relative to its folder, so
-that it can be called from anywhere.
+The command line wins over the environment, which wins over the file. Paths in the file are relative to its folder, so
+it works from any working directory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def use_run_file(path: Path, ctx: click.Context) -> None:
     """Make the options in a file the defaults of a command.
 
     Raises:
-        UsageError: as `read_run_file` has it, or an option does not take the value that the file gives it.
+        UsageError: see `read_run_file`; or a value is not valid for its option.
     """
     ctx.default_map = read_run_file(path, ctx.command)
     for parameter in ctx.command.params:
@@ -32,7 +32,7 @@ def use_run_file(path: Path, ctx: click.Context) -> None:
             if value is not None:
                 parameter.process_value(ctx, value)
         except click.MissingParameter:
-            continue  # an empty list of inputs: the command line may have them
+            continue  # an empty list of inputs: the command line may name some
         except click.BadParameter as error:
             key = max(parameter.opts, key=len).removeprefix("--")
             hint = f"fix it, or see batchrun {ctx.command.name} --help"
@@ -40,21 +40,21 @@ def use_run_file(path: Path, ctx: click.Context) -> None:
 
 
 def read_run_file(path: Path, command: click.Command) -> dict[str, Any]:
-    """The options in a file, by the names of the command's parameters, as click takes defaults.
+    """Read the options in a file: parameter name -> default, as click expects it.
 
     Args:
         path: The TOML file.
-        command: Whose options they are.
+        command: The command that the options are for.
 
     Raises:
-        UsageError: the file cannot be read, is no TOML, or has a key that is no option or a value of a wrong kind.
+        UsageError: the file cannot be read, is not TOML, or has an unknown key or a value of the wrong type.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}", "give the TOML file with the run's options") from error
-    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or bytes that are no text
-        raise UsageError(f"--config {path}: this is no TOML: {error}", "fix the file") from error
+    except (ValueError, RecursionError) as error:  # also for a number with thousands of digits, or invalid UTF-8
+        raise UsageError(f"--config {path}: not valid TOML: {error}", "fix the file") from error
     known = {name: parameter for parameter in command.params for name in _names(parameter)}
     options: dict[str, Any] = {}
     for key, value in data.items():
@@ -62,17 +62,17 @@ def read_run_file(path: Path, command: click.Command) -> dict[str, Any]:
         if parameter is None:
             near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
             hint = f"did you mean {near[0].replace('_', '-')}?" if near else f"see batchrun {command.name} --help"
-            raise UsageError(f"--config {path}: {key!r} is no option of `batchrun {command.name}`", hint)
+            raise UsageError(f"--config {path}: {key!r} is not an option of `batchrun {command.name}`", hint)
         name = str(parameter.name)
         if name in options:
-            raise UsageError(f"--config {path}: {key!r} is there twice, in two spellings", "take one of them out")
+            raise UsageError(f"--config {path}: {key!r} is given twice, in two spellings", "remove one of them")
         given = _value(f"--config {path}: {key}", parameter, value)
         options[name] = _from_folder(path.parent, given) if parameter.type in (PATH, NAME) else given
     return options
 
 
 def _names(parameter: click.Parameter) -> list[str]:
-    """How a parameter may be called in a file: as on the command line, without dashes in front."""
+    """The names of a parameter in a file: as on the command line, without the leading dashes."""
     if parameter.name in ("config", "help"):
         return []
     if isinstance(parameter, click.Argument):
@@ -81,27 +81,27 @@ def _names(parameter: click.Parameter) -> list[str]:
 
 
 def _value(where: str, parameter: click.Parameter, value: Any) -> Any:
-    """A value as click takes it: text, a flag, or a list of texts."""
+    """Convert a value to what click expects: text, a flag, or a list of texts."""
     if isinstance(parameter, click.Option) and parameter.is_flag:
         if not isinstance(value, bool):
-            raise UsageError(f"{where} is true or false, not {_shown(value)}", "write it without quotes")
+            raise UsageError(f"{where} must be true or false, not {_shown(value)}", "write it without quotes")
         return value
     if not (parameter.multiple or parameter.nargs == -1):
         if isinstance(value, (bool, list, dict)):
-            raise UsageError(f"{where} is one value, not {_shown(value)}", "see batchrun run --help")
+            raise UsageError(f"{where} must be a single value, not {_shown(value)}", "see batchrun run --help")
         return str(value)
     if isinstance(value, dict):
         if parameter.callback not in (key_values, sweeps):
-            raise UsageError(f"{where} is no table", f"write it as a list: {parameter.name} = [...]")
+            raise UsageError(f"{where} must not be a table", f"write it as a list: {parameter.name} = [...]")
         return [f"{key}={_json(where, item)}" for key, item in _flat(value, is_sweep=parameter.callback is sweeps)]
     items = value if isinstance(value, list) else [value]
     if not all(isinstance(item, str) for item in items):
-        raise UsageError(f"{where} is a text or a list of texts, not {_shown(value)}", "put quotes around it")
+        raise UsageError(f"{where} must be text or a list of texts, not {_shown(value)}", "put quotes around it")
     return items
 
 
 def _flat(table: dict[str, Any], *, is_sweep: bool, above: str = "") -> list[tuple[str, Any]]:
-    """The pairs of a table. In that of a sweep, tables within it are paths: `[sweep.input] steps = [1, 2]`."""
+    """The key-value pairs of a table. Nested tables of a sweep become dotted keys: `[sweep.input] steps = [1, 2]`."""
     pairs = []
     for key, value in table.items():
         if is_sweep and isinstance(value, dict):
@@ -119,7 +119,7 @@ def _json(where: str, value: Any) -> str:
 
 
 def _from_folder(folder: Path, value: Any) -> Any:
-    """A path as meant from where the file stands, or from home (`~/`); a slash at its end stays, unlike in a Path."""
+    """A path relative to the file's folder, or to home (`~/`). A trailing slash is kept, unlike in a Path."""
     if isinstance(value, list):
         return [_from_folder(folder, item) for item in value]
     return value if value == "-" else os.path.join(folder, os.path.expanduser(value))  # noqa: PTH111, PTH118 - see there

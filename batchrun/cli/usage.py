@@ -1,4 +1,4 @@
-"""Wrong usage, which click finds, in the words of all our errors: what happened, where, and what to do."""
+"""Rewrites click's usage errors in the style of all our errors: what happened, where, and what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchrun.errors import UsageError, shown
 
 
 def as_usage_error(error: click.UsageError) -> UsageError:
-    """An error of click in our words."""
+    """Convert an error of click."""
     path = path_of(error.ctx)
     params = [] if error.ctx is None else error.ctx.command.params
     look = f"see {path} --help"
@@ -33,22 +33,22 @@ def as_usage_error(error: click.UsageError) -> UsageError:
 
 
 def path_of(context: click.Context | None) -> str:
-    """What a command is called, however the program was started."""
+    """The name of a command, however the program was started."""
     return "batchrun" if context is None or context.parent is None else f"batchrun {context.info_name}"
 
 
 def no_such_command(name: str, known: Iterable[str]) -> UsageError:
-    """A command that does not exist."""
+    """The error for an unknown command."""
     return UsageError(f"there is no command {shown(name)}", f"{_meant(name, known)}see batchrun --help")
 
 
 def _clause(message: str) -> str:
-    """A sentence of click as a clause of ours: in lower case, without its period."""
+    """A sentence of click as a clause: in lower case, without the period."""
     return message[:1].lower() + message[1:].removesuffix(".")
 
 
 def _variable(context: click.Context | None, param: click.Parameter) -> str:
-    """The environment variable that a value comes from, if it comes from one."""
+    """` from VARIABLE`, if a value comes from an environment variable, else empty."""
     if context is None or context.get_parameter_source(str(param.name)) is not ParameterSource.ENVIRONMENT:
         return ""
     own = f"{context.auto_envvar_prefix}_{str(param.name).upper()}"
@@ -57,7 +57,7 @@ def _variable(context: click.Context | None, param: click.Parameter) -> str:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    # The dashes that all options have make none of them alike.
+    # Compare without the leading dashes, which would make all options look alike.
     flags = {flag.lstrip("-"): flag for flag in known}
     near = difflib.get_close_matches(name.lstrip("-"), flags, n=1)
     return f"did you mean {flags[near[0]]}? Or " if near else ""

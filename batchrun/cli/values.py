@@ -1,4 +1,4 @@
-"""How a text becomes the value of an option: numbers, times, paths, KEY=VALUE."""
+"""Parses the values of options: numbers, times, paths, KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_DIGITS = 30
 
 
 def key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """KEY=VALUE options; a value is JSON where it can be read as such, else text."""
+    """Parse KEY=VALUE options; a value is JSON if it can be parsed as such, else text."""
     result: dict[str, Any] = {}
     for value in values:
         key, equals, text = value.partition("=")
@@ -35,7 +35,7 @@ def key_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, .
 
 
 def _json_or(text: str) -> Any:
-    """Text as JSON where it can be read as such, else as it is."""
+    """Text parsed as JSON if possible, else unchanged."""
     from batchrun.files.exactjson import load
 
     try:
@@ -45,7 +45,7 @@ def _json_or(text: str) -> Any:
 
 
 def sweeps(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
-    """KEY=V1,V2,... options, or KEY=[V1, V2, ...] as JSON; each value is JSON where it can be read as such."""
+    """Parse options KEY=V1,V2,... or KEY=[V1, V2, ...]; each value is JSON if it can be parsed as such, else text."""
     keys: dict[str, tuple[Any, ...]] = {}
     for value in values:
         key, equals, text = value.partition("=")
@@ -53,7 +53,7 @@ def sweeps(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         if not equals or not key:
             raise click.BadParameter(f"{shown(value)} is not KEY=V1,V2,..., for example temperature=0,0.7", param=param)
         if key in keys:
-            raise click.BadParameter(f"{shown(key)} is given twice: put all of its values into one", param=param)
+            raise click.BadParameter(f"{shown(key)} is given twice: put all its values into one option", param=param)
         whole = _json_or(text)
         if isinstance(whole, list):
             keys[key] = tuple(whole)
@@ -62,43 +62,41 @@ def sweeps(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         else:
             parts = [part.strip() for part in text.split(",")] if text.strip() else []
             if "" in parts:
-                raise click.BadParameter(f"{shown(value)}: a value between the commas is empty", param=param)
+                raise click.BadParameter(f"{shown(value)}: a value between commas is empty", param=param)
             keys[key] = tuple(_json_or(part) for part in parts)
     return keys
 
 
 def duration(bounds: Bounds, _ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """`8h`, `90m`, `1h30m`, `45s`, `2d`. Becomes seconds, more than 0."""
+    """Parse `8h`, `90m`, `1h30m`, `45s` or `2d`; returns seconds > 0."""
     if value is None:
         return None
     if len(value) <= _MOST_DIGITS and value.strip().replace(".", "", 1).isdecimal():
-        raise click.BadParameter(
-            f"{value!r}: hours, minutes or seconds? Say {value}h, {value}m or {value}s", param=param
-        )
+        raise click.BadParameter(f"{value!r} has no unit: give {value}h, {value}m or {value}s", param=param)
     match = _DURATION.fullmatch(value.strip().lower())
     numbers = match.groups() if match else ()
     seconds = sum(float(number) * unit_s for number, unit_s in zip(numbers, _UNITS_S, strict=False) if number)
     if not bounds.hold(seconds):
-        kind = "a longer time than 10 years" if seconds > 0 else "no time above 0"
-        raise click.BadParameter(f"{shown(value)} is {kind}, for example 8h, 90m, 1h30m or 45s", param=param)
+        problem = "longer than 10 years" if seconds > 0 else "not a time above 0"
+        raise click.BadParameter(f"{shown(value)} is {problem}; give for example 8h, 90m, 1h30m or 45s", param=param)
     return seconds
 
 
 def size(bounds: Bounds, _ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """`256MB`, `1GiB`, `1.5GB`. Becomes bytes."""
+    """Parse `256MB`, `1GiB` or `1.5GB`; returns bytes."""
     if value is None:
         return None
     match = _SIZE.fullmatch(value.strip().lower()) if len(value) <= _MOST_DIGITS else None
     size_bytes = round(float(match.group(1)) * _SIZES[match.group(2)]) if match else 0
     if not bounds.hold(size_bytes):
         raise click.BadParameter(
-            f"{shown(value)} is not a size from 1MB to 1TB, for example 256MB or 1GiB", param=param
+            f"{shown(value)} is not a size from 1MB to 1TB; give for example 256MB or 1GiB", param=param
         )
     return size_bytes
 
 
 def halt(bounds: Bounds, _ctx: click.Context, param: click.Parameter, value: str | None) -> HaltOptions | None:
-    """`50` failed rows, `10%` of the rows, or `off`."""
+    """Parse `50` (failed rows), `10%` (of the finished rows) or `off`."""
     if value is None:
         return None
     text = value.strip().lower()
@@ -109,16 +107,18 @@ def halt(bounds: Bounds, _ctx: click.Context, param: click.Parameter, value: str
     match = re.fullmatch(f"{_NUMBER}\\s*%", text)
     share = float(match.group(1)) / 100 if match else 0.0
     if not 0 < share <= 1:
-        raise click.BadParameter(f"{shown(value)}: give failed rows (50), a share of them (10%), or off", param=param)
+        raise click.BadParameter(
+            f"{shown(value)} is not a number of failed rows (50), a percentage (10%) or off", param=param
+        )
     return HaltOptions(share=share)
 
 
 class Number(click.FloatRange):
-    """The number that an option takes, within its bounds.
+    """The click type of a number within bounds.
 
     Args:
-        bounds: Which numbers.
-        may_be_auto: Whether `auto` is taken, too, and becomes None.
+        bounds: The numbers that are accepted.
+        may_be_auto: Whether `auto` is accepted, too; it becomes None.
     """
 
     def __init__(self, bounds: Bounds, *, may_be_auto: bool = False) -> None:
@@ -128,10 +128,10 @@ class Number(click.FloatRange):
         super().__init__(bounds.least, bounds.most, min_open=bounds.above)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number for a text.
+        """Parse a number.
 
         Raises:
-            click.BadParameter: it is not one, or not within the bounds.
+            click.BadParameter: it is not a number within the bounds.
         """
         if self._may_be_auto and str(value).strip().lower() == "auto":
             return None
@@ -143,7 +143,7 @@ class Number(click.FloatRange):
 
 
 def _number(text: str, bounds: Bounds) -> float | None:
-    """Text as a number; None when it is none, or one of thousands of digits."""
+    """Text as a number; None if it is not one, or has thousands of digits."""
     try:
         return int(text) if bounds.whole else float(text)
     except ValueError:
@@ -151,10 +151,10 @@ def _number(text: str, bounds: Bounds) -> float | None:
 
 
 class _Path(click.Path):
-    """A path that can be looked at, whether something is there or not.
+    """The click type of a path, whether it exists or not.
 
     Args:
-        is_state: Whether it is that of a state file, which messages and JSON name.
+        is_state: Whether it is the path of a state file, which must be printable because messages and JSON contain it.
     """
 
     def __init__(self, *, is_state: bool = False) -> None:
@@ -162,10 +162,10 @@ class _Path(click.Path):
         self._is_state = is_state
 
     def convert(self, value: Any, param: click.Parameter | None, _ctx: click.Context | None) -> Path:
-        """The path for a text.
+        """Convert text to a path.
 
         Raises:
-            UsageError: see `look_at`.
+            UsageError: the path is not usable, see `look_at`.
         """
         found = look_at(value, "the path" if param is None else called(param))
         path = Path(value)
@@ -177,7 +177,7 @@ class _Path(click.Path):
             if not path.name:
                 raise StateError(
                     f"{path} is a folder, not a state file",
-                    f"it stands beside the results, <output>.state, or in their folder: {FOLDER_STATE}",
+                    f"it is beside the results, as <output>.state, or in their folder, as {FOLDER_STATE}",
                 )
             if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
                 raise StateError(f"{path} is a device or a pipe, not a state file", "give the path of a state file")
@@ -185,12 +185,12 @@ class _Path(click.Path):
 
 
 def called(param: click.Parameter) -> str:
-    """What people call a parameter: `--output`, or `STATE`."""
+    """The name of a parameter for users: `--output`, or `STATE`."""
     return max(param.opts, key=len) if isinstance(param, click.Option) else (param.metavar or str(param.name).upper())
 
 
 class _Name(click.types.StringParamType):
-    """A path that is kept as it is written, with the slash at its end."""
+    """The click type of a path that is kept as given, including a trailing slash."""
 
 
 PATH, STATE, NAME = _Path(), _Path(is_state=True), _Name()

@@ -1,7 +1,7 @@
-"""What a user may say: each option once.
+"""Every option, defined once.
 
-The command line, a TOML file, the environment and the Python API all make these dataclasses: `batchrun.cli` makes its
-options from the fields, and `batchrun.api` passes its keywords as they are. A new option is a field here, and its use.
+The command line, a TOML file, the environment and the Python API all fill in these dataclasses: `batchrun.cli` makes
+click options from the fields, and `batchrun.api` passes its keyword arguments on. To add an option, add a field here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.commands.definitions import (
-    ASKED,
-    AT_ONCE,
+    CONCURRENCY,
     DISPLAY,
     FAILURES,
     GUARDS,
     LOCAL,
     MONEY,
+    REQUESTS,
     WHERE,
     Arguments,
     Values,
     numbers,
     option,
-    said,
-    words,
+    option_metadata,
+    text_value,
 )
 from batchrun.config import (
     DEFAULT_BASE_URL,
@@ -42,9 +42,9 @@ from batchrun.config import (
 )
 
 _WEEK_S = 604_800
-"""The longest time that Runpod takes."""
+"""The longest time that Runpod accepts."""
 _TIME = Values("time", "TIME", Bounds(0, 10 * 365 * 86400.0, above=True))
-"""Longer than 10 years is a slip; and it is still far from what a clock can add up."""
+"""More than 10 years must be a typing error."""
 _SIZE = Values("size", "SIZE", Bounds(1_000_000, 1_000_000_000_000, whole=True))
 _HALT = Values("halt", "N|N%|off", Bounds(1, MOST_ROWS, whole=True))
 _PAIRS = Values("pairs", "KEY=VALUE")
@@ -55,43 +55,45 @@ _BASE_URL_VARIABLES = ("BATCHRUN_BASE_URL", "RUNPOD_ENDPOINT_BASE_URL")
 _DEFAULTS = SchedulerOptions()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RequestArguments(Arguments):
     """How a line becomes its requests."""
 
     set: Mapping[str, Any] | None = option(
         None,
-        (ASKED, 1),
-        "A sampling parameter for every line, winning over the line's own; repeatable.",
+        (REQUESTS, 1),
+        "Set a sampling parameter for every line, overriding the line's own value; repeatable.",
         _PAIRS,
         variables=("BATCHRUN_OVERRIDE",),
     )
     default: Mapping[str, Any] | None = option(
-        None, (ASKED, 1), "A sampling parameter for lines that do not have it; repeatable.", _PAIRS
+        None, (REQUESTS, 1), "Set a sampling parameter for lines that do not have it; repeatable.", _PAIRS
     )
     system: str | None = option(
-        None, (ASKED, 2), "A system message for lines that have none; implies --chat.", words("TEXT")
+        None, (REQUESTS, 2), "Add a system message to lines that have none; implies --chat.", text_value("TEXT")
     )
-    chat: bool = option(False, (ASKED, 2), "Send `prompt` lines as chat messages.")
+    chat: bool = option(False, (REQUESTS, 2), "Send `prompt` lines as chat messages.")
     sweep: Mapping[str, Sequence[Any]] | None = option(
         None,
-        (ASKED, 3),
-        "Run every line with each of these values; several sweeps: with all combinations. KEY is a sampling"
-        " parameter, endpoint, body.FIELD of an OpenAI line, or input.FIELD of an `input` object.",
+        (REQUESTS, 3),
+        "Run every line with each of these values; with several --sweep options, with every combination. KEY is a"
+        " sampling parameter, endpoint, body.FIELD of an OpenAI line, or input.FIELD of an `input` object.",
         _SWEEP,
     )
     repeat: int = option(
         1,
-        (ASKED, 3),
-        "Samples of every line, or of each combination of a sweep; each with a seed of its own.",
+        (REQUESTS, 3),
+        "Run every line, or every combination of a sweep, N times, each time with another seed.",
         numbers(1, 10_000_000, whole=True),
     )
-    strict: bool = option(False, (ASKED, 4), "Treat warnings about the fields of a line as errors: send nothing.")
+    strict: bool = option(
+        False, (REQUESTS, 4), "Treat warnings about the fields of a line as errors, and send nothing."
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class GuardArguments(Arguments):
-    """What keeps watch over a run; each may differ from one session to the next. None: as before, or the default."""
+    """What guards a run. Each may differ from session to session; None keeps the stored value, or else the default."""
 
     on_interrupt: InterruptPolicy | None = option(
         None,
@@ -103,29 +105,28 @@ class GuardArguments(Arguments):
         None,
         (GUARDS, 2),
         "Stop after N failed rows, or once N% of the finished rows have failed (from the 50th on). A run also stops"
-        " when its first 20 finished rows, or its last 200, all failed; `off` disables both.",
+        " if its first 20 finished rows, or any 200 in a row, all failed; `off` disables both.",
         _HALT,
     )
     canary: int | None = option(
         None,
         (GUARDS, 3),
-        "Run N rows first, and the others only if all of these succeed, and not all of them with answers that are"
-        " empty or cut off.",
+        "Run N rows first, and the others only if all N succeed and not all of their answers are empty or cut off.",
         _ROWS,
     )
     canary_allow: CanaryAllows | None = option(
-        None, (GUARDS, 4), "Accept answers that max_tokens has cut off as good for --canary."
+        None, (GUARDS, 4), "Let --canary accept answers that were cut off by max_tokens."
     )
     price_per_hour: float | None = option(
         None,
         (MONEY, 1),
-        "Hourly price of one worker: shows what the run costs.",
+        "Hourly price of one worker; enables cost estimates.",
         numbers(0, 1_000_000, above=True, metavar="$"),
     )
     max_cost: float | None = option(
         None,
         (MONEY, 2),
-        "Stop submitting when the cost so far plus the jobs in flight reaches this; needs --price-per-hour.",
+        "Stop submitting when the cost so far plus that of the jobs in flight reaches this; needs --price-per-hour.",
         numbers(0, 1_000_000_000, above=True, metavar="$"),
     )
     deadline: float | None = option(
@@ -138,217 +139,230 @@ class GuardArguments(Arguments):
         None,
         (GUARDS, 1),
         "Cancel a job that has not finished this long after its submission, queue time included. It counts as"
-        " TIMED_OUT, and is tried again up to --max-retries times. [default: its ttl and 10 min]",
+        " TIMED_OUT, and is retried up to --max-retries times. [default: its ttl plus 10 min]",
         _TIME,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class RetryArguments(Arguments):
-    """What resuming a run can ask for."""
+    """What to repeat or repair when a run is resumed."""
 
-    retry_failed: bool = option(False, (FAILURES, 2), "Run the failed rows again, with all their retries.")
+    retry_failed: bool = option(False, (FAILURES, 2), "Run the failed rows again, with a full set of retries.")
     only: tuple[str, ...] = option(
         (),
         (FAILURES, 2),
-        "With --retry-failed: only this kind of failure; repeatable.",
-        words("KIND"),
+        "With --retry-failed: only rows that failed with this kind of error; repeatable.",
+        text_value("KIND"),
         variables=("BATCHRUN_KINDS",),
     )
     repair: bool = option(
         False,
         (FAILURES, 3),
-        "Get lost or damaged results again, free where the endpoint still has them; rebuild a lost state file.",
+        "Recover lost or damaged results, free if the endpoint still has them; rebuild a lost state file.",
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class KeyArguments(Arguments):
-    """Where the key comes from, and how it may travel."""
+    """Where the API key comes from, and how it may be sent."""
 
     api_key_file: Path | None = option(None, (WHERE, 8), "Read the API key from this file instead of RUNPOD_API_KEY.")
     insecure_http: bool = option(
         False,
         (WHERE, 9),
-        "Send the API key and the prompts to an http URL of another machine, readable by everyone on the way.",
+        "Allow plain http to another machine: everyone on the way can read the API key and the prompts.",
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ConfirmArguments(KeyArguments):
-    """The same for a run that is known from its state file, which is not trusted with where the key goes."""
+    """Confirms the base URL of a run that is known only from its state file, which may come from somebody else."""
 
     base_url: str | None = option(
         None,
         (WHERE, 7),
-        "Confirm that the run's jobs go to this URL, where the state file does not prove that you chose it.",
-        words("URL"),
+        "Confirm that the run's jobs go to this URL, if the state file does not prove that you chose it.",
+        text_value("URL"),
         variables=_BASE_URL_VARIABLES,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class LocalArguments(Arguments):
-    """What answers at the local endpoint."""
+    """The worker of the local endpoint."""
 
     worker: WorkerChoice = option(
-        "auto", (LOCAL, 5), "What answers: a small real model where it is installed, or an echo."
+        "auto", (LOCAL, 5), "What answers: a small real model, or an echo. auto: the model if it is installed."
     )
-    model_file: Path | None = option(None, (LOCAL, 5), "A GGUF file for the local model, instead of SmolLM2.")
+    model_file: Path | None = option(None, (LOCAL, 5), "GGUF file of the local model, instead of SmolLM2.")
     upstream: str | None = option(
-        None, (LOCAL, 5), "An OpenAI-compatible server (vLLM, llama.cpp, Ollama) as the local worker.", words("URL")
+        None,
+        (LOCAL, 5),
+        "Use an OpenAI-compatible server (vLLM, llama.cpp, Ollama) as the local worker.",
+        text_value("URL"),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ShowArguments(Arguments):
-    """What is shown, logged, and told at the end."""
+    """What is shown, logged, and sent at the end."""
 
     progress: ProgressMode = option(
         "auto",
         (DISPLAY, 5),
-        "A bar on a terminal and a line every 30 s elsewhere (auto), either of these, one JSON object a line, or"
-        " nothing; on stderr.",
+        "Progress on stderr: a bar, a plain line every 30 s, JSON lines, or none. auto: a bar on a terminal, plain"
+        " elsewhere.",
     )
-    verbose: bool = option(False, (DISPLAY, 5), "Log what is done, and why, on stderr.", flags="-v --verbose")
+    verbose: bool = option(False, (DISPLAY, 5), "Log each step and its reason to stderr.", flags="-v --verbose")
     quiet: bool = option(False, (DISPLAY, 5), "Show only errors: no progress, no summary.", flags="-q --quiet")
     log_file: Path | None = option(None, (DISPLAY, 5), "Append the log to this file.")
     notify: str | None = option(
-        None, (DISPLAY, 5), "POST a JSON object with a `text` to this URL when the run ends or stops.", words("URL")
+        None,
+        (DISPLAY, 5),
+        "POST a JSON object with a `text` field to this URL when the run ends or stops.",
+        text_value("URL"),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class SessionArguments(RetryArguments, LocalArguments, ShowArguments):
-    """What is asked of one session of a run; the state file does not keep it."""
+    """Options of one session, which the state file does not keep."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ResumeArguments(GuardArguments, SessionArguments, ConfirmArguments):
-    """`batchrun resume`, for the run of a state file."""
+    """Options of `batchrun resume`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class CancelArguments(ShowArguments, ConfirmArguments):
-    """`batchrun cancel`, for the run of a state file."""
+    """Options of `batchrun cancel`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class JobArguments(RequestArguments, GuardArguments, KeyArguments, LocalArguments, ShowArguments):
-    """What a run is asked for, wherever its inputs are and its results go."""
+    """Options of a run, whatever its inputs and outputs are."""
 
     config: Path | None = option(
         None,
         (WHERE, 3),
-        "A TOML file that may hold any of these options; INPUT... as `inputs`. The command line wins.",
+        "TOML file with any of these options, and INPUT... as `inputs`. The command line wins.",
         Values("run file", "FILE"),
     )
     endpoint: str | None = option(
         None,
         (WHERE, 1),
-        "The endpoint's ID; `local` starts the built-in one in this process. A --sweep over endpoint names several"
-        " instead. [env: RUNPOD_ENDPOINT_ID]",
-        words("ID"),
+        "Endpoint ID; `local` starts the built-in endpoint in this process. For several endpoints use --sweep"
+        " endpoint=ID1,ID2. [env: RUNPOD_ENDPOINT_ID]",
+        text_value("ID"),
         flags="-e --endpoint",
         variables=("BATCHRUN_ENDPOINT", "RUNPOD_ENDPOINT_ID"),
     )
     base_url: str = option(
         DEFAULT_BASE_URL,
         (WHERE, 7),
-        "Jobs go to URL/ID/run. [env: RUNPOD_ENDPOINT_BASE_URL]",
-        words("URL"),
+        "Submit jobs to URL/ID/run. [env: RUNPOD_ENDPOINT_BASE_URL]",
+        text_value("URL"),
         variables=_BASE_URL_VARIABLES,
     )
-    limit: int | None = option(None, (WHERE, 2), "Only the first N rows.", numbers(1, MOST_ROWS, whole=True))
+    limit: int | None = option(None, (WHERE, 2), "Run only the first N rows.", numbers(1, MOST_ROWS, whole=True))
     format: FormatChoice = option(
         "auto",
         (WHERE, 5),
-        "Of the results: as the OpenAI batch API writes them, or batchrun's own. auto: openai if all lines are"
-        " OpenAI batch lines.",
+        "Format of the results: that of the OpenAI batch API, or batchrun's own. auto: openai if all lines are OpenAI"
+        " batch lines.",
     )
-    ordered: bool = option(False, (WHERE, 5), "Put the results of a finished run into input order.")
+    ordered: bool = option(False, (WHERE, 5), "When the run has finished, put the results into input order.")
     concurrency: int | None = option(
         None,
-        (AT_ONCE, 1),
-        "Jobs in flight at once: submitted and not finished. auto: as many as keep every worker busy, and no more.",
+        (CONCURRENCY, 1),
+        "Jobs in flight at once (submitted and not finished). auto: just enough to keep every worker busy.",
         numbers(1, 1_000_000, whole=True, or_auto=True),
         flags="-j --concurrency",
     )
     connections: int | None = option(
         None,
-        (AT_ONCE, 5),
-        "HTTP connections at once, however many jobs are in flight. auto: 64 to 256, by the distance.",
+        (CONCURRENCY, 5),
+        "Number of HTTP connections, independent of the jobs in flight. auto: 64 to 256, by the distance.",
         numbers(1, 10_000, whole=True, or_auto=True),
     )
-    low_priority: bool = option(False, (AT_ONCE, 2), "Submit jobs that do not make the endpoint scale up.")
+    low_priority: bool = option(False, (CONCURRENCY, 2), "Submit jobs that do not trigger scale-up.")
     run_limit: int | None = option(
-        None, (AT_ONCE, 3), "Submissions in any 10 s; 0: unlimited. [default: 1000; 0 for the local endpoint]", _RATE
+        None,
+        (CONCURRENCY, 3),
+        "Submissions in any 10 s; 0: unlimited. [default: 1000; 0 for the local endpoint]",
+        _RATE,
     )
     status_limit: int | None = option(
         None,
-        (AT_ONCE, 3),
+        (CONCURRENCY, 3),
         "Status requests in any 10 s; 0: unlimited. [default: 2000; 0 for the local endpoint]",
         _RATE,
     )
     memory: int = option(
         DEFAULT_MEMORY_BYTES,
-        (AT_ONCE, 5),
-        "Memory for the answers that are held at once. Larger answers are read one at a time.",
+        (CONCURRENCY, 5),
+        "Memory for all answers that are held at once. Larger answers are read one at a time.",
         _SIZE,
     )
     max_retries: int = option(
         _DEFAULTS.max_retries,
         (FAILURES, 1),
-        "Further submissions of a row after a failure that another try may fix; 0: none.",
+        "Retries of a row after a failure that another try may fix; 0: none.",
         numbers(0, 1000, whole=True),
     )
     skip_invalid: bool = option(
         False,
         (FAILURES, 1),
-        "Run the valid lines although others are not: those go to the error file as INVALID (exit code 3).",
+        "Run the valid lines, and write the invalid ones to the error file as INVALID (exit code 3).",
     )
     unconfirmed: UnconfirmedPolicy = option(
         _DEFAULTS.unconfirmed,
         (FAILURES, 4),
-        "A submission whose answer never arrived may be a paid job: submit it again, or hold the row.",
+        "If the answer to a submission never arrived, the job may exist and cost money: submit the row again, or hold"
+        " it.",
     )
     inspect_output: bool = option(
         True,
         (FAILURES, 5),
-        "Look for errors inside the output of completed jobs.",
+        "Look for errors in the output of completed jobs.",
         flags="--inspect-output/--no-inspect-output",
     )
     request_timeout: float = option(
         DEFAULT_SILENCE_S,
         (FAILURES, 5),
-        "Seconds that the server may send nothing, before its answer and within it.",
+        "Give up a request when the server has been silent for this many seconds.",
         numbers(1, 3600, metavar="S"),
     )
     execution_timeout: float | None = option(
-        None, (GUARDS, 5), "Seconds that a job may run. [default: Runpod's, 600]", numbers(5, _WEEK_S, metavar="S")
+        None,
+        (GUARDS, 5),
+        "Longest execution time of a job, in seconds. [default: Runpod's, 600]",
+        numbers(5, _WEEK_S, metavar="S"),
     )
     ttl: float | None = option(
         None,
         (GUARDS, 5),
-        "Seconds that a job may live, queue included. [default: Runpod's, 86400]",
+        "Longest life of a job, in seconds, queue time included. [default: Runpod's, 86400]",
         numbers(10, _WEEK_S, metavar="S"),
     )
     dedupe: bool = option(
         False,
         (MONEY, 3),
-        "Pay for equal requests once: each of their rows gets the answer. Samples of --repeat stay apart.",
+        "Pay for equal requests once: all of their rows get the answer. Samples of --repeat stay separate.",
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RunArguments(JobArguments, SessionArguments):
-    """`batchrun run`, and `batchrun.run` in Python."""
+    """Options of `batchrun run`, and of `batchrun.run` in Python."""
 
-    inputs: tuple[str, ...] = field(metadata=said((WHERE, 1), "", Values("name", "INPUT..."), flags=""))
+    inputs: tuple[str, ...] = field(metadata=option_metadata((WHERE, 1), "", Values("name", "INPUT..."), flags=""))
     output: str | None = option(
         None,
         (WHERE, 1),
-        "A file for all results, or a folder (existing, or ending in /): one file for each input."
+        "File for all results, or folder (existing, or ending in /) for one results file per input."
         " [default: <input>.results.jsonl]",
         Values("name", "PATH"),
         flags="-o --output",
@@ -356,33 +370,31 @@ class RunArguments(JobArguments, SessionArguments):
     state: str | None = option(
         None,
         (WHERE, 4),
-        "The state file. [default: <output>.state; in a folder: batchrun.state]",
+        "State file. [default: <output>.state; in a folder: batchrun.state]",
         Values("name", "PATH"),
     )
     shard: str | None = option(
         None,
         (WHERE, 4),
-        "Only the lines of part I of N, by their ids: for one of N machines, counted from 1. `merge` puts the"
-        " parts together.",
-        words("I/N"),
+        "Run only part I of N of the lines (I from 1 to N), for example one part on each of N machines. `merge` puts"
+        " the results together.",
+        text_value("I/N"),
     )
     dry_run: bool = option(False, (WHERE, 2), "Print the request bodies that would be sent, and send nothing.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class WatchArguments(JobArguments):
-    """`batchrun watch`: the options of a run, for each of its files."""
+    """Options of `batchrun watch`: those of a run, for each file, and its own."""
 
-    folder: Path = field(metadata=said((WHERE, 1), "", flags=""))
+    folder: Path = field(metadata=option_metadata((WHERE, 1), "", flags=""))
     output: Path = field(
-        metadata=said(
+        metadata=option_metadata(
             (WHERE, 1),
-            "Where results, state files and records go; made if it is missing, and never the watched folder.",
-            words("FOLDER"),
+            "Folder for results, state files and records; created if missing. It must not be the watched folder.",
+            text_value("FOLDER"),
             flags="-o --output",
         )
     )
-    until_empty: bool = option(False, (WHERE, 2), "End when every file in the folder has a record.")
-    settle: float = option(
-        2.0, (WHERE, 2), "A file is whole when its size and time have not changed for this long.", _TIME
-    )
+    until_empty: bool = option(False, (WHERE, 2), "Exit when every file in the folder has a record.")
+    settle: float = option(2.0, (WHERE, 2), "Run a file once its size and time have not changed for this long.", _TIME)

@@ -1,7 +1,7 @@
-"""How one process asks another, the one that drives a run, to cancel and to end.
+"""How one process asks the process that drives a run to cancel its jobs and to exit.
 
-It is asked through a lock on the state file (`batchrun.files.locks`), not by a signal: a process ID may be of another
-container or host by now, and a lock says nothing to anybody but the holder of this very file.
+The request is a lock on the state file (`batchrun.files.locks`), not a signal: a process ID may belong to another
+container or host, whereas a lock is seen only by the process that holds this very file.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from batchrun.state.lock import CANCEL, Request, holder, signs_of_life
 
 _LOOK_AGAIN_S = 0.2
 _PATIENCE_S = 9.0
-"""A run that is asked to end gives a sign of life every two seconds; on a busy machine a little later."""
+"""A run that was asked to cancel gives a sign of life every two seconds, on a busy machine a little later."""
 
 
 def ask_to_cancel(
     state: Path, observer: Observer, *, clock: Callable[[], float], pause: Callable[[float], None]
 ) -> None:
-    """Ask the process that drives a run to cancel its jobs, and wait until it is gone; nothing, when there is none.
+    """Ask the process that drives a run to cancel its jobs, and wait until it has exited; do nothing if none drives it.
 
     Args:
         state: The run's state file.
-        observer: Told that another process has been asked.
+        observer: Receives a message if another process was asked.
         clock: Monotonic seconds.
-        pause: Waits for so many seconds.
+        pause: Sleeps for this many seconds.
 
     Raises:
-        StateError: it cannot be asked, or it shows no sign of life.
+        StateError: the process cannot be asked, or gives no sign of life.
     """
     who = holder(state)
     if who is None:
         return
     with closing(Request(state, CANCEL)):
-        observer.message(f"{who} drives this run: it cancels its jobs and ends")
+        observer.message(f"this run is driven by {who}, which was asked to cancel its jobs and exit")
         seen, seen_at = signs_of_life(state, who), clock()
         while (now := holder(state)) is not None:
             who = now
@@ -45,9 +45,9 @@ def ask_to_cancel(
                 seen, seen_at = signs, clock()
             if clock() - seen_at > _PATIENCE_S:
                 raise StateError(
-                    f"{state} is in use by {who}, which does not answer: it shows no sign of life",
-                    f"wake it (kill -CONT {who.pid}) or end it (kill {who.pid}), then run the same command"
+                    f"{state} is in use by {who}, which does not respond",
+                    f"wake it (kill -CONT {who.pid}) or end it (kill {who.pid}), then give the same command again"
                     if who.pid and not who.place
-                    else "end it where it runs, then run the same command",
+                    else "end it where it runs, then give the same command again",
                 )
             pause(_LOOK_AGAIN_S)

@@ -1,4 +1,4 @@
-"""`batchrun cancel`: cancels what a run has in flight; a process that drives it is asked to, and waited for."""
+"""`batchrun cancel`: cancels the jobs in flight of a run. A process that drives the run is asked to do it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 from batchrun.commands.asking import ask_to_cancel
 from batchrun.commands.event_loop import in_loop
-from batchrun.commands.notify import refuse_bad_urls, telling
+from batchrun.commands.notify import notifying, refuse_bad_urls
 from batchrun.config import RunOptions
 from batchrun.display.summary import Observer, Summary
 from batchrun.endpoint.credentials import find_key
@@ -31,33 +31,33 @@ def cancel(
     """Cancel the jobs in flight.
 
     Args:
-        options: Those of the run's state file.
-        observer: Told what a person should know.
-        confirmed_url: Whether the run's base URL has been given now.
-        api_key: None: it is looked for, see `find_api_key`.
+        options: The options in the run's state file.
+        observer: Receives messages for the user.
+        confirmed_url: Whether the user has confirmed the run's base URL in this command.
+        api_key: None: it is looked up, see `find_key`.
         notify_url: URL that is notified at the end; None: no notification.
 
     Raises:
-        BatchrunError: nothing was cancelled, or a defect.
+        BatchrunError: nothing was cancelled, or batchrun has a defect.
     """
     refuse_bad_urls(options, notify_url)
     key, state = find_key(options, api_key), options.state
-    said = Named(base_url=confirmed_url, paths=False)
+    confirmed = Named(base_url=confirmed_url, paths=False)
     ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
     wall, leaving = WallClock(steady_s, time.time), Leaving()
     with (
         cancellable(leaving),
-        telling(notify_url, state, observer, key) as told,
-        open_as_it_is(options, observer, clock=steady_s, wall=wall, api_key=key, said=said) as opened,
+        notifying(notify_url, state, observer, key) as summaries,
+        open_as_it_is(options, observer, clock=steady_s, wall=wall, api_key=key, said=confirmed) as opened,
     ):
         if options.is_local:
-            observer.message("the jobs of a local endpoint end with its process: nothing is left to cancel")
+            observer.message("nothing to cancel: the jobs of a local endpoint end with its process")
             outcome = Outcome("cancelled")
         elif not opened.has_jobs:
-            observer.message("nothing is in flight: there is nothing to cancel")
+            observer.message("nothing to cancel: no job is in flight")
             outcome = Outcome("cancelled")
         else:
             rng = random.Random()  # noqa: S311 - jitter, not a secret
             outcome = in_loop(cancel_jobs(opened, options.base_url, rng, leaving=leaving))
-        told.append(conclude(opened, outcome))
-    return told[0]
+        summaries.append(conclude(opened, outcome))
+    return summaries[0]

@@ -1,4 +1,4 @@
-"""`batchrun check`: what is wrong with each line of the inputs, or what they amount to. Nothing is sent or kept."""
+"""`batchrun check`: reports every invalid line, or sums the inputs up. Nothing is sent or written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROBLEMS_KEPT = 1000
 
 @dataclass(frozen=True, slots=True)
 class LineProblem:
-    """A wrong line."""
+    """An invalid line."""
 
     file: str
     line: int
@@ -32,11 +32,11 @@ class LineProblem:
 
 @dataclass(slots=True)
 class CheckReport:
-    """What the inputs amount to."""
+    """What was found in the inputs."""
 
     files: int = 0
     rows: int = 0
-    """Lines that can be run."""
+    """Valid lines."""
     shapes: Counter[str] = field(default_factory=Counter)
     with_id: int = 0
     """Rows that have an id of their own."""
@@ -48,15 +48,15 @@ class CheckReport:
     """`file:line`."""
     problem_count: int = 0
     problems: list[LineProblem] = field(default_factory=list)
-    """The first thousand of them."""
+    """The first `PROBLEMS_KEPT` of them."""
     findings: list[Finding] = field(default_factory=list)
-    """What becomes of the fields of the lines, warnings first."""
+    """How the fields of the lines are used, warnings first."""
     strict: bool = False
     """Whether warnings count as errors."""
 
     @property
     def warnings(self) -> list[Finding]:
-        """Fields that are probably a mistake."""
+        """The findings that are probably mistakes."""
         return [finding for finding in self.findings if finding.is_warning]
 
     @property
@@ -65,13 +65,13 @@ class CheckReport:
         return not (self.problem_count or (self.strict and self.warnings))
 
     def add_problem(self, file: str, line: int, message: str) -> None:
-        """Note a wrong line."""
+        """Count an invalid line."""
         self.problem_count += 1
         if len(self.problems) < PROBLEMS_KEPT:
             self.problems.append(LineProblem(file, line, message))
 
     def add_row(self, file: str, line: int, prompt: Prompt, size_bytes: int) -> None:
-        """Note a line that can be run."""
+        """Count a valid line."""
         chars = prompt_chars(prompt.request)
         self.rows += 1
         self.shapes[prompt.shape.value] += 1
@@ -92,18 +92,18 @@ def inspect(
 ) -> CheckReport:
     """Read every line of the sources.
 
-    Ids are compared by 8 bytes of their digest, which costs some 150 bytes of memory for each row that has one.
+    Ids are compared by 8 bytes of their digest, which takes about 150 bytes of memory for each row with an id.
 
     Args:
         sources: The inputs.
-        stdin: What `-` is read from.
-        request: How a line becomes a request; None: as it asks by itself.
-        sweep: The variants of each line; None: there is one.
+        stdin: The stream that `-` stands for.
+        request: Options that change the requests; None: none do.
+        sweep: The variants of each line; None: one variant.
         strict: Whether warnings count as errors.
 
     Raises:
         InputError: a source cannot be read.
-        UsageError: the sweep is not one.
+        UsageError: the sweep is not valid.
     """
     report = CheckReport(strict=strict)
     variants = Sweep(sweep or SweepOptions())
@@ -125,36 +125,36 @@ def inspect(
                 first = seen.setdefault(key, (report.files - 1, line.number))
                 if first != (report.files - 1, line.number):
                     where = f"{files[first[0]]}:{first[1]}"
-                    way = "" if first[0] == report.files - 1 else "; with -o FOLDER/ each file may have it once"
-                    report.add_problem(source.path, line.number, f"the id {prompt.id!r} stands already at {where}{way}")
+                    way = "" if first[0] == report.files - 1 else "; with -o FOLDER/ each file may use it once"
+                    report.add_problem(source.path, line.number, f"duplicate id {prompt.id!r}, first at {where}{way}")
                     continue
             report.add_row(source.path, line.number, prompt, len(line.raw))
             fields.add(prompt, source.path, line.number)
     report.findings = fields.findings()
     if not report.rows and not report.problem_count:
-        report.add_problem(files[0] if files else "-", 1, "there is no line in the input")
+        report.add_problem(files[0] if files else "-", 1, "the input has no lines")
     return report
 
 
 def render(report: CheckReport) -> str:
-    """For a terminal: a line for each problem as compilers write them, else the sums."""
+    """The report for a terminal: one `file:line: problem` per problem, or the totals if there are none."""
     found = [str(finding) for finding in report.findings]
     if report.problem_count:
         lines = [str(problem) for problem in report.problems]
         if report.problem_count > len(report.problems):
             lines.append(f"... and {report.problem_count - len(report.problems):,} more")
-        good = f"{report.rows:,} of {report.rows + report.problem_count:,} lines can be run"
-        return "\n".join([*lines, *found, "", f"{report.problem_count:,} wrong; {good}"]) + "\n"
+        valid = f"{report.rows:,} of {report.rows + report.problem_count:,} lines are valid"
+        return "\n".join([*lines, *found, "", f"{report.problem_count:,} invalid; {valid}"]) + "\n"
     shapes = ", ".join(f"{count:,} {shape}" for shape, count in report.shapes.most_common())
     mean = report.chars / report.rows
     return (
         "".join(f"{line}\n" for line in [*found, ""] if found) + f"  files         {report.files:,}\n"
         f"  rows          {report.rows:,}: {shapes}\n"
         f"  with an id    {report.with_id:,}\n"
-        f"  prompt text   {report.chars:,} characters (mean {mean:,.0f}, most {report.largest_chars:,}),"
+        f"  prompt text   {report.chars:,} characters (mean {mean:,.0f}, maximum {report.largest_chars:,}),"
         f" about {report.chars // 4:,} tokens\n"
         f"  largest line  {report.largest_line_bytes:,} bytes at {report.largest_line_at}\n"
-        + ("all lines can be run\n" if report.is_good else f"errors by --strict: {len(report.warnings):,}\n")
+        + ("all lines are valid\n" if report.is_good else f"warnings that --strict refuses: {len(report.warnings):,}\n")
     )
 
 

@@ -1,4 +1,4 @@
-"""How an option is defined: a field of a dataclass with its default, its values, its help and its place in the help."""
+"""How an option is defined: a dataclass field with its default, its values, its help text and its place in the help."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -9,16 +9,16 @@ from batchrun.config import Bounds
 
 T = TypeVar("T")
 
-WHERE = "What and where"
-ASKED = "What is asked"
-AT_ONCE = "How much at once"
+WHERE = "Inputs, outputs and endpoint"
+REQUESTS = "Requests"
+CONCURRENCY = "Concurrency and limits"
 FAILURES = "Failures"
 GUARDS = "Guards"
 MONEY = "Money"
 LOCAL = "Local endpoint"
-EMULATED = "What it emulates"
+EMULATED = "Emulation"
 DISPLAY = "Display"
-GROUPS = (WHERE, ASKED, AT_ONCE, FAILURES, GUARDS, MONEY, LOCAL, EMULATED, DISPLAY)
+GROUPS = (WHERE, REQUESTS, CONCURRENCY, FAILURES, GUARDS, MONEY, LOCAL, EMULATED, DISPLAY)
 """The headings of `--help`, in their order."""
 
 Syntax = Literal["plain", "number", "number or auto", "time", "size", "halt", "pairs", "sweep", "name", "run file"]
@@ -26,30 +26,30 @@ Syntax = Literal["plain", "number", "number or auto", "time", "size", "halt", "p
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Which values an option takes, where its type alone does not say."""
+    """The values that an option accepts, as far as its type does not say."""
 
     syntax: Syntax = "plain"
-    """How a text becomes a value: `8h`, `256MB`, `10%`, KEY=VALUE, a path as it is given."""
+    """How text is parsed: `8h`, `256MB`, `10%`, KEY=VALUE, or a path kept as given."""
     metavar: str | None = None
-    """What the help calls a value; None: by its type."""
+    """What the help calls a value; None: the name of its type."""
     bounds: Bounds | None = None
-    """Which numbers are taken: times in seconds, sizes in bytes, prices in dollars. None: it is not a number."""
+    """The numbers that are accepted: times in seconds, sizes in bytes, prices in dollars. None: not a number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """How a field is said."""
+    """How a field is given on the command line, and its help."""
 
     group: str
     """Its heading in the help."""
     rank: int
-    """Its place under the heading: what is used most comes first. Equals are in the order of their definition."""
+    """Its place under the heading: the most used options first. Equal ranks keep the order of definition."""
     help: str
     values: Values = Values()
     flags: str | None = None
-    """`-o --output`, or `--limits/--no-limits`; empty: an argument by its position. None: its name behind dashes."""
+    """`-o --output`, or `--limits/--no-limits`. Empty: a positional argument. None: the field's name with dashes."""
     variables: tuple[str, ...] = ()
-    """Environment variables beside BATCHRUN_<NAME>, which each option has."""
+    """Further environment variables; BATCHRUN_<NAME> works for every option."""
 
 
 def option(
@@ -62,10 +62,10 @@ def option(
     variables: tuple[str, ...] = (),
 ) -> T:
     """A field that is an option with a default; see `Option`."""
-    return field(default=default, metadata=said(place, text, values, flags=flags, variables=variables))
+    return field(default=default, metadata=option_metadata(place, text, values, flags=flags, variables=variables))
 
 
-def said(
+def option_metadata(
     place: tuple[str, int],
     text: str,
     values: Values = Values(),
@@ -73,11 +73,11 @@ def said(
     flags: str | None = None,
     variables: tuple[str, ...] = (),
 ) -> Mapping[str, Option]:
-    """The metadata of a field that is an option."""
+    """The `metadata` of a dataclass field that is an option."""
     return {"option": Option(*place, text, values, flags, variables)}
 
 
-def words(metavar: str) -> Values:
+def text_value(metavar: str) -> Values:
     """Any text."""
     return Values(metavar=metavar)
 
@@ -85,7 +85,7 @@ def words(metavar: str) -> Values:
 def numbers(
     least: float, most: float, *, whole: bool = False, above: bool = False, metavar: str = "N", or_auto: bool = False
 ) -> Values:
-    """Numbers within bounds, see `Bounds`; with `auto` for None."""
+    """Numbers within bounds, see `Bounds`; with `or_auto`, also `auto`, which means None."""
     bounds = Bounds(least, most, whole=whole, above=above)
     return Values("number or auto", "N|auto", bounds) if or_auto else Values("number", metavar, bounds)
 
@@ -97,28 +97,28 @@ class Argument(NamedTuple):
     kind: Any
     """Its type."""
     default: Any
-    """`dataclasses.MISSING` where it must be given."""
+    """`dataclasses.MISSING` if the option is required."""
     option: Option
 
     @property
     def flags(self) -> str:
-        """As they are written on the command line; empty: it is known by its position."""
+        """As they are written on the command line; empty: a positional argument."""
         flags = self.option.flags
         return f"--{self.name.replace('_', '-')}" if flags is None else flags
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values that it takes; empty: they are not a few words."""
+        """The words that it accepts; empty if it is not a choice of words."""
         literals = (kind for kind in (self.kind, *get_args(self.kind)) if get_origin(kind) is Literal)
         return next((get_args(kind) for kind in literals), ())
 
     def takes(self, kind: type) -> bool:
-        """Whether its type is this one, or has it as an alternative."""
+        """Whether its type is `kind`, or a union with it."""
         return self.kind is kind or kind in get_args(self.kind)
 
     @property
     def takes_many(self) -> bool:
-        """Whether it may be given several times."""
+        """Whether it may be given more than once."""
         return get_origin(self.kind) is tuple or self.option.values.syntax in ("pairs", "sweep")
 
     @property
@@ -129,14 +129,14 @@ class Argument(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What a command is given."""
+    """The arguments of a command."""
 
     from_environment: frozenset[str] = frozenset()
-    """The names that an environment variable has said: it speaks to every command, so what one is told itself wins."""
+    """Names of options that come from the environment, which is set for every command: explicit options win over it."""
 
 
 def arguments_of(kind: type[Arguments]) -> list[Argument]:
-    """What a command may be given, in the order of its help."""
+    """The options of a command, in the order of its help."""
     found = [
         Argument(each.name, each.type, each.default, each.metadata["option"]) for each in fields(kind) if each.metadata
     ]

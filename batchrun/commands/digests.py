@@ -1,4 +1,4 @@
-"""Whether files are what a run has written down of them: its inputs in the state, its results in the manifest."""
+"""Compares files with what a run has recorded of them: inputs with the state file, results with the manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchrun.state.stored_options import find_options
 
 
 def changed_originals(store: StateReader) -> Iterator[str]:
-    """The inputs that were copied to be read, and are not what they were then; those that are gone are not named."""
+    """The inputs that have changed since a copy of them was made; those that no longer exist are left out."""
     kept = store.get_setting("inputs")
     for source, told in zip(store.sources(), kept if isinstance(kept, list) else [], strict=False):
         origin = Path(source.origin)
@@ -33,7 +33,7 @@ def changed_originals(store: StateReader) -> Iterator[str]:
 
 
 def against_manifest(store: StateReader) -> Iterator[str]:
-    """What the manifest says otherwise than the state and the results; nothing when it is of another session."""
+    """Where the manifest differs from the state and the results; nothing if it was written by another session."""
     options = find_options(store)
     if options is None:
         return
@@ -48,17 +48,17 @@ def against_manifest(store: StateReader) -> Iterator[str]:
     except FileNotFoundError:
         return
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        yield f"{path} is no manifest of this run"
+        yield f"{path} is not a manifest of this run"
         return
     for state, count in told.items():
         if counts[state] != count:
-            yield f"{path}: {count} {state.name.lower()}, and the state file has {counts[state]:,}"
+            yield f"{path}: {count} {state.name.lower()}, but the state file has {counts[state]:,}"
     for output in store.outputs():
         results = store.results_path(output)
         if results.name in files and results.exists():
             found = digest_file(results)
             if files[results.name] != (found.size_bytes, found.sha256):
-                yield f"{path}: another SHA-256 than that of {results}"
+                yield f"{path}: its SHA-256 is not that of {results}"
 
 
 def _session(told: dict[str, Any]) -> tuple[object, object]:

@@ -1,4 +1,4 @@
-"""`batchrun run --dry-run`: prints the body of each submission, one a line, and sends nothing."""
+"""`batchrun run --dry-run`: prints the body of each submission, one per line, and sends nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import BinaryIO
 from batchrun.config import RunOptions
 from batchrun.display.summary import Observer, warn
 from batchrun.display.text import visible_json
+from batchrun.display.units import counted
 from batchrun.endpoint.protocol import run_body
 from batchrun.files.streams import stdin_bytes
 from batchrun.prompts.fields import Fields
@@ -21,11 +22,11 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
     """Print what would be sent.
 
     Raises:
-        InputError: an input or a line of it is wrong.
+        InputError: an input cannot be read, or a line of it is invalid.
     """
     sweep = Sweep(options.sweep)
     if sweep.size > 1:
-        observer.message(f"sweep: {sweep}: {sweep.size:,} rows of each line")
+        observer.message(f"sweep: {sweep}: {sweep.size:,} rows per line")
     count = equal = 0
     key_of, seen = RequestKeys(options), set[bytes]()
     fields = Fields(options.request, sweep)
@@ -43,5 +44,5 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
     fields.tell_all(partial(warn, observer), strict=options.strict)
     urls = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
     where = "the local endpoint" if options.is_local else urls
-    more = f", and {equal:,} more ask for the same as one of them" if equal else ""
-    observer.message(f"dry run: {count:,} rows would go to {where}{more}; nothing was sent")
+    more = f"; equal requests that would share their answers: {equal:,}" if equal else ""
+    observer.message(f"dry run: {counted(count, 'row')} would be sent to {where}{more}; nothing was sent")

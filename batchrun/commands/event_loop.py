@@ -1,4 +1,4 @@
-"""The event loop of a command: the faster one where it is installed, and nothing left behind in a program's process."""
+"""The event loop of a command: uvloop if it is installed. A calling program's own event loop is left alone."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ T = TypeVar("T")
 
 
 def in_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end."""
+    """Run a coroutine to its end."""
     with wakeup_fd_kept(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(work)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes a loop. Without one a runner would also set, and in the end unset, the event loop of a program."""
+    """The function that makes a loop. Without it, a runner would set, and finally unset, the program's event loop."""
     found: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
-        import uvloop  # noqa: PLC0415 - it may not be there
+        import uvloop  # noqa: PLC0415 - it may not be installed
 
         found = uvloop.new_event_loop
     return found

@@ -1,4 +1,4 @@
-"""The results of a run in the order of its input, in one file, in the format that they have or in another."""
+"""`batchrun export`: writes the results of a run in input order to one file, in their own format or in the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import BinaryIO
 from batchrun.config import ResultFormat
 from batchrun.errors import BatchrunError, UsageError
 from batchrun.prompts.sources import first_line, is_own_line
-from batchrun.results.reader import PlacedLines
+from batchrun.results.reader import LinesByPosition
 from batchrun.results.writer import errors_path, write_whole, writing
 from batchrun.runs.conversion import Conversion
 from batchrun.runs.manifest import manifest_path
@@ -28,50 +28,50 @@ from batchrun.state.stored_options import find_options
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export came to."""
+    """What was exported."""
 
     target: str
     results: int
     rows: int
-    """Of the run."""
+    """All rows of the run."""
     failed: int
-    """Rows without a result that will have none; those of the rest are still to come."""
+    """Failed rows. The results of the remaining rows are still to come."""
     errors: int = 0
-    """Error records: of the rows that failed or are held."""
+    """Error records that were written, of failed and held rows."""
     shared_ids: int = 0
-    """Ids that several of the lines have."""
+    """Ids that more than one written line has."""
 
     def __str__(self) -> str:
         failed = 0 if self.errors else self.failed
         rest = self.rows - self.results - (self.errors or self.failed)
-        parts = [f"{failed:,} failed"] * bool(failed) + [f"{rest:,} have not ended"] * bool(rest)
+        parts = [f"{failed:,} failed"] * bool(failed) + [f"{rest:,} not finished"] * bool(rest)
         missing = f" ({', '.join(parts)})" if parts else ""
-        with_errors = f", {self.errors:,} of them as errors" if self.errors else ""
-        said = f"{self.results + self.errors:,} of {self.rows:,} rows exported to {self.target}{with_errors}{missing}"
-        return said + told_of(self.shared_ids)
+        with_errors = f", {self.errors:,} of them as error records" if self.errors else ""
+        text = f"{self.results + self.errors:,} of {self.rows:,} rows exported to {self.target}{with_errors}{missing}"
+        return text + note_on(self.shared_ids)
 
 
-def told_of(shared_ids: int) -> str:
-    """What is to be said of a file in which several lines have one id; a line of its own."""
-    said = "ids that stand in several inputs, and so on several lines, which differ in `source`"
-    return f"\n{said}: {shared_ids:,}" if shared_ids else ""
+def note_on(shared_ids: int) -> str:
+    """A note, on a line of its own, that several lines of the written file have the same id; empty if none have."""
+    note = "ids used in several inputs; the lines that share an id differ in `source`"
+    return f"\n{note}: {shared_ids:,}" if shared_ids else ""
 
 
 def export(
     state: Path, target: Path | None, stdout: BinaryIO, form: ResultFormat | None = None, *, with_errors: bool = False
 ) -> Exported:
-    """Write the results that are committed, in input order.
+    """Write the committed results in input order.
 
     Args:
         state: The run's state file; another process may be writing it.
-        target: The file to write, whole by rename; None: `stdout`.
-        stdout: Where the lines go without a target.
-        form: The format to write; None: each line as it stands in its file.
-        with_errors: Write the records of the rows that failed or are held between them.
+        target: The file to write, replaced by a rename; None: write to `stdout`.
+        stdout: Where the lines go if there is no target.
+        form: The format to write; None: each line unchanged.
+        with_errors: Whether to write the error records of failed and held rows, too.
 
     Raises:
         UsageError: the target is a folder, a device, or a file of the run.
-        StateError: the state file or a results file cannot be read, or they do not fit together.
+        StateError: the state file or a results file cannot be read, or the two do not match.
         OutputError: the target cannot be written.
     """
     with ExitStack() as stack:
@@ -82,7 +82,7 @@ def export(
         refuse_own_files(store, target, stdout)
         paths = {output.output: store.results_path(output) for output in store.outputs()}
         counts = store.counts()
-        placed = stack.enter_context(PlacedLines(paths))
+        placed = stack.enter_context(LinesByPosition(paths))
         find_positions(store, positions, counts[RowState.SUCCEEDED])
         shared_ids = count_shared_ids(store, with_errors=with_errors)
         conversion = stack.enter_context(Conversion(state, form))
@@ -93,7 +93,7 @@ def export(
             errors = counts[RowState.FAILED] + counts[RowState.HELD]
             put((line for _, line in merge(results, failed, key=itemgetter(0))), target, stdout)
         else:
-            looking.close()  # a run that is going on can tidy up its log meanwhile
+            looking.close()  # so that a run in progress can truncate its log meanwhile
             put((line for _, line in results), target, stdout)
     name = "stdout" if target is None else str(target)
     rows = sum(counts.values())
@@ -101,7 +101,7 @@ def export(
 
 
 def put(lines: Iterable[bytes], target: Path | None, stdout: BinaryIO) -> None:
-    """Write lines to a file, whole by rename, or without one to `stdout`.
+    """Write lines to a file, which is replaced by a rename, or to `stdout` if there is no target.
 
     Raises:
         OutputError: the file cannot be written.
@@ -116,44 +116,44 @@ def put(lines: Iterable[bytes], target: Path | None, stdout: BinaryIO) -> None:
 def refuse_own_files(
     store: StateSnapshot, target: Path | None, stdout: BinaryIO, is_ours: Callable[[bytes], bool] = is_own_line
 ) -> None:
-    """Refuse to write over anything of this run or another one, over what is not a file, or over somebody's file.
+    """Refuse to overwrite a file of this run or of another, anything but a file, or a file that batchrun did not write.
 
     Args:
         store: The run.
-        target: What is to be written; None: `stdout`.
-        stdout: Where the lines go without a target.
-        is_ours: Whether a file that begins with this line is one that may be replaced.
+        target: The file to be written; None: `stdout`.
+        stdout: Where the lines go if there is no target.
+        is_ours: Whether batchrun wrote the file that begins with this line, so that it may be replaced.
 
     Raises:
-        UsageError: the target is one of these.
+        UsageError: the target must not be overwritten.
     """
     if target is None:
         for path in _files_of(store):
             if _is_file_of(stdout, path):
-                raise UsageError(f"stdout goes to {path}, a file of the run itself", "send it to another file")
+                raise UsageError(f"stdout goes to {path}, a file of the run itself", "redirect it to another file")
         return
     if target.is_dir():
-        raise UsageError(f"{target} is a folder", "give -o the name of a file in it")
+        raise UsageError(f"{target} is a folder", "give the name of a file in it")
     if target.exists() and not target.is_file():
-        raise UsageError(f"{target} is not a file", "-o - writes to stdout")
+        raise UsageError(f"{target} is not a regular file", "give the name of a file; `-o -` writes to stdout")
     for path in _files_of(store):
-        if _same(target, path):
-            raise UsageError(f"{target} would write over {path}, a file of the run itself", "give another -o")
+        if _is_same_file(target, path):
+            raise UsageError(f"{target} would overwrite {path}, a file of the run itself", "give another name")
     if not target.exists() or not target.stat().st_size:
         return
     with writing(target):
         if not is_ours(first_line(target)):
-            raise UsageError(f"{target} exists, and batchrun has not written it", "move it away, or give another name")
+            raise UsageError(f"{target} exists, and batchrun did not write it", "move it away, or give another name")
     for state in sorted(target.absolute().parent.glob("*.state")):
         is_taken = False
         with suppress(BatchrunError), StateSnapshot(state) as other:
-            is_taken = any(_same(target, path) for path in _files_of(other))
+            is_taken = any(_is_same_file(target, path) for path in _files_of(other))
         if is_taken:
-            raise UsageError(f"{target} is a file of the run of {state}", "give another name")
+            raise UsageError(f"{target} belongs to the run of {state}", "give another name")
 
 
 def _files_of(store: StateSnapshot) -> Iterator[Path]:
-    """What a run reads and writes."""
+    """The files that a run reads and writes."""
     for suffix in ("", "-wal", "-shm", ".lock"):
         yield store.path.with_name(store.path.name + suffix)
     options = find_options(store)
@@ -166,7 +166,7 @@ def _files_of(store: StateSnapshot) -> Iterator[Path]:
         yield from (Path(source.file), Path(source.origin))
 
 
-def _same(one: Path, other: Path) -> bool:
+def _is_same_file(one: Path, other: Path) -> bool:
     if os.path.realpath(one) == os.path.realpath(other):
         return True
     try:

@@ -1,4 +1,4 @@
-"""What the proof of a run has found, and how it is told."""
+"""What `batchrun verify` has found, and how it is reported."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ import orjson
 from batchrun.scheduler.states import RowState
 
 PROBLEMS = {
-    "damaged": "faults of the state file itself",
-    "no_input": "rows of no input of the run",
-    "no_failure": "failed rows without a failure on record",
-    "stray_failure": "failures on record of rows that have not failed",
-    "no_job": "rows whose job is not on record",
-    "stray_job": "jobs of no row of the run",
+    "damaged": "damage to the state file itself",
+    "no_input": "rows that belong to no input of the run",
+    "no_failure": "failed rows without a recorded failure",
+    "stray_failure": "recorded failures of rows that have not failed",
+    "no_job": "rows whose job is not recorded",
+    "stray_job": "jobs that belong to no row of the run",
     "failed_job": "succeeded rows whose own job failed",
-    "no_leader": "rows that follow a row that is not there",
+    "no_leader": "rows that share the answer of a row that does not exist",
     "forgotten": "rows that have no result although their job gave one, or their run ended",
     "file": "files that are missing, too short or unreadable",
-    "no_result": "lines in a results file that are no result",
-    "unknown_row": "results of no row of the run",
+    "no_result": "lines in a results file that are not results",
+    "unknown_row": "results that belong to no row of the run",
     "not_succeeded": "results of rows that have not succeeded",
-    "altered": "results that are not what was written",
-    "twice": "results that are there once more",
-    "wrong_file": "results in another file than their row's",
+    "altered": "results that differ from what was written",
+    "twice": "duplicate results",
+    "wrong_file": "results in another file than that of their row",
     "missing": "succeeded rows without a result",
-    "changed": "input lines that are not what they were",
-    "no_row": "input lines without a row, which the same command takes up",
-    "source": "inputs that are not what they were when they were copied",
-    "no_error": "lines in an error file that are no error record",
-    "error_twice": "error records that are there once more",
+    "changed": "input lines that have changed",
+    "no_row": "input lines without a row, which the same command adds",
+    "source": "inputs that have changed since they were copied",
+    "no_error": "lines in an error file that are not error records",
+    "error_twice": "duplicate error records",
     "stray_error": "error records of rows that have not failed and are not held",
     "missing_error": "failed rows that are not in the error file",
-    "ended": "results of rows that have ended otherwise, not committed",
-    "manifest": "figures that the manifest tells otherwise",
+    "ended": "uncommitted results of rows that have failed or are held",
+    "manifest": "differences from the manifest",
 }
-"""Kind of problem -> what there is of it."""
+"""Kind of problem -> its description, which a count follows."""
 UNSETTLED = ("stray_error", "missing_error", "ended", "no_row")
-"""No problems while a process runs, or after one was cut off: the end of the next session settles them."""
+"""Kinds that are not problems during a run, or after an interrupted one: the end of the next session resolves them."""
 
 
 @dataclass(slots=True)
 class Fault:
-    """What is wrong in one way."""
+    """All problems of one kind."""
 
     kind: str
     """A key of `PROBLEMS`."""
     count: int = 0
     first: list[str] = field(default_factory=list)
-    """Where the first of them are."""
+    """Where the first few of them are."""
 
     def __str__(self) -> str:
         return f"{PROBLEMS[self.kind]}: {self.count:,}"
@@ -58,49 +58,49 @@ class Fault:
 
 @dataclass(slots=True)
 class Verification:
-    """What was found."""
+    """The outcome of a verification."""
 
     state: str
     pid: int | None
-    """The process that runs it now; None when none does."""
+    """The process that is driving the run; None if none is."""
     rows: int = 0
     counts: dict[RowState, int] = field(default_factory=lambda: dict.fromkeys(RowState, 0))
     failures: int = 0
-    """Failures on record."""
+    """Recorded failures."""
     results: int = 0
-    """Succeeded rows with their result in a results file."""
+    """Succeeded rows whose result is in a results file."""
     compared: int = 0
-    """Those of them that are proven to be what was written; of the others an older version kept no digest."""
+    """Those of them that equal what was written, by their digest; for the others an older version stored no digest."""
     lost: int = 0
-    """Rows whose result is lost or damaged: `--repair` takes them up."""
+    """Rows whose result is lost or damaged; `--repair` recovers them."""
     results_files: int = 0
     uncommitted: int = 0
-    """Whole lines beyond the committed length."""
+    """Complete lines beyond the committed length."""
     errors: int = 0
-    """Failed rows with their record in an error file."""
+    """Failed rows whose record is in an error file."""
     lines: int = 0
-    """Input lines that are what they were."""
+    """Rows whose input line is unchanged."""
     problems: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def problem_count(self) -> int:
-        """All problems together."""
+        """The number of all problems."""
         return sum(problem.count for problem in self.problems)
 
     @property
     def is_whole(self) -> bool:
-        """Whether all adds up."""
+        """Whether there are no problems."""
         return not self.problems
 
     @property
     def not_run(self) -> int:
-        """Rows that the run still has to do something about."""
+        """Rows that have not finished."""
         return sum(count for state, count in self.counts.items() if state.is_open)
 
 
 def to_json(found: Verification) -> bytes:
-    """One JSON object and a line end."""
+    """One JSON object and a newline."""
     data = {
         "state": found.state,
         "pid": found.pid,
@@ -126,20 +126,20 @@ def to_json(found: Verification) -> bytes:
 
 
 def render(found: Verification) -> str:
-    """For a terminal."""
+    """The findings for a terminal."""
     counts = found.counts
     going = f"running (process {found.pid})" if found.pid is not None else "not running"
     files = "1 file" if found.results_files == 1 else f"{found.results_files:,} files"
     table = [
-        ("rows", found.rows, f"{found.lines:,} of their input lines are what they were"),
-        ("= succeeded", counts[RowState.SUCCEEDED], f"{found.results:,} have their result, in {files}"),
+        ("rows", found.rows, f"unchanged input lines: {found.lines:,}"),
+        ("= succeeded", counts[RowState.SUCCEEDED], f"results: {found.results:,}, in {files}"),
         (
             "+ failed",
             counts[RowState.FAILED],
-            f"{found.failures:,} failures on record, {found.errors:,} in error files",
+            f"recorded failures: {found.failures:,}, in error files: {found.errors:,}",
         ),
         ("+ held", counts[RowState.HELD], ""),
-        ("+ not yet run", found.not_run, ""),
+        ("+ not run", found.not_run, ""),
     ]
     lines = [f"{found.state}  {going}", ""]
     lines += [f"  {name:<14} {count:>11,}  {told}".rstrip() for name, count, told in table]
@@ -154,9 +154,9 @@ def render(found: Verification) -> str:
                 lines.append(f"    ... and {problem.count - len(problem.first):,} more")
         if found.lost:
             again = f"batchrun resume {shlex.quote(found.state)} --repair"
-            lines += ["", f"results lost or damaged: {found.lost:,}; get them again: {again}"]
+            lines += ["", f"results lost or damaged: {found.lost:,}; recover them: {again}"]
         count = found.problem_count
-        verdict = f"NOT whole: {count:,} problem{'s' if count != 1 else ''}"
+        verdict = f"FAILED: {count:,} problem{'s' if count != 1 else ''}"
     else:
-        verdict = "whole: each row is accounted for, each result is there once, each input line is what it was"
+        verdict = "OK: every row accounted for, every result present once, every input line unchanged"
     return "\n".join([*lines, "", verdict]) + "\n"

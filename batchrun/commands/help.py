@@ -14,7 +14,7 @@ _GUIDES = Path(__file__).parents[1] / "guides"
 
 
 def topics() -> dict[str, str]:
-    """Topic -> what its guide is about, in one line; in alphabetical order."""
+    """Topic -> the summary of its guide, in alphabetical order."""
     guides = sorted(_GUIDES.glob("*.md"))
     return {guide.stem: guide.read_text(encoding="utf-8").split("\n", 3)[2] for guide in guides}
 
@@ -28,7 +28,7 @@ def guide(topic: str) -> str:
     known = topics()
     if topic not in known:
         nearest = get_close_matches(topic.lower(), known, n=1)
-        advice = f"try batchrun help {nearest[0]}" if nearest else "batchrun help lists them"
+        advice = f"try batchrun help {nearest[0]}" if nearest else "batchrun help lists the guides"
         raise UsageError(f"there is no guide {shown(topic)}: {advice}")
     return (_GUIDES / f"{topic}.md").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Whether the input lines of a run are what they were when they were taken in."""
+"""Checks whether the input lines of a run have changed since it read them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from batchrun.state.snapshot import ScannedRow
 
 
 class InputLines:
-    """The input files, one open at a time; a missing one is one problem.
+    """The input files, one open at a time. A missing file counts as one problem.
 
     Args:
-        add: Told of each problem: its kind, and where it is.
-        reading: By which rules the lines became requests.
+        add: Called for each problem, with its kind and its place.
+        reading: The version of the rules by which the run reads its lines.
     """
 
     def __init__(self, add: Callable[[str, str], None], reading: int) -> None:
@@ -35,7 +35,7 @@ class InputLines:
         self.missing: set[int] = set()
         """The inputs that cannot be opened."""
         self._written: set[bytes] | None = None
-        self._asked: dict[bytes, set[bytes]] | None = None
+        self._requests: dict[bytes, set[bytes]] | None = None
         self._moved = self._rewritten = self._carried = 0
 
     def __enter__(self) -> Self:
@@ -45,7 +45,7 @@ class InputLines:
         self._close()
 
     def is_unchanged(self, source: SourceRecord, row: ScannedRow) -> bool:
-        """Whether a row's line is what it was; otherwise the problem is noted."""
+        """Whether a row's line is unchanged; if not, the problem is counted."""
         if row.source != self._source:
             self._open(source)
         if self._reader is None:
@@ -61,7 +61,7 @@ class InputLines:
         if written in self._written_in(source):
             self._moved += 1
             return True
-        found = self._asked_in(source).get(asked) if asked else None
+        found = self._requests_in(source).get(asked) if asked else None
         if found is None:
             self._add("changed", where(source, row))
             return False
@@ -70,20 +70,20 @@ class InputLines:
         return True
 
     def notes(self) -> list[str]:
-        """What is worth knowing of lines that are what they were, and not as they were."""
-        told = [
-            ("input lines that stand elsewhere now", self._moved, "the next start finds them"),
-            ("input lines that are written otherwise now", self._rewritten, "they ask for the same"),
+        """Differences in the input lines that do not matter."""
+        differences = [
+            ("moved input lines", self._moved, "the next start finds them"),
+            ("rewritten input lines", self._rewritten, "they make the same requests"),
             (
-                "input lines of which only the carried fields have changed",
+                "input lines in which only carried fields changed",
                 self._carried,
-                "they ask for the same, and results that are there keep the old fields",
+                "the requests are the same; existing results keep the old fields",
             ),
         ]
-        return [f"{what}: {count:,}; {so}" for what, count, so in told if count]
+        return [f"{what}: {count:,} ({comment})" for what, count, comment in differences if count]
 
     def count(self, sources: Iterable[SourceRecord]) -> dict[int, int]:
-        """How many lines each of the inputs has that are not blank; those that cannot be read are left out."""
+        """The number of non-blank lines of each input; inputs that cannot be read are left out."""
         found = {}
         for source in sources:
             if source.source not in self.missing:
@@ -96,13 +96,13 @@ class InputLines:
     def without_row(
         self, source: SourceRecord, rows: dict[bytes, int], size: int, shard: Shard | None
     ) -> Iterator[int]:
-        """The numbers of the lines of an input that have not all of their rows.
+        """The numbers of the lines of an input of which rows are missing.
 
         Args:
             source: The input.
-            rows: By what a line is known -> how many rows were made of such lines.
-            size: The rows of each line.
-            shard: Only the lines that fall to it have any; None: all do.
+            rows: Digest of a line, see `known_by` -> the number of rows with it.
+            size: The number of rows per line.
+            shard: Only the lines of this shard have rows; None: all lines have.
         """
         names, counts = dict[bytes, bytes](), Counter[bytes]()
         for known, count in rows.items():
@@ -115,11 +115,11 @@ class InputLines:
                 asked = parts(_known_by(line.raw, self._reading) or b"")[1]
             name = names.get(written, asked)
             counts[name] -= size
-            if counts[name] < 0 and (shard is None or _falls_to(shard, line.raw, self._reading)):
+            if counts[name] < 0 and (shard is None or _is_in_shard(shard, line.raw, self._reading)):
                 yield line.number
 
     def _written_in(self, source: SourceRecord) -> set[bytes]:
-        """How the lines of an input are written that is not what it was: 100 bytes a line, for this one case."""
+        """The digests of all lines of a changed input, as they are written: 100 bytes per line, only in this case."""
         if self._written is None:
             try:
                 self._written = {line_digest(line.raw) for line in _lines(source)}
@@ -128,20 +128,20 @@ class InputLines:
                 self._written = set()
         return self._written
 
-    def _asked_in(self, source: SourceRecord) -> dict[bytes, set[bytes]]:
-        """What the lines of an input that was written anew ask for, and what those that ask for it carry."""
-        if self._asked is None:
-            self._asked = {}
-            with suppress(InputError):  # which has been told
+    def _requests_in(self, source: SourceRecord) -> dict[bytes, set[bytes]]:
+        """The requests of all lines of a rewritten input, and the carried fields of their lines, as digests."""
+        if self._requests is None:
+            self._requests = {}
+            with suppress(InputError):  # which has been reported
                 for line in _lines(source):
                     if known := _known_by(line.raw, self._reading):
                         _, asked, carried = parts(known)
-                        self._asked.setdefault(asked, set()).add(carried)
-        return self._asked
+                        self._requests.setdefault(asked, set()).add(carried)
+        return self._requests
 
     def _open(self, source: SourceRecord) -> None:
         self._close()
-        self._source, self._written, self._asked = source.source, None, None
+        self._source, self._written, self._requests = source.source, None, None
         if source.source in self.missing:
             return
         try:
@@ -161,14 +161,14 @@ def _lines(source: SourceRecord) -> Iterator[RawLine]:
 
 
 def _known_by(raw: bytes, reading: int) -> bytes | None:
-    """By what a line is known; None where it is not valid."""
+    """The digest by which a line is known; None if the line is invalid."""
     try:
         return known_by(parse_line(raw, reading), raw)[1]
     except LineError:
         return None
 
 
-def _falls_to(shard: Shard, raw: bytes, reading: int) -> bool:
+def _is_in_shard(shard: Shard, raw: bytes, reading: int) -> bool:
     try:
         prompt = parse_line(raw, reading)
     except LineError:
@@ -177,5 +177,5 @@ def _falls_to(shard: Shard, raw: bytes, reading: int) -> bool:
 
 
 def where(source: SourceRecord, row: ScannedRow) -> str:
-    """A row's line, as people look for it."""
+    """The place of a row's line, for a message."""
     return f"{source.path}:{row.line} ({row.id})"

@@ -1,4 +1,4 @@
-"""The local endpoint of a run: what answers, and a server in this process for as long as it is needed."""
+"""The local endpoint of a run: its worker, and a server in this process for as long as it is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchrun.local.workers import Worker
 
 
 def refuse_local_options(given: LocalArguments, options: RunOptions) -> None:
-    """Refuse to send prompts elsewhere than the options seem to say.
+    """Refuse options of the local endpoint if the run uses another one: the user expects the prompts to stay local.
 
     Raises:
         UsageError: a worker was chosen for an endpoint that is not the local one.
@@ -24,14 +24,14 @@ def refuse_local_options(given: LocalArguments, options: RunOptions) -> None:
         ("--upstream", given.upstream is not None),
     ):
         if chosen and not options.is_local:
-            raise UsageError(f"{option} is for --endpoint local", f"remove it, or run with -e {LOCAL_ENDPOINT}")
+            raise UsageError(f"{option} needs --endpoint local", f"remove it, or run with -e {LOCAL_ENDPOINT}")
 
 
 def local_worker(given: LocalArguments, observer: Observer) -> Worker:
-    """What answers; the observer is told when it is not what a person may expect.
+    """The worker of the local endpoint; the observer receives a message if it may surprise the user.
 
     Raises:
-        UsageError: what was asked for is not installed, or does not go together.
+        UsageError: the worker is not installed, or the options contradict each other.
     """
     from batchrun.local.choice import choose_worker
 
@@ -43,7 +43,7 @@ def local_worker(given: LocalArguments, observer: Observer) -> Worker:
 
 @asynccontextmanager
 async def serving(worker: Worker) -> AsyncIterator[str]:
-    """Serve a worker in this process; yields the base URL."""
+    """Serve the local endpoint in this process; yields its base URL."""
     from batchrun.local.server import LocalEndpoint, LocalOptions
 
     async with LocalEndpoint(LocalOptions(workers=1, jobs_per_worker=worker.parallel), worker) as endpoint:

@@ -1,6 +1,7 @@
-"""The results of the shards of one input, put together, and the proof that nothing is missing.
+"""`batchrun merge`: puts the results of the shards of one input together, and proves that nothing is missing.
 
-The shards of an input know how many lines it has, and the sum of their digests. Their own lines must come to that sum.
+Each shard knows how many lines the whole input has, and the sum of their digests. The lines of all shards must add up
+to the same.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from batchrun.commands.export import put, refuse_own_files, told_of
+from batchrun.commands.export import note_on, put, refuse_own_files
 from batchrun.errors import StateError
 from batchrun.prompts.shard import LineSum, Shard
-from batchrun.results.reader import PlacedLines
+from batchrun.results.reader import LinesByPosition
 from batchrun.results.writer import errors_path, write_errors
 from batchrun.runs.ordering import find_positions
 from batchrun.scheduler.states import RowState
@@ -24,40 +25,40 @@ from batchrun.state.shared_ids import count_shared_ids
 from batchrun.state.snapshot import StateSnapshot
 from batchrun.state.stored_options import find_options
 
-_SAME = {
+_SHARED_OPTIONS = {
     "endpoint": "--endpoint",
     "request": "--set, --default, --chat or --system",
     "sweep": "--sweep or --repeat",
     "format": "--format",
 }
-"""Options in which shards agree, by the name of their field."""
+"""Field -> the options in which all shards must agree."""
 _LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class MergeReport:
-    """What the shards come to."""
+    """What was merged."""
 
     target: str
     shards: int
-    """Those that were merged."""
+    """The number that were merged."""
     of: int
-    """Those that the input was divided into."""
+    """The number that the input was divided into."""
     results: int
     failed: int
     unfinished: int
-    """Rows of these shards that have not ended."""
+    """Rows of these shards that have not finished."""
     errors: Path | None
-    """The failed rows; None when there are none, or nowhere to write them."""
+    """The error file; None if no row failed, or the results went to stdout."""
     shared_ids: int = 0
-    """Ids that several of the lines have."""
+    """Ids that more than one written line has."""
 
     def __str__(self) -> str:
         rest = [f"{self.failed:,} failed" + (f" ({self.errors})" if self.errors else "")] if self.failed else []
-        rest += [f"{self.unfinished:,} have not ended"] if self.unfinished else []
-        rest += [f"{self.of - self.shards:,} of {self.of:,} shards are missing"] if self.shards < self.of else []
-        said = f"{self.results:,} results of {self.shards:,} shards merged into {self.target}"
-        return (f"{said}; {', '.join(rest)}" if rest else said) + told_of(self.shared_ids)
+        rest += [f"{self.unfinished:,} not finished"] if self.unfinished else []
+        rest += [f"missing shards: {self.of - self.shards:,} of {self.of:,}"] if self.shards < self.of else []
+        text = f"{self.results:,} results of {self.shards:,} shards merged into {self.target}"
+        return (f"{text}; {', '.join(rest)}" if rest else text) + note_on(self.shared_ids)
 
 
 def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, partial: bool = False) -> MergeReport:
@@ -65,21 +66,21 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
 
     Args:
         states: The shards' state files, in any order.
-        target: The file to write, whole by rename, with the failed rows beside it; None: results to `stdout`.
-        stdout: Where the lines go without a target.
-        partial: Take what there is: shards may be missing, limited to a few of their lines, and rows unfinished.
+        target: The file to write, replaced by a rename, with the failed rows beside it; None: results to `stdout`.
+        stdout: Where the lines go if there is no target.
+        partial: Merge what there is: shards may be missing, be limited to some of their lines, or be unfinished.
 
     Raises:
-        StateError: the shards are not of one input, overlap, or are not whole; or a file of one cannot be read.
+        StateError: the shards belong to different inputs, overlap or are incomplete; or a file cannot be read.
         UsageError: the target or its error file is a folder, a device, or a file of a shard.
         OutputError: the target cannot be written.
     """
     with ExitStack() as stack:
         stores = [stack.enter_context(StateSnapshot(state)) for state in states]
-        shards = _refuse_strangers(stores)
+        shards = _refuse_mismatched(stores)
         counts = [store.counts() for store in stores]
         if not partial:
-            _refuse_partial(stores, shards, counts)
+            _refuse_incomplete(stores, shards, counts)
         paths: dict[int, Path] = {}
         after = (0, 0)
         positions = stack.enter_context(Positions())
@@ -90,7 +91,7 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
             paths |= {after[0] + output.output: store.results_path(output) for output in store.outputs()}
             find_positions(store, positions, each[RowState.SUCCEEDED], after)
             after = (max(paths), after[1] + store.last_row())
-        placed = stack.enter_context(PlacedLines(paths))
+        placed = stack.enter_context(LinesByPosition(paths))
         lines = (placed.read(at.output, at.offset, at.length) for at in positions)
         put(lines, target, stdout)
         errors = None
@@ -109,10 +110,10 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
 
 
 def _prove(stores: Sequence[StateSnapshot], shards: Sequence[Shard]) -> None:
-    """Refuse shards that are not the whole of their input: some are missing, or lines of theirs are."""
+    """Refuse shards that are not the whole input: a shard, or some of its lines, are missing."""
     missing = sorted(set(range(1, shards[0].count + 1)) - {shard.index for shard in shards})
     if missing:
-        raise StateError(_missing(missing), "give all of them; `merge` takes what there is with --partial")
+        raise StateError(_missing(missing), "give all of them; `merge --partial` merges what there is")
     whole = LineSum.from_json(stores[0].get_setting("whole_input"))
     found = LineSum()
     for store in stores:
@@ -120,8 +121,8 @@ def _prove(stores: Sequence[StateSnapshot], shards: Sequence[Shard]) -> None:
             found.add(digest)
     if found != whole:
         raise StateError(
-            f"the shards have {found.lines:,} lines, and the input has {whole.lines:,}: they are not whole",
-            "was one of them run with --limit, or begun before the input was changed? Run it again",
+            f"the shards are incomplete: they have {found.lines:,} lines, but the input has {whole.lines:,}",
+            "if one was run with --limit, or started before the input changed, run it again",
         )
 
 
@@ -129,21 +130,23 @@ def _shards_of(stores: Sequence[StateSnapshot]) -> list[Shard]:
     """Which part of the input each state file holds.
 
     Raises:
-        StateError: one holds no run, or a run that is no shard.
+        StateError: a state file holds no run, or its run is not a shard.
     """
     found = []
     for store in stores:
         options = find_options(store)
         if options is None:
-            raise StateError(f"{store.path} holds no run yet", "its start was cut off: give the same command again")
+            raise StateError(
+                f"{store.path} holds no run yet: its start was interrupted", "run the command that started it again"
+            )
         if options.shard is None:
-            raise StateError(f"{store.path} is not that of a shard", "it was run without --shard: `batchrun export` it")
+            raise StateError(f"{store.path} is not a shard: it was run without --shard", "use `batchrun export`")
         found.append(Shard.parse(options.shard))
     return found
 
 
-def _refuse_strangers(stores: Sequence[StateSnapshot]) -> list[Shard]:
-    """Refuse state files that are not different shards of one input under the same options."""
+def _refuse_mismatched(stores: Sequence[StateSnapshot]) -> list[Shard]:
+    """Refuse state files unless they are different shards of one input, with the same options."""
     for store in stores:
         store.refuse_damaged()
     shards = _shards_of(stores)
@@ -152,7 +155,8 @@ def _refuse_strangers(stores: Sequence[StateSnapshot]) -> list[Shard]:
     for store, shard in zip(stores, shards, strict=True):
         if shard.count != shards[0].count:
             raise StateError(
-                f"{store.path} is shard {shard}, and {first.path} is {shards[0]}", "give shards of one division"
+                f"{store.path} is shard {shard}, but {first.path} is shard {shards[0]}",
+                "give shards of the same division",
             )
         if shard.index in by_index:
             raise StateError(
@@ -161,45 +165,47 @@ def _refuse_strangers(stores: Sequence[StateSnapshot]) -> list[Shard]:
         by_index[shard.index] = store
         if LineSum.from_json(store.get_setting("whole_input")) != LineSum.from_json(first.get_setting("whole_input")):
             raise StateError(
-                f"{store.path} and {first.path} are shards of different inputs", "each has to see the same lines"
+                f"{store.path} and {first.path} are shards of different inputs", "give the shards of one input"
             )
         options = find_options(store)
-        differing = [option for key, option in _SAME.items() if getattr(options, key) != getattr(first_options, key)]
+        differing = [
+            option for key, option in _SHARED_OPTIONS.items() if getattr(options, key) != getattr(first_options, key)
+        ]
         if differing:
             raise StateError(
                 f"{store.path} and {first.path} were run with different {' and '.join(differing)}",
-                "their results are no answer to one question",
+                "run all shards with the same options",
             )
     return shards
 
 
 def _unfinished(counts: dict[RowState, int]) -> int:
-    """Rows that have not ended."""
+    """The number of rows that have not finished."""
     return sum(count for state, count in counts.items() if state.is_open or state is RowState.HELD)
 
 
-def _refuse_partial(
+def _refuse_incomplete(
     stores: Sequence[StateSnapshot], shards: Sequence[Shard], counts: Sequence[dict[RowState, int]]
 ) -> None:
-    """Refuse shards that are not whole, have rows left, or have failed rows that no error file tells of."""
+    """Refuse shards that are incomplete or unfinished, or whose error file does not list all failed rows."""
     _prove(stores, shards)
     for store, each in zip(stores, counts, strict=True):
         if open_rows := _unfinished(each):
             raise StateError(
-                f"{store.path} has {open_rows:,} rows that have not ended",
+                f"{store.path}: rows not finished: {open_rows:,}",
                 f"batchrun resume {shlex.quote(str(store.path))}, or merge what there is with --partial",
             )
-        told = sum(1 for _ in _error_lines([store]))
-        if told != each[RowState.FAILED]:
+        records = sum(1 for _ in _error_lines([store]))
+        if records != each[RowState.FAILED]:
             raise StateError(
-                f"{store.path} has {each[RowState.FAILED]:,} rows that failed, and its error file has {told:,}",
-                f"batchrun resume {shlex.quote(str(store.path))} writes it anew; or merge what there is with --partial",
+                f"{store.path}: failed rows: {each[RowState.FAILED]:,}, but records in its error file: {records:,}",
+                f"rewrite it: batchrun resume {shlex.quote(str(store.path))}; or merge what there is with --partial",
             )
 
 
 def _missing(indices: list[int]) -> str:
-    listed = ", ".join(map(str, indices[:_LISTED])) + (", ..." if len(indices) > _LISTED else "")
-    return f"{len(indices):,} {'shard is' if len(indices) == 1 else 'shards are'} missing: {listed}"
+    more = f", ... ({len(indices):,} in all)" if len(indices) > _LISTED else ""
+    return f"missing shards: {', '.join(map(str, indices[:_LISTED]))}{more}"
 
 
 def _error_lines(stores: Sequence[StateSnapshot]) -> Iterator[bytes]:
@@ -212,14 +218,14 @@ def _error_lines(stores: Sequence[StateSnapshot]) -> Iterator[bytes]:
 
 
 def whole_shards(states: Sequence[Path]) -> str:
-    """What the state files of shards prove together, as a line for people.
+    """Prove that state files are all shards of one input; returns a line that says so.
 
     Raises:
-        StateError: they overlap, are not of one input, or are not whole.
+        StateError: they overlap, belong to different inputs, or are incomplete.
     """
     with ExitStack() as stack:
         stores = [stack.enter_context(StateSnapshot(state)) for state in states]
-        shards = _refuse_strangers(stores)
+        shards = _refuse_mismatched(stores)
         _prove(stores, shards)
         lines = LineSum.from_json(stores[0].get_setting("whole_input")).lines
-    return f"together: {len(stores):,} shards, each of the {lines:,} lines of the input is in one of them"
+    return f"together: {len(stores):,} shards; each of the {lines:,} input lines is in exactly one of them"

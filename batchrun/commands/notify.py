@@ -1,4 +1,4 @@
-"""Tells a URL that a run is over. A notification that fails is a warning, never more."""
+"""Notifies a URL that a run has ended. If the notification fails, that is only a warning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TIMEOUT_S = 10.0
 
 
 def payload(summary: Summary) -> dict[str, Any]:
-    """What is sent: `text` for Slack and its like, and the figures for programs. No secrets."""
+    """The notification of a run: `text` for Slack and similar services, figures for programs. Contains no secrets."""
     s = summary
     text = f"batchrun {s.outcome}: {s.succeeded:,} of {s.total:,} rows succeeded"
     text += "".join(f", {count:,} {name}" for name, count in s.rest)
@@ -35,21 +35,21 @@ def payload(summary: Summary) -> dict[str, Any]:
     if s.reason:
         text += f". {s.reason}"
     if s.failures:
-        text += f" Most failures: {s.failures[0].kind} ({s.failures[0].rows:,})."
+        text += f" Most frequent failure: {s.failures[0].kind} ({s.failures[0].rows:,})."
     text += f" ({s.state.absolute()})"
     return {"text": text, "event": s.outcome, **s.to_json()}
 
 
 def failure_payload(error: BaseException, state: str) -> dict[str, Any]:
-    """What is sent when a run ends by a defect."""
-    text = f"batchrun ended by an unexpected error: {type(error).__name__}: {error} ({state})"
+    """The notification of a run that an unexpected error ended."""
+    text = f"batchrun stopped because of an unexpected error: {type(error).__name__}: {error} ({state})"
     return {"text": text, "event": "failed", "exit_code": 1}
 
 
 def refusal_payload(error: BatchrunError, file: str) -> dict[str, Any]:
-    """What is sent when a file of a watched folder was refused."""
+    """The notification that a file in a watched folder was refused."""
     return {
-        "text": f"batchrun refused {file}: nothing was sent. {error.message}",
+        "text": f"batchrun refused {file}; nothing was sent. {error.message}",
         "event": "refused",
         "exit_code": error.exit_code,
     }
@@ -59,10 +59,10 @@ async def notify(url: str, data: dict[str, Any]) -> str | None:
     """POST the data once.
 
     Returns:
-        Why it did not arrive, one line without the URL, which may hold a secret; None when it did.
+        Why it failed, in one line without the URL, which may contain a secret; None if it succeeded.
     """
     try:
-        # Not aiohttp's `trust_env`, which sends passwords out of ~/.netrc, too.
+        # Not aiohttp's `trust_env`, which would also send passwords from ~/.netrc.
         proxy = proxy_for(url)
         async with (
             aiohttp.ClientSession(
@@ -76,7 +76,7 @@ async def notify(url: str, data: dict[str, Any]) -> str | None:
                 allow_redirects=False,
             ) as answer,
         ):
-            if answer.status < 300:  # noqa: PLR2004 - a redirect is no success: the POST was not taken
+            if answer.status < 300:  # noqa: PLR2004 - a redirect has not accepted the POST
                 return None
             return f"HTTP {answer.status}"
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, UsageError) as error:
@@ -84,14 +84,14 @@ async def notify(url: str, data: dict[str, Any]) -> str | None:
 
 
 def refuse_bad_urls(options: RunOptions, url: str | None) -> None:
-    """Refuse what no request can go through, before anything is sent.
+    """Refuse invalid URLs and proxies before anything is sent.
 
     Args:
         options: The run's options.
-        url: URL that is notified; None: no notification.
+        url: URL to notify; None: no notification.
 
     Raises:
-        UsageError: the URL is not an http(s) URL, or the environment's proxy for it, or for the endpoint, is wrong.
+        UsageError: the URL is not an http(s) URL, or the environment's proxy for it or for the endpoint is invalid.
     """
     if url is not None:
         refuse_bad_way(checked_url("--notify", url, example="https://hooks.slack.com/services/..."))
@@ -100,24 +100,24 @@ def refuse_bad_urls(options: RunOptions, url: str | None) -> None:
 
 
 @contextmanager
-def telling(url: str | None, state: Path, observer: Observer, api_key: str | None) -> Iterator[list[Summary]]:
-    """Notify a URL of the summary that ends up in the list, or of an unexpected error."""
-    told: list[Summary] = []
+def notifying(url: str | None, state: Path, observer: Observer, api_key: str | None) -> Iterator[list[Summary]]:
+    """Notify a URL of the summary that the caller appends to the yielded list, or of an unexpected error."""
+    summaries: list[Summary] = []
     try:
-        yield told
+        yield summaries
     except Exception as error:
         if url is not None and getattr(error, "exit_code", 1) == 1:
             failure = failure_payload(error, state.name)
             tell(url, {**failure, "text": Secrets(api_key).hide(failure["text"])}, observer)
         raise
     if url is not None:
-        tell(url, payload(told[0]), observer)
+        tell(url, payload(summaries[0]), observer)
 
 
 def tell(url: str, data: dict[str, Any], observer: Observer) -> None:
-    """POST the data once, and tell the observer when it did not arrive."""
-    # Without a factory a runner would also set, and in the end unset, the event loop of a program.
+    """POST the data once; if that fails, the observer receives a message."""
+    # Without a factory, a runner would set, and finally unset, the program's event loop.
     with wakeup_fd_kept(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         failed = runner.run(notify(url, data))
     if failed is not None:
-        observer.message(f"the notification did not arrive: {failed}")
+        observer.message(f"--notify: the notification failed: {failed}")

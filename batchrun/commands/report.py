@@ -1,4 +1,4 @@
-"""What a run came to by variant, read from its state file and its results; also while another process writes them."""
+"""`batchrun report`: figures by variant, from the state file and the results, even while the run is in progress."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from batchrun.state.stored_options import read_options
 
 
 def read(state: Path) -> VariantTable:
-    """Read what the run of a state file has come to so far.
+    """Read the figures of a run so far, by variant.
 
     Args:
         state: The state file.
 
     Raises:
-        StateError: there is no such state file, it holds no run, or it or a results file cannot be read.
+        StateError: there is no such state file, it holds no run, or a file cannot be read.
     """
     with StateSnapshot(state) as store:
         store.refuse_damaged()
@@ -36,7 +36,8 @@ def read(state: Path) -> VariantTable:
         last = figures.last_variant(store)
         if last // repeat >= len(variants):
             raise StateError(
-                f"{state}: the state file is damaged: a row is of variant {last}", "restore it from a copy"
+                f"{state}: the state file is damaged: a row has variant {last}, which does not exist",
+                "restore it from a copy",
             )
         for number, row_state, count in figures.rows_by_variant(store, repeat):
             variant = variants[number]
@@ -63,11 +64,11 @@ def _variants(options: RunOptions) -> list[VariantReport]:
 def _add_times(store: StateSnapshot, variants: list[VariantReport], repeat: int) -> None:
     columns: tuple[figures.TimeColumn, ...] = ("delay_ms", "execution_ms")
     for column in columns:
-        tallies: defaultdict[int, Histogram] = defaultdict(Histogram)
+        histograms: defaultdict[int, Histogram] = defaultdict(Histogram)
         for number, value, count in figures.times_by_variant(store, column, repeat):
-            tallies[number].add(value, count)
-        for number, tally in tallies.items():
-            setattr(variants[number], column, tally.times())
+            histograms[number].add(value, count)
+        for number, histogram in histograms.items():
+            setattr(variants[number], column, histogram.times())
 
 
 def _add_cost(store: StateSnapshot, variants: list[VariantReport], options: RunOptions) -> None:
@@ -80,15 +81,15 @@ def _add_cost(store: StateSnapshot, variants: list[VariantReport], options: RunO
 
 
 def _add_answers(store: StateSnapshot, variants: list[VariantReport], repeat: int) -> None:
-    """One pass over the results that are committed."""
-    used: defaultdict[int, Histogram] = defaultdict(Histogram)
-    made: defaultdict[int, Histogram] = defaultdict(Histogram)
+    """Read all committed results once."""
+    input_tokens: defaultdict[int, Histogram] = defaultdict(Histogram)
+    output_tokens: defaultdict[int, Histogram] = defaultdict(Histogram)
     marked: Counter[tuple[int, str]] = Counter()
     for output in store.outputs():
         path = store.results_path(output)
         if size_of(path) < output.committed_bytes:
             raise StateError(
-                f"{path} is shorter than the state file says: results are missing", "put the whole file back"
+                f"{path} is shorter than the state file says: results are missing", "restore the complete file"
             )
         for group in in_groups(read_lines(path, end=output.committed_bytes)):
             found = [(record, line.raw) for line in group if (record := read_record(line.raw)) is not None]
@@ -97,13 +98,13 @@ def _add_answers(store: StateSnapshot, variants: list[VariantReport], repeat: in
             for row_id, (record, _) in zip(ids, found, strict=True):
                 number = numbers.get(row_id, 0) // repeat
                 if record.input_tokens is not None:
-                    used[number].add(record.input_tokens)
+                    input_tokens[number].add(record.input_tokens)
                 if record.output_tokens is not None:
-                    made[number].add(record.output_tokens)
+                    output_tokens[number].add(record.output_tokens)
                 marked.update((number, mark) for mark in record.marks)
     for (number, mark), count in marked.items():
         setattr(variants[number], mark, count)
-    for number, tally in used.items():
-        variants[number].input_tokens = tally.tokens()
-    for number, tally in made.items():
-        variants[number].output_tokens = tally.tokens()
+    for number, histogram in input_tokens.items():
+        variants[number].input_tokens = histogram.tokens()
+    for number, histogram in output_tokens.items():
+        variants[number].output_tokens = histogram.tokens()

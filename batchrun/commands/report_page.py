@@ -1,4 +1,4 @@
-"""The report of a run as a page to look at, read from its state file."""
+"""`batchrun report --html`: the report of a run as a web page, made from its state file."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ try:
     from batchrun.display import charts
 except ImportError as error:
     raise UsageError("--html needs matplotlib", "pip install 'runpod-batchrun[report]'") from error
-except OSError as error:  # it keeps a cache, at home or in the folder for temporary files
-    raise UsageError(f"--html needs matplotlib: {error}", "name a folder for its cache in MPLCONFIGDIR") from error
+except OSError as error:  # matplotlib found no folder for its cache
+    raise UsageError(
+        f"--html needs matplotlib, which cannot start: {error}", "set MPLCONFIGDIR to a folder for its cache"
+    ) from error
 
 from batchrun.display.variants import VariantTable
 
@@ -33,12 +35,12 @@ _LONGEST = 15
 _LISTED = 50
 _MESSAGE_CHARS = 500
 _UNITS_LEAST = 3
-"""An axis has so many of its unit at least."""
+"""A time axis is at least this many of its units long."""
 _BINS = 40
 
 
 def write(report: VariantTable, target: Path) -> None:
-    """Write the page whole, by rename.
+    """Write the page to a file, which is replaced by a rename.
 
     Raises:
         UsageError: the target is a folder, or a file of the run.
@@ -57,7 +59,7 @@ def _page(report: VariantTable, store: StateSnapshot) -> bytes:
     )
     left = rows - succeeded - failed
     title = "Every row succeeded" if succeeded == rows else f"{failed:,} of {rows:,} rows failed"
-    title = f"{left:,} of {rows:,} rows are still to come" if left else title
+    title = f"{left:,} of {rows:,} rows not finished" if left else title
     cost = cost_so_far(store, store.counts(), store.counters(), options.guards.price_per_hour)
     seconds = figures.sessions_ms(store) / 1000
     facts = [("rows", f"{rows:,}"), ("succeeded", f"{succeeded:,}"), ("failed", f"{failed:,}")]
@@ -66,16 +68,16 @@ def _page(report: VariantTable, store: StateSnapshot) -> bytes:
     sections = [*_over_time(store), *_latency(store)]
     shown = tables(replace(report, variants=largest(report)))
     more = len(report.variants) > len(largest(report))
-    first = f"Variants: the largest of {len(report.variants):,}" if more else "Variants"
+    first = f"The largest of {len(report.variants):,} variants" if more else "Variants"
     names = {"rows": first, "delay p50": "Delay and execution", "failure": "Failures by kind"}
-    sections += [table(names.get(head[1], "Answers to look at"), head, rest, numbers=True) for head, *rest in shown]
+    sections += [table(names.get(head[1], "Answers to check"), head, rest, numbers=True) for head, *rest in shown]
     if longest := figures.longest_jobs(store, _LONGEST):
         cells = [
             (job.row_id[:200], duration(job.execution_ms / 1000), duration(job.delay_ms / 1000)) for job in longest
         ]
-        sections.append(table("The longest rows", ("row", "execution", "delay"), cells, numbers=True))
+        sections.append(table("Rows with the longest execution", ("row", "execution", "delay"), cells, numbers=True))
     if failures := figures.first_failures(store, _LISTED, _MESSAGE_CHARS):
-        name = "Failed rows" if failed <= _LISTED else f"Failed rows: the first {_LISTED} of {failed:,}"
+        name = "Failed rows" if failed <= _LISTED else f"The first {_LISTED} of {failed:,} failed rows"
         cells = [(row.row_id[:200], row.kind, row.message) for row in failures]
         sections.append(table(name, ("row", "kind", "message"), cells))
     return page(title, report.state, facts, sections)
@@ -116,7 +118,7 @@ def _over_time(store: StateSnapshot) -> list[str]:
 
 
 def _unit(span_ms: int) -> tuple[str, int]:
-    """What a time axis of such a length is read in, and its milliseconds."""
+    """The unit of a time axis of this length, and the unit's milliseconds."""
     units = (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000))
     return next((unit for unit in units if span_ms >= _UNITS_LEAST * unit[1]), ("seconds", 1000))
 
@@ -127,7 +129,7 @@ def _latency(store: StateSnapshot) -> list[str]:
     for column in columns:
         name, values = column.removesuffix("_ms"), figures.job_times(store, column)
         if values:
-            title = f"{name.capitalize()}: jobs by their seconds"
+            title = f"{name.capitalize()} times of the jobs"
             found.append(plot(title, _histogram(name, "seconds", [(name, value, count) for value, count in values])))
     return found
 

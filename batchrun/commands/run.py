@@ -1,4 +1,4 @@
-"""`batchrun run` and `batchrun resume`: one session of a run, up to its end or its interruption."""
+"""`batchrun run` and `batchrun resume`: one session of a run, until it ends or is interrupted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from batchrun.commands.arguments import SessionArguments
 from batchrun.commands.event_loop import in_loop
 from batchrun.commands.local_endpoint import local_worker, serving
-from batchrun.commands.notify import refuse_bad_urls, telling
+from batchrun.commands.notify import notifying, refuse_bad_urls
 from batchrun.config import RunOptions
 from batchrun.display.summary import Observer, Summary
 from batchrun.endpoint.credentials import find_key
@@ -43,38 +43,38 @@ def run(
     """Start or resume a run.
 
     Args:
-        options: What is asked for.
-        given: What is asked of this session.
-        observer: Told what a person should know.
-        api_key: None: it is looked for, see `find_api_key`.
-        resumed: Whether the options are those of the state file: stdin is then taken from its copy, and the key and
-            files of elsewhere go only where the state file proves that its user has said so.
-        confirmed_url: Whether a resumed run's base URL has been given now.
-        requests: The input, as lines, of a run that a program gives its requests; None: the inputs are files.
-        channel: Where further requests come from; None: there are none.
-        leaving: Through which other threads ask to leave.
+        options: The options of the run.
+        given: The options of this session.
+        observer: Receives messages and progress for the user.
+        api_key: None: it is looked up, see `find_key`.
+        resumed: Whether the options come from the state file. Then stdin is read from its copy, and the state file must
+            prove that the user chose its base URL, and its files outside its folder.
+        confirmed_url: Whether the user has confirmed a resumed run's base URL in this command.
+        requests: Input lines from a calling program; None: the inputs are files.
+        channel: Where further requests of the program come from; None: there are none.
+        leaving: Lets other threads ask the session to leave; None: none will.
 
     Raises:
-        BatchrunError: nothing was sent, or a defect. A run that stops early is told by the summary.
+        BatchrunError: nothing was sent, or batchrun has a defect. If a run stops early, the summary says so instead.
     """
     _refuse_wrong_kinds(given)
     refuse_bad_urls(options, given.notify)
     key = find_key(options, api_key)
     worker = local_worker(given, observer) if options.is_local else None
-    said = Named(base_url=confirmed_url or not resumed, paths=not resumed)
+    confirmed = Named(base_url=confirmed_url or not resumed, paths=not resumed)
     if len(options.endpoints) > 1 and not options.state.exists():
         in_loop(refuse_unknown_endpoints(options, key))
     leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)
-    open_it = partial(open_run, said=said, resumed=resumed)
+    open_it = partial(open_run, said=confirmed, resumed=resumed)
     if requests is not None:
         open_it = partial(open_on_requests, requests=requests)
     with (
         cancellable(leaving),
-        telling(given.notify, options.state, observer, key) as told,
+        notifying(given.notify, options.state, observer, key) as summaries,
         open_it(options, observer, clock=steady_s, wall=wall, api_key=key, repair=given.repair) as opened,
     ):
         if given.retry_failed:
-            observer.message(f"failed rows that are run again: {opened.store.retry_failed(given.only):,}")
+            observer.message(f"failed rows to run again: {opened.store.retry_failed(given.only):,}")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
         work = partial(drive, opened) if channel is None else partial(drive_requests, opened, channel=channel)
         if worker is None:
@@ -82,9 +82,9 @@ def run(
         elif opened.has_work or channel is not None:
             outcome = in_loop(_drive_locally(partial(work, leaving=leaving), worker, rng))
         else:
-            outcome = Outcome("finished")  # without the seconds that a model takes to load
-        told.append(conclude(opened, outcome))
-    return told[0]
+            outcome = Outcome("finished")  # without loading the model, which takes seconds
+        summaries.append(conclude(opened, outcome))
+    return summaries[0]
 
 
 async def _drive_locally(
@@ -96,7 +96,7 @@ async def _drive_locally(
 
 def _refuse_wrong_kinds(given: SessionArguments) -> None:
     if given.only and not given.retry_failed:
-        raise UsageError("--only goes with --retry-failed", "give both, or neither")
+        raise UsageError("--only needs --retry-failed", "add --retry-failed, or remove --only")
     unknown = [kind for kind in given.only if kind not in set(FailureKind)]
     if unknown:
-        raise UsageError(f"--only {unknown[0]}: there is no such kind of failure", f"one of {', '.join(FailureKind)}")
+        raise UsageError(f"--only {unknown[0]}: unknown kind of failure", f"the kinds are {', '.join(FailureKind)}")

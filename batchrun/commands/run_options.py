@@ -1,4 +1,4 @@
-"""The options of a run from what a user has said: what goes together, and what is left to say."""
+"""Makes the options of a run from the arguments of a command: checks how they combine, and fills in defaults."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from batchrun.runs.locations import results_name
 T = TypeVar("T")
 
 _LEVELS_AROUND = 154
-"""What is left to the request and the lines around a value, of the 254 levels that can be written."""
+"""Levels of JSON nesting that are reserved for what is around a value, of the 254 that can be written."""
 
 
 class Place(NamedTuple):
-    """Where the inputs of a run are, and where its files go."""
+    """The inputs of a run, and where its files go."""
 
     inputs: tuple[str, ...]
     output: Path
@@ -40,21 +40,21 @@ def run_options(given: RunArguments) -> config.RunOptions:
     """The options of a run.
 
     Raises:
-        UsageError: the options do not go together.
+        UsageError: the options contradict each other, or one is missing.
     """
     shard = None if given.shard is None else Shard.parse(given.shard)
     output, is_folder = _output(given.output, given.inputs, shard)
     state = _state(given.state, output, is_folder=is_folder)
     place = Place(given.inputs, output, is_folder, state, shard)
-    # What a run was begun with is asked for again, whatever became known since.
+    # A run that has been started is resumed with its parameters, whatever is known of them since.
     return _job_options(given, place, is_begun=state.is_file())
 
 
 def watch_options(given: JobArguments, folder: Path, output: Path) -> config.RunOptions:
-    """The options of the runs of a folder's files: those of one run of the whole folder.
+    """The options of a watch, as for a run of the whole folder; each file then gets its own input, output and state.
 
     Raises:
-        UsageError: the options do not go together.
+        UsageError: the options contradict each other, or one is missing.
     """
     path, is_folder = _output(f"{output}/", (str(folder),), None)
     place = Place((str(folder),), path, is_folder, state_of(path, is_folder=is_folder))
@@ -106,11 +106,11 @@ def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config
 def _base_url(given: JobArguments, *, is_local: bool) -> str:
     url = config.checked_url("--base-url", given.base_url, example=config.DEFAULT_BASE_URL, is_prefix=True)
     if "@" in urlsplit(url).netloc:
-        raise UsageError("--base-url holds a user or a password", "the API key goes into RUNPOD_API_KEY")
+        raise UsageError("--base-url contains a user or a password", "put the API key into RUNPOD_API_KEY")
     if ".api.runpod.ai" in url:
         raise UsageError(
-            f"--base-url {url} is that of a load-balancing endpoint, which has no queue",
-            "use a queue endpoint: its jobs go to https://api.runpod.ai/v2/ID/run",
+            f"--base-url {url} belongs to a load-balancing endpoint, which has no queue",
+            "use a queue endpoint, whose jobs go to https://api.runpod.ai/v2/ID/run",
         )
     if not is_local:
         refuse_plain_http(url, insecure_http=given.insecure_http)
@@ -121,33 +121,33 @@ def request_options(given: RequestArguments) -> tuple[config.RequestOptions, con
     """How a line becomes its requests.
 
     Raises:
-        UsageError: the options do not go together, or cannot be sent.
+        UsageError: the options contradict each other, or a value cannot be sent.
     """
     for option, value in (("--set", given.set), ("--default", given.default), ("--sweep", given.sweep)):
         _refuse_unsendable(option, value)
     sweep = _sweep_options(given)
     override, default = _own_names("--set", given.set), _own_names("--default", given.default)
     if given.system is not None and any("\ud800" <= char <= "\udfff" for char in given.system):
-        raise UsageError("--system is no valid UTF-8", "check the terminal's encoding")
+        raise UsageError("--system is not valid UTF-8", "check the terminal's encoding")
     return config.RequestOptions(override, default, given.chat, given.system), sweep
 
 
 _UNCHECKED = "sampling_params."
-"""In front of a parameter that is sent although vLLM, as it is known here, has none of that name."""
+"""Prefix of a parameter that is sent unchecked: batchrun does not know a vLLM parameter of this name."""
 
 
 def _own_names(option: str, parameters: Mapping[str, Any] | None) -> dict[str, object]:
     found = {key.removeprefix(_UNCHECKED): value for key, value in (parameters or {}).items()}
     if found.get("stream"):
-        raise UsageError(f"{option} stream: it is of no use in a batch", "take it out")
+        raise UsageError(f"{option} stream: streaming is not supported in batch runs", "remove it")
     return found
 
 
 def refuse_wrong_parameters(given: RequestArguments) -> None:
-    """Refuse parameters for every line that vLLM would ignore or refuse.
+    """Refuse --set, --default and --sweep parameters that vLLM would ignore or refuse.
 
     Raises:
-        UsageError: there is none of that name, or its value is of another type.
+        UsageError: vLLM has no such parameter, or its value has the wrong type.
     """
     for option, parameters in (("--set", given.set), ("--default", given.default)):
         for key, value in (parameters or {}).items():
@@ -159,46 +159,50 @@ def refuse_wrong_parameters(given: RequestArguments) -> None:
 
 
 def _endpoint(given: JobArguments, sweep: config.SweepOptions) -> str:
-    """The run's endpoint; the first of those that are compared, where a sweep names them.
+    """The run's endpoint; with a sweep over endpoints, the first of them.
 
     Raises:
-        UsageError: none is named, or not clearly, or it is no endpoint ID.
+        UsageError: no endpoint is given, or two in different ways, or it is not an endpoint ID.
     """
     swept, endpoint = sweep.endpoints, given.endpoint
     if swept:
         if endpoint is not None and "endpoint" not in given.from_environment:
-            raise UsageError("the endpoints stand in --sweep endpoint=...", "take --endpoint out")
+            raise UsageError("both --endpoint and --sweep endpoint=... are given", "remove one of them")
         if config.LOCAL_ENDPOINT in swept:
             raise UsageError(
-                "--sweep endpoint: the built-in endpoint cannot be compared with others in one run",
-                "start it with `batchrun serve` and point --base-url there: it answers to any endpoint ID",
+                "--sweep endpoint: the built-in endpoint `local` cannot be combined with others",
+                "start it with `batchrun serve`, and give its URL as --base-url: it accepts any endpoint ID",
             )
         return str(swept[0])
     if endpoint is None:
         raise UsageError(
-            "which endpoint? There is no --endpoint", "give -e ID, or set RUNPOD_ENDPOINT_ID; -e local rehearses"
+            "no endpoint is given", "give -e ID, or set RUNPOD_ENDPOINT_ID; `-e local` rehearses without an account"
         )
     if endpoint != config.LOCAL_ENDPOINT and not endpoint.replace("-", "").replace("_", "").isalnum():
-        raise UsageError(f"--endpoint {endpoint!r} is no endpoint ID", "it is the word in the endpoint's URL")
+        raise UsageError(
+            f"--endpoint {endpoint!r} is not an endpoint ID", "the ID is the word in the endpoint's URL, like abc123xyz"
+        )
     return endpoint
 
 
 def _refuse_unsendable(option: str, value: Any) -> None:
-    """Refuse what cannot be written as JSON within a request: it is nested too deeply, or holds broken text.
+    """Refuse a value that cannot be written as JSON in a request.
 
     Raises:
-        UsageError: it is.
+        UsageError: it is nested too deeply, or contains invalid text.
     """
     for _ in range(_LEVELS_AROUND):
         value = [value]
     try:
         dump(value)
     except TypeError as error:
-        raise UsageError(f"{option} cannot be sent as JSON: {error}", "at most 100 levels, in valid UTF-8") from error
+        raise UsageError(
+            f"{option} cannot be sent as JSON: {error}", "use at most 100 levels of nesting, and valid UTF-8"
+        ) from error
 
 
 def _sweep_options(given: RequestArguments) -> config.SweepOptions:
-    """The sweep, looked at before anything is opened.
+    """The sweep, validated before anything is opened.
 
     Raises:
         UsageError: a key is unknown, set twice, has no values, or a value does not fit it.
@@ -206,17 +210,17 @@ def _sweep_options(given: RequestArguments) -> config.SweepOptions:
     keys = tuple((key, tuple(values)) for key, values in (given.sweep or {}).items())
     for key, _ in keys:
         if key in (given.set or {}):
-            raise UsageError(f"--set {key} would win over --sweep {key}", "take one of the two out")
+            raise UsageError(f"--set {key} would override --sweep {key}", "remove one of them")
     options = config.SweepOptions(keys, given.repeat)
     Sweep(options)
     return options
 
 
 def confirms_base_url(given: ConfirmArguments, options: config.RunOptions) -> bool:
-    """Whether the command, or the environment, names the base URL of a run that is known from its state file.
+    """Whether the command or the environment confirms the base URL of a run that is known from its state file.
 
     Raises:
-        UsageError: the command names another.
+        UsageError: the command gives another URL.
     """
     url = given.base_url
     if url is None:
@@ -224,18 +228,18 @@ def confirms_base_url(given: ConfirmArguments, options: config.RunOptions) -> bo
     if url.rstrip("/") != options.base_url:
         if "base_url" not in given.from_environment:
             raise UsageError(
-                f"--base-url {without_user(url)}: the run is at {without_user(options.base_url)}",
-                "give that one, or start a new run with another --output",
+                f"--base-url {without_user(url)}: the run uses {without_user(options.base_url)}",
+                "give that URL, or start a new run with another --output",
             )
         return False
     return given.insecure_http or not config.is_plain_http(url)
 
 
 def guards(given: GuardArguments, known: config.GuardOptions) -> config.GuardOptions:
-    """The guards of a session: what is given, else what is known.
+    """The guards of a session: those given, and else the known ones.
 
     Raises:
-        UsageError: a budget without a price.
+        UsageError: a budget is given without a price.
     """
     chosen = config.GuardOptions(
         on_interrupt=_chosen(given.on_interrupt, known.on_interrupt),
@@ -248,7 +252,7 @@ def guards(given: GuardArguments, known: config.GuardOptions) -> config.GuardOpt
         job_timeout_s=_chosen(given.job_timeout, known.job_timeout_s),
     )
     if chosen.max_cost is not None and chosen.price_per_hour is None:
-        raise UsageError("--max-cost needs --price-per-hour", "give what one worker costs an hour, in dollars")
+        raise UsageError("--max-cost needs --price-per-hour", "give the hourly price of one worker, in dollars")
     return chosen
 
 
@@ -259,25 +263,26 @@ def _chosen(given: T | None, known: T) -> T:
 def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) -> tuple[Path, bool]:
     if output is not None:
         if output == "-":
-            raise UsageError("-o -: results go to a file", "they are synced and resumed, which a pipe cannot be")
+            raise UsageError(
+                "-o -: results cannot go to stdout: a run must be able to resume its results",
+                "give a file, then write it to stdout with `batchrun export STATE -o -`",
+            )
         found = look_at(output, "--output")
         path = Path(output)
         if not path.name or path.name == "..":
             path = path.resolve()
         if not path.name:
-            raise UsageError(f"-o {output}: that is the folder of all folders", "name a folder in it")
+            raise UsageError(f"-o {output} is the root folder", "give a folder in it")
         return path, output.endswith("/") or _is_folder(found)
     if len(inputs) != 1 or inputs[0] == "-" or _is_folder(look_at(inputs[0], "INPUT", InputError)):
-        raise UsageError(
-            "where should the results go?", "give -o results.jsonl, or -o results/ for one file for each input"
-        )
+        raise UsageError("no --output is given", "give -o results.jsonl, or -o results/ for one results file per input")
     path = Path(inputs[0])
     part = "" if shard is None else f".shard-{shard.index}-of-{shard.count}"
     return path.with_name(results_name(path.name, part)), False
 
 
 def state_of(output: Path, *, is_folder: bool) -> Path:
-    """The state file of results: beside a file; within a folder, unless one of an earlier version is beside it."""
+    """The state file of an output: beside a file; in a folder, unless an earlier version has put one beside it."""
     beside = output.with_name(output.name + ".state")
     within = output / config.FOLDER_STATE
     return within if is_folder and (within.exists() or not beside.is_file()) else beside

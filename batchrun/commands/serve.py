@@ -1,4 +1,4 @@
-"""`batchrun serve`: a local endpoint that is there until a signal comes."""
+"""`batchrun serve`: serves a local endpoint until a signal arrives."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def serve(given: ServeArguments, observer: Observer, tell: Callable[[str], None]
     """Serve a local endpoint.
 
     Args:
-        given: How it behaves, and what answers.
-        observer: Told when the worker is not what a person may expect.
-        tell: Says where the endpoint is.
+        given: The endpoint's behaviour, and its worker.
+        observer: Receives a message if the worker may surprise the user.
+        tell: Called with a line that says where the endpoint is.
 
     Raises:
-        UsageError: the address is taken or needs a key, or the worker cannot be had.
+        UsageError: the address is in use or needs a key, or the worker is not available.
     """
     options = LocalOptions(
         host=given.host,
@@ -46,5 +46,5 @@ async def _serve(options: LocalOptions, worker: Worker, tell: Callable[[str], No
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with LocalEndpoint(options, worker) as endpoint:
-        tell(f"serving {worker.name} at {endpoint.base_url}/ID/run; Ctrl-C ends it")
+        tell(f"serving {worker.name} at {endpoint.base_url}/ID/run; press Ctrl-C to stop")
         await stopped.wait()

@@ -1,4 +1,4 @@
-"""How a run stands, read from its state file alone; also while another process writes it."""
+"""`batchrun status`: the status of a run, from its state file alone, even while another process writes it."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _JOBS_SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class JobInFlight:
-    """A job that is submitted and not known to be final."""
+    """A job that was submitted and is not known to have ended."""
 
     id: str
     """The row's id."""
     job_id: str
     age_s: float
     rescue_in_s: float
-    """How long its result can still be fetched: 30 minutes after its end, as expected from the last jobs' times."""
+    """Seconds left to fetch its result, 30 minutes from its estimated end; <= 0 if it may have expired."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How a run stands."""
+class RunStatus:
+    """The status of a run."""
 
     state: str
     endpoint: str
     pid: int | None
-    """The process that runs it now; None when none does."""
+    """The process that is driving the run; None if none is."""
     total: int
     succeeded: int
     failed: int
@@ -55,29 +55,30 @@ class Standing:
     submitting: int
     in_flight: int
     rows_per_s: float
-    """Over all sessions."""
+    """Mean rate over all sessions."""
     elapsed_s: float
+    """Running time of all sessions."""
     jobs: list[JobInFlight]
-    """The oldest of those in flight."""
+    """The oldest jobs in flight."""
     failures: list[tuple[str, int, str, str]]
-    """Kind, count, and id and message of the first."""
+    """For each kind of failure: the kind, its count, and the id and the message of the first row."""
     counters: dict[str, int]
     cost: Cost | None
-    """None when no price was given."""
+    """None if no price was given."""
     place: str = ""
-    """Where the process runs; empty: here."""
+    """Where the process runs, if it is not on this host; else empty."""
     log: str | None = None
-    """The write-ahead log, which belongs to the state file; None when there is none."""
+    """Path of the write-ahead log, which belongs to the state file; None if there is none."""
     shared: int = 0
-    """Rows that succeeded by the job of another row that asks for the same."""
+    """Rows that succeeded with the answer to the equal request of another row."""
 
 
-def look(state: Path, now: float | None = None) -> Standing:
-    """Read how the run of a state file stands.
+def read_status(state: Path, now: float | None = None) -> RunStatus:
+    """Read the status of a run.
 
     Args:
         state: The state file.
-        now: UTC epoch seconds; None: the clock's.
+        now: UTC epoch seconds; None: the current time.
 
     Raises:
         StateError: there is no such state file, or it cannot be read.
@@ -90,7 +91,7 @@ def look(state: Path, now: float | None = None) -> Standing:
         elapsed_s = figures.sessions_ms(store) / 1000
         kept_s = RETENTION_S + figures.usual_time_ms(store) / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
-        return Standing(
+        return RunStatus(
             state=str(state),
             endpoint="" if options is None else ", ".join(options.endpoints),
             pid=None if who is None else who.pid,
@@ -117,16 +118,16 @@ def look(state: Path, now: float | None = None) -> Standing:
         )
 
 
-def to_json(standing: Standing) -> bytes:
-    """One JSON object and a line end."""
-    data: dict[str, Any] = asdict(standing)
-    data["failures"] = [dict(zip(("kind", "count", "id", "message"), f, strict=True)) for f in standing.failures]
+def to_json(status: RunStatus) -> bytes:
+    """One JSON object and a newline."""
+    data: dict[str, Any] = asdict(status)
+    data["failures"] = [dict(zip(("kind", "count", "id", "message"), f, strict=True)) for f in status.failures]
     return orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def render(standing: Standing) -> str:
-    """For a terminal."""
-    s = standing
+def render(status: RunStatus) -> str:
+    """The status for a terminal."""
+    s = status
     going = f"running ({Holder(s.pid, s.place)})" if s.pid is not None else "not running"
     open_rows = s.pending + s.submitting + s.in_flight
     lines = [
@@ -138,35 +139,37 @@ def render(standing: Standing) -> str:
     ]
     if s.held:
         lines.append(f"  held       {s.held:>11,}")
-    # Below the rows that succeeded: they are some of those.
+    # Indented below the succeeded rows, of which they are a part.
     lines[4:4] = [f"    {name:<13}{s.counters[mark]:>7,}" for mark, name in MARK_NAMES.items() if s.counters.get(mark)]
     lines += [
         f"  in flight  {s.in_flight:>11,}",
         f"  not run    {s.pending + s.submitting:>11,}",
         "",
-        f"  {s.rows_per_s:,.1f} rows/s over {duration(s.elapsed_s)} of running",
+        f"  {s.rows_per_s:,.1f} rows/s over a running time of {duration(s.elapsed_s)}",
     ]
     if s.cost is not None:
         first, *more = cost_lines(s.cost, is_over=not open_rows)
         lines += [f"  cost  {first}", *(f"        {line}" for line in more)]
     if s.shared:
-        lines.append(f"  {s.shared:,} rows have the answer of another that asks for the same")
+        lines.append(f"  rows that share the answer to an equal request: {s.shared:,}")
     if s.counters.get("unconfirmed"):
-        lines.append(f"  {s.counters['unconfirmed']:,} submissions unconfirmed: possible duplicates")
+        lines.append(f"  unconfirmed submissions (possible duplicates): {s.counters['unconfirmed']:,}")
     if s.counters.get("mismatched"):
-        lines.append(f"  {s.counters['mismatched']:,} answers were those of other jobs, and were not used")
+        lines.append(f"  dropped answers that belonged to other jobs: {s.counters['mismatched']:,}")
     if s.failures:
         lines += ["", "failures"]
         lines += [f"  {kind:<14} {count:>9,}  {row_id}: {message[:80]}" for kind, count, row_id, message in s.failures]
     if s.jobs:
         lines += ["", f"oldest jobs in flight ({len(s.jobs)} of {s.in_flight:,})"]
-        lines += [f"  {fitted(job.id, 26)} age {duration(job.age_s):>12}  {_rescue(job.rescue_in_s)}" for job in s.jobs]
+        lines += [
+            f"  {fitted(job.id, 26)} age {duration(job.age_s):>12}  {_time_to_fetch(job.rescue_in_s)}" for job in s.jobs
+        ]
     if s.log is not None:
-        lines += ["", f"copy or move it with its -wal: {s.log} belongs to it until the run has ended"]
+        lines += ["", f"copy or move it together with {s.log}, which belongs to it until the run has finished"]
     if open_rows and s.pid is None:
-        lines += ["", f"go on: batchrun resume {shlex.quote(str(s.state))}"]
+        lines += ["", f"resume: batchrun resume {shlex.quote(str(s.state))}"]
     return "\n".join(lines) + "\n"
 
 
-def _rescue(seconds: float) -> str:
+def _time_to_fetch(seconds: float) -> str:
     return f"fetch within {duration(seconds)}" if seconds > 0 else "may have expired"

@@ -1,8 +1,8 @@
-"""Whether a run is whole: every row accounted for, every result there once, every input line as it was.
+"""`batchrun verify`: every row is accounted for, every result is present once, every input line is unchanged.
 
-The state file is read as of one moment, and each results file up to the length that is committed in it, so that a
-run that another process is writing does not look broken. Nothing is written. Memory does not grow with the run, but
-for one byte a row, and for an input that has lines without a row.
+The state file is read as a snapshot, and each results file up to the length that is committed in it, so a run that
+another process is writing does not look broken. Nothing is written. Memory grows by one byte per row, and by more only
+if an input has lines without a row.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from batchrun.state.invariants import INVARIANTS, count_breaches, forgotten_rows
 from batchrun.state.lock import holder
 from batchrun.state.records import OutputRecord
 from batchrun.state.shared_ids import has_shared_ids, is_shared_id, stored_ids
-from batchrun.state.snapshot import Found, StateSnapshot
+from batchrun.state.snapshot import FoundRow, StateSnapshot
 from batchrun.state.stored_options import find_options
 
 _NAMED = 5
-"""Of each kind of problem so many are named."""
+"""The number of places that are named for each kind of problem."""
 _RESULT, _ERROR, _ALTERED = 1, 2, 4
-"""Marks of a row: it was found in a results file, in an error file, in a results file as something else."""
+"""Flags of a row: its result was found, its error record was found, an altered result was found."""
 
 
 def verify(state: Path, lost: Callable[[str], object] | None = None) -> Verification:
-    """Look whether the run of a state file is whole.
+    """Verify the run of a state file.
 
     Args:
         state: The state file.
-        lost: Told the id of each row whose result is lost or damaged, with its file in front where several have it;
-            None: nobody is.
+        lost: Called with the id of each row whose result is lost or damaged, as `file:id` if several rows have that
+            id; None: not called.
 
     Raises:
         StateError: there is no such state file, or it cannot be read.
@@ -75,7 +75,7 @@ def _pid_of(state: Path) -> int | None:
 
 
 class _Check:
-    """The checks, one after the other; `lines` comes after all results and errors."""
+    """The checks, to be called in this order: `rows`, `results` and `errors` of each output, `lines`, `conclude`."""
 
     def __init__(self, store: StateSnapshot, found: Verification, lost: Callable[[str], object] | None) -> None:
         self._store = store
@@ -91,7 +91,7 @@ class _Check:
         self._marks = bytearray(store.last_row() + 1)
 
     def rows(self) -> None:
-        """The tables of the state file against each other."""
+        """Compare the tables of the state file with one another."""
         found, store = self._found, self._store
         found.counts = store.counts()
         found.rows = sum(found.counts.values())
@@ -105,7 +105,7 @@ class _Check:
             self._lose(row_id, source)
 
     def results(self, output: OutputRecord, path: Path) -> None:
-        """A results file, line by line, and what stands beyond its committed length."""
+        """Check a results file, up to its committed length and beyond."""
         self._paths[output.output] = path
         self._found.results_files += 1
         try:
@@ -124,7 +124,7 @@ class _Check:
         except StateError as error:
             self._add("file", error.message)
 
-    def _result(self, output: OutputRecord, path: Path, line: StoredLine, row_id: str, row: Found) -> None:
+    def _result(self, output: OutputRecord, path: Path, line: StoredLine, row_id: str, row: FoundRow) -> None:
         if row.state != RowState.SUCCEEDED:
             self._add("not_succeeded", f"{path}:{line.number} ({row_id})")
         elif row.result is not None and row.result != result_digest(line.raw):
@@ -141,7 +141,7 @@ class _Check:
                 self._elsewhere(output, path, line, row_id)
 
     def _elsewhere(self, output: OutputRecord, path: Path, line: StoredLine, row_id: str) -> None:
-        """A result in the file of another input than its row's: fine when that is where the prompt once stood."""
+        """Judge a result in the file of another input than its row's: that is fine if the line was moved since."""
         file = source_file(line.raw)
         if any(source.path == file and source.output != output.output for source in self._sources.values()):
             self._add("wrong_file", f"{path}:{line.number} ({row_id})")
@@ -164,15 +164,15 @@ class _Check:
         self._found.uncommitted += count
         if count:
             self._found.notes.append(
-                f"{path}: lines that are not committed yet: {count:,}; the next start takes them over"
+                f"{path}: lines that are not committed yet: {count:,}; the next session takes them over"
             )
         if torn_bytes:
             self._found.notes.append(
-                f"{path}: a torn last line of {torn_bytes:,} bytes; it is cut off at the next start"
+                f"{path}: incomplete last line of {torn_bytes:,} bytes; the next session cuts it off"
             )
 
     def errors(self, output: OutputRecord, path: Path) -> None:
-        """An error file, line by line, where there is one."""
+        """Check an error file, if there is one."""
         try:
             size_bytes = size_of(path)
             if not size_bytes:
@@ -196,7 +196,7 @@ class _Check:
             self._add("file", error.message)
 
     def lines(self) -> None:
-        """The input line of each row; and which rows have no result, or no error record."""
+        """Check the input line of each row, and find rows without a result or an error record."""
         absent: Counter[int] = Counter()
         with InputLines(self._add, self._store.reading) as inputs:
             for row in self._store.scan():
@@ -215,22 +215,22 @@ class _Check:
                         absent[source.output] += 1
                 if inputs.is_unchanged(source, row):
                     self._found.lines += 1
-            self._unrowed(inputs)
+            self._find_lines_without_row(inputs)
             options = find_options(self._store)
             if inputs.missing and options is not None:
                 again = new_place(options)
-                self._found.notes.append(f"inputs that are not there: {len(inputs.missing):,}; say where: {again}")
+                self._found.notes.append(f"inputs not found: {len(inputs.missing):,}; say where they are: {again}")
         for copied in changed_originals(self._store):
             self._add("source", copied)
         if uncompared := self._found.results - self._found.compared:
-            self._found.notes.append(f"results of an older version, which kept no digest to compare: {uncompared:,}")
+            self._found.notes.append(f"results that cannot be compared (older version, no digest): {uncompared:,}")
         self._found.notes += inputs.notes()
         for output, count in absent.items():
             missing = errors_path(self._paths[output]) if output in self._paths else "the error file"
-            self._found.notes.append(f"{missing} is not there, failed rows: {count:,}; the next session writes it")
+            self._found.notes.append(f"{missing} is missing (failed rows: {count:,}); the next session writes it")
 
-    def _unrowed(self, inputs: InputLines) -> None:
-        """The lines of the inputs that have no row, or not all of theirs."""
+    def _find_lines_without_row(self, inputs: InputLines) -> None:
+        """Find input lines that have no row, or not all of their rows."""
         options = find_options(self._store)
         if options is None:
             return
@@ -243,7 +243,7 @@ class _Check:
         else:
             short = {number for number, count in lines.items() if count * size > rows.get(number, 0)}
         if short and options.limit is not None:
-            self._found.notes.append(f"the run is limited to {options.limit:,} rows: the input has more lines")
+            self._found.notes.append(f"the input has more lines, but the run is limited to {options.limit:,} rows")
             short = set()
         for number in sorted(short):
             source = self._sources[number]
@@ -252,7 +252,7 @@ class _Check:
         taken = mark.get("rows", 0) if isinstance(mark, dict) else 0
         gone = taken - self._found.rows - self._problems["no_row"].count
         if gone > 0:
-            self._add("no_row", "rows that were taken in", gone)
+            self._add("no_row", "rows that the run once had", gone)
 
     def _lose(self, row_id: str, source: int) -> None:
         self._found.lost += 1
@@ -261,10 +261,10 @@ class _Check:
             self._lost(f"{self._sources[source].path}:{row_id}" if is_shared else row_id)
 
     def conclude(self, settled: StateSnapshot | None) -> None:
-        """Make a list of the problems; what a session that is under way has still to settle is noted instead.
+        """List the problems; those that a session in progress will still resolve become notes.
 
         Args:
-            settled: The state as it is now, when nobody has written to it meanwhile and nobody will; None otherwise.
+            settled: The present state, if no session has written to it during the checks or will; else None.
         """
         found = self._found
         if settled is not None and not any(problem.count for problem in self._problems.values()):
@@ -274,12 +274,12 @@ class _Check:
             if problem.count and (settled is not None or problem.kind not in UNSETTLED):
                 found.problems.append(problem)
             elif problem.count:
-                found.notes.append(f"{problem} ({', '.join(problem.first)}); the end of the next session settles that")
-        if found.pid is None and (untold := found.counts[RowState.HELD] - self._held) > 0:
-            found.notes.append(f"held rows that are in no error file: {untold:,}; the next session writes them")
+                found.notes.append(f"{problem} ({', '.join(problem.first)}); the end of the next session resolves this")
+        if found.pid is None and (unlisted := found.counts[RowState.HELD] - self._held) > 0:
+            found.notes.append(f"held rows missing from the error files: {unlisted:,}; the next session adds them")
         if self._moved:
             found.notes.append(
-                f"results in the file of the input that their prompts were in before they were moved: {self._moved:,}"
+                f"results in the file of another input, from which their lines were moved since: {self._moved:,}"
             )
 
     def _belonging(
@@ -291,8 +291,8 @@ class _Check:
         wrong: str,
         *,
         unknown: str = "unknown_row",
-    ) -> Iterator[tuple[StoredLine, str, Found]]:
-        """The lines that belong to a row, with it; the others are problems."""
+    ) -> Iterator[tuple[StoredLine, str, FoundRow]]:
+        """The lines that belong to a row, each with its row; the others are counted as problems."""
         named = []
         for line in lines:
             row_id = id_of(line.raw) if line.raw.endswith(b"\n") else None

@@ -1,4 +1,4 @@
-"""`batchrun watch`: runs each file that arrives in a folder, one after the other, in one event loop."""
+"""`batchrun watch`: runs the files that arrive in a folder, one after another, in one event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 from batchrun.commands.arguments import WatchArguments
 from batchrun.commands.event_loop import loop_factory
 from batchrun.commands.local_endpoint import local_worker, serving
-from batchrun.commands.notify import refusal_payload, refuse_bad_urls, tell, telling
+from batchrun.commands.notify import notifying, refusal_payload, refuse_bad_urls, tell
 from batchrun.commands.watch_folder import FileOutcome, Task, Watch
 from batchrun.commands.watch_queue import Total
 from batchrun.config import RunOptions
@@ -41,14 +41,14 @@ def watch(
     """Run each file that arrives; see `Watch`.
 
     Args:
-        options: As for a run of the whole folder; each file has its own input, results and state.
-        given: The folders, and what is asked of each session.
-        observer: Shown every run.
-        show: Shown how each ended, with the file's name.
-        api_key: None: it is looked for, see `find_api_key`.
+        options: The options for a run of the whole folder; each file gets its own input, output and state.
+        given: The folders, and the options of each session.
+        observer: Receives messages and progress of every run.
+        show: Called at the end of each run, with the file's name and its outcome.
+        api_key: None: it is looked up, see `find_key`.
 
     Raises:
-        BatchrunError: nothing more can be run, or a defect. A file that is refused or stops is shown.
+        BatchrunError: nothing more can be run, or batchrun has a defect. A refused or stopped file is only shown.
     """
     refuse_bad_urls(options, given.notify)
     key = find_key(options, api_key)
@@ -71,10 +71,10 @@ def watch(
                     tell(given.notify, refusal_payload(error, task.path.name), observer)
                 return FileOutcome(error=error)
             leaving = Leaving()
-            with cancellable(leaving), telling(given.notify, own.state, observer, key) as told, opening:
+            with cancellable(leaving), notifying(given.notify, own.state, observer, key) as summaries, opening:
                 outcome = drives.drive(opened, rng, leaving)
-                told.append(conclude(opened, outcome))
-            return FileOutcome(told[0], *_why_stopped(told[0], outcome))
+                summaries.append(conclude(opened, outcome))
+            return FileOutcome(summaries[0], *_why_stopped(summaries[0], outcome))
 
         watched = Watch(
             given.folder,
@@ -92,12 +92,12 @@ def watch(
 
 
 class _Drives:
-    """Drives one run after the other in one event loop, and starts the local endpoint for the first that needs it.
+    """Drives one run after another in one event loop, and starts the local endpoint when a run first needs it.
 
     Args:
-        runner: The loop; it is idle in between.
-        stack: Ends the endpoint.
-        worker: Of the local endpoint; None: the runs are on a real one.
+        runner: The event loop; it is idle between runs.
+        stack: Stops the local endpoint when it is closed.
+        worker: The local endpoint's worker; None: the runs use a real endpoint.
     """
 
     def __init__(self, runner: asyncio.Runner, stack: contextlib.ExitStack, worker: Worker | None) -> None:
@@ -107,7 +107,7 @@ class _Drives:
         self._local_url: str | None = None
 
     def drive(self, run: OpenRun, rng: random.Random, leaving: Leaving) -> Outcome:
-        """Drive a run to its end or its interruption."""
+        """Drive a run until it ends or is interrupted."""
         if self._worker is not None and not run.has_work:
             return Outcome("finished")
         base_url = run.options.base_url if self._worker is None else self._served(self._worker)
@@ -122,7 +122,7 @@ class _Drives:
 
 
 def _refuse_other_command(options: RunOptions) -> None:
-    """Refuse to resume a file under options that ask for something else: it is the command that is wrong.
+    """Refuse to resume a file with other options; this ends the watch, because the command is wrong, not the file.
 
     Raises:
         StateError: names each option that differs.
@@ -131,12 +131,12 @@ def _refuse_other_command(options: RunOptions) -> None:
         try:
             store = stack.enter_context(StateReader(options.state))
         except BatchrunError:
-            return  # there is none yet, or its run says what is wrong with it
+            return  # there is none yet, or opening the run will report what is wrong with it
         refuse_other_options(store, options)
 
 
 def _why_stopped(summary: Summary, outcome: Outcome) -> tuple[StoppedError | None, bool]:
-    """Why a run stopped early, and whether the next one would, too: the API refuses all, or nothing can be written."""
+    """Why a run stopped early, and whether every other run would: the API refuses all, or nothing can be written."""
     if summary.outcome != "stopped":
         return None, False
     error = outcome.error or OutputError(summary.reason, summary.hint)

@@ -1,7 +1,7 @@
-"""A watched folder: each file that arrives is one run, one after the other, with a record of what became of it.
+"""A watched folder: each file that arrives is run, one after another, and gets a record of its outcome.
 
-Nothing in the folder is moved or written, but for the lock. What is to be done is read from the two folders at every
-look, so that a watch which was killed goes on from what stands there.
+Nothing in the folder is moved or written, except the lock. What is left to do is read from the two folders at each
+scan, so a watch that was killed can be started again.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from batchrun.state.stored_options import read_options
 
 _LOOK_EVERY_S = 1.0
 _LOOK_SHARE = 20
-"""A look at very many files takes time: it is made so seldom that it takes a twentieth of it."""
+"""Scanning very many files takes time: the pause is at least 20 times as long as the scan."""
 _LOCK = ".batchrun-watch"
 _ENDINGS = (".done", ".failed")
 _NAMES_SHOWN = 3
 _LONGEST_ENDING = ".0-0123456789ab.jsonl"
-"""Of the files of a run, behind the name of its state file."""
+"""The longest suffix that a file of a run adds to the name of its state file."""
 _MOST_NAME_BYTES = 255
-"""Of a file's name, on every usual file system."""
+"""The longest file name on all common file systems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,14 @@ class FileOutcome:
     """How the run of a file ended."""
 
     summary: Summary | None = None
-    """None: it was refused, and nothing was sent."""
+    """None: the file was refused, and nothing was sent."""
     error: BatchrunError | None = None
     """Why it was refused, or stopped early."""
     is_for_all: bool = False
-    """Whether every further file would end like that."""
+    """True if every later file would fail the same way."""
 
     def to_json(self) -> dict[str, Any]:
-        """Why, as JSON values."""
+        """The error as JSON values; empty if there is none."""
         error = self.error
         return {"exit_code": error.exit_code, "reason": error.message, "hint": error.hint} if error else {}
 
@@ -74,18 +74,18 @@ class Watch:
 
     Args:
         folder: Where the files arrive.
-        output: Where their results go, another folder.
-        settle_s: How long a file must have been the same to be whole, seconds > 0.
-        until_empty: Whether to end when no file is left without a record.
-        observer: Told what is taken up and what is waited for.
+        output: Where their results go; not the same folder.
+        settle_s: Seconds > 0 for which a file must not have changed before it is run.
+        until_empty: Whether to return when every file has a record.
+        observer: Receives a message for each file that is run, and about what the watch waits for.
         take: Runs a file.
-        show: Shown how a file's run ended, with the file's name.
-        clock: Seconds that never go back.
+        show: Called at the end of a file's run, with the file's name and its outcome.
+        clock: Monotonic seconds.
         wall: UTC epoch seconds.
-        pause: Waits for seconds.
+        pause: Sleeps for this many seconds.
 
     Raises:
-        UsageError: the folders cannot be these, or another watch has one of them.
+        UsageError: the folders are unusable, or in use by another watch.
         OutputError: the output folder cannot be written.
     """
 
@@ -121,22 +121,22 @@ class Watch:
         self._waits_for = ""
 
     def run(self) -> Total:
-        """Watch until nothing is left, if that was asked for, until a signal, or until no file can be run.
+        """Watch until a signal, until no file can be run, or, with `until_empty`, until every file has a record.
 
         Raises:
-            BatchrunError: the folders or a record in them cannot be used, or a defect.
+            BatchrunError: the folders or a record in them are unusable, or batchrun has a defect.
         """
         with ExitStack() as stack:
             stack.callback(_lock(self._output).release)
-            # A folder that can only be read is watched without a lock of its own.
+            # A read-only folder is watched without a lock in it.
             if os.access(self._folder, os.W_OK):
                 stack.callback(_lock(self._folder).release)
             try:
-                return self._go_on()
+                return self._watch()
             except KeyboardInterrupt:
                 return self._total("interrupted")
 
-    def _go_on(self) -> Total:
+    def _watch(self) -> Total:
         while True:
             began = self._clock()
             picture = self._look()
@@ -153,7 +153,7 @@ class Watch:
                 self._pause(max(_LOOK_EVERY_S, _LOOK_SHARE * (self._clock() - began)))
 
     def _look(self) -> Picture:
-        """The folder as it is now, with every doubt about content settled."""
+        """Scan the folder, and compare the content of files whose size or time has changed."""
         while True:
             picture = self._picture()
             for entry in picture.unclear:
@@ -185,16 +185,16 @@ class Watch:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                self._unusable[found.name] = error.strerror or "it cannot be looked at"
+                self._unusable[found.name] = error.strerror or "it cannot be read"
                 continue
             entry = Entry(found.name, status.st_size, status.st_mtime_ns)
             if len(os.fsencode(self._task(entry).state.name + _LONGEST_ENDING)) > _MOST_NAME_BYTES:
-                self._unusable[found.name] = "its name is too long: those of its results are even longer"
+                self._unusable[found.name] = "its name is too long, because the names of its results are even longer"
             elif stat.S_ISREG(status.st_mode):
                 yield entry
 
     def _read_records(self, entries: list[Entry], names: dict[str, os.DirEntry[str]]) -> None:
-        """Read the records that are new, and forget those that were removed: their files are to be run again."""
+        """Read the new records, and forget the removed ones, whose files are to be run again."""
         stems = {entry.stem for entry in entries}
         known, self._records = self._records, {}
         for stem in stems:
@@ -213,12 +213,12 @@ class Watch:
     def _run(self, picture: Picture) -> FileOutcome:
         entry, *others = picture.ready
         task = self._task(entry)
-        goes_on = entry.stem in self._begun
+        is_resumed = entry.stem in self._begun
         self._waits_for = ""
         self._observer.message(
-            f"{entry.shown}: {'gone on with' if goes_on else 'taken up'}; {len(others):,} more in the queue"
+            f"{'resuming' if is_resumed else 'running'} {entry.shown}; files still queued: {len(others):,}"
         )
-        # It tells of what the file said before. Without it a kill from here on leaves a run to go on with.
+        # This record is about the file's earlier content. If we are killed after removing it, the run is resumed.
         outdated = self._output / f"{entry.stem}.failed"
         with writing(outdated):
             outdated.unlink(missing_ok=True)
@@ -256,35 +256,35 @@ class Watch:
         )
 
     def _tell_waiting(self, picture: Picture) -> None:
-        """Say what is waited for, once for each reason."""
+        """Say what the watch waits for, once for each reason."""
         waits = [
             _listed(entries) + reason
             for entries, reason in (
-                (picture.settling, " to be written to the end"),
-                (picture.busy, ", which another process runs"),
+                (picture.settling, " to be written completely"),
+                (picture.busy, ", which another process is running"),
             )
             if entries
         ]
-        text = f"waiting for {' and '.join(waits) or f'files in {self._folder}'}; {len(picture.over):,} are over"
+        text = f"waiting for {' and '.join(waits) or f'files in {self._folder}'}; {len(picture.over):,} done"
         if text != self._waits_for:
             self._waits_for = text
             self._observer.message(text)
 
     def _tell_not_run(self, picture: Picture) -> None:
-        """Say of each file that will not be run why, and what to do; once, as long as it looks like that."""
+        """Say why a file is skipped, and what to do; once, unless it changes again."""
         for name, reason in self._unusable.items():
             shown = os.fsencode(name).decode("utf-8", "backslashreplace")
-            self._tell_once((name, reason), f"{shown} is not run: {reason}; rename it, or remove it")
+            self._tell_once((name, reason), f"{shown} is skipped: {reason}; rename it, or remove it")
         for entry in picture.changed:
             record = self._output / self._records[entry.stem][0]
             self._tell_once(
                 entry,
-                f"{entry.shown} has changed since it was run, and is not run again: give it another name to run it as a"
-                f" new file, or remove {record} to run the lines that are new",
+                f"{entry.shown} is skipped: it has changed since it was run; rename it to run it as a new file, or"
+                f" remove {record} to run only its new lines",
             )
         for entry in picture.clashing:
             results = self._task(entry).results
-            self._tell_once(entry, f"{entry.shown} is not run: {results} is that of another file; give it another name")
+            self._tell_once(entry, f"{entry.shown} is skipped: {results} belongs to another file; rename it")
 
     def _tell_once(self, entry: object, text: str) -> None:
         if entry not in self._told:
@@ -311,18 +311,18 @@ class Watch:
 
 
 def _refuse_folders(folder: Path, output: Path) -> None:
-    """Refuse folders that a watch cannot have.
+    """Refuse unusable folders.
 
     Raises:
-        UsageError: they are no folders, or the same.
+        UsageError: one is not a folder, or both are the same.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: there is no such folder", "give the folder in which the files arrive")
+        raise UsageError(f"{folder}: no such folder", "give the folder in which the files arrive")
     if output.exists() and not output.is_dir():
-        raise UsageError(f"--output {output} is no folder", "each file gets its own results: give a folder for them")
+        raise UsageError(f"--output {output} is not a folder", "give a folder: each file gets its own results there")
     if output.exists() and output.samefile(folder):
         raise UsageError(
-            f"--output {output} is the watched folder: what is written there would be taken up",
+            f"--output {output} is the watched folder: the results would be run as inputs",
             f"give another folder, for example {folder / 'results'}",
         )
 
@@ -334,7 +334,7 @@ def _lock(folder: Path) -> StateLock:
     except StateError as error:
         raise StateError(
             f"{folder} is in use by another watch ({holder(place) or Holder(0)})",
-            "one is enough: it takes up whatever arrives",
+            "one watch is enough: it runs every file that arrives",
         ) from error
 
 
@@ -344,7 +344,8 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
             return list(found)
     except OSError as error:
         raise StoppedError(
-            f"{folder}: the folder cannot be read: {error.strerror}", "see that it is there, then run the same command"
+            f"{folder}: the folder cannot be read: {error.strerror}",
+            "make sure that it exists, then give the same command again",
         ) from error
 
 
@@ -353,12 +354,12 @@ def _read_record(path: Path) -> FileRecord:
         return FileRecord.from_json(orjson.loads(path.read_bytes()))
     except (OSError, orjson.JSONDecodeError, NoRecordError) as error:
         raise StateError(
-            f"{path} is no record of a watch", "move it away, or give another --output: it is not overwritten"
+            f"{path} is not a record of batchrun watch", "move it away, or give another --output"
         ) from error
 
 
 def _begun_with(state: Path) -> str:
-    """The name of the file that a state file is of; empty when it does not say, which its run will."""
+    """The name of the input file of a state file; empty if it cannot be read, which opening its run will report."""
     try:
         with StateReader(state) as store:
             return Path(read_options(store).inputs[0]).name
@@ -367,7 +368,7 @@ def _begun_with(state: Path) -> str:
 
 
 def _digest(path: Path) -> str | None:
-    """The SHA-256 of a file; None when it cannot be read, which its run will say better."""
+    """The SHA-256 of a file; None if it cannot be read, which its run will report."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

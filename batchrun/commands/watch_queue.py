@@ -1,8 +1,8 @@
-"""Which of the files in a watched folder comes next. Pure: entries, records and the time in, a picture out.
+"""Decides which file in a watched folder is run next. Pure: entries, records and the time in, a picture out.
 
-A file is whole once its size and time have not changed for a while; one that was written elsewhere and renamed into
-the folder has lain still before, and is whole at once. Files are named by what is left of their name without the
-ending, because their results are: of two files with the same such stem one alone can be run.
+A file is complete once its size and time have not changed for a while. One that was written elsewhere and renamed into
+the folder is complete at once. Results are named after a file's stem, its name without the suffix, so of two files with
+the same stem only one can be run.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, Literal, NamedTuple
 from batchrun.results.record import iso_time
 
 RECORD_VERSION = 1
-"""Of the record's shape."""
+"""Version of the record's format."""
 
 Became = Literal["finished", "stopped", "refused"]
-"""What became of a file: its run ended, its run stopped early, or nothing of it was sent."""
+"""The outcome of a file: its run finished, its run stopped early, or nothing of it was sent."""
 
 
 class Entry(NamedTuple):
-    """A file in the folder as it looks now."""
+    """A file in the watched folder."""
 
     name: str
     size_bytes: int
@@ -30,55 +30,55 @@ class Entry(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """What its results and its record are named after: `haikus` for `haikus.jsonl` and for `haikus.jsonl.gz`."""
+        """The name without suffixes, after which results and record are named: `haikus` for `haikus.jsonl.gz`."""
         return self.name.removesuffix(".gz").removesuffix(".jsonl")
 
     @property
     def shown(self) -> str:
-        """The name as text that can be written anywhere, also where it is no valid UTF-8."""
+        """The name as printable text, even if it is not valid UTF-8."""
         return os.fsencode(self.name).decode("utf-8", "backslashreplace")
 
     @property
     def arrival(self) -> tuple[int, str]:
-        """Sorts files by when they came."""
+        """Sort key: order of arrival."""
         return self.mtime_ns, self.name
 
 
 class NoRecordError(ValueError):
-    """A file that bears the name of a record is none."""
+    """A file that is named like a record is not one."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """What became of a file, kept beside its results."""
+    """The outcome of a file, stored beside its results."""
 
     file: str
-    """Its name as shown."""
+    """Its name, see `Entry.shown`."""
     size_bytes: int
     mtime_ns: int
     sha256: str | None
-    """Of the file as it was taken up; None when it could not be read."""
+    """The file's digest when its run started; None if it could not be read."""
     outcome: Became
     exit_code: int
     reason: str = ""
     """Why it stopped or was refused."""
     hint: str = ""
     rows: dict[str, int] = field(default_factory=dict)
-    """Counts of rows: total, succeeded, failed, held, not_run, in_flight; empty when it was refused."""
+    """Counts of rows: total, succeeded, failed, held, not_run, in_flight; empty if the file was refused."""
     started_at: float = 0.0
-    """UTC epoch seconds, of the session that ended it."""
+    """Start of the file's last session, in UTC epoch seconds."""
     ended_at: float = 0.0
     files: dict[str, Any] = field(default_factory=dict)
-    """Where results, errors, state and manifest stand."""
+    """Paths of results, errors, state and manifest."""
 
     @property
     def is_done(self) -> bool:
-        """Whether its run came to its end, whatever became of single rows."""
+        """Whether its run finished, even if rows failed."""
         return self.outcome == "finished"
 
     @property
     def suffix(self) -> str:
-        """What its name ends in, behind the file's stem."""
+        """The suffix of the record's name, after the file's stem."""
         return ".done" if self.is_done else ".failed"
 
     def to_json(self) -> dict[str, Any]:
@@ -91,20 +91,20 @@ class FileRecord:
 
     @classmethod
     def from_json(cls, data: Any) -> FileRecord:
-        """What a record says of its file; when and where is for people.
+        """Parse a record; times and paths are left out.
 
         Raises:
-            NoRecordError: it is no record, or one of a later version.
+            NoRecordError: it is not a record, or of a later version.
         """
         try:
             if data["record_version"] != RECORD_VERSION:
                 raise NoRecordError
-            asked = data["input"]
+            of_input = data["input"]
             return cls(
-                file=str(asked["file"]),
-                size_bytes=int(asked["size_bytes"]),
-                mtime_ns=int(asked["mtime_ns"]),
-                sha256=asked["sha256"],
+                file=str(of_input["file"]),
+                size_bytes=int(of_input["size_bytes"]),
+                mtime_ns=int(of_input["mtime_ns"]),
+                sha256=of_input["sha256"],
                 outcome=data["outcome"],
                 exit_code=int(data["exit_code"]),
                 reason=str(data["reason"]),
@@ -116,34 +116,34 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The folder at one moment: each file stands in one of these."""
+    """The folder at one moment: each file is in exactly one of these lists."""
 
     ready: list[Entry] = field(default_factory=list)
-    """To be run, in this order: those that were cut off, then the others as they came."""
+    """To be run, in this order: interrupted ones first, then the others in order of arrival."""
     settling: list[Entry] = field(default_factory=list)
-    """May still be written to."""
+    """Changed recently: may still be being written."""
     busy: list[Entry] = field(default_factory=list)
-    """Run by another process."""
+    """Being run by another process."""
     unclear: list[Entry] = field(default_factory=list)
-    """Have a record, and another size or time than it says: their content is to be compared."""
+    """Have a record with another size or time: their content must be compared with its digest."""
     over: list[Entry] = field(default_factory=list)
     """Have a record."""
     changed: list[Entry] = field(default_factory=list)
-    """Have been run, and say something else now."""
+    """Changed since their run finished."""
     clashing: list[Entry] = field(default_factory=list)
-    """Would write into the results of another file."""
+    """Have the same stem, and so the same results file, as another file."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is left to do, or to wait for."""
+        """Whether there is nothing left to run or to wait for."""
         return not (self.ready or self.settling or self.busy or self.unclear)
 
 
 class Queue:
-    """Remembers since when each file has looked as it does.
+    """Remembers since when each file has been unchanged.
 
     Args:
-        settle_s: How long a file must have been the same to be whole, seconds > 0.
+        settle_s: Seconds > 0 for which a file must not have changed before it is run.
     """
 
     def __init__(self, settle_s: float) -> None:
@@ -152,7 +152,7 @@ class Queue:
         self._is_same: dict[Entry, bool] = {}
 
     def compared(self, entry: Entry, *, is_same: bool) -> None:
-        """Whether the content of an unclear file is the one that its record tells of."""
+        """Set whether the content of an unclear file is the same as in its record."""
         self._is_same[entry] = is_same
 
     def look(
@@ -163,17 +163,17 @@ class Queue:
         busy: Collection[str],
         now: float,
     ) -> Picture:
-        """Put each file into its place.
+        """Sort the files into the lists of a picture.
 
         Args:
             entries: The files in the folder.
-            records: By stem.
-            begun: By stem, where there is a state file and no record: the name of the file that it is of.
-            busy: Stems whose state file another process uses.
+            records: Stem -> the file's record.
+            begun: Stem -> the name of the input file, where there is a state file but no record.
+            busy: Stems whose state file is in use by another process.
             now: UTC epoch seconds.
         """
         found = sorted(entries, key=lambda entry: entry.arrival)
-        # A file that is older than the first look at it has not been written to since.
+        # A file that was already older when it was first seen has not been written to since.
         self._since = {entry: self._since.get(entry, min(now, entry.mtime_ns / 1e9)) for entry in found}
         self._is_same = {entry: same for entry, same in self._is_same.items() if entry in self._since}
         picture, owners = Picture(), _owners(found, records, begun)
@@ -186,13 +186,13 @@ class Queue:
         return picture
 
     def _place(self, picture: Picture, entry: Entry, record: FileRecord | None, *, is_busy: bool, now: float) -> None:
-        is_whole = now - self._since[entry] >= self._settle_s
+        is_complete = now - self._since[entry] >= self._settle_s
         is_same = self._is_same.get(entry)
         if record and (is_same or (record.size_bytes, record.mtime_ns) == (entry.size_bytes, entry.mtime_ns)):
             picture.over.append(entry)
         elif is_busy:
             picture.busy.append(entry)
-        elif not is_whole:
+        elif not is_complete:
             picture.settling.append(entry)
         elif record and is_same is None:
             picture.unclear.append(entry)
@@ -203,7 +203,7 @@ class Queue:
 
 
 def _owners(found: list[Entry], records: Mapping[str, FileRecord], begun: Mapping[str, str]) -> dict[str, str]:
-    """By stem, the file that its results are of: the one that has been run, else the first that came."""
+    """Stem -> the file that owns its results: the one that has been run, else the first to arrive."""
     owners: dict[str, str] = {}
     for entry in found:
         if entry.stem not in owners:
@@ -214,17 +214,17 @@ def _owners(found: list[Entry], records: Mapping[str, FileRecord], begun: Mappin
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What a watch came to: the records of all files in the folder, whenever they were run."""
+    """The totals of a watch, over the records of all files in the folder, whenever they were run."""
 
     outcome: Literal["finished", "stopped", "interrupted"]
     done: int
-    """Files whose run came to its end."""
+    """Files whose run finished."""
     incomplete: int
-    """Of these, the ones with rows that did not succeed."""
+    """Those of them with rows that did not succeed."""
     failed: int
-    """Files that stopped early, or were refused."""
+    """Files whose run stopped early, or that were refused."""
     not_run: int
-    """Files that are not run: changed since, or in each other's way."""
+    """Files that are skipped: changed since their run, with the stem of another file, or unusable."""
     left: int
     """Files without a record."""
     rows: int
@@ -234,7 +234,7 @@ class Total:
 
     @property
     def exit_code(self) -> int:
-        """0: all is done; 3: but for some rows; 4: a file, or the watch, stopped early; 130: interrupted."""
+        """0: all rows succeeded; 3: some did not; 4: stopped, or a file failed or was skipped; 130: interrupted."""
         if self.outcome == "interrupted":
             return 130
         if self.outcome == "stopped" or self.failed or self.not_run:
@@ -242,11 +242,11 @@ class Total:
         return 3 if self.incomplete else 0
 
     def __str__(self) -> str:
-        """One line for people."""
-        parts = [f"{self.done:,} done" + (f" ({self.incomplete:,} with rows that failed)" if self.incomplete else "")]
-        others = (("failed", self.failed), ("changed or in the way", self.not_run), ("left", self.left))
+        """One line for the user."""
+        parts = [f"{self.done:,} done" + (f" ({self.incomplete:,} with failed rows)" if self.incomplete else "")]
+        others = (("failed", self.failed), ("skipped", self.not_run), ("left", self.left))
         parts += [f"{count:,} {name}" for name, count in others if count]
-        return f"watch {self.outcome}: files {', '.join(parts)}; {self.succeeded:,} of {self.rows:,} rows succeeded"
+        return f"watch {self.outcome}: files: {', '.join(parts)}; {self.succeeded:,} of {self.rows:,} rows succeeded"
 
     def to_json(self) -> dict[str, Any]:
         """The total as JSON values."""

@@ -1,6 +1,6 @@
-"""The plots of the report's page: SVG that takes its colours and letters from the page. Needs the extra `report`.
+"""The plots of the report page, as SVG that takes its colours and fonts from the page. Needs the extra `report`.
 
-matplotlib's SVG needs no script and no network, and is a few kilobytes a plot where plotly's script alone has 4 MB.
+matplotlib's SVG needs no script and no network. A plot is a few kilobytes, whereas plotly's script alone is 4 MB.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 _COLOURS = ("#a10001", "#a10002", "#a10003", "#a10004", "#a10005", "#a10006")
-"""Stand for the page's `--c1` and so on."""
+"""Placeholders, replaced by the page's `--c1` and so on."""
 _INK, _LINE = "#a10007", "#a10008"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -34,20 +34,20 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 _SIZES = {"wide": (7.6, 2.5), "narrow": (3.8, 2.6)}
-"""Class on the page -> inches; the page shows the one that fits the screen."""
+"""CSS class -> inches; the page shows the size that fits the screen."""
 
 
 def lines(name: str, x_label: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
-    """Each series, its x and its y, as a line; y that is NaN breaks it."""
-    return _both(name, x_label, series, is_bars=False, width=0)
+    """Draw each series (x values, y values) as a line; a NaN in y interrupts it."""
+    return _in_both_sizes(name, x_label, series, is_bars=False, width=0)
 
 
 def bars(name: str, x_label: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], width: float) -> str:
-    """Each series as bars of a width, those of the next on top of them."""
-    return _both(name, x_label, series, is_bars=True, width=width)
+    """Draw each series as bars of this width, stacked on those of the series before."""
+    return _in_both_sizes(name, x_label, series, is_bars=True, width=width)
 
 
-def _both(
+def _in_both_sizes(
     name: str,
     x_label: str,
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],

@@ -1,7 +1,7 @@
-"""What a run costs, from the time of its workers: two bounds, what 1,000 rows cost, where it is heading, what was lost.
+"""Estimates the cost of a run from the time of its workers: two bounds, per 1,000 rows, projected, and wasted.
 
-The lower bound counts workers that run, the upper one also those that start or are idle: Runpod bills a worker from
-its start until it has stopped, but counts as idle also those that sleep and cost nothing.
+The lower bound counts running workers, the upper one also starting and idle ones. Runpod bills a worker from its start
+until it has stopped, but also counts sleeping workers, which cost nothing, as idle.
 """
 
 from __future__ import annotations
@@ -16,52 +16,52 @@ _CENTS_FROM = 0.1
 
 @dataclass(frozen=True, slots=True)
 class WorkCost:
-    """What has been counted. Times are seconds, over all sessions."""
+    """The measured quantities. Times are seconds, over all sessions."""
 
     running_s: float
-    """Of workers that run."""
+    """Time of running workers."""
     most_s: float
-    """Of workers that run, start or are idle."""
+    """Time of running, starting and idle workers."""
     unwatched_s: float = 0.0
-    """Execution time of jobs that ran while no session was there to look."""
+    """Execution time of jobs that ran between sessions."""
     jobs: int = 0
     """Jobs that have ended."""
     execution_s: float = 0.0
-    """Their execution time, added up."""
+    """Their total execution time."""
     failed_s: float = 0.0
-    """That of jobs without a result."""
+    """Total execution time of jobs without a result."""
     duplicates: int = 0
-    """Submissions whose answer was lost: each may have been a job."""
+    """Submissions whose answer was lost: each may have become a job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """In dollars, or whatever the price was given in."""
+    """The cost of a run, in dollars, or in the currency of the price."""
 
     price_per_hour: float
-    """Of one worker."""
+    """Price of one worker."""
     least: float
     most: float
     unwatched: float
-    """At most this much more, for what ran unwatched: as if each job had a worker of its own."""
+    """Upper bound of the further cost of jobs that ran between sessions: as if each had a worker of its own."""
     failed: float
     """The part of `most` that went to jobs without a result."""
     duplicates: float
-    """At most this much of `most` went to possible duplicates."""
+    """Upper bound of the part of `most` that went to possible duplicates."""
     least_per_1000: float | None
     most_per_1000: float | None
-    """Of the rows that have ended; None when none has."""
+    """Cost per 1,000 rows that have ended; None if none has."""
     least_projected: float | None
     most_projected: float | None
-    """For the whole run; None before 2% of it are done."""
+    """Projected cost of the whole run; None before 2% of the rows have ended."""
 
 
 def cost_of(work: WorkCost, *, price_per_hour: float, done: int, total: int) -> Cost:
     """The cost of a run.
 
     Args:
-        work: What has been counted.
-        price_per_hour: Of one worker.
+        work: The measured quantities.
+        price_per_hour: Price of one worker.
         done: Rows that have ended.
         total: Rows of the run.
     """
@@ -80,7 +80,7 @@ def cost_of(work: WorkCost, *, price_per_hour: float, done: int, total: int) -> 
 
 
 def added(costs: Sequence[Cost], *, done: int, total: int) -> Cost:
-    """The cost of a run on several endpoints; `done` and `total` are of all its rows."""
+    """The cost of a run on several endpoints; `done` and `total` count the rows of all of them."""
     return _rated(
         costs[0].price_per_hour,
         least=sum(cost.least for cost in costs),
@@ -120,22 +120,22 @@ def _rated(
 
 
 def money(amount: float) -> str:
-    """`$1,234.50`; below ten cents with four digits."""
+    """`$1,234.50`; below ten cents with four decimals."""
     return f"${amount:,.2f}" if amount >= _CENTS_FROM or amount == 0 else f"${amount:.4f}"
 
 
 def span(least: float, most: float) -> str:
-    """`$1.20 to $1.45`, or one of them where they are the same to a cent."""
+    """`$1.20 to $1.45`, or a single amount if both look the same."""
     low, high = money(least), money(most)
     return low if low == high else f"{low} to {high}"
 
 
 def cost_lines(cost: Cost, *, is_over: bool) -> list[str]:
-    """The cost for a terminal: what it is, and lines of detail.
+    """The cost for a terminal: the amount, then lines of detail.
 
     Args:
         cost: The cost.
-        is_over: Whether the run is over, so that nothing is left to project.
+        is_over: Whether the run has finished, so there is nothing to project.
     """
     lines = [span(cost.least, cost.most)]
     if cost.least_per_1000 is not None and cost.most_per_1000 is not None:
@@ -147,5 +147,5 @@ def cost_lines(cost: Cost, *, is_over: bool) -> list[str]:
     if cost.duplicates:
         lines.append(f"up to {money(cost.duplicates)} of it for possible duplicates")
     if cost.unwatched:
-        lines.append(f"up to {money(cost.unwatched)} more for jobs that ran unwatched")
+        lines.append(f"up to {money(cost.unwatched)} more for jobs that ran between sessions")
     return lines

@@ -1,6 +1,6 @@
-"""The report as one HTML page that needs nothing else: no script, and a policy by which nothing can be loaded. Pure.
+"""The report as one self-contained HTML page, without scripts, and with a policy that forbids loading anything. Pure.
 
-Ids and messages are the work of strangers: every text goes through `escape`.
+Ids and messages are untrusted: every text goes through `escape`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ td { overflow-wrap: anywhere; } .numbers :not(:first-child) { text-align: right;
 
 
 def page(title: str, subtitle: str, facts: Sequence[tuple[str, str]], sections: Sequence[str]) -> bytes:
-    """The page: title, a line below it, figures with their names, and sections."""
+    """The page: a title, a subtitle, named figures, and sections."""
     parts = [_FIRST_LINE, _HEAD]
     parts += [f"<title>{escape(title)}</title></head><body><h1>{escape(title)}</h1><p>{escape(subtitle)}</p><dl>"]
     parts += [f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts]
@@ -47,17 +47,17 @@ def page(title: str, subtitle: str, facts: Sequence[tuple[str, str]], sections: 
 
 
 def is_page(first_line: bytes) -> bool:
-    """Whether a file that begins with this line is a page of ours."""
+    """Whether the file that begins with this line is a page written by batchrun."""
     return first_line == _FIRST_LINE.encode()
 
 
 def plot(title: str, svg: str) -> str:
-    """A section with a plot, as `charts` draws it."""
+    """A section with a plot made by `charts`."""
     return f"<section><h2>{escape(title)}</h2>{svg}</section>"
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
-    """A section with a table; `numbers` puts all columns but the first to the right."""
+    """A section with a table; `numbers` aligns all columns but the first to the right."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     kind = ' class="numbers"' if numbers else ""
@@ -68,5 +68,5 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, num
 
 
 def escape(text: str) -> str:
-    """A text as a page may hold it, with nothing in it that a reader would not see."""
+    """Text as HTML, with invisible characters made visible."""
     return escape_markup(visible(text))

@@ -1,4 +1,4 @@
-"""Text for people, on a stream that perhaps nobody reads: whoever says something never waits for it to be written."""
+"""Writes messages to a stream that may be stalled, without ever making the caller wait."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from contextlib import contextmanager, suppress
 from typing import TextIO, cast
 
 _MOST_WAITING_CHARS = 1 << 20
-"""Messages that wait to be written: beyond this the oldest are dropped and counted."""
+"""When more than this is waiting to be written, the oldest messages are dropped and counted."""
 _CHUNK_BYTES = 4096
-"""Written at once. A slow reader is told by it from one that has stopped."""
+"""Written at once; small, so that a slow reader can be told from a stalled one."""
 _STALLED_S = 2.0
-"""A reader that takes nothing for this long is not waited for."""
+"""A reader that has read nothing for this long is stalled."""
 
 
 class Printer:
     """Writes to a stream from a thread of its own: messages in order, and below them a status line.
 
-    A stalled terminal, a full pipe, a closed one or a full disk stops that thread alone. Messages wait meanwhile, in a
-    bounded list. A status line that is not written yet is replaced by the next. Nothing is raised for a stream that
-    cannot be written: what it did not take is counted, and told when it can be.
+    A stalled terminal, a full or closed pipe, or a full disk stops only that thread. Messages wait in a bounded list
+    meanwhile, and a status line that has not been written yet is replaced by the next. A stream that cannot be written
+    raises nothing: lost messages are counted, and reported when it can be written again.
 
-    It has what a text stream needs to be `sys.stderr`, but `flush` does not wait; `settle` does.
+    It can replace `sys.stderr`, but `flush` does not wait; `settle` does.
 
     Args:
-        stream: Where to; None (as `sys.stderr` is when it is closed): nowhere.
+        stream: The stream; None (as `sys.stderr` is when it is closed): nothing is written.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -45,30 +45,30 @@ class Printer:
         self._status = ""
         self._shown = ""
         self._is_due = False
-        """Whether there is something that the thread has not taken yet."""
+        """Whether there is something to write that the thread has not taken yet."""
         self._is_writing = False
         with suppress(Exception):
-            stream.flush()  # type: ignore[union-attr] # what the program has said before comes first
+            stream.flush()  # type: ignore[union-attr] # earlier output of the program comes first
 
     @property
     def encoding(self) -> str:
-        """The stream's."""
+        """The stream's encoding."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     @property
     def errors(self) -> str:
-        """What becomes of a character that the encoding does not have."""
+        """How characters that the encoding lacks are handled."""
         return "backslashreplace"
 
     def isatty(self) -> bool:
         """Whether the stream is a terminal."""
         try:
-            return self._stream.isatty()  # type: ignore[union-attr] # closed, or a stream that has only `write`
+            return self._stream.isatty()  # type: ignore[union-attr] # it may be closed, or have only `write`
         except (AttributeError, OSError, ValueError):
             return False
 
     def fileno(self) -> int:
-        """The stream's descriptor.
+        """The stream's file descriptor.
 
         Raises:
             OSError: it has none.
@@ -78,9 +78,9 @@ class Printer:
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Say something; when too much is waiting, the oldest messages are dropped."""
+        """Queue text to be written; if too much is waiting, the oldest messages are dropped."""
         if not isinstance(text, str):
-            raise TypeError(f"text is printed, not {type(text).__name__}")
+            raise TypeError(f"expected str, not {type(text).__name__}")
         with self._lock:
             self._messages.append(text)
             self._waiting_chars += len(text)
@@ -90,23 +90,23 @@ class Printer:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing: all is on its way."""
+        """Do nothing: everything is already queued."""
 
     def status(self, line: str) -> None:
-        """Show a line below all messages from now on, without a line end; empty: none."""
+        """Set the status line, which is shown below all messages; empty: no status line."""
         with self._lock:
             self._status = line
             self._wake()
 
     def settle(self) -> None:
-        """Wait until everything is written, unless the reader takes nothing for 2 seconds."""
+        """Wait until everything is written, or the reader has read nothing for 2 seconds."""
         with self._lock:
             while self._is_due or self._is_writing:
                 if not self._has_written.wait(_STALLED_S):
                     return
 
     def _drop_oldest(self) -> None:
-        # In one step for many: a list that is full stays full, and must not be moved for each message.
+        # Drop many at once: a full list stays full, and must not be shifted for each message.
         count = max(len(self._messages) // 10, 1)
         self._waiting_chars -= sum(map(len, self._messages[:count]))
         del self._messages[:count]
@@ -117,7 +117,7 @@ class Printer:
         self._has_text.notify()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="printer", daemon=True)
-            with suppress(RuntimeError):  # the interpreter is ending
+            with suppress(RuntimeError):  # the interpreter is shutting down
                 self._thread.start()
 
     def _work(self) -> None:
@@ -131,17 +131,17 @@ class Printer:
                 self._is_writing = True
             try:
                 self._put(text)
-            except Exception:  # noqa: BLE001 - a stream of a program's own may raise anything
+            except Exception:  # noqa: BLE001 - a calling program's own stream may raise anything
                 with self._lock:
                     self._dropped += count
 
     def _take(self) -> tuple[str, int]:
-        """What is to be written now, and how many messages that is."""
+        """The text to write now, and the number of messages in it."""
         dropped, self._dropped = self._dropped, 0
         messages, self._messages = self._messages, []
         self._waiting_chars, self._is_due = 0, False
-        text = (f"{dropped:,} messages were dropped\n" if dropped else "") + "".join(messages)
-        # Half a line stays alone, until its other half comes.
+        text = (f"messages dropped: {dropped:,}\n" if dropped else "") + "".join(messages)
+        # After an incomplete line there is no status line, until the rest of the line comes.
         status = self._status if not text or text.endswith("\n") else ""
         shown, self._shown = self._shown, status
         if shown and (text or not status):
@@ -156,9 +156,9 @@ class Printer:
             return
         data = memoryview(text.encode(self.encoding, self.errors))
         while data:
-            # Below the locks of Python's buffers: a write that never ends must not hold one when the interpreter ends.
+            # Unbuffered: a write that never returns must not hold a buffer's lock when the interpreter shuts down.
             count = self._file.write(data[:_CHUNK_BYTES])
-            if count is None:  # another program has made the terminal non-blocking
+            if count is None:  # another program has set the terminal to non-blocking
                 wait = select.poll()
                 wait.register(self._file, select.POLLOUT)
                 wait.poll()
@@ -180,7 +180,7 @@ class Printer:
 
 @contextmanager
 def printing_stderr() -> Iterator[None]:
-    """Have all that this process says on stderr written by a printer, to the end of the block."""
+    """Replace `sys.stderr` by a printer until the end of the block."""
     stream = sys.stderr
     printer = Printer(stream)
     sys.stderr = cast("TextIO", printer)
@@ -188,12 +188,12 @@ def printing_stderr() -> Iterator[None]:
         yield
     finally:
         sys.stderr = stream
-        with suppress(KeyboardInterrupt):  # only the last words are cut off: all else is done
+        with suppress(KeyboardInterrupt):  # only the last messages are lost: all work is done
             printer.settle()
 
 
 def _file_of(stream: TextIO | None) -> io.FileIO | None:
-    """The file of the system under a stream; None when the stream is something else, such as a notebook's."""
+    """The raw file below a stream; None if there is none, as in a notebook."""
     buffer = getattr(stream, "buffer", None)
     raw = getattr(buffer, "raw", buffer)
     return raw if isinstance(raw, io.FileIO) else None

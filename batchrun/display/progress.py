@@ -1,4 +1,4 @@
-"""Observers that show a run on stderr. Nothing else imports tqdm."""
+"""Observers that show the progress of a run on stderr. The only module that imports tqdm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchrun.display.cost import money
 from batchrun.display.printer import Printer
 from batchrun.display.summary import Observer, Snapshot
 from batchrun.display.text import clipped, columns_of, visible, visible_json
-from batchrun.display.units import duration
+from batchrun.display.units import counted, duration
 
 PLAIN_EVERY_S = 30.0
 JSON_EVERY_S = 1.0
@@ -24,11 +24,11 @@ _BAR_FORMAT = "{percentage:3.0f}% |{bar}| {desc}"
 _MIN_BAR_COLUMNS = 8
 _LEAST_NOTE_COLUMNS = 16
 _NARROW_COLUMNS = 80
-"""When the terminal does not say how wide it is."""
+"""Assumed if the terminal does not report its width."""
 
 
 def make_observer(mode: ProgressMode, stream: TextIO | Printer) -> Observer:
-    """The observer for a mode; `auto` is a bar on a terminal and plain lines elsewhere. None of them blocks."""
+    """The observer for a mode; `auto` means a bar on a terminal and plain lines elsewhere. No observer blocks."""
     printer = stream if isinstance(stream, Printer) else Printer(stream)
     if mode == "auto":
         mode = "bar" if printer.isatty() else "plain"
@@ -44,15 +44,15 @@ def make_observer(mode: ProgressMode, stream: TextIO | Printer) -> Observer:
 
 
 def send_log(observer: Observer | None, file: Printer | None, hide: Callable[[str], str] = str) -> None:
-    """Send the log, that of the libraries too, to an observer, so that it does not tear the bar, and to a file.
+    """Send the log, including that of libraries, to an observer, so that it does not break the bar, and to a file.
 
     Args:
-        observer: None: it is not shown.
-        file: None: it is not kept.
-        hide: Takes secrets out of a text.
+        observer: Shows the log; None: it is not shown.
+        file: The log file; None: there is none.
+        hide: Removes secrets from text.
     """
     if observer is None and file is None:
-        # Without a handler Python prints warnings itself, and each of ours would be said twice.
+        # Without a handler, Python prints warnings itself, so each of ours would be printed twice.
         logging.getLogger("batchrun").addHandler(logging.NullHandler())
         return
 
@@ -78,26 +78,26 @@ class NullObserver:
     """Shows nothing."""
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def update(self, snapshot: Snapshot) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def message(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self, snapshot: Snapshot) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class WarningObserver(NullObserver):
-    """Shows only what may be a mistake."""
+    """Shows only warnings."""
 
     def __init__(self, stream: TextIO | Printer) -> None:
         self._printer = stream if isinstance(stream, Printer) else Printer(stream)
 
     def warn(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         self._printer.write(f"{visible(text)}\n")
 
 
@@ -109,7 +109,7 @@ class BarObserver:
         self._is_ascii = not printer.encoding.lower().startswith("utf")
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Draw the bar, with what earlier sessions have done."""
+        """Draw the bar, with the progress of earlier sessions."""
         self.update(snapshot)
 
     def update(self, snapshot: Snapshot) -> None:
@@ -121,55 +121,55 @@ class BarObserver:
         self._printer.write(f"{visible(text)}\n")
 
     def end(self, snapshot: Snapshot) -> None:
-        """Leave the bar as it is at last."""
+        """Print the final bar."""
         self._printer.status("")
         self._printer.write(f"{self._drawn(snapshot)}\n")
 
     def _drawn(self, snapshot: Snapshot) -> str:
         columns = self._columns()
         room = (columns or _NARROW_COLUMNS) - len("100% || ") - _MIN_BAR_COLUMNS
-        # Only the drawing is tqdm's: a bar of its own would leave a thread and a lock behind in a program.
+        # Only tqdm's drawing function: a tqdm object would leave a thread and a lock behind in a calling program.
         return tqdm.format_meter(
             snapshot.done,
             snapshot.total,
             0.0,
-            ncols=columns and columns - 1,  # some terminals begin a new line after the last column
+            ncols=columns and columns - 1,  # some terminals wrap after the last column
             ascii=self._is_ascii,
             prefix=_fitting(snapshot, room),
             bar_format=_BAR_FORMAT,
         )
 
     def _columns(self) -> int | None:
-        """How wide the terminal is now; None when it does not say."""
+        """The present width of the terminal; None if it does not report it."""
         with suppress(OSError, ValueError):
             return os.get_terminal_size(self._printer.fileno()).columns or None
         return None
 
 
 class PlainObserver:
-    """A line every 30 s, for logs."""
+    """Prints a line every 30 s, for logs."""
 
     def __init__(self, printer: Printer) -> None:
         self._printer = printer
         self._next_s = PLAIN_EVERY_S
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Say where the run begins."""
+        """Print how many rows there are and how many are done."""
         self._next_s = PLAIN_EVERY_S
-        self._printer.write(f"{snapshot.total:,} rows, {snapshot.done:,} of them done before\n")
+        self._printer.write(f"{counted(snapshot.total, 'row')}, {snapshot.done:,} already done\n")
 
     def update(self, snapshot: Snapshot) -> None:
-        """A line when the last is 30 s old."""
+        """Print a line if the last one is 30 s old."""
         if snapshot.elapsed_s >= self._next_s:
             self._next_s = snapshot.elapsed_s + PLAIN_EVERY_S
             self._line(snapshot)
 
     def message(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         self._printer.write(f"{visible(text)}\n")
 
     def end(self, snapshot: Snapshot) -> None:
-        """A last line."""
+        """Print a last line."""
         self._line(snapshot)
 
     def _line(self, snapshot: Snapshot) -> None:
@@ -178,7 +178,7 @@ class PlainObserver:
 
 
 class JsonObserver:
-    """One JSON object a line, `event` first: begin, progress once a second, message, end."""
+    """Writes JSON lines, with the key `event` first: begin, progress once a second, message, end."""
 
     def __init__(self, printer: Printer) -> None:
         self._printer = printer
@@ -186,28 +186,28 @@ class JsonObserver:
         self._warnings: list[str] = []
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Event `begin`, and then what the lines have given rise to."""
+        """Write event `begin`, then the warnings about the input lines."""
         self._next_s = 0.0
         self._write({"event": "begin", **snapshot.to_json()})
         self._flush()
 
     def warn(self, text: str) -> None:
-        """Event `message`; not before the next other event, so that a run's first is its beginning."""
+        """Write event `message`, but only after the next other event, so that `begin` is the first event of a run."""
         self._warnings.append(text)
 
     def update(self, snapshot: Snapshot) -> None:
-        """Event `progress`, when the last is a second old."""
+        """Write event `progress`, if the last one is a second old."""
         if snapshot.elapsed_s >= self._next_s:
             self._next_s = snapshot.elapsed_s + JSON_EVERY_S
             self._write({"event": "progress", **snapshot.to_json()})
 
     def message(self, text: str) -> None:
-        """Event `message`."""
+        """Write event `message`."""
         self._flush()
         self._write({"event": "message", "message": text})
 
     def end(self, snapshot: Snapshot) -> None:
-        """Event `end`."""
+        """Write event `end`."""
         self._write({"event": "end", **snapshot.to_json()})
 
     def _flush(self) -> None:
@@ -219,7 +219,7 @@ class JsonObserver:
 
 
 def _figures(snapshot: Snapshot) -> list[str]:
-    """The figures beside the count, the most useful first."""
+    """The figures after the count, the most useful first."""
     s = snapshot
     parts = [f"{s.rows_per_s:,.1f}/s"]
     if s.note:
@@ -243,9 +243,9 @@ def _figures(snapshot: Snapshot) -> list[str]:
 
 
 def _fitting(snapshot: Snapshot, columns: int) -> str:
-    """The count, and those figures that have room: one that has not is left out, rather than cut in the middle.
+    """The count, and those figures that fit as a whole.
 
-    Only why nothing goes on is cut, because half of that is worth more than all the rest.
+    Only the reason why a run waits may be cut: half of it is still worth more than the other figures.
     """
     text = f"{snapshot.done:,}/{snapshot.total:,}"
     for part in _figures(snapshot):

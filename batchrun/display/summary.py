@@ -1,4 +1,4 @@
-"""What a run looks like while it goes on, and what it came to. The summary owns the exit code."""
+"""The progress of a run (`Snapshot`) and its outcome (`Summary`), which determines the exit code."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from batchrun.display.cost import Cost, added
 from batchrun.results.text import MARK_NAMES, MARKS
 
 _BROKEN_FROM = 3
-"""Failures that are no chance any more."""
+"""A worker with this many failures is not just unlucky."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a run looks like at one moment. Rows are counted over the whole run, rates over the last half minute."""
+    """A run at one moment. Rows are counted over the whole run, rates are those of the last half minute."""
 
     total: int
     succeeded: int
     failed: int
     held: int
     pending: int
-    """Rows that nothing is under way for."""
+    """Rows that are not submitted."""
     waiting: int
-    """Rows that wait before a further submission."""
+    """Rows that wait for a retry."""
     queued: int
-    """Jobs in flight that were in the queue when last asked after, or were not asked after yet."""
+    """Jobs in flight that were in the queue at their last poll, or were not polled yet."""
     running: int
-    """Jobs in flight that were at work when last asked after."""
+    """Jobs in flight that were being executed at their last poll."""
     retries: int
     unconfirmed: int
     ended_in_session: int
     elapsed_s: float
-    """Of this session."""
+    """Duration of this session so far."""
     rows_per_s: float
     tokens_per_s: float | None
-    """None when no tokens are reported."""
+    """None if the worker reports no tokens."""
     input_tokens: int
     output_tokens: int
     window: int
-    """Jobs that may be in flight."""
+    """How many jobs may be in flight."""
     note: str
-    """What is in the way; empty when nothing is."""
+    """Why the run waits; empty if it does not."""
     cost: Cost | None = None
-    """None when no price was given."""
+    """None if no price was given."""
     truncated: int = 0
-    """Rows that succeeded in this session by what there is to say of their answers, see `Summary`."""
+    """This and the next four: rows that succeeded in this session with such an answer, see `Summary`."""
     empty: int = 0
     filtered: int = 0
     reasoning_only: int = 0
@@ -62,17 +62,17 @@ class Snapshot:
 
     @property
     def answers(self) -> list[tuple[str, int]]:
-        """What there is to say of the answers, by its name; what there is none of is left out."""
+        """Names and counts of remarkable answers; zero counts are left out."""
         return _answers(self)
 
     @property
     def in_flight(self) -> int:
-        """Jobs submitted and not known to be final."""
+        """Jobs that were submitted and are not known to have ended."""
         return self.queued + self.running
 
     @property
     def eta_s(self) -> float | None:
-        """How long the rest takes at the present rate; None when there is no rate yet."""
+        """Seconds that the remaining rows take at the present rate; None if there is no rate yet."""
         return (self.total - self.done) / self.rows_per_s if self.rows_per_s > 0 else None
 
     def to_json(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _answers(counted: Snapshot | Summary) -> list[tuple[str, int]]:
 
 
 def merged(parts: Mapping[str, Snapshot]) -> Snapshot:
-    """The picture of a run from those of its endpoints, by their IDs."""
+    """The snapshot of a run from those of its endpoints, by endpoint ID."""
     if len(parts) == 1:
         return next(iter(parts.values()))
     pieces = list(parts.values())
@@ -118,23 +118,23 @@ _ADDED_UP = (
 
 
 class Observer(Protocol):
-    """Who is told how a run goes."""
+    """Receives the progress and the messages of a run."""
 
     def begin(self, snapshot: Snapshot) -> None:
-        """The run goes on from here."""
+        """Called when a session begins, with the state that earlier sessions have left."""
 
     def update(self, snapshot: Snapshot) -> None:
-        """What it looks like now; several times a second."""
+        """Called several times a second with the present state."""
 
     def message(self, text: str) -> None:
-        """Something that a person should read."""
+        """Called with a message for the user."""
 
     def end(self, snapshot: Snapshot) -> None:
-        """The last that is said."""
+        """Called once at the end."""
 
 
 def warn(observer: Observer, text: str) -> None:
-    """Tell of what may be a mistake. It is seen without progress, too, unless nothing but errors is to be."""
+    """Send a warning. It is shown even without progress, unless the user wants only errors."""
     getattr(observer, "warn", observer.message)(text)
 
 
@@ -156,85 +156,85 @@ class FailureGroup(NamedTuple):
 
 
 class WorkerGroup(NamedTuple):
-    """Jobs of a worker that has failed some by its own fault: `worker_error`."""
+    """The jobs of a worker that has failed some of them through its own fault, with `worker_error`."""
 
     worker_id: str
     failed: int
     jobs: int
-    """All that it has ended."""
+    """All jobs that have ended on it."""
 
     @property
     def is_broken(self) -> bool:
-        """Whether the worker rather than chance explains it."""
+        """Whether the failures are more than chance."""
         return self.failed >= _BROKEN_FROM and 2 * self.failed > self.jobs
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a run came to, over all of its sessions unless a field says otherwise."""
+    """The outcome of a run, over all of its sessions unless a field says otherwise."""
 
     outcome: Literal["finished", "stopped", "interrupted", "cancelled"]
     reason: str
-    """Why it stopped; empty when it did not."""
+    """Why it stopped; empty if it did not."""
     hint: str
-    """What to do about that."""
+    """What to do about it."""
     total: int
     succeeded: int
     failed: int
     held: int
     not_run: int
     in_flight: int
-    """Jobs that go on at the endpoint."""
+    """Jobs that are still at the endpoint."""
     wall_s: float
     session_s: float
-    """Of this session."""
+    """Duration of this session."""
     rows_per_s: float
     state: Path
     failures: list[FailureGroup] = field(default_factory=list)
     workers: list[WorkerGroup] = field(default_factory=list)
-    """Those that have failed jobs by their own fault, the most first."""
+    """Workers that have failed jobs through their own fault, the worst first."""
     delay_ms: Percentiles | None = None
     execution_ms: Percentiles | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
-    """None when the worker reports none."""
+    """None if the worker reports none."""
     truncated: int = 0
-    """Rows of which a text was cut off, by max_tokens or the end of the context."""
+    """Rows with a text that was cut off, by max_tokens or by the end of the context."""
     context_full: int = 0
-    """Those of them that the end of the context has cut off, as far as is known."""
+    """Those of them that are known to have been cut off by the end of the context."""
     empty: int = 0
-    """Rows that succeeded without any text. Here and below a row is counted once."""
+    """Rows that succeeded without any text. This and the next three count each row once."""
     filtered: int = 0
-    """Rows whose answer a filter has taken away, or the model has refused."""
+    """Rows whose answer was removed by a filter, or refused by the model."""
     reasoning_only: int = 0
-    """Rows whose answer is the model's reasoning alone."""
+    """Rows whose answer consists only of the model's reasoning."""
     tool_calls: int = 0
-    """Rows whose answer is a call of tools."""
+    """Rows whose answer is a tool call."""
     calls: dict[str, int] = field(default_factory=dict)
     """API calls by operation."""
     throttled: int = 0
-    """Calls that were answered with 429 or 408."""
+    """API calls that were answered with 429 or 408."""
     retries: int = 0
-    """Submissions made again."""
+    """Repeated submissions."""
     unconfirmed: int = 0
-    """Submissions whose answer never arrived: each may be a job that was paid for and is not known."""
+    """Submissions whose answer never arrived: each may have become a job that costs money."""
     results: list[Path] = field(default_factory=list)
     errors: list[Path] = field(default_factory=list)
     manifest: Path | None = None
     windows: list[int] = field(default_factory=list)
-    """Jobs that might be in flight, over time."""
+    """The window over time."""
     cost: Cost | None = None
-    """None when no price was given."""
+    """None if no price was given."""
     rescue_by: float | None = None
-    """UTC epoch seconds by when to go on, or results of jobs in flight expire; None when none are."""
+    """UTC epoch seconds by which to resume, or results of jobs in flight may expire; None if none are in flight."""
     shared: int = 0
-    """Rows that succeeded by the job of another row that asks for the same."""
+    """Rows that succeeded with the answer to the equal request of another row."""
     mismatched: int = 0
-    """Answers that were those of other jobs, and were not used."""
+    """Answers that belonged to other jobs, and were dropped."""
 
     @property
     def exit_code(self) -> int:
-        """0 all succeeded, 3 some did not, 4 stopped early, 130 interrupted; of a cancel 0 when nothing is left."""
+        """0: all rows succeeded, or cancelled; 3: some rows did not succeed; 4: stopped early; 130: interrupted."""
         if self.outcome == "interrupted":
             return 130
         if self.outcome == "stopped":
@@ -245,12 +245,12 @@ class Summary:
 
     @property
     def broken(self) -> list[WorkerGroup]:
-        """The workers that failed most of their jobs by their own fault."""
+        """The workers that failed most of their jobs through their own fault."""
         return [group for group in self.workers if group.is_broken]
 
     @property
     def rest(self) -> list[tuple[str, int]]:
-        """The rows that did not succeed, by what became of them; what there is none of is left out."""
+        """Names and counts of the rows that did not succeed; zero counts are left out."""
         counts = [
             ("failed", self.failed),
             ("held", self.held),
@@ -261,7 +261,7 @@ class Summary:
 
     @property
     def answers(self) -> list[tuple[str, int]]:
-        """What there is to say of the answers of the rows that succeeded; what there is none of is left out."""
+        """Names and counts of remarkable answers; zero counts are left out."""
         return _answers(self)
 
     def to_json(self) -> dict[str, Any]:
@@ -280,5 +280,5 @@ class Summary:
 
 
 def to_event(summary: Summary) -> bytes:
-    """The summary as the last of the JSON events of a run, one line."""
+    """The summary as the last JSON event of a run, without a newline."""
     return orjson.dumps({"event": "summary", **summary.to_json()})

@@ -1,4 +1,4 @@
-"""A summary as text: what came out, what failed, what it took, where the files are, and what to do next."""
+"""The summary as text: counts, failures, figures, files, and what to do next."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from batchrun.display.cost import cost_lines
 from batchrun.display.summary import Summary
 from batchrun.display.text import clipped, visible
 from batchrun.display.timeline import sparkline
-from batchrun.display.units import duration
+from batchrun.display.units import counted, duration
 
 WIDTH = 78
-"""Columns of the summary: fits a terminal of 80."""
+"""Columns of the summary; fits a terminal of 80 columns."""
 _SPARK_COLUMNS = 32
 _WORKERS_SHOWN = 3
 _FILES_SHOWN = 5
-"""Of each kind: a folder of shards would fill the screen."""
+"""Files that are shown of each kind: a folder may have very many."""
 _NEED_CHANGE = (("bad_request", "rejected"), ("invalid",))
-"""Kinds of failures that the same request, and the same line, meets again."""
+"""Kinds of failures that occur again unless the request, or the line, is changed."""
 
 
 def render(summary: Summary) -> str:
-    """The summary for a terminal: at most 78 columns but for paths, ending in what to do next."""
+    """The summary for a terminal: at most 78 columns except for paths and commands."""
     blocks = [_headline(summary), *_counts(summary), *_failures(summary), *_figures(summary), *_files(summary)]
     steps = _next_steps(summary)
     if steps:
@@ -46,7 +46,7 @@ def _headline(s: Summary) -> str:
 def _counts(s: Summary) -> list[str]:
     succeeded = [("succeeded", s.succeeded)] if s.succeeded else []
     lines = [f"  {name:<12}{count:>12,}" for name, count in succeeded + s.rest]
-    # Below the rows that succeeded: they are some of those.
+    # Indented below the succeeded rows, of which they are a part.
     lines[1:1] = [f"    {name:<14}{count:>8,}" for name, count in s.answers] if s.succeeded else []
     return lines
 
@@ -65,13 +65,13 @@ def _failures(s: Summary) -> list[str]:
 def _broken(s: Summary) -> list[str]:
     others = sum(group.failed for group in s.workers) - sum(group.failed for group in s.broken)
     lines = [
-        f"  worker {visible(group.worker_id)} failed {group.failed:,} of {group.jobs:,} jobs"
+        f"  worker {visible(group.worker_id)} failed {group.failed:,} of {counted(group.jobs, 'job')}"
         for group in s.broken[:_WORKERS_SHOWN]
     ]
     if len(s.broken) > len(lines):
-        lines.append(f"  so did {len(s.broken) - len(lines):,} more workers")
+        lines.append(f"  and so did {counted(len(s.broken) - len(lines), 'more worker')}")
     if lines:
-        lines[-1] += f", others {others:,}" if others else ", others none"
+        lines[-1] += f"; other workers: {others:,}" if others else "; other workers: none"
     return lines
 
 
@@ -79,7 +79,7 @@ def _figures(s: Summary) -> list[str]:
     lines = ["", f"  time        {duration(s.wall_s)}, {s.rows_per_s:,.1f} rows/s"]
     if s.wall_s - s.session_s > 1:
         lines[-1] += f" ({duration(s.session_s)} of it in this session)"
-    for name, value in (("in queue", s.delay_ms), ("at work", s.execution_ms)):
+    for name, value in (("in queue", s.delay_ms), ("executing", s.execution_ms)):
         if value:
             p50, p90, p99 = (duration(ms / 1000) for ms in value)
             lines.append(f"  {name:<10}  p50 {p50}, p90 {p90}, p99 {p99}")
@@ -98,9 +98,9 @@ def _figures(s: Summary) -> list[str]:
         lines.append(f"  retries     {s.retries:,}")
     lines += _broken(s)
     if s.shared:
-        lines.append(f"  shared      {s.shared:,} rows have the answer of another that asks for the same")
+        lines.append(f"  shared      {counted(s.shared, 'row')} with the answer to an equal request")
     if s.mismatched:
-        lines.append(f"  mismatched  {s.mismatched:,} answers were those of other jobs, and not used")
+        lines.append(f"  mismatched  {counted(s.mismatched, 'answer')} dropped, which belonged to other jobs")
     if s.unconfirmed:
         lines.append(f"  duplicates  {s.unconfirmed:,} possible: submissions whose answer never arrived")
     return lines
@@ -117,22 +117,23 @@ def _files(s: Summary) -> list[str]:
 
 
 def _next_steps(s: Summary) -> list[str]:
-    """Lines, prose wrapped; a command stays on one line, so that it can be copied."""
+    """The lines of the last section. Prose is wrapped; a command stays on one line, so that it can be copied."""
     steps = _wrapped(s.hint)
     if s.in_flight and s.rescue_by is not None:
         by = datetime.fromtimestamp(s.rescue_by).astimezone().strftime("%H:%M")
-        steps += _wrapped(f"{s.in_flight:,} jobs go on at the endpoint: resume by {by}, or results may expire")
+        steps += _wrapped(f"jobs still at the endpoint: {s.in_flight:,}; resume by {by}, or results may expire")
     state = shlex.quote(str(s.state))
     if s.in_flight or s.not_run:
-        steps.append(f"go on: batchrun resume {state}")
+        steps.append(f"resume: batchrun resume {state}")
     if s.failed:
         steps += _after_failures(s, state)
     if s.held:
         steps += _wrapped(
-            f"submit the {s.held:,} held rows, which may pay twice: the same command with --unconfirmed resubmit"
+            f"held rows: {s.held:,}; to submit them, which may pay twice, give the same command with"
+            " --unconfirmed resubmit"
         )
     if s.broken:
-        steps += _wrapped("terminate a worker that fails its jobs in Runpod's console, or look at its log there")
+        steps += _wrapped("failing worker: check its log in Runpod's console, or terminate it there")
     return steps + _about_answers(s)
 
 
@@ -140,29 +141,29 @@ def _about_answers(s: Summary) -> list[str]:
     steps = []
     at_limit = s.truncated - s.context_full
     if at_limit > 0:
-        steps += _wrapped(f"{at_limit:,} texts were cut off at max_tokens: raise it in a new run, with another -o")
+        steps += _wrapped(f"texts cut off at max_tokens: {at_limit:,}; raise it in a new run, with another -o")
     if s.context_full:
         steps += _wrapped(
-            f"{s.context_full:,} texts were cut off where the model's context was full: shorten their prompts,"
-            " or serve the model with a larger max_model_len"
+            f"texts cut off because the model's context was full: {s.context_full:,}; shorten their prompts, or serve"
+            " the model with a larger max_model_len"
         )
     if without_text := s.empty + s.reasoning_only:
-        steps += _wrapped(f"{without_text:,} answers have no text: look at the `output` of their results")
+        steps += _wrapped(f"answers without text: {without_text:,}; look at the `output` of their results")
     return steps
 
 
 def _after_failures(s: Summary, state: str) -> list[str]:
-    """What to do about failed rows: what fails again as it is has to be changed, others are tried again."""
+    """What to do about failed rows: retry them, or first change those that would fail again."""
     refused, invalid = (sum(each.rows for each in s.failures if each.kind in kinds) for kinds in _NEED_CHANGE)
     others = [each.kind for each in s.failures if all(each.kind not in kinds for kinds in _NEED_CHANGE)]
-    fix = f"{invalid:,} lines cannot be run as they are: fix them, then run the same command"
+    fix = f"invalid lines: {invalid:,}; fix them, then give the same command again"
     steps = _wrapped(fix) if invalid else []
     if refused + invalid < s.failed:
         only = "".join(f" --only {kind}" for kind in others) if refused + invalid else ""
-        steps.append(f"try the failed rows again: batchrun resume {state} --retry-failed{only}")
+        steps.append(f"retry the failed rows: batchrun resume {state} --retry-failed{only}")
     if refused:
         files = " ".join(shlex.quote(str(path)) for path in s.errors[:_FILES_SHOWN]) or "FILE"
-        steps += _wrapped(f"{refused:,} requests were refused for what they ask: change that in a new run, such as")
+        steps += _wrapped(f"requests refused because of their content: {refused:,}; change it in a new run, such as")
         skip = " --skip-invalid" if invalid else ""
         steps.append(f"  batchrun run {files} --set KEY=VALUE{skip} -o {'NEW/' if len(s.errors) > 1 else 'NEW.jsonl'}")
     return steps

@@ -1,6 +1,6 @@
-"""Text on a terminal: how many columns it takes, and what would move the cursor is shown escaped.
+"""Text on a terminal: its width in columns, and the escaping of control characters.
 
-Text from outside and file names may hold anything. Pure, and linear in the text.
+Text from outside and file names may contain anything. Pure, and linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -11,36 +11,36 @@ from unicodedata import category, combining, east_asian_width
 
 
 def visible(text: str) -> str:
-    r"""A text in which characters that cannot be seen, or change what is seen, stand as `\x1b` or `\u202e`.
+    r"""Text with control characters and invisible characters escaped, as `\x1b` or `\u202e`.
 
-    Line ends and tabs stay.
+    Newlines and tabs are kept.
     """
     return text if text.isascii() and text.isprintable() else _UNSEEN.sub(_escaped, text)
 
 
 def visible_json(data: bytes, *, ascii_only: bool = False) -> str:
-    """JSON text with such characters as JSON escapes: the same value, and nothing for a terminal to act on.
+    """JSON text with such characters as JSON escapes: the same value, but safe for a terminal.
 
     Args:
         data: JSON in UTF-8.
-        ascii_only: Whether to escape all that is not ASCII, so that it is JSON in any locale.
+        ascii_only: Whether to escape all characters outside ASCII, so that the JSON is valid in any locale.
     """
     return (_NOT_ASCII if ascii_only else _UNSEEN).sub(_json_escaped, data.decode())
 
 
 def columns_of(text: str) -> int:
-    """How many columns a text takes on a terminal: two for a wide character, none for a combining one."""
+    """The width of a text in columns: two for a wide character, none for a combining one."""
     return len(text) if text.isascii() else sum(map(_columns_of, text))
 
 
 def fitted(text: str, columns: int) -> str:
-    """A text that takes this many columns: filled up with blanks, or cut."""
+    """A text padded or cut to this many columns."""
     text = clipped(text, columns)
     return text + " " * (columns - columns_of(text))
 
 
 def clipped(text: str, columns: int, mark: str = "…") -> str:
-    """A text that takes this many columns at most; where it is cut, with a mark at its end."""
+    """A text cut to at most this many columns; `mark` shows that it was cut."""
     if columns_of(text) <= columns:
         return text
     room = columns - len(mark)
@@ -57,7 +57,7 @@ def _columns_of(char: str) -> int:
     return 2 if east_asian_width(char) in "WF" else 1
 
 
-# Controls but for tab and line end, invisible and bidirectional formatting, line separators, lone surrogates, tags.
+# Controls except tab and newline, invisible and bidirectional formatting, line separators, lone surrogates, tags.
 _UNSEEN_CHARS = (
     r"\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     r"\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff"

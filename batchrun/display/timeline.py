@@ -1,50 +1,50 @@
-"""How a run went over time, in a few hundred points whatever its length. Pure."""
+"""The course of a run over time, in at most a few hundred points. Pure."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 MOST_POINTS = 400
-"""When there are more, every second one is dropped, and points are taken half as often from then on."""
+"""When there are more, every second point is dropped, and points are taken half as often from then on."""
 _LEAST_GAP_S = 1.0
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Point(NamedTuple):
-    """What a run looked like at one moment."""
+    """A run at one moment."""
 
     at_ms: int
-    """UTC epoch."""
+    """UTC epoch milliseconds."""
     window: int
-    """Jobs that may be in flight."""
+    """How many jobs may be in flight."""
     in_flight: int
     running: int
-    """Jobs at work when last asked after."""
+    """Jobs that were being executed at their last poll."""
     succeeded: int
     failed: int
     output_tokens: int
-    """Of this session."""
+    """Output tokens of this session."""
 
 
 class Timeline:
     """The points of a run, over all its sessions.
 
     Args:
-        points: Those of earlier sessions, as `to_json` gave them; anything else is taken for none.
+        points: The points of earlier sessions, as returned by `to_json`; anything else is ignored.
     """
 
     def __init__(self, points: object = None) -> None:
         self._points = [Point(*point) for point in points if _is_point(point)] if isinstance(points, list) else []
         self.is_new = False
-        """Whether there are points that `to_json` has not given yet."""
+        """Whether there are points that `to_json` has not returned yet."""
         self._gap_s = _LEAST_GAP_S
         if len(self._points) > 1:
             gaps = sorted(b.at_ms - a.at_ms for a, b in zip(self._points, self._points[1:], strict=False))
             self._gap_s = max(gaps[len(gaps) // 2] / 1000, _LEAST_GAP_S)
 
     def is_due(self, at_ms: int) -> bool:
-        """Whether it is time for a point."""
-        # A clock that was set back since an earlier session must not end the line.
+        """Whether it is time to add a point."""
+        # If the clock was set back since an earlier session, points must still be added.
         return not self._points or abs(at_ms - self._points[-1].at_ms) >= self._gap_s * 1000
 
     def add(self, point: Point) -> None:
@@ -66,7 +66,7 @@ class Timeline:
 
 
 def sparkline(values: list[int], columns: int) -> str:
-    """Numbers as a line of blocks, the largest as a full one; each column is the largest of its part."""
+    """Numbers as a line of block characters, the largest as a full block; a column shows the largest of its numbers."""
     if not values:
         return ""
     columns = min(columns, len(values))

@@ -1,4 +1,4 @@
-"""What a run came to, by variant: tables for a terminal, and JSON."""
+"""The figures of a run by variant: tables for a terminal, and JSON."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _EXACT_BELOW = 1000
 
 
 class Tokens(NamedTuple):
-    """What the results of a variant say of their tokens."""
+    """Tokens per result."""
 
     mean: float
     p95: int
-    """Nearest-rank; above 1,000 exact to three digits."""
+    """95th percentile, nearest rank; from 1,000 on, exact to three digits."""
 
 
 class Histogram:
-    """Whole numbers, counted by their first three digits, so that a million of them take little room."""
+    """Counts whole numbers by their first three digits, so that a million of them take little memory."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
@@ -37,7 +37,7 @@ class Histogram:
         self._number = 0
 
     def add(self, value: int, count: int = 1) -> None:
-        """Count a number, >= 0, so many times."""
+        """Count a number >= 0, `count` times."""
         bucket = value
         if value >= _EXACT_BELOW:
             unit = 10 ** (len(str(value)) - 3)
@@ -47,7 +47,7 @@ class Histogram:
         self._number += count
 
     def percentiles(self, shares: Sequence[float]) -> list[int] | None:
-        """Nearest-rank percentiles at these ascending shares; None when nothing was counted."""
+        """Nearest-rank percentiles for ascending `shares` (0 to 1); None if nothing was counted."""
         if not self._number:
             return None
         found: list[int] = []
@@ -59,19 +59,19 @@ class Histogram:
         return found
 
     def times(self) -> Percentiles | None:
-        """The numbers as times; None when nothing was counted."""
+        """The percentiles of times; None if nothing was counted."""
         found = self.percentiles((0.5, 0.9, 0.99))
         return None if found is None else Percentiles(*found)
 
     def tokens(self) -> Tokens | None:
-        """The numbers as tokens; None when nothing was counted."""
+        """Mean and percentile of token counts; None if nothing was counted."""
         found = self.percentiles((0.95,))
         return None if found is None else Tokens(self._total / self._number, found[0])
 
 
 @dataclass(slots=True)
 class VariantReport:
-    """One combination of a sweep's values, its samples taken together; or all rows of a run without a sweep."""
+    """One combination of a sweep's values, all samples together; or all rows of a run without a sweep."""
 
     label: str
     """`temperature=0.4 top_p=1`, or `all`."""
@@ -83,30 +83,30 @@ class VariantReport:
     failures: dict[str, int] = field(default_factory=dict)
     """Failure kind -> rows."""
     truncated: int = 0
-    """Rows that succeeded by what there is to say of their answers, see `Summary`."""
+    """This and the next four: rows that succeeded with such an answer, see `Summary`."""
     empty: int = 0
     filtered: int = 0
     reasoning_only: int = 0
     tool_calls: int = 0
     input_tokens: Tokens | None = None
-    """Here and below None: no result says it."""
+    """None, here and in the next three: no result reports it."""
     output_tokens: Tokens | None = None
     delay_ms: Percentiles | None = None
     execution_ms: Percentiles | None = None
     cost: float | None = None
-    """Its part, by execution time, of the upper bound of the run's cost; None without a price."""
+    """Its share, by execution time, of the upper bound of the run's cost; None without a price."""
 
 
 @dataclass(frozen=True, slots=True)
 class VariantTable:
-    """A run by its variants, in the order of the sweep."""
+    """The variants of a run, in the order of the sweep."""
 
     state: str
     variants: list[VariantReport]
 
 
 def to_json(report: VariantTable) -> bytes:
-    """One JSON object with all variants, and a line end."""
+    """One JSON object with all variants, and a newline."""
     data = {"state": report.state, "variants": [_variant_json(variant) for variant in report.variants]}
     return dump(data, orjson.OPT_APPEND_NEWLINE)
 
@@ -120,11 +120,11 @@ def _variant_json(variant: VariantReport) -> dict[str, Any]:
 
 
 def render(report: VariantTable) -> str:
-    """For a terminal of 100 columns: of many variants the first 40 by their rows."""
+    """The tables for a terminal of 100 columns; at most the 40 variants with the most rows."""
     shown = largest(report)
     lines = "\n\n".join("\n".join(_table(rows)) for rows in tables(replace(report, variants=shown))).split("\n")
     if len(report.variants) > len(shown):
-        lines += ["", f"{len(report.variants) - len(shown):,} more variants with no more rows each: --json has all"]
+        lines += ["", f"smaller variants, not shown: {len(report.variants) - len(shown):,}; --json has all"]
     return "\n".join(lines) + "\n"
 
 
@@ -135,7 +135,7 @@ def largest(report: VariantTable) -> list[VariantReport]:
 
 
 def tables(report: VariantTable) -> list[list[list[str]]]:
-    """Rows and tokens, times, and where there is any the rest, as rows of cells below a head."""
+    """Tables of cells, each with a header row: rows and tokens, times, and, if there are any, marks and failures."""
     shown = report.variants
     labels = [_cut(variant.label) for variant in shown]
     with_cost = any(variant.cost is not None for variant in shown)
@@ -184,7 +184,7 @@ def _cut(label: str) -> str:
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    """Columns as wide as they need to be: the first to the left, the others to the right."""
+    """Lines with columns of minimal width: the first aligned left, the others right."""
     widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([fitted(row[0], widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

@@ -1,1 +1,1 @@
-"""The local endpoint: a server on this machine that speaks Runpod's queue API, and what answers behind it."""
+"""The local endpoint: a server on this machine with Runpod's queue API, and its workers."""

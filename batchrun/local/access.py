@@ -1,7 +1,7 @@
-"""Who may ask a server on this machine. Pure.
+"""Decides which requests a server on this machine answers. Pure.
 
-Any web page that is open in a browser can send requests to loopback: to its address, which the browser marks with the
-page's origin, and by a name of the page's own that leads there (DNS rebinding), which stands in `Host`.
+Any web page that is open in a browser can send requests to loopback: directly, which the browser marks with the page's
+origin, or through the page's own host name that resolves to loopback (DNS rebinding), which is then in `Host`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 _FOREIGN_SITES = ("cross-site", "same-site")
-"""Values of `Sec-Fetch-Site`: the request is a page's of another origin. Programs do not send it."""
+"""Values of `Sec-Fetch-Site` for requests by a page of another origin. Programs do not send this header."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host, given as a name or an address."""
+    """Whether a host, given as a name or an address, can be reached only from this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -24,12 +24,12 @@ def is_loopback(host: str) -> bool:
 
 
 class Access:
-    """Who is answered.
+    """Decides which requests are answered.
 
     Args:
-        host: Where the server listens, a name or an address.
+        host: The name or address on which the server listens.
         port: Its port.
-        api_key: Demanded of each request; None: none is, and then only this machine is answered.
+        api_key: Required in each request; None: no key is required, and only this machine is answered.
     """
 
     def __init__(self, host: str, port: int, api_key: str | None) -> None:
@@ -39,18 +39,18 @@ class Access:
         self._api_key = None if api_key is None else api_key.encode()
 
     def refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        """Why a request with these headers is refused, as status and message; None when it is not."""
+        """Why a request with these headers is refused, as HTTP status and message; None if it is not."""
         host, origin = headers.get("Host", ""), headers.get("Origin")
         if headers.get("Sec-Fetch-Site") in _FOREIGN_SITES or (origin is not None and origin != f"http://{host}"):
-            return 403, "requests of web pages are refused"
+            return 403, "requests from web pages are refused"
         if self._api_key is not None:
-            # A page does not know the key; and a server that others reach has names that it does not know.
+            # A page does not know the key. `Host` is not checked: a public server may have unknown names.
             sent = headers.get("Authorization", "").removeprefix("Bearer ").encode("utf-8", "surrogateescape")
             return None if compare_digest(sent, self._api_key) else (401, "unauthorized")
-        return None if self._is_own(host) else (403, f"this server has another address than {host!r}")
+        return None if self._is_own(host) else (403, f"{host!r} is not the address of this server")
 
     def _is_own(self, host: str) -> bool:
-        # A client names it the same each time.
+        # A client sends the same Host each time.
         if not host or host != self._last_own:
             try:
                 parts = urlsplit(f"//{host}")

@@ -1,4 +1,4 @@
-"""Which worker answers at the local endpoint."""
+"""Chooses the worker of the local endpoint."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from batchrun.local.workers import Worker
 
 
 def choose_worker(name: str, *, model_file: Path | None, upstream: str | None) -> tuple[Worker, str | None]:
-    """The worker for a name, and a line for people when it is not what they may expect.
+    """The worker for a name, and a message for the user if the worker may surprise them.
 
     Args:
-        name: `auto`, `smollm2` or `echo`; `auto` is the real model where it is installed, else the echo.
-        model_file: A GGUF file instead of the packaged one; it asks for the real model.
-        upstream: The URL of an OpenAI-compatible server to be the worker.
+        name: `auto`, `smollm2` or `echo`; `auto` is the real model if it is installed, else the echo.
+        model_file: GGUF file to use instead of the packaged one; implies the real model. None: the packaged one.
+        upstream: URL of an OpenAI-compatible server to use as the worker; None: no such server.
 
     Raises:
-        UsageError: what was asked for is not installed, or does not go together.
+        UsageError: the worker is not installed, or the options contradict each other.
     """
     if upstream is not None:
         if name != "auto" or model_file is not None:
-            raise UsageError("--upstream does not go with --worker or --model-file", "give one of them")
+            raise UsageError("--upstream cannot be combined with --worker or --model-file", "give only one of them")
         return UpstreamWorker(upstream), None
     if name == "echo":
         return EchoWorker(), None
-    lack, path = missing(model_file), model_file or packaged_model()
-    if lack is None and path is not None:
+    problem, path = missing(model_file), model_file or packaged_model()
+    if problem is None and path is not None:
         return SmolLM2Worker(path), None
-    lack = lack or ("the real model is not installed", "")
+    problem = problem or ("the real model is not installed", "")
     if name == "smollm2" or model_file is not None:
-        raise UsageError(*lack)
-    return EchoWorker(), f"the local endpoint only echoes: {lack[0]} -> {lack[1]}"
+        raise UsageError(*problem)
+    return EchoWorker(), f"the local endpoint only echoes: {problem[0]} -> {problem[1]}"

@@ -1,4 +1,4 @@
-"""A worker without a model: answers at once, in worker-vllm's current shape, with the prompt itself."""
+"""A worker without a model: answers immediately with the prompt itself, in worker-vllm's current shape."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _DEFAULT_MAX_TOKENS = 1_000_000
 
 
 class EchoWorker:
-    """Says the prompt back; a word counts as a token. Inputs that are no prompts come back as `{"echo": input}`."""
+    """Returns the prompt; a word counts as a token. An input that is not a prompt is returned as `{"echo": input}`."""
 
     name = "echo"
     parallel = 8
 
     async def start(self) -> None:
-        """Nothing to get ready."""
+        """Do nothing."""
 
     async def close(self) -> None:
-        """Nothing to let go."""
+        """Do nothing."""
 
     async def run(self, request: dict[str, Any]) -> Any:
         """See `answer`."""
@@ -31,7 +31,7 @@ class EchoWorker:
         """The output for a job's input.
 
         Raises:
-            WorkerFailure: a sampling value that vLLM refuses, or a route that the echo does not know.
+            WorkerFailure: vLLM would refuse a sampling value, or the echo does not support the route.
         """
         call = model_call(request)
         if call is None:
@@ -67,7 +67,7 @@ def _completion(call: ModelCall) -> dict[str, Any]:
 
 
 def _prompts(body: dict[str, Any]) -> list[str]:
-    """What is to be said back: each prompt, or the last message."""
+    """The texts to return: each prompt, or the last message."""
     if "prompt" in body:
         prompt = body["prompt"]
         return [str(text) for text in prompt] if isinstance(prompt, list) else [str(prompt)]

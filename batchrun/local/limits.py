@@ -1,4 +1,4 @@
-"""Runpod's documented limits as the server side sees them. Pure."""
+"""The server side of Runpod's documented rate limits. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from batchrun.config import WINDOW_S, OperationLimit
 
 
 class RateLimit:
-    """Requests of one operation: so many in any 10 s, so many at once.
+    """Limits the requests of one operation: in any 10 s, and at once.
 
     Args:
-        limit: The documented limit; 0 is unlimited.
+        limit: The limit; 0 means unlimited.
     """
 
     __slots__ = ("_arrivals", "_limit", "_under_way")
@@ -22,7 +22,7 @@ class RateLimit:
         self._under_way = 0
 
     def admit(self, now: float) -> float | None:
-        """Let a request in, which is then under way until `leave`; else after how many seconds to come again."""
+        """Admit a request until `leave` is called, and return None; or return the seconds after which to try again."""
         limit, arrivals = self._limit, self._arrivals
         while arrivals and now - arrivals[0] > WINDOW_S:
             arrivals.popleft()
@@ -36,5 +36,5 @@ class RateLimit:
         return None
 
     def leave(self) -> None:
-        """A request that was admitted has been answered."""
+        """Note that an admitted request has been answered."""
         self._under_way -= 1

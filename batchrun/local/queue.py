@@ -1,9 +1,9 @@
-"""The platform's part of an endpoint, emulated: a FIFO queue, workers' slots, job states, expiry. Pure.
+"""Emulates the platform's part of an endpoint: a FIFO queue, the workers' slots, job states, expiry. Pure.
 
-As documented: a result is kept for 30 minutes after the job's end, a job lives at most its ttl after its
-submission and is then gone even when it is at work, and what is gone answers 404 like what never was. Overrunning
-`executionTimeout` ends a job as TIMED_OUT. An empty `input` is dropped by the platform, so that the job fails with
-"job timed out after 1 retries" (seen live).
+As documented: a result is kept for 30 minutes after the job's end. A job lives for its ttl after its submission, and
+then is gone even if it is running. A job that is gone answers 404, like one that never existed. A job that overruns its
+`executionTimeout` becomes TIMED_OUT. An empty `input` is dropped by the platform, so the job fails with "job timed out
+after 1 retries" (observed on the live API).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Job:
     error: Any = None
     retries: int = 0
     run: int = field(default=0)
-    """How often it was started: tells a late end of an earlier start from the present one."""
+    """How often it was started; tells a late end of an earlier start from the end of the present one."""
 
     def answer(self) -> JobAnswer:
-        """What `/status` says of it."""
+        """The job's answer to `/status`."""
         started = self.slot is not None
         return JobAnswer(
             id=self.id,
@@ -59,10 +59,10 @@ class JobQueue:
     """The jobs of one endpoint.
 
     Args:
-        workers: How many workers there are.
-        jobs_per_worker: How many jobs each runs at once.
-        name: Begins each job ID, so that no other server's ID is ever taken for one of these.
-        retention_s: How long a job is known after its end.
+        workers: Number of workers.
+        jobs_per_worker: Number of jobs that each worker runs at once.
+        name: Prefix of each job ID, so that the IDs of different servers never coincide.
+        retention_s: Seconds for which a job is known after its end.
     """
 
     def __init__(self, workers: int, jobs_per_worker: int, *, name: str, retention_s: float = RETENTION_S) -> None:
@@ -88,7 +88,7 @@ class JobQueue:
         return len(self._jobs)
 
     def submit(self, request: dict[str, Any], policy: dict[str, Any], now: float) -> Job:
-        """Take a job in; `policy` is the body's, in milliseconds."""
+        """Add a job; `policy` is that of the request body, in milliseconds."""
         self._expire(now)
         self._number += 1
         job = Job(
@@ -108,7 +108,7 @@ class JobQueue:
         return job
 
     def take(self, now: float) -> Job | None:
-        """Start the oldest waiting job when a slot is free; None when there is none, or no job."""
+        """Start the oldest waiting job; None if no job waits or no slot is free."""
         while self._waiting and self._free:
             job = self._waiting.popleft()
             if job.status is not JobStatus.IN_QUEUE or self._jobs.get(job.id) is not job:
@@ -125,19 +125,19 @@ class JobQueue:
         return None
 
     def complete(self, job: Job, run: int, output: Any, now: float) -> None:
-        """A job's worker has answered; without effect when that start of the job is over already."""
+        """End a job with its worker's output; no effect if that start of the job has already ended."""
         if job.run == run and job.status is JobStatus.IN_PROGRESS:
             job.output, job.has_output = output, True
             self._end(job, JobStatus.COMPLETED, now)
 
     def fail(self, job: Job, run: int, error: Any, now: float, status: JobStatus = JobStatus.FAILED) -> None:
-        """A job's worker has failed; without effect when that start of the job is over already."""
+        """End a job with its worker's error; no effect if that start of the job has already ended."""
         if job.run == run and job.status is JobStatus.IN_PROGRESS:
             job.error = error
             self._end(job, status, now)
 
     def find(self, job_id: str, now: float) -> Job | None:
-        """A job by its ID; None when it is unknown or gone."""
+        """Find a job by its ID; None if it is unknown or gone."""
         job = self._jobs.get(job_id)
         if job is None:
             return None
@@ -148,14 +148,14 @@ class JobQueue:
         return job
 
     def cancel(self, job_id: str, now: float) -> Job | None:
-        """Cancel a job, queued or at work; one that is over stays as it is. None when it is unknown or gone."""
+        """Cancel a queued or running job; one that has ended is not changed. None if it is unknown or gone."""
         job = self.find(job_id, now)
         if job is not None and not job.status.is_final:
             self._end(job, JobStatus.CANCELLED, now)
         return job
 
     def retry(self, job_id: str, now: float) -> Job | None:
-        """Put a FAILED or TIMED_OUT job into the queue again under its ID; others stay as they are. None: unknown."""
+        """Queue a FAILED or TIMED_OUT job again, with the same ID; others are not changed. None if it is unknown."""
         job = self.find(job_id, now)
         if job is not None and job.status in (JobStatus.FAILED, JobStatus.TIMED_OUT):
             job.status, job.slot, job.error, job.output, job.has_output = JobStatus.IN_QUEUE, None, None, None, False
@@ -165,11 +165,11 @@ class JobQueue:
         return job
 
     def worker_s(self, now: float) -> float:
-        """How long workers have run until now, added up over them: what would be paid for."""
+        """Seconds for which workers have run, added up over all workers: what would be billed."""
         return self._worker_s + self._running * (now - self._counted_at)
 
     def purge(self) -> int:
-        """Drop every job that waits in the queue, whoever submitted it; returns how many."""
+        """Drop every job in the queue, whoever submitted it; returns their number."""
         dropped = [job for job in self._waiting if job.status is JobStatus.IN_QUEUE]
         for job in dropped:
             self._jobs.pop(job.id, None)
@@ -178,7 +178,7 @@ class JobQueue:
         return len(dropped)
 
     def health(self) -> tuple[Health, int]:
-        """What `/health` says, and the jobs that were retried."""
+        """The answer to `/health`, and the number of retried jobs."""
         slots = self._workers * self._jobs_per_worker
         health = Health(
             in_queue=self._queued,
@@ -236,7 +236,7 @@ class JobQueue:
             self._queued -= 1
 
     def _expire(self, now: float) -> None:
-        """Forget what nobody asks for any more, so that a million jobs do not pile up."""
+        """Forget expired jobs, so that a million jobs do not pile up."""
         while self._ended and now >= self._ended[0].ended_at + self._retention_s:
             job = self._ended.popleft()
             if job.status.is_final and now >= job.ended_at + self._retention_s:

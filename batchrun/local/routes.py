@@ -1,4 +1,4 @@
-"""What the echo answers on routes that do not complete a prompt: the shapes are those of vLLM's API server."""
+"""The echo's answers on routes that do not complete a prompt, in the shapes of vLLM's API server."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _MOST_DIMENSIONS = 8192
 
 
 def other_answer(call: ModelCall, model: str) -> dict[str, Any]:
-    """The answer to a call of a route that gives no completion.
+    """The answer on a route that does not complete a prompt.
 
     Raises:
-        WorkerFailure: the echo does not know the route.
+        WorkerFailure: the echo does not support the route.
     """
     answer = _ANSWERS.get(call.route.removeprefix("/v1").removeprefix("/v2"))
     if answer is None:
-        raise model_failure(404, f"the echo knows no route {call.route}", "NotFoundError")
+        raise model_failure(404, f"the echo does not support the route {call.route}", "NotFoundError")
     return {"model": call.body.get("model", model), **answer(call.body)}
 
 
@@ -105,7 +105,7 @@ def _listed(kind: str, key: str, values: list[Any], texts: list[str]) -> dict[st
 
 
 def _texts(given: Any) -> list[str]:
-    """One text for each thing that is given; token numbers are one."""
+    """One text for each item of the input; a list of token numbers is one item."""
     if not isinstance(given, list) or (given and isinstance(given[0], int)):
         given = [given]
     return [each if isinstance(each, str) else str(each) for each in given]
@@ -116,6 +116,6 @@ def _count(texts: list[str]) -> int:
 
 
 def _numbers(text: str, count: int) -> list[float]:
-    """Numbers from 0 to 1 that are always the same for a text."""
+    """Numbers from 0 to 1 that depend only on the text."""
     digest = shake_128(text.encode("utf-8", "surrogatepass")).digest(count)
     return [byte / 255 for byte in digest]

@@ -1,8 +1,7 @@
-"""The local endpoint over HTTP: `/v2/<id>/run`, `/status` and the rest, as Runpod documents them.
+"""The local endpoint over HTTP: `/v2/<id>/run`, `/status` and the others, as Runpod documents them.
 
-What the documentation leaves open (the bodies of 401, 404, 413 and 429, the status of a body that is too large) is
-answered in one plausible way; a client must not depend on it. Written on aiohttp's low-level server: this is also
-the stub that batchrun's own speed is measured against.
+What the documentation leaves open (the bodies of 401, 404, 413 and 429, the status for a body that is too large) is
+answered in one plausible way, on which clients must not depend. It uses aiohttp's low-level server for speed.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from batchrun.local.workers import Worker, WorkerFailure
 _LOG = logging.getLogger(__name__)
 
 _LOST = "job timed out after 1 retries"
-"""What Runpod says when a worker was lost: the failure that `fail_rate` makes."""
-_DEFECT = "the worker raised on job %s, which fails as after a handler's exception"
+"""Runpod's error for a job whose worker was lost: the failure that `fail_rate` produces."""
+_DEFECT = "the worker raised an exception for job %s; the job fails"
 _RUNSYNC_WAIT_S = 90.0
 _MAX_SYNC_REQUEST_BYTES = 20_000_000
 """The body limit of `/runsync`."""
@@ -49,22 +48,22 @@ class LocalOptions:
 
     host: str = "127.0.0.1"
     port: int = 0
-    """0 picks a free one."""
+    """0: any free port."""
     workers: int = 2
     jobs_per_worker: int = 1
     latency_s: float = 0.0
-    """Added to the time at work of each job."""
+    """Seconds added to the execution time of each job."""
     fail_rate: float = 0.0
-    """Share of the jobs that fail as if their worker was lost."""
+    """Fraction of the jobs, 0 to 1, that fail as if their worker was lost."""
     seed: int = 0
     limits: bool = False
-    """Enforce the documented rate limits."""
+    """Whether to enforce the documented rate limits."""
     cold_start_s: float = 0.0
-    """No worker takes a job before."""
+    """Seconds until the first worker is ready."""
     api_key: str | None = None
-    """Demanded of each request; None: none is."""
+    """Required in each request; None: no key is required."""
     endpoint_id: str | None = None
-    """The only endpoint that exists; None: any ID is one."""
+    """The only endpoint ID that exists; None: every ID exists."""
     retention_s: float = RETENTION_S
 
 
@@ -72,10 +71,10 @@ class LocalEndpoint:
     """A server with one endpoint.
 
     Args:
-        options: How it behaves.
-        worker: What answers.
+        options: The endpoint's behaviour.
+        worker: Runs the jobs.
         clock: Monotonic seconds.
-        intercept: Asked before each request is handled: a response that it returns is sent instead. For faults.
+        intercept: Called before each request is handled; if it returns a response, that is sent instead. For faults.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class LocalEndpoint:
         self._answer: Callable[[dict[str, Any]], Any] | None = getattr(worker, "answer", None)
         self._clock = clock
         self._intercept = intercept
-        self._rng = Random(options.seed)  # noqa: S311 - a rehearsal's chance, not a secret
+        self._rng = Random(options.seed)  # noqa: S311 - emulated failures, not a secret
         self._opens_at = clock() + options.cold_start_s
         self._awaited: dict[str, asyncio.Event] = {}
         self._at_work: dict[str, asyncio.Task[None] | asyncio.TimerHandle] = {}
@@ -116,15 +115,16 @@ class LocalEndpoint:
         await self.stop()
 
     async def start(self) -> None:
-        """Get the worker ready and listen; `base_url` is known from then on.
+        """Start the worker and listen; sets `base_url`.
 
         Raises:
-            UsageError: the worker cannot run, the address is taken, or others reach it and no key is demanded of them.
+            UsageError: the worker cannot run, the address is in use, or other machines can reach it without a key.
         """
         options = self.options
         if options.api_key is None and not is_loopback(options.host):
             raise UsageError(
-                f"--host {options.host}: others than this machine reach it", "give --api-key, which they then need"
+                f"--host {options.host}: other machines can reach this address without a key",
+                "require a key with --api-key",
             )
         await self._worker.start()
         server = web.Server(self._handle, access_log=None, request_factory=_request)
@@ -137,7 +137,7 @@ class LocalEndpoint:
             await self.stop()
             raise UsageError(
                 f"--host {options.host} --port {options.port}: {getattr(error, 'strerror', None) or error}",
-                "give an address of this machine, and a free --port, or 0 for any",
+                "give an address of this machine, and a free --port (0: any free port)",
             ) from error
         host, port = self._runner.addresses[0][:2]
         self._access = Access(options.host, port, options.api_key)
@@ -146,7 +146,7 @@ class LocalEndpoint:
             asyncio.get_running_loop().call_later(self.options.cold_start_s, self._dispatch)
 
     async def stop(self) -> None:
-        """Stop listening, and let the jobs at work go."""
+        """Stop listening, and abandon the running jobs."""
         if self._runner is not None:
             await self._runner.cleanup()
         tasks = [entry for entry in self._at_work.values() if isinstance(entry, asyncio.Task)]
@@ -271,7 +271,7 @@ class LocalEndpoint:
         return _json({"status": job.status.value, "stream": [{"output": part} for part in parts]})
 
     def _dispatch(self) -> None:
-        """Start what can be started."""
+        """Start waiting jobs on free slots."""
         if self._clock() < self._opens_at:
             return
         while (job := self.queue.take(self._clock())) is not None:
@@ -290,7 +290,7 @@ class LocalEndpoint:
                 self.queue.complete(job, job.run, answer(job.request), self._clock())
             except WorkerFailure as failure:
                 self.queue.fail(job, job.run, str(failure), self._clock())
-            except Exception as error:  # noqa: BLE001 - whatever a worker raises is the failure of its job
+            except Exception as error:  # noqa: BLE001 - whatever a worker raises fails only its job
                 _LOG.warning(_DEFECT, job.id, exc_info=True)
                 self.queue.fail(job, job.run, f"{type(error).__name__}: {error}", self._clock())
         self._tell_ended(job)
@@ -314,12 +314,12 @@ class LocalEndpoint:
                 await asyncio.sleep(self.options.latency_s)
                 output = None if lost else await self._worker.run(job.request)
         except TimeoutError:
-            # A job that outlived its ttl is forgotten by this look at it, and there is nothing left to fail.
+            # `find` forgets a job that has outlived its ttl; then there is nothing left to fail.
             if self.queue.find(job.id, self._clock()) is job:
                 self.queue.fail(job, run, "executionTimeout exceeded", self._clock(), JobStatus.TIMED_OUT)
         except WorkerFailure as failure:
             self.queue.fail(job, run, str(failure), self._clock())
-        except Exception as error:  # noqa: BLE001 - whatever a worker raises is the failure of its job
+        except Exception as error:  # noqa: BLE001 - whatever a worker raises fails only its job
             _LOG.warning(_DEFECT, job.id, exc_info=True)
             self.queue.fail(job, run, f"{type(error).__name__}: {error}", self._clock())
         else:
@@ -332,7 +332,7 @@ class LocalEndpoint:
         self._dispatch()
 
     def _allowed_s(self, job: Job) -> float:
-        """How long a job that starts now may be at work: until its execution timeout or the end of its ttl."""
+        """Seconds for which a job that starts now may run: its execution timeout, or the rest of its ttl."""
         return max(min(job.execution_timeout_s, job.submitted_at + job.ttl_s - self._clock()), 0.0)
 
     def _lose(self, job: Job) -> None:
@@ -361,7 +361,7 @@ def _request(
     writer: AbstractStreamWriter,
     task: asyncio.Task[None],
 ) -> web.BaseRequest:
-    """A request that may be as large as the API allows: aiohttp's own limit is 1 MiB."""
+    """Make a request object that accepts bodies as large as the API allows; aiohttp's default limit is 1 MiB."""
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_MAX_SYNC_REQUEST_BYTES + 1)
 

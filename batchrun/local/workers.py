@@ -1,8 +1,8 @@
-"""What answers behind the local endpoint: the interface, and the request as a worker reads it.
+"""The interface of the local endpoint's workers, and how they interpret a request.
 
-A request is read as worker-vllm since 2.24 reads it: `openai_input` with its `openai_route` first, then `messages`,
-then `prompt`, with `sampling_params` spread into the body. So are its errors: the handler's text wraps what the
-model server said, in Python's repr.
+Requests are interpreted as by worker-vllm since 2.24: first `openai_input` with its `openai_route`, then `messages`,
+then `prompt`, with `sampling_params` merged into the body. Errors look like its errors, too: the Python repr of a dict
+that contains the model server's message.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _ROUTE = re.compile(r"(?:/[A-Za-z0-9_.:-]{1,100}){1,20}")
 
 
 class Worker(Protocol):
-    """Runs jobs. One that waits for nothing may also have `answer(request)`: `run` without the await, faster."""
+    """Runs jobs. A worker that never waits may also have `answer(request)`, a faster `run` without `await`."""
 
     name: str
-    """For people."""
+    """Shown to the user."""
     parallel: int
-    """How many jobs it is good at running at once."""
+    """How many jobs it should run at once."""
 
     async def start(self) -> None:
-        """Get ready.
+        """Prepare to run jobs.
 
         Raises:
             UsageError: it cannot run here.
@@ -43,26 +43,26 @@ class Worker(Protocol):
         """
 
     async def close(self) -> None:
-        """Let everything go."""
+        """Free all resources."""
 
 
-class WorkerFailure(Exception):  # noqa: N818 - it is the job that fails, as its handler meant it
-    """A job fails, with the text that `/status` shows as its `error`."""
+class WorkerFailure(Exception):  # noqa: N818 - the job fails, the worker has no error
+    """Makes a job fail. Its text becomes the `error` in the answer to `/status`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """A request as it goes to the model server."""
+    """A request to the model server."""
 
     route: str
     body: dict[str, Any]
 
 
 def model_call(request: dict[str, Any]) -> ModelCall | None:
-    """The model server's request for a job's input; None for an input that is no prompt.
+    """The request to the model server for a job's input; None if the input is not a prompt.
 
     Raises:
-        WorkerFailure: a route that is no path, or a sampling value that vLLM refuses, with the error that it gives.
+        WorkerFailure: the route is not a path, or vLLM would refuse a sampling value; with vLLM's own error.
     """
     sampling = request.get("sampling_params")
     sampling = sampling if isinstance(sampling, dict) else {}
@@ -85,15 +85,15 @@ def model_failure(http_status: int, message: str, error_type: str = "BadRequestE
 
 
 def worker_failure(message: str) -> WorkerFailure:
-    """A failure as worker-vllm's handler yields it and the SDK turns it into text."""
+    """A failure as worker-vllm's handler yields it and the SDK converts it to text."""
     return WorkerFailure(str({"message": message, "type": "worker_error", "code": None}))
 
 
 def _route(route: object) -> str:
-    """A job's route, which is put behind the model server's address: it must not lead to another one.
+    """Validate a job's route, which is appended to the model server's address and must not lead elsewhere.
 
     Raises:
-        WorkerFailure: it is no plain absolute path.
+        WorkerFailure: it is not a plain absolute path.
     """
     segments = route.split("/") if isinstance(route, str) and _ROUTE.fullmatch(route) else [".."]
     if {".", ".."} & set(segments):
@@ -105,7 +105,7 @@ def _refuse_bad_sampling(body: dict[str, Any]) -> None:
     for key in ("max_tokens", "max_completion_tokens"):
         value = body.get(key)
         if isinstance(value, float) and value.is_integer():
-            value = body[key] = int(value)  # as vLLM's validation takes it
+            value = body[key] = int(value)  # vLLM's validation does the same
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise model_failure(400, f"{key} must be at least 1, got {value!r}.")
     temperature = body.get("temperature")

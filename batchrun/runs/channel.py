@@ -1,9 +1,9 @@
-"""Requests that a program hands over while the run goes on, and the records that it gets for them.
+"""The channel through which a program hands requests to a run in progress, and receives their records.
 
-A channel stands between two event loops: the program's, where the requests are pulled and the records are taken, and
-the one in which the run is driven. It is bounded: at most two windows of requests are on the way whose records the
-program has not taken. So whoever takes no records is asked for no requests, and one who takes them never waits for a
-request to be pulled.
+A channel connects two event loops: the program's, in which requests are pulled and records are taken, and the one that
+drives the run. It is bounded: requests whose records the program has not taken yet number at most two windows. So no
+requests are pulled from a program that takes no records, and one that takes them never waits for a request to be
+pulled.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from batchrun.state.reader import StateReader
 T = TypeVar("T")
 
 _WINDOWS = 2
-"""Windows of requests on the way: one in flight, one of records that wait to be taken."""
+"""Windows of requests in the channel: one in flight, and one whose records wait to be taken."""
 _AT_ONCE_S = 0.005
-"""How long a plain iterable may keep the program's event loop at a time."""
+"""How long a plain iterable may block the program's event loop at a time."""
 
 
 class StoredRecords:
     """The records of the rows that earlier sessions have finished, as lines.
 
     Args:
-        store: The run's state; looked at once.
-        results: The results file, and how much of it is committed.
-        lines: Leads from a row to its lines.
+        store: The run's state; read once.
+        results: The results file, and its committed length in bytes.
+        lines: Makes the lines of a row.
     """
 
     def __init__(self, store: StateReader, results: tuple[Path, int], lines: RowLines) -> None:
@@ -51,7 +51,7 @@ class StoredRecords:
         ]
 
     def __iter__(self) -> Iterator[bytes]:
-        """Results in the order of their file, then failures."""
+        """The results in the order of their file, then the failures."""
         path, end = self._results
         for line in read_lines(path, end=end):
             yield line.raw
@@ -59,7 +59,7 @@ class StoredRecords:
 
 
 class _Queue:
-    """The requests and records on the way, with room for two windows of them. All of it is in the program's event loop.
+    """The requests and records in the channel, with room for two windows. Used only in the program's event loop.
 
     Args:
         loop: The program's event loop.
@@ -68,84 +68,84 @@ class _Queue:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.requests: deque[tuple[int, Any]] = deque()
-        """Those that were pulled, each with its number."""
+        """The pulled requests, each with its number."""
         self.records: deque[bytes] = deque()
         self.window: Window | None = None
-        """How many jobs may be in flight; None until the run is open."""
+        """The run's window; None until the run is open."""
         self.stored: StoredRecords | None = None
         self.pump: asyncio.Task[None] | None = None
-        """Pulls the requests."""
+        """The task that pulls the requests."""
         self.is_wanted = False
         """Whether the run has submitted all rows that it knew, and wants requests."""
         self.is_ended = False
-        """Whether no more is pulled."""
+        """Whether no more requests are pulled."""
         self.is_over = False
-        """Whether no further record will come."""
+        """Whether no more records will come."""
         self.error: BaseException | None = None
         self._held = 0
         self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def room(self) -> int:
-        """How many more requests may be on the way; until the run is open, one."""
+        """How many more requests may enter the channel; until the run is open, one."""
         return (_WINDOWS * self.window.size if self.window else 1) - self._held
 
     def hold(self, count: int) -> None:
-        """So many more requests are on the way; fewer, where it is negative."""
+        """Count `count` more requests in the channel, or fewer if it is negative."""
         self._held += count
-        self.stir()
+        self.notify()
 
     def deliver(self, lines: Sequence[bytes]) -> None:
-        """Records have come."""
+        """Add records."""
         self.records.extend(lines)
-        self.stir()
+        self.notify()
 
     def open(self, stored: StoredRecords, in_flight: int) -> None:
-        """The run is open: rows whose records will come are on the way already."""
+        """Note that the run is open, with `in_flight` rows whose records will come."""
         self.stored = stored
         self.hold(in_flight)
 
     def stop(self) -> None:
-        """Pull nothing more."""
+        """Pull no more requests."""
         self.is_ended = True
         if self.pump is not None:
             self.pump.cancel()
-        self.stir()
+        self.notify()
 
     def refuse(self, error: UsageError) -> None:
-        """A request cannot be used: it is the last one that was looked at."""
+        """Note that a request is invalid, drop the ones after it, and pull no more."""
         self.error = self.error or error
         self.requests.clear()
         self.stop()
 
-    def stir(self) -> None:
-        """Something has changed."""
+    def notify(self) -> None:
+        """Wake all tasks that wait in `until`."""
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
                 future.set_result(None)
 
     async def until(self, true: Callable[[], bool]) -> None:
-        """Wait until something is true."""
+        """Wait until a condition is true."""
         while not true():
             future = self.loop.create_future()
             self._waiting.append(future)
             await future
 
     async def wait_for_room(self, count: int) -> int:
-        """How many rows may be loaded: up to `count`, at least one."""
+        """Wait for room; returns how many rows may be loaded, 1 to `count`."""
         await self.until(lambda: self.room > 0 or self.is_ended)
         return max(min(count, self.room), 1)
 
     async def next(self, count: int) -> list[tuple[int, Any]]:
-        """Up to `count` requests with their numbers, at least one; none when there are no more."""
+        """Wait for requests; returns 1 to `count` requests with their numbers, or none if there are no more."""
         self.is_wanted = True
-        self.stir()
+        self.notify()
         await self.until(lambda: bool(self.requests) or self.is_ended)
         return self._take(count)
 
     async def take_rest(self) -> list[tuple[int, Any]]:
-        """End the pulling; returns the requests that nobody has got."""
+        """Stop pulling; returns the pulled requests that were not taken."""
         self.stop()
         if self.pump is not None:
             await asyncio.wait([self.pump])
@@ -156,11 +156,11 @@ class _Queue:
 
 
 class ProgramSide:
-    """The side of a channel in the program's event loop, in which it is made: requests in, records out.
+    """The program's side of a channel: requests in, records out. Created and used in the program's event loop.
 
     Args:
-        queue: What is on the way.
-        requests: Where they come from. It is not closed; what was pulled from it is in the state when the run is over.
+        queue: The requests and records in the channel.
+        requests: Where requests come from. It is not closed. All pulled requests are in the state when the run ends.
     """
 
     def __init__(self, queue: _Queue, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
@@ -169,22 +169,22 @@ class ProgramSide:
 
     @property
     def stored(self) -> StoredRecords | None:
-        """What earlier sessions have finished; None until the run is open."""
+        """The records of earlier sessions; None until the run is open."""
         return self._queue.stored
 
     @property
     def error(self) -> BaseException | None:
-        """Why no more is pulled, other than the end of the requests."""
+        """Why pulling stopped before the end of the requests; None if it did not."""
         return self._queue.error
 
     async def is_open(self) -> bool:
-        """Wait until the run is open; False when it is over before."""
+        """Wait until the run is open; False if it ends before that."""
         queue = self._queue
         await queue.until(lambda: queue.stored is not None or queue.is_over)
         return queue.stored is not None
 
     async def record(self) -> bytes | None:
-        """The next record as a line; None when the run is over."""
+        """Wait for the next record, and return it as a line; None when the run has ended."""
         queue = self._queue
         await queue.until(lambda: bool(queue.records) or queue.is_over)
         if not queue.records:
@@ -193,16 +193,16 @@ class ProgramSide:
         return queue.records.popleft()
 
     def stop(self) -> None:
-        """Pull nothing more."""
+        """Pull no more requests."""
         self._queue.stop()
 
     def end(self) -> None:
-        """The run is over: no further record will come."""
+        """Note that the run has ended: no more records will come."""
         self._queue.is_over = True
         self._queue.stop()
 
     async def _pull(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
-        """Pull requests as long as there is room."""
+        """Pull requests while there is room."""
         queue, count = self._queue, 0
         try:
             await queue.until(lambda: queue.is_wanted and queue.room > 0)
@@ -212,19 +212,19 @@ class ProgramSide:
                     queue.requests.append((count, request))
                     queue.hold(1)
                     await queue.until(lambda: queue.room > 0)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the program gets it back
+        except Exception as error:  # noqa: BLE001 - any exception is raised in the program
             queue.error = queue.error or error
         finally:
             queue.is_ended = True
-            queue.stir()
+            queue.notify()
 
 
 class RunSide:
-    """The side of a channel in the run's event loop and its thread.
+    """The run's side of a channel. Used in the run's event loop.
 
     Args:
-        queue: What is on the way.
-        leaving: Asked to detach when the program's event loop is gone.
+        queue: The requests and records in the channel.
+        leaving: Asked to detach if the program's event loop is closed.
     """
 
     def __init__(self, queue: _Queue, leaving: Leaving) -> None:
@@ -242,39 +242,39 @@ class RunSide:
         appender: RowAppender,
         thread: ThreadPoolExecutor,
     ) -> None:
-        """The run is open.
+        """Connect the channel to the open run.
 
         Args:
-            stored: What earlier sessions have finished.
-            in_flight: Rows whose records will come without being loaded.
-            window: How many jobs may be in flight.
+            stored: The records of earlier sessions.
+            in_flight: Rows in flight, whose records will come without being loaded.
+            window: The run's window.
             journal: Loads rows.
-            appender: Makes rows of requests.
-            thread: In which both work.
+            appender: Makes rows from requests.
+            thread: The thread in which journal and appender are used.
         """
         self._journal = journal
         self._appender = appender
         self._thread = thread
         self._queue.window = window
-        self._tell(self._queue.open, stored, in_flight)
+        self._call_run_there(self._queue.open, stored, in_flight)
 
     def deliver(self, lines: list[bytes]) -> None:
-        """Rows have ended."""
-        self._tell(self._queue.deliver, lines)
+        """Pass on the records of rows that have ended."""
+        self._call_run_there(self._queue.deliver, lines)
 
     async def load(self, count: int) -> Loaded:
-        """Up to `count` rows to submit, at least one unless there are no more; waits for room, and for requests."""
+        """Wait for room and for requests; returns 1 to `count` rows to submit, or none if there are no more."""
         here, thread = asyncio.get_running_loop(), self._thread
         try:
             if not self._all_known_loaded:
-                room = await self._there(self._queue.wait_for_room(count))
+                room = await self._run_there(self._queue.wait_for_room(count))
                 loaded = await here.run_in_executor(thread, self._journal.load, room)
-                self._tell(self._queue.hold, len(loaded.tickets))
+                self._call_run_there(self._queue.hold, len(loaded.tickets))
                 self._all_known_loaded = loaded.exhausted
                 if loaded.tickets:
                     return loaded._replace(exhausted=False)
-            while pulled := await self._there(self._queue.next(count)):
-                added = await here.run_in_executor(thread, self._take_in, pulled)
+            while pulled := await self._run_there(self._queue.next(count)):
+                added = await here.run_in_executor(thread, self._make_rows, pulled)
                 if added:
                     loaded = await here.run_in_executor(thread, self._journal.load, added)
                     return Loaded(loaded.tickets, exhausted=False, added=added)
@@ -283,17 +283,17 @@ class RunSide:
         return Loaded((), exhausted=True)
 
     async def settle(self) -> None:
-        """The run is left: what has been pulled is made rows, so that a later session has it.
+        """Make rows from all pulled requests when the run is left, so that a later session has them.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: they cannot be written.
         """
         with suppress(_GoneError):
-            pulled = await self._there(self._queue.take_rest())
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._take_in, pulled)
+            pulled = await self._run_there(self._queue.take_rest())
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._make_rows, pulled)
 
-    def _take_in(self, pulled: Sequence[tuple[int, Any]]) -> int:
-        """Make rows of requests, up to one that cannot be used: it ends the pulling. Returns how many are new."""
+    def _make_rows(self, pulled: Sequence[tuple[int, Any]]) -> int:
+        """Make rows from requests, up to an invalid one, which stops pulling. Returns the number of new rows."""
         lines: list[bytes] = []
         unreadable: UsageError | None = None
         try:
@@ -302,19 +302,19 @@ class RunSide:
             unreadable = error
         added, refused = self._appender.add(lines)
         if refused is not None or unreadable is not None:
-            self._tell(self._queue.refuse, refused or unreadable)
-        self._tell(self._queue.hold, added - len(pulled))
+            self._call_run_there(self._queue.refuse, refused or unreadable)
+        self._call_run_there(self._queue.hold, added - len(pulled))
         return added
 
-    def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Call in the program's event loop, sometime, in the order of the calls."""
+    def _call_run_there(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Schedule a call in the program's event loop; calls keep their order."""
         try:
             self._queue.loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:
             self._leaving.ask(Wish.DETACH)
 
-    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do in the program's event loop, and wait."""
+    async def _run_there(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the program's event loop, and wait for it."""
         try:
             future = asyncio.run_coroutine_threadsafe(work, self._queue.loop)
         except RuntimeError as error:
@@ -324,11 +324,11 @@ class RunSide:
 
 
 def open_channel(requests: Iterable[Any] | AsyncIterable[Any], leaving: Leaving) -> tuple[ProgramSide, RunSide]:
-    """The two sides of a new channel, made in the program's event loop.
+    """Create a channel, in the program's event loop; returns its two sides.
 
     Args:
-        requests: Where they come from.
-        leaving: Asked to detach when the program's event loop is gone.
+        requests: Where requests come from.
+        leaving: Asked to detach if the program's event loop is closed.
     """
     queue = _Queue(asyncio.get_running_loop())
     return ProgramSide(queue, requests), RunSide(queue, leaving)

@@ -1,4 +1,4 @@
-"""What must hold before a run writes or sends anything: its options fit its state, and each of its files is its own."""
+"""Checks before a run writes or sends anything: its options match its state, and all files are its own."""
 
 from __future__ import annotations
 
@@ -34,66 +34,68 @@ _SETTING = "files"
 
 
 def refuse_other_options(store: StateReader, options: RunOptions) -> bool:
-    """Refuse to resume a state file under options that ask for something else, once anything has been submitted.
+    """Refuse to resume a run with options that change its requests, if anything has been submitted.
 
     Returns:
-        Whether they do, and nothing has.
+        Whether such options have changed, and nothing has been submitted.
 
     Raises:
-        StateError: names each option that differs, with both values.
+        StateError: options have changed; the message names each with both values.
     """
-    begun = find_options(store)
-    if begun is None:
+    stored = find_options(store)
+    if stored is None:
         return False
-    was_json, now_json = begun.to_json(), options.to_json()
+    was_json, now_json = stored.to_json(), options.to_json()
     pairs = [(option, was_json[key], now_json[key]) for key, option in _IDENTITY.items()]
-    pairs.append(("--sweep", str(Sweep(begun.sweep)) or None, str(Sweep(options.sweep)) or None))
+    pairs.append(("--sweep", str(Sweep(stored.sweep)) or None, str(Sweep(options.sweep)) or None))
     if options.format != "auto":
-        pairs.append(("--format", begun.format, options.format))
+        pairs.append(("--format", stored.format, options.format))
     pairs += [(option, was_json["request"][key], now_json["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
     differing = [
-        f"{option} {_shown(was)} (now {_shown(is_now)})"
+        f"{_given(option, was)} (now {_given(option, is_now)})"
         for option, was, is_now in pairs
         if was != is_now and not (option == "--base-url" and options.is_local)
     ]
     if differing and not store.is_untouched:
         raise StateError(
-            f"{options.state} belongs to a run with {', '.join(differing)}",
-            "go on with the same options, or start a new run with another --output; results that were renamed together"
-            " with their state: add --repair",
+            f"{options.state} was created with {', '.join(differing)}",
+            "resume with the same options, or start a new run with another --output; if you renamed the results"
+            " together with their state file, add --repair",
         )
-    # A lower limit takes no rows away from a run that has begun.
-    return bool(differing) or (begun.limit != options.limit and store.is_untouched)
+    # A lower limit removes no rows from a run that has submitted any.
+    return bool(differing) or (stored.limit != options.limit and store.is_untouched)
 
 
 def new_place(options: RunOptions) -> str:
-    """The command that continues a run whose inputs are no longer where they were."""
+    """The command that continues a run whose inputs were moved."""
     folder = "/" if options.output_is_folder else ""
-    return f"batchrun run NEWPLACE -e {options.endpoint} -o {options.output}{folder}, with the run's other options"
+    return f"batchrun run NEWPATH -e {options.endpoint} -o {options.output}{folder}, with the run's other options"
 
 
-def _shown(value: Any) -> str:
-    """An option's value as it would be given on the command line."""
+def _given(option: str, value: Any) -> str:
+    """An option with its value as it would be given on the command line; `no --chat` if it would not be given."""
     if isinstance(value, dict):
-        return " ".join(f"{key}={item}" for key, item in value.items()) or "nothing"
-    return "nothing" if value in (None, False) else "" if value is True else str(value)
+        value = " ".join(f"{key}={item}" for key, item in value.items())
+    if value in (None, False, ""):
+        return f"no {option}"
+    return option if value is True else f"{option} {value}"
 
 
 def refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) -> None:
-    """Refuse names that neither JSON nor SQLite can hold: results, errors and the state name their files.
+    """Refuse file names that JSON and SQLite cannot store: results, error records and the state file contain them.
 
     Raises:
-        UsageError: names the file.
+        UsageError: a name cannot be stored.
     """
     for path in (options.output, options.state, *(Path(source.path) for source in sources)):
         refuse_unspeakable(path)
 
 
 def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
-    """Refuse to write over an input, to write two things into one file, and to write into what is not a file.
+    """Refuse to overwrite an input, to use one file for two purposes, and to write to anything but a regular file.
 
     Raises:
-        UsageError: names the file and what it is.
+        UsageError: names the file and its purposes.
     """
     taken: dict[object, str] = {}
     for source in sources:
@@ -103,29 +105,27 @@ def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
         mode = _mode(path)
         if mode is not None and not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
-            raise UsageError(
-                f"{path} is {kind}, not a file: {what} cannot be there", "give another --output or --state"
-            )
+            raise UsageError(f"{path} cannot be {what}: it is {kind}", "give another --output or --state")
         keys = _keys(path)
         other = next((taken[key] for key in keys if key in taken), None)
         if other is not None:
-            raise UsageError(f"{path} would be {what} and {other} at once", "give another --output or --state")
+            raise UsageError(f"{path} cannot be both {what} and {other}", "give another --output or --state")
         taken.update(dict.fromkeys(keys, what))
 
 
 def refuse_foreign_files(
     options: RunOptions, sources: Sequence[Source], store: StateReader | None, *, repair: bool = False
 ) -> None:
-    """Refuse to write over a file that this run has not made. An empty one is anybody's.
+    """Refuse to overwrite a file that this run has not written. Empty files may be overwritten.
 
     Args:
         options: The run's options.
-        sources: Its inputs.
-        store: Its state file; None: the run is new, so nothing is its own.
-        repair: Whether results and error files that batchrun has written are its own nevertheless.
+        sources: The run's inputs.
+        store: The run's state; None: the run is new, so no file is its own.
+        repair: Whether to accept results and error files that batchrun has written as the run's own.
 
     Raises:
-        StateError: names the file.
+        StateError: a file belongs to somebody else.
     """
     own = None if store is None else OwnFiles(store)
     for path, what in _written(options, sources):
@@ -134,8 +134,8 @@ def refuse_foreign_files(
         if own is None and what == _RESULTS and not repair:
             raise StateError(
                 f"{path} exists, but its state file {options.state} does not, or holds no run",
-                "add --repair to rebuild it from the input and the results; or move the results away, or give another"
-                " --output",
+                "add --repair to rebuild the state file from the input and the results; or move the results away, or"
+                " give another --output",
             )
         if own is None and what == _RESULTS:
             _refuse_foreign_results(path, options)
@@ -143,7 +143,7 @@ def refuse_foreign_files(
             continue
         if what != _RESULTS and not (is_manifest_of(path, options.state) if own is None else path in own):
             raise StateError(
-                f"{path} exists, and this run has not written it: it would become {what}",
+                f"{path} exists, and this run did not write it, but it would become {what}",
                 "move it away, or give another --output",
             )
 
@@ -151,7 +151,7 @@ def refuse_foreign_files(
 def _refuse_foreign_results(path: Path, options: RunOptions) -> None:
     if not any(tells_of_job(line.raw, options.endpoints) for line in read_lines(path, end=size_of(path))):
         raise StateError(
-            f"{path} has no result of endpoint {' or '.join(options.endpoints)}: no state file can be made of it",
+            f"{path} has no results of endpoint {' or '.join(options.endpoints)}: no state file can be rebuilt from it",
             "move it away, or give another --output",
         )
 
@@ -160,7 +160,7 @@ _RESULTS = "the results"
 
 
 def _written(options: RunOptions, sources: Sequence[Source]) -> Iterator[tuple[Path, str]]:
-    """Every path that a run writes, once, and what for."""
+    """Every path that a run writes, once, and its purpose."""
     yield options.state, "the state file"
     for suffix in ("-wal", "-shm", "-journal"):
         yield options.state.with_name(options.state.name + suffix), "the state file's log"
@@ -171,7 +171,7 @@ def _written(options: RunOptions, sources: Sequence[Source]) -> Iterator[tuple[P
 
 
 def _keys(path: Path) -> set[object]:
-    """By what a file is the same as another: its path without links, and the file itself where it is there."""
+    """What identifies a file: its path without links, and its device and inode if it exists."""
     keys: set[object] = {os.path.realpath(path)}
     try:
         status = path.stat()
@@ -199,10 +199,10 @@ def _has_content(path: Path) -> bool:
 
 
 class OwnFiles:
-    """The error files and manifests that a run has made, as its state file lists them.
+    """The error files and manifests that a run has written, as listed in its state file.
 
-    A manifest that names the state file is the run's own as well. A state file of an earlier version has no list: there
-    an error file is the run's own if its first line is one of an error file.
+    A manifest that names the state file belongs to the run, too. A state file of an earlier version has no list: there,
+    an error file belongs to the run if its first line is an error record.
 
     Args:
         store: The run's state file.
@@ -220,21 +220,21 @@ class OwnFiles:
         return is_manifest_of(path, self._store.path) or (self._listed is None and _is_error_file(path))
 
     def adopt(self, paths: Iterable[Path]) -> None:
-        """Where the state file has no list, as one that was rebuilt, list the error files among these."""
+        """If the state file has no list, because it was rebuilt, list those of the paths that are error files."""
         if self._listed is None:
             self._listed = [self._name(path) for path in paths if _is_error_file(path)]
             self._store.set_setting(_SETTING, self._listed)
 
     def claim(self, path: Path) -> None:
-        """Note that the run is about to write a file.
+        """List a file that the run is about to write.
 
         Raises:
-            OutputError: somebody else's file is there; or the state cannot be written.
+            OutputError: the file exists and belongs to somebody else; or the state cannot be written.
         """
         if _has_content(path) and path not in self:
             raise OutputError(
-                f"{path} exists, and this run has not written it: it is left as it is",
-                "move it away, then run the same command",
+                f"{path} exists, and this run did not write it, so it is not overwritten",
+                "move it away, then give the same command again",
             )
         if self._name(path) not in (self._listed or ()):
             self._listed = [*(self._listed or []), self._name(path)]

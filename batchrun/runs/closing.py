@@ -1,6 +1,6 @@
-"""The end of a session, whatever ended it: error files, the summary, the manifest.
+"""The end of a session, whatever ended it: error files, summary, manifest.
 
-All of it is read from the state file, so that it is the same after a crash as it would have been before.
+Everything is read from the state file, so it is the same after a crash as without one.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from batchrun.state.reader import StateReader
 
 
 def conclude(run: OpenRun, outcome: Outcome) -> Summary:
-    """Write what is to be written, close the session, and sum up.
+    """Write error files and manifest, end the session, and return the summary.
 
-    A file that cannot be written makes a stopped run of a finished one: its rows are in the state.
+    If a file cannot be written, a finished run becomes a stopped one; its rows are safe in the state.
 
     Args:
         run: The run, with the session still open.
@@ -64,7 +64,7 @@ def conclude(run: OpenRun, outcome: Outcome) -> Summary:
 
 
 def _write_errors(run: OpenRun) -> list[Path]:
-    """Write the error files, each whole; returns those that there are."""
+    """Write the error files; returns those that exist."""
     store, own, written = run.store, OwnFiles(run.store), []
     own.adopt([errors_path(store.results_path(output)) for output in store.outputs()])
     for output in store.outputs():
@@ -76,8 +76,8 @@ def _write_errors(run: OpenRun) -> list[Path]:
                 own.claim(path)
             elif path not in own:
                 continue
-            whole = (line for _, line in (lines if first is None else chain([first], lines)))
-            if write_errors(path, whole, token=store.token, private=is_private(results)):
+            all_lines = (line for _, line in (lines if first is None else chain([first], lines)))
+            if write_errors(path, all_lines, token=store.token, private=is_private(results)):
                 written.append(path)
     return written
 
@@ -145,14 +145,14 @@ def _write_manifest(run: OpenRun, summary: Summary, now: float) -> Path:
 
 
 def _absolute(path: Path) -> Path:
-    """A path as people are told it, like that of each results file."""
+    """An absolute path for messages, like that of each results file."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib would keep a `..`
 
 
 def rescue_by(store: StateReader, now: float) -> float | None:
-    """By when to resume at the latest, as `now` in UTC epoch seconds; None when nothing is in flight.
+    """The latest time to resume, in UTC epoch seconds like `now`; None if nothing is in flight.
 
-    A result is kept for 30 minutes after its job's end; the oldest job is taken to need as long as the last ones did.
+    A result is kept for 30 minutes after its job's end. The oldest job is assumed to take as long as recent jobs did.
     """
     earliest_ms = figures.oldest_in_flight_ms(store)
     if earliest_ms is None:
@@ -161,7 +161,7 @@ def rescue_by(store: StateReader, now: float) -> float | None:
 
 
 def _workers(counters: Mapping[str, int]) -> list[WorkerGroup]:
-    """The workers that have failed jobs by their own fault, those with the most first."""
+    """The workers that have failed jobs through their own fault, the worst first."""
     failed = {name.removeprefix(FAILED_BY): count for name, count in counters.items() if name.startswith(FAILED_BY)}
     groups = [WorkerGroup(worker, count, counters.get(ENDED_BY + worker, count)) for worker, count in failed.items()]
     return sorted(groups, key=lambda group: -group.failed)

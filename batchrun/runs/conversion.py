@@ -1,4 +1,4 @@
-"""Result lines from one format into the other, and the lines of rows without a result in either."""
+"""Converts result lines from one format to the other, and makes the error lines of either format."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def error_lines(
     lines: RowLines,
     output: int | None = None,
 ) -> Generator[tuple[RowRecord, bytes]]:
-    """The records of the rows that have failed or are held, each with its row.
+    """The error lines of the rows that have failed or are held, each with its row.
 
     Args:
         store: The run's state.
         form: The format of the lines.
-        lines: Leads from a row to its lines.
-        output: Only those of this results file, in the order of the rows; None: all, in input order.
+        lines: Makes the lines of a row.
+        output: Only the rows of this results file, in the order of the rows; None: all rows, in input order.
     """
     with_held = store.counts()[RowState.HELD] > 0
     write = _openai_error_line if form == "openai" else None
@@ -43,26 +43,26 @@ def error_lines(
 
 
 def _openai_error_line(record: dict[str, Any]) -> bytes:
-    """An error line in OpenAI's format, with the HTTP status that the model server or the API has answered with."""
+    """An error line in OpenAI's format, with the HTTP status of the model server's or the API's answer."""
     error = record["error"]
     if record["status"] == "REJECTED":
         code = _API_CODE.match(error["message"])
         return openai_error_line(record, None if code is None else int(code[1]))
     if record["status"] != "FAILED":
         return openai_error_line(record)
-    said = decode_error(error["raw"])
-    return openai_error_line(record, said.code, said.error_type)
+    decoded = decode_error(error["raw"])
+    return openai_error_line(record, decoded.code, decoded.error_type)
 
 
 class Conversion:
-    """Turns the result lines of a run into a format.
+    """Converts the result lines of a run to a format.
 
-    Where an answer does not tell whether a chat or a completion was asked for, or of which model, the row's input line
-    does; where that is gone, or is not what it was, a chat is assumed.
+    If an answer does not tell whether a chat or a completion was requested, or from which model, the row's input line
+    does; if that is missing or has changed, a chat is assumed.
 
     Args:
         state: The run's state file.
-        form: The format; None: that of the run, and each result line as it stands.
+        form: The format; None: result lines are not converted.
 
     Raises:
         StateError: the state file cannot be read.
@@ -90,7 +90,7 @@ class Conversion:
         self._store.close()
 
     def line(self, row: int, raw: bytes) -> bytes:
-        """A row's result line in the format; itself when it is in it."""
+        """A row's result line in the format; unchanged if it already has it."""
         if self._form is None:
             return raw
         data = load(raw)
@@ -103,9 +103,9 @@ class Conversion:
         )
 
     def errors(self, store: StateReader) -> Generator[tuple[RowRecord, bytes]]:
-        """The records of the rows without a result, in input order, each with its row.
+        """The error lines of the rows without a result, in input order, each with its row.
 
         Args:
-            store: The run's state as of the moment of its results.
+            store: The run's state at the same moment as its results.
         """
         return error_lines(store, self._form or self._run_form, self._lines)

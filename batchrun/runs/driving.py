@@ -1,4 +1,4 @@
-"""How an open run is driven: one engine for each endpoint, until every row has ended or something stops the run."""
+"""Drives an open run, with one engine for each endpoint, until every row has ended or something stops the run."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ async def drive(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | 
 
     Args:
         run: The run.
-        base_url: Jobs go to `<base_url>/<endpoint>/run`.
-        rng: Where jitter comes from.
-        leaving: Through which other threads ask to leave; None: none do.
+        base_url: Jobs are submitted to `<base_url>/<endpoint>/run`.
+        rng: Source of jitter.
+        leaving: Lets other threads ask the session to leave; None: none will.
     """
     _settle(run)
     counts = run.store.counts()
@@ -59,14 +59,14 @@ async def drive(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | 
 async def drive_requests(
     run: OpenRun, base_url: str, rng: Random, channel: RunSide, *, leaving: Leaving | None = None
 ) -> Outcome:
-    """Do so with the requests that a program gives while the run goes on, at one endpoint.
+    """Drive a run on one endpoint, while a program supplies requests.
 
     Args:
         run: The run, opened on the requests of a program.
-        base_url: Jobs go to `<base_url>/<endpoint>/run`.
-        rng: Where jitter comes from.
-        channel: Where the requests come from, and the records go.
-        leaving: Through which other threads ask to leave; None: none do.
+        base_url: Jobs are submitted to `<base_url>/<endpoint>/run`.
+        rng: Source of jitter.
+        channel: Supplies the requests, and receives the records.
+        leaving: Lets other threads ask the session to leave; None: none will.
     """
     _settle(run)
     async with _engines(run, base_url, rng, leaving) as engines:
@@ -81,13 +81,13 @@ async def drive_requests(
 
 
 async def cancel_jobs(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | None = None) -> Outcome:
-    """Cancel what is in flight, and submit nothing.
+    """Cancel the jobs in flight, and submit nothing.
 
     Args:
         run: The run.
         base_url: Jobs are at `<base_url>/<endpoint>`.
-        rng: Where jitter comes from.
-        leaving: Through which other threads ask to leave; None: none do.
+        rng: Source of jitter.
+        leaving: Lets other threads ask the session to leave; None: none will.
     """
     _settle_unconfirmed(run)
     if not run.store.counts()[RowState.SUBMITTED]:
@@ -99,12 +99,12 @@ async def cancel_jobs(run: OpenRun, base_url: str, rng: Random, *, leaving: Leav
 
 
 def _settle(run: OpenRun) -> None:
-    """Decide about what earlier sessions have left undecided."""
+    """Decide what happens to rows that earlier sessions have left undecided."""
     _settle_unconfirmed(run)
     if run.options.dedupe:
         answered = _shared_answers(run).settle(run.session, run.now_ms())
         if answered:
-            run.observer.message(f"{answered:,} rows get the answer that another has got to the same request")
+            run.observer.message(f"rows that get the answer to an equal request of another row: {answered:,}")
 
 
 def _settle_unconfirmed(run: OpenRun) -> None:
@@ -112,9 +112,7 @@ def _settle_unconfirmed(run: OpenRun) -> None:
     unconfirmed = run.store.settle_unconfirmed(policy)
     if unconfirmed:
         fate = "submitted again" if policy == "resubmit" else "held"
-        run.observer.message(
-            f"{unconfirmed} submissions were cut off before their answer: unconfirmed, they are {fate}"
-        )
+        run.observer.message(f"unconfirmed submissions (interrupted before their answer): {unconfirmed}; {fate}")
 
 
 def _shared_answers(run: OpenRun) -> SharedAnswers:
@@ -128,14 +126,14 @@ async def _engines(run: OpenRun, base_url: str, rng: Random, leaving: Leaving | 
 
 
 class _Engines:
-    """Makes the engines of a run. They share the journal's thread, the memory for answers, and the numbers of jobs.
+    """Makes the engines of a run. They share the journal's thread, the memory for answers, and the job numbers.
 
     Args:
         run: The run.
-        base_url: Jobs go to `<base_url>/<endpoint>/run`.
-        rng: Where jitter comes from.
-        leaving: Through which other threads ask to leave; None: none do.
-        stack: Closes what they need.
+        base_url: Jobs are submitted to `<base_url>/<endpoint>/run`.
+        rng: Source of jitter.
+        leaving: Lets other threads ask the session to leave; None: none will.
+        stack: Closes the resources of the engines.
     """
 
     def __init__(
@@ -160,11 +158,11 @@ class _Engines:
         self._transport = OneRowPerJob(run.options.policy)
 
     async def add(self, index: int, channel: RunSide | None = None) -> None:
-        """Add the engine of one of the run's endpoints.
+        """Add the engine for one of the run's endpoints.
 
         Args:
-            index: Which of the endpoints.
-            channel: Where further rows come from; None: those that the state has are all.
+            index: Index of the endpoint.
+            channel: Supplies further rows; None: all rows are in the state.
         """
         endpoint = self._run.options.endpoints[index]
         self.fleet.add(endpoint, await self._engine_for(endpoint, index, channel))
@@ -206,9 +204,9 @@ class _Engines:
         )
 
     def _scheduler(self, share: Share) -> Scheduler:
-        """A scheduler for the rows of an endpoint; of what the run may cost, and has cost, each has an equal part."""
+        """A scheduler for the rows of an endpoint. Budget and cost so far are divided equally between the endpoints."""
         run, options, store = self._run, self._run.options, self._run.store
-        # A look at every job, which only a budget needs.
+        # This reads every job, and only a budget needs it.
         worked = execution(store) if options.guards.max_cost is not None else Execution(0, 0, 0)
         max_cost = None if options.guards.max_cost is None else options.guards.max_cost / share.count
         scheduler = Scheduler(
@@ -240,7 +238,7 @@ class _Engines:
         )
 
     def _open(self, channel: RunSide, scheduler: Scheduler, journal: Journal) -> None:
-        """Let requests come."""
+        """Open the channel for requests."""
         store = self._run.store
         (output,) = store.outputs()
         channel.open(

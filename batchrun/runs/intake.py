@@ -1,9 +1,9 @@
-"""From input files to the rows of a run: copies, validates every line, and hands them to the state file.
+"""Turns input files into the rows of a run: makes copies, validates every line, and adds the rows to the state file.
 
-Nothing is sent before every line of every input has been read and found valid. A resumed run whose inputs carry
-the same size, time and inode as before skips that; each line is checked again by its digest before it is sent.
+Nothing is sent before every line of every input has been read and validated. This is skipped if the inputs of a resumed
+run have the same size, time and inode as before; each line is checked again by its digest before it is sent.
 
-Until the rows are committed nothing that was there has changed: a start that is refused leaves all as it was.
+Until the rows are committed, no existing file has changed: a start that is refused leaves everything as it was.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from batchrun.state.stored_options import find_options
 def take_in(
     options: RunOptions, sources: Sequence[Source], store: Store, observer: Observer, *, resumed: bool = False
 ) -> MergedRows | None:
-    """Make the lines of the inputs the run's rows; None when the inputs are as they were.
+    """Make the lines of the inputs rows of the run; None if the inputs are unchanged.
 
     Args:
         options: The run's options.
-        sources: Its inputs, as found.
-        store: Its state file; the results files are registered in it too.
-        observer: Told about a long validation, and about an input that is taken from its copy.
-        resumed: Take what can be read only once from its copy: a resumed run has no stdin to read.
+        sources: The run's inputs, as found.
+        store: The run's state; the results files are registered in it, too.
+        observer: Receives messages during a long validation, and about an input that is read from its copy.
+        resumed: Whether to read inputs that can be read only once from their copies: a resumed run has no stdin.
 
     Raises:
-        InputError: an input or a line of it is wrong; the message lists the first of the wrong lines.
-        StateError: a line that was submitted has changed or is gone.
+        InputError: an input cannot be read, or lines are invalid; the message lists the first of them.
+        StateError: a line that was submitted has changed or is missing.
         OutputError: the copy of an input cannot be written.
     """
     before = store.sources()
@@ -75,8 +75,8 @@ def take_in(
             store.set_setting("intake", {**mark, "rows": merged.rows})
             if merged.carried:
                 observer.message(
-                    f"lines of which only carried fields have changed, such as metadata: {merged.carried:,}; results"
-                    " that are there keep the old ones"
+                    f"lines in which only carried fields changed, such as metadata: {merged.carried:,}; existing"
+                    " results keep the old ones"
                 )
     except BaseException:
         _remove(made)
@@ -104,7 +104,9 @@ def _merge(
     stage(store, validation.lines())
     if problems.count and not options.skip_invalid:
         look = "batchrun check " + shlex.join(options.inputs)
-        raise InputError(str(problems), f"fix the lines ({look} names all of them), or run the others: --skip-invalid")
+        raise InputError(
+            str(problems), f"fix the lines ({look} lists all of them), or run only the valid ones: --skip-invalid"
+        )
     validation.fields.tell_all(partial(warn, observer), strict=options.strict)
     merged = merge(
         store,
@@ -116,10 +118,10 @@ def _merge(
         outputs=outputs,
     )
     if problems.count:
-        observer.message(f"{problems}\nthese lines are skipped, and go to the error file")
+        observer.message(f"{problems}\nthese lines are skipped and written to the error file")
     if merged.twice:
         observer.message(
-            f"lines whose id another line has: {merged.twice:,}; they are skipped, and go to the error file"
+            f"lines with the id of an earlier line: {merged.twice:,}; skipped and written to the error file"
         )
     if validation.whole_input is not None:
         store.set_setting("whole_input", validation.whole_input.to_json())
@@ -136,7 +138,7 @@ def _remove(copies: Sequence[Path]) -> None:
 
 
 def result_format(store: Store, options: RunOptions) -> FormatChoice:
-    """The format of a run's results: as was decided when it began, else as it is asked for, else by its lines."""
+    """The format of a run's results: the one that it started with, else that of the options, else that of its lines."""
     stored = find_options(store)
     if stored is not None:
         return stored.format
@@ -146,10 +148,10 @@ def result_format(store: Store, options: RunOptions) -> FormatChoice:
 
 
 def note_growth(store: Store) -> None:
-    """Note what the only input of a run looks like now that it has grown, and all of its lines are rows.
+    """Record the stamp and digest of a run's only input after it has grown and all of its lines are rows.
 
     Raises:
-        InputError: it is gone.
+        InputError: the input is missing.
         OutputError: it cannot be read, or the state cannot be written.
     """
     (record,) = store.sources()
@@ -160,7 +162,7 @@ def note_growth(store: Store) -> None:
 
 
 def _number_outputs(store: Store, paths: Sequence[Path]) -> list[OutputRecord]:
-    """The output of each of the paths: one that the run has, or a new one that `merge` will add."""
+    """The output record for each path: an existing one, or a new one, which `merge` will add."""
     known = {record.path: record for record in store.outputs()}
     for path in paths:
         name = os.path.relpath(path, store.path.parent)
@@ -178,7 +180,7 @@ def _prepare(
     made: list[Path],
     resumed: bool,
 ) -> SourceRecord:
-    """Where a source is to be read: in its copy, if it can be read only once."""
+    """The record of a source, with the file to read: its copy, if it can be read only once."""
     record = record._replace(path=known.path if known else source.path)
     if record.origin == str(requests_path(state).absolute()):
         cut_torn_line(Path(record.origin))
@@ -193,16 +195,16 @@ def _prepare(
         return record._replace(file=str(copy), stamp=stamp)
     if resumed and copied is None:
         raise InputError(
-            f"{known.file if known else source.path}: the copy of this input is gone",
-            "pipe the same input into the first command again",
+            f"{known.file if known else source.path}: the copy of this input is missing",
+            "give the original command again, with the same input",
         )
     if not resumed and (copied is None or is_piped(source, stdin_bytes())):
         copy = make_copy(source, record.source, state, stdin_bytes(), made)
         if copied is None or copy.stat().st_size:
             return record._replace(file=str(copy), stamp=copy.name)
-    assert copied is not None  # noqa: S101 - else it was read above
+    assert copied is not None  # noqa: S101 - otherwise it was copied above
     if not resumed:
-        observer.message(f"{source.path}: nothing is piped in, so its copy is read: {copied.file}")
+        observer.message(f"{source.path}: nothing is piped in, so its copy is used: {copied.file}")
     return record._replace(file=copied.file, stamp=copied.stamp)
 
 

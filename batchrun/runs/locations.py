@@ -1,4 +1,4 @@
-"""Where the files of a run are."""
+"""The paths of a run's files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batchrun.prompts.sources import Source
 
 
 def requests_path(state: Path) -> Path:
-    """Where the requests that a program gives a run are kept: an input that grows."""
+    """The file with the requests that a program gives to a run: an input that grows."""
     return state.with_name(f"{state.name}.requests.jsonl")
 
 
@@ -19,7 +19,7 @@ def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:
     """The results file for each input.
 
     Raises:
-        UsageError: two inputs would write into the same file of the output folder.
+        UsageError: two inputs would have the same results file in the output folder.
     """
     if not options.output_is_folder:
         return [options.output] * len(sources)
@@ -28,13 +28,13 @@ def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:
     for path, source in zip(paths, sources, strict=True):
         if path in taken:
             raise UsageError(
-                f"{taken[path].path} and {source.path} would both write {path}",
-                "give their results one file: -o results.jsonl",
+                f"{taken[path].path} and {source.path} would have the same results file {path}",
+                "rename one of them, or write all results to one file: -o results.jsonl",
             )
         taken[path] = source
     return paths
 
 
 def results_name(input_name: str, part: str = "") -> str:
-    """`haikus.jsonl` and `haikus.jsonl.gz` have their results in `haikus.results.jsonl`, those of a part beside it."""
+    """The results file of `haikus.jsonl` or `haikus.jsonl.gz`: `haikus.results.jsonl`, with `part` after the stem."""
     return input_name.removesuffix(".gz").removesuffix(".jsonl") + f"{part}.results.jsonl"

@@ -1,4 +1,4 @@
-"""The manifest of a run: what went in, what was asked, what came out, and what it took. One JSON file, no secrets."""
+"""The manifest of a run: inputs, options, results, times and cost, in one JSON file without secrets."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from batchrun.results.record import iso_time
 from batchrun.results.writer import write_whole, writing
 
 VERSION = 1
-"""Of the manifest's shape."""
+"""Version of the manifest's format."""
 _BLOCK_BYTES = 1 << 20
 
 
 class SessionTimes(NamedTuple):
-    """When a session was going on, UTC epoch milliseconds."""
+    """Start and end of a session, in UTC epoch milliseconds."""
 
     started_ms: int
     seen_ms: int
-    """When it last gave a sign."""
+    """When it was last known to be running."""
     outcome: str | None
-    """None: it was cut off."""
+    """None: it was killed."""
 
 
 class FileDigest(NamedTuple):
-    """A file as it was."""
+    """The size and SHA-256 of a file at one moment."""
 
     path: str
     size_bytes: int
@@ -39,23 +39,23 @@ class FileDigest(NamedTuple):
 
 
 class FileHash:
-    """The SHA-256 of a file that is read from the front for another reason."""
+    """Computes the SHA-256 of a file while it is being read for another purpose, from the beginning."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
         self._size_bytes = 0
 
     def update(self, block: bytes | memoryview) -> None:
-        """Take in the next bytes of the file."""
+        """Add the next bytes of the file."""
         self._sha256.update(block)
         self._size_bytes += len(block)
 
     def finish(self, path: Path, shown: str) -> FileDigest:
-        """The digest of the whole file; what was not read is read now.
+        """The digest of the whole file; the rest that was not read yet is read now.
 
         Args:
             path: The file.
-            shown: What it is called in the manifest.
+            shown: Its path in the manifest.
 
         Raises:
             OutputError: it cannot be read.
@@ -72,7 +72,7 @@ def digest_file(path: Path, shown: str | None = None) -> FileDigest:
 
     Args:
         path: The file.
-        shown: What it is called in the manifest; None: its path.
+        shown: Its path in the manifest; None: `path`.
 
     Raises:
         OutputError: it cannot be read.
@@ -82,9 +82,9 @@ def digest_file(path: Path, shown: str | None = None) -> FileDigest:
 
 
 def manifest_path(options: RunOptions) -> Path:
-    """`results.jsonl` has its manifest in `results.manifest.json`, a folder in `batchrun.manifest.json` within it.
+    """The manifest of `results.jsonl` is `results.manifest.json`, that of a folder is `batchrun.manifest.json` in it.
 
-    That of an earlier version is beside its folder, and stays there.
+    A manifest that an earlier version has written beside the folder stays there.
     """
     output = options.output
     beside = output.with_name(f"{output.name.removesuffix('.jsonl')}.manifest.json")
@@ -93,7 +93,7 @@ def manifest_path(options: RunOptions) -> Path:
 
 
 def is_manifest_of(path: Path, state: Path) -> bool:
-    """Whether a file is a manifest of ours that names this state file."""
+    """Whether a file is a manifest written by batchrun that names this state file."""
     if path.suffix != ".json":
         return False
     try:
@@ -115,37 +115,37 @@ def write_manifest(
     sessions: Sequence[SessionTimes],
     token: str | None = None,
 ) -> None:
-    """Write a manifest, whole by rename.
+    """Write a manifest, replacing the file by a rename.
 
     Args:
-        path: Where.
-        batchrun_version: Of the program.
+        path: The file.
+        batchrun_version: The program's version.
         written_at: UTC epoch seconds.
-        options: What the run was asked for.
-        summary: What it came to.
+        options: The options of the run.
+        summary: The outcome of the run.
         inputs: The input files as they were read.
         results: The results files as they are.
-        sessions: When it was going on.
+        sessions: The sessions of the run.
         token: See `write_whole`.
 
     Raises:
-        OutputError: it cannot be written; an older one is as it was.
+        OutputError: it cannot be written; an older manifest is unchanged.
     """
-    asked = options.to_json()
-    said = summary.to_json()
+    options_json = options.to_json()
+    summary_json = summary.to_json()
     for known in ("results", "errors", "manifest", "state"):
-        del said[known]
+        del summary_json[known]
     data: dict[str, Any] = {
         "manifest_version": VERSION,
         "batchrun_version": batchrun_version,
         "written_at": iso_time(written_at),
         "endpoint": ", ".join(options.endpoints),
-        "base_url": asked["base_url"],
+        "base_url": options_json["base_url"],
         "inputs": [digest._asdict() for digest in inputs],
         "results": [digest._asdict() for digest in results],
         "errors": [str(path) for path in summary.errors],
         "state": str(summary.state),
-        "options": asked,
+        "options": options_json,
         "sessions": [
             {
                 "started_at": iso_time(session.started_ms / 1000),
@@ -154,6 +154,6 @@ def write_manifest(
             }
             for session in sessions
         ],
-        "summary": said,
+        "summary": summary_json,
     }
     write_whole(path, [on_one_line(dump(data, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))], token=token)

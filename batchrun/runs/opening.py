@@ -1,8 +1,8 @@
-"""How a run is opened: its lock, its state, its inputs, its files.
+"""Opens a run: its lock, its state, its inputs, its files.
 
-The order of opening is the order of safety: the lock, the state file, the check that the options fit it, the
-inputs, then the results files and what a crash has left in them. Nothing is sent before all of that is well, and
-nothing is left behind by a run that never began.
+The order is the safe one: the lock, the state file, the check that the options match it, the inputs, then the results
+files and what a crash has left in them. Nothing is sent unless all of this succeeds, and a run that never began leaves
+nothing behind.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from batchrun.config import RunOptions
 from batchrun.display.summary import Observer
+from batchrun.display.units import counted
 from batchrun.engine.rows import RowLines
 from batchrun.errors import InputError
 from batchrun.files.folders import remove_empty
@@ -37,12 +38,12 @@ from batchrun.runs.requests import RowAppender, have_requests, refuse_strange_re
 from batchrun.runs.trust import ALL, Named, Trust
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock, identity
-from batchrun.state.opening import refuse_without_log, without_lost_log
+from batchrun.state.opening import accept_lost_log, refuse_without_log
 from batchrun.state.reader import StateReader
 from batchrun.state.schema import holds_run
 from batchrun.state.staging import MergedRows
 from batchrun.state.store import Store
-from batchrun.state.stored_options import keep_options
+from batchrun.state.stored_options import store_options
 
 _REQUESTS_AT_ONCE = 1000
 
@@ -53,15 +54,15 @@ class OpenRun:
 
     options: RunOptions
     observer: Observer
-    """Told what a person should know."""
+    """Receives messages and progress for the user."""
     clock: Callable[[], float]
     """Monotonic seconds."""
     wall: Callable[[], float]
     """UTC epoch seconds."""
     api_key: str | None
-    """Sent with each request; None: none is."""
+    """Sent with each request; None: no key is sent."""
     opened_at: float
-    """On the monotonic clock."""
+    """When it was opened, on the monotonic clock."""
     lock: StateLock
     store: Store
     session: int
@@ -75,13 +76,13 @@ class OpenRun:
 
     @property
     def has_jobs(self) -> bool:
-        """Whether jobs are in flight, or may be."""
+        """Whether jobs are or may be in flight."""
         counts = self.store.counts()
         return counts[RowState.SUBMITTED] + counts[RowState.SUBMITTING] > 0
 
     @property
     def has_work(self) -> bool:
-        """Whether anything is left to do."""
+        """Whether any row is left to run or to collect."""
         counts = self.store.counts()
         held = counts[RowState.HELD] if self.options.scheduler.unconfirmed == "resubmit" else 0
         return held > 0 or any(counts[state] for state in RowState if state.is_open)
@@ -102,29 +103,29 @@ def open_run(
     """Open a run of input files.
 
     Args:
-        options: What was asked for.
-        observer: Told what a person should know.
+        options: The run's options.
+        observer: Receives messages and progress for the user.
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
-        api_key: Sent with each request; None: none is.
-        said: What of the options the command itself names; the rest is believed only with a proof in the state file.
-        resumed: Whether stdin is to be taken from its copy.
-        repair: Whether to get lost or damaged results again, and to rebuild a lost state file.
+        api_key: Sent with each request; None: no key is sent.
+        said: Which options the command itself gives; the others are trusted only with a proof in the state file.
+        resumed: Whether to read stdin from its copy.
+        repair: Whether to recover lost or damaged results, and to rebuild a lost state file.
 
     Raises:
-        UsageError: anything that is wrong before something is sent.
-        OutputError: something cannot be written.
+        UsageError: the options, the inputs or the state file are invalid; nothing was sent.
+        OutputError: a file cannot be written.
     """
     with ExitStack() as stack:
-        way = _Opening(stack, options, observer, clock=clock, wall=wall, api_key=api_key, said=said, repair=repair)
-        way.claim(_find_inputs(options, observer, resumed=resumed))
-        with way.undone_unless_whole():
-            rows = way.take_in(resumed=resumed)
+        opening = _Opening(stack, options, observer, clock=clock, wall=wall, api_key=api_key, said=said, repair=repair)
+        opening.claim(_find_inputs(options, observer, resumed=resumed))
+        with opening.undone_on_failure():
+            rows = opening.take_in(resumed=resumed)
             if rows and not rows.rows and options.shard is None:
-                raise InputError("there is no line in the input", f"looked at {', '.join(options.inputs)}")
-            way.keep_options(are_read=rows is not None)
-        way.tell_growth(rows)
-        yield way.begin()
+                raise InputError("the input has no lines", f"files: {', '.join(options.inputs)}")
+            opening.keep_options(are_read=rows is not None)
+        opening.tell_growth(rows)
+        yield opening.begin()
 
 
 @contextmanager
@@ -138,35 +139,35 @@ def open_on_requests(
     api_key: str | None = None,
     repair: bool = False,
 ) -> Iterator[OpenRun]:
-    """Open a run on the requests of a program, which are kept beside the state file.
+    """Open a run with the requests of a program, which are kept beside the state file.
 
     Args:
-        options: What was asked for.
-        observer: Told what a person should know.
-        requests: Lines to be added to those that are kept.
+        options: The run's options.
+        observer: Receives messages and progress for the user.
+        requests: Lines to add to those that are already kept.
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
-        api_key: Sent with each request; None: none is.
-        repair: Whether to get lost or damaged results again, and to rebuild a lost state file.
+        api_key: Sent with each request; None: no key is sent.
+        repair: Whether to recover lost or damaged results, and to rebuild a lost state file.
 
     Raises:
         UsageError, OutputError: see `open_run`.
     """
     kept = requests_path(options.state)
     with ExitStack() as stack:
-        way = _Opening(stack, options, observer, clock=clock, wall=wall, api_key=api_key, repair=repair)
-        way.claim((Source(str(kept), SourceKind.FILE),))
-        if way.is_new and not repair:
+        opening = _Opening(stack, options, observer, clock=clock, wall=wall, api_key=api_key, repair=repair)
+        opening.claim((Source(str(kept), SourceKind.FILE),))
+        if opening.is_new and not repair:
             refuse_strange_requests(options.state)
-        with way.undone_unless_whole() as undo:
+        with opening.undone_on_failure() as undo:
             if not kept.exists():
                 undo.callback(kept.unlink, missing_ok=True)
-            have_requests(kept, options.state, is_new=way.is_new)
-            rows = way.take_in()
-            way.keep_options(are_read=rows is not None)
-            way.add(iter(requests))
-        way.tell_growth(rows)
-        yield way.begin()
+            have_requests(kept, options.state, is_new=opening.is_new)
+            rows = opening.take_in()
+            opening.keep_options(are_read=rows is not None)
+            opening.add(iter(requests))
+        opening.tell_growth(rows)
+        yield opening.begin()
 
 
 @contextmanager
@@ -179,33 +180,33 @@ def open_as_it_is(
     api_key: str | None = None,
     said: Named = ALL,
 ) -> Iterator[OpenRun]:
-    """Open a run without a look at its inputs, to submit nothing: its rows are those that it has.
+    """Open a run without reading its inputs, with the rows that it has, in order to submit nothing.
 
     Args:
-        options: Those of its state file.
-        observer: Told what a person should know.
+        options: The options in its state file.
+        observer: Receives messages and progress for the user.
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
-        api_key: Sent with each request; None: none is.
-        said: What of the options the command itself names; the rest is believed only with a proof in the state file.
+        api_key: Sent with each request; None: no key is sent.
+        said: Which options the command itself gives; the others are trusted only with a proof in the state file.
 
     Raises:
         UsageError, OutputError: see `open_run`.
     """
     with ExitStack() as stack:
-        way = _Opening(stack, options, observer, clock=clock, wall=wall, api_key=api_key, said=said)
-        way.claim(())
-        with way.undone_unless_whole():
-            way.settle_format()
-        yield way.begin(inputs_may_be_gone=True)
+        opening = _Opening(stack, options, observer, clock=clock, wall=wall, api_key=api_key, said=said)
+        opening.claim(())
+        with opening.undone_on_failure():
+            opening.settle_format()
+        yield opening.begin(inputs_may_be_gone=True)
 
 
 class _Opening:
-    """The steps of an opening, to be taken in the order of the methods.
+    """The steps of opening a run, to be called in the order of the methods.
 
     Args:
-        stack: Closes what is open at the end of the run, or when a step fails.
-        options: The run's, and so on; see `open_run`.
+        stack: Closes everything at the end of the run, or when a step fails.
+        options: The run's options; for the other arguments see `open_run`.
     """
 
     def __init__(
@@ -233,14 +234,14 @@ class _Opening:
         self._is_changed = False
 
     def claim(self, sources: Sequence[Source]) -> None:
-        """Take the right to the state file, and refuse what does not fit it. So far nothing is changed."""
+        """Lock the state file, and check the options and the files. Nothing is changed yet."""
         options, repair = self._options, self._repair
         self._sources = sources
         refuse_unspeakable_names(options, sources)
         refuse_shared_files(options, sources)
         self._existed = options.state.exists()
         self._has_lost_log = repair and self._stack.enter_context(
-            without_lost_log(options.state, lambda: self._session > 0)
+            accept_lost_log(options.state, lambda: self._session > 0)
         )
         refuse_without_log(options.state)
         self._is_private = any(source.is_private for source in sources)
@@ -255,23 +256,23 @@ class _Opening:
             self._is_changed = self._refuse_other_run()
 
     def _refuse_other_run(self) -> bool:
-        """Refuse a state file of another run, or of another time. A connection that may write would change it even so.
+        """Refuse a state file of another run, or an outdated copy. It is opened read-only: a writer would change it.
 
         Returns:
-            Whether it asks for something else, and nothing was submitted: it is then to start over.
+            Whether the options have changed and nothing was submitted, so that the run starts over.
         """
         options, repair = self._options, self._repair
         with StateReader(options.state, tell=self._observer.message) as store:
             is_changed = refuse_other_options(store, by_old_name(store, options) if repair else options)
-            self._trust.refuse_unsaid(store, self._sources)
+            self._trust.refuse_unproven(store, self._sources)
             refuse_foreign_files(options, self._sources, None if is_changed else store, repair=repair)
             if not repair and not is_under_way(store):
                 refuse_strange_lines(store)
         return is_changed
 
     @contextmanager
-    def undone_unless_whole(self) -> Iterator[ExitStack]:
-        """Open the state file; what is done to it meanwhile, and what is called back, is undone when a step fails."""
+    def undone_on_failure(self) -> Iterator[ExitStack]:
+        """Open the state file; if the block fails, a new state file is removed, and the callbacks are called."""
         with ExitStack() as undo:
             if self.is_new and not self._existed:
                 undo.callback(_remove_state, self._options.state)
@@ -282,28 +283,28 @@ class _Opening:
         self._stack.callback(self._store.close)
 
     def take_in(self, *, resumed: bool = False) -> MergedRows | None:
-        """Make the lines of the inputs rows; None: they were rows already."""
+        """Make the lines of the inputs rows; None if the inputs are unchanged."""
         if self._is_changed:
-            self._observer.message("nothing was submitted yet: the run begins anew with the options given now")
+            self._observer.message("nothing was submitted yet, so the run starts over with the new options")
             self._store.start_over()
         if self._repair and not self.is_new:
             take_new_name(self._store, self._options)
         return take_in(self._options, self._sources, self._store, self._observer, resumed=resumed)
 
     def settle_format(self) -> None:
-        """Find out the format of the results."""
+        """Determine the format of the results."""
         self._options = replace(self._options, format=result_format(self._store, self._options))
 
     def keep_options(self, *, are_read: bool) -> None:
-        """Keep what the run was asked for, for whoever resumes it."""
+        """Store the options, so that the run can be resumed."""
         store = self._store
         self.settle_format()
-        keep_options(store, self._options)
+        store_options(store, self._options)
         self._trust.keep(store, self._sources, are_read=are_read)
         store.set_setting("folder", str(self._options.state.absolute().parent))
 
     def add(self, requests: Iterator[bytes]) -> None:
-        """Make rows of further requests."""
+        """Make rows from further requests."""
         with closing(RowAppender(self._store)) as appender:
             while lines := list(islice(requests, _REQUESTS_AT_ONCE)):
                 _, error = appender.add(lines)
@@ -312,12 +313,12 @@ class _Opening:
         note_growth(self._store)
 
     def tell_growth(self, rows: MergedRows | None) -> None:
-        """Tell what has changed in the inputs of a run that is resumed."""
+        """Report how the inputs of a resumed run have changed."""
         if rows and not self.is_new and (rows.added or rows.dropped):
-            self._observer.message(f"the input has changed: {rows.added} rows new, {rows.dropped} gone")
+            self._observer.message(f"input changed: {counted(rows.added, 'row')} added, {rows.dropped:,} removed")
 
     def begin(self, *, inputs_may_be_gone: bool = False) -> OpenRun:
-        """Begin a session: make the results files and the state agree, and open what the session needs."""
+        """Begin a session: make the results files and the state agree, and open the files."""
         store, observer = self._store, self._observer
         self._session = store.begin_session(os.getpid(), self._now_ms(), identity())
         self._recover()
@@ -326,7 +327,7 @@ class _Opening:
         reader = LineReader(files, missing_ok=inputs_may_be_gone, reading=store.reading)
         self._stack.enter_context(reader)
         for path in reader.missing:
-            observer.message(f"{path} is gone: results that are collected now do not carry its lines' own fields")
+            observer.message(f"{path} is missing: results collected without it lack the carried fields of its lines")
         results = ResultsFiles()
         self._stack.callback(results.close)
         for output in store.outputs():
@@ -347,11 +348,11 @@ class _Opening:
         )
 
     def _recover(self) -> None:
-        """Make the results files and the state agree, as far as that is free; with `repair`, at any price."""
+        """Make the results files and the state agree; with `repair`, also where rows must be paid for again."""
         if self._repair and (self.is_new or self._has_lost_log):
             self._observer.message(
-                f"{self._options.state} is rebuilt: rows without a result are submitted, those that failed too,"
-                " and those that were in flight may be paid for twice"
+                f"{self._options.state} is rebuilt: rows without a result are submitted, including failed ones;"
+                " those that were in flight may be paid for twice"
             )
         if self._repair or is_under_way(self._store):
             repair_results(self._store, self._options, self._now_ms(), self._observer)
@@ -372,12 +373,12 @@ def _find_inputs(options: RunOptions, observer: Observer, *, resumed: bool) -> t
         return find_sources(options.inputs, copied=copied, resumed=resumed, results=results, tell=observer.message)
     except InputError as error:
         if resumed and isinstance(error.__cause__, FileNotFoundError):
-            raise InputError(error.message, f"put it there, or say where it is: {new_place(options)}") from error
+            raise InputError(error.message, f"restore it, or say where it is: {new_place(options)}") from error
         raise
 
 
 def _remove_state(state: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
-        # In a folder that has become read-only what is wrong with the run is still to be told.
+        # The folder may be read-only by now; the error that ended the run must still be reported.
         with suppress(OSError):
             state.with_name(state.name + suffix).unlink()

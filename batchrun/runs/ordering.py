@@ -1,10 +1,10 @@
-"""Results in the order of the input: where each stands, and a results file put into that order.
+"""Finds results in input order, and puts results files into that order.
 
-A pass over the results files keeps where each line stands, in a table on disk; then the lines are read in order. So
-memory does not grow with the run, but for one byte a row.
+A pass over the results files stores the position of each line in a table on disk; then the lines are read in order. So
+memory grows by only one byte per row.
 
-A file in order has the same lines as before, and so the same length: the committed length in the state is right before
-and after its rename, and a crash at any moment leaves one whole file or the other.
+An ordered file has the same lines as before, and so the same length: the committed length in the state is right before
+and after its rename, and a crash at any moment leaves one complete file or the other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from batchrun.errors import OutputError, StateError
-from batchrun.results.reader import PlacedLines, StoredLine, in_groups, read_lines, size_of
+from batchrun.results.reader import LinesByPosition, StoredLine, in_groups, read_lines, size_of
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.writer import write_whole
 from batchrun.scheduler.states import RowState
@@ -26,14 +26,14 @@ from batchrun.state.snapshot import StateSnapshot
 
 
 def order_results(state: Path, token: str | None = None) -> None:
-    """Put the results files of a run into input order, each whole by rename.
+    """Put the results files of a run into input order; each is replaced by a rename.
 
     Args:
-        state: The run's state file. Its results are committed, and this process is the only one that writes them.
-        token: The run's, see `write_whole`; None: that in the state file, which then has to have one.
+        state: The run's state file. All results must be committed, and only this process may write them.
+        token: The run's token, see `write_whole`; None: the one in the state file, which must have one.
 
     Raises:
-        OutputError: one cannot be written, or does not fit the state; it is as it was, in whatever order.
+        OutputError: a file cannot be written, or does not match the state; it is unchanged.
     """
     try:
         with StateSnapshot(state) as store:
@@ -45,14 +45,14 @@ def order_results(state: Path, token: str | None = None) -> None:
 
 
 def _order(store: StateSnapshot, output: OutputRecord, seen: bytearray, token: str) -> None:
-    # A link stays a link: what it leads to is put in order.
+    # A link stays a link: its target is put in order.
     path = store.results_path(output).resolve()
-    with Positions() as positions, PlacedLines({output.output: path}) as placed:
+    with Positions() as positions, LinesByPosition({output.output: path}) as placed:
         _find_in(store, output, path, positions, seen)
         if (strange_bytes := size_of(path) - output.committed_bytes) > 0:
             raise StateError(
-                f"{path} has {strange_bytes:,} bytes that this run did not write: it is left in the order that it has",
-                "take them out of the file, then run the same command",
+                f"{path} has {strange_bytes:,} bytes that this run did not write, so it was not put in order",
+                "remove them from the file, then give the same command again",
             )
         if not _is_ordered(positions):
             lines = (placed.read(at.output, at.offset, at.length) for at in positions)
@@ -60,16 +60,16 @@ def _order(store: StateSnapshot, output: OutputRecord, seen: bytearray, token: s
 
 
 def find_positions(store: StateSnapshot, positions: Positions, succeeded: int, after: tuple[int, int] = (0, 0)) -> None:
-    """Find where the results of a run stand, those that are committed.
+    """Find the positions of a run's committed results.
 
     Args:
         store: The run's state.
-        positions: They are added to these.
-        succeeded: How many there are to be found.
-        after: Added to the numbers of its outputs and of its rows, where several runs are put together.
+        positions: The positions are added to these.
+        succeeded: How many there must be.
+        after: Added to the numbers of outputs and of rows, if several runs are merged.
 
     Raises:
-        StateError: the results files and the state do not fit together.
+        StateError: the results files and the state do not match.
     """
     seen = bytearray(store.last_row() + 1)
     count = 0
@@ -77,8 +77,8 @@ def find_positions(store: StateSnapshot, positions: Positions, succeeded: int, a
         count += _find_in(store, output, store.results_path(output), positions, seen, after=after)
     if count != succeeded:
         raise StateError(
-            f"{succeeded - count:,} rows that succeeded have no line in the results",
-            f"look at all that is wrong: batchrun verify {shlex.quote(str(store.path))}",
+            f"succeeded rows without a line in the results: {succeeded - count:,}",
+            f"list all problems: batchrun verify {shlex.quote(str(store.path))}",
         )
 
 
@@ -96,7 +96,7 @@ def _find_in(
         raise StateError(
             f"{path} is {output.committed_bytes - size_bytes:,} bytes shorter than the state file says:"
             " results are missing",
-            "put the whole file back; `batchrun verify` names the rows",
+            "restore the complete file; `batchrun verify` names the rows",
         )
     count = 0
     for group in in_groups(read_lines(path, end=output.committed_bytes)):
@@ -109,30 +109,30 @@ def _find_in(
 def _placed(
     store: StateSnapshot, path: Path, group: list[StoredLine], seen: bytearray, output: int
 ) -> Iterator[Position]:
-    """The places of some lines.
+    """The positions of some lines.
 
     Raises:
-        StateError: a line is not the one result of a row that succeeded.
+        StateError: a line is not the only result of a succeeded row.
     """
     records = [read_record(line.raw) if line.raw.endswith(b"\n") else None for line in group]
     named = [("" if record is None else record.id, line.raw) for line, record in zip(group, records, strict=True)]
     rows = store.find(stored_ids(store, output, named, result_digest))
     for line, record, row in zip(group, records, rows, strict=True):
         if record is None:
-            wrong = "is no result"
+            wrong = "is not a result"
         elif row is None:
             wrong = f"belongs to no row of this run (id {record.id!r})"
         elif row.state != RowState.SUCCEEDED:
             wrong = f"belongs to a row that has not succeeded (id {record.id!r})"
         elif seen[row.row]:
-            wrong = f"is there a second time (id {record.id!r})"
+            wrong = f"is a duplicate (id {record.id!r})"
         else:
             seen[row.row] = 1
             yield Position(row.source, row.line, row.row, output, line.offset, len(line.raw))
             continue
         raise StateError(
             f"{path}:{line.number} {wrong}",
-            f"look at all that is wrong: batchrun verify {shlex.quote(str(store.path))}",
+            f"list all problems: batchrun verify {shlex.quote(str(store.path))}",
         )
 
 

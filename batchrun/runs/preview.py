@@ -1,4 +1,4 @@
-"""The prompts of a run that is not begun: each line as it would be sent."""
+"""The requests that a run would send, for `--dry-run`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from batchrun.state.reader import StateReader
 
 
 def preview(options: RunOptions, stdin: BinaryIO, observer: Observer, fields: Fields) -> Iterator[Prompt]:
-    """The prompts of the inputs in order, each as all of its variants, up to the limit; nothing is kept.
+    """The prompts of the inputs in order, each with all of its variants, up to the limit; nothing is written.
 
     Args:
         options: The run's options.
-        stdin: What `-` is read from.
-        observer: Told what a person should know.
-        fields: Collects what becomes of the lines' fields.
+        stdin: The stream that `-` stands for.
+        observer: Receives messages for the user.
+        fields: Collects how the fields of the lines are used.
 
     Raises:
-        InputError: an input or a line of it is wrong.
+        InputError: an input cannot be read, or a line of it is invalid.
     """
     shard = None if options.shard is None else Shard.parse(options.shard)
     sources = find_sources(options.inputs, tell=observer.message)
@@ -53,7 +53,7 @@ def _previewed(
     fields: Fields,
     reading: int,
 ) -> Iterator[Prompt | None]:
-    """The rows; None for a line that is skipped, which is one as well."""
+    """The rows; None for a skipped line, which also counts as a row."""
     for source in sources:
         for line in iter_source(source, stdin):
             try:
@@ -63,8 +63,8 @@ def _previewed(
                 fields.add(prompt, source.path, line.number)
                 yield from (sweep.apply(prompt, number) for number in range(sweep.size))
             except LineError as error:
-                told = f"{source.path}:{line.number}: {error.message}"
+                problem = f"{source.path}:{line.number}: {error.message}"
                 if tell is None:
-                    raise InputError(told, error.hint) from error
-                tell(f"{told}; the line is skipped")
+                    raise InputError(problem, error.hint) from error
+                tell(f"{problem}; the line is skipped")
                 yield None

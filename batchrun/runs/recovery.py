@@ -1,8 +1,9 @@
-"""What a crash has left in the results files: whole lines are taken over, a torn one is cut off."""
+"""Recovers results files after a crash: complete lines are taken over, an incomplete last line is cut off."""
 
 from __future__ import annotations
 
 from batchrun.display.summary import Observer
+from batchrun.display.units import counted
 from batchrun.errors import StateError
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.writer import end_line, recover, truncate
@@ -18,15 +19,15 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
     """Make the results files and the state agree after a crash.
 
     Raises:
-        StateError: a results file is shorter than what is committed, or holds a line that is not of this run.
-        OutputError: a results file cannot be read or cut.
+        StateError: a results file is shorter than its committed length, or has a line that this run did not write.
+        OutputError: a results file cannot be read or truncated.
     """
     for output in store.outputs():
         path = store.results_path(output)
         tail = recover(path, output.committed_bytes)
         if tail.lacks_end:
             end_line(path)
-            observer.message(f"{path}: put back the end of the last line")
+            observer.message(f"{path}: restored the newline at the end of the last line")
         if not tail.lines and not tail.cut_bytes:
             continue
         batch, size_bytes = Batch(), output.committed_bytes
@@ -35,21 +36,21 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
             _take_over(store, output, line, batch, taken)
             size_bytes += len(line)
         for line in tail.behind_hole:
-            _take_over(store, output, line, Batch(), set())  # refuses a strange one; ours are made again
+            _take_over(store, output, line, Batch(), set())  # only checked: ours are written again
         batch.committed_bytes[output.output] = size_bytes
         batch.may_end_in_part = True
         store.commit(batch, session, now_ms)
         truncate(path, size_bytes)
-        taken_over = f"took over {len(tail.lines)} results that were not committed" if tail.lines else ""
-        cut_off = f"cut off {tail.cut_bytes} bytes that are no whole line" if tail.cut_bytes else ""
+        taken_over = f"took over {counted(len(tail.lines), 'uncommitted result')}" if tail.lines else ""
+        cut_off = f"cut off {counted(tail.cut_bytes, 'byte')} of incomplete lines" if tail.cut_bytes else ""
         observer.message(f"{path}: {', '.join(filter(None, (taken_over, cut_off)))}")
 
 
 def refuse_strange_lines(store: StateReader) -> None:
-    """Refuse what `recover_results` would refuse; nothing is changed.
+    """Refuse what `recover_results` would refuse, without changing anything.
 
     Raises:
-        StateError, OutputError: as there.
+        StateError, OutputError: see `recover_results`.
     """
     for output in store.outputs():
         path = store.results_path(output)
@@ -67,17 +68,17 @@ def _take_over(store: StateReader, output: OutputRecord, line: bytes, batch: Bat
     if record is None or row is None or not row.state.is_open or row.row in taken:
         raise StateError(
             f"{path} has a line that this run did not write: {line[:80].decode('utf-8', 'replace').strip()}…",
-            "take it out of the file, or add --repair to have that done; if the state file is an older copy,"
-            " put the last one back",
+            "remove it from the file, or let --repair do that; if the state file is an older copy, restore the last"
+            " one",
         )
     owner = row.row if row.same_as is None else row.same_as
     job = store.job_of(owner)
     if job is None:
-        # A submission is committed before it leaves, so the state file has forgotten what it once had.
+        # A submission is committed before it is sent, so this state file is an old copy.
         raise StateError(
-            f"{store.path} is older than its results: {path} has a result of {record.id!r}, which it never submitted",
-            f"put the state file back as it was last, together with {log_of(store.path).name} if there was one; or add"
-            " --repair to continue from the results: what was in flight may be paid for twice",
+            f"{store.path} is older than its results: {path} has a result of {record.id!r}, which it has not submitted",
+            f"restore the latest state file, together with {log_of(store.path).name} if there was one; or add --repair"
+            " to continue from the results: jobs that were in flight may be paid for twice",
         )
     taken.add(row.row)
     batch.ended.append(

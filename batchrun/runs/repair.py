@@ -1,9 +1,9 @@
-"""Results that were lost or damaged, made good: the results files and the state agree again, whatever they were.
+"""Repairs lost or damaged results: makes the results files and the state agree again, whatever they contain.
 
-A line that proves to be the result of its row stays, or is taken over; any other is set aside, so that nothing that was
-written is lost. A row whose line is gone is open again. That the repair has begun is on disk before a results file
-changes, and the state follows in one transaction when all of them are as they will be: a crash anywhere between has
-the next start repair again, which finds the same.
+A line that is proven to be the result of its row is kept, or taken over. Any other line is moved aside, so nothing that
+was written is lost. A row whose line is missing becomes open again. The start of the repair is recorded before a
+results file changes, and the state is updated in one transaction after all of them: after a crash in between, the next
+start repairs again, with the same outcome.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from batchrun.results.text import MARKS
 from batchrun.results.writer import ResultsFile, set_aside, write_whole
 from batchrun.scheduler.states import RowState
 from batchrun.state.reader import StateReader
-from batchrun.state.reconciliation import UNDER_WAY, Amended, Kept, amend, begin, keep
+from batchrun.state.reconciliation import UNDER_WAY, FoundResult, RepairCounts, begin, reconcile, stage_results
 from batchrun.state.shared_ids import stored_ids
-from batchrun.state.snapshot import Found, StateSnapshot
+from batchrun.state.snapshot import FoundRow, StateSnapshot
 from batchrun.state.store import Store
-from batchrun.state.stored_options import find_options, keep_options
+from batchrun.state.stored_options import find_options, store_options
 
 _BLANK, _STRANGE, _KEPT = 0, 1, 2
-"""Marks of a line of a results file."""
+"""What a line of a results file is."""
 
 
 def is_under_way(store: StateReader) -> bool:
-    """Whether a repair was begun, and cut off."""
+    """Whether a repair was interrupted."""
     return store.get_setting(UNDER_WAY) is not None
 
 
 def by_new_name(options: RunOptions) -> RunOptions:
-    """The options of a run whose results and state were renamed together: with the results by their new name."""
+    """The options with the new name of the results, if results and state were renamed together."""
     beside = options.state.with_name(options.state.name.removesuffix(".state"))
     if options.output_is_folder or options.output.exists() or beside == options.state or not beside.is_file():
         return options
@@ -48,7 +48,7 @@ def by_new_name(options: RunOptions) -> RunOptions:
 
 
 def by_old_name(store: StateReader, options: RunOptions) -> RunOptions:
-    """The options with the results by the name that the state has of them, where only the new one leads anywhere."""
+    """The options with the name of the results that is in the state, if only a file with the new name exists."""
     stored, outputs = find_options(store), store.outputs()
     if stored is None or len(outputs) != 1 or options.output_is_folder:
         return options
@@ -58,23 +58,23 @@ def by_old_name(store: StateReader, options: RunOptions) -> RunOptions:
 
 
 def take_new_name(store: Store, options: RunOptions) -> None:
-    """Let the state know its results file by the name that it has now."""
+    """Store the new name of the results file in the state."""
     if by_old_name(store, options) is options:
         return
     stored, name = find_options(store), os.path.relpath(options.output, options.state.parent)
     store.rename_output(name)
     if stored is not None:
-        keep_options(store, replace(stored, output=options.output))
+        store_options(store, replace(stored, output=options.output))
 
 
 def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Observer) -> None:
-    """Make the results files and the state agree; says what is lost, and what of it is paid for again.
+    """Make the results files and the state agree; reports what was lost, and how much must be paid for again.
 
     Args:
-        store: The state, which this process alone writes, with all rows of the run.
+        store: The state, with all rows of the run; only this process may write it.
         options: The run's options.
         now_ms: UTC epoch milliseconds.
-        observer: Told.
+        observer: Receives the messages.
 
     Raises:
         StateError: a results file cannot be read.
@@ -86,23 +86,23 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
         seen = bytearray(rows.last_row() + 1)
         for output in store.outputs():
             path = store.results_path(output)
-            with _alone(path):
+            with _exclusively(path):
                 marks = bytearray()
                 for group in in_groups(read_lines(path, end=size_of(path))):
-                    keep(store, _kept(rows, output.output, options, group, seen, marks=marks))
+                    stage_results(store, _kept(rows, output.output, options, group, seen, marks=marks))
                 sizes_bytes[output.output] = _rewrite(path.resolve(), marks, observer)
-    # The local endpoint has forgotten its jobs with the process that it was in.
+    # The local endpoint's jobs were lost with its process.
     kept_since_ms = now_ms + 1 if options.is_local else now_ms - round(RETENTION_S * 1000)
-    amended = amend(store, sizes_bytes, marks=MARKS, kept_since_ms=kept_since_ms, now_ms=now_ms)
+    amended = reconcile(store, sizes_bytes, marks=MARKS, kept_since_ms=kept_since_ms, now_ms=now_ms)
     _tell(amended, observer)
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Nobody else writes a results file meanwhile.
+def _exclusively(path: Path) -> Iterator[None]:
+    """Lock a results file until the end of the block.
 
     Raises:
-        StateError: another run writes it.
+        StateError: another run is writing it.
     """
     file = ResultsFile(path, size_of(path)) if path.exists() else None
     try:
@@ -114,8 +114,8 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _kept(
     rows: StateSnapshot, output: int, options: RunOptions, lines: list[StoredLine], seen: bytearray, *, marks: bytearray
-) -> Iterator[Kept]:
-    """Those of some lines that are results of rows; what each of them is, is added to the marks."""
+) -> Iterator[FoundResult]:
+    """The lines that are results of rows; what each of the lines is, is appended to `marks`."""
     records = [read_record(line.raw) for line in lines]
     named = [("" if record is None else record.id, line.raw) for line, record in zip(lines, records, strict=True)]
     found = rows.find(stored_ids(rows, output, named, result_digest))
@@ -129,7 +129,7 @@ def _kept(
             marks.append(_KEPT)
             seen[row.row] = 1
             job = None if row.state == RowState.SUCCEEDED else read_job(line.raw)
-            yield Kept(
+            yield FoundResult(
                 row.row,
                 digest,
                 None if job is None else job.id,
@@ -143,15 +143,15 @@ def _kept(
             )
 
 
-def _is_result(raw: bytes, digest: int, row: Found, options: RunOptions) -> bool:
-    """Whether a line that names a row is its result: by its digest, or where there is none by its endpoint."""
+def _is_result(raw: bytes, digest: int, row: FoundRow, options: RunOptions) -> bool:
+    """Whether a line that names a row is its result, judged by its digest, or without a digest by its endpoint."""
     if row.state == RowState.SUCCEEDED and row.result is not None:
         return row.result == digest
     return tells_of_job(raw, options.endpoints)
 
 
 def _rewrite(path: Path, marks: bytearray, observer: Observer) -> int:
-    """Leave only what was kept in a results file; returns its length from then on."""
+    """Remove all lines but the kept ones from a results file; returns its new length."""
     size_bytes = size_of(path)
 
     def marked(mark: int) -> Iterator[bytes]:
@@ -163,25 +163,23 @@ def _rewrite(path: Path, marks: bytearray, observer: Observer) -> int:
     kept_bytes = sum(map(len, marked(_KEPT)))
     if strange:
         aside = set_aside(path, marked(_STRANGE))
-        observer.message(
-            f"{path}: lines that are no results of this run, or were damaged: {strange:,}; moved to {aside}"
-        )
+        observer.message(f"{path}: lines that are damaged, or not results of this run: {strange:,}; moved to {aside}")
     if kept_bytes != size_bytes or strange:
         write_whole(path, marked(_KEPT))
     return kept_bytes
 
 
-def _tell(amended: Amended, observer: Observer) -> None:
+def _tell(amended: RepairCounts, observer: Observer) -> None:
     if amended.taken_over:
-        observer.message(f"results that the state did not know of, and that are there: {amended.taken_over:,}")
+        observer.message(f"results found that the state did not know of: {amended.taken_over:,}")
     lost = amended.polled + amended.paid + amended.shared
     if not lost:
-        observer.message("no result of a row that had succeeded is lost")
+        observer.message("no results of succeeded rows are lost")
         return
-    ways = [
-        (amended.polled, "are asked for at the endpoint, as their jobs ended less than 30 minutes ago"),
-        (amended.shared, "are taken from an equal row"),
-        (amended.paid, "must be paid for again"),
+    remedies = [
+        (amended.polled, "to be polled, because the jobs ended less than 30 minutes ago"),
+        (amended.shared, "to be taken from an equal row"),
+        (amended.paid, "to be paid for again"),
     ]
-    told = ", ".join(f"{count:,} {way}" for count, way in ways if count)
-    observer.message(f"results that are lost or damaged: {lost:,}: {told}")
+    listed = ", ".join(f"{count:,} {remedy}" for count, remedy in remedies if count)
+    observer.message(f"results lost or damaged: {lost:,}: {listed}")

@@ -1,6 +1,6 @@
-"""The requests that a program gives a run: each is a line of a file beside the state file before it is a row.
+"""The requests that a program gives to a run: each is written to a file beside the state file before it becomes a row.
 
-So to everything else such a run is one on an input that grows, and a later session knows the rows by it.
+So for everything else, such a run has one input that grows, and a later session recognizes the rows by it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from batchrun.runs.locations import requests_path
 from batchrun.state.appending import Arrival, append_rows, begin_arrivals
 from batchrun.state.store import Store
 
-_EXPECTED = "a request is what a line of an input file may be: a dict, or a string"
+_EXPECTED = "a request must be a dict or a string, like a line of an input file"
 
 
 def request_line(request: Any, number: int) -> bytes:
-    """A request as an input line, without the end.
+    """A request as an input line, without the newline.
 
     Args:
-        request: Anything that an input line may be, parsed.
-        number: Which it is, 1-based.
+        request: What a parsed input line may be.
+        number: Its number, 1-based.
 
     Raises:
         InputError: it is not a JSON value, or not of a known shape.
@@ -44,10 +44,10 @@ def request_line(request: Any, number: int) -> bytes:
 
 
 class RowAppender:
-    """Makes rows of requests, each a line of the run's only input first. Blocks; for one thread at a time.
+    """Makes rows from requests, after writing each to the run's only input. Blocks; not thread-safe.
 
     Args:
-        store: The run's state, with the rows of all lines that the input has.
+        store: The run's state, with the rows of all lines that the input has so far.
 
     Raises:
         OutputError: the input cannot be written.
@@ -67,11 +67,11 @@ class RowAppender:
         self._file.close()
 
     def add(self, lines: Sequence[bytes]) -> tuple[int, UsageError | None]:
-        """Take in requests as lines, up to one that cannot be used.
+        """Add requests as lines, up to an invalid one.
 
         Returns:
-            How many rows are new, and why the next line cannot be used: its id has come before, or another request had
-            it in an earlier session. None: all lines are taken in.
+            The number of new rows, and why the next line is invalid: its id is a duplicate, or belonged to another
+            request in an earlier session. None: all lines were added.
 
         Raises:
             OutputError: they cannot be written.
@@ -90,7 +90,7 @@ class RowAppender:
         return added, None
 
     def _add(self, lines: Sequence[bytes]) -> int:
-        """All of them, or none."""
+        """Add all lines, or none."""
 
         def write(new: Sequence[int]) -> None:
             self._file.append([lines[index] + b"\n" for index in new])
@@ -107,31 +107,31 @@ def _arrival(line: bytes, reading: int) -> Arrival:
 
 
 def have_requests(requests: Path, state: Path, *, is_new: bool) -> None:
-    """Make the file of a new run's requests; see that an earlier one has it.
+    """Create the file for a new run's requests; check that it exists for an existing run.
 
     Raises:
-        StateError: it has not.
-        OutputError: it cannot be made.
+        StateError: it does not exist.
+        OutputError: it cannot be created.
     """
     if is_new:
         with writing(requests):
             requests.touch()
     elif not requests.exists():
         raise StateError(
-            f"{state} belongs to a run whose requests are not in {requests}",
-            "give another state file; or put the requests back, if they were there",
+            f"{state} belongs to a run whose requests should be in {requests}, which does not exist",
+            "restore that file, or give another state file",
         )
 
 
 def refuse_strange_requests(state: Path) -> None:
-    """Refuse requests without a run in their state file: they may be anybody's.
+    """Refuse a file with requests if the state file holds no run: it may belong to somebody else.
 
     Raises:
-        StateError: they are there.
+        StateError: there is such a file.
     """
     path = requests_path(state)
     if path.exists() and path.stat().st_size:
         raise StateError(
             f"{path} exists, but its state file {state} does not, or holds no run",
-            "move it away, or give another state",
+            "move it away, or give another state file",
         )

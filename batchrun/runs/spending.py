@@ -1,4 +1,4 @@
-"""What a run's state file says of its cost."""
+"""The cost of a run, from its state file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from batchrun.state.reader import StateReader
 def cost_so_far(
     store: StateReader, counts: dict[RowState, int], counters: dict[str, int], price_per_hour: float | None
 ) -> Cost | None:
-    """The cost of a run over all its sessions; None when no price was given.
+    """The cost of a run over all its sessions; None if no price was given.
 
     Args:
         store: The run's state.
-        counts: Its rows by state.
-        counters: Its counters.
-        price_per_hour: Of one worker.
+        counts: The number of its rows by state.
+        counters: The run's counters.
+        price_per_hour: Price of one worker; None: no price was given.
     """
     if price_per_hour is None:
         return None

@@ -1,7 +1,7 @@
-"""The plain copies of inputs that can be read only once: stdin, pipes and compressed files.
+"""Plain copies of inputs that can be read only once: stdin, pipes and compressed files.
 
-A copy is beside the state file and named by what it holds: `<state>.<number of the input>-<digest>.jsonl`. So two
-inputs never share one, none is ever written over, and a start that is refused removes just those that it has made.
+A copy is beside the state file and named after its content: `<state>.<number of the input>-<digest>.jsonl`. So two
+inputs never share a copy, no copy is ever overwritten, and a start that is refused removes only the copies it has made.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from batchrun.errors import OutputError
 from batchrun.prompts.sources import Source, SourceKind, open_source, reading
-from batchrun.results.writer import part_file, put_in_place
+from batchrun.results.writer import put_in_place, temporary_file
 from batchrun.state.records import SourceRecord
 
 _BLOCK_BYTES = 1 << 20
@@ -24,7 +24,7 @@ _DIGEST_CHARS = 12
 
 
 def is_piped(source: Source, stdin: BinaryIO) -> bool:
-    """Whether there is something to read: a terminal, or a scheduler's /dev/null, is not an input."""
+    """Whether an input can be read: stdin that is a terminal or /dev/null cannot."""
     if source.path != "-":
         return Path(source.path).exists()
     try:
@@ -34,16 +34,16 @@ def is_piped(source: Source, stdin: BinaryIO) -> bool:
 
 
 def make_copy(source: Source, number: int, state: Path, stdin: BinaryIO, made: list[Path]) -> Path:
-    """Copy an input in plain text beside the state file.
+    """Write a plain copy of an input beside the state file.
 
-    Only its owner may read the copy of a pipe: nobody knows who may read what was piped.
+    Only the owner may read the copy of a pipe, because it is unknown who may read what was piped.
 
     Args:
         source: The input.
         number: The input's number in the state file.
         state: The state file.
-        stdin: What `-` reads.
-        made: Gets the copy if it was not there before.
+        stdin: The stream that `-` stands for.
+        made: The copy is added to this list if it is new.
 
     Raises:
         InputError: the source cannot be read, or is not a valid gzip file.
@@ -54,7 +54,7 @@ def make_copy(source: Source, number: int, state: Path, stdin: BinaryIO, made: l
     size_bytes = 0
     private = source.is_private or source.kind is SourceKind.STDIN
     try:
-        with part_file(state, private=private) as part, open_source(source, stdin) as file:
+        with temporary_file(state, private=private) as part, open_source(source, stdin) as file:
             while block := _read_block(source, file):
                 sha256.update(block)
                 size_bytes += len(block)
@@ -66,13 +66,13 @@ def make_copy(source: Source, number: int, state: Path, stdin: BinaryIO, made: l
     except OSError as error:
         raise OutputError(
             f"{state}: the copy of {source.path} cannot be written: {error.strerror}",
-            "make room, or give another --state: the copy is beside it",
+            "make room, or give another --state, beside which the copy is written",
         ) from error
     return copy
 
 
 def remove_copies(records: Iterable[SourceRecord], kept: Iterable[SourceRecord], state: Path) -> None:
-    """Remove the copies that a run no longer reads, and only files beside its state that bear its name."""
+    """Remove the copies that a run does not need any more; never other files than those named after its state file."""
     still_read = {record.file for record in kept}
     for record in records:
         copy = Path(record.file)
@@ -83,7 +83,7 @@ def remove_copies(records: Iterable[SourceRecord], kept: Iterable[SourceRecord],
 
 
 def link_stdin(copy: Path, state: Path) -> None:
-    """Let `<state>.stdin.jsonl` lead to the copy of stdin, unless something else has that name."""
+    """Make `<state>.stdin.jsonl` a link to the copy of stdin, unless another file has that name."""
     link = state.with_name(f"{state.name}.stdin.jsonl")
     with suppress(OSError):
         if link.is_symlink():

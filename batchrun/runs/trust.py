@@ -1,9 +1,9 @@
-"""What a run does only because its state file says so, and who has said it.
+"""Decides what a run may do only because its state file says so.
 
-A state file may come from anybody, and names the URL that the API key is sent to, files that are read and sent, and
-files that are written. What the command itself names is its user's own word. Of that the state file keeps an HMAC
-under the key, so that `resume` needs no further word: nobody can make one without the key. The API's own URL, and
-what lies in the state file's own folder, need none.
+A state file may come from somebody else, and it names the URL that the API key is sent to, files that are read and
+sent, and files that are written. What the command itself gives was chosen by its user. The state file keeps an HMAC of
+these choices under the API key, so `resume` needs no confirmation: nobody can make one without the key. The API's own
+URL, and files in the state file's folder, need no proof.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from batchrun.state.store import Store
 _SETTING = "confirmed"
 """The setting with the HMACs."""
 _MAC_CHARS = 32
-_WHY = "nothing shows that you chose it: the run is of an earlier version, of another API key, or somebody else's"
+_WHY = "nothing proves that you chose it: the run is from an earlier version, another API key, or somebody else"
 
 
 class Named(NamedTuple):
-    """What the command itself names; the rest is known from the state file alone."""
+    """What the command itself gives; the rest is known only from the state file."""
 
     base_url: bool = True
     paths: bool = True
@@ -37,16 +37,16 @@ class Named(NamedTuple):
 
 
 ALL = Named()
-"""What a command says that is not about a state file."""
+"""For a command that gives everything itself."""
 
 
 class Trust:
-    """What may be done on the word of a state file.
+    """Decides what a state file is trusted with.
 
     Args:
         options: The run's options, from the command or the state file.
-        api_key: None: none is sent, and nothing leaves this machine; nothing can be proven then, either.
-        said: What of the options is from the command.
+        api_key: None: no key is sent, and nothing leaves this machine; then nothing can be proven, either.
+        said: Which options the command itself gives.
     """
 
     def __init__(self, options: RunOptions, api_key: str | None, said: Named) -> None:
@@ -56,16 +56,16 @@ class Trust:
         self._folder = os.path.realpath(options.state.absolute().parent)
         self._kept: set[str] = set()
 
-    def refuse_unsaid(self, store: StateReader, sources: Sequence[Source]) -> None:
-        """Refuse what only the state file says.
+    def refuse_unproven(self, store: StateReader, sources: Sequence[Source]) -> None:
+        """Refuse a URL or files that only the state file names, without a proof that the user chose them.
 
         Args:
             store: The state file.
             sources: The run's inputs, as found.
 
         Raises:
-            StateError: it names another URL than the API's own, or a file outside its folder, and nothing shows that
-                a holder of the key has chosen it.
+            StateError: it names another URL than the API's own, or a file outside its folder, and nothing proves that
+                a holder of the key chose it.
         """
         kept = store.get_setting(_SETTING)
         self._kept = set(map(str, kept)) if isinstance(kept, list) else set()
@@ -85,12 +85,12 @@ class Trust:
                 self._refuse(f"writes {_absolute(path)}")
 
     def keep(self, store: Store, sources: Sequence[Source], *, are_read: bool) -> None:
-        """Keep the user's word, once nothing is refused: all that is in use now is theirs.
+        """Store proofs of the user's choices, after nothing was refused: everything in use was chosen by the user.
 
         Args:
             store: The state file.
             sources: The run's inputs, as found.
-            are_read: Whether they have just been read: what the state file says that they hold is then no claim of it.
+            are_read: Whether they have just been read, so that their digests in the state file are known to be true.
 
         Raises:
             OutputError: the state cannot be written.
@@ -103,18 +103,18 @@ class Trust:
             store.set_setting(_SETTING, sorted(macs))
 
     def _contents(self, store: StateReader) -> Iterator[str]:
-        """What the inputs hold that need a word: they may be moved together with the run."""
-        told = store.get_setting("inputs")
-        for path, _, sha256 in told if isinstance(told, list) else []:
+        """The digests of the inputs that need a proof; by these they are recognized after they were moved."""
+        inputs = store.get_setting("inputs")
+        for path, _, sha256 in inputs if isinstance(inputs, list) else []:
             if not self._is_inside(path):
                 yield sha256
 
     def _chosen(self, sources: Sequence[Source]) -> Iterator[tuple[str, str]]:
-        """What needs a word, as it is named."""
+        """The kinds and names of everything that needs a proof."""
         options = self._options
         if options.base_url != DEFAULT_BASE_URL:
             yield "base-url", options.base_url
-        # A link in an input folder may lead out of it.
+        # A link in an input folder may lead outside.
         inputs = dict.fromkeys([*options.inputs, *(source.path for source in sources)])
         for kind, names in (("input", inputs), ("output", (str(options.output),))):
             for name in names:
@@ -125,14 +125,14 @@ class Trust:
         if name == "-" or self._is_inside(name):
             return True
         path = _absolute(name)
-        # A folder stands for its files.
+        # The proof of a folder covers its files.
         named = (path, str(Path(path).parent))
         if self._said.paths and kind == "output":
             return _absolute(self._options.output) in named
         return any(self._is_confirmed(kind, each) for each in named)
 
     def _is_moved(self, path: str) -> bool:
-        """Whether a file holds what its user once chose to send, wherever it was then."""
+        """Whether a file has the content of an input that the user once chose, at whatever path."""
         try:
             return self._is_confirmed("content", digest_file(Path(path)).sha256)
         except OutputError:
@@ -147,7 +147,7 @@ class Trust:
         return self._key is not None and self._mac(kind, name) in self._kept
 
     def _mac(self, kind: str, name: str) -> str:
-        assert self._key is not None  # noqa: S101 - without a key nobody asks
+        assert self._key is not None  # noqa: S101 - only called with a key
         text = f"batchrun: a holder of this key has chosen the {kind} {name}"
         data = text.encode("utf-8", "surrogateescape")
         return hmac.new(self._key.encode(), data, hashlib.sha256).hexdigest()[:_MAC_CHARS]
@@ -155,8 +155,8 @@ class Trust:
     def _refuse(self, what: str) -> None:
         hint = "start a new run with another --output"
         if not self._said.paths:
-            hint = "if you trust it, give the run's own command, which names its files: batchrun run INPUT... -o OUTPUT"
-        raise StateError(f"{self._options.state} {what}, which is not in its own folder, and {_WHY}", hint)
+            hint = "if you trust it, give the run's original command: batchrun run INPUT... -o OUTPUT"
+        raise StateError(f"{self._options.state} {what}, which is outside its folder, and {_WHY}", hint)
 
 
 def _absolute(name: str | Path) -> str:

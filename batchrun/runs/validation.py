@@ -1,6 +1,6 @@
-"""One pass over all lines of the inputs: each is validated, and becomes what its rows are staged from.
+"""One pass over all lines of the inputs: validates each, and yields what its rows are made from.
 
-The bytes that pass by are hashed, so that no input is read a second time for its digest.
+The bytes are hashed during the pass, so that no input is read a second time for its digest.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _PROGRESS_EVERY_LINES = 200_000
 
 
 class RequestKeys:
-    """By which rows are known to ask for the same.
+    """Computes keys by which equal requests are recognized.
 
     Args:
         options: The run's options.
-        reading: By which rules its lines become requests.
+        reading: The version of the rules by which the run reads its lines.
     """
 
     def __init__(self, options: RunOptions, reading: int = READING) -> None:
@@ -44,13 +44,13 @@ class RequestKeys:
         self._sweep = Sweep(options.sweep, reading)
 
     def __call__(self, prompt: Prompt, variant: int) -> bytes:
-        """16 bytes for a line as one of its variants: of its request, and of the endpoint and sample that it is for."""
+        """The key of a line's variant, 16 bytes: a digest of its request, its endpoint and its sample number."""
         values = self._sweep.variant(variant).values
         return request_key(build_request(prompt, self._options), values.get(ENDPOINT), values.get(REPEAT))
 
 
 class Problems:
-    """The wrong lines: how many, and for each reason the first."""
+    """The invalid lines: their number, and the first line for each reason."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -58,7 +58,7 @@ class Problems:
         self._counts = Counter[str]()
 
     def add(self, where: str, reason: str) -> None:
-        """Note a line, by where it is, and what is wrong with it."""
+        """Count an invalid line."""
         self.count += 1
         kind = _NUMBER.sub("N", reason)
         if kind in self._first or len(self._first) < _PROBLEMS_SHOWN:
@@ -66,13 +66,13 @@ class Problems:
             self._counts[kind] += 1
 
     def __str__(self) -> str:
-        told = []
+        lines = []
         for kind, first in self._first.items():
             more = self._counts[kind] - 1
-            told.append(first + (f" (and {more:,} more like this)" if more else ""))
+            lines.append(first + (f" (and {more:,} more like this)" if more else ""))
         rest = self.count - self._counts.total()
-        told += [f"... and {rest:,} more"] if rest else []
-        return "\n".join([*told, f"{self.count:,} lines are wrong"] if self.count > 1 else told)
+        lines += [f"... and {rest:,} more"] if rest else []
+        return "\n".join([*lines, f"{self.count:,} lines are invalid"] if self.count > 1 else lines)
 
 
 class Validation:
@@ -80,10 +80,10 @@ class Validation:
 
     Args:
         options: The run's options.
-        records: Its inputs, and where each is read.
-        reading: By which rules its lines become requests.
-        observer: Told how far a long pass has come.
-        is_new: Whether the run has no rows yet: only then does its limit bound what is read.
+        records: The run's inputs, and the file that is read for each.
+        reading: The version of the rules by which the run reads its lines.
+        observer: Receives the progress of a long pass.
+        is_new: Whether the run has no rows yet; only then its limit also limits what is read.
     """
 
     def __init__(
@@ -101,19 +101,19 @@ class Validation:
         self._observer = observer
         self._sweep = Sweep(options.sweep, reading)
         self._shard = None if options.shard is None else Shard.parse(options.shard)
-        # A shard knows the whole input, so that all of them together can be proven to be whole.
+        # A shard reads the whole input, so that all shards together can be proven to be complete.
         self.limit = options.limit if is_new and not self._shard else None
-        """The rows to which the lines are read; None: all lines are."""
+        """How many rows are made before reading stops; None: all lines are read."""
         self._key_of = RequestKeys(options, reading) if options.dedupe else None
         self._hashes = {record.source: FileHash() for record in records if given_file(record) == Path(record.file)}
         self.problems = Problems()
         self.shapes: set[Shape] = set()
         self.fields = Fields(options.request, self._sweep)
         self.whole_input: LineSum | None = LineSum() if self._shard else None
-        """What the whole input adds up to, of which a shard takes its part; None: there are no shards."""
+        """The sum of the digests of all lines, of which a shard runs a part; None: the run is not a shard."""
 
     def lines(self) -> Iterator[StagedLine]:
-        """What the rows are staged from, in order; the wrong lines are in `problems`.
+        """The rows to be staged, in order; invalid lines are counted in `problems`.
 
         Raises:
             InputError: an input cannot be read.
@@ -121,20 +121,20 @@ class Validation:
         """
         if self._sweep:
             self._refuse_too_many()
+        if self._shard is None or self.whole_input is None:
+            yield from self._staged_lines()
+            return
         for line in self._staged_lines():
-            if self._shard is None or self.whole_input is None:
-                yield line
-                continue
             if line.variant == 0:
                 self.whole_input.add(parts(line.digest)[0])
             if self._shard.holds(line.id):
                 yield line
 
     def digests(self) -> list[FileDigest]:
-        """The inputs as they were read, each by what the user can compare: itself, or the copy of a pipe.
+        """The digests of the inputs as they were read; for a pipe, that of its copy.
 
         Raises:
-            OutputError: one cannot be read.
+            OutputError: a file cannot be read.
         """
         return [
             self._hashes[record.source].finish(Path(record.file), record.path)
@@ -145,6 +145,8 @@ class Validation:
 
     def _staged_lines(self) -> Iterator[StagedLine]:
         shape, rows, size = None, 0, self._sweep.size
+        is_swept = bool(self._sweep)
+        is_plain = not is_swept and self._key_of is None
         for count, (record, line) in enumerate(self._plain_lines(), 1):
             if self.limit is not None and rows >= self.limit:
                 return
@@ -153,7 +155,7 @@ class Validation:
                 self._observer.message(f"reading: {count:,} lines so far")
             try:
                 prompt = parse_line(line.raw, self._reading)
-                if self._sweep:
+                if is_swept:
                     self._sweep.apply(prompt, 0)
             except LineError as error:
                 self.problems.add(f"{record.path}:{line.number}", error.message)
@@ -165,12 +167,16 @@ class Validation:
                 shape = prompt.shape
                 self.shapes.add(shape)
             self.fields.add(prompt, record.path, line.number)
-            yield from self._rows_of(prompt, record, line)
+            raw = line.raw
+            line_id, known = known_by(prompt, raw)
+            staged = StagedLine(line_id, prompt.id is None, record.source, line.number, line.offset, len(raw), known)
+            if is_plain:
+                yield staged
+            else:
+                yield from self._variants(prompt, staged)
 
-    def _rows_of(self, prompt: Prompt, record: SourceRecord, line: RawLine) -> Iterator[StagedLine]:
+    def _variants(self, prompt: Prompt, staged: StagedLine) -> Iterator[StagedLine]:
         key_of = self._key_of
-        line_id, known = known_by(prompt, line.raw)
-        staged = StagedLine(line_id, prompt.id is None, record.source, line.number, line.offset, len(line.raw), known)
         if not self._sweep:
             yield staged if key_of is None else staged._replace(key=key_of(prompt, 0))
             return
@@ -186,24 +192,24 @@ class Validation:
                 yield record, line
 
     def _refuse_too_many(self) -> None:
-        """Count the lines before they are made several rows each: ten million rows take a minute to stage."""
+        """Refuse a sweep that makes too many rows, by counting the lines: staging ten million rows takes a minute."""
         limit, size = self._options.limit, self._sweep.size
         most = MAX_ROWS // size * (self._shard.count if self._shard else 1)
         lines = sum(1 for _ in islice(self._plain_lines(hashed=False), most + 1))
         if lines > most and (limit is None or limit > MAX_ROWS):
             raise UsageError(
-                f"the sweep makes {size:,} rows of each line, which is more than {MAX_ROWS:,} in all",
-                "sweep over fewer values, or take part of the lines: --limit",
+                f"the sweep makes {size:,} rows per line, and more than {MAX_ROWS:,} in total",
+                "sweep over fewer values, or run fewer lines with --limit",
             )
 
 
 def given_file(record: SourceRecord) -> Path:
-    """The file whose digest the user can compare: the input itself, or the copy of what can be read only once."""
+    """The file whose digest the user can compare: the input itself, or its copy if the input cannot be read again."""
     return Path(record.file if record.origin == STDIN or not Path(record.origin).is_file() else record.origin)
 
 
 def _invalid(record: SourceRecord, line: RawLine, problem: str) -> StagedLine:
-    """A line that cannot be run, under an id that comes from its bytes: its own may be what is wrong."""
+    """An invalid line, with an id made from its bytes, because its own id may be the problem."""
     known = line_digest(line.raw)
     at = (record.source, line.number, line.offset, len(line.raw))
     return StagedLine(f"invalid-{known.hex()[:16]}", True, *at, known, key=b"%d:%d" % at[:2], problem=problem)

@@ -212,7 +212,7 @@ async def test_a_state_file_that_is_older_than_its_results_is_refused_as_it_is(t
     with closing(sqlite3.connect(state_of(tmp_path))) as db, db:
         db.execute("UPDATE rows SET state = 0, job = NULL WHERE state = 2")
     before = state_of(tmp_path).read_bytes(), (tmp_path / "out.jsonl").read_bytes()
-    with pytest.raises(StateError, match=r"is older than its results: .*, which it never submitted"):
+    with pytest.raises(StateError, match=r"is older than its results: .*, which it has not submitted"):
         open_and_close(tmp_path)
     assert (state_of(tmp_path).read_bytes(), (tmp_path / "out.jsonl").read_bytes()) == before
 

@@ -64,7 +64,7 @@ async def test_answers_that_were_cut_off_are_taken_from_the_one_that_was_written
         assert server.seen["run"] == 1
     assert statuses == [("FAILED",), ("COMPLETED",)]
     assert (summary.succeeded, summary.shared, summary.input_tokens) == (8, 7, 1)
-    assert any("rows get the answer" in message for message in listener.messages)
+    assert any("rows that get the answer to an equal request" in message for message in listener.messages)
     results = read_lines(options.output)
     assert sorted((record["id"], record["metadata"]) for record in results) == [(f"r{n}", n) for n in range(8)]
     assert_adds_up(options.state)

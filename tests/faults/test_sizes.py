@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.commands.status import look, render
+from batchrun.commands.status import read_status, render
 from tests.support.fault_server import DONE, KEY, Answer, FaultServer, Script, job
 from tests.support.rehearsal import rehearse, write_lines
 
@@ -78,7 +78,7 @@ async def test_the_answers_of_other_jobs_are_counted_and_shown(tmp_path: Path):
         rehearsal = await rehearse(tmp_path, server.base_url, key=KEY)
     assert {record["text"] for record in rehearsal.results} == {"fine"}
     assert (rehearsal.summary.exit_code, rehearsal.summary.mismatched) == (0, 2)
-    assert "2 answers were those of other jobs" in render(look(tmp_path / "out.jsonl.state"))
+    assert "dropped answers that belonged to other jobs: 2" in render(read_status(tmp_path / "out.jsonl.state"))
 
 
 async def test_a_submission_that_gets_the_id_of_a_job_in_flight_is_unconfirmed_and_the_other_row_keeps_its_job(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun.commands.status import look
+from batchrun.commands.status import read_status
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobStatus
 from batchrun.errors import AmbiguousError, DeniedError, NotFoundError, RejectedError, ThrottledError
@@ -45,10 +45,13 @@ REFUSALS = {
     "moved, 302": (replace(page(302), headers=(("Location", "https://console.runpod.io/login"),)), "refuses every"),
     "moved, 307": (replace(page(307), headers=(("Location", "/v2/local/elsewhere"),)), "refuses every request"),
     "moved, 308": (replace(page(308), headers=(("Location", "/v2/local/elsewhere"),)), "refuses every request"),
-    "an endpoint without a queue": (body({"error": "not allowed for QB API"}, 400), "balances load"),
+    "an endpoint without a queue": (
+        body({"error": "not allowed for QB API"}, 400),
+        "this is a load-balancing endpoint",
+    ),
     "one without a queue, in other words": (
         body({"error": "not allowed for QB API, load balancer endpoint"}, 400),
-        "balances load",
+        "this is a load-balancing endpoint",
     ),
     "a proxy that wants a password": (page(407, "Proxy Authentication Required"), "the proxy asks for a password"),
 }
@@ -201,7 +204,7 @@ async def test_where_nobody_can_be_reached_the_run_waits_and_submits_nothing(tmp
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-        standing = look(options.state)
+        standing = read_status(options.state)
         assert (standing.pending, standing.submitting, standing.in_flight) == (len(ROWS), 0, 0)
         assert server.seen == {}
         if server.gone.is_set():

@@ -68,5 +68,5 @@ async def test_one_dead_worker_of_two_is_named_and_costs_few_submissions(tmp_pat
     (group,) = summary.workers
     assert group.worker_id == f"local-{DEAD}"
     assert group.failed == group.jobs == summary.calls["run"] - summary.succeeded
-    assert f"worker local-0 failed {group.jobs:,} of {group.jobs:,} jobs, others none" in render(summary)
+    assert f"worker local-0 failed {group.jobs:,} of {group.jobs:,} jobs; other workers: none" in render(summary)
     assert summary.to_json()["workers"] == [{"worker_id": "local-0", "failed": group.jobs, "jobs": group.jobs}]

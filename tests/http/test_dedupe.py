@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.commands.status import look
-from batchrun.commands.status import render as render_standing
+from batchrun.commands.status import read_status
+from batchrun.commands.status import render as render_status
 from batchrun.commands.verify import verify
 from batchrun.config import GuardOptions, RequestOptions, SweepOptions
 from batchrun.display.summary_text import render
@@ -135,10 +135,10 @@ async def test_a_leader_of_many_rows_is_one_job_and_all_pictures_add_up(tmp_path
     assert (summary.succeeded, summary.failed, summary.not_run, summary.shared) == (1200, 700, 0, 1199)
     assert (last.succeeded, last.failed, last.pending, last.done) == (1200, 700, 0, 1900)
     assert (summary.input_tokens, summary.output_tokens) == (1, 1)
-    assert "1,199 rows have the answer of another that asks for the same" in render(summary)
-    standing = look(tmp_path / "out.jsonl.state")
+    assert "1,199 rows with the answer to an equal request" in render(summary)
+    standing = read_status(tmp_path / "out.jsonl.state")
     assert (standing.succeeded, standing.failed, standing.pending, standing.shared) == (1200, 700, 0, 1199)
-    assert "1,199 rows have the answer of another" in render_standing(standing)
+    assert "rows that share the answer to an equal request: 1,199" in render_status(standing)
     assert [group.rows for group in summary.failures] == [700]
     assert len(set(rehearsal.ids())) == 1200
     assert len({error["id"] for error in rehearsal.errors}) == 700
@@ -212,7 +212,7 @@ async def test_rows_that_are_added_later_get_the_answer_that_is_there(tmp_path: 
     assert sorted(again.ids()) == ["r0", "r1", "r2", "r3", "r4"]
     assert {record["job"].get("same_as") for record in again.results} == {None, "r0"}
     assert (again.summary.succeeded, again.summary.shared) == (5, 2)
-    assert "2 rows get the answer that another has got to the same request" in again.listener.messages
+    assert "rows that get the answer to an equal request of another row: 2" in again.listener.messages
     assert verify(tmp_path / "out.jsonl.state").is_whole
 
 
@@ -311,7 +311,7 @@ async def test_a_run_goes_on_only_as_it_began(tmp_path: Path, before: bool):
     write_lines(tmp_path, lines_of("p", "p"))
     async with serving() as server:
         await rehearse(tmp_path, server.endpoint.base_url, dedupe=before)
-        with pytest.raises(StateError, match="belongs to a run with --dedupe"):
+        with pytest.raises(StateError, match=r"was created with (no )?--dedupe"):
             await rehearse(tmp_path, server.endpoint.base_url, dedupe=not before)
 
 
@@ -382,8 +382,8 @@ def test_the_command_shares_resumes_and_exports(tmp_path: Path):
     write_lines(tmp_path, lines_of("p", "q", "p"))
     dry = batchrun("run", "in.jsonl", "-e", "nowhere", "--dedupe", "--dry-run", cwd=tmp_path)
     assert len(dry.stdout.splitlines()) == 2
-    assert "2 rows would go to" in dry.stderr
-    assert "1 more ask for the same" in dry.stderr
+    assert "2 rows would be sent to" in dry.stderr
+    assert "equal requests that would share their answers: 1;" in dry.stderr
     done = batchrun("run", "in.jsonl", "-e", "local", "--worker", "echo", "--dedupe", "-o", "out.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "run 2" in done.stderr

@@ -74,7 +74,7 @@ async def test_an_error_file_of_an_older_version_lacks_held_rows_and_that_is_not
     )
     found = verify(tmp_path / "out.jsonl.state")
     assert found.is_whole
-    assert "held rows that are in no error file: 2" in render(found)
+    assert "held rows missing from the error files: 2" in render(found)
 
 
 async def test_an_error_record_says_how_long_its_job_was_in_the_queue_and_at_work(tmp_path: Path):
@@ -94,7 +94,7 @@ async def test_an_export_of_all_rows_has_results_and_errors_in_input_order(tmp_p
     await held_run(tmp_path)
     state, target = tmp_path / "out.jsonl.state", tmp_path / "all.jsonl"
     told = str(export(state, target, io.BytesIO(), with_errors=True))
-    assert told == f"5 of 5 rows exported to {target}, 3 of them as errors"
+    assert told == f"5 of 5 rows exported to {target}, 3 of them as error records"
     records = read_lines(target)
     assert [record["id"] for record in records] == ["r0", "r1", "r2", "r3", "r4"]
     by_id = {

@@ -68,7 +68,7 @@ def test_results_come_in_input_order_each_as_it_stands_in_its_file(state: Path, 
 def test_what_was_exported_is_told(state: Path, tmp_path: Path):
     exported = export(state, tmp_path / "x.jsonl", io.BytesIO())
     assert str(exported) == f"9 of 12 rows exported to {tmp_path / 'x.jsonl'} (3 failed)"
-    assert str(Exported("x", 1, 4, 1)) == "1 of 4 rows exported to x (1 failed, 2 have not ended)"
+    assert str(Exported("x", 1, 4, 1)) == "1 of 4 rows exported to x (1 failed, 2 not finished)"
     assert str(Exported("x", 4, 4, 0)) == "4 of 4 rows exported to x"
 
 
@@ -146,7 +146,7 @@ def test_the_files_of_the_run_are_never_written_over(state: Path, tmp_path: Path
 def test_a_file_that_is_not_an_export_is_never_written_over(state: Path, tmp_path: Path):
     for name, content in (("prompts.jsonl", b'{"prompt": "mine"}\n'), ("notes.txt", b"mine"), ("data", b"\0" * 100)):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UsageError, match="exists, and batchrun has not written it"):
+        with pytest.raises(UsageError, match="exists, and batchrun did not write it"):
             export(state, tmp_path / name, io.BytesIO())
         assert (tmp_path / name).read_bytes() == content
 
@@ -158,7 +158,7 @@ async def test_the_files_of_another_run_are_never_written_over(state: Path, tmp_
         await rehearse(tmp_path, server.endpoint.base_url, inputs=(str(tmp_path / "other.jsonl"),), **other)
     for name in ("other.out.jsonl", "other.out.jsonl.state", "other.out.manifest.json", "other.jsonl"):
         before = (tmp_path / name).read_bytes()
-        with pytest.raises(UsageError, match=r"is a file of the run of|batchrun has not written it"):
+        with pytest.raises(UsageError, match=r"belongs to the run of|batchrun did not write it"):
             export(state, tmp_path / name, io.BytesIO())
         assert (tmp_path / name).read_bytes() == before
 
@@ -171,7 +171,7 @@ def test_a_file_that_has_the_name_of_one_that_is_not_whole_is_left_alone(state: 
 
 def test_a_folder_or_a_device_is_no_target(state: Path, tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
-    for target, words in ((tmp_path, "is a folder"), (tmp_path / "pipe", "is not a file")):
+    for target, words in ((tmp_path, "is a folder"), (tmp_path / "pipe", "is not a regular file")):
         with pytest.raises(UsageError, match=words):
             export(state, target, io.BytesIO())
 
@@ -201,8 +201,8 @@ def test_a_results_file_that_is_short_or_gone_is_refused_and_nothing_is_written(
     [
         ("nobody", r"out.jsonl:10 belongs to no row of this run \(id 'nobody'\)"),
         ("r4", r"out.jsonl:10 belongs to a row that has not succeeded \(id 'r4'\)"),
-        ("r1", r"out.jsonl:10 is there a second time \(id 'r1'\)"),
-        (None, r"out.jsonl:10 is no result"),
+        ("r1", r"out.jsonl:10 is a duplicate \(id 'r1'\)"),
+        (None, r"out.jsonl:10 is not a result"),
     ],
 )
 def test_a_line_that_is_not_the_one_result_of_its_row_is_refused_by_its_place(
@@ -215,7 +215,7 @@ def test_a_line_that_is_not_the_one_result_of_its_row_is_refused_by_its_place(
     commit_length(state)
     with pytest.raises(StateError, match=words) as caught:
         export(state, tmp_path / "x", io.BytesIO())
-    assert caught.value.hint == f"look at all that is wrong: batchrun verify {state}"
+    assert caught.value.hint == f"list all problems: batchrun verify {state}"
     assert not (tmp_path / "x").exists()
 
 
@@ -223,7 +223,7 @@ def test_a_row_that_succeeded_and_has_no_line_is_refused(state: Path, tmp_path: 
     path = tmp_path / "out.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[2:]))
     commit_length(state)
-    with pytest.raises(StateError, match="2 rows that succeeded have no line in the results"):
+    with pytest.raises(StateError, match="succeeded rows without a line in the results: 2"):
         export(state, None, io.BytesIO())
 
 
@@ -283,7 +283,7 @@ def test_stdout_that_is_the_results_file_itself_is_refused(state: Path, tmp_path
     ("arguments", "words"),
     [
         (["none.state", "-o", "x"], b"there is no such state file"),
-        (["out.jsonl", "-o", "x"], b"is no state file"),
+        (["out.jsonl", "-o", "x"], b"is not a state file"),
         (["out.jsonl.state"], b"`batchrun export` needs --output"),
         (["out.jsonl.state", "-o", ""], b"--output is empty"),
         (["out.jsonl.state", "-o", "."], b"is a folder"),

@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletion
 
 from batchrun.errors import OutputError, StateError
 from batchrun.local.echo import EchoWorker
-from batchrun.results.reader import PlacedLines
+from batchrun.results.reader import LinesByPosition
 from batchrun.results.record import read_record
 from batchrun.runs.ordering import order_results
 from batchrun.state.reader import StateReader
@@ -86,7 +86,7 @@ def test_what_was_decided_stays_and_another_format_is_refused_by_name(tmp_path: 
     write_lines(tmp_path, [*openai_lines(2), {"id": "late", "prompt": "x"}])
     refused = run(tmp_path, "--format", "batchrun")
     assert refused.returncode == 2
-    assert "belongs to a run with --format openai (now batchrun)" in refused.stderr
+    assert "was created with --format openai (now --format batchrun)" in refused.stderr
     assert run(tmp_path, "--format", "openai").returncode == 0
     assert batchrun("resume", "out.jsonl.state", "--worker", "echo", "--progress", "none", cwd=tmp_path).returncode == 0
     assert [line["custom_id"] for line in read_lines(tmp_path / "out.jsonl")][-1] == "late"
@@ -346,7 +346,7 @@ def test_a_crash_on_either_side_of_the_rename_leaves_a_whole_run_that_goes_on(la
 def test_results_that_are_put_in_order_while_they_are_read_are_noticed(late: Path):
     assert run(late, "-j", "1").returncode == 0
     path = late / "out.jsonl"
-    with PlacedLines({1: path}) as placed:
+    with LinesByPosition({1: path}) as placed:
         order_results(late / "out.jsonl.state")
         with pytest.raises(StateError, match="was changed while it was read"):
             placed.read(1, 0, path.read_bytes().index(b"\n") + 1)

@@ -38,7 +38,7 @@ def test_this_machine_is_answered_by_any_of_its_loopback_names(name: str):
 )
 def test_a_name_that_leads_here_by_dns_rebinding_is_refused(host: str):
     status, message = Access("127.0.0.1", 8000, None).refusal({"Host": host})
-    assert (status, "another address" in message) == (403, True)
+    assert (status, "is not the address of this server" in message) == (403, True)
 
 
 @pytest.mark.parametrize("api_key", [None, "good"])
@@ -55,7 +55,7 @@ def test_a_name_that_leads_here_by_dns_rebinding_is_refused(host: str):
 )
 def test_a_page_of_another_origin_is_refused_whatever_it_knows(more: dict, api_key: str | None):
     headers = {"Host": "127.0.0.1:8000", "Authorization": "Bearer good", **more}
-    assert Access("127.0.0.1", 8000, api_key).refusal(headers) == (403, "requests of web pages are refused")
+    assert Access("127.0.0.1", 8000, api_key).refusal(headers) == (403, "requests from web pages are refused")
 
 
 def test_a_page_of_the_servers_own_origin_is_answered():
@@ -85,7 +85,7 @@ def test_what_only_this_machine_reaches_is_known(host: str, is_own: bool):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "0"])
 async def test_a_server_that_others_reach_needs_a_key(host: str):
-    with pytest.raises(UsageError, match="others than this machine reach it"):
+    with pytest.raises(UsageError, match="other machines can reach this address without a key"):
         async with endpoint(host=host):
             pass
     async with endpoint(host="0.0.0.0", api_key="good") as (server, session):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from batchrun.commands.report import read as report
-from batchrun.commands.status import look
+from batchrun.commands.status import read_status
 from batchrun.commands.verify import verify
 from batchrun.config import DEFAULT_BASE_URL
 from batchrun.local.echo import EchoWorker
@@ -56,7 +56,7 @@ async def test_who_only_looks_changes_nothing(tmp_path: Path, version: int):
     async with serving() as server:
         await rehearse(tmp_path, server.endpoint.base_url)
     make_old(state, version)
-    assert look(state).succeeded == 6
+    assert read_status(state).succeeded == 6
     assert verify(state).is_whole
     assert version_of(state) == version
 
@@ -160,7 +160,7 @@ async def test_a_run_that_an_earlier_version_was_killed_in_is_resumed_to_its_end
 def test_a_run_that_an_earlier_version_was_killed_in_can_be_looked_at(tmp_path: Path, version, done, failed, in_flight):
     state = killed_before(tmp_path, version)
     before = state.read_bytes()
-    standing = look(state)
+    standing = read_status(state)
     assert (standing.succeeded, standing.failed, standing.in_flight) == (done, failed, in_flight)
     assert len(standing.jobs) == in_flight
     assert verify(state).is_whole

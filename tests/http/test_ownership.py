@@ -60,13 +60,13 @@ async def test_an_input_is_never_written_over(tmp_path: Path, name: str, way: st
     if way != "itself":
         given = tmp_path / "given.jsonl"
         given.symlink_to(tmp_path / name) if way == "symlink" else given.hardlink_to(tmp_path / name)
-    await refused(tmp_path, f"{name} would be .* and the input", inputs=(str(given),))
+    await refused(tmp_path, f"{name} cannot be both .* and the input", inputs=(str(given),))
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.errors.jsonl", "out.manifest.json", "in.jsonl"])
 async def test_a_state_file_is_none_of_the_other_files(tmp_path: Path, name: str):
     write_lines(tmp_path, LINES)
-    await refused(tmp_path, f"{name} would be", state=tmp_path / name)
+    await refused(tmp_path, f"{name} cannot be both", state=tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
@@ -75,14 +75,14 @@ async def test_what_is_not_a_file_is_refused_before_anything_is_sent(tmp_path: P
     write_lines(tmp_path, LINES)
     path = tmp_path / name
     {"pipe": os.mkfifo, "device": lambda at: at.symlink_to("/dev/null"), "folder": Path.mkdir}[kind](path)
-    await refused(tmp_path, f"{name} is a (folder|device)", output_is_folder=False)
+    await refused(tmp_path, f"{name} cannot be .*: it is a (folder|device)", output_is_folder=False)
 
 
 async def test_a_wrong_line_leaves_every_file_as_it_was_whatever_the_state_is_called(tmp_path: Path):
     write_lines(tmp_path, [*LINES, ["wrong"]])
     for name in ("run1.prompts.jsonl", "run1.0.jsonl", "run1.lock", "run1.part"):
         (tmp_path / name).write_text("mine\n")
-    await refused(tmp_path, "a list where an object", state=tmp_path / "run1")
+    await refused(tmp_path, "an object or a string, found a list", state=tmp_path / "run1")
 
 
 async def test_somebodys_lock_and_part_files_are_left_alone(tmp_path: Path):
@@ -121,7 +121,7 @@ async def test_an_error_file_that_somebody_has_put_there_in_the_meantime_is_left
         with open_run(options_for(tmp_path), Listener(), clock=hurried, wall=time.time) as run:
             stopped = conclude(run, await drive(run, server.endpoint.base_url, Random(0)))
         assert stopped.exit_code == 4
-        assert "this run has not written it" in stopped.reason
+        assert "this run did not write it" in stopped.reason
         assert theirs.read_text() == "theirs\n"
     theirs.unlink()
     async with serving(worker=Picky()) as server:

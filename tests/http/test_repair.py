@@ -128,7 +128,7 @@ async def test_results_that_are_lost_or_damaged_are_fetched_again_without_paying
         listener = await session(tmp_path, server, fix=True)
         assert server.seen["run"] == ROWS
     assert_whole(tmp_path)
-    assert said(listener, f"lost or damaged: {lost:,}: {lost} are asked for at the endpoint") is bool(lost)
+    assert said(listener, f"lost or damaged: {lost:,}: {lost} to be polled") is bool(lost)
     kept = tmp_path / "out.jsonl.damaged"
     assert (kept.read_bytes().count(b"\n") if kept.exists() else 0) == aside
 
@@ -142,7 +142,7 @@ async def test_only_what_the_endpoint_has_no_longer_is_paid_for_again(tmp_path: 
         listener = await session(tmp_path, server, fix=True, later_s=HOUR_S)
         assert server.seen["run"] == ROWS + lost
     assert_whole(tmp_path)
-    assert said(listener, f"{lost} must be paid for again") is bool(lost)
+    assert said(listener, f"{lost} to be paid for again") is bool(lost)
 
 
 async def test_a_result_that_the_endpoint_has_lost_too_is_paid_for_again(tmp_path: Path):
@@ -172,8 +172,8 @@ async def test_without_repair_the_refusal_names_it_and_nothing_is_changed(tmp_pa
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda data: data[:-1], "put back the end of the last line"),
-        (lambda data: data + b"\n", "cut off 1 bytes"),
+        (lambda data: data[:-1], "restored the newline at the end of the last line"),
+        (lambda data: data + b"\n", "cut off 1 byte of"),
         (lambda data: data + b" \n\n\t", "cut off 4 bytes"),
     ],
 )
@@ -196,7 +196,7 @@ async def test_a_whole_run_is_left_as_it_is(tmp_path: Path):
         listener = await session(tmp_path, server, fix=True)
         assert server.seen["run"] == ROWS
     assert results_of(tmp_path).stat().st_ino == before.st_ino
-    assert said(listener, "no result of a row that had succeeded is lost")
+    assert said(listener, "no results of succeeded rows are lost")
 
 
 async def test_what_is_set_aside_never_takes_the_place_of_another_file(tmp_path: Path):
@@ -279,7 +279,7 @@ async def test_a_lost_state_file_is_rebuilt_from_input_and_results(tmp_path: Pat
     found = assert_adds_up(state_of(tmp_path))
     assert (found.results, found.compared) == (ROWS, ROWS)
     assert said(listener, "is rebuilt")
-    assert said(listener, "that are there: 8")
+    assert said(listener, "the state did not know of: 8")
 
 
 async def test_results_of_another_endpoint_and_strange_lines_are_no_part_of_a_rebuilt_state(tmp_path: Path):
@@ -301,7 +301,7 @@ async def test_no_state_is_rebuilt_over_a_file_that_is_somebody_elses(tmp_path: 
     write_lines(tmp_path, PROMPTS)
     results_of(tmp_path).write_bytes(content)
     async with serving() as server:
-        with pytest.raises(StateError, match="has no result of endpoint abc"):
+        with pytest.raises(StateError, match="has no results of endpoint abc"):
             await session(tmp_path, server, fix=True)
     assert results_of(tmp_path).read_bytes() == content
     assert not state_of(tmp_path).exists()
@@ -315,7 +315,7 @@ async def test_failed_rows_of_a_lost_state_are_submitted_again_and_that_is_said(
         state_of(tmp_path).unlink()
         listener = await session(tmp_path, server, fix=True)
         assert server.seen["run"] == 6
-    assert said(listener, "those that failed too")
+    assert said(listener, "including failed ones")
     assert verification.verify(state_of(tmp_path)).is_whole
 
 
@@ -396,7 +396,7 @@ class Crash(BaseException):
     """The process is gone."""
 
 
-STEPS = ("begin", "keep", "set_aside", "write_whole", "amend")
+STEPS = ("begin", "stage_results", "set_aside", "write_whole", "reconcile")
 
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, step: str, when: str) -> None:
@@ -452,7 +452,7 @@ async def test_a_repair_that_dies_anywhere_is_finished_by_the_next_start(
 
 @pytest.mark.parametrize(
     ("step", "when"),
-    [(step, when) for step in ("begin", "keep", "write_whole", "amend") for when in ("before", "behind")],
+    [(step, when) for step in ("begin", "stage_results", "write_whole", "reconcile") for when in ("before", "behind")],
 )
 async def test_a_rebuild_that_dies_anywhere_is_finished_by_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, when: str
@@ -495,13 +495,13 @@ def test_the_commands_name_what_is_lost_and_make_it_good(tmp_path: Path):
     listed = batchrun_command("verify", "out.jsonl.state", "--repair-list", cwd=tmp_path)
     assert (listed.returncode, sorted(listed.stdout.split()), listed.stderr) == (1, ["r3", "r7"], "")
     shown = batchrun_command("verify", "out.jsonl.state", cwd=tmp_path)
-    assert "results lost or damaged: 2; get them again: batchrun resume out.jsonl.state --repair" in shown.stdout
+    assert "results lost or damaged: 2; recover them: batchrun resume out.jsonl.state --repair" in shown.stdout
     refused = batchrun_command("resume", "out.jsonl.state", cwd=tmp_path)
     assert (refused.returncode, "--repair" in refused.stderr) == (2, True)
     mended = batchrun_command(
         "resume", "out.jsonl.state", "--repair", "--worker", "echo", "--progress", "plain", cwd=tmp_path
     )
-    assert (mended.returncode, "2 must be paid for again" in mended.stderr) == (0, True), mended.stderr
+    assert (mended.returncode, "2 to be paid for again" in mended.stderr) == (0, True), mended.stderr
     assert_whole(tmp_path)
     assert batchrun_command("verify", "out.jsonl.state", "--repair-list", cwd=tmp_path).stdout == ""
 

@@ -81,7 +81,7 @@ async def test_a_variant_that_the_sweep_does_not_have_is_damage(tmp_path: Path):
     state = await mixed_run(tmp_path)
     with Store(state) as store, store.transaction() as db:
         db.execute("UPDATE rows SET variant = 7 WHERE row = 1")
-    with pytest.raises(StateError, match="damaged: a row is of variant 7"):
+    with pytest.raises(StateError, match="damaged: a row has variant 7"):
         reporting.read(state)
 
 
@@ -97,7 +97,7 @@ def test_of_many_variants_those_with_most_rows_are_shown():
     shown = render(VariantTable("x", variants))
     assert "top_k=961 " in shown
     assert "top_k=960 " not in shown
-    assert "960 more variants" in shown
+    assert "not shown: 960;" in shown
 
 
 @given(st.lists(st.integers(0, 10**7), min_size=1))

@@ -378,7 +378,10 @@ async def test_results_that_were_not_committed_are_taken_over_and_a_torn_one_is_
         rehearsal = await rehearse(tmp_path, server.endpoint.base_url)
         assert server.seen["run"] == 19
     assert_all_succeeded_once(rehearsal)
-    assert any("took over 1 results" in message and "100 bytes" in message for message in rehearsal.listener.messages)
+    assert any(
+        "took over 1 uncommitted result" in message and "100 bytes" in message
+        for message in rehearsal.listener.messages
+    )
 
 
 @pytest.mark.parametrize("line", [b'{"id": "stranger"}\n', b"nonsense\n"])
@@ -409,7 +412,7 @@ async def test_wrong_lines_are_all_named_before_anything_is_sent_and_nothing_is_
         with pytest.raises(InputError) as caught:
             await rehearse(tmp_path, server.endpoint.base_url)
     assert "in.jsonl:2: no prompt in the line" in caught.value.message
-    assert "in.jsonl:4: a number where" in caught.value.message
+    assert "in.jsonl:4: expected an object or a string, found a number" in caught.value.message
     assert server.seen == {}
     assert os.listdir(tmp_path) == ["in.jsonl"]  # noqa: PTH208 - async code is not to touch a Path's I/O
 
@@ -417,9 +420,9 @@ async def test_wrong_lines_are_all_named_before_anything_is_sent_and_nothing_is_
 @pytest.mark.parametrize(
     ("changed", "option"),
     [
-        ({"endpoint": "other"}, r"--endpoint local \(now other\)"),
-        ({"request": {"override": {"temperature": 1}}}, r"--set nothing \(now temperature=1\)"),
-        ({"request": {"system": "S"}}, r"--system nothing \(now S\)"),
+        ({"endpoint": "other"}, r"--endpoint local \(now --endpoint other\)"),
+        ({"request": {"override": {"temperature": 1}}}, r"no --set \(now --set temperature=1\)"),
+        ({"request": {"system": "S"}}, r"no --system \(now --system S\)"),
     ],
 )
 async def test_other_options_for_the_same_state_file_are_refused_by_name(tmp_path: Path, changed, option):
@@ -428,7 +431,7 @@ async def test_other_options_for_the_same_state_file_are_refused_by_name(tmp_pat
         await rehearse(tmp_path, server.endpoint.base_url)
         if "request" in changed:
             changed = {"request": RequestOptions(**changed["request"])}
-        with pytest.raises(StateError, match=f"belongs to a run with {option}"):
+        with pytest.raises(StateError, match=f"was created with {option}"):
             await rehearse(tmp_path, server.endpoint.base_url, **changed)
 
 
@@ -484,7 +487,7 @@ async def test_two_inputs_of_one_name_cannot_share_a_folder_of_results(tmp_path:
         (tmp_path / name).mkdir()
         write_lines(tmp_path / name, PROMPTS)
     inputs = tuple(str(tmp_path / name / "in.jsonl") for name in ("a", "b"))
-    with pytest.raises(UsageError, match="would both write"):
+    with pytest.raises(UsageError, match="would have the same results file"):
         await rehearse(tmp_path, "http://127.0.0.1:9/v2", inputs=inputs, output_is_folder=True)
 
 

@@ -89,7 +89,7 @@ async def test_the_shards_together_are_the_run_without_shards_whatever_the_order
     merged = merge(states, tmp_path / "merged.jsonl", sys.stdout.buffer)
     assert (merged.results, merged.failed, merged.shards) == (len(LINES), 0, 3)
     assert answers(tmp_path / "merged.jsonl") == answers(tmp_path / "whole" / "out.jsonl")
-    assert "each of the 51 lines of the input" in whole_shards(states)
+    assert "each of the 51 input lines" in whole_shards(states)
 
 
 async def test_merged_results_are_in_input_order(tmp_path: Path):
@@ -122,7 +122,7 @@ async def test_shards_that_overlap_are_missing_or_of_another_input_are_refused(t
     (other, *_) = await shards(tmp_path / "other", lines=[*LINES, {"prompt": "one more"}])
     target = tmp_path / "merged.jsonl"
     for given_states, words in [
-        (states[:2], "1 shard is missing: 3"),
+        (states[:2], "missing shards: 3"),
         ([*states, states[0]], "are both shard 1/3"),
         ([other, *states[1:]], "shards of different inputs"),
     ]:
@@ -131,21 +131,21 @@ async def test_shards_that_overlap_are_missing_or_of_another_input_are_refused(t
         with pytest.raises(StateError, match=words):
             whole_shards(given_states)
     assert not target.exists()
-    assert "1 of 3 shards are missing" in str(merge(states[:2], target, sys.stdout.buffer, partial=True))
+    assert "missing shards: 1 of 3" in str(merge(states[:2], target, sys.stdout.buffer, partial=True))
 
 
 async def test_a_run_without_shards_cannot_be_merged(tmp_path: Path):
     write_lines(tmp_path, LINES)
     async with serving() as server:
         await rehearse(tmp_path, server.endpoint.base_url)
-    with pytest.raises(StateError, match="not that of a shard"):
+    with pytest.raises(StateError, match="is not a shard"):
         merge([tmp_path / "out.jsonl.state"], None, sys.stdout.buffer)
     assert export(tmp_path / "out.jsonl.state", tmp_path / "all.jsonl", sys.stdout.buffer).results == len(LINES)
 
 
 async def test_a_shard_that_was_limited_is_not_taken_for_whole(tmp_path: Path):
     states = await shards(tmp_path, limit=5)
-    with pytest.raises(StateError, match="the shards have 15 lines, and the input has 51"):
+    with pytest.raises(StateError, match="the shards are incomplete: they have 15 lines, but the input has 51"):
         merge(states, tmp_path / "merged.jsonl", sys.stdout.buffer)
 
 
@@ -157,7 +157,7 @@ async def test_a_shard_without_lines_is_a_finished_run(tmp_path: Path):
 async def test_another_shard_does_not_go_on_with_the_same_state(tmp_path: Path):
     (state, *_) = await shards(tmp_path)
     async with serving() as server:
-        with pytest.raises(StateError, match=r"--shard 1/3 \(now 2/3\)"):
+        with pytest.raises(StateError, match=r"--shard 1/3 \(now --shard 2/3\)"):
             await rehearse(state.parent, server.endpoint.base_url, shard="2/3")
 
 
@@ -185,7 +185,7 @@ async def test_merged_shards_are_the_export_of_the_run_without_shards(tmp_path: 
 
 async def test_the_command_refuses_shards_that_are_not_whole_in_one_line(tmp_path: Path):
     states = await shards(tmp_path)
-    for given_states, words in ((states[1:], "1 shard is missing: 1"), ([*states, states[2]], "are both shard 3/3")):
+    for given_states, words in ((states[1:], "missing shards: 1"), ([*states, states[2]], "are both shard 3/3")):
         merged = batchrun("merge", *given_states, "-o", "merged.jsonl", cwd=tmp_path)
         assert (merged.returncode, merged.stdout) == (2, "")
         assert words in merged.stderr.splitlines()[0]
@@ -207,7 +207,7 @@ async def test_failed_rows_without_an_error_file_are_not_left_out_unsaid(tmp_pat
     states = await shards(tmp_path, lines=lines, worker=Picky())
     failed = len(read_lines(states[0].with_name("out.errors.jsonl")))
     states[0].with_name("out.errors.jsonl").unlink()
-    with pytest.raises(StateError, match=f"has {failed} rows that failed, and its error file has 0"):
+    with pytest.raises(StateError, match=f"failed rows: {failed}, but records in its error file: 0"):
         merge(states, tmp_path / "merged.jsonl", sys.stdout.buffer)
     partial = merge(states, tmp_path / "merged.jsonl", sys.stdout.buffer, partial=True)
     assert partial.failed == 9

@@ -95,7 +95,7 @@ def test_ids_that_start_anew_in_each_file_are_run_into_results_of_their_own(more
     assert run(*NAMES, "-o", "out/", *more)[0] == 0
     assert_whole()
     code, said = run(*NAMES, "-o", "out/", *more)
-    assert (code, "the input has changed" in said) == (0, False)
+    assert (code, "input changed" in said) == (0, False)
     assert_whole()
 
 
@@ -126,7 +126,7 @@ def test_a_file_that_is_added_later_may_have_the_ids_of_an_earlier_one():
     assert run(NAMES[1], "-o", "out/")[0] == 0
     assert run(*NAMES[:2], "-o", "out/")[0] == 0
     code, said = run(*NAMES, "-o", "out/")
-    assert (code, "4 rows new, 0 gone" in said) == (0, True), said
+    assert (code, "4 rows added, 0 removed" in said) == (0, True), said
     assert_whole()
 
 
@@ -157,7 +157,7 @@ def test_a_line_that_was_sent_and_is_gone_is_named_by_its_file():
     assert run(*NAMES[:2], "-o", "out/")[0] == 0
     code, said = run(NAMES[0], "-o", "out/")
     assert code == 2
-    assert "in the input no longer: part-2.jsonl:1 (id 'request-0'), part-2.jsonl:2 (id 'request-1')" in said
+    assert "missing from the input: part-2.jsonl:1 (id 'request-0'), part-2.jsonl:2 (id 'request-1')" in said
     write(NAMES[1], 4, ask=lambda name, n: f"another {n} of {name}")
     code, said = run(*NAMES[:2], "-o", "out/")
     assert (code, "has changed since it was submitted: part-2.jsonl:1 (id 'request-0')" in said) == (2, True)
@@ -176,7 +176,7 @@ def test_a_moved_line_keeps_its_result_when_its_id_comes_again_in_its_old_file()
     texts = {text for _, text in answers(results(first))}
     assert texts == {f"{n} of {first}" for n in range(4)} | {f"new {n} of {first}" for n in range(4)}
     code, said = invoke("resume", "out", "--repair", "--worker", "echo", "--progress", "plain")
-    assert (code, "no result of a row that had succeeded is lost" in said) == (0, True), said
+    assert (code, "no results of succeeded rows are lost" in said) == (0, True), said
 
 
 def test_an_export_has_all_lines_of_an_id_and_says_so():
@@ -184,7 +184,7 @@ def test_an_export_has_all_lines_of_an_id_and_says_so():
     for form in ("openai", "batchrun"):
         code, said = invoke("export", "out", "-o", "all.jsonl", "--format", form)
         assert (code, "12 of 12 rows exported to all.jsonl" in said) == (0, True)
-        assert said.splitlines()[-1].endswith("which differ in `source`: 4")
+        assert said.splitlines()[-1].endswith("differ in `source`: 4")
         assert answers(Path("all.jsonl")) == [pair for name in NAMES for pair in expected(name)]
 
 
@@ -200,7 +200,7 @@ def test_shards_of_files_that_share_ids_are_merged_whole():
         assert code == 0, said
     states = [Path(f"out-{n}") / FOLDER_STATE for n in (1, 2)]
     code, said = invoke("merge", *states, "-o", "all.jsonl")
-    assert (code, said.splitlines()[-1].endswith("which differ in `source`: 4")) == (0, True), said
+    assert (code, said.splitlines()[-1].endswith("differ in `source`: 4")) == (0, True), said
     assert answers(Path("all.jsonl")) == [pair for name in NAMES for pair in expected(name)]
 
 
@@ -227,7 +227,7 @@ def test_what_is_lost_is_named_with_its_file_and_made_good():
     code, said = invoke("verify", "out", "--repair-list")
     assert (code, sorted(said.split())) == (1, ["part-2.jsonl:request-2", "part-3.jsonl:request-0"])
     code, said = invoke("resume", "out", "--repair", "--worker", "echo", "--progress", "plain")
-    assert (code, "2 must be paid for again" in said) == (0, True), said
+    assert (code, "2 to be paid for again" in said) == (0, True), said
     assert_whole()
 
 
@@ -236,7 +236,7 @@ def test_a_lost_state_file_is_rebuilt_from_the_results_of_all_files():
     before = {name: results(name).read_bytes() for name in NAMES}
     STATE.unlink()
     code, said = run(*NAMES, "-o", "out/", "--format", "batchrun", "--repair")
-    assert (code, "not know of, and that are there: 12" in said) == (0, True), said
+    assert (code, "did not know of: 12" in said) == (0, True), said
     assert {name: results(name).read_bytes() for name in NAMES} == before
     assert_whole()
 
@@ -275,7 +275,7 @@ def test_failed_rows_are_in_the_error_file_of_their_input_and_are_run_again_from
         assert failed == [("r1", question(name, 1)), ("r3", question(name, 3))]
         assert sorted(answers(results(name))) == [("r0", question(name, 0)), ("r2", question(name, 2))]
     code, said = invoke("export", "out", "-o", "all.jsonl", "--all")
-    assert (code, said.splitlines()[-1].endswith("which differ in `source`: 4")) == (0, True), said
+    assert (code, said.splitlines()[-1].endswith("differ in `source`: 4")) == (0, True), said
     assert [each["id"] for each in read_lines(Path("all.jsonl"))] == ["r0", "r1", "r2", "r3"] * 2
     assert "\x1f" not in invoke("status", "out")[1] + invoke("status", "out", "--json")[1]
     assert run(*errors, "-o", "again/", "--set", "temperature=0")[0] == 0

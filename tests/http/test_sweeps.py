@@ -93,7 +93,9 @@ async def test_a_resumed_sweep_runs_what_is_left_and_no_other_sweep_goes_on_with
         assert server.seen["run"] == 12
         assert len(set(again.ids())) == len(again.ids()) == 12
         other = SweepOptions((("temperature", (0, 0.8)),), 2)
-        with pytest.raises(StateError, match=r"temperature \(0, 0\.7\) x 2 samples \(now temperature \(0, 0\.8\)"):
+        with pytest.raises(
+            StateError, match=r"temperature \(0, 0\.7\) x 2 samples \(now --sweep temperature \(0, 0\.8\)"
+        ):
             await rehearse(tmp_path, server.endpoint.base_url, sweep=other)
 
 
@@ -118,7 +120,7 @@ async def test_a_line_that_has_no_place_for_a_key_is_named_and_nothing_is_sent(t
 async def test_more_than_ten_million_rows_are_refused_and_nothing_is_sent(tmp_path: Path):
     write_lines(tmp_path, [{"prompt": str(n)} for n in range(200)])
     huge = SweepOptions((("seed", tuple(range(100))), ("top_k", tuple(range(100)))), 10)
-    with pytest.raises(UsageError, match="more than 10,000,000 in all"):
+    with pytest.raises(UsageError, match="more than 10,000,000 in total"):
         await rehearse(tmp_path, "http://127.0.0.1:9/v2", sweep=huge)
     assert not (tmp_path / "out.jsonl.state").exists()
 
@@ -207,7 +209,7 @@ def test_a_dry_run_shows_the_matrix_and_the_rows_and_sends_nothing(tmp_path: Pat
         cwd=tmp_path,
     )
     assert done.returncode == 0
-    assert "sweep: temperature (0, 0.7) x top_p (0.5) x 3 samples: 6 rows of each line" in done.stderr
+    assert "sweep: temperature (0, 0.7) x top_p (0.5) x 3 samples: 6 rows per line" in done.stderr
     assert "24 rows" in done.stderr
     bodies = [orjson.loads(line) for line in done.stdout.splitlines()]
     assert len(bodies) == 24
@@ -219,15 +221,15 @@ def test_a_dry_run_shows_the_matrix_and_the_rows_and_sends_nothing(tmp_path: Pat
     ("arguments", "words"),
     [
         ("-e x --sweep temperature", "is not KEY=V1,V2"),
-        ("-e x --sweep temperature=", "there is no value"),
-        ("-e x --sweep temperature=[]", "there is no value"),
-        ("-e x --sweep temperature=1,,2", "a value between the commas is empty"),
+        ("-e x --sweep temperature=", "no value is given"),
+        ("-e x --sweep temperature=[]", "no value is given"),
+        ("-e x --sweep temperature=1,,2", "a value between commas is empty"),
         ("-e x --sweep temperature=1 --sweep temperature=2", "given twice"),
-        ("-e x --sweep temperature=1 --set temperature=2", "--set temperature would win"),
+        ("-e x --sweep temperature=1 --set temperature=2", "--set temperature would override"),
         ("-e x --sweep tempo=1", "no such sampling parameter"),
-        ("-e x --sweep endpoint=a,b", "take --endpoint out"),
-        ("--sweep endpoint=local,b", "the built-in endpoint cannot be compared"),
-        ("--sweep endpoint=a/b", "no endpoint ID"),
+        ("-e x --sweep endpoint=a,b", "both --endpoint and --sweep endpoint=... are given"),
+        ("--sweep endpoint=local,b", "the built-in endpoint `local` cannot be combined"),
+        ("--sweep endpoint=a/b", "is not an endpoint ID"),
         ("-e x --repeat 0", "--repeat"),
     ],
 )

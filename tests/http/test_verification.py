@@ -64,8 +64,8 @@ def test_a_finished_run_is_whole_and_its_sums_are_shown(state: Path):
     assert (found.rows, found.counts[RowState.SUCCEEDED], found.counts[RowState.FAILED]) == (12, 9, 3)
     assert (found.results, found.failures, found.errors, found.lines) == (9, 3, 3, 12)
     text = render(found)
-    assert "+ failed                 3  3 failures on record, 3 in error files" in text
-    assert text.splitlines()[-1].startswith("whole: ")
+    assert "+ failed                 3  recorded failures: 3, in error files: 3" in text
+    assert text.splitlines()[-1].startswith("OK: ")
 
 
 async def test_a_run_that_was_never_finished_is_whole_and_says_what_has_not_run(tmp_path: Path):
@@ -77,7 +77,7 @@ async def test_a_run_that_was_never_finished_is_whole_and_says_what_has_not_run(
     found = verify(tmp_path / "out.jsonl.state")
     assert found.is_whole
     assert (found.rows, found.not_run) == (4, 1)
-    assert "+ not yet run            1" in render(found)
+    assert "+ not run                1" in render(found)
 
 
 async def test_a_run_that_another_process_is_writing_does_not_look_broken(tmp_path: Path):
@@ -133,7 +133,7 @@ def test_a_line_there_twice_in_the_place_of_another_is_named_with_the_row_that_i
     assert kinds(found) == {"twice": 1, "missing": 1}
     assert f"out.jsonl:6 ({orjson.loads(lines[0])['id']})" in render(found)
     assert f"in.jsonl:{lost['source']['line']} ({lost['id']})" in render(found)
-    assert render(found).splitlines()[-1] == "NOT whole: 2 problems"
+    assert render(found).splitlines()[-1] == "FAILED: 2 problems"
 
 
 def test_a_line_of_another_run_and_one_of_a_failed_row_are_named(state: Path):
@@ -189,8 +189,8 @@ def test_what_a_crash_has_left_beyond_the_committed_length_is_noted_and_no_probl
     found = verify(state)
     assert found.is_whole
     assert found.uncommitted == 1
-    assert "lines that are not committed yet: 1; the next start takes them over" in render(found)
-    assert "a torn last line of 9 bytes; it is cut off at the next start" in render(found)
+    assert "lines that are not committed yet: 1; the next session takes them over" in render(found)
+    assert "incomplete last line of 9 bytes; the next session cuts it off" in render(found)
 
 
 def test_a_line_beyond_the_committed_length_of_a_row_that_has_ended_is_a_problem(state: Path):
@@ -260,7 +260,7 @@ def test_an_error_file_that_is_gone_is_noted_since_the_next_session_writes_it(st
     errors_of(state).unlink()
     found = verify(state)
     assert found.is_whole
-    assert "out.errors.jsonl is not there, failed rows: 3; the next session writes it" in render(found)
+    assert "out.errors.jsonl is missing (failed rows: 3); the next session writes it" in render(found)
 
 
 @pytest.mark.parametrize("how", ["running", "cut off"])
@@ -310,7 +310,7 @@ async def test_a_prompt_that_was_moved_to_another_input_after_it_had_run_is_note
     found = verify(state)
     assert found.is_whole, render(found)
     assert found.results == 6
-    assert "results in the file of the input that their prompts were in before they were moved: 1" in render(found)
+    assert "results in the file of another input, from which their lines were moved since: 1" in render(found)
 
 
 def test_nothing_is_changed_by_looking(state: Path):
@@ -342,7 +342,7 @@ def test_what_is_no_state_file_is_refused(tmp_path: Path):
 def test_the_command_exits_with_0_only_for_a_whole_run(state: Path):
     done = batchrun("verify", str(state))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "whole: " in done.stdout
+    assert "OK: " in done.stdout
     path = results_of(state)
     path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
     done = batchrun("verify", str(state), "--json")
@@ -382,7 +382,7 @@ def test_each_result_is_compared_and_those_of_an_older_version_are_said_not_to_b
     change(state, "UPDATE rows SET result = NULL WHERE state = 3 AND row < 4")
     found = verify(state)
     assert (found.results, found.compared, found.is_whole) == (9, 6, True)
-    assert "results of an older version, which kept no digest to compare: 3" in found.notes
+    assert "results that cannot be compared (older version, no digest): 3" in found.notes
 
 
 def test_a_row_that_is_gone_with_its_job_and_its_result_is_missed_at_its_line(state: Path):
@@ -406,7 +406,7 @@ async def test_lines_that_were_added_have_no_row_yet(tmp_path: Path, how: str):
     assert kinds(found) == ({"no_row": 2} if how == "finished" else {})
     assert ("in.jsonl:14" in render(found), "in.jsonl:16" in render(found)) == ((how != "limited",) * 2)
     if how == "limited":
-        assert "the run is limited to 12 rows: the input has more lines" in found.notes
+        assert "the input has more lines, but the run is limited to 12 rows" in found.notes
         without(state, read_lines(results_of(state))[0]["id"])
         assert kinds(verify(state)) == {"no_row": 1}
 
@@ -454,10 +454,10 @@ async def test_a_compressed_input_is_compared_with_what_was_copied_of_it(tmp_pat
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        (b'"succeeded": 9', b'"succeeded": 8', "8 succeeded, and the state file has 9"),
-        (b'"sha256": "', b'"sha256": "0', "another SHA-256 than that of"),
-        (b'"summary"', b'"x"', "is no manifest of this run"),
-        (b"}", b"", "is no manifest of this run"),
+        (b'"succeeded": 9', b'"succeeded": 8', "8 succeeded, but the state file has 9"),
+        (b'"sha256": "', b'"sha256": "0', "its SHA-256 is not that of"),
+        (b'"summary"', b'"x"', "is not a manifest of this run"),
+        (b"}", b"", "is not a manifest of this run"),
         (b'"outcome": "finished"', b'"outcome": null', None),
     ],
 )

@@ -143,6 +143,6 @@ def test_a_child_that_is_forked_during_a_run_ends_by_itself_and_harms_nothing(tm
 def test_everything_is_said_in_order_before_a_run_returns(tmp_path: Path, base_url: str):
     done = program(base_url, tmp_path, 'run("a")\nprint("after", file=sys.stderr)')
     first, *_, last, after = done.stderr.splitlines()
-    assert first == "20 rows, 0 of them done before"
+    assert first == "20 rows, 0 already done"
     assert ": 20/20, " in last
     assert after == "after"

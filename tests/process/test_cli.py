@@ -33,14 +33,14 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["p.jsonl"], "which endpoint? There is no --endpoint"),
-        (["p.jsonl", "-e", "abc"], "there is no API key"),
-        (["p.jsonl", "-e", "a/b c"], "is no endpoint ID"),
-        (["none.jsonl", "-e", "local"], "none.jsonl: there is no such file or folder"),
+        (["p.jsonl"], "no endpoint is given"),
+        (["p.jsonl", "-e", "abc"], "no API key is set"),
+        (["p.jsonl", "-e", "a/b c"], "is not an endpoint ID"),
+        (["none.jsonl", "-e", "local"], "none.jsonl: no such file or folder"),
         (["p.jsonl", "p.jsonl", "-e", "local", "-o", "o.jsonl"], "p.jsonl is given twice"),
-        (["p.jsonl", "-", "-e", "local"], "where should the results go?"),
-        (["-", "-e", "local"], "where should the results go?"),
-        (["p.jsonl", "-e", "local", "-o", "-"], "results go to a file"),
+        (["p.jsonl", "-", "-e", "local"], "no --output is given"),
+        (["-", "-e", "local"], "no --output is given"),
+        (["p.jsonl", "-e", "local", "-o", "-"], "results cannot go to stdout"),
         (["p.jsonl", "-e", "local", "-j", "0"], "'0' is neither auto nor a whole number from 1 to 1,000,000"),
         (["p.jsonl", "-e", "local", "--connections", "few"], "'few' is neither auto nor a whole number"),
         (["p.jsonl", "-e", "local", "--set", "temperature"], "is not KEY=VALUE"),
@@ -49,22 +49,28 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
             ["p.jsonl", "-e", "local", "--max-cost", "0", "--price-per-hour", "1"],
             "'0' is not a number above 0 and at most",
         ),
-        (["p.jsonl", "-e", "local", "--deadline", "soon"], "'soon' is no time above 0, for example 8h, 90m"),
-        (["p.jsonl", "-e", "local", "--deadline", "0h"], "is no time above 0"),
-        (["p.jsonl", "-e", "local", "--deadline", "8"], "'8': hours, minutes or seconds? Say 8h, 8m or 8s"),
-        (["p.jsonl", "-e", "abc", "--upstream", "http://x/v1"], "--upstream is for --endpoint local"),
-        (["p.jsonl", "-e", "local", "--job-timeout", "1.2.3h"], "is no time above 0"),
-        (["p.jsonl", "-e", "local", "--job-timeout", ""], "is no time above 0"),
-        (["p.jsonl", "-e", "local", "--halt", "0"], "give failed rows (50), a share of them (10%), or off"),
-        (["p.jsonl", "-e", "local", "--halt", "101%"], "give failed rows (50), a share of them (10%), or off"),
-        (["p.jsonl", "-e", "local", "--halt", "many"], "give failed rows (50), a share of them (10%), or off"),
+        (["p.jsonl", "-e", "local", "--deadline", "soon"], "'soon' is not a time above 0; give for example 8h, 90m"),
+        (["p.jsonl", "-e", "local", "--deadline", "0h"], "is not a time above 0"),
+        (["p.jsonl", "-e", "local", "--deadline", "8"], "'8' has no unit: give 8h, 8m or 8s"),
+        (["p.jsonl", "-e", "abc", "--upstream", "http://x/v1"], "--upstream needs --endpoint local"),
+        (["p.jsonl", "-e", "local", "--job-timeout", "1.2.3h"], "is not a time above 0"),
+        (["p.jsonl", "-e", "local", "--job-timeout", ""], "is not a time above 0"),
+        (["p.jsonl", "-e", "local", "--halt", "0"], "is not a number of failed rows (50), a percentage (10%) or off"),
+        (
+            ["p.jsonl", "-e", "local", "--halt", "101%"],
+            "is not a number of failed rows (50), a percentage (10%) or off",
+        ),
+        (
+            ["p.jsonl", "-e", "local", "--halt", "many"],
+            "is not a number of failed rows (50), a percentage (10%) or off",
+        ),
         (["p.jsonl", "-e", "local", "--canary", "-1"], "'-1' is not a whole number from 0"),
         (["p.jsonl", "-e", "local", "--on-interrupt", "panic"], "'panic' is not one of 'drain', 'detach', 'cancel'"),
-        (["p.jsonl", "-e", "local", "--notify", "slack"], "--notify is no http(s) URL"),
+        (["p.jsonl", "-e", "local", "--notify", "slack"], "--notify is not an http(s) URL"),
         (["p.jsonl", "-e", "local", "--execution-timeout", "1"], "'1' is not a number from 5 to 604,800"),
         (["p.jsonl", "-e", "local", "-j", "9" * 5000], "... is neither auto nor a whole number"),
-        (["p.jsonl", "-e", "local", "--halt", "9" * 5000], "...: give failed rows (50)"),
-        (["p.jsonl", "-e", "local", "--halt", "nan%"], "'nan%': give failed rows (50)"),
+        (["p.jsonl", "-e", "local", "--halt", "9" * 5000], "... is not a number of failed rows (50)"),
+        (["p.jsonl", "-e", "local", "--halt", "nan%"], "'nan%' is not a number of failed rows (50)"),
         (["p.jsonl", "-e", "local", "--limit", str(2**63)], "is not a whole number from 1 to 2,147,483,647"),
         (["p.jsonl", "-e", "local", "--run-limit", "1" + "0" * 30], "is not a whole number from 0 to 1,000,000"),
         (["p.jsonl", "-e", "local", "--canary", "1" + "0" * 30], "is not a whole number from 0 to 2,147,483,647"),
@@ -72,24 +78,27 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["p.jsonl", "-e", "local", "--execution-timeout", "inf"], "'inf' is not a number from 5 to 604,800"),
         (["p.jsonl", "-e", "local", "--max-cost", "nan", "--price-per-hour", "1"], "'nan' is not a number above 0"),
         (["p.jsonl", "-e", "local", "--price-per-hour", "inf"], "'inf' is not a number above 0 and at most 1,000,000"),
-        (["p.jsonl", "-e", "local", "--deadline", "99999999d"], "'99999999d' is a longer time than 10 years"),
+        (["p.jsonl", "-e", "local", "--deadline", "99999999d"], "'99999999d' is longer than 10 years"),
         (["p.jsonl", "-e", "local", "--set", f"x={'[' * 1000}{']' * 1000}"], "--set cannot be sent as JSON"),
         (["p.jsonl", "-e", "local", "--sweep", f"seed={'[' * 500}{']' * 500}"], "--sweep cannot be sent as JSON"),
         (["p.jsonl", "-e", "local", "--set", "x=\udcff"], "--set cannot be sent as JSON"),
-        (["p.jsonl", "-e", "x", "--base-url", "http://[::1"], "--base-url has a host or a port that there cannot be"),
-        (["p.jsonl", "-e", "x", "--base-url", "http://host:abc/v2"], "a host or a port that there cannot be"),
-        (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1:99999"], "a host or a port that there cannot be"),
-        (["p.jsonl", "-e", "x", "--base-url", f"http://{'a' * 300}"], "a host or a port that there cannot be"),
-        (["p.jsonl", "-e", "x", "--base-url", "http://me:pw@127.0.0.1/"], "--base-url holds a user or a password"),
-        (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1/v2?a=b"], "--base-url has a query or a fragment"),
-        (["p.jsonl", "-e", "local", "--notify", "http://[::1"], "--notify has a host or a port"),
-        (["p.jsonl", "-e", "local", "--upstream", "http://x:99999"], "--upstream has a host or a port"),
-        (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only goes with --retry-failed"),
-        (["p.jsonl", "-e", "local", "--retry-failed", "--only", "bad"], "--only bad: there is no such kind of failure"),
-        (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: it is of no use in a batch"),
-        (["p.jsonl", "-e", "local", "--system", "\udcff"], "--system is no valid UTF-8"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://[::1"], "--base-url has an invalid host or port"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://host:abc/v2"], "an invalid host or port"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1:99999"], "an invalid host or port"),
+        (["p.jsonl", "-e", "x", "--base-url", f"http://{'a' * 300}"], "an invalid host or port"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://me:pw@127.0.0.1/"], "--base-url contains a user or a password"),
+        (
+            ["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1/v2?a=b"],
+            "--base-url must not have a query or a fragment",
+        ),
+        (["p.jsonl", "-e", "local", "--notify", "http://[::1"], "--notify has an invalid host or port"),
+        (["p.jsonl", "-e", "local", "--upstream", "http://x:99999"], "--upstream has an invalid host or port"),
+        (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only needs --retry-failed"),
+        (["p.jsonl", "-e", "local", "--retry-failed", "--only", "bad"], "--only bad: unknown kind of failure"),
+        (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: streaming is not supported in batch runs"),
+        (["p.jsonl", "-e", "local", "--system", "\udcff"], "--system is not valid UTF-8"),
         (["p.jsonl", "-e", "local", "--no-such-option"], "`batchrun run` has no option --no-such-option"),
-        (["p.jsonl", "-e", "x", "--base-url", "ftp://x", "--api-key-file", "key"], "is no http(s) URL"),
+        (["p.jsonl", "-e", "x", "--base-url", "ftp://x", "--api-key-file", "key"], "is not an http(s) URL"),
         (
             ["p.jsonl", "-e", "x", "--base-url", "https://x.api.runpod.ai"],
             "load-balancing endpoint, which has no queue",
@@ -98,11 +107,11 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["p.jsonl", "-e", "local", "--state", "."], ". is a folder"),
         (
             ["p.jsonl", "-e", "local", "--state", "p.jsonl"],
-            "p.jsonl would be the state file and the input p.jsonl at once",
+            "p.jsonl cannot be both the state file and the input p.jsonl",
         ),
         (["p.jsonl", "-e", "local", "--model-file", "none.gguf"], "--model-file none.gguf: No such file"),
         (["p.jsonl", "-e", "local", "--log-file", "no/such/folder/log"], "--log-file no/such/folder/log"),
-        (["empty.jsonl", "-e", "local"], "there is no line in the input"),
+        (["empty.jsonl", "-e", "local"], "the input has no lines"),
     ],
 )
 def test_wrong_usage_is_exit_2_with_one_clear_line_and_nothing_left_behind(tmp_path: Path, arguments, words):
@@ -134,7 +143,7 @@ def test_wrong_usage_of_any_command_is_one_line_and_a_hint():
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        ([], "no command is given", "see batchrun --help; `batchrun run` is where to begin"),
+        ([], "no command is given", "see batchrun --help; begin with `batchrun run`"),
         (["rum"], "there is no command 'rum'", "did you mean run? Or see batchrun --help"),
         (["run"], "`batchrun run` needs INPUT...", "see batchrun run --help"),
         (["resume", "p", "--set", "a=b"], "`batchrun resume` has no option --set", "see batchrun resume --help"),
@@ -144,7 +153,7 @@ def test_wrong_usage_of_any_command_is_one_line_and_a_hint():
         (["run", "p", "--format", "x"], "--format: 'x' is not one of 'auto', 'openai', 'batchrun'", "see batchrun run"),
         (["watch", "in"], "`batchrun watch` needs --output", "see batchrun watch --help"),
         (["status", "a", "b"], "`batchrun status`: got unexpected extra argument (b)", "see batchrun status --help"),
-        (["run", "p", "-e", "x", "-e", "y"], "--endpoint is given twice: which one is meant?", "see batchrun run"),
+        (["run", "p", "-e", "x", "-e", "y"], "--endpoint is given twice, but takes one value", "see batchrun run"),
     ],
 )
 def test_each_kind_of_wrong_usage_says_what_where_and_what_to_do(arguments: list[str], message: str, hint: str):
@@ -286,7 +295,7 @@ def test_a_proxy_that_is_none_is_refused_before_anything_is_written(tmp_path: Pa
 
 def test_a_rehearsal_never_speaks_of_runpods_own_url(tmp_path: Path):
     done = batchrun("run", "p.jsonl", "-o", "o.jsonl", "-e", "local", "--worker", "echo", "--dry-run")
-    assert "would go to the local endpoint" in done.stderr
+    assert "would be sent to the local endpoint" in done.stderr
     assert local("p.jsonl", "-o", "o.jsonl").returncode == 0
     for path in tmp_path.iterdir():
         assert b"api.runpod.ai" not in path.read_bytes(), path.name
@@ -330,7 +339,7 @@ def test_check_names_each_wrong_line_and_each_repeated_id(tmp_path: Path):
     done = batchrun("check", "p.jsonl", "bad.jsonl")
     assert done.returncode == 2
     assert "bad.jsonl:1: the id 'a' stands already at p.jsonl:1" in done.stdout
-    assert "bad.jsonl:4: a list where" in done.stdout
+    assert "bad.jsonl:4: expected an object or a string, found a list" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["status", "resume"])
@@ -550,9 +559,9 @@ def test_check_takes_the_options_that_change_what_is_sent(tmp_path: Path):
     [
         ("temprature=0.5", "did you mean `temperature`?"),
         ("max_new_tokens=512", "did you mean `max_tokens`?"),
-        ("temperature=0,7", "is no number"),
-        ("ignore_eos=True", "is no truth value"),
-        ("chat_template_kwargs={'enable_thinking': False}", "is no object"),
+        ("temperature=0,7", "is not a number"),
+        ("ignore_eos=True", "is not true or false"),
+        ("chat_template_kwargs={'enable_thinking': False}", "is not an object"),
     ],
 )
 def test_set_default_and_sweep_refuse_the_same_names_and_values(option: str, words: str):
@@ -565,7 +574,7 @@ def test_set_default_and_sweep_refuse_the_same_names_and_values(option: str, wor
 def test_a_parameter_that_is_not_known_yet_can_be_sent_all_the_same():
     done = local("p.jsonl", "--dry-run", "--set", "sampling_params.brand_new=1", "--set", "max_tokens=3")
     assert orjson.loads(done.stdout.splitlines()[0])["input"]["sampling_params"] == {"brand_new": 1, "max_tokens": 3}
-    assert any("`brand_new` is no parameter of vLLM" in line for line in warned(done))
+    assert any("`brand_new` is not a parameter of vLLM" in line for line in warned(done))
 
 
 def test_a_run_that_began_with_an_unknown_parameter_is_gone_on_with_by_the_same_command():

@@ -70,7 +70,7 @@ def test_a_url_that_no_holder_of_the_key_has_chosen_is_to_be_confirmed_once(fold
     state = begin(base_url, lines(folder / "in.jsonl"))
     forget(state)
     for command in ("resume", "cancel"):
-        said = refused(base_url, command, state, words=f"sends the API key to {base_url}, and nothing shows")
+        said = refused(base_url, command, state, words=f"sends the API key to {base_url}, and nothing proves")
         assert f"confirm it: --base-url {base_url}" in said
     assert invoke("resume", state, "--base-url", base_url, "--progress", "none")[0] == 0
     assert invoke("resume", state, "--progress", "none")[0] == 0
@@ -79,15 +79,15 @@ def test_a_url_that_no_holder_of_the_key_has_chosen_is_to_be_confirmed_once(fold
 def test_the_environment_confirms_a_url_and_another_one_does_not(folder: Path, base_url: str):
     state = begin(base_url, lines(folder / "in.jsonl"))
     forget(state)
-    refused(base_url, "resume", state, words="nothing shows", RUNPOD_ENDPOINT_BASE_URL="https://api.example/v2")
-    refused(base_url, "resume", state, "--base-url", "https://api.example/v2", words=f"the run is at {base_url}")
+    refused(base_url, "resume", state, words="nothing proves", RUNPOD_ENDPOINT_BASE_URL="https://api.example/v2")
+    refused(base_url, "resume", state, "--base-url", "https://api.example/v2", words=f"the run uses {base_url}")
     assert invoke("resume", state, "--progress", "none", RUNPOD_ENDPOINT_BASE_URL=base_url)[0] == 0
 
 
 def test_a_proof_under_another_key_is_none(folder: Path, base_url: str):
     state = begin(base_url, lines(folder / "in.jsonl"))
-    refused(base_url, "resume", state, words="of another API key", RUNPOD_API_KEY="rpa_SOMEBODY_ELSES")
-    refused(base_url, "cancel", state, words="of another API key", RUNPOD_API_KEY="rpa_SOMEBODY_ELSES")
+    refused(base_url, "resume", state, words="another API key", RUNPOD_API_KEY="rpa_SOMEBODY_ELSES")
+    refused(base_url, "cancel", state, words="another API key", RUNPOD_API_KEY="rpa_SOMEBODY_ELSES")
 
 
 def test_a_planted_state_file_sends_no_file_of_elsewhere(folder: Path, base_url: str):
@@ -95,7 +95,7 @@ def test_a_planted_state_file_sends_no_file_of_elsewhere(folder: Path, base_url:
     secret = lines(folder.parent / "secret.jsonl", 5)
     with Store(state) as store:
         store.set_setting("options", {**store.get_setting("options"), "inputs": [str(secret)]})
-    said = refused(base_url, "resume", state, words=f"sends {secret}, which is not in its own folder")
+    said = refused(base_url, "resume", state, words=f"sends {secret}, which is outside its folder")
     assert "batchrun run INPUT... -o OUTPUT" in said
 
 
@@ -105,7 +105,7 @@ def test_a_link_in_the_folder_leads_no_file_of_elsewhere_in(folder: Path, base_u
     lines(folder.parent / "secret.jsonl", 5)
     source.unlink()
     source.symlink_to("../secret.jsonl")
-    refused(base_url, "resume", state, words=f"sends {source}, which is not in its own folder")
+    refused(base_url, "resume", state, words=f"sends {source}, which is outside its folder")
 
 
 @pytest.mark.parametrize("command", ["resume", "cancel", "run"])
@@ -117,7 +117,7 @@ def test_a_planted_state_file_writes_and_cuts_no_file_of_elsewhere(folder: Path,
     with Store(state) as store, store.transaction() as db:
         db.execute("INSERT INTO outputs (path, committed_bytes) VALUES ('../profile', 0)")
     arguments = [state] if command != "run" else [source, "-e", "abc", "--base-url", base_url, "-o", "out.jsonl"]
-    refused(base_url, command, *arguments, words=f"writes {victim}, which is not in its own folder")
+    refused(base_url, command, *arguments, words=f"writes {victim}, which is outside its folder")
     assert victim.read_text() == "export PATH"
 
 
@@ -129,14 +129,14 @@ def test_a_run_on_the_local_endpoint_is_not_asked_and_writes_no_file_of_elsewher
     with Store(folder / "out.jsonl.state") as store, store.transaction() as db:
         db.execute("INSERT INTO outputs (path, committed_bytes) VALUES ('../in.jsonl', 0)")
     code, said = invoke("resume", "out.jsonl.state", "--progress", "none")
-    assert (code, "which is not in its own folder" in said) == (2, True)
+    assert (code, "which is outside its folder" in said) == (2, True)
 
 
 def test_a_cancel_confirms_no_inputs(folder: Path, base_url: str):
     state = begin(base_url, lines(folder.parent / "in.jsonl"))
     forget(state)
     assert invoke("cancel", state, "--base-url", base_url, "--progress", "none")[0] == 0
-    refused(base_url, "resume", state, "--base-url", base_url, words="in.jsonl, which is not in its own folder")
+    refused(base_url, "resume", state, "--base-url", base_url, words="in.jsonl, which is outside its folder")
 
 
 def test_the_run_command_again_confirms_what_it_names(folder: Path, base_url: str):
@@ -159,7 +159,7 @@ def test_plain_http_to_another_machine_needs_a_word(folder: Path):
     url = "http://192.0.2.1:8000/v2"
     command = ("run", "in.jsonl", "-e", "abc", "--base-url", url, "-o", "out.jsonl")
     code, said = invoke(*command)
-    assert (code, "everybody on the way can read the API key" in said) == (2, True)
+    assert (code, "anyone on the network path can read the API key" in said) == (2, True)
     assert not (folder / "out.jsonl.state").exists()
     assert invoke(*command, "--insecure-http", "--dry-run")[0] == 0
 

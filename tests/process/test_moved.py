@@ -70,9 +70,9 @@ def test_a_copy_without_its_input_does_not_read_that_of_the_original(folder: Pat
     monkeypatch.chdir(copy)
     code, said = invoke("verify", "r.jsonl.state")
     assert (code, f"{copy / 'in.jsonl'}: No such file" in said) == (1, True)
-    assert f"batchrun run NEWPLACE -e local -o {copy / 'r.jsonl'}" in said
+    assert f"batchrun run NEWPATH -e local -o {copy / 'r.jsonl'}" in said
     code, said = invoke("resume", "r.jsonl.state", "--progress", "none")
-    assert (code, f"{copy / 'in.jsonl'}: there is no such file" in said) == (2, True)
+    assert (code, f"{copy / 'in.jsonl'}: no such file" in said) == (2, True)
     assert f"batchrun run NEWPLACE -e local -o {copy / 'r.jsonl'}" in said
     assert run(folder / "in.jsonl", "-o", copy / "r.jsonl")[0] == 0
     assert len(records(copy / "r.jsonl")) == 6
@@ -111,4 +111,4 @@ def test_an_input_that_was_moved_with_the_run_needs_no_further_word_as_long_as_i
     shutil.copytree("one", "three")
     write(Path("three/in.jsonl"), 3, "secret")
     code, said = invoke("resume", "three/out/r.jsonl.state", "--progress", "none")
-    assert (code, "which is not in its own folder" in said) == (2, True)
+    assert (code, "which is outside its folder" in said) == (2, True)

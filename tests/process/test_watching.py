@@ -138,13 +138,13 @@ def test_a_bad_file_does_not_stop_those_around_it_and_is_taken_up_again_when_it_
     arrive(folder, "b.jsonl", b'"fine"\nnonsense\n', age_s=80)
     arrive(folder, "c.jsonl", ["good too"], age_s=70)
     done = watch(folder, *ECHO, *UNTIL_EMPTY)
-    assert_one_clear_line(done, 4, "b.jsonl is refused, nothing of it was sent: ")
+    assert_one_clear_line(done, 4, "b.jsonl is refused, and nothing of it was sent: ")
     assert records(folder) == ["a.done", "b.failed", "c.done"]
     refused = record(folder, "b.failed")
     assert (refused["outcome"], refused["exit_code"], refused["rows"]) == ("refused", 2, {})
     assert "b.jsonl:2: invalid JSON" in refused["reason"]
     again = watch(folder, *ECHO, *UNTIL_EMPTY)
-    assert (again.returncode, "taken up" in again.stderr) == (4, False)
+    assert (again.returncode, "running" in again.stderr) == (4, False)
     arrive(folder, "b.jsonl", ["fine"])
     assert watch(folder, *ECHO, *UNTIL_EMPTY).returncode == 0
     assert (records(folder), texts(folder, "b")) == (["a.done", "b.done", "c.done"], ["fine"])
@@ -166,9 +166,9 @@ def test_a_watch_that_is_killed_in_the_middle_goes_on_with_that_file_and_pays_fo
     assert done.returncode == 0, done.stderr
     taken = [line for line in done.stderr.splitlines() if "in the queue" in line]
     assert taken == [
-        "b.jsonl: gone on with; 2 more in the queue",
-        "older.jsonl: taken up; 1 more in the queue",
-        "c.jsonl: taken up; 0 more in the queue",
+        "resuming b.jsonl; files still queued: 2",
+        "running older.jsonl; files still queued: 1",
+        "running c.jsonl; files still queued: 0",
     ]
     assert record(folder, "a.done") == first
     for name in "abc":
@@ -190,7 +190,7 @@ def test_a_file_that_is_still_written_to_is_waited_for(folder: Path):
     hear(process, "waiting for files in ")
     path = folder / "in" / "slow.jsonl"
     path.write_text('"one"\n"tw')
-    hear(process, "waiting for slow.jsonl to be written to the end")
+    hear(process, "waiting for slow.jsonl to be written completely")
     with path.open("a") as file:
         file.write('o"\n')
     wait_for((folder / "out" / "slow.done").exists)
@@ -203,14 +203,14 @@ def test_a_file_that_is_renamed_into_the_folder_is_taken_up_as_it_is(folder: Pat
     process = start(folder, *ECHO, "--settle", "30m", "--progress", "plain")
     hear(process, "waiting for files in ")
     arrive(folder, "fresh.jsonl", ["not yet"], age_s=0)
-    hear(process, "waiting for fresh.jsonl to be written to the end; 0 are over")
+    hear(process, "waiting for fresh.jsonl to be written completely; 0 done")
     arrive(folder, "whole.jsonl", ["now"], age_s=3600)
-    hear(process, "whole.jsonl: taken up; 0 more in the queue")
+    hear(process, "running whole.jsonl; files still queued: 0")
     wait_for((folder / "out" / "whole.done").exists)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=20)[1]
     assert process.returncode == 130
-    assert "watch interrupted: files 1 done, 1 left; 1 of 1 rows succeeded" in said
+    assert "watch interrupted: files: 1 done, 1 left; 1 of 1 rows succeeded" in said
     assert records(folder) == ["whole.done"]
     assert [path.name for path in (folder / "in").iterdir() if path.name.startswith(".")] == []
 
@@ -224,7 +224,7 @@ def test_the_first_signal_collects_what_is_in_flight_and_the_same_command_goes_o
     process.send_signal(number)
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 130, said
-    assert "watch interrupted: files 0 done, 2 left" in said
+    assert "watch interrupted: files: 0 done, 2 left" in said
     assert records(folder) == []
     assert 50 < len(texts(folder, "a")) < 400
     assert watch(folder, *at(base_url), *UNTIL_EMPTY).returncode == 0
@@ -239,9 +239,9 @@ def test_a_file_that_says_something_else_since_its_run_is_named_and_not_run(fold
     assert watch(folder, *ECHO, *UNTIL_EMPTY).returncode == 0, "its content is the same"
     arrive(folder, "a.jsonl", ["one", "two"])
     done = watch(folder, *ECHO, "--until-empty", "--progress", "plain")
-    assert_one_clear_line(done, 4, "a.jsonl has changed since it was run, and is not run again")
+    assert_one_clear_line(done, 4, "a.jsonl is skipped: it has changed since it was run")
     assert done.stderr.count("has changed since") == 1
-    assert "watch finished: files 1 done, 1 changed or in the way; 1 of 1 rows succeeded" in done.stderr
+    assert "watch finished: files: 1 done, 1 skipped; 1 of 1 rows succeeded" in done.stderr
     assert texts(folder, "a") == ["one"]
     (folder / "out" / "a.done").unlink()
     assert watch(folder, *ECHO, *UNTIL_EMPTY).returncode == 0
@@ -279,7 +279,7 @@ async def test_a_refused_key_ends_the_watch_and_leaves_the_file_to_be_run(folder
         code, said = await watch_async(folder, *options, RUNPOD_API_KEY="wrong")
         assert code == 4, said
         assert "the API key is not accepted" in said
-        assert "watch stopped: files 0 done, 2 left" in said
+        assert "watch stopped: files: 0 done, 2 left" in said
         assert (records(folder), (folder / "out" / "b.results.jsonl.state").exists()) == ([], False)
         code, said = await watch_async(folder, *options, RUNPOD_API_KEY="right")
     assert (code, records(folder)) == (0, ["a.done", "b.done"]), said
@@ -334,7 +334,7 @@ def test_a_file_that_another_process_runs_is_waited_for(folder: Path, base_url: 
     with subprocess.Popen(run, stderr=subprocess.DEVNULL, env=KEYED) as other:
         wait_for(lambda: lines_in(results_of(folder, "a")) > 20)
         process = start(folder, *at(base_url), "--until-empty", "--progress", "plain")
-        hear(process, "waiting for a.jsonl, which another process runs; 0 are over")
+        hear(process, "waiting for a.jsonl, which another process is running; 0 done")
         assert other.wait(30) == 0
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 0, said
@@ -349,7 +349,7 @@ def test_going_on_with_other_options_is_refused_before_anything_is_sent(folder: 
     process.communicate()
     arrive(folder, "b.jsonl", ["b"], age_s=90)
     done = watch(folder, *at(base_url), *UNTIL_EMPTY, "--set", "top_p=0.5")
-    assert_one_clear_line(done, 2, "belongs to a run with --set nothing (now top_p=0.5)")
+    assert_one_clear_line(done, 2, "was created with no --set (now --set top_p=0.5)")
     assert records(folder) == []
 
 
@@ -357,7 +357,7 @@ def test_two_files_with_the_same_results_are_not_both_run(folder: Path):
     arrive(folder, "a.jsonl", ["plain"], age_s=90)
     arrive(folder, "a.jsonl.gz", ["packed"], age_s=80)
     done = watch(folder, *ECHO, "--until-empty", "--progress", "plain")
-    assert_one_clear_line(done, 4, "a.jsonl.gz is not run: ")
+    assert_one_clear_line(done, 4, "a.jsonl.gz is skipped: ")
     assert texts(folder, "a") == ["plain"]
     (folder / "in" / "a.jsonl.gz").rename(folder / "in" / "b.jsonl.gz")
     assert watch(folder, *ECHO, *UNTIL_EMPTY).returncode == 0
@@ -419,13 +419,13 @@ def test_the_events_of_a_watch_are_json_lines(folder: Path):
     ("arguments", "words"),
     [
         (["none", "-o", "out"], "none: there is no such folder"),
-        (["in", "-o", "in"], "is the watched folder: what is written there would be taken up"),
+        (["in", "-o", "in"], "is the watched folder: the results would be run as inputs"),
         (["in", "-o", "in/../in"], "is the watched folder"),
-        (["in", "-o", "file"], "--output file is no folder"),
+        (["in", "-o", "file"], "--output file is not a folder"),
         (["in"], "`batchrun watch` needs --output"),
-        (["in", "-o", "out", "--settle", "2"], "'2': hours, minutes or seconds?"),
+        (["in", "-o", "out", "--settle", "2"], "'2' has no unit"),
         (["in", "-o", "out", "--state", "x"], "`batchrun watch` has no option --state"),
-        (["in", "-o", "out", "--notify", "slack"], "--notify is no http(s) URL"),
+        (["in", "-o", "out", "--notify", "slack"], "--notify is not an http(s) URL"),
     ],
 )
 def test_wrong_usage_is_exit_2_with_one_clear_line_and_nothing_left_behind(folder: Path, arguments, words):
@@ -441,5 +441,5 @@ def test_a_record_of_somebody_else_is_never_overwritten(folder: Path):
     arrive(folder, "a.jsonl", ["x"])
     (folder / "out").mkdir()
     (folder / "out" / "a.done").write_text("mine")
-    assert_one_clear_line(watch(folder, *ECHO, *UNTIL_EMPTY), 2, "a.done is no record of a watch")
+    assert_one_clear_line(watch(folder, *ECHO, *UNTIL_EMPTY), 2, "a.done is not a record of batchrun watch")
     assert (folder / "out" / "a.done").read_text() == "mine"

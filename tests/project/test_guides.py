@@ -79,8 +79,8 @@ def test_a_guide_piped_into_a_command_is_plain_text():
     [
         ("swep", "try batchrun help sweeps"),
         ("Sweeps", "try batchrun help sweeps"),
-        ("../../README", "batchrun help lists them"),
-        ("zzz", "batchrun help lists them"),
+        ("../../README", "batchrun help lists the guides"),
+        ("zzz", "batchrun help lists the guides"),
     ],
 )
 def test_an_unknown_topic_is_one_line_with_the_nearest_name(topic: str, advice: str):

@@ -50,7 +50,7 @@ def test_the_lines_say_what_matters_and_no_more():
         "$40.00 to $80.00 for the whole run",
         "$0.40 of it for jobs without a result",
         "up to $0.0800 of it for possible duplicates",
-        "up to $0.20 more for jobs that ran unwatched",
+        "up to $0.20 more for jobs that ran between sessions",
     ]
     plain = cost_of(WorkCost(3600.0, 3600.0, jobs=10, execution_s=1.0), price_per_hour=2.0, done=10, total=10)
     assert cost_lines(plain, is_over=True) == ["$2.00, $200.00 per 1,000 rows"]

@@ -84,7 +84,7 @@ def test_of_too_many_messages_the_oldest_are_dropped_and_counted(pipe: Pipe, mon
         pipe.printer.write(f"message {n}\n")
     lines = pipe.text().splitlines()
     (told,) = [place for place, line in enumerate(lines) if "dropped" in line]
-    dropped = int(re.fullmatch(r"([\d,]+) messages were dropped", lines[told])[1].replace(",", ""))
+    dropped = int(re.fullmatch(r"messages dropped: ([\d,]+)", lines[told])[1].replace(",", ""))
     assert dropped + len(lines) - 1 == count + 1000
     assert lines[-1] == f"message {count + 999}"
     assert lines[told + 1] == f"message {told + dropped}"
@@ -147,7 +147,7 @@ def test_what_a_full_disk_did_not_take_is_counted_and_told_when_there_is_room():
     disk.is_full = False
     printer.write("3\n")
     printer.settle()
-    assert disk.getvalue() == "3 messages were dropped\n3\n"
+    assert disk.getvalue() == "messages dropped: 3\n3\n"
 
 
 def test_a_terminal_that_another_program_made_non_blocking_loses_nothing(pipe: Pipe):

@@ -98,15 +98,20 @@ def test_what_to_do_next_is_said_for_everything_that_is_left():
         )
     )
     next_steps = text.split("\nnext\n")[1].splitlines()
-    assert "  go on: batchrun resume r.jsonl.state" in next_steps
-    assert "  try the failed rows again: batchrun resume r.jsonl.state --retry-failed" in next_steps
-    for words in ("400 jobs go on", "3 held rows", "--unconfirmed resubmit", "12 texts were cut off"):
+    assert "  resume: batchrun resume r.jsonl.state" in next_steps
+    assert "  retry the failed rows: batchrun resume r.jsonl.state --retry-failed" in next_steps
+    for words in (
+        "jobs still at the endpoint: 400",
+        "held rows: 3",
+        "--unconfirmed resubmit",
+        "texts cut off at max_tokens: 12",
+    ):
         assert words in text
 
 
 NO_MODEL = FailureGroup("bad_request", 3, "r1", "The model `gpt-4o-mini` does not exist.")
 LOST = FailureGroup("platform", 2, "r2", "job timed out after 1 retries")
-WRONG = FailureGroup("invalid", 1, "r3", "`prompt` must be a text that is not empty")
+WRONG = FailureGroup("invalid", 1, "r3", "`prompt` must be a non-empty string")
 
 
 def test_a_request_that_was_refused_for_itself_is_to_be_changed_not_tried_again():
@@ -118,9 +123,9 @@ def test_a_request_that_was_refused_for_itself_is_to_be_changed_not_tried_again(
     assert "\n    batchrun run 'my r.errors.jsonl' b --set KEY=VALUE --skip-invalid -o NEW/\n" in text
     text = render(replace(DONE, succeeded=9_995, failed=5, failures=[NO_MODEL, LOST], errors=errors))
     assert "batchrun resume r.jsonl.state --retry-failed --only platform\n" in text
-    assert "3 requests were refused for what they ask" in text
+    assert "requests refused because of their content: 3" in text
     text = render(replace(DONE, succeeded=9_999, failed=1, failures=[WRONG], errors=errors))
-    assert "1 lines cannot be run as they are: fix them, then run the same command\n" in text
+    assert "invalid lines: 1; fix them, then give the same command again\n" in text
     assert "--retry-failed" not in text
     text = render(replace(DONE, succeeded=9_998, failed=2, failures=[LOST], errors=errors))
     assert "batchrun resume r.jsonl.state --retry-failed\n" in text

@@ -288,5 +288,5 @@ def test_the_echo_answers_other_routes_in_their_own_shape():
 
 @pytest.mark.parametrize("route", ["/v1/audio/transcriptions", "/tokenize", "/chat/completions"])
 def test_the_echo_refuses_a_route_that_it_does_not_know(route: str):
-    with pytest.raises(WorkerFailure, match=rf"vLLM returned HTTP 404: .*the echo knows no route {route}"):
+    with pytest.raises(WorkerFailure, match=rf"vLLM returned HTTP 404: .*the echo does not support the route {route}"):
         answered(route, input="x")

@@ -61,5 +61,5 @@ def test_a_sweep_of_too_many_rows_is_refused_before_the_first_of_them(tmp_path: 
     record = SourceRecord(0, "in.jsonl", str(tmp_path / "in.jsonl"), str(tmp_path / "in.jsonl"), "", 1)
     (tmp_path / "in.jsonl").write_bytes(b'"a"\n"b"\n')
     swept = replace(given, sweep=replace(given.sweep, repeat=3))
-    with pytest.raises(UsageError, match="3 rows of each line"):
+    with pytest.raises(UsageError, match="3 rows per line"):
         next(Validation(swept, [record], 1, Listener(), is_new=True).lines())

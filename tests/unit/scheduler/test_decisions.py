@@ -548,7 +548,7 @@ def test_the_third_row_that_a_worker_fails_beside_others_that_work_is_put_back_w
     requeue = cmd.Requeue(4, 3, "FAILED", CRASHED, retries=0, unconfirmed=0, is_answered=True)
     assert desk.after(failed(CRASHED, job=4, worker="dead"), 1.0) == [requeue]
     assert desk.scheduler.window.size == desk.scheduler.in_flight == 3, "the brake is on"
-    assert "worker dead fails each job at once" in desk.scheduler.note(1.0)
+    assert "worker dead fails every job immediately" in desk.scheduler.note(1.0)
 
 
 def test_a_job_that_waited_in_the_queue_shows_that_the_dead_worker_is_gone():
