@@ -104,7 +104,7 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
             "load-balancing endpoint, which has no queue",
         ),
         (["p.jsonl", "-e", "x", "--api-key-file", "nokey"], "--api-key-file nokey: No such file"),
-        (["p.jsonl", "-e", "local", "--state", "."], ". is a folder"),
+        (["p.jsonl", "-e", "local", "--state", "."], ". cannot be the state file: it is a folder"),
         (
             ["p.jsonl", "-e", "local", "--state", "p.jsonl"],
             "p.jsonl cannot be both the state file and the input p.jsonl",

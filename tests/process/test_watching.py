@@ -117,7 +117,7 @@ def test_each_file_is_a_run_of_its_own_with_a_record_in_the_order_of_arrival(fol
     assert told["input"]["sha256"] == sha256(before["b.jsonl.gz"]).hexdigest()
     for stem, count in (("a", 1), ("b", 2)):
         assert_whole(folder, stem, count)
-    assert "watch finished: files 2 done; 3 of 3 rows succeeded" in done.stderr
+    assert "watch finished: files: 2 done; 3 of 3 rows succeeded" in done.stderr
     assert done.stderr.count("finished: ") == 3, "a summary for each file, and the total"
 
 
@@ -164,7 +164,7 @@ def test_a_watch_that_is_killed_in_the_middle_goes_on_with_that_file_and_pays_fo
     arrive(folder, "older.jsonl", ["came meanwhile"], age_s=900)
     done = watch(folder, *at(base_url), "--until-empty", "--progress", "plain")
     assert done.returncode == 0, done.stderr
-    taken = [line for line in done.stderr.splitlines() if "in the queue" in line]
+    taken = [line for line in done.stderr.splitlines() if "files still queued" in line]
     assert taken == [
         "resuming b.jsonl; files still queued: 2",
         "running older.jsonl; files still queued: 1",
@@ -252,7 +252,7 @@ def test_rows_that_fail_are_exit_3_and_a_run_that_stops_early_is_4(folder: Path)
     arrive(folder, "a.jsonl", [{"prompt": "x", "max_tokens": 0}, "good"], age_s=90)
     done = watch(folder, *ECHO, *UNTIL_EMPTY)
     assert done.returncode == 3, done.stderr
-    assert "files 1 done (1 with rows that failed); 1 of 2 rows succeeded" in done.stderr
+    assert "files: 1 done (1 with failed rows); 1 of 2 rows succeeded" in done.stderr
     assert (record(folder, "a.done")["exit_code"], record(folder, "a.done")["rows"]["failed"]) == (3, 1)
     arrive(folder, "b.jsonl", [{"id": str(n), "prompt": "x", "max_tokens": 0} for n in range(3)], age_s=80)
     arrive(folder, "c.jsonl", ["good"], age_s=70)
@@ -300,7 +300,7 @@ async def test_somebody_is_told_once_for_each_file(folder: Path):
     async with listening() as (url, heard):
         assert (await watch_async(folder, *ECHO, *UNTIL_EMPTY, "--notify", url))[0] == 4
     assert [told["event"] for told in heard] == ["finished", "refused"]
-    assert "batchrun refused b.jsonl: nothing was sent. " in heard[1]["text"]
+    assert "batchrun refused b.jsonl; nothing was sent. " in heard[1]["text"]
 
 
 def test_a_folder_that_is_gone_ends_the_watch(folder: Path):
@@ -418,7 +418,7 @@ def test_the_events_of_a_watch_are_json_lines(folder: Path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["none", "-o", "out"], "none: there is no such folder"),
+        (["none", "-o", "out"], "none: no such folder"),
         (["in", "-o", "in"], "is the watched folder: the results would be run as inputs"),
         (["in", "-o", "in/../in"], "is the watched folder"),
         (["in", "-o", "file"], "--output file is not a folder"),
