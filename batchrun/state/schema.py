@@ -193,7 +193,9 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path, *, may_be_empty:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-    if (tables or not may_be_empty) and application_id != APPLICATION_ID:
+    if not tables and not may_be_empty:
+        raise StateError(f"{path} holds no run: it is empty", "if its start was interrupted, run that command again")
+    if tables and application_id != APPLICATION_ID:
         raise StateError(f"{path} is not a state file of batchrun", "use another --state; this file was left untouched")
     if version > SCHEMA_VERSION:
         raise StateError(

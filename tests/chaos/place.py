@@ -284,8 +284,12 @@ class Place:
     # What it owes
 
     def standing(self) -> dict[str, Any]:
-        """What `status --json` says."""
-        return json.loads(self.command("status", "--json", self.state_name).output.read_bytes())
+        """What `status --json` says; of a run whose start was cut off before there was one, that nothing was sent."""
+        process = self.command("status", "--json", self.state_name)
+        if process.code == 2:  # noqa: PLR2004 - wrong usage, as the README has it
+            assert "holds no run" in process.said, process.said
+            return {"counters": {}, "submitting": 0, "pid": None}
+        return json.loads(process.output.read_bytes())
 
     def check(self) -> None:
         """Whatever has happened: files of others are as they were, and nothing was paid for twice in silence."""

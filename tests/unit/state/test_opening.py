@@ -244,3 +244,16 @@ def test_what_is_no_state_file_is_told_from_a_damaged_one(tmp_path: Path):
                 opened(tmp_path / "out.jsonl")
         assert (tmp_path / "out.jsonl").read_bytes() == content
     assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl"]
+
+
+def test_a_file_in_which_a_start_was_interrupted_is_said_to_hold_no_run(tmp_path: Path):
+    path = tmp_path / "run.state"
+    path.touch()
+    with pytest.raises(StateError, match="holds no run: it is empty"):
+        StateReader(path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+    with pytest.raises(StateError, match="holds no run: it is empty") as raised:
+        StateReader(path)
+    assert raised.value.hint == "if its start was interrupted, run that command again"
+    Store(path).close()
