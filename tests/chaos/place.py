@@ -286,7 +286,7 @@ class Place:
     def standing(self) -> dict[str, Any]:
         """What `status --json` says; of a run whose start was cut off before there was one, that nothing was sent."""
         process = self.command("status", "--json", self.state_name)
-        if process.code == 2:  # noqa: PLR2004 - wrong usage, as the README has it
+        if process.code == 2:
             assert "holds no run" in process.said, process.said
             return {"counters": {}, "submitting": 0, "pid": None}
         return json.loads(process.output.read_bytes())
