@@ -1,9 +1,9 @@
 """Run JSONL prompt files through a Runpod serverless queue endpoint, resumably.
 
-From Python: `run` for a file or a list of requests, `stream` for requests that come one by one.
+From Python: `run` for a file or a list of requests, `stream` for requests that arrive one at a time.
 """
 
-TYPE_CHECKING = False  # the command `batchrun` hears signals some milliseconds earlier without the module typing
+TYPE_CHECKING = False  # not importing typing lets the command `batchrun` catch signals some milliseconds earlier
 if TYPE_CHECKING:
     from batchrun.api.calls import Stream, run, stream
     from batchrun.config import VERSION as __version__  # noqa: N811 - its usual name
@@ -22,7 +22,7 @@ __all__ = [
     "stream",
 ]
 
-_PLACES = {
+_MODULES = {
     "BatchrunError": "batchrun.errors",
     "InputError": "batchrun.errors",
     "StoppedError": "batchrun.errors",
@@ -35,15 +35,15 @@ _PLACES = {
 }
 
 
-if not TYPE_CHECKING:  # else a type checker would take any name for one of the API
+if not TYPE_CHECKING:  # otherwise a type checker would accept any name as part of the API
 
     def __getattr__(name: str) -> object:
-        """What the API offers, imported when it is asked for: `batchrun --help` needs none of it."""
+        """Import a name of the API when it is first used: `batchrun --help` needs none of them."""
         from importlib import import_module
 
-        if name not in _PLACES:
+        if name not in _MODULES:
             raise AttributeError(f"module 'batchrun' has no attribute {name!r}")
-        return getattr(import_module(_PLACES[name]), "VERSION" if name == "__version__" else name)
+        return getattr(import_module(_MODULES[name]), "VERSION" if name == "__version__" else name)
 
 
 def __dir__() -> list[str]:

@@ -1,15 +1,15 @@
 """The command `batchrun`, and `python -m batchrun`.
 
-Signals are caught before anything else is imported: Ctrl-C in the first second is no traceback, and process 1 of a
-container hears only what it catches.
+Signals are caught before anything else is imported: Ctrl-C in the first second prints no traceback, and process 1 of a
+container receives only the signals that it catches.
 """
 
-# Loaded already: the module signal takes some milliseconds to make enums of its numbers.
+# `_signal` is already loaded; importing `signal` would take some milliseconds, because it builds enums.
 import _signal as signal  # type: ignore[import-not-found]
 import os
 import sys
 
-TYPE_CHECKING = False  # likewise: typing takes longer than all else here
+TYPE_CHECKING = False  # likewise: importing typing takes longer than everything else here
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -18,14 +18,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def _leave(_number: int, _frame: "FrameType | None") -> None:
-    """Leave at once: nothing has begun, or all is over."""
+    """Exit at once: nothing has begun, or everything is finished."""
     os._exit(_INTERRUPTED)
 
 
 def _interrupt(number: int, frame: "FrameType | None") -> None:
-    """Interrupt what runs outside of a session, which catches the signals itself. The next signal leaves at once.
+    """Interrupt whatever runs outside a session; a session catches signals itself. The next signal exits at once.
 
-    An import is left at once: an exception in one of its callbacks would be printed, and lost.
+    A signal during an import exits at once, too: an exception in one of its callbacks would only be printed.
 
     Raises:
         KeyboardInterrupt: always.
@@ -41,8 +41,8 @@ def _interrupt(number: int, frame: "FrameType | None") -> None:
     raise KeyboardInterrupt
 
 
-def _heard_nowhere(lost: "sys.UnraisableHookArgs") -> None:
-    """Leave at once when a signal came in a callback, of a weak reference say, whose exceptions are only printed."""
+def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
+    """Exit at once if a signal arrived in a callback whose exceptions are only printed, such as a weak reference's."""
     if lost.exc_type is KeyboardInterrupt:
         os._exit(_INTERRUPTED)
     sys.__unraisablehook__(lost)
@@ -50,7 +50,7 @@ def _heard_nowhere(lost: "sys.UnraisableHookArgs") -> None:
 
 def main() -> None:
     """Run the command line; exits."""
-    sys.unraisablehook = _heard_nowhere
+    sys.unraisablehook = _unraisable
     caught = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     for number in caught:
         signal.signal(number, _interrupt)

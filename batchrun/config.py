@@ -1,4 +1,4 @@
-"""Options, as frozen dataclasses: every default stands here once, with its unit and its reason.
+"""Options as frozen dataclasses: every default is defined here once, with its unit and its reason.
 
 Nothing here reads a file, an environment variable or a clock; the command line and the Python API fill these in.
 """
@@ -32,52 +32,52 @@ LOCAL_ENDPOINT = "local"
 """The endpoint ID that starts the built-in endpoint in this process."""
 
 FOLDER_STATE = "batchrun.state"
-"""The state file within a folder of results: with the results it is kept, copied, moved and renamed."""
+"""The state file's name inside a results folder: it is copied, moved and renamed together with the results."""
 
 WINDOW_S = 10.0
-"""Runpod counts requests over any 10 seconds."""
+"""Runpod counts requests in any 10 seconds."""
 
 MAX_REQUEST_BYTES = 10_000_000
-"""The body limit of `/run`. The docs say MB, runpodctl checks MiB: the smaller of the two is safe under both."""
+"""The body limit of `/run`. Runpod's docs say MB, runpodctl checks MiB: the smaller of the two is safe for both."""
 
 DEFAULT_SILENCE_S = 30.0
-"""An edge gives up on its own server after 100 s, and says so; a line that is dead says nothing for ever."""
+"""An edge server gives up on its backend after 100 s, and reports it; a dead connection stays silent forever."""
 
 DEFAULT_MEMORY_BYTES = 256_000_000
-"""For answers that arrive or wait to be written: three of 10 MB at once, and any number of the usual ones."""
+"""For answers that are arriving or waiting to be written: three of 10 MB at once, or any number of ordinary ones."""
 
 RETENTION_S = 30 * 60.0
-"""A finished job's result is kept for 30 minutes, then `/status` answers 404. It cannot be made longer."""
+"""A finished job's result is kept for 30 minutes, then `/status` answers 404. This cannot be extended."""
 
 DEFAULT_TTL_S = 24 * 3600.0
-"""The API's default life of a job, counted from its submission over queue and execution."""
+"""The API's default ttl of a job: from its submission, with the time in the queue and the execution."""
 
 MAX_TTL_S = 7 * 24 * 3600.0
-"""The longest ttl that the API takes."""
+"""The longest ttl that the API accepts."""
 
 TTL_GRACE_S = 600.0
-"""A job that is not over so long after its ttl never will be: its state was lost (runpod-python issue 250)."""
+"""A job that has not ended this long after its ttl never will: its state was lost (runpod-python issue 250)."""
 
 MOST_ROWS = 2**31 - 1
-"""The rows that a state file can number."""
+"""The most rows that a state file can number."""
 
 _HOST = re.compile(r"[A-Za-z0-9._~:%-]{1,253}")
-"""A name in the DNS, of 253 characters at most, or an IP address."""
+"""A DNS name of at most 253 characters, or an IP address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Which numbers an option takes. What is not a number (NaN) and infinity are never among them."""
+    """The range of numbers that an option accepts. NaN and infinity are never accepted."""
 
     least: float
     most: float
     whole: bool = False
-    """Whether only whole numbers are taken."""
+    """Whether only whole numbers are accepted."""
     above: bool = False
-    """Whether `least` itself is too little."""
+    """Whether `least` itself is excluded."""
 
     def hold(self, value: object) -> bool:
-        """Whether a value is such a number; True and False are none."""
+        """Whether a value is a number within the bounds; True and False are not numbers."""
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return False
         return (self.least < value if self.above else self.least <= value) and value <= self.most
@@ -90,41 +90,41 @@ class Bounds:
 
 
 def checked_url(option: str, url: str, *, example: str, is_prefix: bool = False) -> str:
-    """A URL that requests can be sent to.
+    """Check that requests can be sent to a URL, and return it.
 
     Args:
-        option: Where it was given; the message does not repeat the URL, which may hold a secret.
+        option: The option that set it; the message does not repeat the URL, which may contain a secret.
         url: The URL.
-        example: What would do.
-        is_prefix: Whether paths are put behind it, so that it has no query and no fragment.
+        example: A valid URL, for the hint.
+        is_prefix: Whether paths are appended to it, so that it may have neither a query nor a fragment.
 
     Raises:
-        UsageError: it is no http(s) URL, or has a host or a port that there cannot be.
+        UsageError: it is not an http(s) URL, or its host or port is invalid.
     """
     hint = f"for example {example}"
     if not url.startswith(("http://", "https://")) or not url.isprintable() or " " in url:
-        raise UsageError(f"{option} is no http(s) URL", hint)
+        raise UsageError(f"{option} is not an http(s) URL", hint)
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
-    except ValueError:  # UnicodeError is one, too
+    except ValueError:  # includes UnicodeError
         host, port = "", 0
     if not _HOST.fullmatch(host) or port == 0:
-        raise UsageError(f"{option} has a host or a port that there cannot be", hint)
+        raise UsageError(f"{option} has an invalid host or port", hint)
     if is_prefix and (parts.query or parts.fragment or url.endswith(("?", "#"))):
-        raise UsageError(f"{option} has a query or a fragment, and paths are put behind it", hint)
+        raise UsageError(f"{option} must not have a query or a fragment: paths are appended to it", hint)
     return url
 
 
 def without_user(url: str) -> str:
-    """A URL without the name and the password that it may carry."""
+    """A URL without its user name and password, if it has them."""
     scheme, slashes, rest = url.partition("//")
     place, slash, path = rest.partition("/")
     return f"{scheme}{slashes}{place.rpartition('@')[2]}{slash}{path}"
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL is of this machine: `localhost`, 127.0.0.0/8 or ::1."""
+    """Whether a URL points to this machine: `localhost`, 127.0.0.0/8 or ::1."""
     try:
         host = urlsplit(url).hostname or ""
         return host == "localhost" or ip_address(host).is_loopback
@@ -133,13 +133,13 @@ def is_loopback(url: str) -> bool:
 
 
 def is_plain_http(url: str) -> bool:
-    """Whether everybody on the way can read what is sent to a URL."""
+    """Whether anyone on the network path can read what is sent to a URL."""
     return url.startswith("http://") and not is_loopback(url)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """How a prompt line becomes a request. These decide what is asked, so a resumed run must have the same."""
+    """How a prompt line becomes a request. They decide what is sent, so a resumed run must have the same options."""
 
     override: dict[str, object] = field(default_factory=dict)
     """`--set`: sampling parameters that win over the line's own."""
@@ -148,12 +148,12 @@ class RequestOptions:
     chat: bool = False
     """`--chat`: send a `prompt` line as one user message."""
     system: str | None = None
-    """`--system`: a system message before the line's own messages; implies chat for prompt lines. None: none."""
+    """`--system`: a system message before the line's own messages; implies chat for prompt lines. None for none."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepOptions:
-    """How many rows a line makes. These decide what is asked, so a resumed run must have the same."""
+    """Which rows are made of a line. They decide what is sent, so a resumed run must have the same options."""
 
     keys: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     """`--sweep`: each key with its values, in the order given; the rows are their product."""
@@ -162,7 +162,7 @@ class SweepOptions:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The endpoints that are compared; empty: only the run's own."""
+        """The endpoints that are compared; empty if there is only the run's own."""
         return next((values for key, values in self.keys if key == "endpoint"), ())
 
     def to_json(self) -> dict[str, Any]:
@@ -178,14 +178,14 @@ class SweepOptions:
 
 @dataclass(frozen=True, slots=True)
 class JobPolicy:
-    """The job's `policy` object. None leaves Runpod's default. Sent in milliseconds."""
+    """The job's `policy` object. None leaves Runpod's default. Times are sent in milliseconds."""
 
     execution_timeout_s: float | None = None
     """Runpod's default is 600 s; 5 s to 7 days are accepted."""
     ttl_s: float | None = None
-    """Life of the job from its submission; Runpod's default is 24 h; 10 s to 7 days are accepted."""
+    """How long the job may live from its submission; Runpod's default is 24 h; 10 s to 7 days are accepted."""
     low_priority: bool = False
-    """True: the job does not make the endpoint scale up."""
+    """Whether the job does not make the endpoint scale up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +193,14 @@ class OperationLimit:
     """What the API allows for one operation of one endpoint."""
 
     per_window: int
-    """Requests in any 10 s; 0 is unlimited."""
+    """Requests in any 10 s; 0 for no limit."""
     concurrent: int
-    """Requests under way at once; 0 is unlimited."""
+    """Concurrent requests; 0 for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Runpod's documented limits, per user and endpoint (docs, page send-requests)."""
+    """Runpod's documented limits, for each user and endpoint (docs, page send-requests)."""
 
     run: OperationLimit = OperationLimit(per_window=1000, concurrent=200)
     status: OperationLimit = OperationLimit(per_window=2000, concurrent=400)
@@ -209,55 +209,55 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerOptions:
-    """What the scheduler decides by."""
+    """What the scheduler's decisions depend on."""
 
     concurrency: int | None = None
-    """Jobs in flight at once; None: as many as the endpoint's workers need, and no more."""
+    """The number of jobs in flight; None for as many as the endpoint's workers need, and no more."""
     connections: int | None = None
-    """HTTP requests under way at once; None: as many as the distance to the server needs, 64 to 256."""
+    """Concurrent HTTP requests; None for as many as the distance to the server needs, 64 to 256."""
     limits: Limits = field(default_factory=Limits)
     max_retries: int = 3
-    """Further submissions for one row after a retryable failure; 0 means none."""
+    """Further submissions of one row after a retryable failure; 0 for none."""
     unconfirmed: UnconfirmedPolicy = "resubmit"
     """What to do with a submission whose answer never arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class HaltOptions:
-    """How many failed rows stop a run: it then collects what is in flight, and can go on."""
+    """How many failed rows stop a run. A stopped run collects the jobs in flight, and can be resumed."""
 
     rows: int | None = None
-    """`--halt N`: so many failed rows, >= 1. None: no such bound."""
+    """`--halt N`: the number of failed rows, >= 1; None for no such limit."""
     share: float | None = None
-    """`--halt N%`: this share of the finished rows, 0..1, counted from the 50th of them on. None: no such bound."""
+    """`--halt N%`: the failed share of the finished rows, 0..1, from the 50th of them on; None for no such limit."""
     automatic: bool = True
-    """Stop when the first 20 finished rows all failed, or the last 200 did: no deployment is worth more proof."""
+    """Stop when the first 20 finished rows, or the last 200, all failed: that proves the deployment broken."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuardOptions:
-    """What keeps watch over a run that nobody watches. Each may differ from one session to the next."""
+    """The guards of an unattended run. Each may differ from one session to the next."""
 
     on_interrupt: InterruptPolicy = "drain"
-    """What the first Ctrl-C or SIGTERM does: what is in flight is paid for, so it is collected."""
+    """What the first Ctrl-C or SIGTERM does. Jobs in flight are paid for, so they are collected by default."""
     halt: HaltOptions = field(default_factory=HaltOptions)
     canary: int = 0
-    """`--canary N`: rows that must succeed before any other is submitted; 0: none."""
+    """`--canary N`: rows that must succeed before any other is submitted; 0 for none."""
     canary_allow: CanaryAllows | None = None
-    """`--canary-allow length`: answers that were cut off are whole enough for a canary; None: they are not."""
+    """`--canary-allow length`: an answer that was cut off is good enough for a canary; None if it is not."""
     price_per_hour: float | None = None
-    """Of one worker, in dollars; None: the cost is not estimated."""
+    """Price of one worker in dollars per hour; None for no cost estimate."""
     max_cost: float | None = None
-    """In dollars, over all sessions of the run; None: no bound."""
+    """In dollars, over all sessions of the run; None for no limit."""
     deadline_s: float | None = None
-    """From the session's start; None: no bound."""
+    """Seconds from the session's start; None for no deadline."""
     job_timeout_s: float | None = None
-    """From a job's submission to its end; None: only its ttl bounds it."""
+    """Seconds from a job's submission to its end; None if only its ttl limits it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Everything that `batchrun run` was asked for; kept in the state file, so that `resume` can go on with it."""
+    """All options of `batchrun run`; kept in the state file, so that `resume` can use them."""
 
     inputs: tuple[str, ...]
     """Files, folders or `-` for stdin, as given."""
@@ -273,34 +273,34 @@ class RunOptions:
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     guards: GuardOptions = field(default_factory=GuardOptions)
     limit: int | None = None
-    """Only the first N rows; None: all."""
+    """Only the first N rows; None for all."""
     shard: str | None = None
-    """`I/N`: only the lines that fall to this shard; None: all of them."""
+    """`I/N`: only the lines of this shard; None for all lines."""
     strict: bool = False
-    """`--strict`: what is probably a mistake in a line is one. Of this session alone: it is not kept."""
+    """`--strict`: treat probable mistakes in the lines as errors. For this session only: it is not stored."""
     skip_invalid: bool = False
-    """`--skip-invalid`: lines that cannot be run fail as INVALID, instead of keeping the others from being run."""
+    """`--skip-invalid`: invalid lines fail as INVALID, instead of the whole run being refused."""
     dedupe: bool = False
-    """`--dedupe`: rows that ask for the same share one job. A resumed run must have the same."""
+    """`--dedupe`: rows with equal requests share one job. A resumed run must have the same value."""
     format: FormatChoice = "auto"
-    """Of the results and error files. `auto` is decided by the input when the run begins, and stays as decided."""
+    """Format of the results and error files. `auto` is decided by the input when the run begins, once for all."""
     ordered: bool = False
     """`--ordered`: the results files of a finished run are put into input order."""
     inspect_output: bool = True
-    """Look for errors inside the output of completed jobs (runpod-api: error-in-COMPLETED)."""
+    """Look for errors inside the output of completed jobs."""
     timeout_s: float = DEFAULT_SILENCE_S
-    """`--request-timeout`: how long a server may send nothing, before its answer and within it."""
+    """`--request-timeout`: how many seconds a server may be silent, before its answer and within it."""
     memory_bytes: int = DEFAULT_MEMORY_BYTES
-    """`--memory`: what all answers together may take that are held at once."""
+    """`--memory`: the memory, in bytes, for all answers that are held at once."""
 
     @property
     def is_local(self) -> bool:
-        """Whether the run is on the built-in endpoint, which lives and dies with this process."""
+        """Whether the run uses the built-in endpoint, which exists only as long as this process."""
         return self.endpoint == LOCAL_ENDPOINT
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """Where the rows go: the endpoint, or those that the sweep compares."""
+        """The endpoints that rows are submitted to: the run's own, or those that the sweep compares."""
         return self.sweep.endpoints or (self.endpoint,)
 
     def to_json(self) -> dict[str, Any]:

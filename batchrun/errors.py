@@ -8,19 +8,19 @@
     │   ├── RefusedError          exit 4: the API refuses the key or the endpoint
     │   └── OutputError           exit 4: results or state cannot be written
     ├── RunInterrupted            exit 130: a signal ended the run, resumable
-    ├── IllegalMoveError          exit 1: a defect of ours: an event that a row's state does not allow
+    ├── IllegalMoveError          exit 1: a bug in batchrun: an event that the row's state does not allow
     └── CallError                 one API call failed; the scheduler decides what that means
         ├── ThrottledError        408, 429: not accepted, slow down
-        ├── UnreachableError      the request surely did not reach the server
+        ├── UnreachableError      the request certainly did not reach the server
         ├── AmbiguousError        the server may have acted on it: timeout, reset, 5xx, broken answer
-        │   ├── MismatchedError   the answer is that of another job
-        │   └── TooLargeError     the answer is larger than any that the API gives
+        │   ├── MismatchedError   the answer belongs to another job
+        │   └── TooLargeError     the answer is larger than any that the API sends
         ├── RejectedError         400, 413, 422: this request is wrong, others may pass
         ├── NotFoundError         404, 410
-        └── DeniedError           401, 402, 403, 425, redirects: no request will pass
+        └── DeniedError           401, 402, 403, 425, redirects: no request will succeed
 
-Each error says what happened (`message`), what to do about it (`hint`, may be empty) and which exit code it
-means (`exit_code`). The two axes of a CallError are its class and whether the work may have been started.
+Each error says what happened (`message`), what to do about it (`hint`, may be empty) and with which exit code the
+command ends (`exit_code`). The class of a CallError tells whether the work may have been started.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _SHOWN_CHARS = 60
 
 
 class BatchrunError(Exception):
-    """Anything that batchrun reports to a person.
+    """Any error that batchrun reports to the user.
 
     Args:
-        message: What happened and where, one line.
-        hint: What to do about it, one line; empty when there is nothing to add.
+        message: What happened and where, as one line.
+        hint: What to do about it, as one line; empty if there is nothing to add.
     """
 
     exit_code: ClassVar[int] = 1
@@ -62,7 +62,7 @@ class StateError(UsageError):
 
 
 class StoppedError(BatchrunError):
-    """The run stopped before its end. What was committed is whole, and the same command goes on."""
+    """The run stopped before its end. What was committed is complete, and the same command resumes the run."""
 
     exit_code = 4
 
@@ -75,26 +75,26 @@ class OutputError(StoppedError):
     """A results file or the state file cannot be written: disk full, read-only, gone."""
 
 
-class RunInterrupted(BatchrunError):  # noqa: N818 - a signal is no error
-    """A signal ended the run. The same command goes on."""
+class RunInterrupted(BatchrunError):  # noqa: N818 - a signal is not an error
+    """A signal ended the run. The same command resumes it."""
 
     exit_code = 130
 
 
 class IllegalMoveError(BatchrunError):
-    """An event came for a row whose state does not allow it: a defect of batchrun, never of the user."""
+    """A row received an event that its state does not allow: a bug in batchrun, never the user's mistake."""
 
 
 class CallError(BatchrunError):
     """One API call failed.
 
     Args:
-        message: What the server or the transport said, as one line.
-        http_status: The HTTP status of the answer; None when there was no answer.
-        retry_after_s: The server's Retry-After in seconds, >= 0; None when it sent none.
-        raw: The answer's body as it was sent; empty when there was none, then `raw` is the message.
-        from_api: Whether the body is the API's own JSON, and not the page of an edge or a proxy before it.
-        hint: What a person must do before any call succeeds, if the API has never answered; empty: it may pass.
+        message: What the server or the transport reported, as one line.
+        http_status: The HTTP status of the answer; None if there was no answer.
+        retry_after_s: The server's Retry-After in seconds, >= 0; None if it sent none.
+        raw: The answer's body as received. If empty, the attribute `raw` is the message.
+        from_api: Whether the body is the API's own JSON, not a page of an edge server or proxy in front of it.
+        hint: What to fix before any call can succeed, if the API has never answered; empty if the error may pass.
     """
 
     def __init__(
@@ -114,17 +114,17 @@ class CallError(BatchrunError):
         self.raw = raw or message
 
     def rewrite(self, change: Callable[[str], str]) -> None:
-        """Change what it says, and what was sent."""
+        """Apply `change` to the message and to the raw body."""
         self.message, self.raw = change(self.message), change(self.raw)
         self.args = (self.message,)
 
 
 class ThrottledError(CallError):
-    """408 or 429: the request was not accepted; the whole operation is to slow down."""
+    """408 or 429: the request was not accepted; the whole operation must slow down."""
 
 
 class UnreachableError(CallError):
-    """The request surely did not reach the server: refused, no route, DNS or TLS failure."""
+    """The request certainly did not reach the server: refused, no route, DNS or TLS failure."""
 
 
 class AmbiguousError(CallError):
@@ -132,15 +132,15 @@ class AmbiguousError(CallError):
 
 
 class MismatchedError(AmbiguousError):
-    """The answer is that of another job: a cache, a proxy, or a response too many on a kept connection."""
+    """The answer belongs to another job: from a cache, a proxy, or a stray response on a reused connection."""
 
 
 class TooLargeError(AmbiguousError):
-    """The answer is larger than any that the API gives. It was not read to its end."""
+    """The answer is larger than any that the API sends. It was not read to the end."""
 
 
 class RejectedError(CallError):
-    """The API refuses this one request (400, 413, 422); others may pass."""
+    """The API refuses this one request (400, 413, 422); others may succeed."""
 
 
 class NotFoundError(CallError):
@@ -148,13 +148,13 @@ class NotFoundError(CallError):
 
 
 class DeniedError(CallError):
-    """401, 402, 403, 407, 425, a redirect, an endpoint without a queue: no request will pass, if the API says so."""
+    """401, 402, 403, 407, 425, a redirect, an endpoint without a queue: no request will succeed, if the API says so."""
 
 
 def shown(value: object) -> str:
-    """A value for a message about it: its beginning, where it is long."""
+    """A value as it is shown in a message; long ones are cut off."""
     try:
         text = repr(value)
     except ValueError:  # Python does not write integers of more than 4,300 digits
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."

@@ -1,4 +1,4 @@
-"""Results and failed rows as one table, with pandas; as a Parquet file, too, where `datasets` is installed.
+"""Load results and failed rows into one pandas table; also write a Parquet file, if `datasets` is installed.
 
 python samples/load_results.py RESULTS.jsonl [RESULTS.errors.jsonl]
 """
@@ -13,10 +13,10 @@ import pandas as pd
 COLUMNS = ["id", "status", "text", "finish_reason", "error.kind", "error.message"]
 NESTED = ("metadata.", "variant.", "usage.", "job.")
 
-# Not pandas.read_json: it takes an id such as "007" for a number.
+# Not pandas.read_json, which would turn an id such as "007" into a number.
 records = [json.loads(line) for file in sys.argv[1:] for line in Path(file).read_bytes().splitlines()]
 for record in records:
-    record.setdefault("metadata", record.get("request", {}).get("metadata"))  # a failed row has its own in `request`
+    record.setdefault("metadata", record.get("request", {}).get("metadata"))  # in a failed row it is in `request`
 wide = pd.json_normalize(records, max_level=1)
 frame = wide[[column for column in wide if column in COLUMNS or column.startswith(NESTED)]].sort_values("id")
 

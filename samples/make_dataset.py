@@ -1,4 +1,4 @@
-"""Prompts from a DataFrame, one line for each of its rows: every topic for every reader.
+"""Write prompts from a DataFrame, one line for each of its rows: every topic for every reader.
 
 python samples/make_dataset.py PROMPTS.jsonl
 """

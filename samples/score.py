@@ -1,4 +1,4 @@
-"""Exact match with metadata.reference, by variant; a row that failed is counted as wrong.
+"""Count exact matches with metadata.reference, by variant; failed rows count as wrong.
 
 python samples/score.py RESULTS.jsonl [RESULTS.errors.jsonl]
 """
@@ -12,14 +12,14 @@ from typing import Any
 
 
 def records(files: list[str]) -> Iterator[dict[str, Any]]:
-    """Every row that has ended, from results and error files."""
+    """All records in the results and error files."""
     for file in files:
         with Path(file).open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
 
 
 def plain(text: str) -> str:
-    """What is compared: without case, and without space or a full stop around it."""
+    """The text that is compared: without case, and without surrounding white space or full stops."""
     return text.strip(" \t\n.").casefold()
 
 

@@ -1,4 +1,4 @@
-"""Questions that are made one by one, answered by the built-in endpoint; the same command again resumes.
+"""Questions that are generated one by one and answered by the built-in endpoint; the same command again resumes.
 
 python samples/stream.py FOLDER [WORKER]
 """
@@ -13,14 +13,14 @@ import batchrun
 
 
 def questions() -> Iterator[dict[str, Any]]:
-    """Twelve of them; a generator without an end would do as well."""
+    """Twelve questions; an endless generator would work as well."""
     for number in range(1, 13):
         text = f"What is {number} times {number}? Answer with the number only."
         yield {"id": f"square-{number}", "messages": [{"role": "user", "content": text}], "max_tokens": 8}
 
 
 async def main(folder: Path, worker: str = "auto") -> None:
-    """Print each answer as it comes, and count the right ones."""
+    """Print each answer when it arrives, and count the right ones."""
     right = 0
     stream = batchrun.stream(questions(), endpoint="local", worker=worker, state=folder / "squares.state")
     async for record in stream:

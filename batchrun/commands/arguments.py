@@ -55,7 +55,7 @@ _BASE_URL_VARIABLES = ("BATCHRUN_BASE_URL", "RUNPOD_ENDPOINT_BASE_URL")
 _DEFAULTS = SchedulerOptions()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RequestArguments(Arguments):
     """How a line becomes its requests."""
 
@@ -91,7 +91,7 @@ class RequestArguments(Arguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class GuardArguments(Arguments):
     """What guards a run. Each may differ from session to session; None keeps the stored value, or else the default."""
 
@@ -144,7 +144,7 @@ class GuardArguments(Arguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class RetryArguments(Arguments):
     """What to repeat or repair when a run is resumed."""
 
@@ -163,7 +163,7 @@ class RetryArguments(Arguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class KeyArguments(Arguments):
     """Where the API key comes from, and how it may be sent."""
 
@@ -175,7 +175,7 @@ class KeyArguments(Arguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ConfirmArguments(KeyArguments):
     """Confirms the base URL of a run that is known only from its state file, which may come from somebody else."""
 
@@ -188,7 +188,7 @@ class ConfirmArguments(KeyArguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class LocalArguments(Arguments):
     """The worker of the local endpoint."""
 
@@ -204,7 +204,7 @@ class LocalArguments(Arguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ShowArguments(Arguments):
     """What is shown, logged, and sent at the end."""
 
@@ -225,22 +225,22 @@ class ShowArguments(Arguments):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class SessionArguments(RetryArguments, LocalArguments, ShowArguments):
     """Options of one session, which the state file does not keep."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ResumeArguments(GuardArguments, SessionArguments, ConfirmArguments):
     """Options of `batchrun resume`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class CancelArguments(ShowArguments, ConfirmArguments):
     """Options of `batchrun cancel`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class JobArguments(RequestArguments, GuardArguments, KeyArguments, LocalArguments, ShowArguments):
     """Options of a run, whatever its inputs and outputs are."""
 
@@ -354,7 +354,7 @@ class JobArguments(RequestArguments, GuardArguments, KeyArguments, LocalArgument
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RunArguments(JobArguments, SessionArguments):
     """Options of `batchrun run`, and of `batchrun.run` in Python."""
 
@@ -383,7 +383,7 @@ class RunArguments(JobArguments, SessionArguments):
     dry_run: bool = option(False, (WHERE, 2), "Print the request bodies that would be sent, and send nothing.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class WatchArguments(JobArguments):
     """Options of `batchrun watch`: those of a run, for each file, and its own."""
 

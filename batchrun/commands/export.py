@@ -14,7 +14,7 @@ from typing import BinaryIO
 from batchrun.config import ResultFormat
 from batchrun.errors import BatchrunError, UsageError
 from batchrun.prompts.sources import first_line, is_own_line
-from batchrun.results.reader import PlacedLines
+from batchrun.results.reader import LinesByPosition
 from batchrun.results.writer import errors_path, write_whole, writing
 from batchrun.runs.conversion import Conversion
 from batchrun.runs.manifest import manifest_path
@@ -82,7 +82,7 @@ def export(
         refuse_own_files(store, target, stdout)
         paths = {output.output: store.results_path(output) for output in store.outputs()}
         counts = store.counts()
-        placed = stack.enter_context(PlacedLines(paths))
+        placed = stack.enter_context(LinesByPosition(paths))
         find_positions(store, positions, counts[RowState.SUCCEEDED])
         shared_ids = count_shared_ids(store, with_errors=with_errors)
         conversion = stack.enter_context(Conversion(state, form))

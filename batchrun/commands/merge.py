@@ -16,7 +16,7 @@ from typing import BinaryIO
 from batchrun.commands.export import note_on, put, refuse_own_files
 from batchrun.errors import StateError
 from batchrun.prompts.shard import LineSum, Shard
-from batchrun.results.reader import PlacedLines
+from batchrun.results.reader import LinesByPosition
 from batchrun.results.writer import errors_path, write_errors
 from batchrun.runs.ordering import find_positions
 from batchrun.scheduler.states import RowState
@@ -91,7 +91,7 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
             paths |= {after[0] + output.output: store.results_path(output) for output in store.outputs()}
             find_positions(store, positions, each[RowState.SUCCEEDED], after)
             after = (max(paths), after[1] + store.last_row())
-        placed = stack.enter_context(PlacedLines(paths))
+        placed = stack.enter_context(LinesByPosition(paths))
         lines = (placed.read(at.output, at.offset, at.length) for at in positions)
         put(lines, target, stdout)
         errors = None

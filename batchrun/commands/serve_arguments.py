@@ -8,7 +8,7 @@ from batchrun.commands.definitions import EMULATED, WHERE, numbers, option, text
 _WEEK_S = 604_800
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ServeArguments(LocalArguments):
     """Options of `batchrun serve`."""
 

@@ -27,7 +27,7 @@ from batchrun.state.invariants import INVARIANTS, count_breaches, forgotten_rows
 from batchrun.state.lock import holder
 from batchrun.state.records import OutputRecord
 from batchrun.state.shared_ids import has_shared_ids, is_shared_id, stored_ids
-from batchrun.state.snapshot import Found, StateSnapshot
+from batchrun.state.snapshot import FoundRow, StateSnapshot
 from batchrun.state.stored_options import find_options
 
 _NAMED = 5
@@ -124,7 +124,7 @@ class _Check:
         except StateError as error:
             self._add("file", error.message)
 
-    def _result(self, output: OutputRecord, path: Path, line: StoredLine, row_id: str, row: Found) -> None:
+    def _result(self, output: OutputRecord, path: Path, line: StoredLine, row_id: str, row: FoundRow) -> None:
         if row.state != RowState.SUCCEEDED:
             self._add("not_succeeded", f"{path}:{line.number} ({row_id})")
         elif row.result is not None and row.result != result_digest(line.raw):
@@ -291,7 +291,7 @@ class _Check:
         wrong: str,
         *,
         unknown: str = "unknown_row",
-    ) -> Iterator[tuple[StoredLine, str, Found]]:
+    ) -> Iterator[tuple[StoredLine, str, FoundRow]]:
         """The lines that belong to a row, each with its row; the others are counted as problems."""
         named = []
         for line in lines:

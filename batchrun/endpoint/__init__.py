@@ -1,1 +1,1 @@
-"""The wire: what travels between batchrun and an endpoint, and the client that moves it."""
+"""The wire: what is exchanged between batchrun and an endpoint, and the client that exchanges it."""

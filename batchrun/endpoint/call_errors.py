@@ -1,4 +1,4 @@
-"""What an HTTP status and the body of an error mean, as an error of ours. Pure."""
+"""Turn an HTTP status and the body of an error into a CallError. Pure."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from batchrun.errors import AmbiguousError, CallError, DeniedError, NotFoundErro
 from batchrun.files.exactjson import dump
 
 MAX_ERROR_BYTES = 100_000
-"""Of an error's body that are read and kept: an API's reason is shorter."""
+"""How much of an error's body is read and kept: an API's reason is shorter."""
 
 MAX_RETRY_AFTER_S = 120.0
-"""A longer Retry-After is taken for a mistake: no window of this API is longer than 10 s."""
+"""A longer Retry-After is considered a mistake: no rate limit of this API counts over more than 10 s."""
 
 _MAX_MESSAGE_CHARS = 300
 _OTHER_KIND = re.compile(r"not allowed for QB API", re.IGNORECASE)
-"""A 400 for the queue's operations at a load-balancing endpoint (recorded by users)."""
-# Nothing here can run across another tag: thousands of tags that are never closed would take minutes to search.
+"""The 400 of a load-balancing endpoint for a queue's operations (recorded by users)."""
+# No part of it matches across another tag: thousands of unclosed tags would take minutes to search.
 _TITLE = re.compile(r"<title[^<>]*>([^<]*)</title>", re.IGNORECASE)
 
 
 def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> CallError:
-    """The error that an HTTP status means, with what the body says. A 400 of an endpoint without a queue is a denial.
+    """The error for an HTTP status, with the body's message. A 400 from an endpoint without a queue is a denial.
 
-    Runpod documents 400, 401, 404, 429 and 500; the rest is what its users report, or what an edge such as
-    Cloudflare may answer. On 429 the job was not accepted; on 5xx nobody knows.
+    Runpod documents 400, 401, 404, 429 and 500; its users report others, and an edge server such as Cloudflare's may
+    send more. On 429 the job was not accepted; on 5xx it is unknown.
     """
     facts: dict[str, Any] = {
         "http_status": http_status,
@@ -53,10 +53,10 @@ def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> Cal
 
 
 def is_api_error(body: bytes) -> bool:
-    """Whether an error's body is the API's own: a JSON object that says something in one of the API's words.
+    """Whether an error's body is from the API itself: a JSON object with one of the API's keys for a message.
 
-    Its recorded errors are such objects, and the pages of an edge are HTML, plain text or empty. Cloudflare's own JSON
-    errors name Cloudflare.
+    The API's recorded errors are such objects. The pages of edge servers are HTML, plain text or empty, and
+    Cloudflare's own JSON errors name Cloudflare.
     """
     try:
         data = orjson.loads(body)
@@ -68,7 +68,7 @@ def is_api_error(body: bytes) -> bool:
 
 
 def _origin(location: str | None) -> str:
-    """Where a redirect leads, without what may be secret in it."""
+    """The target of a redirect, without any part that may be secret."""
     try:
         parts = urlsplit(location or "")
         host, port = parts.hostname, parts.port
@@ -82,7 +82,7 @@ def _origin(location: str | None) -> str:
 def parse_retry_after(value: str | None) -> float | None:
     """Seconds from a Retry-After header, clamped to 0..120; None without one, or for a date.
 
-    A date needs a clock that agrees with the server's; backoff does as well without it.
+    A date would need a clock that agrees with the server's; backoff works as well without it.
     """
     if value is None:
         return None
@@ -96,9 +96,9 @@ def parse_retry_after(value: str | None) -> float | None:
 
 
 def body_message(body: bytes) -> str:
-    """What an error body says, as one line of at most 300 characters.
+    """The message of an error's body, as one line of at most 300 characters.
 
-    Takes the usual fields of a JSON object, the title of an HTML page, or the text itself.
+    It is in one of the usual fields of a JSON object, in the title of an HTML page, or the text itself.
     """
     return _one_line(_said(body)) or "empty answer"
 

@@ -1,15 +1,15 @@
-"""The client that moves requests and answers over HTTP. What they mean is `protocol`'s business.
+"""Send requests and receive answers over HTTP. What they mean is decided in `protocol`.
 
-Every failure leaves here as a CallError, and the class says what matters about it: whether the request may have
-reached the server. One that never got a connection (refused, DNS, TLS, proxy, all connections busy) surely did not;
-anything that breaks afterwards may have.
+Every failure is raised as a CallError, whose class says whether the request may have reached the server. A request that
+never got a connection (refused, DNS, TLS, proxy, all connections busy) certainly did not; if anything fails later, it
+may have.
 
-The key leaves with each request and in no other way: a default header of the session would go to a proxy as well. Nor
-does it come back: errors, and what an answer says of a worker, are without it.
+The API key is sent only with each request: a default header of the session would go to a proxy as well. It is redacted
+from errors, and from what an answer says about a worker.
 
-An answer is believed when it is that of the job that was asked for; a connection that has given another one, or a byte
-that nobody asked for, is closed. It is read in pieces: silence ends it, slowness does not, and neither its size nor
-that of all answers together is unbounded.
+An answer is used only if it belongs to the job that was asked for; a connection that gave another one, or sent bytes
+without a request, is closed. Answers are read in pieces: silence ends them, slowness does not. Their size is limited,
+each by itself and all together.
 """
 
 from __future__ import annotations
@@ -57,25 +57,25 @@ from batchrun.errors import (
 
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0
-"""Shorter than any server's own: a POST on a connection that the server just closed would be ambiguous."""
+"""Shorter than the timeout of any server: a POST on a connection that the server just closed would be ambiguous."""
 _WATCH_S = 0.5
-"""How often it is looked at what is overdue."""
+"""How often overdue requests are looked for."""
 _LONGEST_S = 3600.0
-"""An answer that has not arrived after so long never will: 20 MB take that long at 5 kB a second."""
+"""An answer that has not arrived by then never will: 20 MB take that long at 5 kB a second."""
 _SENT_IN_PIECES_BYTES = 1 << 20
-"""A larger body would hold the event loop up if it were sent in one piece."""
+"""A larger body would block the event loop if it were sent in one piece."""
 _PARSED_ASIDE_BYTES = 1 << 15
-"""A larger body is parsed in a thread: the slowest way to read it takes 10 ms for so much."""
+"""A larger body is parsed in a thread: the slowest parser takes 10 ms for this much."""
 _BUFFER_BYTES = 1 << 16
-"""What aiohttp reads ahead of an answer that waits for room: twice as much at most."""
+"""How far aiohttp reads ahead while an answer waits for memory; at most twice as much."""
 _SPARE_CONNECTIONS = 4
-"""For /health, beside those that the scheduler counts."""
+"""For /health, in addition to those that the scheduler counts."""
 
 T = TypeVar("T")
 
 
 _Reply = tuple[int, "Mapping[str, str]", bytes, int, "ResponseHandler | None"]
-"""An answer as it came: its HTTP status, headers and body, what the body takes in the memory budget, its connection."""
+"""A raw answer: HTTP status, headers, body, the bytes that the body takes in the memory budget, and its connection."""
 
 
 class EndpointClient:
@@ -85,15 +85,15 @@ class EndpointClient:
         base_url: Jobs go to `<base_url>/<endpoint>/run`.
         endpoint: The endpoint's ID.
         api_key: Sent as a Bearer token; None sends none (a local endpoint).
-        connections: HTTP connections at most.
-        timeout_s: How long the server may be silent: until the first byte of an answer, and between two pieces of it.
-        memory: What answers may take that are held, shared with other clients; None: 256 MB of its own.
-        use_proxy: Whether to go through the proxy that the environment names for this URL.
+        connections: The most HTTP connections.
+        timeout_s: How long the server may be silent: before the first byte of an answer, and between two pieces of it.
+        memory: The budget for answers that are held, shared with other clients; None for its own budget of 256 MB.
+        use_proxy: Whether to use the environment's proxy for this URL.
 
-    `hide` takes the key and the proxy's password out of a text.
+    `hide` redacts the key and the proxy's password in a text.
 
     Raises:
-        UsageError: the base URL is no http(s) URL, or the proxy no proxy.
+        UsageError: the base URL is not an http(s) URL, or the proxy is invalid.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class EndpointClient:
         # aiohttp copies a plain mapping for each request.
         self._key_header = CIMultiDict() if api_key is None else CIMultiDict(Authorization=f"Bearer {api_key}")
         self.ids = JobIds()
-        """Whose answers are believed: a job of an earlier session is to be added before it is asked after."""
+        """The jobs whose answers are accepted: add a job of an earlier session before polling it."""
         self._memory = memory or MemoryBudget(DEFAULT_MEMORY_BYTES)
         self._connected: dict[asyncio.Task[Any], ResponseHandler | None] = {}
         proxy = self._way = proxy_for(base_url) if use_proxy else None
@@ -154,7 +154,7 @@ class EndpointClient:
         """Submit a job.
 
         Raises:
-            CallError: UnreachableError when the job surely does not exist, AmbiguousError when it may.
+            CallError: UnreachableError if the job certainly does not exist, AmbiguousError if it may.
         """
         return self._job("POST", self._run_url, body, None)
 
@@ -164,7 +164,7 @@ class EndpointClient:
         A final answer counts in the memory budget until it is released.
 
         Raises:
-            CallError: no usable answer; NotFoundError when the job is unknown or gone.
+            CallError: no usable answer; NotFoundError if the job is unknown or gone.
         """
         return self._job("GET", _of_job(self._status_url, job_id), None, job_id)
 
@@ -172,14 +172,14 @@ class EndpointClient:
         """Cancel a job, queued or running.
 
         Raises:
-            CallError: no usable answer; NotFoundError when the job is unknown or gone.
+            CallError: no usable answer; NotFoundError if the job is unknown or gone.
         """
         answer = await self._job("POST", _of_job(self._cancel_url, job_id), None, job_id)
         self.release(answer)
         return answer
 
     async def health(self) -> Health:
-        """Read how the endpoint's queue and workers are.
+        """The state of the endpoint's queue and workers.
 
         Raises:
             CallError: NotFoundError for an unknown endpoint, DeniedError for a key that is not accepted.
@@ -188,10 +188,10 @@ class EndpointClient:
         return health
 
     async def stream(self, job_id: str) -> tuple[list[Any], JobStatus | None, int]:
-        """What a job has put out since this was last asked, its state, None without one, and the size of the answer.
+        """A job's output since the last such call, its state (None if not given), and the bytes of the answer.
 
         Raises:
-            CallError: no usable answer; NotFoundError when there is no stream.
+            CallError: no usable answer; NotFoundError if there is no stream.
         """
         (pieces, status), size_bytes = await self._get(
             _of_job(self._stream_url, job_id), partial(parse_stream, job_id=job_id)
@@ -199,7 +199,7 @@ class EndpointClient:
         return pieces, status, size_bytes
 
     async def _get(self, url: URL, parse: Callable[[int, Mapping[str, str], bytes], T]) -> tuple[T, int]:
-        """What an answer says that is not a job's, and its size; what is raised is without secrets."""
+        """The parsed form of an answer that is not a job's, and its size. Secrets are redacted in errors."""
         connection = None
         try:
             http_status, headers, body, held_bytes, connection = await self._request("GET", url, None)
@@ -214,20 +214,20 @@ class EndpointClient:
             raise
 
     async def hold(self, answer: JobAnswer, size_bytes: int) -> None:
-        """Count what an answer has been given of other answers in the memory budget, as soon as there is room."""
+        """Count what was added to an answer from other answers in the memory budget, as soon as there is room."""
         answer.held_bytes += await self._memory.room(BYTES_PER_BYTE * size_bytes)
 
     def release(self, answer: JobAnswer) -> None:
-        """An answer is not needed any more, or what is left of it is small."""
+        """Give back an answer's memory: it is no longer needed, or the rest of it is small."""
         held_bytes, answer.held_bytes = answer.held_bytes, 0
         if held_bytes:
             self._memory.release(held_bytes)
 
     async def _job(self, method: str, url: URL, sent: bytes | None, job_id: str | None) -> JobAnswer:
-        """A request about a job; None: about a new one.
+        """Make a request about a job; `job_id` is None for a new one.
 
-        What it gives or raises is without secrets, but for the job's output, which is the user's own, and its `error`,
-        from which they are taken when it is decoded: it may be wrapped in ways that hide a secret.
+        Secrets are redacted in what it returns and raises, except in the job's output, which is the user's own, and in
+        its `error`, where they are redacted once it is decoded, because its wrapping may disguise them.
         """
         connection, held_bytes = None, 0
         try:
@@ -239,7 +239,7 @@ class EndpointClient:
             if job_id is None:
                 self.ids.check_new(answer.id)
                 if self.hide(answer.id) != answer.id:
-                    raise AmbiguousError("the job's ID in the answer holds the API key")
+                    raise AmbiguousError("the job's ID in the answer contains the API key")
                 self.ids.add(answer.id, echo_asked(sent or b""))
             else:
                 self.ids.check(job_id, answer)
@@ -265,7 +265,7 @@ class EndpointClient:
         data = BytesIO(body) if body and len(body) > _SENT_IN_PIECES_BYTES else body
         task = self._begin()
         try:
-            # Reading to the end gives the connection back, and a failure closes it: a context would only cost time.
+            # Reading to the end returns the connection, and a failure closes it: a context would only cost time.
             response = await self._session.request(
                 method, url, data=data, headers=self._key_header, allow_redirects=False, proxy=self._proxy
             )
@@ -285,18 +285,18 @@ class EndpointClient:
         except aiohttp.ConnectionTimeoutError as error:
             raise UnreachableError(f"no connection within {_CONNECT_S:.0f} s") from error
         except aiohttp.InvalidURL as error:
-            raise UsageError(f"--base-url: {url} is no valid URL") from error
+            raise UsageError(f"--base-url: {url} is not a valid URL") from error
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
             if task not in self._connected:
                 raise no_connection(error, self._way) from error
-            raise AmbiguousError(f"the connection broke: {reason(error)}") from error
+            raise AmbiguousError(f"the connection was lost: {reason(error)}") from error
         finally:
             self._deadlines.pop(task, None)
             self._overdue.discard(task)
             self._connected.pop(task, None)
 
     async def _read(self, response: aiohttp.ClientResponse, task: asyncio.Task[Any]) -> tuple[bytes, int]:
-        """The body of an answer that is large, or not all there, and what it takes in the memory budget."""
+        """The body of an answer that is large or has not fully arrived, and what it takes in the memory budget."""
         number = self._memory.begin()
         try:
             body = await self._read_in_pieces(response, task, number)
@@ -319,10 +319,10 @@ class EndpointClient:
         while piece := await response.content.readany():
             size_bytes += len(piece)
             if loop.time() > ends_at:
-                raise AmbiguousError(f"the answer has not arrived within {_LONGEST_S / 60:.0f} minutes")
+                raise AmbiguousError(f"the answer did not arrive within {_LONGEST_S / 60:.0f} minutes")
             if size_bytes > most and is_job:
                 raise TooLargeError(
-                    f"the answer is larger than {most // 1_000_000} MB: the API takes 20 MB from a worker at most",
+                    f"the answer is larger than {most // 1_000_000} MB: the API accepts at most 20 MB from a worker",
                     http_status=response.status,
                 )
             pieces.append(piece)
@@ -330,16 +330,16 @@ class EndpointClient:
                 response.close()
                 break
             if not self._memory.has_room(number, BYTES_PER_BYTE * len(piece)):
-                # The silence is ours, not the server's.
+                # While we wait for memory, the server is not the one that is silent.
                 self._deadlines.pop(task, None)
             await self._memory.grow(number, BYTES_PER_BYTE * len(piece))
             self._await_byte(task, loop)
         return b"".join(pieces)
 
     def _begin(self) -> asyncio.Task[Any]:
-        """Note until when the answer to the request of the running task must begin.
+        """Set the time by which the answer to the running task's request must begin.
 
-        One timer watches all: aiohttp would make one each.
+        One timer watches all requests: aiohttp would create one for each.
         """
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
@@ -350,14 +350,14 @@ class EndpointClient:
         return task
 
     def _await_byte(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
-        """Note until when the server may be silent now."""
+        """Set the time until which the server may be silent."""
         self._deadlines.pop(task, None)
         self._deadlines[task] = loop.time() + self._timeout_s
         if self._watch is None:
             self._watch = loop.call_later(_WATCH_S, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cancel what is overdue. Requests are kept in the order in which they were last heard."""
+        """Cancel overdue requests. They are kept in the order in which the server was last heard."""
         now = loop.time()
         for task, deadline in self._deadlines.items():
             if deadline > now:
@@ -369,10 +369,10 @@ class EndpointClient:
 
 
 def _of_job(url: URL, job_id: str) -> URL:
-    """An operation's URL for one job. Parsing the whole of it anew would take twice as long."""
+    """An operation's URL for one job. Parsing the whole URL again would take twice as long."""
     return url.with_path(f"{url.raw_path}/{quote(job_id, safe='')}", encoded=True)
 
 
 async def _aside(work: Callable[[], T]) -> T:
-    """Do what takes long in a thread."""
+    """Do long work in a thread."""
     return await asyncio.get_running_loop().run_in_executor(None, work)

@@ -1,4 +1,4 @@
-"""How a connection is made: through which proxy, with which certificates; and what it means when there is none."""
+"""Make connections, through which proxy and with which certificates; and explain why one could not be made."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from batchrun.endpoint.proxies import Proxy, proxy_for
 from batchrun.errors import CallError, DeniedError, UnreachableError, UsageError
 
 _BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""OpenSSL's variable, and those of requests and curl: files, or folders, of CA certificates."""
+"""OpenSSL's variable, and those of requests and curl: files or folders of CA certificates."""
 _PROXY_PASSWORD = 407
 _PROXY_REFUSES = range(400, 500)
 _PASSING = (408, 429)
 _NO_SUCH_HOST = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
-"""The name's own servers say that there is no such host; a resolver that is out of reach is EAI_AGAIN."""
+"""The DNS says that there is no such host; an unreachable resolver gives EAI_AGAIN instead."""
 _NOT_ALLOWED = 2
-"""What a SOCKS5 proxy answers where its rules forbid a connection (RFC 1928)."""
-_ASK_PROXY = "ask who runs the proxy; or list the host in NO_PROXY, if it can be reached without"
+"""The answer of a SOCKS5 proxy whose rules forbid a connection (RFC 1928)."""
+_ASK_PROXY = "ask the proxy's administrator; or list the host in NO_PROXY, if it can be reached without the proxy"
 _CUT_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 _EXPIRED = (9, 10)
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED."""
@@ -35,9 +35,9 @@ _OTHER_NAME = (62, 64)
 
 
 class Connector(aiohttp.TCPConnector):
-    """Notes which tasks have been given a connection: what fails before that has surely reached nobody.
+    """Records which tasks got a connection: a request that fails before that certainly reached no server.
 
-    A kept connection that has sent something since its last answer is closed: it would be taken for the next one.
+    A reused connection that has sent bytes since its last answer is closed: they would be taken for the next answer.
     """
 
     def __init__(self, connected: dict[asyncio.Task[Any], ResponseHandler | None], **options: Any) -> None:
@@ -63,11 +63,11 @@ class Connector(aiohttp.TCPConnector):
 
 
 class SocksError(aiohttp.ClientConnectionError):
-    """A SOCKS proxy could not be reached, or has made no connection.
+    """A SOCKS proxy could not be reached, or did not make the connection.
 
     Args:
         message: Why.
-        is_final: Whether it will not make one to this host, whenever it is asked.
+        is_final: Whether it will never make a connection to this host.
     """
 
     def __init__(self, message: str, *, is_final: bool) -> None:
@@ -76,10 +76,10 @@ class SocksError(aiohttp.ClientConnectionError):
 
 
 def refuse_bad_way(url: str) -> None:
-    """Refuse a proxy of the environment that requests to a URL cannot go through.
+    """Refuse the environment's proxy for a URL if it cannot be used.
 
     Raises:
-        UsageError: it is no proxy, or one that needs what is not installed.
+        UsageError: the proxy is invalid, or needs a package that is not installed.
     """
     proxy = proxy_for(url)
     if proxy is not None and proxy.is_socks:
@@ -89,28 +89,28 @@ def refuse_bad_way(url: str) -> None:
 def make_connector(
     url: str, connected: dict[asyncio.Task[Any], ResponseHandler | None], proxy: Proxy | None, **options: Any
 ) -> Connector:
-    """A connector for requests to a URL. An HTTP proxy is to be named with each request as well.
+    """A connector for requests to a URL. An HTTP proxy must also be passed with each request.
 
     Args:
-        url: Of this scheme, and through this proxy, if any, all requests go.
-        connected: Gets the tasks that have a connection.
-        proxy: None: none.
-        options: aiohttp's own.
+        url: All requests have its scheme, and go through the same proxy.
+        connected: Receives the tasks that got a connection.
+        proxy: The proxy; None for none.
+        options: Passed on to aiohttp.
 
     Raises:
-        UsageError: the proxy needs what is not installed.
+        UsageError: the proxy needs a package that is not installed.
     """
     if any(way.startswith("https:") for way in (url, "" if proxy is None else proxy.url)):
         options["ssl"] = _trusted()
     if proxy is None or not proxy.is_socks:
         return Connector(connected, **options)
     kind, settings = _socks(proxy)
-    # A proxy knows names that this machine may not know.
+    # The proxy may know names that this machine does not.
     return kind(connected, **settings, rdns=True, **options)  # type: ignore[no-any-return]
 
 
 def _socks(proxy: Proxy) -> tuple[Any, dict[str, Any]]:
-    """The class of a connector through a SOCKS proxy, and what it needs to know of it.
+    """The class of a connector for a SOCKS proxy, and its arguments.
 
     Raises:
         UsageError: aiohttp-socks is not installed.
@@ -121,17 +121,17 @@ def _socks(proxy: Proxy) -> tuple[Any, dict[str, Any]]:
     except ImportError as error:
         raise UsageError(
             f"{proxy.variable} names a SOCKS proxy, which needs aiohttp-socks",
-            "pip install 'runpod-batchrun[socks]'; or list the host in NO_PROXY if it can be reached without",
+            "pip install 'runpod-batchrun[socks]'; or list the host in NO_PROXY if it can be reached without the proxy",
         ) from error
 
     class SocksConnector(Connector, ProxyConnector):  # type: ignore[misc, unused-ignore] # it may not be installed
-        """Through a SOCKS proxy."""
+        """Connects through a SOCKS proxy."""
 
         async def connect(self, *given: Any, **named: Any) -> Connection:
             try:
                 return await super().connect(*given, **named)
             except ProxyError as error:
-                # Without a code it has refused the password, or speaks something else.
+                # Without a code, the proxy refused the password or does not speak SOCKS.
                 is_final = error.error_code in (None, _NOT_ALLOWED)
                 raise SocksError(f"the proxy says: {error}", is_final=is_final) from error
             except (ProxyConnectionError, ProxyTimeoutError) as error:
@@ -144,7 +144,7 @@ def _socks(proxy: Proxy) -> tuple[Any, dict[str, Any]]:
 
 
 def _trusted() -> ssl.SSLContext:
-    """The certificates of the system, of SSL_CERT_FILE in their place, and those of the other bundles as well."""
+    """Trust the system's certificates, or SSL_CERT_FILE in their place, and in addition the other bundles."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     for variable in _BUNDLES[1:]:
@@ -154,18 +154,18 @@ def _trusted() -> ssl.SSLContext:
 
 
 def _add(context: ssl.SSLContext, bundle: str) -> str:
-    """Trust a file or folder of certificates; returns why that cannot be, empty when it can."""
+    """Trust a file or folder of certificates; returns why that is impossible, or an empty text."""
     try:
         context.load_verify_locations(**{"capath" if Path(bundle).is_dir() else "cafile": bundle})
     except ssl.SSLError:
-        return "has no certificate in PEM form"
+        return "contains no PEM certificate"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return ""
 
 
 def no_connection(error: Exception, proxy: Proxy | None) -> CallError:
-    """What it means that there is no connection, in what way ever it failed; with a hint when that never passes."""
+    """The error for a connection that could not be made; it has a hint if waiting will not help."""
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return _refused_by_proxy(error)
     if isinstance(error, SocksError):
@@ -174,7 +174,7 @@ def no_connection(error: Exception, proxy: Proxy | None) -> CallError:
     host, is_at_proxy = getattr(error, "host", "the server"), isinstance(error, aiohttp.ClientProxyConnectionError)
     if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT_OFF):
         return _without_trust(cause, host)
-    # A proxy looks up the names of others itself.
+    # With a proxy, the only name that is looked up here is the proxy's own.
     hint = ""
     if isinstance(cause, socket.gaierror):
         is_at_proxy = proxy is not None
@@ -197,7 +197,7 @@ def _without_trust(cause: ssl.SSLError, host: str) -> CallError:
     if not isinstance(cause, ssl.SSLCertVerificationError):
         return UnreachableError(
             f"no secure connection to {host}: {(cause.reason or 'TLS failed').replace('_', ' ').lower()}",
-            hint="check --base-url: does something else than https answer there?",
+            hint="check --base-url: does the server there speak https?",
         )
     unusable = [
         f"{name} {os.environ[name]} {why}"
@@ -205,26 +205,26 @@ def _without_trust(cause: ssl.SSLError, host: str) -> CallError:
         if os.environ.get(name) and (why := _add(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), os.environ[name]))
     ]
     if cause.verify_code in _EXPIRED:
-        hint = "check the date of this machine; if it is right, only the server's owner can help"
+        hint = "check the date of this machine; if it is right, only the server's owner can fix the certificate"
     elif cause.verify_code in _OTHER_NAME:
         hint = "check --base-url: another server, or a proxy, answers in its place"
     else:
         hint = "; ".join(unusable) or (
-            "if a proxy or firewall of your own opens TLS, set SSL_CERT_FILE to a file with its CA certificate;"
-            " else somebody listens in: do not go on"
+            "if your own proxy or firewall inspects TLS, set SSL_CERT_FILE to a file with its CA certificate;"
+            " otherwise somebody may be intercepting the connection: do not continue"
         )
     return UnreachableError(f"the certificate of {host} is not trusted: {cause.verify_message}", hint=hint)
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The system's or OpenSSL's own error."""
+    """The underlying error of the system or of OpenSSL."""
     for name in ("os_error", "certificate_error"):
         error = getattr(error, name, None) or error
     return error
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, without aiohttp's own wrapping."""
+    """The reason for an error, without aiohttp's wrapping."""
     cause = _cause(error)
     text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
     host = f"{error.host}: " if isinstance(error, aiohttp.ClientConnectorError) else ""

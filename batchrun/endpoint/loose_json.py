@@ -1,8 +1,8 @@
-"""JSON as Python workers write it: what a strict parser refuses, and a finished job must not be lost for.
+"""Parse JSON as Python workers write it: a strict parser refuses some, and no finished job may be lost for that.
 
-NaN and infinite numbers become null, half of a surrogate pair a question mark, bytes that are not UTF-8 the
-replacement character: old workers cut streams at any byte. What is nested too deeply for any parser is left out.
-Every step takes time in proportion to the text.
+NaN and infinite numbers become null, half a surrogate pair a question mark, and bytes that are not UTF-8 the
+replacement character (old workers cut streams at any byte). What is nested too deeply for any parser is replaced by a
+text that says so. Every step takes time in proportion to the text.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _MARK = re.compile(r'"[^"]*"?|[\[{]+|[\]}]+')
 
 
 def load(body: bytes) -> Any:
-    """What a body says, read as leniently as Python reads it.
+    """Parse a body as leniently as Python does.
 
     Raises:
-        ValueError: it is not JSON in any reading.
+        ValueError: it is not JSON even so.
     """
     text = body.decode("utf-8-sig", "replace")
     try:
@@ -41,11 +41,11 @@ def _parsed(text: str) -> Any:
     except json.JSONDecodeError:
         raise
     except ValueError:
-        pass  # a number has more digits than Python reads
+        pass  # a number has more digits than Python converts
     else:
         with suppress(ValueError):
             return _as_orjson(data)
-    # A number is beyond a double, or has too many digits. To look at each takes longer.
+    # A number exceeds a double, or has too many digits. Only then is each looked at, which takes longer.
     return _as_orjson(json.loads(text, parse_constant=lambda _: None, parse_int=_int_or_none, parse_float=_finite))
 
 
@@ -53,13 +53,13 @@ def _as_orjson(data: Any) -> Any:
     raw = json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
     try:
         return load_exactly(raw)
-    except orjson.JSONDecodeError:  # from Python 3.12 on the standard library reads deeper than orjson
+    except orjson.JSONDecodeError:  # from Python 3.12 on, the standard library accepts deeper nesting than orjson
         raise RecursionError from None
 
 
 def _flattened(text: str) -> str:
-    """JSON text with everything that is nested too deeply replaced by a string that says so."""
-    # Escapes are blanked first, so that a quote can only begin or end a string, and no string is searched twice.
+    """JSON text in which everything that is nested too deeply is replaced by a string that says so."""
+    # Escapes are blanked first, so that every quote begins or ends a string, and no string is searched twice.
     marks = text.replace("\\\\", "  ").replace('\\"', "  ")
     kept, start, depth = [], 0, 0
     for match in _MARK.finditer(marks):

@@ -1,6 +1,6 @@
-"""Whether the endpoints that a sweep compares exist, before its run begins.
+"""Check that the endpoints which a sweep compares exist, before its run begins.
 
-A slip in an ID would otherwise leave half of a sweep undone, under options that its state file holds on to.
+Otherwise a typo in an ID would leave part of the sweep undone, and the state file would keep the wrong ID.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from batchrun.endpoint.client import EndpointClient
 from batchrun.errors import CallError, NotFoundError, UsageError
 
 _LOOK_AGAIN_S = 1.0
-"""An edge may err once: a 404 is believed when a second one confirms it."""
+"""An edge server may err once: a 404 counts only if a second one confirms it."""
 
 
 async def refuse_unknown_endpoints(options: RunOptions, api_key: str | None) -> None:
-    """Ask `/health` of each endpoint. One that cannot be asked is the run's own business.
+    """Check the `/health` of each endpoint. Any failure other than a 404 is left to the run.
 
     Args:
-        options: The run's.
-        api_key: None: none is sent.
+        options: The run's options.
+        api_key: The API key; None if none is sent.
 
     Raises:
         UsageError: an endpoint does not exist.
@@ -28,8 +28,8 @@ async def refuse_unknown_endpoints(options: RunOptions, api_key: str | None) -> 
     missing = [endpoint for endpoint in options.endpoints if await _is_missing(options, endpoint, api_key)]
     if missing:
         raise UsageError(
-            f"--sweep endpoint: there is no endpoint {' and no '.join(missing)} at {options.base_url}",
-            "check the ID, and that the key is of the same account; nothing was sent",
+            f"--sweep endpoint: there is no endpoint {' or '.join(missing)} at {options.base_url}",
+            "check the ID, and that the API key belongs to the same account; nothing was sent",
         )
 
 

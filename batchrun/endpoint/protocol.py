@@ -1,9 +1,9 @@
 """Runpod's queue API as pure functions: paths, request bodies, answers, errors. No I/O.
 
-The client builds requests and parses answers with this module, the local endpoint parses requests and builds
-answers with it, so the two cannot drift apart. Facts come from Runpod's documentation ("send requests",
-"operation reference", "job states") and from the sources of runpod-python and worker-vllm; where a shape is
-known from a single capture, or assumed, the docstring says so.
+The client builds requests and parses answers with this module, and the local endpoint parses requests and builds
+answers with it, so the two cannot drift apart. The facts are from Runpod's documentation ("send requests", "operation
+reference", "job states") and from the source code of runpod-python and worker-vllm. If a shape is known only from a
+single capture, or assumed, the docstring says so.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from batchrun.errors import (
 from batchrun.files.exactjson import dump, load
 
 MAX_ANSWER_BYTES = 25_000_000
-"""Of one answer, decompressed: the API takes 20 MB from a worker at most (docs, handler functions), and some margin."""
+"""Size limit of a decompressed answer: the API accepts 20 MB from a worker (docs, handler functions), plus a margin."""
 
 JOB_STATUSES = frozenset({200, 201, 202, 400})
-"""HTTP statuses whose body may be a job."""
+"""The HTTP statuses whose body may be a job."""
 
 MAX_ID_CHARS = 256
-"""Of an ID that the API gives: of a job, of a worker."""
+"""The longest ID of a job or a worker that is accepted from the API."""
 
 _MAX_TIME_MS = 30 * 86_400_000.0
-"""A job lives 7 days at most: a longer time is a mistake, and would not fit into the state file at some length."""
+"""A job lives at most 7 days: a longer time is an error, and a very large one would not fit into the state file."""
 
 
 class JobStatus(StrEnum):
     """A job's state, in Runpod's own words."""
 
     is_final: bool
-    """Whether the job will not change any more."""
+    """Whether the state will not change any more."""
 
     IN_QUEUE = "IN_QUEUE"
     IN_PROGRESS = "IN_PROGRESS"
@@ -69,28 +69,28 @@ class Operation(StrEnum):
 
 @dataclass(slots=True)
 class JobAnswer:
-    """What `/run`, `/status` or `/cancel` says of one job. All but `id` and `status` are optional on the wire."""
+    """The answer of `/run`, `/status` or `/cancel` about one job. Only `id` and `status` are always on the wire."""
 
     id: str
     status: JobStatus
-    """An unknown word (a RUNNING is documented, and never seen) is IN_PROGRESS: keep polling."""
+    """An unknown word (RUNNING is documented, but was never seen) counts as IN_PROGRESS: keep polling."""
     delay_ms: float | None = None
-    """Time in the queue. It starts again when the platform dispatches the job a second time."""
+    """Time in the queue. It starts again if the platform dispatches the job a second time."""
     execution_ms: float | None = None
     worker_id: str | None = None
     retries: int = 0
-    """How often the platform itself ran the job again: execution is at least once."""
+    """How often the platform itself ran the job again: it executes each job at least once."""
     output: Any = None
     has_output: bool = False
     """Whether the answer had an `output` field at all; null counts."""
     error: Any = None
-    """A string as a rule; an object from some handlers."""
+    """Usually a string; from some handlers an object."""
     held_bytes: int = 0
-    """What the client counts for it in its memory budget until it is released; 0 for a body to be sent."""
+    """Bytes that the client counts for it in its memory budget until it is released; 0 for a body to be sent."""
 
     @property
     def time_in_system_s(self) -> float | None:
-        """Queue plus execution: the exact end of the job after its submission, however late it was asked for."""
+        """Time in the queue plus execution: when the job ended after its submission, however late it was polled."""
         if self.delay_ms is None or self.execution_ms is None:
             return None
         return (self.delay_ms + self.execution_ms) / 1000
@@ -98,7 +98,7 @@ class JobAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What `/health` says. The docs show idle and running workers; the six fields are from a live capture."""
+    """The answer of `/health`. The docs show only idle and running workers; all six fields are from a live capture."""
 
     in_queue: int
     in_progress: int
@@ -113,17 +113,17 @@ class Health:
 
     @property
     def workers(self) -> int:
-        """Workers that take jobs or soon will."""
+        """Workers that accept jobs or soon will."""
         return self.serving + self.initializing
 
     @property
     def serving(self) -> int:
-        """Workers that take jobs. `ready` overlaps idle and running, so it is a floor, not a part."""
+        """Workers that accept jobs. `ready` overlaps with idle and running, so it is a lower bound, not an addend."""
         return max(self.idle + self.running, self.ready)
 
 
 def operation_url(base_url: str, endpoint: str, operation: Operation, job_id: str | None = None) -> str:
-    """The URL of an operation; `job_id` for those that are about one job."""
+    """The URL of an operation, with `job_id` if it is about one job."""
     url = f"{base_url.rstrip('/')}/{endpoint}/{operation.value}"
     return url if job_id is None else f"{url}/{job_id}"
 
@@ -138,7 +138,7 @@ def run_body(request: Mapping[str, Any], policy: JobPolicy) -> bytes:
 
 
 def policy_fields(policy: JobPolicy) -> dict[str, Any]:
-    """The `policy` object of a `/run` body; empty when everything is left to Runpod."""
+    """The `policy` object of a `/run` body; empty if everything is left to Runpod."""
     fields: dict[str, Any] = {}
     if policy.execution_timeout_s is not None:
         fields["executionTimeout"] = round(policy.execution_timeout_s * 1000)
@@ -150,30 +150,36 @@ def policy_fields(policy: JobPolicy) -> dict[str, Any]:
 
 
 def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobAnswer:
-    """The answer of `/run`, `/status` or `/cancel`.
+    """Parse the answer of `/run`, `/status` or `/cancel`.
 
-    A 400 whose body is a job with a status counts as that job's answer: public endpoints answer so for FAILED
-    jobs (Runpod docs, public endpoints). A success with an ID and no status, or a number as its status, is a job in
-    the queue: it exists, and to submit it again would be to pay twice. So are 201 and 202, which are not documented.
+    A 400 whose body is a job with a status counts as that job's answer: public endpoints send it for FAILED jobs
+    (Runpod docs, public endpoints). A success with an ID and no status, or with a number as its status, counts as a job
+    in the queue: the job exists, and submitting it again would mean paying twice. The same applies to 201 and 202,
+    which are not documented.
 
     Raises:
-        CallError: of the class that fits the HTTP status; AmbiguousError when the body is no job.
+        CallError: of the class for the HTTP status; AmbiguousError if the body is not a job.
     """
     if http_status not in JOB_STATUSES:
         raise call_error(http_status, headers, body)
     try:
-        data = _load_object(body)
-    except AmbiguousError as error:
-        if http_status != 400:
-            raise
-        raise call_error(http_status, headers, body) from error
+        data = load(body)
+    except orjson.JSONDecodeError:
+        data = None
+    if not isinstance(data, dict):
+        try:
+            data = _load_object(body)
+        except AmbiguousError as error:
+            if http_status != 400:
+                raise
+            raise call_error(http_status, headers, body) from error
     job_id, word = data.get("id"), data.get("status")
     if (word is None or type(word) is int) and http_status != 400 and not data.get("error"):
         word = JobStatus.IN_QUEUE.value
     if not isinstance(job_id, str) or not job_id or not isinstance(word, str):
         if http_status == 400:
             raise call_error(http_status, headers, body)
-        raise AmbiguousError(f"the answer is no job: {_excerpt(body)}", http_status=http_status)
+        raise AmbiguousError(f"the answer is not a job: {_excerpt(body)}", http_status=http_status)
     worker_id = data.get("workerId")
     return JobAnswer(
         job_id,
@@ -191,14 +197,14 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
 def parse_stream(
     http_status: int, headers: Mapping[str, str], body: bytes, job_id: str | None = None
 ) -> tuple[list[Any], JobStatus | None]:
-    """The answer of `/stream`: the pieces of the output that are new, and the job's state; None where it has none.
+    """Parse the answer of `/stream`: the new pieces of the output, and the job's state, None if it is not given.
 
-    It is `{"status", "stream": [{"output": piece}, ...]}` (recorded live); the documentation shows the bare list.
-    Neither names the job, so one that does is checked.
+    It is `{"status", "stream": [{"output": piece}, ...]}` (recorded live); the documentation shows only the list.
+    Neither contains the job's ID; if there is one, it is checked.
 
     Raises:
-        CallError: of the class that fits the HTTP status; AmbiguousError when the body is neither; MismatchedError when
-            it names another job than `job_id`.
+        CallError: of the class for the HTTP status; AmbiguousError if the body is neither; MismatchedError if it
+            contains another ID than `job_id`.
     """
     if http_status != 200:
         raise call_error(http_status, headers, body)
@@ -232,10 +238,10 @@ def job_body(answer: JobAnswer) -> dict[str, Any]:
 
 
 def parse_health(http_status: int, headers: Mapping[str, str], body: bytes) -> Health:
-    """The answer of `/health`; a missing count is 0.
+    """Parse the answer of `/health`; a missing count is 0.
 
     Raises:
-        CallError: of the class that fits the HTTP status; AmbiguousError when the body is not JSON.
+        CallError: of the class for the HTTP status; AmbiguousError if the body is not JSON.
     """
     if http_status != 200:
         raise call_error(http_status, headers, body)
@@ -258,7 +264,7 @@ def parse_health(http_status: int, headers: Mapping[str, str], body: bytes) -> H
 
 
 def health_body(health: Health, *, retried: int = 0) -> dict[str, Any]:
-    """The JSON object for `/health`: the inverse of `parse_health`, in the six-field shape of the capture."""
+    """The JSON object for `/health`: the inverse of `parse_health`, with the six fields of the capture."""
     return {
         "jobs": {
             "completed": health.completed,
@@ -296,12 +302,12 @@ def _load(body: bytes) -> Any:
 def _load_object(body: bytes) -> dict[str, Any]:
     data = _load(body)
     if not isinstance(data, dict):
-        raise AmbiguousError(f"the answer is no JSON object: {_excerpt(body)}", http_status=200)
+        raise AmbiguousError(f"the answer is not a JSON object: {_excerpt(body)}", http_status=200)
     return data
 
 
 def _remedy(body: bytes) -> str:
-    """What to do about a success that is not JSON; empty where it may be JSON that did not arrive as a whole."""
+    """What to do about a success that is not JSON; empty if it may be JSON that did not arrive completely."""
     if body.lstrip()[:1] in (b"", b"{"):
         return ""
     return "check --base-url, and whether a proxy or a network's login page answers in the API's place"

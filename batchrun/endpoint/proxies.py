@@ -1,4 +1,4 @@
-"""Which proxy of the environment a request goes through: as curl and requests read it."""
+"""Find the environment's proxy for a URL, by the same rules as curl and requests."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from batchrun.errors import UsageError
 _PORTS = {"http": 80, "https": 443}
 _SOCKS = ("socks", "socks4", "socks4a", "socks5", "socks5h")
 _ENTRY = re.compile(r"\[?(?P<host>[^\[\]]*?)\]?(?::(?P<port>\d+))?")
-"""Of NO_PROXY: `host`, `host:port`, `[::1]:port`."""
+"""An entry of NO_PROXY: `host`, `host:port`, `[::1]:port`."""
 
 
 class Proxy(NamedTuple):
-    """A proxy of the environment."""
+    """A proxy that the environment sets."""
 
     url: str
-    """With its scheme; a user and a password may stand in it."""
+    """With its scheme; it may contain a user name and a password."""
     variable: str
-    """Which variable names it."""
+    """The variable that sets it."""
 
     @property
     def is_socks(self) -> bool:
@@ -33,18 +33,18 @@ class Proxy(NamedTuple):
 
 
 def environment_proxies() -> list[str]:
-    """All proxies that the environment names, as URLs."""
+    """All proxies that the environment sets, as URLs."""
     return [_with_scheme(proxy) for name, proxy in getproxies().items() if name != "no"]
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy of the environment for a URL; None: none.
+    """The environment's proxy for a URL; None if there is none.
 
-    That is `http_proxy` or `https_proxy`, by the URL's scheme, else `all_proxy`, each also in capitals; but none for
-    what `no_proxy` lists.
+    It is `http_proxy` or `https_proxy`, by the URL's scheme, else `all_proxy`, each also in capitals; `no_proxy` lists
+    the hosts for which none is used.
 
-    Plain http shows a proxy all that is sent, the API key too. So what is for this machine goes through a proxy of
-    this machine only.
+    With plain http, a proxy sees everything that is sent, including the API key. So requests to this machine go only
+    through a proxy on this machine.
 
     Raises:
         UsageError: there is one, and it is not the URL of a proxy.
@@ -66,7 +66,7 @@ def _with_scheme(proxy: str) -> str:
 
 
 def _checked(proxy: str, variable: str) -> str:
-    """A proxy's URL; no message repeats it, since a password may stand in it."""
+    """A proxy's URL, checked; no message repeats it, because it may contain a password."""
     scheme, _, rest = proxy.partition("://")
     if scheme.lower() not in (*_PORTS, *_SOCKS):
         raise UsageError(
@@ -77,7 +77,7 @@ def _checked(proxy: str, variable: str) -> str:
 
 
 def _is_exempt(host: str, port: int | None, proxies: dict[str, str]) -> bool:
-    """Whether `no_proxy` lists a host: by its name, a domain above it, its address, a network or `*`, with a port."""
+    """Whether `no_proxy` lists a host: its name, a parent domain, its address, a network or `*`; also with a port."""
     return any(_fits(entry, host, port) for entry in re.split(r"[,\s]+", proxies.get("no", ""))) or proxy_bypass(host)
 
 

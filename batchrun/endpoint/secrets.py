@@ -1,6 +1,6 @@
-"""Secrets are taken out of text that comes from outside, before it reaches a file, a log or a screen.
+"""Redact secrets in text from outside, before it reaches a file, a log or a screen.
 
-A server, a proxy or a worker may repeat what it was sent, the API key included. Pure, and linear in the text.
+A server, a proxy or a worker may repeat what it was sent, including the API key. Pure, and linear in the text.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from collections.abc import Iterator
 from urllib.parse import quote, unquote, urlsplit
 
 MARK = "[redacted]"
-"""What stands where a secret stood."""
+"""Replaces a secret."""
 
 _PART_CHARS = 12
 """A part of a secret of this length is as secret as the whole."""
 _BLOCK_CHARS = 8
 _STEP = _PART_CHARS - _BLOCK_CHARS + 1
-"""Every part in a text covers a whole block that begins at a multiple of this: only these need to be looked up."""
+"""Every part in a text contains a whole block that begins at a multiple of this: only these need to be looked up."""
 _BLOCKS = re.compile(f"(?s)(?=(.{{{_BLOCK_CHARS}}})).{{{_STEP}}}")
 _WORD_CHARS = 8
-"""A shorter secret is only known as a word of its own: `key` is no secret in `monkey`."""
+"""A shorter secret is only found as a separate word: `key` is not a secret in `monkey`."""
 
 
 class Secrets:
-    """What must not be written down or shown: the API key, and passwords.
+    """The texts that must not be written or shown: the API key, and passwords.
 
-    A text is hidden from in whole secrets and in parts of 12 characters and more, as they are, in base64 (also within
-    that of a longer text, as in `base64("user:key")`), percent-encoded, and escaped as in JSON.
+    Whole secrets and parts of at least 12 characters are found as they are, in base64 (also within that of a longer
+    text, as in `base64("user:key")`), percent-encoded, and escaped as in JSON.
 
     Args:
-        secrets: Each of them; None and an empty text are none.
+        secrets: The secrets; None and empty texts are ignored.
     """
 
     def __init__(self, *secrets: str | None) -> None:
@@ -43,7 +43,7 @@ class Secrets:
         self._short = re.compile(words) if short else None
 
     def hide(self, text: str) -> str:
-        """The text with a mark in place of each secret, and of each part of one."""
+        """The text with a mark in place of each secret or part of one."""
         if self._short is not None:
             text = self._short.sub(MARK, text)
         if self._blocks.isdisjoint(_BLOCKS.findall(text)):
@@ -57,14 +57,14 @@ class Secrets:
         return "".join([*kept, text[end:]])
 
     def _spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where the parts stand, in order; they may overlap."""
+        """The positions of the parts, in order; they may overlap."""
         blocks, parts = self._blocks, self._parts
         for block in range(0, len(text) - _BLOCK_CHARS + 1, _STEP):
             if text[block : block + _BLOCK_CHARS] not in blocks:
                 continue
             for first in range(max(block - _STEP + 1, 0), block + 1):
                 if text[first : first + _PART_CHARS] in parts:
-                    # All between the first and the last is part of one of them.
+                    # Everything between the first and the last belongs to one of them.
                     last = block
                     while text[last : last + _PART_CHARS] not in parts:
                         last -= 1
@@ -73,7 +73,7 @@ class Secrets:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """How a secret may stand in a text."""
+    """The forms that a secret may have in a text."""
     yield secret
     yield quote(secret, safe="")
     escaped = json.dumps(secret)[1:-1]
@@ -81,7 +81,7 @@ def _forms(secret: str) -> Iterator[str]:
     yield escaped.replace("/", "\\/")
     data = secret.encode("utf-8", "surrogatepass")
     for ahead in range(3):
-        # What follows or goes before the secret changes the characters that hold some of its bits.
+        # The characters at its ends are cut off: they depend on what precedes and follows the secret.
         whole = b64encode(b"\0" * ahead + data).decode()[-(-ahead * 8 // 6) : (ahead + len(data)) * 8 // 6]
         if len(whole) >= _WORD_CHARS:
             yield whole
@@ -97,7 +97,7 @@ def _as_word(text: str) -> str:
 
 
 def url_secrets(url: str | None) -> tuple[str, ...]:
-    """What is secret in a URL such as that of a proxy: its password, as it stands there and decoded."""
+    """The secrets in a URL such as that of a proxy: its password, as written and decoded."""
     try:
         parts = urlsplit(url or "")
         name, password = parts.username or "", parts.password

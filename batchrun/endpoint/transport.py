@@ -1,4 +1,4 @@
-"""How rows travel: what is sent for the rows of one job, and what the job's answer means for each of them."""
+"""How rows become jobs: the body of a job for its rows, and the part of its answer for each of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batchrun.endpoint.protocol import JobAnswer, run_body
 
 
 class Transport(Protocol):
-    """One way of making jobs of rows."""
+    """A way to make jobs of rows."""
 
     @property
     def rows_per_job(self) -> int:
@@ -20,26 +20,26 @@ class Transport(Protocol):
         """The body of `/run` for a job.
 
         Args:
-            requests: What is asked for each of its rows, in order; 1 to `rows_per_job`.
+            requests: The requests of its rows, in order; 1 to `rows_per_job` of them.
         """
 
     def split(self, answer: JobAnswer, rows: int) -> Sequence[JobAnswer]:
-        """The final answer of a job as one answer for each of its rows, in order.
+        """Split the final answer of a job into one answer for each of its rows, in order.
 
-        Each has an output or an error of its own; what is said of the job as a whole is the same in all of them. The
-        memory that is counted for the answer, `held_bytes`, is divided among them.
+        Each has its own output or error; what applies to the job as a whole is the same in all of them. The memory that
+        is counted for the answer, `held_bytes`, is divided among them.
 
         Args:
             answer: The job's answer.
-            rows: How many rows the job was sent with.
+            rows: The number of rows that the job was submitted with.
         """
 
 
 class OneRowPerJob:
-    """The input of a job is the request of one row, and its output is that row's answer.
+    """A job's input is the request of one row, and its output is that row's answer.
 
     Args:
-        policy: What is asked of Runpod for each job.
+        policy: The policy of each job.
     """
 
     rows_per_job = 1

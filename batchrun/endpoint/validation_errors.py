@@ -1,8 +1,8 @@
-"""What pydantic says of a request that does not fit, as one line: which field, what is expected, what was there.
+"""Make one line of pydantic's complaints about an invalid request: which field, what is expected, what was sent.
 
-vLLM answers so with HTTP 400, and many a worker's own handler does. A message without the field is of no use, and one
-wrong field may be complained of 22 times, once for each alternative that it might have been (observed with vLLM 0.32).
-Pure, and nothing here raises on any input.
+vLLM answers with them (HTTP 400), and so do the handlers of many workers. A message without the field is useless, and
+there may be 22 complaints about a single wrong field, one for each alternative that it could have been (observed with
+vLLM 0.32). Pure, and nothing here raises on any input.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 HEAD = re.compile(r"(\d{1,6}) validation errors?(?: for \S{1,200})?:?[ \t]*\n")
-"""The first line: how many complaints there are."""
+"""The first line, with the number of complaints."""
 
 _MOST_READ = 50
 _MAX_GOT_CHARS = 60
@@ -20,7 +20,7 @@ _MAX_PART_CHARS = 60
 _MOST_PARTS = 20
 _MAX_LINE_CHARS = 1000
 _ALTERNATIVE = re.compile(r"(?:[A-Z][a-z0-9]+){2,}\w*|[^\[({]*[\[({].*", re.DOTALL)
-"""A part of a place that is not a field, but the type that the value may be of."""
+"""A part of a place that is not a field, but a type that the value may have."""
 _NATIVE = re.compile(r"[ \t]*(.+?) \[type=(\w{1,60}), input_value=(.*), input_type=(\w{1,60})\][ \t]*")
 _NO_STRING = re.compile(r"<.*>|None|True|False|-?\d[\d.eE+-]*")
 _OF_A_STRING = frozenset({"int_parsing", "float_parsing"})
@@ -32,8 +32,8 @@ def complaints(text: str, literal: Callable[[str], Any]) -> Iterator[dict[str, A
     """The complaints in the lines below the head.
 
     Args:
-        text: The lines: a Python repr each (vLLM), or a place, what is wrong there, and a link each (pydantic).
-        literal: Reads a Python repr; None for what is none.
+        text: The lines. For each complaint: a Python repr (vLLM); or a place, what is wrong, and a link (pydantic).
+        literal: Parses a Python repr; returns None for any other text.
     """
     place = ""
     for line in text.split("\n", _MOST_READ)[:_MOST_READ]:
@@ -50,18 +50,18 @@ def complaints(text: str, literal: Callable[[str], Any]) -> Iterator[dict[str, A
 
 
 def is_complaint(value: Any) -> bool:
-    """Whether an object is one complaint of pydantic: where, and what."""
+    """Whether an object is one of pydantic's complaints, with a place and a message."""
     return isinstance(value, dict) and isinstance(value.get("loc"), (str, tuple, list)) and bool(value.get("msg"))
 
 
 def said(found: Sequence[Mapping[str, Any]], count: int) -> str:
-    """The complaint that tells most, and how many others there are.
+    """The most helpful complaint, and how many others there are.
 
-    That is the first about something that is there. Where all say what is missing, it is the first.
+    It is the first about something that was sent. If all are about missing fields, it is the first.
 
     Args:
         found: At least one complaint.
-        count: How many there are in all.
+        count: The number of all complaints.
     """
     one = next((complaint for complaint in found if complaint.get("type") != "missing"), found[0])
     is_missing = one.get("type") == "missing"
@@ -73,9 +73,9 @@ def said(found: Sequence[Mapping[str, Any]], count: int) -> str:
 
 
 def _place(loc: str | Sequence[Any], *, cut: bool) -> str:
-    """A place as one writes it in a program: `messages[0].content`.
+    """A place as it is written in a program: `messages[0].content`.
 
-    What is missing from one of several alternatives need not be a field of the one that was meant; `cut` leaves it out.
+    A field that is missing in one alternative may not belong to the one that was meant: `cut` omits it.
     """
     parts = loc.split(".", _MOST_PARTS) if isinstance(loc, str) else [str(part) for part in loc[:_MOST_PARTS]]
     parts = [part[:_MAX_PART_CHARS] for part in parts[:_MOST_PARTS]]
@@ -99,7 +99,7 @@ def _got(complaint: Mapping[str, Any]) -> str:
     value, kind = complaint["input"], str(complaint.get("type"))
     if isinstance(value, (dict, list, tuple)):
         value = f"<{type(value).__name__} of {len(value)} items>"
-    # vLLM gives every value as text: '5' was a number, unless it was parsed.
+    # vLLM writes every value as text: '5' was a number, unless it was to be parsed.
     is_text = isinstance(value, str) and not complaint.get("is_repr")
     shown = str(value)[: 2 * _MAX_GOT_CHARS]
     if is_text and (kind in _OF_A_STRING or not _NO_STRING.fullmatch(shown)):

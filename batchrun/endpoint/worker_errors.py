@@ -1,8 +1,8 @@
-"""What a worker's error says: a readable message out of whatever a handler, an SDK and a platform wrapped it in.
+"""Decode a worker's error: find a readable message in whatever a handler, an SDK and a platform wrapped it in.
 
 A job's `error` is plain text, JSON in a string, a Python repr in a string, `handler: ... traceback: ...`, or an
-object, often several of these around each other (observed with runpod-python 1.12.0 and worker-vllm 2.23 to 2.25).
-COMPLETED jobs may carry an error inside their output. Pure, and nothing here raises on any input.
+object, and often several of these nested (observed with runpod-python 1.12.0 and worker-vllm 2.23 to 2.25). COMPLETED
+jobs may have an error inside their output. Pure, and nothing here raises on any input.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from batchrun.endpoint import validation_errors
 from batchrun.files.exactjson import dump
 
 MAX_MESSAGE_CHARS = 500
-"""A message is for a terminal and a table; the whole is in `raw`."""
+"""A message is for a terminal and a table; the whole text is in `raw`."""
 
 MAX_RAW_CHARS = 100_000
-"""Of what was sent that are kept: a traceback is shorter, and every row of a bad deployment brings one."""
+"""How much of the original is kept: a traceback is shorter, and every row of a broken deployment has one."""
 
 MAX_LITERAL_CHARS = 100_000
 """Longer text is not parsed as Python: ast needs about 100 bytes of memory for each character of it."""
 
 _MAX_DEPTH = 12
-"""Wrappings that are opened; four are the most that was ever seen."""
+"""The most nested wrappings that are opened; no more than four were ever seen."""
 
 OVERRUN = re.compile(r"executionTimeout exceeded\b")
-"""How the error of a job begins that overran its execution timeout (recorded by users)."""
+"""The beginning of a job's error when it overran its execution timeout (recorded by users)."""
 
 _NO_MESSAGE = "the job failed without an error message"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerError:
-    """An error of a job, decoded."""
+    """A decoded error of a job."""
 
     message: str
-    """What a person can act on: one line, never empty, at most 500 characters."""
+    """A readable message: one line, never empty, at most 500 characters."""
     raw: str
-    """Exactly what was sent: the string itself, or the JSON text of anything else; empty when there was nothing. Of
-    more than 100,000 characters the first, and a mark that says how many there were."""
+    """Exactly what was sent: the string itself, or the JSON text of anything else; empty if there was nothing. If it
+    has more than 100,000 characters, the first of them, and a mark with the total number."""
     code: int | None = None
-    """An HTTP status (400 to 599) found inside, the innermost one; None when there is none."""
+    """The innermost HTTP status (400 to 599) that was found; None if there is none."""
     error_type: str | None = None
-    """The exception's or error's type as the worker named it, the innermost one; None when it did not."""
+    """The innermost type of exception or error that the worker named; None if there is none."""
 
 
 def decode_error(raw: Any) -> WorkerError:
-    """What an error of a job says, whatever it is wrapped in.
+    """Decode an error of a job, whatever it is wrapped in.
 
     Args:
-        raw: The `error` of a job as parsed from JSON, or what `find_hidden_error` returned; None for none at all.
+        raw: The `error` of a job as parsed from JSON, or what `find_hidden_error` returned; None if there is none.
     """
     findings = _Findings()
     message = _dig(raw, findings, 0)
@@ -72,14 +72,14 @@ def decode_error(raw: Any) -> WorkerError:
 
 
 def find_hidden_error(output: Any) -> Any | None:
-    """What a COMPLETED job's output says went wrong, for `decode_error`; None when it says nothing of the kind.
+    """The error inside a COMPLETED job's output, for `decode_error`; None if there is none.
 
-    An error is an object with a truthy `error`, or with `error` as its `object` or `type`: as the output itself,
-    as an element of a list, in a list of stream chunks, or in the data of a server-sent-events string.
-    worker-vllm before 2.12.1 and runpod-python before December 2024 complete such jobs. An `error` field can be
-    legitimate data of some handler, so whoever calls this makes it switchable.
+    An error is an object with a truthy `error`, or with `error` as its `object` or `type`: as the output itself, as an
+    element of a list, in a list of stream chunks, or in the data of a server-sent-events string. worker-vllm before
+    2.12.1 and runpod-python before December 2024 complete such jobs. Because an `error` field can be legitimate data of
+    some handlers, callers must let the user turn this check off.
     """
-    if isinstance(output, list) and output and all(isinstance(part, str) for part in output):
+    if isinstance(output, list) and output and isinstance(output[0], str) and all(isinstance(p, str) for p in output):
         return _streamed_error(output)
     for part in output if isinstance(output, list) else (output,):
         if isinstance(part, list):
@@ -95,15 +95,15 @@ def find_hidden_error(output: Any) -> Any | None:
 
 
 def is_empty_output(output: Any, *, has_output: bool) -> bool:
-    """Whether a COMPLETED job brought no data: its output is missing, null or [].
+    """Whether a COMPLETED job has no data: its output is missing, null or [].
 
-    A failed upload of the result looks so, and a generator handler whose stream is not aggregated.
+    This happens if the upload of the result failed, or if a generator handler's stream is not aggregated.
     """
     return not has_output or output is None or output == []
 
 
 def without_controls(text: str) -> str:
-    """A text without the colours and controls of a terminal: loggers add them, and messages are shown on others."""
+    """A text without terminal colours and control characters, which loggers add and no other terminal should get."""
     return _CONTROLS.sub("", text)
 
 
@@ -113,7 +113,7 @@ _CONTROLS = re.compile(
 
 
 class _Findings:
-    """What was found on the way down; deeper finds replace shallower ones."""
+    """What was found so far; deeper findings replace shallower ones."""
 
     __slots__ = ("code", "error_type")
 
@@ -134,21 +134,21 @@ _CODE = re.compile(
 )
 _WARNINGS = threading.Lock()
 _SCANNED_CHARS = 4_000
-"""Codes and types stand near the start of a text, not in the middle of a page of it."""
+"""Codes and types are near the beginning of a text, not in the middle of a page."""
 
 _WRAPPER = re.compile(
     r"(?:vLLM returned )?HTTP ?[45]\d\d\W*|Error code: ?[45]\d\d\W*|(?:\w+\.)*\w*(?:Error|Exception):", re.IGNORECASE
 )
-"""What stands before an error and adds nothing to its type and code."""
+"""A prefix of an error that adds nothing to its type and code."""
 _CLASS_REPR = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
 _LEADING_TYPE = re.compile(r"(?:\w+\.)*([A-Z]\w*(?:Error|Exception|Timeout))(?=:|$)")
-# One line end, then blanks: with any whitespace on both sides, a few thousand blank lines take minutes to search.
+# One line end, then blanks: with any whitespace on both sides, a few thousand blank lines would take minutes.
 _HANDLER_TRACEBACK = re.compile(r"\n[ \t]*traceback:", re.IGNORECASE)
 _TRACEBACK_START = "Traceback (most recent call last)"
 
 
 def _dig(value: Any, findings: _Findings, depth: int) -> str:
-    """The message inside `value`, empty when there is none."""
+    """The message inside `value`; empty if there is none."""
     if depth > _MAX_DEPTH:
         return ""
     if isinstance(value, str):
@@ -182,7 +182,7 @@ def _dig_object(value: dict[Any, Any], findings: _Findings, depth: int) -> str:
     if isinstance(nested, (dict, list)) and (message := _dig(nested, findings, depth + 1)):
         return message
     for key in _MESSAGE_KEYS:
-        # What has said nothing once is not asked again: twice on each level is 4,096 times at the bottom.
+        # A part without a message is not searched again: twice on each level would be 4,096 times at the bottom.
         if key == "error" and isinstance(nested, (dict, list)):
             continue
         if message := _dig(value.get(key), findings, depth + 1):
@@ -217,7 +217,7 @@ def _dig_text(text: str, findings: _Findings, depth: int) -> str:
 
 
 def _joined(before: str, message: str) -> str:
-    """A message with the text before it, unless that says no more than a type or an HTTP code, which are known."""
+    """A message with the text before it, unless that is only a type or an HTTP code, which are known already."""
     kept = before.strip()
     if not kept or _WRAPPER.fullmatch(kept):
         return message
@@ -225,10 +225,10 @@ def _joined(before: str, message: str) -> str:
 
 
 def named_route(message: str, request: Any) -> str:
-    """A message with the route that a request went to, where it says that there is none.
+    """If a message says that the worker has no such route, the message with the request's route.
 
     Args:
-        message: As `decode_error` gave it.
+        message: As returned by `decode_error`.
         request: The job's `input` object.
     """
     if not message.startswith(NO_ROUTE) or not isinstance(request, dict):
@@ -241,24 +241,24 @@ def named_route(message: str, request: Any) -> str:
 
 _SUCH_ROUTE = "such route"
 NO_ROUTE = f"the worker has no {_SUCH_ROUTE}"
-"""How the message begins when a route is unknown to the worker."""
+"""The beginning of the message for a route that the worker does not know."""
 _NOT_FOUND = 404
 _NOT_ALLOWED = 405
 _NEEDS_PARSER = re.compile(r"requires? --(?:enable-auto-tool-choice|tool-call-parser)\b")
 _WAITED = re.compile(r"(?:\w+\.)*\w*(?:TimeoutError|Timeout|TimedOut)")
-"""A time-out of the worker's own that says nothing but its type."""
+"""A timeout inside the worker whose message is only its type."""
 
 
 def _explained(message: str, code: int | None) -> str:
-    """A message with what it means and what to do, where it does not say so itself.
+    """A message with its meaning and what to do, if it does not contain them.
 
-    vLLM answers to an unknown route, and to a GET where a body is missing, with no more than HTTP says (observed with
-    0.32). The settings are worker-vllm's.
+    For an unknown route, and for a GET where a body is expected, vLLM gives only HTTP's own words (observed with 0.32).
+    The settings are worker-vllm's.
     """
     if code == _NOT_FOUND and message == "Not Found":
         return f"{NO_ROUTE} (HTTP 404): it is misspelt, or this model or this version of vLLM does not serve it"
     if code == _NOT_ALLOWED and message == "Method Not Allowed":
-        return f"{message}: the route takes another method; without `openai_input` or `body` it is sent a GET"
+        return f"{message}: the route needs another method; without `openai_input` or `body`, a GET is sent"
     if _NEEDS_PARSER.search(message):
         return (
             f"{message}: in the endpoint's settings set ENABLE_AUTO_TOOL_CHOICE=true, and TOOL_CALL_PARSER to the"
@@ -266,19 +266,19 @@ def _explained(message: str, code: int | None) -> str:
         )
     if OVERRUN.match(message):
         return (
-            f"{message}: the job was at work longer than its limit, 10 min if nothing else is set; raise"
+            f"{message}: the job ran longer than its limit, which is 10 min unless it is set; raise"
             " --execution-timeout, or ask for less"
         )
     if _WAITED.fullmatch(message):
         return (
-            f"{message}: the worker waited too long for an answer of its own; worker-vllm waits REQUEST_TIMEOUT seconds"
+            f"{message}: the worker itself waited too long for an answer; worker-vllm waits REQUEST_TIMEOUT seconds"
             " for vLLM: raise that setting of the endpoint, or ask for fewer tokens"
         )
     return message
 
 
 def _literal(text: str) -> Any | None:
-    """The object, list or string that a text is the JSON or the Python repr of; None when it is neither."""
+    """The object, list or string whose JSON or Python repr a text is; None if it is neither."""
     if not text or text[0] not in "{[\"'":
         return None
     try:
@@ -287,8 +287,8 @@ def _literal(text: str) -> Any | None:
         if len(text) > MAX_LITERAL_CHARS:
             return None
     try:
-        # Invalid escapes in a repr that was cut or edited make the parser warn; that is of no use to anybody here. What
-        # is to be ignored is the process's, so threads take turns.
+        # Invalid escapes in a repr that was cut or edited make the parser warn, which helps nobody here. The warning
+        # filters belong to the whole process, so threads take turns.
         with _WARNINGS, warnings.catch_warnings(action="ignore"):
             return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -309,7 +309,7 @@ def _http_code(value: Any) -> int | None:
 
 
 def _only_labels(value: dict[Any, Any]) -> bool:
-    """Whether an object has nothing to tell but its kind, as `{"error": {}}` or `{"type": "ValueError"}`."""
+    """Whether an object contains nothing but its kind, such as `{"error": {}}` or `{"type": "ValueError"}`."""
     labels = {*_TYPE_KEYS, *_CODE_KEYS, "object", "param"}
     return all(key in labels or not item for key, item in value.items())
 
@@ -321,8 +321,8 @@ def _is_error(part: Any) -> bool:
 
 
 def _streamed_error(pieces: list[str]) -> Any | None:
-    # A stream is cut into pieces at any byte, so events are whole only when the pieces are joined again; but behind
-    # pieces of plain text an event begins with its own piece.
+    # A stream is cut at any byte, so events are complete only after the pieces are joined; but after pieces of plain
+    # text, an event begins with a piece of its own.
     return _error_event("".join(pieces)) or _error_event(
         "".join(f"\n{piece}" if piece.startswith(("data:", "event:")) else piece for piece in pieces)
     )
@@ -331,7 +331,7 @@ def _streamed_error(pieces: list[str]) -> Any | None:
 def _error_event(text: str) -> Any | None:
     if "data:" not in text or '"error"' not in text:
         return None
-    # Not splitlines: a line separator within a JSON string ends no line of an event.
+    # Not splitlines: a line separator inside a JSON string does not end a line of an event.
     for line in text.split("\n"):
         if not line.startswith("data:") or '"error"' not in line:
             continue
@@ -355,7 +355,7 @@ def _raised(traceback: str) -> str:
 
 
 def _one_line(text: str, max_chars: int) -> str:
-    # A repr may hold half a surrogate pair, which no JSON file can.
+    # A repr may contain half a surrogate pair, which no JSON file can.
     line = " ".join(without_controls(text[: max_chars * 20]).split()).encode("utf-8", "replace").decode()
     return line if len(line) <= max_chars else line[: max_chars - 1] + "…"
 
@@ -381,5 +381,5 @@ def _repr(raw: Any) -> str:
     except RecursionError:
         return "an object that is nested too deeply to be shown"
     except ValueError:
-        # A repr may hold a hexadecimal number of more digits than Python writes out in decimal.
+        # A repr may contain a hexadecimal number with more digits than Python writes in decimal.
         return "an object with a number that is too long to be shown"

@@ -1,4 +1,4 @@
-"""What drives one run: it writes each intent down, starts the I/O, and turns what comes back into events.
+"""Drive one run: write each intent down, start the I/O, and turn its results into events.
 
-What is written in which order, what an answer means for its row, and how signals end a session.
+This includes the order of writes, what an answer means for its row, and how signals end a session.
 """

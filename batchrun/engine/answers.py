@@ -1,8 +1,9 @@
-"""What jobs have answered for their rows, kept until the scheduler has decided about them."""
+"""Keep the answers of jobs for their rows until the scheduler has decided about the rows."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
@@ -14,17 +15,17 @@ from batchrun.scheduler.failures import Failure
 from batchrun.state.records import OpenJob
 
 _JUDGED_ASIDE_BYTES = 1 << 17
-"""An answer that takes more memory is judged in a thread: an error of 16 kB may take 10 ms to be understood."""
+"""An answer that takes more memory is judged in a thread: an error of 16 kB may take 10 ms to decode."""
 
 
 class Answers:
     """The answers of rows that are about to end.
 
     Args:
-        client: Counts the memory that answers take.
-        transport: Says what an answer means for the rows of its job.
-        streamed: Reads what jobs have only streamed.
-        inspect_output: Look for errors inside the output of completed jobs.
+        client: Counts the memory of the answers.
+        transport: Splits an answer into those of the job's rows.
+        streamed: Reads the output of jobs that was only streamed.
+        inspect_output: Whether to look for errors inside the output of completed jobs.
     """
 
     def __init__(
@@ -33,13 +34,13 @@ class Answers:
         self._client = client
         self._transport = transport
         self._streamed = streamed
-        self._inspect_output = inspect_output
+        self._judge = partial(judge, inspect_output=inspect_output, hide=client.hide)
         self._by_row: dict[int, JobAnswer] = {}
         self._sent: dict[int, tuple[int, ...]] = {}
-        """Job -> all of its rows in order, for the adopted jobs of which some have ended before."""
+        """Job -> all of its rows in order, for adopted jobs with rows that have ended already."""
 
     def adopt(self, job: OpenJob) -> None:
-        """A job of an earlier session is in flight."""
+        """Record a job of an earlier session that is in flight."""
         if len(job.all_rows) > len(job.rows):
             self._sent[job.job] = job.all_rows
 
@@ -55,33 +56,34 @@ class Answers:
             look_for_flaws: Whether to look for flaws in results.
 
         Returns:
-            The job's status, COMPLETED only when one of the rows has a result; and what the answer means for each.
+            The job's status, COMPLETED only if a row has a result; and what the answer means for each row.
         """
         sent = self._sent.pop(job, rows)
         said = []
         for row, part in zip(sent, self._transport.split(answer, len(sent)), strict=True):
             if sent is rows or row in rows:
-                said.append(await self._judge_row(part, is_alone=len(sent) == 1, look_for_flaws=look_for_flaws))
+                is_small = part.held_bytes <= _JUDGED_ASIDE_BYTES
+                failure = self._judge(part) if is_small else await asyncio.to_thread(self._judge, part)
+                if failure is not None:
+                    failure = await self._failed(part, failure, is_alone=len(sent) == 1)
+                said.append(RowAnswer(failure, find_flaw(part.output) if look_for_flaws and failure is None else None))
                 self._by_row[row] = part
         has_result = said[0].failure is None or any(each.failure is None for each in said)
         status = "FAILED" if answer.status is JobStatus.COMPLETED and not has_result else answer.status.value
         return status, tuple(said)
 
     def pop(self, row: int) -> JobAnswer | None:
-        """What was answered for a row, which is then forgotten; None: nothing."""
+        """Remove and return the answer for a row; None if there is none."""
         return self._by_row.pop(row, None)
 
-    async def _judge_row(self, answer: JobAnswer, *, is_alone: bool, look_for_flaws: bool) -> RowAnswer:
-        """What an answer means for a row; of a failure, the answer keeps what was put out all the same."""
-        is_small = answer.held_bytes <= _JUDGED_ASIDE_BYTES
-        failure = self._judge(answer) if is_small else await asyncio.to_thread(self._judge, answer)
-        if failure is not None and is_alone:
-            failure = await self._streamed.complete(answer, failure, self._judge)
-        if failure is not None:
+    async def _failed(self, answer: JobAnswer, failure: Failure, *, is_alone: bool) -> Failure | None:
+        """What is left of a failure once the job's stream was read; None if that has a result.
+
+        The answer of a failed row keeps any partial output.
+        """
+        found = await self._streamed.complete(answer, failure, self._judge) if is_alone else failure
+        if found is not None:
             answer.output, answer.error = partial_output(answer), None
             if answer.output is None:
                 self._client.release(answer)
-        return RowAnswer(failure, find_flaw(answer.output) if failure is None and look_for_flaws else None)
-
-    def _judge(self, answer: JobAnswer) -> Failure | None:
-        return judge(answer, inspect_output=self._inspect_output, hide=self._client.hide)
+        return found

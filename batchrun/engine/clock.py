@@ -1,4 +1,4 @@
-"""The clocks of a session: one that nobody sets and that counts the machine's sleep, and the time of day with it."""
+"""The clocks of a session: one that cannot be set and counts the machine's sleep, and a time of day based on it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable
 from functools import partial
 
 _COUNTS_SLEEP = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Jobs go on while the machine sleeps. On Linux only CLOCK_BOOTTIME does so, too; on macOS CLOCK_MONOTONIC does."""
+"""Jobs keep running while the machine sleeps. On Linux, only CLOCK_BOOTTIME does, too; on macOS, CLOCK_MONOTONIC."""
 
 
 steady_s: Callable[[], float] = partial(time.clock_gettime, _COUNTS_SLEEP)
-"""Seconds since some moment in the past, with those that the machine has slept; nobody sets them."""
+"""Seconds since some moment in the past, including sleep; unlike the wall clock, it cannot be set."""
 
 
 class WallClock:
-    """UTC epoch seconds as the wall clock had them at first, counted on by another clock.
+    """UTC epoch seconds: read once from the wall clock, then advanced by another clock.
 
-    So whoever sets the wall clock during a session moves none of its times against each other.
+    So setting the wall clock during a session does not shift its times against each other.
 
     Args:
-        clock: Seconds that never go back.
+        clock: Seconds that never go backwards.
         wall: UTC epoch seconds; read once.
     """
 
@@ -29,5 +29,5 @@ class WallClock:
         self._offset_s = wall() - clock()
 
     def __call__(self) -> float:
-        """The present."""
+        """The current time."""
         return self._clock() + self._offset_s

@@ -1,4 +1,4 @@
-"""When the journal is written: in groups, at most every 20 ms, in a thread."""
+"""Write the journal in groups, at most every 20 ms, in a thread."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from batchrun.engine.journal import Journal, PendingWrites, Written
 T = TypeVar("T")
 
 _COMMIT_GAP_S = 0.02
-"""Between the starts of two commits: groups of events share one fsync, at the price of this much delay."""
+"""Time between the starts of two commits: events share one fsync, at the price of this delay."""
 _SUBMITS_AT_ONCE = 96
-"""This many submissions do not wait for that: else the connections would run dry before the next commit."""
+"""This many submissions do not wait for the gap: the connections would run out of work before the next commit."""
 _KEEP_S = 15.0
-"""A quiet run writes down this often how long it has been going on, and what its workers cost."""
+"""How often an idle run writes its duration and the cost of its workers."""
 _SIGN_S = 2.0
-"""One that is asked to end writes it this often: who has asked from outside sees that it is alive."""
+"""The same for a run that was asked to end, so that a process that asked from outside sees that it is alive."""
 
 
 class Commits:
-    """Collects what is to be on disk, and writes it.
+    """Collects what must be written, and writes it.
 
     Args:
         journal: Writes it.
-        timeline: How the run has gone so far; written down now and then.
-        thread: Where the journal is written: one thread, shared by all who write the same state file.
+        timeline: The course of the run so far; written now and then.
+        thread: The thread in which the journal is written, shared by all that write the same state file.
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
     """
@@ -49,7 +49,7 @@ class Commits:
         self._wall = wall
         self._began_at = self._kept_at = float("-inf")
         self.pending = PendingWrites()
-        """What is to be written next."""
+        """What will be written next."""
         self.calls: Counter[str] = Counter()
         """API calls since the last commit, by operation."""
         self.has_failed = False
@@ -59,7 +59,7 @@ class Commits:
         """Whether to begin a commit.
 
         Args:
-            now: The present.
+            now: The current time.
             is_ending: Whether the session was asked to end.
         """
         gap_s = now - self._began_at
@@ -68,19 +68,19 @@ class Commits:
         return gap_s >= _COMMIT_GAP_S or len(self.pending.submits) >= _SUBMITS_AT_ONCE
 
     def begin(self, now: float) -> None:
-        """A commit begins."""
+        """Record that a commit begins."""
         self._began_at = now
 
     def wait_s(self) -> float | None:
-        """In how many seconds the next commit is due; None: when something happens."""
+        """Seconds until the next commit is due; None if nothing is pending."""
         return max(self._began_at + _COMMIT_GAP_S - self._clock(), 0.0) if self.pending else None
 
     async def commit(self, counters: dict[str, int], *, is_last: bool) -> tuple[PendingWrites, Written]:
-        """Write what is pending; returns it, and what follows from it.
+        """Write what is pending; returns it, and the consequences.
 
         Args:
-            counters: Added to the run's counters, beside the calls.
-            is_last: Whether no further commit will come.
+            counters: Added to the run's counters, in addition to the calls.
+            is_last: Whether no further commit will follow.
 
         Raises:
             OutputError: it cannot be written.
@@ -104,5 +104,5 @@ class Commits:
         return work, written
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Do something in the journal's thread."""
+        """Run a function in the journal's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,4 +1,4 @@
-"""The counts of a session while it goes on, as observers see them. Pure: `now` is a parameter."""
+"""The counts of a running session, as observers see them. Pure: `now` is a parameter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 
 _RATE_SPAN_S = 30.0
-"""Rates are over so much of the past: long enough for slow jobs, short enough to show a change."""
+"""Rates are averages over this time: long enough for slow jobs, short enough to show a change."""
 _SAMPLE_S = 0.5
 
 
@@ -23,15 +23,15 @@ class SessionCounts:
     """Counts rows and derives rates.
 
     Args:
-        counts: The rows by state when the session began.
+        counts: The number of rows in each state when the session began.
         started_at: When the session began, on the driver's monotonic clock.
-        price_per_hour: Of one worker; None: the cost is not shown.
+        price_per_hour: Price of one worker; None if the cost is not shown.
     """
 
     def __init__(self, counts: dict[RowState, int], started_at: float, *, price_per_hour: float | None = None) -> None:
         self._price_per_hour = price_per_hour
         self.total = sum(counts.values())
-        """Rows that are known; of a stream there may be more to come."""
+        """The rows so far; a stream may add more."""
         self._started_at = started_at
         self._samples: deque[tuple[float, int, int]] = deque([(started_at, 0, 0)])
         self.succeeded = counts[RowState.SUCCEEDED]
@@ -47,7 +47,7 @@ class SessionCounts:
         return self.succeeded + self.failed + self.held
 
     def count(self, ending: Ending) -> tuple[str, ...]:
-        """Count what has become of a row; returns which of the run's counters count it too."""
+        """Count the ending of a row; returns the run's counters that it increases."""
         retried: tuple[str, ...] = ()
         match ending:
             case cmd.Finish(failure=None):
@@ -66,7 +66,7 @@ class SessionCounts:
         return retried
 
     def snapshot(self, now: float, scheduler: Scheduler, said: AnswerTotals) -> Snapshot:
-        """What the run looks like at `now`."""
+        """The state of the run at `now`."""
         ended = self._ended - self._ended_before
         samples = self._samples
         if now - samples[-1][0] >= _SAMPLE_S:

@@ -1,7 +1,7 @@
-"""The results of rows whose answer is another row's: each gets a line of its own, and only one of them a job.
+"""Give rows with equal requests one answer: each gets a result line of its own, but only the leader gets a job.
 
-Their lines stand behind the leader's. So a crash in between leaves a leader that has succeeded and followers without
-an answer, and the next session takes it from the leader's line.
+The followers' lines are after the leader's. So a crash in between leaves a leader that succeeded and followers without
+an answer, which the next session takes from the leader's line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from batchrun.results.reader import in_groups, read_lines
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.text import extract
 from batchrun.results.writer import ResultsFiles
-from batchrun.state.dedupe import answered_leaders, count_followers, has_unanswered, lead_again
+from batchrun.state.dedupe import answered_leaders, count_followers, has_unanswered, promote_followers
 from batchrun.state.records import Batch
 from batchrun.state.shared_ids import stored_ids
 from batchrun.state.store import Store
@@ -23,15 +23,15 @@ from batchrun.state.store import Store
 _ROWS_AT_ONCE = 500
 _NOTED_AT_ONCE = 50_000
 _BYTES_AT_ONCE = 4 << 20
-"""So much is in memory: a leader may have any number of followers, and an answer of any length."""
+"""The limit for memory: a leader may have any number of followers, and an answer of any length."""
 
 
 class SharedAnswers:
-    """Gives rows the answers that other rows have got to the same request.
+    """Gives rows the answers of other rows with the same request.
 
     Args:
         store: The state file.
-        lines: Leads from a row to its lines.
+        lines: The lines of the rows.
         results: The results files.
     """
 
@@ -41,13 +41,13 @@ class SharedAnswers:
         self._results = results
 
     def answer(self, leader: int, line: bytes, batch: Batch, marks: Iterable[str] | None = None) -> int:
-        """Append a leader's answer for each of its followers, without a sync; returns how many there are.
+        """Append a leader's answer for each of its followers, without a sync; returns the number of followers.
 
         Args:
             leader: The leader's number.
-            line: Its line of the results.
-            batch: Gets what is to be committed: whose followers end, what their lines say, how long the files are.
-            marks: What there is to say of the answer; None: that is found out.
+            line: The leader's result line.
+            batch: Receives what must be committed: the followers' endings, their lines' digests, the files' lengths.
+            marks: The marks of the answer; None if they must be extracted.
 
         Raises:
             OutputError: the lines cannot be written.
@@ -78,17 +78,17 @@ class SharedAnswers:
         return count
 
     def end_with(self, leader: int, batch: Batch) -> int:
-        """Let the followers of a row that failed, or is held, end as it does; returns how many there are."""
+        """Let the followers of a row that failed or is held end like it; returns the number of followers."""
         count = count_followers(self._store, leader)
         if count:
             batch.leaders.append((leader,))
         return count
 
     def settle(self, session: int, now_ms: int) -> int:
-        """Answer the pending rows whose leader has succeeded without them; returns how many there were.
+        """Answer the pending rows whose leader has already succeeded; returns the number of these rows.
 
-        Such rows were added later, failed before and are to be tried again, or a crash came between. The first of
-        those whose leader has failed, or has lost its line, leads the others from now on.
+        Such rows were added later, or failed before and are retried, or a crash came in between. If a leader has
+        failed or has lost its line, the first of its followers becomes the leader of the others.
 
         Args:
             session: The session's number.
@@ -99,7 +99,7 @@ class SharedAnswers:
             OutputError: results or state cannot be written.
         """
         count = self._settle(session, now_ms) if has_unanswered(self._store) else 0
-        lead_again(self._store)
+        promote_followers(self._store)
         return count
 
     def _settle(self, session: int, now_ms: int) -> int:

@@ -1,8 +1,8 @@
 """The driver of one endpoint: persist, act, feed back, re-arm one timer. It decides nothing; the scheduler does.
 
-One round: events go to the scheduler, its commands come back; requests start at once, whatever is to be on disk
-first is collected and written in a thread, in groups; submissions and cancels leave when their intent is committed.
-Then it sleeps until something happens or the scheduler wants to be asked.
+One round: events go to the scheduler, and its commands come back. Polls start at once. Whatever must be on disk first
+is collected and written in a thread, in groups; submissions and cancels are sent once their intent is committed. Then
+the driver sleeps until something happens or the scheduler wants to be asked again.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from batchrun.state.records import Acceptance
 _LOG = logging.getLogger(__name__)
 
 _GRACE_S = 1.0
-"""How long a stop waits for requests under way: an answer to /run that is still heard is one less unconfirmed."""
+"""How long a stop waits for running requests: each answer of /run that still arrives is one unconfirmed job less."""
 _TICK_S = 0.25
-"""How often the observer is told at least."""
+"""The longest time between two updates of the observer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +52,24 @@ class Outcome:
 
     kind: Literal["finished", "stopped", "interrupted", "cancelled"]
     error: StoppedError | None = None
-    """Why it stopped."""
+    """Why it stopped; None if it did not."""
 
 
 class Engine:
     """Runs a scheduler against an endpoint.
 
     Args:
-        scheduler: Decides.
-        journal: Writes.
+        scheduler: Decides what to do.
+        journal: Writes state and results.
         client: Talks to the endpoint.
-        counts: Counts for the observer.
-        observer: Shows.
-        transport: Says what an answer means for the rows of its job.
-        streamed: Reads what jobs have only streamed.
-        timeline: How the run has gone so far; written down now and then.
-        thread: Where the journal is written: one thread, shared by all who write the same state file.
-        load: Where further rows come from; None: those that the journal has are all.
-        inspect_output: Look for errors inside the output of completed jobs.
+        counts: Counts rows for the observer.
+        observer: Shows the progress.
+        transport: Splits an answer into those of the job's rows.
+        streamed: Reads the output of jobs that was only streamed.
+        timeline: The course of the run so far; written now and then.
+        thread: The thread in which the journal is written, shared by all that write the same state file.
+        load: Loads further rows; None if all rows are in the journal.
+        inspect_output: Whether to look for errors inside the output of completed jobs.
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
     """
@@ -113,12 +113,12 @@ class Engine:
         self._calls = streamed.calls = self._commits.calls
 
     def adopt(self) -> None:
-        """Take over the jobs in flight of earlier sessions; before `run`."""
+        """Take over the jobs in flight of earlier sessions; call it before `run`."""
         now, wall_ms = self._clock(), self._wall() * 1000
         for job in self._journal.adopt():
             tickets = tuple(ev.Ticket(row.row, row.attempts, row.retries, row.unconfirmed) for row in job.rows)
             self._answers.adopt(job)
-            # Whoever has set the wall clock since then has made the job look unborn, or older than any can be.
+            # If the wall clock was set since then, the job may seem to be in the future, or older than possible.
             age_s = min(max(wall_ms - job.submitted_ms, 0.0) / 1000, MAX_TTL_S)
             self._client.ids.add(job.remote_id)
             adopted = ev.JobAdopted(tickets, job.job, job.remote_id, now - age_s, cancelling=job.is_cancelling)
@@ -128,10 +128,10 @@ class Engine:
         """Run until every row has ended, or something stops the run.
 
         Args:
-            cancel: Submit nothing, and cancel what earlier sessions have left in flight.
+            cancel: Submit nothing, and cancel the jobs in flight of earlier sessions.
 
         Raises:
-            BatchrunError: a defect; a StoppedError is returned in the outcome instead.
+            BatchrunError: a bug; a StoppedError is returned in the outcome instead.
         """
         try:
             if cancel:
@@ -142,7 +142,7 @@ class Engine:
         return self._outcome(cancel=cancel)
 
     def _outcome(self, *, cancel: bool) -> Outcome:
-        """How it ended: asked last, because the last batch may be the one that cannot be written."""
+        """How the session ended. To be called last, because writing the last batch may fail."""
         if self._failure is None and self._interrupted:
             return Outcome("interrupted")
         error = self._failure or self._scheduler.stop
@@ -153,7 +153,7 @@ class Engine:
         return Outcome("cancelled" if cancel else "finished")
 
     def snapshot(self) -> Snapshot:
-        """What the run looks like now."""
+        """The state of the run now."""
         return self._counts.snapshot(self._clock(), self._scheduler, self._journal.said)
 
     async def _rounds(self) -> None:
@@ -226,7 +226,7 @@ class Engine:
             case cmd.Finish(failure=Failure(kind=kind, message=message)):
                 _LOG.info("row %d failed: %s: %s", ending.row, kind, message)
             case cmd.Requeue(failure=Failure(message=message)):
-                _LOG.info("row %d is tried again: %s", ending.row, message)
+                _LOG.info("row %d is retried: %s", ending.row, message)
             case cmd.Hold():
                 _LOG.info("row %d is held: %s", ending.row, ending.message)
 
@@ -349,7 +349,7 @@ class Engine:
             self._fail(error)
 
     async def _settle(self) -> None:
-        """Hear the requests under way for a moment, write down what they said, and leave the rest for later."""
+        """Wait briefly for running requests, write their results, and leave everything else to a later session."""
         self._leaving = True
         self._commits.pending.submits.clear()
         self._commits.pending.cancels.clear()
@@ -374,19 +374,19 @@ class Engine:
                 self._fail(error)
 
     def leave(self, wish: Wish) -> None:
-        """Leave, in the way that was asked for."""
-        # What stopped the run before is still the reason.
+        """Leave in the requested way."""
+        # If the run had stopped before, that remains the reason.
         self._interrupted = self._interrupted or self._scheduler.stop is None
         count = self._scheduler.in_flight
         match wish:
             case Wish.DRAIN:
-                self._observer.message(f"stopping: {self._drain_message()}; Ctrl-C again leaves at once")
+                self._observer.message(f"stopping: {self._drain_message()}; Ctrl-C again exits at once")
                 self._tell(ev.StopRequested())
             case Wish.CANCEL:
                 what = (
                     f"cancelling the {count:,} jobs in flight, queued ones first" if count else "nothing is in flight"
                 )
-                self._observer.message(f"stopping: {what}; Ctrl-C again leaves at once")
+                self._observer.message(f"stopping: {what}; Ctrl-C again exits at once")
                 self._tell(ev.CancelRequested())
             case Wish.DETACH:
                 self._detaching = True

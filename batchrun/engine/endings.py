@@ -1,4 +1,4 @@
-"""What the state file is told of a row that has ended, or is pending again. Pure: `now_ms` is a parameter."""
+"""Make the records for the state file of a row that has ended or is pending again. Pure: `now_ms` is a parameter."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def job_end(
     """How a job ended for one of its rows.
 
     Args:
-        ending: What the scheduler has decided about the row.
-        answer: What the job's answer says of it; None: that did not decide.
+        ending: The scheduler's decision about the row.
+        answer: The job's answer for it; None if the decision is not based on one.
         retries: The row's retries before.
-        is_completed: Whether a row of the job has a result.
-        result: The digest of the row's result line; None without one.
+        is_completed: Whether any row of the job has a result.
+        result: The digest of the row's result line; None if there is none.
     """
     status: str | None
     match ending:
@@ -58,10 +58,10 @@ def failed_job(
     """The job of a row that has failed.
 
     Args:
-        remote_id: Its ID; None: nothing was accepted.
-        submitted_ms: UTC epoch milliseconds; None: nothing was submitted.
-        answer: What it has answered; None: nothing.
-        part: What it has put out, as JSON; None: nothing.
+        remote_id: Its ID; None if no submission was accepted.
+        submitted_ms: UTC epoch milliseconds; None if nothing was submitted.
+        answer: Its answer; None if there is none.
+        part: Its partial output, as JSON; None if there is none.
     """
     return FailedJob(remote_id, submitted_ms, None, part, *_times_ms(answer))
 
@@ -69,7 +69,7 @@ def failed_job(
 def job_info(
     remote_id: str, submitted_ms: int, answer: JobAnswer, *, endpoint: str, attempts: int, now_ms: int
 ) -> JobInfo:
-    """What a result line says of its job."""
+    """What a result line says about its job."""
     return JobInfo(
         id=remote_id,
         endpoint=endpoint,
@@ -84,14 +84,14 @@ def job_info(
 
 
 def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:
-    """When a job was over: by its own times where it reports them, else now."""
+    """When a job ended: by its own times if it reports them, else now."""
     time_s = answer.time_in_system_s
     now_ms = max(now_ms, submitted_ms)  # the wall clock may have been set back since an earlier session
     return now_ms if time_s is None else min(now_ms, submitted_ms + round(time_s * 1000))
 
 
 def _times_ms(answer: JobAnswer | None) -> tuple[int | None, int | None]:
-    """Delay and execution."""
+    """The delay and execution times of an answer; None if unknown."""
     if answer is None:
         return None, None
     delay_ms, execution_ms = answer.delay_ms, answer.execution_ms

@@ -1,7 +1,7 @@
-"""The engines of a run, one for each endpoint: one set of signals, one picture, one outcome.
+"""The engines of a run, one for each endpoint, with common signals, one progress display and one outcome.
 
-Each engine has limits, a window and a preflight of its own, and an endpoint that is out of order stops its own rows
-alone. All of them write through one thread, so that the state file has one writer.
+Each engine has its own limits, window and preflight, and a failing endpoint stops only its own rows. All of them write
+in one thread, so that the state file has one writer.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from batchrun.engine.signals import Leaving, Wish, interruptible
 from batchrun.errors import RefusedError, StoppedError
 
 _LOOK_S = 0.25
-"""How often a session looks whether another process asks for something."""
+"""How often a session checks for requests of other processes."""
 
 
 class Fleet:
     """Drives the engines of a run.
 
     Args:
-        observer: Shown the whole run.
-        timeline: How the run has gone so far; added to.
+        observer: Shows the progress of the whole run.
+        timeline: The course of the run so far; points are added.
         on_interrupt: What the first Ctrl-C or SIGTERM does.
         wall: UTC epoch seconds.
-        leaving: Through which other threads ask to leave; None: none do.
-        is_cancelled: Whether another process asks to cancel what is in flight; looked at now and then.
+        leaving: How other threads ask the session to leave; None if none do.
+        is_cancelled: Whether another process asks to cancel the jobs in flight; called now and then.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Fleet:
         self._wall = wall
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, Snapshot] = {}
-        self._at_work: dict[str, asyncio.Task[Outcome]] = {}
+        self._running: dict[str, asyncio.Task[Outcome]] = {}
 
     def observer_of(self, endpoint: str, *, alone: bool) -> Observer:
-        """The observer for the engine of an endpoint; it speaks with the endpoint's name unless it is alone."""
+        """The observer for the engine of an endpoint; unless it is alone, its messages begin with the endpoint's ID."""
         return _PartObserver(self, "" if alone else endpoint, endpoint)
 
     def add(self, endpoint: str, engine: Engine) -> None:
@@ -65,24 +65,24 @@ class Fleet:
         """Run until each engine has ended; see `Engine.run`.
 
         Raises:
-            BatchrunError: a defect.
+            BatchrunError: a bug.
         """
         for engine in self._engines.values():
             engine.adopt()
-        self._look()
-        with interruptible(self._leaving, self._on_interrupt), self._leaving.heard_by(self._wished):
+        self._refresh()
+        with interruptible(self._leaving, self._on_interrupt), self._leaving.heard_by(self._on_wish):
             self._observer.begin(merged(self._parts))
             try:
                 outcomes = await self._gather(cancel=cancel)
             finally:
-                self._look()
+                self._refresh()
                 self._observer.end(merged(self._parts))
-        return _whole(outcomes)
+        return _combined(outcomes)
 
     async def _gather(self, *, cancel: bool) -> dict[str, Outcome]:
         for endpoint, engine in self._engines.items():
-            self._at_work[endpoint] = asyncio.create_task(engine.run(cancel=cancel))
-        tasks = self._at_work.values()
+            self._running[endpoint] = asyncio.create_task(engine.run(cancel=cancel))
+        tasks = self._running.values()
         self._look_for_requests()
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -95,28 +95,28 @@ class Fleet:
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
-        return {endpoint: task.result() for endpoint, task in self._at_work.items()}
+        return {endpoint: task.result() for endpoint, task in self._running.items()}
 
     def _look_for_requests(self) -> None:
         if self._is_cancelled():
-            self._wished(Wish.CANCEL)
+            self._on_wish(Wish.CANCEL)
         else:
             self._next_look = asyncio.get_running_loop().call_later(_LOOK_S, self._look_for_requests)
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         self._parts = {endpoint: engine.snapshot() for endpoint, engine in self._engines.items()}
 
-    def _wished(self, wish: Wish) -> None:
-        for endpoint, task in self._at_work.items():
+    def _on_wish(self, wish: Wish) -> None:
+        for endpoint, task in self._running.items():
             if not task.done():
                 self._engines[endpoint].leave(wish)
 
     def tell(self, text: str) -> None:
-        """Something that a person should read."""
+        """Show the user a message."""
         self._observer.message(text)
 
     def update(self, endpoint: str, part: Snapshot) -> None:
-        """An endpoint's part of the run looks like this now."""
+        """Update an endpoint's part of the run."""
         self._parts[endpoint] = part
         whole = merged(self._parts)
         at_ms = round(self._wall() * 1000)
@@ -127,7 +127,7 @@ class Fleet:
 
 
 class _PartObserver:
-    """What one engine tells goes to the fleet, with the endpoint's name where there are several."""
+    """Passes what one engine reports to the fleet, with the endpoint's ID if there are several."""
 
     def __init__(self, fleet: Fleet, name: str, endpoint: str) -> None:
         self._fleet = fleet
@@ -135,24 +135,24 @@ class _PartObserver:
         self._endpoint = endpoint
 
     def begin(self, snapshot: Snapshot) -> None:
-        """An engine begins; the whole run has begun before."""
+        """An engine begins; the run as a whole has begun before."""
         self._fleet.update(self._endpoint, snapshot)
 
     def update(self, snapshot: Snapshot) -> None:
-        """Passed on."""
+        """Pass it on."""
         self._fleet.update(self._endpoint, snapshot)
 
     def message(self, text: str) -> None:
-        """Passed on."""
+        """Pass it on."""
         self._fleet.tell(f"endpoint {self._name}: {text}" if self._name else text)
 
     def end(self, snapshot: Snapshot) -> None:
-        """An engine has ended; the others may go on."""
+        """An engine has ended; others may still be running."""
         self._fleet.update(self._endpoint, snapshot)
 
 
-def _whole(outcomes: dict[str, Outcome]) -> Outcome:
-    """The run's outcome: stopped when an endpoint was, with what became of each that did."""
+def _combined(outcomes: dict[str, Outcome]) -> Outcome:
+    """The run's outcome: stopped if any endpoint was, with the reason of each."""
     stopped = {endpoint: outcome.error for endpoint, outcome in outcomes.items() if outcome.error is not None}
     if stopped:
         first = next(iter(stopped.values()))

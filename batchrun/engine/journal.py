@@ -1,11 +1,11 @@
-"""What a run writes down, in the one order that makes it safe.
+"""Write a run's state and results, in the one order that makes it safe.
 
-For each batch: result lines are appended and synced first, then one transaction commits that their rows are done
-and how long the results file is, together with the intents to submit further rows. Only then does the driver send
-those. A crash between the two leaves result lines beyond the committed length, which the next session takes over;
-a crash before leaves nothing, and the job's result is asked for again.
+For each batch, result lines are appended and synced first. Then one transaction commits that their rows are done and
+how long the results file is, together with the intents to submit further rows. Only then does the driver send those. A
+crash between the two steps leaves result lines beyond the committed length, which the next session takes over. A crash
+before them leaves nothing, and the job is polled again.
 
-All methods are called from one thread at a time, and block: the driver keeps them off its event loop.
+All methods block, and are called from one thread at a time: the driver keeps them off its event loop.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from batchrun.state.store import Store
 
 @dataclass(slots=True)
 class PendingWrites:
-    """What is to be written next, as the driver collects it."""
+    """What will be written next; the driver collects it."""
 
     submits: list[cmd.Submit] = field(default_factory=list)
     accepted: list[Acceptance] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
     answers: dict[int, JobAnswer] = field(default_factory=dict)
-    """Row -> the answer that ends it, for the endings that a job's answer has decided."""
+    """Row -> the answer that ends it, for endings that are based on a job's answer."""
     cancels: list[cmd.Cancel] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     timeline: list[Any] | None = None
-    """How the run has gone so far; None: as it was written last."""
+    """The course of the run so far; None if it has not changed since it was written."""
 
     def __bool__(self) -> bool:
         return bool(self.submits or self.accepted or self.endings or self.cancels)
@@ -55,7 +55,7 @@ class PendingWrites:
 
 
 class Outgoing(NamedTuple):
-    """A job that is to be sent now."""
+    """A job that must be submitted now."""
 
     job: int
     rows: tuple[int, ...]
@@ -64,7 +64,7 @@ class Outgoing(NamedTuple):
 
 
 class Unusable(NamedTuple):
-    """A row that cannot be sent."""
+    """A row that cannot be submitted."""
 
     job: int
     row: int
@@ -74,16 +74,16 @@ class Unusable(NamedTuple):
 
 @dataclass(slots=True)
 class Written:
-    """What follows from a batch that is on disk."""
+    """The consequences of a batch that is on disk."""
 
     outgoing: list[Outgoing] = field(default_factory=list)
     unusable: list[Unusable] = field(default_factory=list)
     shared_succeeded: int = 0
     """Rows that got the answer of another row's job."""
     shared_failed: int = 0
-    """Rows that failed with another row."""
+    """Rows that failed because another row did."""
     shared_held: int = 0
-    """Rows that are held with another row."""
+    """Rows that are held because another row is."""
 
 
 class Loaded(NamedTuple):
@@ -93,21 +93,21 @@ class Loaded(NamedTuple):
     exhausted: bool
     """Whether there are no more."""
     added: int = 0
-    """How many of them the run did not have before."""
+    """How many of them are new to the run."""
 
 
 class Journal:
-    """Writes what happens to a run, and reads back what is to be sent.
+    """Writes what happens in a run, and reads the rows that are to be submitted.
 
     Args:
         store: The state file, open for this session.
         session: The session's number.
-        lines: Leads from a row to its lines.
+        lines: The lines of the rows.
         results: The results files.
         transport: Makes the bodies of jobs.
-        share: The rows that it is for.
-        shared_answers: Gives rows the answers of others; None: no row shares one.
-        deliver: Given the records of rows that have ended, as lines, once they are on disk; None: nobody waits.
+        share: The rows of this journal.
+        shared_answers: Gives rows the answers of others; None if no rows share answers.
+        deliver: Called with the records of rows that have ended, as lines, once they are on disk; None for no calls.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Journal:
         self._rows: dict[int, RowRecord] = {}
         self._jobs: dict[int | None, tuple[str, int]] = {}
         self._completed: set[int | None] = set()
-        """Adopted jobs of which other rows have their results."""
+        """Adopted jobs of which other rows already have results."""
         self._last_row = 0
         self.said = AnswerTotals()
 
@@ -161,14 +161,14 @@ class Journal:
         return jobs
 
     def write(self, work: PendingWrites, now_ms: int) -> Written:
-        """Write a batch down; it is on disk when this returns.
+        """Write a batch; it is on disk when this returns.
 
         Raises:
-            OutputError: results or state cannot be written, now or before: what follows a line that was not committed
-                would commit it too. What was committed before is whole.
+            OutputError: results or state cannot be written, or could not before: a later write would also commit result
+                lines that were never committed. Everything that was committed before is complete.
         """
         if self._store.has_failed:
-            raise OutputError(f"{self._store.path}: nothing is written after a write that failed", "run it again")
+            raise OutputError(f"{self._store.path}: not written, because an earlier write failed", "run it again")
         try:
             return self._write(work, now_ms)
         except BaseException:
@@ -224,7 +224,7 @@ class Journal:
     def _result_line(
         self, finish: cmd.Finish, answer: JobAnswer, batch: Batch, now_ms: int
     ) -> tuple[bytes, tuple[str, ...]]:
-        """A row's line, and what there is to say of its answer."""
+        """A row's result line, and the marks of its answer."""
         row = self._rows[finish.row]
         text = extract(answer.output)
         asked = self._requests.take(row)
@@ -282,21 +282,19 @@ class Journal:
         self._delivered.append(self._lines.failure(row, failure, failed))
 
     def _submit(self, submit: cmd.Submit, batch: Batch, written: Written, now_ms: int) -> None:
-        rows: list[int] = []
-        requests: list[dict[str, Any]] = []
-        for row in submit.rows:
+        rows, requests = [], []
+        for row, attempt in zip(submit.rows, submit.attempts, strict=True):
             request = self._requests.make(self._rows[row])
             if isinstance(request, LineChangedError):
                 written.unusable.append(Unusable(submit.job, row, request.message))
             else:
-                rows.append(row)
+                rows.append((row, attempt))
                 requests.append(request)
         if not rows:
             return
-        numbers = submit.rows if len(rows) == len(submit.rows) else tuple(rows)
+        numbers = tuple([row for row, _ in rows])
         carried: int | tuple[int, ...] | None = numbers if len(numbers) > 1 else numbers[0]
-        for row, attempt in zip(submit.rows, submit.attempts, strict=True):
-            if numbers is submit.rows or row in numbers:
-                batch.submitted.append(Submission(submit.job, row, attempt, now_ms, carried))
-                carried = None
+        for row, attempt in rows:
+            batch.submitted.append(Submission(submit.job, row, attempt, now_ms, carried))
+            carried = None
         written.outgoing.append(Outgoing(submit.job, numbers, self._transport.body(requests)))

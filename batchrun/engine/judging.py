@@ -1,4 +1,4 @@
-"""What a job's final answer means: a result, or a failure with its kind. Pure."""
+"""Judge a job's final answer: it is a result, or a failure of some kind. Pure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from batchrun.scheduler.failures import Failure, FailureKind, classify_job, is_o
 
 
 def judge(answer: JobAnswer, *, inspect_output: bool, hide: Callable[[str], str] = str) -> Failure | None:
-    """Why a final answer is no result; None when it is one.
+    """Why a final answer is not a result; None if it is one.
 
-    A COMPLETED job may hide an error in its output, or have none at all (runpod-python issues 299 and 309). A
-    generation that the server has broken off is none of the model's answers: another try may get one.
+    A COMPLETED job may hide an error in its output, or have no output at all (runpod-python issues 299 and 309). A
+    generation that the server broke off is not an answer of the model: another try may give one.
 
     Args:
         answer: The job's final answer.
-        inspect_output: Whether to look into the output of a completed job.
-        hide: Takes secrets out of what a failure says; the default takes nothing out.
+        inspect_output: Whether to look for errors in the output of a completed job.
+        hide: Redacts secrets in the texts of a failure; the default redacts nothing.
     """
     status = answer.status
     if status is JobStatus.COMPLETED:
@@ -30,7 +30,7 @@ def judge(answer: JobAnswer, *, inspect_output: bool, hide: Callable[[str], str]
         raw = find_hidden_error(answer.output) or answer.error
         if not raw:
             if word := broken_off(answer.output):
-                message = f"the server broke the generation off (finish_reason `{word}`)"
+                message = f"the server broke off the generation (finish_reason `{word}`)"
                 return Failure(FailureKind.WORKER_ERROR, message, hide(decode_error(answer.output).raw))
             empty = is_empty_output(answer.output, has_output=answer.has_output)
             return Failure(FailureKind.NO_OUTPUT, "the job completed without output", "") if empty else None
@@ -46,7 +46,7 @@ def judge(answer: JobAnswer, *, inspect_output: bool, hide: Callable[[str], str]
 
 
 def partial_output(answer: JobAnswer) -> Any:
-    """What a job without a result has put out beside its error, its paid part; None when that is nothing."""
+    """The output, paid for, of a job that has no result; None if there is none."""
     output = answer.output
     if not output or (answer.status is JobStatus.COMPLETED and not (isinstance(output, list) and len(output) > 1)):
         return None
@@ -54,7 +54,7 @@ def partial_output(answer: JobAnswer) -> Any:
 
 
 def find_flaw(output: Any) -> Flaw | None:
-    """Why a result may be of no use to anybody; None when it looks well."""
+    """Why a result may be useless; None if it looks good."""
     marks = extract(output).marks
     if not {"empty", "filtered", "reasoning_only"}.isdisjoint(marks):
         return "empty"
@@ -66,4 +66,4 @@ _SILENT = {
     JobStatus.CANCELLED: (FailureKind.CANCELLED, "the job was cancelled by somebody else"),
     JobStatus.TIMED_OUT: (FailureKind.TIMED_OUT, "the job overran its execution timeout or its ttl"),
 }
-"""What a failed job without an error message means."""
+"""The meaning of a failed job without an error message."""

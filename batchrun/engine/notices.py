@@ -1,17 +1,17 @@
-"""When to say aloud that something is in the way: once, when it lasts, and when it is over. Pure."""
+"""Decide when to report an obstacle: once, if it lasts; and when it is over. Pure."""
 
 from __future__ import annotations
 
 from batchrun.display.units import duration
 
 _LASTS_S = 5.0
-"""What is over sooner is nobody's business."""
+"""Shorter obstacles are not reported."""
 _REPEAT_S = 300.0
-"""A reason that has changed is told again after so long: each probe may fail with words of its own."""
+"""A changed reason is reported only after this time: each probe may fail with different words."""
 
 
 class Notices:
-    """Makes lines for a log out of a note that may change with every look."""
+    """Makes messages of a note that may change whenever it is looked at."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -20,7 +20,7 @@ class Notices:
         self._said_at = 0.0
 
     def look(self, note: str, now: float) -> str | None:
-        """What to say, given what is in the way now (empty: nothing); None: nothing new."""
+        """The message to show for the present obstacle, empty if there is none; None for no message."""
         if not note:
             return self._clear(now)
         self._clear_since = None
@@ -42,4 +42,4 @@ class Notices:
             return None
         lasted_s, said = now - self._since, self._said
         self._since, self._clear_since, self._said = None, None, ""
-        return f"going on after {duration(lasted_s)}" if said else None
+        return f"continuing after {duration(lasted_s)}" if said else None

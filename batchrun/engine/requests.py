@@ -1,4 +1,4 @@
-"""The requests of rows, and what is kept of each until its result is there."""
+"""Make the requests of rows, and keep what their results will need."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from batchrun.results.completion import most_tokens
 from batchrun.state.records import RowRecord
 
 _REMEMBERED_LINE_BYTES = 4096
-"""Longer lines are read again when their result comes, so that a window of them takes little memory."""
+"""Longer lines are read again when their result arrives, so that a window of them takes little memory."""
 
 
 class Asked(NamedTuple):
-    """What a row's result needs of its line."""
+    """What a row's result needs from its line."""
 
     carried: dict[str, Any]
-    """The fields that go to the result."""
+    """The fields that are copied to the result."""
     most_tokens: float | None
     """See `completion.most_tokens`."""
 
@@ -26,7 +26,7 @@ class RowRequests:
     """Makes the requests of rows.
 
     Args:
-        lines: Leads from a row to its lines.
+        lines: The lines of the rows.
     """
 
     def __init__(self, lines: RowLines) -> None:
@@ -34,7 +34,7 @@ class RowRequests:
         self._asked: dict[int, Asked] = {}
 
     def make(self, row: RowRecord) -> dict[str, Any] | LineChangedError:
-        """What is sent for a row; an error, not raised, where nothing can be."""
+        """The request of a row. An error is returned, not raised, if nothing can be sent."""
         line = self._lines.line(row)
         if isinstance(line, LineChangedError):
             return line
@@ -47,7 +47,7 @@ class RowRequests:
         return request
 
     def take(self, row: RowRecord) -> Asked:
-        """What a row's result needs of its line: remembered since its submission, or read again."""
+        """What a row's result needs from its line: remembered since its submission, or read again."""
         asked = self._asked.pop(row.row, None)
         if asked is not None:
             return asked
@@ -57,5 +57,5 @@ class RowRequests:
         return Asked(line.carried, most_tokens(self._lines.request(row, line)))
 
     def forget(self, row: int) -> None:
-        """A row has ended."""
+        """Forget a row that has ended."""
         self._asked.pop(row, None)

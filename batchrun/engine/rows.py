@@ -1,4 +1,4 @@
-"""The one way from a row of a run to its input line, and on to its request, its result line and its error line."""
+"""Find the input line of a row, and make its request, its result line and its error line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchrun.prompts.identity import is_written_so
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.shapes import LineError, Prompt, build_request, parse_line
 from batchrun.prompts.sweep import ENDPOINT, Sweep
-from batchrun.results.completion import Asked, asked_of
+from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import openai_line
 from batchrun.results.record import JobInfo, error_line, result_line, shared_line
 from batchrun.results.text import Text
@@ -23,11 +23,11 @@ NO_SWEEP, AS_WRITTEN = SweepOptions(), RequestOptions()
 
 
 class LineChangedError(BatchrunError):
-    """A line is not what it was when the run began."""
+    """A line has changed since the run began."""
 
 
 class InvalidLineError(LineChangedError):
-    """A line is as it was, and cannot be run; `raw` has its bytes."""
+    """A line has not changed, but is invalid; `raw` has its bytes."""
 
     def __init__(self, message: str, raw: bytes) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class InvalidLineError(LineChangedError):
 
     @property
     def request(self) -> Any:
-        """The line as parsed; None where it is not JSON. As a line of an input it is as invalid again."""
+        """The line's JSON value; None if it is not JSON. As a line of another input it would be invalid again."""
         try:
             return load(self.raw)
         except ValueError:
@@ -43,14 +43,14 @@ class InvalidLineError(LineChangedError):
 
 
 class RowLines:
-    """Leads from the rows of a run to their lines.
+    """The lines of the rows of a run.
 
     Args:
         sources: The inputs by number.
         reader: Reads their lines.
         sweep: The run's variants.
         request: How a line becomes a request.
-        endpoint: Where the run's jobs go; a variant may name another endpoint.
+        endpoint: The endpoint of the run's jobs; a variant may name another one.
         form: The format of the result lines.
     """
 
@@ -73,7 +73,7 @@ class RowLines:
 
     @classmethod
     def of(cls, options: RunOptions, sources: Mapping[int, SourceRecord], reader: LineReader) -> Self:
-        """Those of a run with these options."""
+        """The lines of a run with these options."""
         return cls(
             sources,
             reader,
@@ -84,11 +84,11 @@ class RowLines:
         )
 
     def output(self, row: RowRecord) -> int:
-        """The number of the results file that a row's result goes to."""
+        """The number of the results file of a row."""
         return self._sources[row.source].output
 
     def line(self, row: RowRecord) -> Prompt | LineChangedError:
-        """A row's line, parsed again; an error, not raised, when it is not what it was when the run began.
+        """A row's line, parsed again. An error is returned, not raised, if it has changed since the run began.
 
         Raises:
             InputError: the line cannot be read.
@@ -97,32 +97,32 @@ class RowLines:
         if not is_written_so(raw, row.digest):
             source = self._sources.get(row.source)
             path = "" if source is None else source.path
-            return LineChangedError(f"{path}:{row.line} has changed while the run was going on")
+            return LineChangedError(f"{path}:{row.line} has changed during the run")
         try:
             return parse_line(raw, self._reader.reading)
         except LineError as error:
             return InvalidLineError(error.message, raw)
 
     def request(self, row: RowRecord, line: Prompt) -> dict[str, Any]:
-        """What is sent for a row with this line.
+        """The request of a row with this line.
 
         Raises:
-            LineError: the line has no place for a value of the row's variant.
+            LineError: a value of the row's variant does not apply to the line.
         """
         return build_request(self._sweep.apply(line, row.variant), self._request)
 
     def read_request(self, row: RowRecord) -> dict[str, Any] | None:
-        """What is sent for a row, from its line read again; None when the line has changed."""
+        """The request of a row, from its line read again; None if the line has changed."""
         line = self.line(row)
         return None if isinstance(line, LineChangedError) else self.request(row, line)
 
-    def asked(self, row: RowRecord) -> Asked:
-        """What a row's request asked for; only answers that do not say so themselves need it."""
+    def asked(self, row: RowRecord) -> RequestTarget:
+        """What a row's request asked for; needed only for answers that do not contain it."""
         request = self.read_request(row)
-        return Asked() if request is None else asked_of(request)
+        return RequestTarget() if request is None else target_of(request)
 
     def endpoint(self, row: RowRecord) -> str:
-        """The ID of the endpoint that a row's jobs go to."""
+        """The ID of the endpoint that a row is submitted to."""
         endpoint: str = self._variant(row).get(ENDPOINT, self._endpoint)
         return endpoint
 
@@ -136,13 +136,13 @@ class RowLines:
         job: JobInfo,
         possible_duplicate: bool,
     ) -> bytes:
-        """The result line of a row that its own job has answered, with its line end.
+        """The result line of a row that has an answer of its own job, with its line end.
 
         Args:
             row: The row.
             text: What was extracted from the output.
             output: The job's output.
-            carried: The fields of the row's line that go to its result.
+            carried: The fields of the row's line that are copied to its result.
             job: The job.
             possible_duplicate: Whether another job may have been paid for the same row.
         """
@@ -160,17 +160,17 @@ class RowLines:
         )
 
     def shared(self, row: RowRecord, answer: Mapping[str, Any]) -> bytes:
-        """The result line of a row that another row's job has answered, with its line end.
+        """The result line of a row that has the answer of another row's job, with its line end.
 
         Args:
             row: The row.
-            answer: The other row's record, in our own format.
+            answer: The other row's record, in batchrun's own format.
         """
         line = self.line(row)
         return shared_line(
             answer,
             row_id=row.id,
-            # A line that has changed since it was taken in carries nothing.
+            # Of a line that has changed since the run began, nothing is copied.
             carried={} if isinstance(line, LineChangedError) else line.carried,
             file=self._sources[row.source].path,
             line=row.line,
@@ -191,14 +191,14 @@ class RowLines:
             row: The row, with all of its attempts.
             failure: Why it failed.
             failed: Its last job.
-            write: Makes the line from its record; None: in our own format.
+            write: Makes the line from its record; None for batchrun's own format.
         """
         raw, request = failure.raw, None
         line = self.line(row)
         if isinstance(line, InvalidLineError):
             raw, request = line.raw.decode(errors="backslashreplace"), line.request
         elif not isinstance(line, LineChangedError):
-            with suppress(LineError):  # of a line that is invalid because it has no place for a value of the sweep
+            with suppress(LineError):  # raised for a line that is invalid because a value of the sweep does not apply
                 line = self._sweep.apply(line, row.variant)
             request = line.line
         return error_line(

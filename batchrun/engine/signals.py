@@ -1,8 +1,8 @@
-"""The ways to leave a session: which signal asks for which.
+"""The ways to leave a session, and the signals that request them.
 
-The first Ctrl-C or SIGTERM does what the user has chosen, the second detaches: whoever asks twice wants to be gone.
-SIGHUP detaches, because nobody is left to watch. SIGUSR1 cancels, as `batchrun cancel` does.
-A hangup or an interrupt that was ignored before stays ignored: `nohup` and a shell's background jobs mean it.
+The first Ctrl-C or SIGTERM does what the user has chosen; the second detaches, because the user wants to exit at once.
+SIGHUP detaches, because nobody is watching any more. SIGUSR1 cancels, like `batchrun cancel`. A SIGHUP or SIGINT that
+was ignored before stays ignored: `nohup` and a shell's background jobs rely on it.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from typing import Any
 from batchrun.config import InterruptPolicy
 
 CANCEL_SIGNAL = signal.SIGUSR1
-"""Cancels from outside where `batchrun cancel` cannot reach the state file."""
+"""Cancels from outside, if `batchrun cancel` cannot reach the state file."""
 
 
 class Wish(Enum):
     """A way to leave."""
 
     DRAIN = "drain"
-    """Submit nothing more, collect what is in flight."""
+    """Submit nothing more, collect the jobs in flight."""
     CANCEL = "cancel"
-    """Submit nothing more, cancel what is in flight."""
+    """Submit nothing more, cancel the jobs in flight."""
     DETACH = "detach"
-    """Leave at once; what is in flight goes on at the endpoint."""
+    """Leave at once; the jobs in flight keep running at the endpoint."""
 
 
 class Leaving:
-    """How another thread asks a session to leave; what is asked before the session has begun is heard then."""
+    """Lets another thread ask a session to leave. A wish from before the session begins takes effect when it does."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a signal may come while it is held
+        self._lock = threading.RLock()  # a signal may arrive while it is held
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tell: Callable[[Wish], None] | None = None
         self._early: list[Wish] = []
 
     def ask(self, wish: Wish) -> None:
-        """Ask to leave; from any thread, or from a signal handler."""
+        """Ask the session to leave; from any thread or signal handler."""
         with self._lock:
             if self._loop is None or self._tell is None:
                 self._early.append(wish)
@@ -66,21 +66,21 @@ class Leaving:
 
 @contextmanager
 def cancellable(leaving: Leaving) -> Iterator[None]:
-    """Hear the signal, from before a session's loop to the end of its last file: by default it would kill.
+    """Handle `CANCEL_SIGNAL`, from before a session's loop to the end of its last file: by default it would kill.
 
-    Signals come to the main thread only: in another one nothing is done.
+    Only the main thread receives signals: in any other, nothing is done.
     """
-    with _caught({CANCEL_SIGNAL: lambda: leaving.ask(Wish.CANCEL)}):
+    with _handled({CANCEL_SIGNAL: lambda: leaving.ask(Wish.CANCEL)}):
         yield
 
 
 @contextmanager
 def interruptible(leaving: Leaving, policy: InterruptPolicy) -> Iterator[None]:
-    """Hear Ctrl-C, SIGTERM and SIGHUP, if this is the main thread; in another one nothing is done.
+    """Handle Ctrl-C, SIGTERM and SIGHUP, if this is the main thread; in any other, nothing is done.
 
     Args:
-        leaving: Asks the session, which may be one in another thread.
-        policy: What the first Ctrl-C or SIGTERM asks for.
+        leaving: Asks the session to leave, which may be in another thread.
+        policy: What the first Ctrl-C or SIGTERM requests.
     """
     asked = False
 
@@ -90,57 +90,57 @@ def interruptible(leaving: Leaving, policy: InterruptPolicy) -> Iterator[None]:
         asked = True
 
     hangup = partial(leaving.ask, Wish.DETACH)
-    with _caught({signal.SIGINT: interrupted, signal.SIGTERM: interrupted, signal.SIGHUP: hangup}):
+    with _handled({signal.SIGINT: interrupted, signal.SIGTERM: interrupted, signal.SIGHUP: hangup}):
         yield
 
 
-_hearers: dict[int, list[Callable[[], None]]] = {}
-"""Who hears each signal. Sessions of several tasks begin and end in any order, so they share one handler."""
-_found: dict[int, Any] = {}
-"""The handlers that were there before the first of them began."""
+_listeners: dict[int, list[Callable[[], None]]] = {}
+"""The listeners of each signal. Sessions of several tasks begin and end in any order, so they share one handler."""
+_previous: dict[int, Any] = {}
+"""The handlers from before the first of them began."""
 
 
 @contextmanager
-def _caught(heard: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+def _handled(heard: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     caught = [number for number in heard if _can_be_caught(number)]
     for number in caught:
-        _hearers.setdefault(number, []).append(heard[number])
-        if number not in _found:
-            _found[number] = signal.signal(number, _hear)
+        _listeners.setdefault(number, []).append(heard[number])
+        if number not in _previous:
+            _previous[number] = signal.signal(number, _handle)
     try:
         yield
     finally:
         for number in caught:
-            _hearers[number].remove(heard[number])
-            if not _hearers[number]:
-                found = _found.pop(number)
-                if signal.getsignal(number) is _hear:  # else the program has set another meanwhile
-                    signal.signal(number, found)
+            _listeners[number].remove(heard[number])
+            if not _listeners[number]:
+                previous = _previous.pop(number)
+                if signal.getsignal(number) is _handle:  # else the program has set another one meanwhile
+                    signal.signal(number, previous)
 
 
 def _can_be_caught(number: signal.Signals) -> bool:
     handler = signal.getsignal(number)
     if handler is signal.SIG_IGN:
         return number not in (signal.SIGHUP, signal.SIGINT)
-    return handler is not None  # None is a handler that is not Python's, and could not be put back
+    return handler is not None  # None is a handler that Python did not set, and could not restore
 
 
-def _hear(number: int, _: object) -> None:
-    for hear in list(_hearers[number]):
-        hear()
+def _handle(number: int, _: object) -> None:
+    for listener in list(_listeners[number]):
+        listener()
 
 
 @contextmanager
 def wakeup_fd_kept() -> Iterator[None]:
-    """Put back the program's `signal.set_wakeup_fd`, which an event loop in its main thread drops."""
+    """Restore the program's `signal.set_wakeup_fd`, which an event loop in the main thread drops."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    found = signal.set_wakeup_fd(-1)
+    previous = signal.set_wakeup_fd(-1)
     try:
         yield
     finally:
-        signal.set_wakeup_fd(found)
+        signal.set_wakeup_fd(previous)

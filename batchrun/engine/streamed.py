@@ -1,7 +1,7 @@
-"""What jobs have put out on `/stream` alone: generators whose pieces nobody puts together, and those that broke off.
+"""Read output that jobs have only sent to `/stream`: of generators whose pieces are not aggregated, or that broke off.
 
 Such a generator ends COMPLETED with `[]` (runpod-python without `return_aggregate_stream`). Each answer of `/stream`
-gives what is new and forgets it (recorded live), so what was read is kept until all of it is there.
+has only the new pieces, and the server then forgets them (recorded live), so they are kept until all have been read.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from batchrun.scheduler.failures import Failure, FailureKind, backoff_s
 from batchrun.scheduler.pacing import Pacer
 
 _LEAST_WORK_MS = 1000.0
-"""What a job that failed sooner had put out is not asked for: a bad request takes less, and there may be thousands."""
+"""The stream of a job that failed sooner is not read: bad requests fail that fast, and there may be thousands."""
 _TRIES = 6
-"""Answers in a row that are of no use, until a stream is given up: half a minute."""
+"""A stream is given up after this many consecutive failed requests: half a minute."""
 _BACKOFF_BASE_S = 0.5
 _BACKOFF_CAP_S = 15.0
 _LOOK_S = 0.05
 _EMPTY = 3
-"""So many empty answers end a stream that does not say that it is over."""
+"""This many consecutive empty answers end a stream that does not say that it has ended."""
 _SAME = 3
-"""A server whose first answers with several pieces are equal gives everything each time."""
+"""If this many first answers, of several pieces each, are equal, the server sends everything each time."""
 _SAME_PIECE = 50
-"""The same for answers of one piece: a model may well say the same token a few times."""
+"""The same for answers of one piece: a model may well repeat a token a few times."""
 
 
 class Streamed:
-    """Reads streams of jobs that are over.
+    """Reads streams of jobs that have ended.
 
     Args:
         client: Talks to the endpoint.
-        limit: How many requests the API allows.
-        rng: Where jitter comes from.
+        limit: The rate limit of the requests.
+        rng: The source of jitter.
         clock: Monotonic seconds.
     """
 
@@ -50,23 +50,23 @@ class Streamed:
         self._rng = rng
         self._clock = clock
         self.calls: Counter[str] = Counter()
-        """Where requests are counted, by operation."""
+        """Counts requests by operation."""
 
     async def complete(
         self, answer: JobAnswer, failure: Failure, judge: Callable[[JobAnswer], Failure | None]
     ) -> Failure | None:
-        """What becomes of a job that seems to have failed, when its stream is looked at.
+        """Judge a job again that seems to have failed, with the output on its stream.
 
-        The pieces become the output of the answer, if there are any, and what they take is counted for it.
+        If there are any pieces, they become the answer's output, and their memory is counted for it.
 
         Args:
             answer: The job's final answer.
-            failure: What it says by itself.
-            judge: Judges it with an output.
+            failure: Why it seems to have failed.
+            judge: Judges the answer once it has an output.
         """
         if not _may_have_streamed(answer, failure):
             return failure
-        self._client.release(answer)  # or streams that wait for room would wait for each other
+        self._client.release(answer)  # otherwise streams that wait for memory could wait for each other
         pieces, size_bytes, error = await self._read(answer.id)
         if any(piece is not None for piece in pieces):
             answer.output, answer.has_output = pieces, True
@@ -76,13 +76,13 @@ class Streamed:
         if error is None or failure.kind is not FailureKind.NO_OUTPUT:
             return failure
         if pieces:
-            return Failure(failure.kind, f"only a part of its stream could be read: {error.message}", error.raw)
+            return Failure(failure.kind, f"only part of its stream could be read: {error.message}", error.raw)
         if not isinstance(error, _PASSING):
             return failure
         return Failure(failure.kind, f"{failure.message}, and its stream cannot be read: {error.message}", error.raw)
 
     async def _read(self, job_id: str) -> tuple[list[Any], int, CallError | None]:
-        """The pieces of a stream, the bytes of the answers, and why the rest is unknown; None: those are all."""
+        """The pieces of a stream, the bytes of the answers, and why there may be more; None if those are all."""
         replies: list[list[Any]] = []
         size_bytes = failures = empty = 0
         ended: CallError | None = None
@@ -138,7 +138,7 @@ class Streamed:
 
 
 _PASSING = (ThrottledError, UnreachableError, AmbiguousError)
-"""What says nothing of the stream itself, and may be otherwise the next time."""
+"""Errors that say nothing about the stream itself, and may pass."""
 
 
 def _may_have_streamed(answer: JobAnswer, failure: Failure) -> bool:

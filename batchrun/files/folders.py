@@ -1,4 +1,4 @@
-"""Folders on disk: made and synced, so that what is in them is found after a loss of power."""
+"""Create and sync folders, so that their contents survive a loss of power."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, so that none of them is lost with the power.
+    """Create a folder and the missing ones above it, so that they survive a loss of power.
 
     Raises:
-        OSError: one cannot be made.
+        OSError: one cannot be created.
     """
     if not folder.is_dir():
         make_folder(folder.parent)
@@ -23,13 +23,13 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove a folder if nothing is in it."""
+    """Remove a folder if it is empty."""
     with suppress(OSError):
         folder.rmdir()
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on disk.
+    """Wait until the entries of a folder are on disk.
 
     Raises:
         OSError: it cannot be synced.
@@ -38,7 +38,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        # Some network and FUSE file systems have no such thing for a folder; they are no less usable for it.
+        # Some network and FUSE file systems cannot sync a folder; they are usable all the same.
         if error.errno not in _NO_FOLDER_SYNC:
             raise
     finally:

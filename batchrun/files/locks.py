@@ -1,12 +1,12 @@
-"""The exclusive right to a file, held on the file itself: each of its names, links too, leads to the same lock.
+"""Exclusive locks on files, held on the file itself: each of its names, links too, leads to the same lock.
 
-It is an open-file-description lock on one byte far behind the end, where neither SQLite's locks nor any data are. The
-kernel releases it when its holder dies, however it dies, and it excludes a second holder in the same process. A system
-without such locks has an flock on the whole file instead. Further bytes are for whoever wants something of the holder:
-a lock on one of them says it, across containers and hosts, and ends with its process.
+It is an open-file-description lock on one byte far beyond the end, away from SQLite's locks and from all data. The
+kernel releases it when its holder dies, however it dies, and it also excludes a second holder in the same process. A
+system without such locks has an flock on the whole file instead. The bytes after it are for requests to the holder: a
+lock on one of them is a request, works across containers and hosts, and ends with the process that made it.
 
-A process that closes any descriptor of a file loses its POSIX locks on it, and SQLite has nothing else. So a database
-that this process uses must not be opened beside SQLite: ask `is_held_here` first.
+A process that closes any descriptor of a file loses its POSIX locks on that file, and SQLite relies on them. So a
+database that this process uses must not be opened outside of SQLite: check `is_held_here` first.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from pathlib import Path
 from batchrun.errors import OutputError
 
 FIRST_BYTE = 1 << 62
-"""The byte whose lock is the right to the file; byte `n` of a request is `n` behind it."""
+"""The byte whose lock is the lock on the file; the byte of request `n` is `n` bytes after it."""
 _FLOCK_TRIES = 100
-"""Who looks whether a file is locked by flock holds it for a moment."""
+"""Tried repeatedly, because a process that checks for an flock holds it for a moment."""
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 if sys.platform == "darwin":
-    # Python does not name them: https://github.com/apple/darwin-xnu/blob/main/bsd/sys/fcntl.h
+    # Python has no names for them: https://github.com/apple/darwin-xnu/blob/main/bsd/sys/fcntl.h
     _SET, _GET, _LAYOUT = 90, 92, "qqihh"
 else:
     _SET, _GET, _LAYOUT = getattr(fcntl, "F_OFD_SETLK", -1), getattr(fcntl, "F_OFD_GETLK", -1), "hhqqi0q"
 
 _held: dict[int, tuple[int, int]] = {}
-"""Descriptor -> device and inode of what this process has locked."""
+"""Descriptor -> device and inode of each file that this process has locked."""
 
 
 def lock_file(fd: int, path: Path) -> None:
-    """Take the exclusive right to an open file. It ends with `unlock_file`, or with the process; no child inherits it.
+    """Lock an open file exclusively, until `unlock_file` or the end of the process; no child inherits the lock.
 
     Args:
-        fd: A descriptor that may write.
+        fd: A writable descriptor.
         path: The file's name, for messages.
 
     Raises:
-        BlockingIOError: another process has it, or another descriptor of this one.
-        OutputError: the file system has no locks.
+        BlockingIOError: another process holds the lock, or another descriptor of this one.
+        OutputError: the file cannot be locked, for example on a file system without locks.
     """
     stat = os.fstat(fd)
     _held[fd] = (stat.st_dev, stat.st_ino)
@@ -58,17 +58,17 @@ def lock_file(fd: int, path: Path) -> None:
             raise BlockingIOError(error.errno, error.strerror) from error
         raise OutputError(
             f"{path}: the file cannot be locked: {error.strerror}",
-            "its file system has no locks, so a second run could write there too: use a file on a local disk"
+            "its file system has no locks, so a second run could write to it, too: use a file on a local disk"
             if error.errno in _UNSUPPORTED
-            else "check the file and the disk, or give another name",
+            else "check the file and the disk, or use another path",
         ) from error
 
 
 def unlock_file(fd: int) -> bool:
-    """Give the right back, before the descriptor is closed; returns whether this process had it."""
+    """Release the lock, before the descriptor is closed; returns whether this process held it."""
     if _held.pop(fd, None) is None:
         return False
-    # Closing alone would not do while a process that was started meanwhile still has a copy of the descriptor.
+    # Closing alone would not release it while a child process still has a copy of the descriptor.
     with suppress(OSError):
         try:
             fcntl.fcntl(fd, _SET, _packed(fcntl.F_UNLCK))
@@ -78,20 +78,20 @@ def unlock_file(fd: int) -> bool:
 
 
 def request(fd: int, byte: int) -> None:
-    """Ask the holder of an open file for something, until the descriptor is closed.
+    """Make a request to the process that holds the lock of an open file, until the descriptor is closed.
 
     Args:
-        fd: A descriptor that may write.
-        byte: For what, >= 1.
+        fd: A writable descriptor.
+        byte: The number of the request, >= 1.
 
     Raises:
-        OSError: another process asks for it (BlockingIOError), or this system knows no such locks.
+        OSError: another process makes the same request (BlockingIOError), or this system has no such locks.
     """
     fcntl.fcntl(fd, _SET, _packed(fcntl.F_WRLCK, byte))
 
 
 def is_requested(fd: int, byte: int) -> bool:
-    """Whether somebody asks the holder for something."""
+    """Whether any process makes this request to the holder."""
     try:
         return _is_taken(fd, byte)
     except OSError:
@@ -99,7 +99,7 @@ def is_requested(fd: int, byte: int) -> bool:
 
 
 def is_locked(fd: int) -> bool:
-    """Whether another descriptor, of any process, has the right to an open file. No lock is taken where that shows."""
+    """Whether another descriptor, of any process, holds the lock. Only an flock must be taken to find out."""
     try:
         return _is_taken(fd, 0)
     except OSError as error:
@@ -114,7 +114,7 @@ def is_locked(fd: int) -> bool:
 
 
 def is_held_here(path: Path) -> bool:
-    """Whether this process has locked the file, under whatever name."""
+    """Whether this process has locked the file, under any name."""
     try:
         stat = path.stat()
     except OSError:
@@ -133,10 +133,10 @@ def _lock(fd: int) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        _lock_whole(fd)
+        _flock(fd)
 
 
-def _lock_whole(fd: int) -> None:
+def _flock(fd: int) -> None:
     for _ in range(_FLOCK_TRIES):
         with suppress(BlockingIOError):
             return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,7 +151,7 @@ def _packed(kind: int, byte: int = 0) -> bytes:
 
 
 def _forget_in_child() -> None:
-    """Give up a forked child's copies of the descriptors: with them it would keep the locks of its parent."""
+    """Close a forked child's copies of the descriptors, which would keep its parent's locks alive."""
     for fd in _held:
         with suppress(OSError):
             os.close(fd)

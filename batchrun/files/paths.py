@@ -1,4 +1,4 @@
-"""Paths that a user named, looked at before anything else is done with them."""
+"""Check the paths that a user gave, before anything else is done with them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from batchrun.errors import UsageError, shown
 
 
 def look_at(path: str | Path, named: str, kind: type[UsageError] = UsageError) -> os.stat_result | None:
-    """What is at a path that a user named; None when nothing is, or only a link that leads nowhere.
+    """The status of the file at a path that a user gave; None if there is none, or only a dangling link.
 
     Args:
         path: As it was given.
-        named: The option or argument that it is the value of.
+        named: The option or argument that has this value.
         kind: The class of the error.
 
     Raises:
-        UsageError: nobody can tell, so nothing can be opened there: the path is empty, too long, a link to itself, in a
-            folder that may not be entered, or relative while the current folder is gone.
+        UsageError: the path cannot be checked, nor anything opened there: it is empty, too long, a link to itself, in
+            a folder that may not be entered, or relative while the current folder no longer exists.
     """
     if not str(path):
-        raise kind(f"{named} is empty", "is a variable of the shell not set? `.` is the current folder")
+        raise kind(f"{named} is empty", "is a shell variable unset? `.` is the current folder")
     try:
-        if not os.path.isabs(path):  # noqa: PTH117 - a text may end in a slash, which a Path loses
+        if not os.path.isabs(path):  # noqa: PTH117 - a string may end in a slash, which a Path drops
             _refuse_gone_folder(kind)
         return os.stat(path)  # noqa: PTH116 - as above
     except (FileNotFoundError, NotADirectoryError):
@@ -31,17 +31,17 @@ def look_at(path: str | Path, named: str, kind: type[UsageError] = UsageError) -
     except OSError as error:
         raise kind(f"{path}: {error.strerror or error}", "check the path") from error
     except ValueError as error:
-        raise kind(f"{named} {shown(str(path))} is no path: {error}", "check the path") from error
+        raise kind(f"{named} {shown(str(path))} is not a path: {error}", "check the path") from error
 
 
 def behind_links(path: Path) -> Path:
-    """The file that a link leads to, else the path as it is: what belongs to a state file is beside that file."""
-    # Not `Path.is_symlink`, which raises for a path that cannot be looked at: `look_at` says so better.
+    """The target of a link, or the path itself if it is none: a state file's other files are beside its target."""
+    # `Path.is_symlink` raises for a path whose status cannot be read, which `look_at` reports better.
     return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114
 
 
 def refuse_unspeakable(path: Path) -> None:
-    """Refuse a path that neither JSON nor SQLite can name: results, errors and the state name their files.
+    """Refuse a path that neither JSON nor SQLite can hold: results, errors and the state contain paths.
 
     Raises:
         UsageError: its name, or that of a folder above it, is not valid UTF-8.
@@ -56,6 +56,6 @@ def refuse_unspeakable(path: Path) -> None:
 
 def _refuse_gone_folder(kind: type[UsageError]) -> None:
     try:
-        os.getcwd()  # noqa: PTH109 - it is only asked whether there is one
+        os.getcwd()  # noqa: PTH109 - only checks that there is one
     except OSError as error:
-        raise kind("the current folder is gone", "change to another one") from error
+        raise kind("the current folder no longer exists", "change to another one") from error

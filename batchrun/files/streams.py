@@ -1,6 +1,6 @@
-"""The standard streams, made safe: closed ones are opened, replaced ones are used as they are.
+"""Make the standard streams safe: closed ones are opened, replaced ones are used as they are.
 
-What the command cannot write to stdout is told once.
+That stdout cannot be written is reported once.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ _STDIN, _STDOUT, _STDERR = range(3)
 
 
 def open_closed() -> None:
-    """Open the numbers of standard streams that are closed.
+    """Open the descriptors of closed standard streams.
 
-    Else they would be those of the next files, and what a library writes to a number would go into the results.
+    Otherwise the next files would get their numbers, and what a library writes to a stream would be in the results.
     """
     for number in (_STDIN, _STDOUT, _STDERR):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is this one. As it is not open for writing, what is written to it fails.
+            # This opens the lowest free number, which is this one. It is read-only, so that writing to it fails.
             os.open(os.devnull, os.O_RDONLY)
 
 
 def stdin_bytes() -> BinaryIO:
-    """Stdin as bytes, also where a program has put something else in its place; empty where it is closed."""
+    """Stdin as bytes, even if a program has replaced it; empty if it is closed."""
     stream = sys.stdin
     if stream is None or getattr(stream, "closed", False):
         return BytesIO()
@@ -40,13 +40,13 @@ def stdin_bytes() -> BinaryIO:
 
 
 def stdout_bytes() -> BinaryIO:
-    """Stdout for bytes, also where a program has put something else in its place."""
+    """Stdout for bytes, even if a program has replaced it."""
     buffer = getattr(sys.stdout, "buffer", None)
     return cast("BinaryIO", _Decoded(sys.stdout) if buffer is None else buffer)
 
 
 class _Encoded(RawIOBase):
-    """The bytes of a stream that has only text, such as a StringIO."""
+    """The bytes of a text-only stream, such as a StringIO."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _Encoded(RawIOBase):
 
 
 class _Decoded(RawIOBase):
-    """Takes whole lines for a stream that takes only text, such as the log of a task."""
+    """Writes whole lines to a text-only stream, such as the log of a task."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__()
@@ -84,23 +84,23 @@ class _Decoded(RawIOBase):
 def take_over() -> None:
     """Make the standard streams of this process safe; those that a program has replaced are left alone.
 
-    Nothing can be read from a closed stdin, and a closed stdout cannot be written.
+    Reading from a closed stdin gives nothing, and writing to a closed stdout fails.
     """
     open_closed()
     if sys.stdin is None:
-        sys.stdin = open(_STDIN, closefd=False, encoding="utf-8")  # noqa: SIM115 - it is a number
+        sys.stdin = open(_STDIN, closefd=False, encoding="utf-8")  # noqa: SIM115 - a descriptor that stays open
     if sys.stdout is sys.__stdout__:
         sys.stdout = _text(_Stdout(_STDOUT, "w", closefd=False), sys.stdout)
 
 
 def _text(raw: FileIO, was: TextIO | None) -> TextIO:
-    """A text stream; what its encoding does not have is written as an escape."""
+    """A text stream; characters that its encoding lacks are written as escapes."""
     encoding = "utf-8" if was is None else was.encoding
     return TextIOWrapper(BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
 
 
 class _Stdout(FileIO):
-    """Says once that stdout cannot be written, as an error of ours; what comes after that is dropped."""
+    """Reports once, as an OutputError, that stdout cannot be written; later output is dropped."""
 
     _has_failed = False
 
@@ -108,7 +108,7 @@ class _Stdout(FileIO):
         """Write.
 
         Raises:
-            OutputError: the stream is closed, or the disk is full; without a message when its reader has gone.
+            OutputError: the stream is closed, or the disk is full; without a message if its reader has gone.
         """
         if not self._has_failed:
             try:
@@ -118,13 +118,13 @@ class _Stdout(FileIO):
                 if isinstance(error, BrokenPipeError):
                     raise OutputError("") from error
                 raise OutputError(
-                    f"stdout cannot be written: {error.strerror}", "what it was given so far is not whole"
+                    f"stdout cannot be written: {error.strerror}", "the output so far is incomplete"
                 ) from error
         return memoryview(data).nbytes
 
 
 def _write(file: FileIO, data: Any) -> int:
-    """Write, and wait for room where another process has made the stream non-blocking."""
+    """Write, and wait for room if another process has made the stream non-blocking."""
     while (count := FileIO.write(file, data)) is None:
         select.select([], [file], [])
     return count

@@ -1,1 +1,1 @@
-"""JSONL in: which files are read, what a line may be, what it asks for, and how it is known again."""
+"""JSONL in: which files are read, what a line may be, which request it makes, and how it is recognized again."""

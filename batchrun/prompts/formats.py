@@ -1,4 +1,4 @@
-"""What an input is that is not JSON lines, by how it begins, and the command that converts it."""
+"""Recognize an input that is not JSON lines by how it begins, and name the command that converts it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKED = {
     b"\x04\x22\x4d\x18": ("compressed with LZ4", "lz4cat"),
     b"PK\x03\x04": ("a zip archive", "unzip -p"),
 }
-"""How a file begins -> what it is, and what unpacks it to a pipe."""
+"""First bytes of a file -> what it is, and the command that unpacks it to stdout."""
 _TABLES = {b"PAR1": ("a Parquet file", "parquet"), b"ARROW1": ("an Arrow file", "feather")}
 _UTF_32 = (b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{", b'"\x00', b'\x00"')
@@ -33,15 +33,15 @@ _READ_CSV = "import csv, json, sys; [print(json.dumps(row)) for row in csv.DictR
 
 
 def refuse_other_format(path: str, first: bytes, *, is_alone: bool) -> None:
-    """Refuse an input that is not JSON lines as a whole; a wrong line of one that is, is told of as such.
+    """Refuse an input that as a whole is not JSON lines; a single invalid line is not found here.
 
     Args:
         path: The input.
-        first: Its first line that is not blank, without white space around it.
-        is_alone: Whether no other follows.
+        first: Its first line that is not blank, without surrounding white space.
+        is_alone: Whether it has no other line.
 
     Raises:
-        InputError: says what it is.
+        InputError: it has another format, which the message names.
     """
     found = _packed(path, first) or _encoded(path, first) or _structured(path, first, is_alone=is_alone)
     if found is not None:
@@ -55,7 +55,7 @@ def _packed(path: str, first: bytes) -> tuple[str, str] | None:
             return what, f"unpack it into a pipe: {unpack} {shlex.quote(path)} | batchrun run - -o results.jsonl ..."
     for magic, (what, kind) in _TABLES.items():
         if first.startswith(magic):
-            to = f'to_json("{_beside(path)}", orient="records", lines=True)'
+            to = f'to_json("{_converted_path(path)}", orient="records", lines=True)'
             return what, "convert it: python3 -c " + shlex.quote(f'import pandas; pandas.read_{kind}("{path}").{to}')
     return None
 
@@ -71,11 +71,11 @@ def _structured(path: str, first: bytes, *, is_alone: bool) -> tuple[str, str] |
     if first.startswith(b"[") and (is_alone or not _is_json(first)):
         return "a JSON array", _convert_by(path, _READ_ARRAY)
     if first == b"{":
-        return "JSON of several lines a value", _convert_by(path, _READ_VALUES)
+        return "JSON with several lines for each value", _convert_by(path, _READ_VALUES)
     if _is_json(first):
         return None
     if b"\r" in first and _is_json(first.split(b"\r", 1)[0]):
-        return "text whose lines end in CR alone", _convert(path, r"tr '\r' '\n' <")
+        return "text whose lines end with CR only", _convert(path, r"tr '\r' '\n' <")
     if Path(path).suffix.lower() in (".csv", ".tsv") or _HEADER.fullmatch(first.decode(errors="replace")):
         delimiter = r"\t" if b"\t" in first else ";" if b"," not in first else ","
         read = _READ_CSV.format("" if delimiter == "," else f', delimiter="{delimiter}"')
@@ -97,10 +97,10 @@ def _convert_by(path: str, program: str) -> str:
 
 
 def _convert(path: str, command: str) -> str:
-    return f"convert it: {command} {shlex.quote(path)} > {shlex.quote(_beside(path))}"
+    return f"convert it: {command} {shlex.quote(path)} > {shlex.quote(_converted_path(path))}"
 
 
-def _beside(path: str) -> str:
-    """A name for what is converted, beside the file."""
+def _converted_path(path: str) -> str:
+    """A path for the converted file, beside the original."""
     new = str(Path("prompts" if path == "-" else path).with_suffix(".jsonl"))
     return new if new != path else str(Path(path).with_suffix(".utf8.jsonl"))

@@ -1,4 +1,4 @@
-"""How a line is known again: by its bytes, by what it asks for, and by a name that survives reordering."""
+"""Recognize a line again: by its bytes, by its request, and by an id that survives reordering."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from batchrun.prompts.shapes import Prompt
 
 _DIGEST_BYTES = 16
 _ID_BYTES = 10
-"""80 bits in 16 letters: two of a million different requests share an id once in 2.4 million million runs."""
+"""80 bits in 16 letters: two of a million different requests share an id in one of 2.4 trillion runs."""
 _ASKED_BYTES = 8
 _CARRIED_BYTES = 2
 _NOTHING_CARRIED = bytes(_CARRIED_BYTES)
 
 
 def line_digest(raw: bytes) -> bytes:
-    """16 bytes that change when the line does."""
+    """16 bytes that change whenever the line does."""
     return blake2b(raw, digest_size=_DIGEST_BYTES).digest()
 
 
 def known_by(prompt: Prompt, raw: bytes) -> tuple[str, bytes]:
-    """A line's id, and 26 bytes by which it is known again, however it is written.
+    """A line's id, and 26 bytes by which it is recognized, even if it is written differently.
 
-    16 of them change with the line's bytes, as `line_digest`; 8 with its own id and what it asks for; 2 with what it
-    carries. The state files of earlier versions have the first 16 alone.
+    The first 16 are the `line_digest`; the next 8 change with its own id and its request; the last 2 with its carried
+    fields. State files of earlier versions have only the first 16.
     """
     if prompt.id is None:
         asked = _asked(prompt)
@@ -45,31 +45,31 @@ def known_by(prompt: Prompt, raw: bytes) -> tuple[str, bytes]:
 
 
 def is_written_so(raw: bytes, known: bytes) -> bool:
-    """Whether a line has the very bytes of the one that is known by these."""
+    """Whether a line has exactly the bytes of the line that `known_by` gave these for."""
     return line_digest(raw) == known[:_DIGEST_BYTES]
 
 
 def parts(known: bytes) -> tuple[bytes, bytes, bytes]:
-    """By what a line is known: how it is written, what it asks for, what it carries; of an older version the first."""
+    """The parts of `known_by`: for the bytes, the request, the carried fields. Earlier versions have only the first."""
     asked_to = _DIGEST_BYTES + _ASKED_BYTES
     return known[:_DIGEST_BYTES], known[_DIGEST_BYTES:asked_to], known[asked_to:]
 
 
 def request_key(request: Mapping[str, Any], *apart: object) -> bytes:
-    """16 bytes that two requests share when they ask for the same, whatever the order of their keys.
+    """16 bytes that are the same for equal requests, whatever the order of their keys.
 
     Args:
         request: The `input` object that is sent.
-        apart: What else must be equal.
+        apart: Values that must be equal, too.
     """
     return blake2b(_canonical([request, *apart]), digest_size=_DIGEST_BYTES).digest()
 
 
 def derived_id(prompt: Prompt) -> str:
-    """An id for a line that has none, from what it asks for.
+    """An id for a line that has none, derived from its request.
 
-    It does not depend on the order of keys, on white space, on `metadata` or unknown fields, nor on options such as
-    `--set`: the same question has the same id in every run. Equal lines share it, and are numbered where they meet.
+    It does not depend on the order of keys, white space, `metadata`, unknown fields, or options such as `--set`: the
+    same request has the same id in every run. Equal lines share it; if they meet in a run, they are also numbered.
     """
     return _as_id(_asked(prompt))
 

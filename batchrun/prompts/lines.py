@@ -1,4 +1,4 @@
-"""Lines of a file, with the way back to each: streamed from the front, or one by one by position."""
+"""Read the lines of a file: all from the beginning, with their positions, or single ones by position."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import BinaryIO, NamedTuple, Self
 from batchrun.errors import InputError
 
 MAX_LINE_BYTES = 64 << 20
-"""A longer line is no prompt: the API takes 10 MB, and metadata beside it has no use for more."""
+"""A longer line is not a prompt: the API accepts 10 MB, and no metadata needs the rest."""
 _MOST_OPEN_FILES = 200
-"""Input files at once; the usual limit of a process is 1,024 files."""
+"""Input files that are open at once; the usual limit of a process is 1,024 files."""
 _BOM = b"\xef\xbb\xbf"
 _FIRST = (b"{", b'"')
-"""A line that begins so has nothing in front of it."""
+"""A line that begins with one of them has no byte order mark or white space before it."""
 
 
 class LineTooLongError(InputError):
-    """A line that cannot be read into memory. The message begins with its number, the path is the caller's."""
+    """A line is too long to be read. The message begins with its number; the caller puts the path before it."""
 
 
 class RawLine(NamedTuple):
     """A line that is not blank."""
 
     number: int
-    """1-based, blank lines counted."""
+    """1-based; blank lines count."""
     offset: int
-    """Of `raw` in the file, in bytes."""
+    """The position of `raw` in the file, in bytes."""
     raw: bytes
-    """Without white space around it."""
+    """The line without surrounding white space."""
 
 
 def iter_lines(file: BinaryIO) -> Iterator[RawLine]:
-    """The lines of a binary file from the front that are not blank, in constant memory.
+    """The lines of a binary file that are not blank, in constant memory.
 
-    A byte order mark in front of a line (there are some within a file that others were put together into), CRLF line
-    ends and a last line without an end are fine.
+    A byte order mark before any line (concatenated files have them in the middle), CRLF line ends and a last line
+    without a line end are fine.
 
     Raises:
         LineTooLongError: a line is longer than 64 MiB.
@@ -61,13 +61,13 @@ def iter_lines(file: BinaryIO) -> Iterator[RawLine]:
 class LineReader:
     """Reads lines again by their position.
 
-    The files are opened at once and stay open: one that is replaced by another while the run goes on is still read
-    as it was. Of thousands only some are open at a time; there a changed line is known by its digest.
+    The files are opened now and stay open: one that is replaced during the run is still read as it was. If there are
+    thousands, only some are open at a time; a changed line is then recognized by its digest.
 
     Args:
         paths: Source number -> file.
-        missing_ok: Whether a file that cannot be opened reads as if it were empty.
-        reading: By which rules the lines become requests; see `shapes.READING`.
+        missing_ok: Whether a file that cannot be opened is read as if it were empty.
+        reading: The rules by which the lines become requests; see `shapes.READING`.
         most_open: How many files may be open at once, >= 1.
 
     Raises:
@@ -106,7 +106,7 @@ class LineReader:
         self.close()
 
     def read(self, source: int, offset: int, length: int) -> bytes:
-        """`length` bytes at `offset`; fewer where the file ends before.
+        """`length` bytes at `offset`; fewer if the file ends before.
 
         Raises:
             InputError: the file cannot be read.
@@ -128,7 +128,7 @@ class LineReader:
         try:
             self._files[source] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise InputError(f"{path}: {error.strerror}", "the run needs its input files again") from error
+            raise InputError(f"{path}: {error.strerror}", "the run still needs this input file: restore it") from error
         return self._files[source]
 
     def close(self) -> None:

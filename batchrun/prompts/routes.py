@@ -1,7 +1,7 @@
-"""The route that the `url` of an OpenAI batch line means: the path that the worker passes on to vLLM.
+"""Find the route that the `url` of an OpenAI batch line means: the path that the worker passes on to vLLM.
 
-worker-vllm asks vLLM for any path that it is given (worker-vllm 2.25). Batch files name paths of other servers:
-Azure's without a version, or a full URL, of which vLLM knows only the end.
+worker-vllm passes any path on to vLLM (worker-vllm 2.25). Batch files contain paths of other servers: Azure's, which
+have no version, or full URLs, of which vLLM knows only the end.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import re
 from typing import Any
 
 _URL = re.compile(r"(https?://[^/?#]*)?([^?#]*)(?:[?#].*)?", re.DOTALL)
-"""Its host, if any, its path, and what may come after, which names a version of Azure's API."""
+"""The host, if any; the path; and a query, which in Azure's URLs is the version of the API."""
 _OPERATION = re.compile(
     r"/(chat/completions(?:/batch)?|completions|embeddings|responses|messages|audio/(?:transcriptions|translations))$"
 )
-"""What OpenAI's API has; vLLM has each under /v1/, whatever stands in front of it elsewhere."""
+"""The operations of OpenAI's API: vLLM has each under /v1/, other servers under other prefixes."""
 _OWN = re.compile(r"/(v\d+/(re)?rank|v\d+/score|v\d+/embed|rerank|score|pooling|classify|tokenize|detokenize)$")
-"""What vLLM has besides, under these very paths (vLLM 0.32)."""
+"""vLLM's further operations, under exactly these paths (vLLM 0.32)."""
 
 
 def route_of(url: Any, body: Any) -> str | None:
-    """The route of a batch line; None when it names none.
+    """The route of a batch line; None if it has none.
 
     Args:
-        url: A path such as /v1/chat/completions, as Azure writes it (/chat/completions), or a full URL; None: there is
-            none, and the body tells, as in the files of Mistral, Fireworks and Novita.
+        url: A path such as /v1/chat/completions, Azure's form of it (/chat/completions), or a full URL. None if the
+            line has none: then the body decides, as in the files of Mistral, Fireworks and Novita.
         body: The line's body.
     """
     if url is None and isinstance(body, dict):
@@ -42,5 +42,5 @@ def route_of(url: Any, body: Any) -> str | None:
 
 
 def is_route(url: Any) -> bool:
-    """Whether a text is a route for certain, and no address of a page."""
+    """Whether a value is certainly a route, and not the address of a web page."""
     return isinstance(url, str) and (url.startswith("/v1/") or _OPERATION.search(url.rstrip("/")) is not None)

@@ -1,4 +1,4 @@
-"""The sampling parameters of vLLM, from `vllm_parameters.json`: which there are, for what, and of which type."""
+"""vLLM's sampling parameters, from `vllm_parameters.json`: their names, their types, and what they apply to."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import orjson
 _DATA = orjson.loads(Path(__file__).with_name("vllm_parameters.json").read_bytes())
 
 VLLM_VERSION: str = _DATA["vllm"]
-"""The version whose parameters these are."""
+"""The version of vLLM that has these parameters."""
 
 
 class Kind(StrEnum):
-    """What a request asks vLLM for."""
+    """What a request to vLLM is for."""
 
     PROMPT = "prompt"
     """A completion of a plain prompt."""
@@ -26,15 +26,15 @@ class Kind(StrEnum):
 
 
 TYPES: dict[Kind, dict[str, str]] = {kind: {**_DATA["both"], **_DATA[kind.value]} for kind in Kind}
-"""Parameter -> type of its value, for either kind of request."""
-NO_MORE: dict[str, str] = _DATA["no_more"]
-"""Parameters that earlier versions of vLLM took and this one ignores -> what to do instead."""
+"""Parameter -> type of its value, for each kind of request."""
+REMOVED: dict[str, str] = _DATA["removed"]
+"""Parameters that earlier versions of vLLM had and this one ignores -> what to do instead."""
 OTHER_NAMES: dict[str, str] = _DATA["other_names"]
-"""What is no parameter of vLLM, but has one of another name -> that name, or what to do instead."""
+"""Names that are not parameters of vLLM -> the parameter of that meaning, or what to do instead."""
 
-SAMPLING_PARAMETERS = frozenset(TYPES[Kind.PROMPT]) | frozenset(TYPES[Kind.MESSAGES]) | frozenset(NO_MORE)
+SAMPLING_PARAMETERS = frozenset(TYPES[Kind.PROMPT]) | frozenset(TYPES[Kind.MESSAGES]) | frozenset(REMOVED)
 """Fields beside `prompt` or `messages` that are sampling parameters; any other is carried to the result."""
-BEFORE = SAMPLING_PARAMETERS - frozenset(_DATA["not_before"])
+FIRST_PARAMETERS = SAMPLING_PARAMETERS - frozenset(_DATA["later"])
 """Those of them that the first reading knows; see `shapes.READING`."""
 WHOLE_NUMBERS = frozenset(name for types in TYPES.values() for name, kind in types.items() if kind == "integer")
 
@@ -50,35 +50,35 @@ _FITTING: dict[str, tuple[type, ...]] = {
     "any": (object,),
 }
 _WORDS = {
-    "number": "number",
-    "integer": "whole number",
-    "boolean": "truth value (true or false)",
-    "string": "text",
-    "array": "list",
-    "object": "object",
-    "string or array": "text or list",
-    "string or object": "text or object",
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "string": "a string",
+    "array": "a list",
+    "object": "an object",
+    "string or array": "a string or a list",
+    "string or object": "a string or an object",
 }
 _NEAR = 0.85
-"""The share of equal letters from which two names are near: `temprature` is, `request` is not to `request_id`."""
+"""Names with this ratio of equal letters are similar: `temprature` to `temperature`, not `request` to `request_id`."""
 _MISSPELT_WORDS = frozenset({"temperature", "stop", "seed", "logprobs", "sampling_params"})
-"""A dataset may use other names of one word in another form, such as `document` or `models`."""
+"""The only names of one word that are suggested: fields such as `document` or `models` may be a dataset's own."""
 _NEAR_NAMES = sorted(
     name
-    for name in (SAMPLING_PARAMETERS - frozenset(NO_MORE)) | {"sampling_params"}
+    for name in (SAMPLING_PARAMETERS - frozenset(REMOVED)) | {"sampling_params"}
     if "_" in name or name in _MISSPELT_WORDS
 )
 
 
-def misfit(name: str, value: Any, kinds: tuple[Kind, ...] = tuple(Kind)) -> str:
-    """What a parameter's value should have been, as a noun; empty when it fits, or the parameter is unknown.
+def expected_type(name: str, value: Any, kinds: tuple[Kind, ...] = tuple(Kind)) -> str:
+    """What a parameter's value should be, such as `a whole number`; empty if it is, or if the parameter is unknown.
 
-    Which range is valid the worker knows. A null is never wrong.
+    Only types are checked: the valid range depends on the worker. A null is never wrong.
 
     Args:
-        name: Of the parameter.
+        name: The parameter's name.
         value: Its value.
-        kinds: What it may be meant for; it fits when it fits one of them.
+        kinds: The kinds of request that it may be meant for; it must fit one of them.
     """
     wanted = {TYPES[kind][name]: None for kind in kinds if name in TYPES[kind]}
     if value is None or not wanted or any(_fits(value, each) for each in wanted):
@@ -94,18 +94,18 @@ def _fits(value: Any, wanted: str) -> bool:
     return isinstance(value, _FITTING[wanted])
 
 
-def meant(name: str) -> str:
-    """What a name that is no parameter was probably meant to be, as advice; empty when it looks like none.
+def suggestion(name: str) -> str:
+    """Advice on what a name that is not a parameter probably means; empty if it resembles none.
 
-    `maxTokens` and `max-tokens` are as near as `max_token`.
+    `maxTokens` and `max-tokens` are recognized as well as `max_token`.
     """
     if name in OTHER_NAMES:
         advice = OTHER_NAMES[name]
         return f"did you mean `{advice}`?" if advice in SAMPLING_PARAMETERS else advice
     plain = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("-", "_")
     if plain.startswith("guided_"):
-        return "say structured_outputs"
+        return "use structured_outputs"
     plain = OTHER_NAMES.get(plain, plain)
     near = [plain] if plain in SAMPLING_PARAMETERS else difflib.get_close_matches(plain, _NEAR_NAMES, n=1, cutoff=_NEAR)
-    # A slip of the finger is seldom in the first letter, and `n_tokens` is no `min_tokens`.
+    # A typo is seldom in the first letter, and `n_tokens` does not mean `min_tokens`.
     return f"did you mean `{near[0]}`?" if near and near[0][0] == plain[:1] else ""

@@ -1,15 +1,14 @@
-"""What a line may be, and the request that it makes.
+"""Parse a line of any known shape, and build the request that it makes.
 
     {"prompt": "...", ...} or a JSON string    {"prompt": ..., "sampling_params": {...}}
     {"messages": [...], ...}                   {"messages": ..., "sampling_params": {...}}
-    {"input": {...}, ...}                      the object as it is, for any worker
+    {"input": {...}, ...}                      the object unchanged, for any worker
     {"custom_id", "method", "url", "body"}     {"openai_route": url, "openai_input": body}
-    a line of an error file of ours            its `request`, again
+    a line of batchrun's own error file        its `request`, again
 
-`id` or `custom_id` names the line. Sampling parameters may stand in `sampling_params` or beside the prompt.
-`metadata` and every field that is not known are carried to the result untouched. Sampling values are passed on
-unvalidated: which are valid depends on the worker's version of vLLM. A null is an absent field, as every table writes
-them where a row lacks a column.
+`id` or `custom_id` names the line. Sampling parameters may be in `sampling_params` or beside the prompt. `metadata` and
+every unknown field are carried to the result unchanged. Sampling values are not validated: which are valid depends on
+the worker's version of vLLM. A null counts as an absent field, because tables write null where a row has no value.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from batchrun.config import MAX_REQUEST_BYTES, RequestOptions
 from batchrun.errors import InputError
 from batchrun.files.exactjson import dump, load
 from batchrun.prompts.routes import is_route, route_of
-from batchrun.prompts.sampling import BEFORE, SAMPLING_PARAMETERS, WHOLE_NUMBERS
+from batchrun.prompts.sampling import FIRST_PARAMETERS, SAMPLING_PARAMETERS, WHOLE_NUMBERS
 
 READING = 3
-"""The rules by which a line becomes its request. A run keeps those that it began with, so that all of its rows are
-asked for alike, and a line that was submitted keeps its derived id.
+"""The rules by which a line becomes its request. A run keeps those that it began with, so that they are the same for
+all of its rows, and a line that was submitted keeps its derived id.
 
-    1  knows fewer sampling parameters, and sends a null and a number such as 5.0 as they are
-    2  knows all of vLLM's, leaves out what is null, and sends 5.0 as 5 where a whole number is wanted
-    3  calls a line of an error file what its row was called, where rows of a sweep share the id of their line
+    1  knows fewer sampling parameters, and sends a null and a number such as 5.0 unchanged
+    2  knows all parameters of vLLM, omits nulls, and sends 5.0 as 5 where a whole number is expected
+    3  gives a line of an error file the id of its row, not the id of the line, which rows of a sweep share
 """
 
 _MOST_BRACKETS_UNCHECKED = 200
-"""A line with fewer is nested less deep than what can be written as JSON again, which is 254 levels."""
+"""A line with fewer is not nested too deeply to be written as JSON again, for which the limit is 254 levels."""
 _OPENAI_KEYS = frozenset({"id", "custom_id", "method", "url", "body"})
 _EXPECTED = "expected `prompt`, `messages`, `input`, or an OpenAI batch line (`custom_id`, `method`, `url`, `body`)"
 _MAX_ID_CHARS = 512
@@ -53,37 +52,37 @@ class Shape(StrEnum):
 
 
 _PROMPT, _MESSAGES = Shape.PROMPT, Shape.MESSAGES
-"""Compared for every line: to look a member up in its class, or by its hash, takes as long as to read a short line."""
+"""Compared for every line: looking a member up in its class, or by its hash, takes as long as parsing a short line."""
 
 
 class LineError(InputError):
-    """A line cannot be used. The message has no file and line number: those are the caller's."""
+    """A line cannot be used. The message has no file and line number: the caller adds them."""
 
 
 @dataclass(slots=True)
 class Prompt:
-    """A line as it was understood. Not to be changed; a frozen one would cost a tenth of the reading of a line."""
+    """A parsed line. Do not change it; it is not frozen because that would add a tenth to the time to parse a line."""
 
     id: str | None
-    """The line's own id; None when it has none."""
+    """The line's own id; None if it has none."""
     shape: Shape
     request: dict[str, Any]
-    """What it asks for by itself, without options."""
+    """The request without any options applied."""
     carried: dict[str, Any]
     """`metadata` and every unknown field."""
     line: Any
-    """The line as parsed; of a line of an error file the original that is in it."""
+    """The line's JSON value; for a line of an error file, the original line in it."""
 
 
 def parse_line(raw: bytes, reading: int = READING) -> Prompt:
-    """Understand a line.
+    """Parse a line.
 
     Args:
         raw: The line.
-        reading: By which rules; those of its run, see `READING`.
+        reading: The rules of its run; see `READING`.
 
     Raises:
-        LineError: it is no JSON, of no known shape, or its request is larger than `/run` takes.
+        LineError: it is not JSON, has no known shape, or its request is larger than `/run` accepts.
     """
     try:
         line = load(raw)
@@ -91,16 +90,16 @@ def parse_line(raw: bytes, reading: int = READING) -> Prompt:
         raise LineError(f"invalid JSON at column {_not_utf8(raw) or f'{error.colno}: {error.msg}'}") from error
     fallback_id = None
     if isinstance(line, dict) and "error" in line:
-        fallback_id, line = _of_error_line(line)
+        fallback_id, line = _unwrap_error_line(line)
     line_object: dict[str, Any]
     if isinstance(line, dict):
         line_object = line
     elif isinstance(line, str):
         line_object = {"prompt": line}
     else:
-        raise LineError(f"{_kind(line)} where an object or a string was expected")
+        raise LineError(f"expected an object or a string, found {_kind(line)}")
     if None in line_object.values():
-        line_object = _present(line_object, reading)
+        line_object = _without_null_fields(line_object, reading)
     shape = _shape(line_object)
     line_id = _id(line_object if fallback_id is None or reading < 3 else {}, fallback_id)  # noqa: PLR2004
     if shape is _PROMPT:
@@ -117,20 +116,20 @@ def parse_line(raw: bytes, reading: int = READING) -> Prompt:
 
 
 def _not_utf8(raw: bytes) -> str | None:
-    """Which column of a line is not UTF-8, and what helps; None: all of it is."""
+    """The first column of a line that is not UTF-8, and what to do; None if all of it is UTF-8."""
     try:
         raw.decode()
     except UnicodeDecodeError as error:
         column = len(raw[: error.start].decode()) + 1
         return (
-            f"{column}: byte 0x{raw[error.start]:02x} is not UTF-8; a file in Latin-1 or cp1252 is converted by:"
+            f"{column}: byte 0x{raw[error.start]:02x} is not UTF-8; convert a file in Latin-1 or cp1252 with:"
             " iconv -f CP1252 -t UTF-8 FILE"
         )
     return None
 
 
-def _of_error_line(line: dict[str, Any]) -> tuple[Any, Any]:
-    """The row's id and the request in a line of an error file, in either format; of another line none, and itself."""
+def _unwrap_error_line(line: dict[str, Any]) -> tuple[Any, Any]:
+    """The row's id and the request in a line of an error file of either format; for another line, None and itself."""
     facts, error = line.get("batchrun", line), line["error"]
     if (
         any(line.get(key) is not None for key in _PROMPT_KEYS)
@@ -148,15 +147,15 @@ _PROMPT_KEYS = frozenset({"prompt", "messages", "input", "body"})
 _FAILED_STATUSES = frozenset(
     {"FAILED", "CANCELLED", "TIMED_OUT", "REJECTED", "EXPIRED", "UNCONFIRMED", "INVALID", "COMPLETED"}
 )
-"""What the status of a row in an error file may be."""
+"""The possible statuses of a row in an error file."""
 
 
 def build_request(prompt: Prompt, options: RequestOptions) -> dict[str, Any]:
-    """The `input` object to send: what the line asks for, with the options applied.
+    """The `input` object to send: the line's request with the options applied.
 
     `--set` and `--default` go to the sampling parameters, or into the body of an OpenAI line. An `input` object gets
-    them only when it is made for vLLM, that is has `prompt` or `messages`: what another worker does with
-    sampling parameters nobody knows. `--chat` and `--system` leave `input` objects alone.
+    them only if it is for vLLM, that is, if it has `prompt` or `messages`: other workers may not expect sampling
+    parameters. `--chat` and `--system` do not change `input` objects.
     """
     if not (options.override or options.default or options.chat or options.system):
         return prompt.request
@@ -179,7 +178,7 @@ def build_request(prompt: Prompt, options: RequestOptions) -> dict[str, Any]:
                 return request
     own = request.get("sampling_params")
     if own is not None and not isinstance(own, dict):
-        return request  # an `input` object is any worker's: what it means by this is its own affair
+        return request  # an `input` object may be for any worker, which may use this name for something else
     sampling = {**options.default, **(own or {}), **options.override}
     if sampling:
         request["sampling_params"] = sampling
@@ -187,7 +186,7 @@ def build_request(prompt: Prompt, options: RequestOptions) -> dict[str, Any]:
 
 
 def prompt_chars(value: Any) -> int:
-    """How many characters of text a request holds, keys and media aside: an estimate of what the model reads."""
+    """The number of characters of text in a request, without keys and media: an estimate of what the model reads."""
     total, stack = 0, [value]
     while stack:
         item = stack.pop()
@@ -207,13 +206,13 @@ def _refuse_what_cannot_be_sent(request: dict[str, Any]) -> None:
     try:
         size_bytes = len(dump({"input": request}))
     except TypeError as error:
-        raise LineError("the request is nested too deep") from error
+        raise LineError("the request is nested too deeply") from error
     if size_bytes > MAX_REQUEST_BYTES:
-        raise LineError(f"the request has {size_bytes:,} bytes, /run takes {MAX_REQUEST_BYTES:,}")
+        raise LineError(f"the request has {size_bytes:,} bytes, but /run accepts at most {MAX_REQUEST_BYTES:,}")
 
 
-def _present(line: dict[str, Any], reading: int) -> dict[str, Any]:
-    """A line without the fields that are null and would mean something if they were not; what is carried stays."""
+def _without_null_fields(line: dict[str, Any], reading: int) -> dict[str, Any]:
+    """A line without its null fields, except for carried ones."""
     absent = _SHAPE_KEYS if reading == 1 else _SHAPE_KEYS | SAMPLING_PARAMETERS
     return {key: value for key, value in line.items() if value is not None or key not in absent}
 
@@ -229,7 +228,7 @@ def _shape(line: dict[str, Any]) -> Shape:
             found.append("body")
     if len(found) > 1:
         both = " and ".join(f"`{key}`" for key in found)
-        raise LineError(f"{both} in one line: it must be clear which one is asked for")
+        raise LineError(f"{both} in one line: only one of them is allowed")
     if not found:
         keys = ", ".join(f"`{key}`" for key in list(line)[:5]) or "an empty object"
         raise LineError(f"no prompt in the line (it has {keys}): {_EXPECTED}")
@@ -237,7 +236,7 @@ def _shape(line: dict[str, Any]) -> Shape:
 
 
 def _is_openai(line: dict[str, Any]) -> bool:
-    """Whether a line with a prompt of its own is an OpenAI line, too: `url` and `body` alone may be those of a page."""
+    """Whether a line that also has a prompt is an OpenAI line: just `url` and `body` may describe a web page."""
     if not isinstance(line["body"], dict):
         return False
     return is_route(line.get("url")) or (line.get("custom_id") is not None and line.get("method") is not None)
@@ -266,7 +265,7 @@ def _id(line: dict[str, Any], fallback: Any) -> str | None:
 
 
 def _is_text(value: str) -> bool:
-    """Whether a text has neither controls nor line ends. Joiners and spaces of all kinds belong to names and emoji."""
+    """Whether a text has neither controls nor line ends. Names and emoji may have joiners and spaces of all kinds."""
     return not any(category(char) in _NO_TEXT for char in value)
 
 
@@ -279,14 +278,14 @@ def _read_prompt(line: dict[str, Any], reading: int) -> tuple[dict[str, Any], di
         return _with_sampling({"prompt": prompt}, line, "prompt", reading)
     texts = prompt if isinstance(prompt, list) else [prompt]
     if not texts or not all(isinstance(text, str) and text for text in texts):
-        raise LineError("`prompt` must be a text that is not empty, or a list of such texts")
+        raise LineError("`prompt` must be a non-empty string or a list of non-empty strings")
     return _with_sampling({"prompt": prompt}, line, "prompt", reading)
 
 
 def _read_messages(line: dict[str, Any], reading: int) -> tuple[dict[str, Any], dict[str, Any]]:
     messages = line["messages"]
     if not isinstance(messages, list) or not messages:
-        raise LineError("`messages` must be a list that is not empty")
+        raise LineError("`messages` must be a non-empty list")
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise LineError(f"`messages[{index}]` must be an object with a `role`")
@@ -296,7 +295,7 @@ def _read_messages(line: dict[str, Any], reading: int) -> tuple[dict[str, Any], 
 
 
 def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
-    """A message without its null fields, but for `content`, which a call of a tool has as null by the API's rules."""
+    """A message without its null fields, except `content`, which by the API's rules is null in a tool call."""
     return {key: value for key, value in message.items() if value is not None or key == "content"}
 
 
@@ -319,14 +318,14 @@ def _read_openai(line: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if route is None:
         raise LineError(_NO_ROUTE if url is None else f"{_WRONG_URL}, not {url!r}")
     if not isinstance(body, dict) or not body:
-        raise LineError("`body` must be an object that is not empty")
+        raise LineError("`body` must be a non-empty object")
     _refuse_stream(body)
     carried = {key: value for key, value in line.items() if key not in _OPENAI_KEYS}
     return {"openai_route": route, "openai_input": body}, carried
 
 
 _NO_ROUTE = (
-    "no `url` beside the `body`, which has neither `messages` nor `prompt`: say where it goes, as /v1/embeddings"
+    "the line has no `url`, and its `body` has neither `messages` nor `prompt`: add a `url` such as /v1/embeddings"
 )
 _WRONG_URL = "`url` must be a path such as /v1/chat/completions"
 
@@ -337,17 +336,17 @@ def _with_sampling(
     inner = line.get("sampling_params")
     if inner is not None and not isinstance(inner, dict):
         raise LineError(f"`sampling_params` must be an object, not {_kind(inner)}")
-    sampling = {} if not inner else dict(inner) if reading == 1 else _as_meant(inner)
-    known = BEFORE if reading == 1 else SAMPLING_PARAMETERS
+    sampling = {} if not inner else dict(inner) if reading == 1 else _normalized(inner)
+    known = FIRST_PARAMETERS if reading == 1 else SAMPLING_PARAMETERS
     carried = {}
     for name, value in line.items():
         if name == key or name in _NOT_CARRIED:
             continue
         if name in known:
             if type(value) is float and reading > 1:
-                value = _whole(name, value)  # noqa: PLW2901 - the value as it is meant
+                value = _as_integer(name, value)  # noqa: PLW2901 - the normalized value
             if inner and name in sampling and sampling[name] != value:
-                raise LineError(f"`{name}` stands beside the prompt and in `sampling_params` with different values")
+                raise LineError(f"`{name}` has different values beside the prompt and in `sampling_params`")
             sampling[name] = value
         else:
             carried[name] = value
@@ -360,28 +359,28 @@ def _with_sampling(
     return request, carried
 
 
-def _as_meant(sampling: dict[str, Any]) -> dict[str, Any]:
-    return {name: _whole(name, value) for name, value in sampling.items() if value is not None}
+def _normalized(sampling: dict[str, Any]) -> dict[str, Any]:
+    return {name: _as_integer(name, value) for name, value in sampling.items() if value is not None}
 
 
-def _whole(name: str, value: Any) -> Any:
-    """A parameter's value; a whole number again, where a table with gaps has made it a float."""
+def _as_integer(name: str, value: Any) -> Any:
+    """A parameter's value; a float that a table with gaps made of a whole number is an integer again."""
     if type(value) is float and value.is_integer() and abs(value) < _EXACT and name in WHOLE_NUMBERS:
         return int(value)
     return value
 
 
 _EXACT = 2**53
-"""Below it a float is the whole number that it was made of."""
+"""Below this, a float is exactly the whole number that it was made of."""
 
 
 _NOT_CARRIED = frozenset({"sampling_params", "id", "custom_id", "stream"})
 
 
 def _refuse_stream(fields: dict[str, Any]) -> None:
-    """Streaming cuts answers into pieces that nobody reads early here, and can damage multi-byte text."""
+    """Streaming splits answers into pieces, which nobody reads early here, and can damage multi-byte text."""
     if fields.get("stream"):
-        raise LineError("`stream` is of no use in a batch: take it out")
+        raise LineError("`stream` is not supported in batch runs: remove it")
 
 
 def _with_system(messages: list[Any], system: str | None) -> list[Any]:

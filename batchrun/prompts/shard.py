@@ -1,8 +1,8 @@
-"""A part of the lines of a run's inputs, for one of several machines.
+"""Select a part of the lines of a run's inputs, for one of several machines.
 
-A line falls to a shard by what names it: its own id, or the one that is derived from what it asks for. So it does not
-matter in which order or file it stands, and equal lines, which are told apart by their number, stay together. The rows
-that a sweep makes of a line stay together too: each shard is a balanced sample.
+The shard of a line depends only on its id: its own, or the one that is derived from its request. So its order and its
+file do not matter, and equal lines, which differ only in their number, stay together. The rows that a sweep makes of a
+line stay together, too: each shard is a balanced sample.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """`3/8`.
+        """Parse a text such as `3/8`.
 
         Raises:
-            UsageError: it is no such pair, or the index is not within the count.
+            UsageError: it is not such a pair, or the index is not between 1 and the count.
         """
         match = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text)
         if match is None:
-            raise UsageError(f"--shard {text!r} is not I/N, for example 3/8", "the shards are counted from 1")
+            raise UsageError(f"--shard {text!r} is not I/N, for example 3/8", "shards are counted from 1")
         index, count = int(match[1]), int(match[2])
         if not 1 <= index <= count <= MAX_SHARDS:
-            hint = "the shards are counted from 1: of an array that counts from 0 take $((INDEX + 1))"
+            hint = "shards are counted from 1: for a job array that counts from 0, use $((INDEX + 1))"
             raise UsageError(f"--shard {text.strip()}: there is no such shard", hint)
         return cls(index, count)
 
@@ -45,17 +45,17 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def holds(self, line_id: str) -> bool:
-        """Whether a line with this id falls to it."""
+        """Whether a line with this id belongs to this shard."""
         digest = blake2b(line_id.encode("utf-8", "surrogatepass"), digest_size=8, person=b"shard").digest()
         return int.from_bytes(digest, "big") % self.count == self.index - 1
 
 
 class LineSum:
-    """Tells sets of lines apart, whatever their order: their number, and the sum of their digests.
+    """Identifies a set of lines, in any order, by their number and the sum of their digests.
 
     Args:
-        lines: How many have been added before.
-        total: Their sum, modulo 2^128.
+        lines: The number of lines so far.
+        total: The sum of their digests, modulo 2^128.
     """
 
     def __init__(self, lines: int = 0, total: int = 0) -> None:
@@ -77,7 +77,7 @@ class LineSum:
         return hash((self.lines, self._total))
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The sum as JSON values."""
         return {"lines": self.lines, "sum": f"{self._total:032x}"}
 
     @classmethod

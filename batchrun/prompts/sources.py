@@ -1,4 +1,4 @@
-"""Which files a run reads, and how each is read from the front."""
+"""Find the files that a run reads, and read each from the beginning."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from batchrun.prompts.formats import refuse_other_format
 from batchrun.prompts.lines import LineTooLongError, RawLine, iter_lines
 
 STDIN = "-"
-"""The name of the standard input, as an input and as what it is known by."""
+"""The name of stdin, as an input and as an origin."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _BLOCK_BYTES = 1 << 17
 _MOST_BYTES_OF_A_FIRST_LINE = 16 << 20
 _OWN_FILES = (".results.jsonl", ".errors.jsonl")
-"""What a run writes: in a folder of prompts these are not prompts, unless they are named."""
+"""Files that a run writes. In a folder of prompts they are skipped; named explicitly, they are inputs."""
 _COPY = re.compile(r"(.+)\.(?:\d+(?:-[0-9a-f]{12})?|stdin|requests)\.jsonl")
-"""The name of an input's copy, or of a program's requests, beside the state file whose name is in front."""
+"""The name of an input's copy, or of a program's requests: it begins with the name of the state file beside it."""
 _PIPE = re.compile(r"/(?:dev|proc/self|proc/\d+)/fd/\d+")
-"""What a shell calls the pipe of a process substitution: the number means nothing to a later process."""
+"""The shell's name for the pipe of a process substitution: the number means nothing to a later process."""
 
 
 class SourceKind(StrEnum):
     """How a source is read."""
 
     FILE = "file"
-    """As it is, any part of it at any time."""
+    """Directly: any part of it at any time."""
     GZIP = "gzip"
-    """From front to back only, so a plain copy is kept."""
+    """Only from beginning to end, so a plain copy is kept."""
     STDIN = "stdin"
-    """Once only, so a plain copy is kept. A FIFO such as a process substitution counts as one."""
+    """Only once, so a plain copy is kept. A FIFO, such as a process substitution, counts as stdin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ class Source:
     """One input."""
 
     path: str
-    """As the user named it, or found in the folder that they named; `-` for stdin."""
+    """As given by the user, or as found in a folder that they gave; `-` for stdin."""
     kind: SourceKind
     pipe: int = 0
-    """Which of the pipes of the command line it is, 1-based; 0: it has a name that a later process knows, too."""
+    """Its number among the pipes of the command line, 1-based; 0 if it has a name that a later process can use."""
     is_private: bool = False
     """Whether only its owner may read it."""
 
@@ -70,7 +70,7 @@ class Source:
 
     @property
     def origin(self) -> str:
-        """By what a later session knows it: `-` for stdin, `pipe:1` for the first pipe, else its absolute path."""
+        """How a later session identifies it: `-` for stdin, `pipe:1` for the first pipe, else its absolute path."""
         if self.pipe:
             return f"pipe:{self.pipe}"
         return self.path if self.path == STDIN else str(Path(self.path).absolute())
@@ -87,14 +87,15 @@ def find_sources(
     """The inputs, with each folder replaced by its prompt files in name order.
 
     Args:
-        inputs: Files, folders or `-`, as the user named them.
-        copied: The origins of the inputs whose copies the run has.
-        resumed: Whether those of them that can be read only once, or are gone, are taken for what they were.
-        results: The file that the run's results go to, which is never a prompt file of a folder.
-        tell: Told which files of a folder are not prompts but what a run has written.
+        inputs: Files, folders or `-`, as given by the user.
+        copied: The origins of the inputs of which the run has copies.
+        resumed: Whether an input that can be read only once, or is gone, is taken from its copy.
+        results: The run's results file, which is never taken for a prompt file of a folder.
+        tell: Called for each file of a folder that is skipped because a run wrote it.
 
     Raises:
-        InputError: a path does not exist, is no file, cannot be read, or comes twice; a folder has no prompt files.
+        InputError: a path does not exist, is not a file, cannot be read, or is given twice; a folder has no prompt
+            files.
     """
     sources: list[Source] = []
     for name in inputs:
@@ -110,19 +111,19 @@ def find_sources(
     for source in sources:
         key = STDIN if source.path == STDIN else source.path if source.pipe else os.path.realpath(source.path)
         if key in seen:
-            raise InputError(f"{source.path} is given twice (also as {seen[key]})", "name each input once")
+            raise InputError(f"{source.path} is given twice (also as {seen[key]})", "give each input once")
         seen[key] = source.path
     return tuple(sources)
 
 
 def is_prompt_file(name: str) -> bool:
-    """Whether a file of this name is taken for prompts when it lies in a folder of them."""
+    """Whether a file of this name in a folder of prompts is taken for one of them."""
     return name.endswith((".jsonl", ".jsonl.gz")) and not name.endswith(_OWN_FILES)
 
 
 @contextmanager
 def open_source(source: Source, stdin: BinaryIO) -> Iterator[BinaryIO]:
-    """A source's plain bytes from the front.
+    """Open the plain bytes of a source, from the beginning.
 
     Raises:
         InputError: it cannot be opened.
@@ -137,7 +138,7 @@ def open_source(source: Source, stdin: BinaryIO) -> Iterator[BinaryIO]:
 
 
 class _Tapped(RawIOBase):
-    """A file that shows each block that is read from it."""
+    """A file that passes each block that is read from it to `seen`."""
 
     def __init__(self, file: BufferedIOBase, seen: Callable[[memoryview], object]) -> None:
         super().__init__()
@@ -160,13 +161,13 @@ def iter_source(
 
     Args:
         source: The source.
-        stdin: What `-` reads.
-        shown: What the user calls it; None: its path.
-        seen: Shown the plain bytes of the source, block by block; None: nobody is.
+        stdin: The stream that `-` reads.
+        shown: The name in messages; None for its path.
+        seen: Called with the plain bytes of the source, block by block; None for no such call.
 
     Raises:
-        InputError: it cannot be opened, breaks off, is no valid gzip file, is not JSON lines as a whole, or has a line
-            of more than 64 MiB.
+        InputError: it cannot be opened, breaks off, is not a valid gzip file, is not JSON lines as a whole, or has a
+            line of more than 64 MiB.
     """
     with open_source(source, stdin) as file, reading(source):
         try:
@@ -184,16 +185,16 @@ def iter_source(
 
 @contextmanager
 def reading(source: Source) -> Iterator[None]:
-    """Turn what reading an open source may raise into ours.
+    """Turn the exceptions of reading an open source into an InputError.
 
     Raises:
-        InputError: it breaks off, or is no valid gzip file.
+        InputError: it breaks off, or is not a valid gzip file.
     """
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
         if source.kind is SourceKind.GZIP:
-            raise InputError(f"{source.path}: it is no whole gzip file: {error}", "make it again") from error
+            raise InputError(f"{source.path} is not a complete gzip file: {error}", "create it again") from error
         raise InputError(f"{source.path}: {error}", "check the file and its disk") from error
 
 
@@ -213,11 +214,11 @@ def _expand(name: str, results: Path | None, tell: Callable[[str], None]) -> lis
                 if results is not None and results.exists() and results.samefile(entry):
                     continue
                 if is_own_file(entry):
-                    tell(f"{entry} is not read: a run has written it")
+                    tell(f"{entry} is skipped: a run wrote it")
                 else:
                     found.append(source)
         if not found:
-            raise InputError(f"{name}: the folder has no *.jsonl files", "name the files, or another folder")
+            raise InputError(f"{name}: the folder has no *.jsonl files", "give the files, or another folder")
         return found
 
 
@@ -231,7 +232,7 @@ def _source(path: Path, name: str, status: os.stat_result) -> Source:
 
 
 def is_own_file(path: Path) -> bool:
-    """Whether a run has written a file: results or failures, by its first line, or a copy of an input, by its state.
+    """Whether a run wrote a file: results or failures, by its first line; or an input's copy, by the state beside it.
 
     Raises:
         OSError: it cannot be read.
@@ -259,7 +260,7 @@ def first_line(path: Path) -> bytes:
 
 
 def is_own_line(line: bytes) -> bool:
-    """Whether a line is one of a results or error file, in either format."""
+    """Whether a line is from a results or error file, in either format."""
     if b'"source"' not in line:
         return False
     try:
@@ -277,8 +278,8 @@ def _readable(name: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(f"{name}: there is no such file or folder", "check the path") from error
+        raise InputError(f"{name}: no such file or folder", "check the path") from error
     except PermissionError as error:
-        raise InputError(f"{name}: it may not be read", "check its permissions") from error
+        raise InputError(f"{name}: no permission to read it", "check its permissions") from error
     except OSError as error:
         raise InputError(f"{name}: {error.strerror or error}", "check the path") from error

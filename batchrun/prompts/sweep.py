@@ -1,12 +1,12 @@
-"""Several rows of one line: the values of a sweep, and how often each is sampled.
+"""Make several rows of one line: one for each combination of a sweep's values, and for each repeat.
 
-A sweep is the product of the values of its keys, times the repeats. Its variants are numbered from 0, and a number
-leads back to the values by arithmetic, so that a million rows need no table of them. The rows of a line stand
-together in the run: whatever cuts it short leaves every variant with the same lines, to within one line.
+A sweep is the product of the values of its keys, times the repeats. Its variants are numbered from 0. The values are
+computed from the number, so that a million rows need no table. The rows of a line are next to each other in the run, so
+that a run that stops early has run every variant on the same lines, except for the last one.
 
 A key is `endpoint`, a sampling parameter, or a path with dots: `body.` leads into an OpenAI line's body, any other path
-into the `input` object. A value replaces the line's own, in its request and in the line itself, so that a line of
-an error file asks for the same again.
+into the `input` object. A value replaces the line's own, in its request and in the line itself, so that a line of an
+error file makes the same request again.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import orjson
 from batchrun.config import SweepOptions
 from batchrun.errors import UsageError
 from batchrun.files.exactjson import dump
-from batchrun.prompts.sampling import SAMPLING_PARAMETERS, meant, misfit
+from batchrun.prompts.sampling import SAMPLING_PARAMETERS, expected_type, suggestion
 from batchrun.prompts.shapes import READING, LineError, Prompt, Shape
 
 MAX_ROWS = 10_000_000
-"""More rows in one run are a slip: at the documented limits they would take more than a day to submit."""
+"""More rows in one run are a mistake: at the documented limits they would take more than a day to submit."""
 ENDPOINT = "endpoint"
 REPEAT = "repeat"
-"""The name of the sample's number, 1-based, in a record's `variant`."""
+"""The key of the sample's number, 1-based, in a record's `variant`."""
 _MAX_SHOWN_CHARS = 40
 _NUMBERS = frozenset(
     "temperature top_p min_p presence_penalty frequency_penalty repetition_penalty length_penalty".split()  # noqa: SIM905
@@ -44,9 +44,9 @@ class Variant(NamedTuple):
 
     number: int
     values: dict[str, Any]
-    """Key -> value, in the order of the keys; with the sample's number under `repeat` where there are several."""
+    """Key -> value, in the order of the keys; with the sample's number under `repeat` if there are several samples."""
     suffix: str
-    """What it adds to the id of its line: `/temperature=0.7/2`; empty for the only variant of a run."""
+    """Appended to the id of its line: `/temperature=0.7/2`; empty for the only variant of a run."""
 
 
 class Sweep:
@@ -54,10 +54,10 @@ class Sweep:
 
     Args:
         options: Keys with their values, and repeats.
-        reading: By which rules the lines become requests: a parameter that is null is absent, or, by the first, null.
+        reading: The rules by which lines become requests: by the first, a null parameter is sent; later, it is omitted.
 
     Raises:
-        UsageError: a key is unknown, has no values or the same twice, or a value does not fit its key.
+        UsageError: a key is unknown, has no values, or has the same value twice; or a value does not fit its key.
     """
 
     def __init__(self, options: SweepOptions, reading: int = READING) -> None:
@@ -70,7 +70,7 @@ class Sweep:
         """Rows of each line; 1 without a sweep."""
         if self.size > MAX_ROWS:
             raise UsageError(
-                f"--sweep and --repeat make {self.size:,} rows of each line, and a run has {MAX_ROWS:,} at most",
+                f"--sweep and --repeat make {self.size:,} rows of each line, but a run has at most {MAX_ROWS:,}",
                 "sweep over fewer values",
             )
         later = False
@@ -82,7 +82,7 @@ class Sweep:
         """The variant of a number below `size`."""
 
     def __bool__(self) -> bool:
-        """Whether rows differ from their lines at all."""
+        """Whether any row differs from its line."""
         return bool(self._keys) or self._repeat > 1
 
     def _variant(self, number: int) -> Variant:
@@ -100,14 +100,14 @@ class Sweep:
 
     @property
     def endpoint_stride(self) -> int:
-        """Variants in a row that are of one endpoint: number // stride % endpoints is the endpoint's index."""
+        """How many consecutive variants have the same endpoint: its index is number // stride % endpoints."""
         return self._stride
 
     def apply(self, prompt: Prompt, number: int) -> Prompt:
-        """A line as one of its variants.
+        """One of a line's variants.
 
         Raises:
-            LineError: the line has no place for a key.
+            LineError: a key does not apply to the line.
         """
         if not self:
             return prompt
@@ -125,13 +125,13 @@ class Sweep:
         return replace(prompt, id=None if prompt.id is None else prompt.id + variant.suffix)
 
     def __str__(self) -> str:
-        """The matrix, for people: `temperature (0, 0.7) x 3 samples`."""
+        """The matrix in readable form: `temperature (0, 0.7) x 3 samples`."""
         parts = [f"{key} ({', '.join(shown(value) for value in values)})" for key, values in self._keys]
         return " x ".join([*parts, f"{self._repeat} samples"] if self._repeat > 1 else parts)
 
 
 def shown(value: Any) -> str:
-    """A value within an id: short, printable, and different for different values."""
+    """A value as part of an id: short, printable, and different for different values."""
     text = value if isinstance(value, str) else dump(value, orjson.OPT_SORT_KEYS).decode()
     if text and len(text) <= _MAX_SHOWN_CHARS and text.isprintable():
         return text
@@ -143,22 +143,22 @@ def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
         if not all(key.split(".")):
             raise UsageError(f"--sweep {key}: a name between the dots is empty", "for example input.image.width")
     elif key == "stream":
-        raise UsageError("--sweep stream: it is of no use in a batch", "take it out")
+        raise UsageError("--sweep stream: streaming is not supported in batch runs", "remove it")
     elif key != ENDPOINT and key not in SAMPLING_PARAMETERS:
-        paths = f"a field of an OpenAI line's body is body.{key}, and one of an `input` object input.{key}"
+        paths = f"for a field of an OpenAI line's body use body.{key}, for one of an `input` object input.{key}"
         raise UsageError(
-            f"--sweep {key}: there is no such sampling parameter", "; ".join(filter(None, (meant(key), paths)))
+            f"--sweep {key}: there is no such sampling parameter", "; ".join(filter(None, (suggestion(key), paths)))
         )
     if not values:
-        raise UsageError(f"--sweep {key}: there is no value", f"for example --sweep {key}=0,0.5")
+        raise UsageError(f"--sweep {key}: no value is given", f"for example --sweep {key}=0,0.5")
     texts = [shown(value) for value in values]
     twice = next((text for index, text in enumerate(texts) if text in texts[:index]), None)
     if twice is not None:
-        raise UsageError(f"--sweep {key}: {twice} is there twice", "samples of one value are made by --repeat")
+        raise UsageError(f"--sweep {key}: {twice} is given twice", "for several samples of a value, use --repeat")
     for value in values:
-        if (value is not None or key == ENDPOINT) and (wrong := _misfit(key, value)):
+        if (value is not None or key == ENDPOINT) and (wanted := _expected_type(key, value)):
             raise UsageError(
-                f"--sweep {key}: {shown(value)!r} is no {wrong}", "a value with a comma in it is given in a JSON list"
+                f"--sweep {key}: {shown(value)!r} is not {wanted}", "put a value that contains a comma into a JSON list"
             )
 
 
@@ -166,35 +166,35 @@ def refuse_wrong_parameter(option: str, key: str, value: Any) -> None:
     """Refuse a parameter that vLLM would ignore or refuse, for a new run.
 
     Raises:
-        UsageError: there is none of that name, or its value is of another type.
+        UsageError: vLLM has no such parameter, or its value has the wrong type.
     """
     if key not in SAMPLING_PARAMETERS:
-        anyway = f"{option} sampling_params.{key}=... sends it nevertheless"
+        anyway = f"{option} sampling_params.{key}=... sends it anyway"
         raise UsageError(
-            f"{option} {key}: there is no such sampling parameter", "; ".join(filter(None, (meant(key), anyway)))
+            f"{option} {key}: there is no such sampling parameter", "; ".join(filter(None, (suggestion(key), anyway)))
         )
-    if wrong := misfit(key, value):
-        raise UsageError(f"{option} {key}: {shown(value)!r} is no {wrong}", "the value is read as JSON where it can be")
+    if wanted := expected_type(key, value):
+        raise UsageError(f"{option} {key}: {shown(value)!r} is not {wanted}", "a value is read as JSON if possible")
 
 
-def _misfit(key: str, value: Any) -> str:
-    """What a value should have been; empty when it may be right. Which range is valid the worker knows."""
+def _expected_type(key: str, value: Any) -> str:
+    """What a value should be; empty if it may be valid. Only types are checked: the range depends on the worker."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if key in _NUMBERS and not is_number:
-        return "number"
+        return "a number"
     if key == "logprobs" and isinstance(value, bool):
-        return ""  # of messages
+        return ""  # valid for messages
     if key in _WHOLE_NUMBERS and not (is_number and isinstance(value, int)):
-        return "whole number"
+        return "a whole number"
     if key == "model" and not (isinstance(value, str) and value):
-        return "model's name"
+        return "the name of a model"
     if key == ENDPOINT and not (isinstance(value, str) and value.replace("-", "").replace("_", "").isalnum()):
-        return "endpoint ID"
+        return "an endpoint ID"
     return ""
 
 
 def _with_parameter(prompt: Prompt, key: str, value: Any) -> Prompt:
-    """The line with a sampling parameter, wherever its shape has them."""
+    """The line with a sampling parameter, in the place that its shape has for them."""
     request = dict(prompt.request)
     line: dict[str, Any] = dict(prompt.line) if isinstance(prompt.line, dict) else {"prompt": prompt.line}
     match prompt.shape:
@@ -203,7 +203,7 @@ def _with_parameter(prompt: Prompt, key: str, value: Any) -> Prompt:
         case Shape.INPUT:
             own = request.get("sampling_params", {})
             if not ("prompt" in request or "messages" in request) or not isinstance(own, dict):
-                raise LineError(f"--sweep {key}: the `input` object has no sampling parameters; a field is input.{key}")
+                raise LineError(f"--sweep {key}: the `input` object has no sampling parameters; try input.{key}")
             request["sampling_params"] = {**own, key: value}
             line["input"] = request
         case _:
@@ -234,27 +234,27 @@ def _without_parameter(prompt: Prompt, key: str) -> Prompt:
 
 
 def _with_path(prompt: Prompt, path: str, value: Any) -> Prompt:
-    """The line with a field somewhere within its body or its `input` object."""
+    """The line with a field at any depth of its body or its `input` object."""
     first, *rest = path.split(".")
     if first == "body" and prompt.shape is Shape.OPENAI:
         body = _placed(prompt.request["openai_input"], rest, value, path)
         return replace(prompt, request={**prompt.request, "openai_input": body}, line={**prompt.line, "body": body})
     if prompt.shape is not Shape.INPUT or first == "body":
         needed = "an OpenAI line" if first == "body" else "a line with an `input` object"
-        raise LineError(f"--sweep {path}: that is for {needed}")
+        raise LineError(f"--sweep {path}: this key needs {needed}")
     request = _placed(prompt.request, rest if first == "input" else [first, *rest], value, path)
     return replace(prompt, request=request, line={**prompt.line, "input": request})
 
 
 def _placed(value: Any, names: list[str], new: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise LineError(f"--sweep {path}: `{names[0]}` is within something that is no object")
+        raise LineError(f"--sweep {path}: the value around `{names[0]}` is not an object")
     name, *rest = names
     return {**value, name: _placed(value.get(name, {}), rest, new, path) if rest else new}
 
 
 def _with_seed(prompt: Prompt, sample: int) -> Prompt:
-    """Each sample has a seed of its own, its number, unless the line says which; any worker's `input` has none."""
+    """The line with the sample's number as its seed, unless it has a seed, or is an `input` object not for vLLM."""
     match prompt.shape:
         case Shape.OPENAI:
             has_seed = "seed" in prompt.request["openai_input"]

@@ -1,1 +1,1 @@
-"""JSONL out: what a result says, how it reaches the disk once, and what a run comes to."""
+"""JSONL out: the text of an answer, the lines of results and errors, and files that get each line exactly once."""

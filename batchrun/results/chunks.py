@@ -1,4 +1,4 @@
-"""Streamed answers put together: the chunks of a chat completion or of a text completion become one object. Pure."""
+"""Merges the chunks of a streamed chat completion or text completion into one object. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from batchrun.results.text import events
 
 
 def chunks_of(output: Any) -> list[dict[str, Any]]:
-    """The chunks that an output consists of; none when it is anything else.
+    """The chunks that an output consists of; empty if it is anything else.
 
-    They come as server-sent events in strings that are cut at any byte, as lists of objects, or as objects.
+    They may be server-sent events in strings that are split anywhere, lists of objects, or objects.
     """
     parts = output if isinstance(output, list) else [output]
     if parts and all(isinstance(part, str) for part in parts):
@@ -23,7 +23,7 @@ def chunks_of(output: Any) -> list[dict[str, Any]]:
 
 
 class _Text(list[str]):
-    """A text whose pieces are joined at the end: joining each to what is there takes time as their number squared."""
+    """A text whose pieces are joined at the end: appending them one by one takes quadratic time."""
 
 
 class _Calls(dict[Any, dict[str, Any]]):
@@ -31,7 +31,7 @@ class _Calls(dict[Any, dict[str, Any]]):
 
 
 def merge(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The answer that some chunks make: texts and tool calls joined, of all else the first word, of usage the last."""
+    """The answer in some chunks: texts and tool calls joined, the last usage, the first value of any other field."""
     whole: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     usage = None
@@ -51,7 +51,7 @@ def merge(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _whole(choice: dict[str, Any]) -> dict[str, Any]:
-    """A choice with each of its texts put together."""
+    """A choice with the pieces of each text joined."""
     whole = _joined(choice)
     if "message" in whole:
         whole["message"] = _joined(whole["message"])
@@ -75,7 +75,7 @@ def _has_choices(chunk: Any) -> bool:
 
 
 def _is_chunk(chunk: Any) -> bool:
-    """Whether it is a piece of an answer; the last may have usage and no choices."""
+    """Whether it is a chunk of an answer; the last chunk may have usage and an empty list of choices."""
     if not isinstance(chunk, dict) or not isinstance(chunk.get("choices"), list):
         return False
     return all(
@@ -116,7 +116,7 @@ def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
 
 
 def _add_calls(calls: _Calls, pieces: list[Any]) -> None:
-    """Add pieces of tool calls: the first of each has its id and its name, the rest bring more of its arguments."""
+    """Add pieces of tool calls: the first piece of a call has its id and name, the others more of its arguments."""
     for piece in pieces:
         if not isinstance(piece, dict):
             continue

@@ -1,7 +1,7 @@
-"""An answer as an OpenAI object: the worker's own where it gave one, else built from what it gave. Pure.
+"""An answer as an OpenAI object: the worker's own if it returned one, else built from its output. Pure.
 
-What a worker leaves out of its own object and a strict reader needs is added; a value that no strict reader takes is
-put right. What came stays beside it in the record, so nothing is lost.
+Fields that a strict reader needs and the worker left out are added; values that a strict reader rejects are corrected.
+The record also keeps the output as received, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _OTHER_REASONS = {
     **dict.fromkeys(("refusal", "safety"), "content_filter"),
     "tool_use": "tool_calls",
 }
-"""What some servers say. Any other word stays as it is: `stop` would say that the model came to its end."""
+"""The words of some servers. Any other word is kept: `stop` would claim that the answer is complete."""
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
-class Asked(NamedTuple):
-    """What a request asked for."""
+class RequestTarget(NamedTuple):
+    """The route and the model of a request."""
 
     route: str = CHAT_ROUTE
     model: str | None = None
-    """None: it named none."""
+    """None if it named no model."""
 
 
 class Body(NamedTuple):
@@ -40,24 +40,24 @@ class Body(NamedTuple):
 
     value: dict[str, Any]
     added: list[str] | None
-    """The fields of it that the worker's own object did not have; None: it is not the worker's own."""
+    """The fields that were added to the worker's own object; None if it is not the worker's own."""
 
 
-def asked_of(request: Mapping[str, Any]) -> Asked:
-    """What a job's `input` object asked for."""
+def target_of(request: Mapping[str, Any]) -> RequestTarget:
+    """The route and the model of a job's `input` object."""
     body, sampling = request.get("openai_input"), request.get("sampling_params")
     if isinstance(body, dict):
         route = request.get("openai_route")
-        return Asked(route if isinstance(route, str) else CHAT_ROUTE, _model(body))
+        return RequestTarget(route if isinstance(route, str) else CHAT_ROUTE, _model(body))
     route = COMPLETIONS_ROUTE if "prompt" in request and "messages" not in request else CHAT_ROUTE
-    return Asked(route, _model(sampling) if isinstance(sampling, dict) else _model(request))
+    return RequestTarget(route, _model(sampling) if isinstance(sampling, dict) else _model(request))
 
 
 def most_tokens(request: Mapping[str, Any]) -> float | None:
-    """How many tokens a job's `input` object lets each choice have.
+    """How many tokens a job's `input` object allows for each choice.
 
-    Infinite for a chat without a limit: vLLM then takes what is left of the context. None: the server's own default,
-    which is 16 for completions (vLLM), or a limit that is not known by its name.
+    Infinite for a chat without a limit: vLLM then uses the rest of the context. None for the server's own default,
+    which is 16 for completions (vLLM), or for a limit that is not understood.
     """
     body, sampling = request.get("openai_input"), request.get("sampling_params")
     fields = body if isinstance(body, dict) else sampling if isinstance(sampling, dict) else {}
@@ -69,9 +69,9 @@ def most_tokens(request: Mapping[str, Any]) -> float | None:
 
 
 def is_context_full(text: Text, most_tokens: float | None) -> bool:
-    """Whether a text was cut off before it had the tokens that it was allowed: vLLM then has no room for more.
+    """Whether a text was cut off before it reached its token limit, because the model's context was full.
 
-    Of several choices that did not all end so nobody knows how many tokens each of them has.
+    False if some choices ended otherwise: the tokens of a single choice are unknown.
     """
     if most_tokens is None or text.output_tokens is None or set(text.finish_reasons) != {"length"}:
         return False
@@ -83,28 +83,28 @@ def _model(fields: Mapping[str, Any]) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def body_of(record: Mapping[str, Any], asked: Callable[[], Asked]) -> Body:
+def body_of(record: Mapping[str, Any], target: Callable[[], RequestTarget]) -> Body:
     """The OpenAI object for the answer in a record of a results file.
 
     Args:
         record: As `result_line` makes it.
-        asked: What its request asked for; called only when the answer alone does not tell.
+        target: Returns the route and model of its request; called only if the answer alone does not tell.
     """
     output = record["output"]
     own = only_part(output)
     if own is not None:
         if _is_completion(own):
-            return _completed(own, record, asked)
-        if asked().route not in (CHAT_ROUTE, COMPLETIONS_ROUTE):
+            return _completed(own, record, target)
+        if target().route not in (CHAT_ROUTE, COMPLETIONS_ROUTE):
             return Body(own, [])
     chunks = chunks_of(output)
     if chunks and _is_completion(merged := merge(chunks)):
-        return Body(_completed(merged, record, asked).value, None)
-    return Body(_completed(_built(record, asked()), record, asked).value, None)
+        return Body(_completed(merged, record, target).value, None)
+    return Body(_completed(_built(record, target()), record, target).value, None)
 
 
 def only_part(output: Any) -> dict[str, Any] | None:
-    """The object that an output is, or the only one in its list; None when it is anything else."""
+    """The output if it is an object, or the only object in its list; None if it is anything else."""
     if isinstance(output, list) and len(output) == 1:
         output = output[0]
     return output if isinstance(output, dict) else None
@@ -121,8 +121,8 @@ def _is_chat(choices: list[dict[str, Any]]) -> bool:
     return all(isinstance(choice.get("message"), dict) for choice in choices)
 
 
-def _completed(own: dict[str, Any], record: Mapping[str, Any], asked: Callable[[], Asked]) -> Body:
-    """A completion with all that a strict reader needs; nothing that is well is changed."""
+def _completed(own: dict[str, Any], record: Mapping[str, Any], target: Callable[[], RequestTarget]) -> Body:
+    """A completion with everything that a strict reader needs; valid values are unchanged."""
     is_chat = _is_chat(own["choices"])
     job = record["job"]
     body = dict(own)
@@ -133,7 +133,7 @@ def _completed(own: dict[str, Any], record: Mapping[str, Any], asked: Callable[[
     if type(own.get("created")) is not int:
         body["created"] = _epoch_s(job["completed_at"])
     if not isinstance(own.get("model"), str):
-        body["model"] = asked().model or job["endpoint"]
+        body["model"] = target().model or job["endpoint"]
     choices = [_choice(choice, position, is_chat=is_chat) for position, choice in enumerate(own["choices"])]
     is_own = all(new is old for new, old in zip(choices, own["choices"], strict=True))
     if not is_own:
@@ -146,7 +146,7 @@ def _completed(own: dict[str, Any], record: Mapping[str, Any], asked: Callable[[
 
 
 def _choice(choice: dict[str, Any], position: int, *, is_chat: bool) -> dict[str, Any]:
-    """A choice as a strict reader takes it: itself if it is well."""
+    """A choice that a strict reader accepts: the same object if it is valid already."""
     changed: dict[str, Any] = {}
     if type(choice.get("index")) is not int:
         changed["index"] = position
@@ -166,24 +166,24 @@ def _choice(choice: dict[str, Any], position: int, *, is_chat: bool) -> dict[str
 
 
 def _content(content: Any) -> str:
-    """A message's content that is no string: the texts of its parts, or what it is as JSON."""
+    """The text of a message's content that is not a string: the texts of its parts, or the content as JSON."""
     parts = content if isinstance(content, list) else []
     texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
     return "".join(texts) if texts else json.dumps(content, ensure_ascii=False)
 
 
-def _built(record: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
-    """A completion from a record's texts; an answer without any text is given as JSON."""
+def _built(record: Mapping[str, Any], target: RequestTarget) -> dict[str, Any]:
+    """A completion built from a record's texts; an answer without any text is shown as JSON."""
     texts = record.get("texts") or [record["text"]]
     if texts == [None] and not _has_choices(record["output"]):
         texts = [json.dumps(record["output"], ensure_ascii=False)]
-    is_chat = asked.route != COMPLETIONS_ROUTE
+    is_chat = target.route != COMPLETIONS_ROUTE
     reasons = record.get("finish_reasons") or [record["finish_reason"]] * len(texts)
     choices = []
     for index, text in enumerate(texts):
         said = {"message": {"role": "assistant", "content": text or ""}} if is_chat else {"text": text or ""}
         choices.append({"index": index, **said, "logprobs": None, "finish_reason": reasons[index]})
-    # In OpenAI's order; what stands here as None is filled in.
+    # In OpenAI's order; the None values are filled in later.
     fields = dict.fromkeys(("id", "object", "created", "model"))
     return {**fields, "choices": choices, "usage": None}
 
@@ -198,7 +198,7 @@ def _is_usage(usage: Any) -> bool:
 
 
 def _usage(usage: Mapping[str, int | None]) -> dict[str, int]:
-    """A record's usage in OpenAI's words. What the worker did not say is 0: readers add it up without a look."""
+    """A record's usage with OpenAI's names. Unreported counts are 0: readers add them up without checking for null."""
     used, made = usage["input_tokens"] or 0, usage["output_tokens"] or 0
     return dict(zip(_COUNTS, (used, made, used + made), strict=True))
 

@@ -1,10 +1,10 @@
-"""Result and error lines as the OpenAI batch API and `vllm run-batch` write them, and the way back.
+"""Converts records to the result and error lines of the OpenAI batch API and `vllm run-batch`, and back.
 
     {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error", "batchrun": {...}}
 
-`batchrun` has what a record of ours says besides, and no reader of that format looks at it: status, usage, the line's
-own fields, variant, source, job. The output stands there only when it is not the body; otherwise `output_in_body`
-says how the body was made of it. So a line can be turned into a record of ours and back without a loss.
+`batchrun` has the rest of our record, and readers of that format ignore it: status, usage, the line's own fields,
+variant, source, job. It includes the output only if that is not the body; otherwise `output_in_body` says how the body
+was made from the output. So a line can be converted to our record and back without loss.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from typing import Any
 import orjson
 
 from batchrun.files.exactjson import dump, on_one_line
-from batchrun.results.completion import Asked, body_of
+from batchrun.results.completion import RequestTarget, body_of
 from batchrun.results.record import TOO_DEEP, deep_json, write_line
 from batchrun.results.text import extract
 
 _IN_BODY = "output_in_body"
 
 
-def openai_line(record: dict[str, Any], asked: Callable[[], Asked]) -> bytes:
+def openai_line(record: dict[str, Any], target: Callable[[], RequestTarget]) -> bytes:
     """A result line in OpenAI's format, with its line end.
 
     Args:
         record: As `result_line` makes it.
-        asked: What its request asked for; called only when the answer alone does not tell.
+        target: Returns the route and model of its request; called only if the answer alone does not tell.
     """
     try:
-        return on_one_line(dump(openai_record(record, asked), orjson.OPT_APPEND_NEWLINE))
+        return on_one_line(dump(openai_record(record, target), orjson.OPT_APPEND_NEWLINE))
     except (TypeError, RecursionError):
         shallow = {key: value if _can_be_written(value) else TOO_DEEP for key, value in record.items()}
-        return write_line(openai_record(shallow, asked))
+        return write_line(openai_record(shallow, target))
 
 
-def openai_record(record: Mapping[str, Any], asked: Callable[[], Asked]) -> dict[str, Any]:
-    """A record of ours in OpenAI's format."""
+def openai_record(record: Mapping[str, Any], target: Callable[[], RequestTarget]) -> dict[str, Any]:
+    """A record in OpenAI's format."""
     facts = {key: value for key, value in record.items() if key not in ("id", "text", "texts")}
-    body = body_of(record, asked)
+    body = body_of(record, target)
     if body.added is not None:
         place = {"in_list": isinstance(record["output"], list), "added": body.added}
         facts = {(_IN_BODY if key == "output" else key): place if key == "output" else facts[key] for key in facts}
@@ -54,7 +54,7 @@ def openai_record(record: Mapping[str, Any], asked: Callable[[], Asked]) -> dict
 
 
 def batchrun_record(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of ours that `openai_record` had."""
+    """The record that `openai_record` was given."""
     facts = data["batchrun"]
     place = facts.get(_IN_BODY)
     if place is None:
@@ -76,17 +76,17 @@ def batchrun_record(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_openai(data: Mapping[str, Any]) -> bool:
-    """Whether a parsed result line of ours is in OpenAI's format."""
+    """Whether a parsed line of a results file is in OpenAI's format."""
     return "status" not in data and "custom_id" in data
 
 
 def openai_error_line(record: dict[str, Any], code: int | None = None, error_type: str | None = None) -> bytes:
-    """An error line in OpenAI's format, with its line end. As an input line it means its request.
+    """An error line in OpenAI's format, with its line end. As an input line, it stands for its request.
 
     Args:
         record: As `error_line` makes it.
-        code: The HTTP status of the model server's answer, or of the API's; None: there was none, and no response.
-        error_type: What the worker calls the error; None: nobody knows.
+        code: The HTTP status of the model server or of the API; None if there was none: `response` is then null.
+        error_type: The worker's name for the error; None if unknown.
     """
     error, job = record["error"], record["job"]
     request_id = str(record["id"] if job is None or job["id"] is None else job["id"])

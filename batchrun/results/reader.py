@@ -1,4 +1,4 @@
-"""How lines come back from the disk: in order with their place, or one by one from it."""
+"""Reads lines from files: all of them in order with their positions, or single ones by position."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class StoredLine(NamedTuple):
     number: int
     """1-based."""
     offset: int
-    """Of its first byte in the file."""
+    """The position of its first byte in the file."""
     raw: bytes
-    """With its end; without one when it is cut off."""
+    """With its line end; without one if it is cut off."""
 
 
 def size_of(path: Path) -> int:
-    """The file's length in bytes; 0 when it does not exist.
+    """The file's length in bytes; 0 if it does not exist.
 
     Raises:
-        StateError: it is no file, or may not be looked at.
+        StateError: it is not a file, or cannot be accessed.
     """
     with _reading(path):
         try:
@@ -37,18 +37,18 @@ def size_of(path: Path) -> int:
         except FileNotFoundError:
             return 0
     if not path.is_file():
-        raise StateError(f"{path} is no file", "the run's results were there: put them back")
+        raise StateError(f"{path} is not a file, but the run's results were there", "put the results file back")
     return size_bytes
 
 
 def read_lines(path: Path, *, end: int, start: int = 0, first: int = 1) -> Iterator[StoredLine]:
-    """The lines between two places of a file, one in memory at a time.
+    """The lines between two positions of a file, one in memory at a time.
 
     Args:
-        path: The file; one that does not exist has no lines.
-        end: Bytes from the front to stop at; a line that reaches beyond is cut off there.
-        start: Bytes from the front to begin at.
-        first: The number of the line that stands there.
+        path: The file; a missing file has no lines.
+        end: The position to stop at, in bytes; a line that extends beyond it is cut off there.
+        start: The position to begin at, in bytes.
+        first: The number of the line at `start`.
 
     Raises:
         StateError: it cannot be read.
@@ -68,7 +68,7 @@ def read_lines(path: Path, *, end: int, start: int = 0, first: int = 1) -> Itera
 
 
 def in_groups(lines: Iterable[StoredLine]) -> Iterator[list[StoredLine]]:
-    """Lines up to a thousand at a time, for what is cheaper for many at once; fewer where they are long."""
+    """Lines in groups of up to a thousand, fewer if they are long, for work that is cheaper in bulk."""
     group: list[StoredLine] = []
     size_bytes = 0
     for line in lines:
@@ -81,16 +81,16 @@ def in_groups(lines: Iterable[StoredLine]) -> Iterator[list[StoredLine]]:
         yield group
 
 
-class PlacedLines:
-    """Reads lines again by their place. One file is open at a time, however many there are.
+class LinesByPosition:
+    """Reads lines by their position. One file is open at a time, however many there are.
 
-    To be made before the places are looked for: a file that is another one when it is read was changed meanwhile.
+    Create it before the positions are determined: it then notices a file that is replaced in between.
 
     Args:
         paths: Output number -> results file.
 
     Raises:
-        StateError: one may not be looked at.
+        StateError: a file cannot be accessed.
     """
 
     def __init__(self, paths: Mapping[int, Path]) -> None:
@@ -106,10 +106,10 @@ class PlacedLines:
         self.close()
 
     def read(self, output: int, offset: int, length: int) -> bytes:
-        """The line at a place, with its end.
+        """The line at a position, with its line end.
 
         Raises:
-            StateError: it cannot be read, or is there no longer.
+            StateError: it cannot be read, or the file has changed.
         """
         path = self._paths[output]
         try:
@@ -126,14 +126,14 @@ class PlacedLines:
         return raw
 
     def close(self) -> None:
-        """Close the file that is open."""
+        """Close the open file, if any."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another in its place; None when there is none."""
+    """Device and inode of a file, by which a replacement is noticed; None if it does not exist."""
     with _reading(path):
         try:
             return _numbers(path.stat())
@@ -159,5 +159,5 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _unreadable(path: Path, error: OSError) -> StateError:
     return StateError(
-        f"{path}: it cannot be read: {error.strerror or error}", "check the file, its permissions and its disk"
+        f"{path}: the file cannot be read: {error.strerror or error}", "check the file, its permissions and its disk"
     )

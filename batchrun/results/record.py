@@ -1,7 +1,7 @@
-"""The lines of the results file and of the error file. Their shapes are a contract with whoever reads them.
+"""The lines of the results file and of the error file. Their format is a contract with everyone who reads them.
 
-A line's own fields are carried to its result. Where one has the name of a field of ours, ours stays and theirs
-stands in `carried`, so that neither is lost.
+Additional fields of an input line are carried to its result. If one has the name of a field of ours, it goes to
+`carried`, so neither is lost.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from batchrun.results.text import Text, extract, is_token_count
 
 _MAX_PART_BYTES = 1_000_000
 _DIGEST_BYTES = 6
-"""SQLite keeps a whole number of that size in as many bytes."""
+"""SQLite stores an integer of this size in this many bytes."""
 
 
 class JobInfo(NamedTuple):
-    """What is known of the job that ended a row."""
+    """The job that ended a row."""
 
     id: str | None
     endpoint: str
     attempts: int
-    """Submissions of the row, the last one included."""
+    """The row's submissions, including the last one."""
     delay_ms: float | None
     execution_ms: float | None
     worker_id: str | None
@@ -39,12 +39,12 @@ class JobInfo(NamedTuple):
     completed_at: float | None
     """UTC epoch seconds."""
     retries: int = 0
-    """How often the platform itself ran the job again."""
+    """How many times the platform itself ran the job again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a result line says of its row, as far as the run needs it back."""
+    """The part of a result line that a run reads back."""
 
     id: str
     delay_ms: float | None
@@ -53,11 +53,11 @@ class Record:
     output_tokens: int | None
     finish_reason: str | None
     output: Any = field(compare=False, repr=False)
-    """What came, or in OpenAI's format what was made of it."""
+    """The output as received; in OpenAI's format, the body made from it."""
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What there is to say of the answer, see `text.MARKS`."""
+        """What is notable about the answer, see `text.MARKS`."""
         return extract(self.output).marks
 
 
@@ -74,7 +74,7 @@ def result_line(
     possible_duplicate: bool = False,
     write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
-    """The line of a row that succeeded, with its line end; `write` makes it from its record, None in our own format."""
+    """The line of a row that succeeded, with its line end. `write` formats its record; None for our own format."""
     record: dict[str, Any] = {"id": row_id, "status": "COMPLETED", "text": text.text}
     if len(text.texts) > 1:
         record["texts"] = text.texts
@@ -103,16 +103,16 @@ def shared_line(
     variant: Mapping[str, Any] | None = None,
     write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
-    """The line of a row that the job of another row has answered, with its line end; its job says which, `same_as`.
+    """The line of a row that another row's job has answered, with its line end; `job.same_as` names the other row.
 
     Args:
         answer: The other row's record, as `result_line` wrote it.
         row_id: The row's id.
-        carried: What its own line carries.
-        file: Its input file as the user named it.
-        line: 1-based.
-        variant: The values of the sweep; None or empty without one.
-        write: Makes the line from its record; None: in our own format.
+        carried: The additional fields of the row's own line.
+        file: Its input file, as the user named it.
+        line: The number of its line, 1-based.
+        variant: The sweep values; None or empty without a sweep.
+        write: Formats the record; None for our own format.
     """
     record = {"id": row_id, **{key: answer[key] for key in _ANSWER if key in answer}}
     _carry(record, carried)
@@ -139,22 +139,22 @@ def error_line(
     part: Any = None,
     write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
-    """The line of a row that failed, with its line end. As an input line it means its `request`.
+    """The line of a row that failed, with its line end. As an input line, it stands for its `request`.
 
     Args:
         row_id: The row's id.
         status: The job's final state, or REJECTED, EXPIRED, UNCONFIRMED, INVALID.
         kind: The failure's short stable word.
-        message: What a person can act on.
+        message: An explanation that a person can act on.
         raw: Exactly what the worker or the API sent.
         request: The input line as parsed, with the values of its variant.
-        file: The input file as the user named it.
-        line: 1-based.
-        job: None when nothing was submitted.
-        variant: The values of the sweep; None or empty without one.
-        same_as: The id of the row whose job it was; None: the row's own.
-        part: What the job has put out all the same; None: nothing.
-        write: Makes the line from its record; None: in our own format.
+        file: The input file, as the user named it.
+        line: The number of the line, 1-based.
+        job: The last job; None if nothing was submitted.
+        variant: The sweep values; None or empty without a sweep.
+        same_as: The id of the row whose job it was; None if it was the row's own.
+        part: The output of the failed job; None if it had none.
+        write: Formats the record; None for our own format.
     """
     record = {
         "id": row_id,
@@ -170,7 +170,7 @@ def error_line(
 
 
 def part_bytes(output: Any) -> bytes:
-    """What a job without a result has put out, as JSON of a million bytes at most; of longer lists the beginning."""
+    """The output of a job without a result, as JSON of at most a million bytes; longer lists are cut."""
     while len(written := write_line({"output": output})) > _MAX_PART_BYTES:
         if not isinstance(output, list) or len(output) < 3:  # noqa: PLR2004 - a piece and a mark
             output = [f"… (cut: {len(written):,} bytes)"]
@@ -180,7 +180,7 @@ def part_bytes(output: Any) -> bytes:
 
 
 def read_record(line: bytes) -> Record | None:
-    """What a line of a results file says, in either format; None when no `result_line` wrote it."""
+    """The record in a line of a results file, in either format; None if `result_line` did not write it."""
     data = _facts(line)
     if data is None or data.get("status") != "COMPLETED" or not isinstance(data.get("id"), str):
         return None
@@ -197,7 +197,7 @@ def read_record(line: bytes) -> Record | None:
 
 
 def read_job(line: bytes) -> JobInfo | None:
-    """The job that a line of a results file tells of, in either format; None when it tells of none."""
+    """The job in a line of a results file, in either format; None if there is none."""
     job = (_facts(line) or {}).get("job")
     if not isinstance(job, dict):
         return None
@@ -217,25 +217,25 @@ def read_job(line: bytes) -> JobInfo | None:
 
 
 def tells_of_job(line: bytes, endpoints: Collection[str]) -> bool:
-    """Whether a line is a result of a job at one of some endpoints."""
+    """Whether a line is a result of a job at one of the endpoints."""
     job = None if read_record(line) is None else read_job(line)
     return job is not None and job.endpoint in endpoints
 
 
 def result_digest(line: bytes) -> int:
-    """A signed 48-bit number that changes when a result line does; white space at its end does not count."""
+    """A signed 48-bit digest of a result line; whitespace at its end is ignored."""
     return int.from_bytes(blake2b(line.rstrip(), digest_size=_DIGEST_BYTES).digest(), "big", signed=True)
 
 
 def source_file(line: bytes) -> str | None:
-    """The input file that a line of a results file names, in either format; None when it names none."""
+    """The input file named in a line of a results file, in either format; None if there is none."""
     source = (_facts(line) or {}).get("source")
     file = source.get("file") if isinstance(source, dict) else None
     return file if isinstance(file, str) else None
 
 
 def _facts(line: bytes) -> dict[str, Any] | None:
-    """What a line says of its row: itself, or in OpenAI's format what stands beside the response."""
+    """The fields of our record in a line: all of them, or in OpenAI's format those in `batchrun`."""
     try:
         data = load(line)
     except orjson.JSONDecodeError:
@@ -258,7 +258,7 @@ def _is_time(value: Any) -> bool:
 
 
 def read_error_id(line: bytes) -> str | None:
-    """The row's id in a line of an error file, in either format; None when no `error_line` wrote it."""
+    """The row's id in a line of an error file, in either format; None if `error_line` did not write it."""
     try:
         data = load(line)
     except orjson.JSONDecodeError:
@@ -271,7 +271,7 @@ def read_error_id(line: bytes) -> str | None:
 
 TOO_DEEP = "nested too deeply to be written as JSON"
 _AROUND = 8
-"""Levels that a record has around a value."""
+"""The levels of nesting that a record adds around a value."""
 
 _ANSWER = ("status", "text", "texts", "finish_reason", "finish_reasons", "usage", "output")
 _OURS = frozenset({"id", *_ANSWER, "output_in_body", "variant", "source", "job", "carried"})
@@ -314,7 +314,7 @@ def iso_time(epoch_s: float | None) -> str | None:
 
 @lru_cache(256)
 def _iso_second(epoch_s: int) -> str:
-    """Thousands of results a second share theirs."""
+    """Cached, because thousands of results may have the same second."""
     return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
@@ -323,7 +323,7 @@ def _whole(number: float | None) -> int | float | None:
 
 
 def write_line(record: dict[str, Any]) -> bytes:
-    """A record as a line with its end; a field that is nested too deeply for any writer is replaced by `TOO_DEEP`."""
+    """A record as a line with its line end; a field nested too deeply for any JSON writer is replaced by `TOO_DEEP`."""
     try:
         line = dump(record, orjson.OPT_APPEND_NEWLINE)
     except TypeError:
@@ -339,12 +339,12 @@ def _deep(value: Any) -> Any:
 
 
 def deep_json(value: Any) -> str:
-    """A value as JSON text that can be read again within a record.
+    """A value as JSON text that can be read back inside a record.
 
     orjson reads 1,024 levels and writes 254; the standard library writes nearly 1,000, and more from Python 3.12 on.
 
     Raises:
-        RecursionError: it is nested deeper.
+        RecursionError: it is nested too deeply.
     """
     text = json.dumps(value)
     try:

@@ -1,9 +1,9 @@
-"""The text of an answer, whatever worker gave it.
+"""Extracts the text of an answer, whichever worker produced it.
 
-Known shapes: worker-vllm since 2.24 (OpenAI objects in a list), before (pieces of `tokens`, in one or several
-batches), OpenAI objects without the list (Runpod's public endpoints), server-sent events as strings or parsed
-chunks, the Responses and Messages APIs behind `openai_route`, the `text` lists of the worker of 2023, and the plain
-strings of small handlers. Pure, and nothing here raises on any JSON value.
+Known shapes: worker-vllm since 2.24 (OpenAI objects in a list), older versions (pieces of `tokens`, in one or several
+batches), OpenAI objects without the list (Runpod's public endpoints), server-sent events as strings or parsed chunks,
+the Responses and Messages APIs behind `openai_route`, the `text` lists of the worker of 2023, and the plain strings of
+small handlers. Pure, and nothing here raises on any JSON value.
 """
 
 from __future__ import annotations
@@ -16,57 +16,60 @@ from typing import Any, NamedTuple, TypeGuard
 from batchrun.files.exactjson import load
 
 _MOST_TOKENS = 2**40
-"""More than any model can have read or written for one row."""
+"""More than any model can read or write for one row."""
 
 MARKS = ("truncated", "empty", "filtered", "reasoning_only", "tool_calls")
-"""What there may be to say of an answer that succeeded; `truncated` beside any other of them."""
+"""What may be notable about a successful answer: at most one of them, or `truncated` and one other."""
 
 MARK_NAMES = dict(zip(MARKS, ("cut off", "empty", "filtered", "reasoning only", "tool calls"), strict=True))
-"""How they are told."""
+"""Their names in messages."""
 CONTEXT_FULL = "context_full"
-"""Said beside `truncated` where it was not `max_tokens` that cut the text off; only the request tells, so it is counted
-when the answer comes, and at no other time."""
+"""Added to `truncated` if the context was full before `max_tokens` was reached. This depends on the request, so it is
+counted only when the answer arrives."""
 
 _LENGTH_REASONS = frozenset({"max_tokens", "max_output_tokens"})
-"""What the Messages and the Responses API say for `length`."""
+"""The words of the Messages and the Responses API for `length`."""
+_INPUT_KEYS = ("prompt_tokens", "input_tokens", "input")
+_OUTPUT_KEYS = ("completion_tokens", "output_tokens", "output")
 _FILTER_REASONS = frozenset({"content_filter", "refusal"})
 _BROKEN_REASONS = frozenset({"abort", "aborted", "cancelled", "error", "failed"})
-"""What servers say of a generation that they did not end: `abort` and `error` of vLLM, `abort` of SGLang."""
+"""The words of servers for a generation that they broke off: `abort` and `error` of vLLM, `abort` of SGLang."""
 
 
 class Text(NamedTuple):
-    """What an output says."""
+    """The text of an output, and what the worker says about it."""
 
     texts: tuple[str | None, ...] = ()
-    """The text of each choice, in the order of their indices, None for one without; empty when none has any."""
+    """The text of each choice, in the order of their indices, None for a choice without; empty if no choice has any."""
     finish_reason: str | None = None
-    """Of the first choice; None when the worker does not say."""
+    """The finish reason of the first choice; None if not reported."""
     input_tokens: int | None = None
+    """None if not reported."""
     output_tokens: int | None = None
-    """None when the worker does not say."""
+    """None if not reported."""
     finish_reasons: tuple[str | None, ...] = ()
-    """Of each choice, in the order of their indices; None where the worker does not say."""
+    """The finish reason of each choice, in the order of their indices; None where not reported."""
     marks: tuple[str, ...] = ()
-    """Those of `MARKS` that fit."""
+    """Those of `MARKS` that apply."""
 
     @property
     def text(self) -> str | None:
-        """The first choice's text; None when there is none."""
+        """The first choice's text; None if there is none."""
         return self.texts[0] if self.texts else None
 
 
 @dataclass(slots=True)
 class AnswerTotals:
-    """What the answers of a session have said of their tokens, and what there is to say of them."""
+    """The tokens and marks of a session's answers, added up."""
 
     input: int = 0
     output: int = 0
     reported: bool = False
     marks: Counter[str] = field(default_factory=Counter)
-    """Rows by what there is to say of their answers."""
+    """The number of rows for each mark."""
 
     def add(self, text: Text, marks: tuple[str, ...]) -> None:
-        """Add an answer, and what there is to say of it."""
+        """Add an answer and its marks."""
         used, made = text.input_tokens, text.output_tokens
         self.input += used or 0
         self.output += made or 0
@@ -77,7 +80,7 @@ class AnswerTotals:
 def extract(output: Any) -> Text:
     """The text, the finish reason and the token counts of a job's output."""
     if _is_all_text(output):
-        # Streams are cut into pieces at any byte, so events are whole only when the pieces are joined again.
+        # Streams are split anywhere, so events are whole only after the pieces are joined.
         output = "".join(output)
     found = _Found()
     for part in output if isinstance(output, list) else (output,):
@@ -86,7 +89,7 @@ def extract(output: Any) -> Text:
 
 
 def broken_off(output: Any) -> str | None:
-    """The word by which a server says that it did not end a generation; None: no choice has one."""
+    """The finish reason by which a server says that it broke off the generation; None if no choice has one."""
     if _is_all_text(output):
         output = "".join(output)
     for part in output if isinstance(output, list) else (output,):
@@ -107,7 +110,12 @@ def _broken_word(part: dict[str, Any]) -> str | None:
     choices = part.get("choices")
     if isinstance(choices, list):
         for choice in choices:
-            if isinstance(choice, dict) and (reason := reason_of(choice.get("finish_reason"))) in _BROKEN_REASONS:
+            if not isinstance(choice, dict):
+                continue
+            reason = choice.get("finish_reason")
+            if not isinstance(reason, str):
+                reason = reason_of(reason)
+            if reason in _BROKEN_REASONS:
                 return reason
     elif part.get("object") == "response" and (reason := reason_of(part.get("status"))) in _BROKEN_REASONS:
         return reason
@@ -121,7 +129,7 @@ def _is_all_text(output: Any) -> TypeGuard[list[str]]:
 
 
 def reason_of(said: Any) -> str | None:
-    """A finish reason as one of OpenAI's words where there is one; SGLang gives an object with it as its `type`."""
+    """A finish reason, in OpenAI's words where they exist. SGLang returns an object with the reason in `type`."""
     if isinstance(said, dict):
         said = said.get("type")
     elif isinstance(said, list):
@@ -136,8 +144,8 @@ def _has_events(text: str) -> bool:
 
 
 def events(text: str) -> Iterator[dict[str, Any]]:
-    """The objects in the data of server-sent events; what is no event is passed over."""
-    # Not splitlines: a line separator within a JSON string ends no line of an event.
+    """The objects in the data of server-sent events; anything else is skipped."""
+    # Not splitlines: a line separator inside a JSON string does not end the line of an event.
     for line in text.split("\n"):
         if line.startswith("data:") and not line.endswith("[DONE]"):
             try:
@@ -149,7 +157,7 @@ def events(text: str) -> Iterator[dict[str, Any]]:
 
 
 class _Found:
-    """What the parts of an output have said so far."""
+    """Collects the text and the facts in the parts of an output."""
 
     __slots__ = (
         "has_audio",
@@ -168,27 +176,32 @@ class _Found:
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
         self.is_answer = False
-        """Whether it is a model's, so that it should have a text."""
+        """Whether it is a model's answer, so that it should have a text."""
         self.has_audio = False
         self.has_calls = False
         self.has_reasoning = False
 
     def text(self) -> Text:
-        indices = sorted(self.pieces)
-        texts = tuple(["".join(self.pieces[index]) if self.pieces[index] else None for index in indices])
-        reasons = tuple([self.reasons.get(index) for index in indices])
-        first = self.reasons.get(0) or next(iter(self.reasons.values()), None)
-        shown = texts if any(self.pieces.values()) else ()
-        return Text(shown, first, self.input_tokens, self.output_tokens, reasons, self._marks(texts))
+        reasons_by_index = self.reasons
+        texts, reasons = [], []
+        for index, pieces in sorted(self.pieces.items()) if len(self.pieces) > 1 else self.pieces.items():
+            texts.append("".join(pieces) if pieces else None)
+            reasons.append(reasons_by_index.get(index))
+        first = reasons_by_index.get(0) or next(iter(reasons_by_index.values()), None)
+        shown = tuple(texts) if any(self.pieces.values()) else ()
+        return Text(shown, first, self.input_tokens, self.output_tokens, tuple(reasons), self._marks(texts))
 
-    def _marks(self, texts: tuple[str | None, ...]) -> tuple[str, ...]:
+    def _marks(self, texts: list[str | None]) -> tuple[str, ...]:
         reasons = self.reasons.values()
         truncated = ("truncated",) if "length" in reasons else ()
         if not _FILTER_REASONS.isdisjoint(reasons):
             return (*truncated, "filtered")
         if self.has_calls:
             return (*truncated, "tool_calls")
-        if self.has_audio or any(text and not text.isspace() for text in texts) or not (self.is_answer or texts):
+        for text in texts:
+            if text and not text.isspace():
+                return truncated
+        if self.has_audio or not (self.is_answer or texts):
             return truncated
         return (*truncated, "reasoning_only" if self.has_reasoning else "empty")
 
@@ -226,7 +239,7 @@ class _Found:
         self._finish(part.get("finish_reason") if reason is None else reason, 0)
 
     def _add_plain(self, part: dict[str, Any]) -> None:
-        """What a handler of its own way calls its text."""
+        """Add the text of a custom handler."""
         for key in ("text", "generated_text", "output_text"):
             text = part.get(key)
             if isinstance(text, str):
@@ -239,16 +252,16 @@ class _Found:
                 return
 
     def _add_texts(self, texts: list[str]) -> None:
-        """The texts of all choices, as the worker of 2023 gives them."""
+        """Add the texts of all choices, as the worker of 2023 returns them."""
         for index, text in enumerate(texts):
             pieces = self.pieces.setdefault(index, [])
             if len(pieces) == 1 and text.startswith(pieces[0]):
-                pieces[0] = text  # each chunk of its streams repeats all before it
+                pieces[0] = text  # each chunk of its streams repeats the text so far
             else:
                 pieces.append(text)
 
     def _add_message(self, said: dict[str, Any], index: int) -> None:
-        """A message, a part of one, or an item of the Responses API."""
+        """Add a message, a part of one, or an item of the Responses API."""
         content = said.get("content")
         text = _content(content)
         if text is not None:
@@ -287,8 +300,8 @@ class _Found:
 
     def _add_usage(self, usage: Any) -> None:
         if isinstance(usage, dict):
-            self.input_tokens = _largest(self.input_tokens, usage, "prompt_tokens", "input_tokens", "input")
-            self.output_tokens = _largest(self.output_tokens, usage, "completion_tokens", "output_tokens", "output")
+            self.input_tokens = _largest(self.input_tokens, usage, _INPUT_KEYS)
+            self.output_tokens = _largest(self.output_tokens, usage, _OUTPUT_KEYS)
 
     def _finish(self, said: Any, index: int) -> None:
         reason = reason_of(said)
@@ -297,21 +310,20 @@ class _Found:
 
 
 def is_token_count(value: Any) -> TypeGuard[int]:
-    """Whether a number of tokens is one: their sum over millions of rows has to fit into the state file."""
+    """Whether a value is a plausible number of tokens: the sum over millions of rows must fit into the state file."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
 
 
-def _largest(known: int | None, usage: dict[str, Any], *keys: str) -> int | None:
-    """Usage is cumulative over the parts of one output, so the largest is the whole."""
+def _largest(known: int | None, usage: dict[str, Any], keys: tuple[str, ...]) -> int | None:
+    """The largest count: usage is cumulative over the parts of an output."""
     for key in keys:
-        count = usage.get(key)
-        if is_token_count(count):
+        if key in usage and is_token_count(count := usage[key]):
             return count if known is None else max(known, count)
     return known
 
 
 def _content(content: Any) -> str | None:
-    """A message's content: a string, or a list of parts of which some have text."""
+    """The text of a message's content, which is a string or a list of parts; None if there is none."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

@@ -1,4 +1,4 @@
-"""How lines reach the disk: results appended and synced, torn ends found and cut, other files whole by rename."""
+"""Writes lines to disk: results are appended and synced, torn lines are cut off, other files are replaced by rename."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from batchrun.files.locks import lock_file, unlock_file
 
 _BLOCK_BYTES = 1 << 20
 _PART_NAME_CHARS = 100
-"""A file system takes names of up to 255 bytes, and a character may have four."""
+"""File systems allow names of up to 255 bytes, and a character may take four."""
 _MOST_OPEN = 200
-"""Results files at once; the usual limit of a process is 1,024 files."""
+"""The most results files open at once; the usual limit of a process is 1,024 files."""
 _HOLE = re.compile(rb"[^\0]*\0+[^\0]*|\s*")
-"""A line with one run of NUL bytes, or blank; several would be somebody's binary data."""
+"""A blank line, or one with a single run of NUL bytes; with several, it would be binary data."""
 _sync_data = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """What stands in a results file beyond the committed length."""
+    """The content of a results file beyond the committed length."""
 
     lines: list[bytes]
-    """Whole lines, with their ends."""
+    """Whole lines, with their line ends."""
     lacks_end: bool
-    """Whether the file is whole but for the end of its last line."""
+    """Whether nothing is missing but the line end of the last committed line."""
     cut_bytes: int
-    """Length of what is to be cut off behind them: a torn last line, or what a loss of power has left; 0: nothing."""
+    """The number of bytes to cut off after `lines`: a torn line, or what a power loss has left."""
     behind_hole: list[bytes]
-    """Whole lines in the part to be cut off, behind blocks of NUL bytes that were never written."""
+    """Whole lines in the part to be cut off, after blocks of NUL bytes that were never written."""
 
 
 class ResultsFile:
-    """A results file that is appended to. While it is open nobody else can have it.
+    """A results file that is appended to. While it is open, it is locked.
 
     Args:
-        path: The file; made when it does not exist, with its folder.
-        committed_bytes: Its length; `recover` and `truncate` have made sure of that.
-        private: Whether only its owner may read it, if it is made.
+        path: The file; created with its folder if it does not exist.
+        committed_bytes: Its length; `recover` and `truncate` have ensured it.
+        private: Whether only its owner may read it, if it is created.
 
     Raises:
-        StateError: another run writes it.
+        StateError: another run is writing it.
         OutputError: it cannot be opened for writing; any method raises it if another program has changed the file.
     """
 
@@ -68,14 +68,14 @@ class ResultsFile:
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes a file descriptor."""
+        """Whether it uses a file descriptor."""
         return self._fd >= 0
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Append lines; all of them, or none.
+        """Append lines, all or none.
 
         Raises:
-            OutputError: they cannot be written; the file is cut back to what it was.
+            OutputError: they cannot be written; the file is cut back to its old length.
         """
         data = memoryview(b"".join(lines))
         at = self.size_bytes
@@ -88,17 +88,17 @@ class ResultsFile:
                     at += written
                     data = data[written:]
             except OSError:
-                # Where even that fails, the torn line stays beyond the committed length, and is cut off next time.
+                # If this fails, too, the torn line stays beyond the committed length and is cut off on resume.
                 with suppress(OSError):
                     os.ftruncate(self._fd, self.size_bytes)
                 raise
         self.size_bytes = at
 
     def sync(self) -> None:
-        """Wait until what was appended is on disk, in the file that the path leads to.
+        """Wait until everything appended is on disk, and check that the path still leads to this file.
 
         Raises:
-            OutputError: it may not be; or the file was removed or replaced, and nobody would find the results.
+            OutputError: it may not be on disk; or the file was removed or replaced, so the results would be lost.
         """
         with writing(self.path):
             _sync_data(self._fd)
@@ -107,7 +107,7 @@ class ResultsFile:
             raise self._replaced()
 
     def close(self) -> None:
-        """Close the file; the next append opens it again."""
+        """Close the file; the next `append` opens it again."""
         if self._fd >= 0:
             unlock_file(self._fd)
             os.close(self._fd)
@@ -121,7 +121,7 @@ class ResultsFile:
             if not isinstance(error, BlockingIOError):
                 raise
             raise StateError(
-                f"{self.path} is in use: another batchrun writes its results there", "give another --output"
+                f"{self.path} is in use: another batchrun writes its results there", "use another --output"
             ) from error
         return fd
 
@@ -136,20 +136,20 @@ class ResultsFile:
         size_bytes = os.fstat(self._fd).st_size
         if size_bytes != self.size_bytes:
             raise OutputError(
-                f"{self.path}: another program has changed the results while the run went on"
+                f"{self.path}: another program has changed the results during the run"
                 f" ({size_bytes:,} bytes instead of {self.size_bytes:,})",
-                "restore what was committed, then run the same command; `batchrun verify` names what is wrong",
+                "restore the committed results, then run the same command; `batchrun verify` shows what is wrong",
             )
 
     def _replaced(self) -> OutputError:
         return OutputError(
-            f"{self.path}: another file has taken the place of the results while the run went on",
-            "put the results back, then run the same command: what was committed stands in them",
+            f"{self.path}: the results file was removed or replaced during the run",
+            "put the results file back, then run the same command: everything committed is in it",
         )
 
 
 class ResultsFiles(dict[int, ResultsFile]):
-    """The results files of a run, by output. Of thousands only some are open at a time.
+    """The results files of a run, by output. If there are thousands, only some are open at a time.
 
     Args:
         most_open: How many may be open, >= 1.
@@ -166,7 +166,7 @@ class ResultsFiles(dict[int, ResultsFile]):
             file.close()
 
     def sync(self, outputs: Iterable[int]) -> None:
-        """Sync the files of some outputs; see `ResultsFile.sync`. Those that rows are likely done with are closed."""
+        """Sync the files of some outputs, see `ResultsFile.sync`, and close the first files if too many are open."""
         for output in outputs:
             self[output].sync()
         if len(self) > self._most_open:
@@ -184,7 +184,7 @@ def recover(path: Path, committed_bytes: int) -> Tail:
     """What a crash has left in a results file beyond its committed length. Nothing is changed.
 
     Raises:
-        StateError: the file is shorter than what is committed, so that results are missing.
+        StateError: the file is shorter than the committed length, so results are missing.
         OutputError: it cannot be read.
     """
     with writing(path):
@@ -203,21 +203,21 @@ def recover(path: Path, committed_bytes: int) -> Tail:
     if size_bytes < committed_bytes and not lacks_end:
         raise StateError(
             f"{path} is {committed_bytes - size_bytes:,} bytes shorter than the state file says: results are missing",
-            "put the whole file back, or add --repair to get them again: you pay only for what the endpoint has not",
+            "restore the whole file, or add --repair to get them again: you pay only for those the endpoint has lost",
         )
     *whole, torn = tail.split(b"\n")
     lines = [line + b"\n" for line in whole]
-    # JSON has no NUL bytes. After a loss of power some file systems have the length of a file, but not all its blocks.
+    # JSON has no NUL bytes. After a power loss, some file systems have the length of a file but not all its blocks.
     holed = next((index for index, line in enumerate(lines) if _HOLE.fullmatch(line)), len(lines))
     cut_bytes = len(torn) + sum(map(len, lines[holed:]))
     return Tail(lines[:holed], lacks_end, cut_bytes, [line for line in lines[holed:] if not _HOLE.fullmatch(line)])
 
 
 def end_line(path: Path) -> None:
-    """Put the end of its last line back to a file, on disk.
+    """Restore the missing line end at the end of a file, on disk.
 
     Raises:
-        OutputError: it cannot be done.
+        OutputError: it cannot be written.
     """
     with writing(path), path.open("ab") as file:
         file.write(b"\n")
@@ -229,7 +229,7 @@ def truncate(path: Path, size_bytes: int) -> None:
     """Cut a file to a length, on disk.
 
     Raises:
-        OutputError: it cannot be done.
+        OutputError: it cannot be written.
     """
     with writing(path):
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -241,10 +241,10 @@ def truncate(path: Path, size_bytes: int) -> None:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Cut off what stands behind the last line end of a file: the half of a line that a crash has left.
+    """Cut off what follows the last line end of a file: a part of a line that a crash has left.
 
     Raises:
-        OutputError: it cannot be done.
+        OutputError: it cannot be written.
     """
     with writing(path), path.open("rb") as file:
         end = size_bytes = file.seek(0, os.SEEK_END)
@@ -259,12 +259,12 @@ def cut_torn_line(path: Path) -> None:
 
 
 def write_errors(path: Path, lines: Iterable[bytes], *, token: str | None = None, private: bool = False) -> int:
-    """Write an error file whole, by rename; returns how many lines it has.
+    """Replace an error file, see `write_whole`; returns the number of its lines.
 
-    Without any line an older error file is removed: its rows have succeeded since. See `write_whole`.
+    Without any line, an older error file is removed: its rows have succeeded since.
 
     Raises:
-        OutputError: it cannot be written; an older file is as it was.
+        OutputError: it cannot be written; an older file is unchanged.
     """
     with writing(path):
         lines = iter(lines)
@@ -277,21 +277,21 @@ def write_errors(path: Path, lines: Iterable[bytes], *, token: str | None = None
 
 
 def write_whole(path: Path, lines: Iterable[bytes], *, token: str | None = None, private: bool = False) -> int:
-    """Write a file of lines whole, by rename; returns how many lines it has.
+    """Write all lines of a file, replacing an older one atomically by rename; returns the number of lines.
 
-    It may be read and written by whom an older one in its place may be.
+    The file gets the permissions of the older one.
 
     Args:
         path: The file.
-        lines: With their ends.
-        token: Names the file until it is whole; what a crash has left under that name is replaced. None: by chance.
-        private: Whether only its owner may read it, without an older one.
+        lines: The lines, with their line ends.
+        token: Part of the temporary name; a leftover of a crash with this name is replaced. None for a random one.
+        private: Whether only its owner may read it, if there is no older file.
 
     Raises:
-        OutputError: it cannot be written; an older file is as it was.
+        OutputError: it cannot be written; an older file is unchanged.
     """
     written = 0
-    with writing(path), part_file(path, token=token, private=private) as file:
+    with writing(path), temporary_file(path, token=token, private=private) as file:
         with suppress(OSError):
             os.fchmod(file.fileno(), S_IMODE(path.stat().st_mode))
         for line in lines:
@@ -302,10 +302,10 @@ def write_whole(path: Path, lines: Iterable[bytes], *, token: str | None = None,
 
 
 @contextmanager
-def part_file(path: Path, *, token: str | None = None, private: bool = False) -> Iterator[BinaryIO]:
-    """A file that is written beside `path`, under a name that nobody else uses, and never through a link.
+def temporary_file(path: Path, *, token: str | None = None, private: bool = False) -> Iterator[BinaryIO]:
+    """A temporary file beside `path`, with a unique name, and never opened through a link.
 
-    It is removed in the end, unless `put_in_place` has given it its name. See `write_whole`.
+    It is removed at the end, unless `put_in_place` has renamed it. For the arguments see `write_whole`.
     """
     make_folder(path.parent)
     part = path.with_name(f"{path.name[:_PART_NAME_CHARS]}.{token or os.urandom(4).hex()}.part")
@@ -323,7 +323,7 @@ def part_file(path: Path, *, token: str | None = None, private: bool = False) ->
 
 
 def put_in_place(file: BinaryIO, path: Path) -> None:
-    """Give a `part_file` its name, once all of it is on disk. A file that has the name already is replaced."""
+    """Rename a `temporary_file` to `path` once all of it is on disk; a file that is there is replaced."""
     file.flush()
     os.fsync(file.fileno())
     Path(file.name).replace(path)
@@ -331,9 +331,9 @@ def put_in_place(file: BinaryIO, path: Path) -> None:
 
 
 def set_aside(path: Path, lines: Iterable[bytes]) -> Path:
-    """Keep lines that are taken out of a results file in a new file beside it; returns which.
+    """Save lines that are removed from a results file to a new file beside it; returns its path.
 
-    Its name is `<path>.damaged`, with a number where that is taken. It is for whom the results are.
+    Its name is `<path>.damaged`, with a number if that exists. It gets the permissions of the results file.
 
     Raises:
         OutputError: it cannot be written.
@@ -358,7 +358,7 @@ def set_aside(path: Path, lines: Iterable[bytes]) -> Path:
 
 
 def is_private(path: Path) -> bool:
-    """Whether only its owner may read a file; False if there is none."""
+    """Whether only its owner may access a file; False if it does not exist."""
     try:
         return not path.stat().st_mode & 0o077
     except OSError:
@@ -382,15 +382,15 @@ def _blocks(fd: int, offset: int) -> Iterator[bytes]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system says about a file of ours into our error.
+    """Translate errors of the file system into ours.
 
     Raises:
-        OutputError: it cannot be written, or read.
+        OutputError: the file cannot be written or read.
     """
     try:
         yield
     except OSError as error:
         raise OutputError(
             f"{path}: results cannot be written: {error.strerror or error}",
-            "make room or fix the permissions, then run the same command: what was committed is whole",
+            "free disk space or fix the permissions, then run the same command: what was committed is complete",
         ) from error

@@ -38,12 +38,12 @@ from batchrun.runs.requests import RowAppender, have_requests, refuse_strange_re
 from batchrun.runs.trust import EVERYTHING, GivenByCommand, Trust
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock, identity
-from batchrun.state.opening import refuse_without_log, without_lost_log
+from batchrun.state.opening import accept_lost_log, refuse_without_log
 from batchrun.state.reader import StateReader
 from batchrun.state.schema import holds_run
 from batchrun.state.staging import MergedRows
 from batchrun.state.store import Store
-from batchrun.state.stored_options import keep_options
+from batchrun.state.stored_options import store_options
 
 _REQUESTS_AT_ONCE = 1000
 
@@ -243,7 +243,7 @@ class _Opening:
         refuse_shared_files(options, sources)
         self._existed = options.state.exists()
         self._has_lost_log = repair and self._stack.enter_context(
-            without_lost_log(options.state, lambda: self._session > 0)
+            accept_lost_log(options.state, lambda: self._session > 0)
         )
         refuse_without_log(options.state)
         self._is_private = any(source.is_private for source in sources)
@@ -301,7 +301,7 @@ class _Opening:
         """Store the options, so that the run can be resumed."""
         store = self._store
         self.settle_format()
-        keep_options(store, self._options)
+        store_options(store, self._options)
         self._trust.keep(store, self._sources, are_read=are_read)
         store.set_setting("folder", str(self._options.state.absolute().parent))
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from batchrun.errors import OutputError, StateError
-from batchrun.results.reader import PlacedLines, StoredLine, in_groups, read_lines, size_of
+from batchrun.results.reader import LinesByPosition, StoredLine, in_groups, read_lines, size_of
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.writer import write_whole
 from batchrun.scheduler.states import RowState
@@ -47,7 +47,7 @@ def order_results(state: Path, token: str | None = None) -> None:
 def _order(store: StateSnapshot, output: OutputRecord, seen: bytearray, token: str) -> None:
     # A link stays a link: its target is put in order.
     path = store.results_path(output).resolve()
-    with Positions() as positions, PlacedLines({output.output: path}) as placed:
+    with Positions() as positions, LinesByPosition({output.output: path}) as placed:
         _find_in(store, output, path, positions, seen)
         if (strange_bytes := size_of(path) - output.committed_bytes) > 0:
             raise StateError(

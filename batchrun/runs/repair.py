@@ -24,11 +24,11 @@ from batchrun.results.text import MARKS
 from batchrun.results.writer import ResultsFile, set_aside, write_whole
 from batchrun.scheduler.states import RowState
 from batchrun.state.reader import StateReader
-from batchrun.state.reconciliation import UNDER_WAY, Amended, Kept, amend, begin, keep
+from batchrun.state.reconciliation import UNDER_WAY, FoundResult, RepairCounts, begin, reconcile, stage_results
 from batchrun.state.shared_ids import stored_ids
-from batchrun.state.snapshot import Found, StateSnapshot
+from batchrun.state.snapshot import FoundRow, StateSnapshot
 from batchrun.state.store import Store
-from batchrun.state.stored_options import find_options, keep_options
+from batchrun.state.stored_options import find_options, store_options
 
 _BLANK, _STRANGE, _KEPT = 0, 1, 2
 """What a line of a results file is."""
@@ -64,7 +64,7 @@ def take_new_name(store: Store, options: RunOptions) -> None:
     stored, name = find_options(store), os.path.relpath(options.output, options.state.parent)
     store.rename_output(name)
     if stored is not None:
-        keep_options(store, replace(stored, output=options.output))
+        store_options(store, replace(stored, output=options.output))
 
 
 def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Observer) -> None:
@@ -89,11 +89,11 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
             with _exclusively(path):
                 marks = bytearray()
                 for group in in_groups(read_lines(path, end=size_of(path))):
-                    keep(store, _kept(rows, output.output, options, group, seen, marks=marks))
+                    stage_results(store, _kept(rows, output.output, options, group, seen, marks=marks))
                 sizes_bytes[output.output] = _rewrite(path.resolve(), marks, observer)
     # The local endpoint's jobs were lost with its process.
     kept_since_ms = now_ms + 1 if options.is_local else now_ms - round(RETENTION_S * 1000)
-    amended = amend(store, sizes_bytes, marks=MARKS, kept_since_ms=kept_since_ms, now_ms=now_ms)
+    amended = reconcile(store, sizes_bytes, marks=MARKS, kept_since_ms=kept_since_ms, now_ms=now_ms)
     _tell(amended, observer)
 
 
@@ -114,7 +114,7 @@ def _exclusively(path: Path) -> Iterator[None]:
 
 def _kept(
     rows: StateSnapshot, output: int, options: RunOptions, lines: list[StoredLine], seen: bytearray, *, marks: bytearray
-) -> Iterator[Kept]:
+) -> Iterator[FoundResult]:
     """The lines that are results of rows; what each of the lines is, is appended to `marks`."""
     records = [read_record(line.raw) for line in lines]
     named = [("" if record is None else record.id, line.raw) for line, record in zip(lines, records, strict=True)]
@@ -129,7 +129,7 @@ def _kept(
             marks.append(_KEPT)
             seen[row.row] = 1
             job = None if row.state == RowState.SUCCEEDED else read_job(line.raw)
-            yield Kept(
+            yield FoundResult(
                 row.row,
                 digest,
                 None if job is None else job.id,
@@ -143,7 +143,7 @@ def _kept(
             )
 
 
-def _is_result(raw: bytes, digest: int, row: Found, options: RunOptions) -> bool:
+def _is_result(raw: bytes, digest: int, row: FoundRow, options: RunOptions) -> bool:
     """Whether a line that names a row is its result, judged by its digest, or without a digest by its endpoint."""
     if row.state == RowState.SUCCEEDED and row.result is not None:
         return row.result == digest
@@ -169,7 +169,7 @@ def _rewrite(path: Path, marks: bytearray, observer: Observer) -> int:
     return kept_bytes
 
 
-def _tell(amended: Amended, observer: Observer) -> None:
+def _tell(amended: RepairCounts, observer: Observer) -> None:
     if amended.taken_over:
         observer.message(f"results found that the state did not know of: {amended.taken_over:,}")
     lost = amended.polled + amended.paid + amended.shared

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from batchrun.config import RunOptions
 from batchrun.runs.repair import by_new_name
-from batchrun.state.opening import without_lost_log
+from batchrun.state.opening import accept_lost_log
 from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import read_options
 
@@ -25,8 +25,8 @@ def resumed_options(state: Path, *, repair: bool = False) -> RunOptions:
     """
     with contextlib.ExitStack() as stack:
         if repair:
-            stack.enter_context(without_lost_log(state, lambda: False))
+            stack.enter_context(accept_lost_log(state, lambda: False))
         store = stack.enter_context(StateReader(state))
         options = read_options(store)
-        options = replace(options, inputs=tuple(map(store.now_at, options.inputs)))
+        options = replace(options, inputs=tuple(map(store.present_path, options.inputs)))
     return by_new_name(options) if repair else options

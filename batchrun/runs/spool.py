@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from batchrun.errors import OutputError
 from batchrun.prompts.sources import Source, SourceKind, open_source, reading
-from batchrun.results.writer import part_file, put_in_place
+from batchrun.results.writer import put_in_place, temporary_file
 from batchrun.state.records import SourceRecord
 
 _BLOCK_BYTES = 1 << 20
@@ -54,7 +54,7 @@ def make_copy(source: Source, number: int, state: Path, stdin: BinaryIO, made: l
     size_bytes = 0
     private = source.is_private or source.kind is SourceKind.STDIN
     try:
-        with part_file(state, private=private) as part, open_source(source, stdin) as file:
+        with temporary_file(state, private=private) as part, open_source(source, stdin) as file:
             while block := _read_block(source, file):
                 sha256.update(block)
                 size_bytes += len(block)

@@ -121,10 +121,10 @@ class Validation:
         """
         if self._sweep:
             self._refuse_too_many()
+        if self._shard is None or self.whole_input is None:
+            yield from self._staged_lines()
+            return
         for line in self._staged_lines():
-            if self._shard is None or self.whole_input is None:
-                yield line
-                continue
             if line.variant == 0:
                 self.whole_input.add(parts(line.digest)[0])
             if self._shard.holds(line.id):
@@ -145,6 +145,8 @@ class Validation:
 
     def _staged_lines(self) -> Iterator[StagedLine]:
         shape, rows, size = None, 0, self._sweep.size
+        is_swept = bool(self._sweep)
+        is_plain = not is_swept and self._key_of is None
         for count, (record, line) in enumerate(self._plain_lines(), 1):
             if self.limit is not None and rows >= self.limit:
                 return
@@ -153,7 +155,7 @@ class Validation:
                 self._observer.message(f"reading: {count:,} lines so far")
             try:
                 prompt = parse_line(line.raw, self._reading)
-                if self._sweep:
+                if is_swept:
                     self._sweep.apply(prompt, 0)
             except LineError as error:
                 self.problems.add(f"{record.path}:{line.number}", error.message)
@@ -165,12 +167,16 @@ class Validation:
                 shape = prompt.shape
                 self.shapes.add(shape)
             self.fields.add(prompt, record.path, line.number)
-            yield from self._rows_of(prompt, record, line)
+            raw = line.raw
+            line_id, known = known_by(prompt, raw)
+            staged = StagedLine(line_id, prompt.id is None, record.source, line.number, line.offset, len(raw), known)
+            if is_plain:
+                yield staged
+            else:
+                yield from self._variants(prompt, staged)
 
-    def _rows_of(self, prompt: Prompt, record: SourceRecord, line: RawLine) -> Iterator[StagedLine]:
+    def _variants(self, prompt: Prompt, staged: StagedLine) -> Iterator[StagedLine]:
         key_of = self._key_of
-        line_id, known = known_by(prompt, line.raw)
-        staged = StagedLine(line_id, prompt.id is None, record.source, line.number, line.offset, len(line.raw), known)
         if not self._sweep:
             yield staged if key_of is None else staged._replace(key=key_of(prompt, 0))
             return

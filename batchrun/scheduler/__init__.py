@@ -1,5 +1,5 @@
-"""What is to be done next, decided without doing it: no I/O, no clock, no global randomness.
+"""Decides what to do next, and does nothing itself: no I/O, no clock, no global randomness.
 
-The driver feeds what happened to `Scheduler.handle`, carries out what `Scheduler.commands` returns, and comes back
-at `Scheduler.next_wakeup` at the latest. Times are seconds of one monotonic clock; `now` is always a parameter.
+The driver passes events to `Scheduler.handle`, executes what `Scheduler.commands` returns, and calls it again no later
+than `Scheduler.next_wakeup` says. Times are seconds on one monotonic clock; `now` is always a parameter.
 """

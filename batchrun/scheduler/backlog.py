@@ -1,4 +1,4 @@
-"""The rows that are to be submitted next: a few hundred of a million, and those that wait for another try."""
+"""The rows to submit next: the few hundred that have been loaded, and those that wait for a retry."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from batchrun.scheduler.flight import Row
 from batchrun.scheduler.states import RowState
 
 _MOST = 1000
-"""Rows kept ready at most: enough for one burst of submissions."""
+"""The maximum number of rows kept ready: enough for one burst of submissions."""
 
 
 class Backlog:
     """Rows to submit.
 
     Args:
-        window: Rows that may be in flight: about this many are kept ready.
+        window: The number of rows that may be in flight; about as many are kept ready.
     """
 
     def __init__(self, window: int) -> None:
@@ -26,7 +26,7 @@ class Backlog:
         self._waiting: list[tuple[float, int, int, Row]] = []
         self._exhausted = False
         self.loading = False
-        """Whether further rows are on their way."""
+        """Whether more rows have been requested and not arrived yet."""
 
     def __len__(self) -> int:
         return len(self._ready) + len(self._waiting)
@@ -36,7 +36,7 @@ class Backlog:
 
     @property
     def waiting(self) -> int:
-        """Rows that wait for a further submission."""
+        """Rows that wait to be submitted again."""
         return len(self._waiting)
 
     @property
@@ -45,30 +45,30 @@ class Backlog:
         return self._exhausted and not self._ready and not self._waiting
 
     def wanted(self) -> int:
-        """How many further rows to ask for; they are then on their way. 0: none."""
+        """How many more rows to load, 0 if none; they count as requested from then on."""
         if self._exhausted or self.loading or len(self) > self._most // 2:
             return 0
         self.loading = True
         return self._most
 
     def loaded(self, event: RowsLoaded) -> None:
-        """Rows have come."""
+        """The requested rows have arrived."""
         self.loading = False
         self._exhausted = event.exhausted
         self._ready.extend(Row(ticket, RowState.PENDING) for ticket in event.tickets)
 
     def put_back(self, row: Row, at: float, job: int) -> None:
-        """A row is to be submitted again, at `at` or later."""
+        """Submit a row again, at `at` or later."""
         heapq.heappush(self._waiting, (at, job, row.row, row))
 
     def take(self, now: float, *, fresh: bool) -> Row | None:
-        """The next row to submit; None when there is none. Not `fresh`: only rows that were submitted before."""
+        """The next row to submit, or None. Unless `fresh`, only rows that were submitted before are considered."""
         if self._waiting and self._waiting[0][0] <= now:
             return heapq.heappop(self._waiting)[3]
         return self._ready.popleft() if fresh and self._ready else None
 
     def next_at(self, *, fresh: bool) -> float | None:
-        """When a row may be submitted, as far as rows are concerned; None when there is none."""
+        """When the next row is due for submission, -inf if a loaded row is ready; None if there is none."""
         if fresh and self._ready:
             return float("-inf")
         return self._waiting[0][0] if self._waiting else None

@@ -1,6 +1,6 @@
-"""The breaker and the canary: a run that only makes failures stops before the money is gone.
+"""The breaker and the canary: they stop a run that produces only failures before it has spent all the money.
 
-Both count the rows that end in this session, so that a run that was halted can go on.
+Both count only the rows that end in this session, so a run that they stopped can be resumed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from batchrun.errors import StoppedError
 from batchrun.scheduler.events import Flaw
 
 FIRST_ROWS = 20
-"""When the first so many rows all failed, nothing is right with the request or the deployment."""
+"""If this many rows fail from the start, the request or the deployment is wrong."""
 LAST_ROWS = 200
-"""When so many in a row failed, something has broken since."""
+"""If this many rows in a row fail, something has broken during the run."""
 SHARE_FROM_ROWS = 50
-"""A share of failed rows means something from so many finished rows on."""
+"""A share of failed rows is evaluated only from this many finished rows on."""
 
-_FLAW_HINT = "look at the results, and start a new run with another -o when the answers are as they should be"
-_ALLOW_HINT = f"{_FLAW_HINT} (a higher max_tokens?); --canary-allow length goes on with answers that are cut off"
-_HINT = "when what made the rows fail is mended, go on, and take them up again with --retry-failed"
+_FLAW_HINT = "check the results, fix the prompts or parameters, and start a new run with another -o"
+_ALLOW_HINT = f"{_FLAW_HINT} (a higher max_tokens?); --canary-allow length accepts answers that are cut off"
+_HINT = "fix what made the rows fail, then resume; add --retry-failed to run the failed rows again"
 
 
 class Breaker:
@@ -37,10 +37,12 @@ class Breaker:
         self._failed_in_a_row = 0
 
     def ended(self, *, failed: bool) -> StoppedError | None:
-        """A row has ended; the reason to stop when that was one failure too many."""
+        """A row has ended; returns the reason to stop if too many rows have failed."""
         self._finished += 1
         self._failed += failed
         self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
+        if not self._failed:
+            return None
         reason = self._reason()
         return StoppedError(reason, _HINT) if reason else None
 
@@ -51,18 +53,18 @@ class Breaker:
         if options.share is not None and finished >= SHARE_FROM_ROWS and failed >= options.share * finished:
             return f"{failed:,} of {finished:,} rows failed (--halt {options.share * 100:.4g}%)"
         if options.automatic and finished == failed == FIRST_ROWS:
-            return f"the first {FIRST_ROWS} rows that ended all failed"
+            return f"the first {FIRST_ROWS} finished rows all failed"
         if options.automatic and self._failed_in_a_row >= LAST_ROWS:
-            return f"the last {LAST_ROWS} rows that ended all failed"
+            return f"the last {LAST_ROWS} finished rows all failed"
         return ""
 
 
 class Canary:
-    """Lets a few rows go first, and the others only when all of those have succeeded, and one of them with an answer.
+    """Runs a few rows first. The others follow only if all of those succeed, and at least one has a whole answer.
 
     Args:
-        rows: How many go first; 0: no canary.
-        allow: `length`: an answer that was cut off is one; None: it is not.
+        rows: How many rows run first; 0 for no canary.
+        allow: `length` to accept an answer that was cut off as whole; None not to.
     """
 
     def __init__(self, rows: int, *, allow: CanaryAllows | None = None) -> None:
@@ -74,28 +76,26 @@ class Canary:
 
     @property
     def is_out(self) -> bool:
-        """Whether not all of the rows that go first have ended."""
+        """Whether some of the first rows have not ended yet."""
         return self._left > 0 or bool(self._flying)
 
     @property
     def lets_in(self) -> bool:
-        """Whether a row that was not submitted before may be."""
+        """Whether a row may be submitted for the first time."""
         return self._left > 0 or not self._flying
 
     def submitted(self, row: int) -> None:
-        """A row is submitted."""
+        """A row is being submitted."""
         if self._left > 0 and row not in self._flying:
             self._left -= 1
             self._flying.add(row)
 
     def ended(self, row: int, *, failed: bool, flaw: Flaw | None = None) -> StoppedError | None:
-        """A row has ended; the reason to stop when it was to go first and failed, or no answer of those is of use."""
+        """A row has ended; returns the reason to stop if a first row failed, or if none of them has a whole answer."""
         if row not in self._flying:
             return None
         if failed:
-            return StoppedError(
-                f"a row of the canary failed: none of the others was submitted (--canary {self._rows})", _HINT
-            )
+            return StoppedError(f"a canary row failed, no other rows were submitted (--canary {self._rows})", _HINT)
         self._flying.discard(row)
         self._flaws[None if flaw == "cut off" and self._allow == "length" else flaw] += 1
         if self.is_out or self._flaws[None]:
@@ -103,6 +103,6 @@ class Canary:
         told = ", ".join(f"{count:,} {name}" for name, count in self._flaws.items() if count)
         hint = _ALLOW_HINT if self._flaws["cut off"] else _FLAW_HINT
         return StoppedError(
-            f"no answer of the canary is whole ({told}): none of the others was submitted (--canary {self._rows})",
+            f"no canary row has a whole answer ({told}), no other rows were submitted (--canary {self._rows})",
             hint,
         )

@@ -1,11 +1,11 @@
-"""What workers cost: their time, integrated over samples of `/health`, and a budget for it.
+"""The cost of workers: their time, integrated over samples of `/health`, and a budget for it.
 
-The cost is that of the workers and not the sum of executionTime: a vLLM worker runs 30 jobs at once. Runpod bills a
-worker from its start until it has stopped (Runpod docs, pricing): surely while it runs, also while it starts and
-during its idle timeout; but `/health` counts as idle those too that sleep and cost nothing. So there are two bounds:
-running workers alone, and all that run, start or idle. A budget goes by the upper one.
+The cost is that of the workers' time, not of the sum of executionTime: a vLLM worker runs about 30 jobs at once. Runpod
+bills a worker from its start until it has stopped (Runpod docs, pricing), so also while it starts and during its idle
+timeout. But `/health` also counts sleeping workers, which cost nothing, as idle. So there are two bounds: the running
+workers alone, and all that are running, starting or idle. A budget uses the upper bound.
 
-The samples are of the endpoint: what other clients let run on it counts here too.
+The samples are of the whole endpoint: jobs of other clients on it count too.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from batchrun.errors import StoppedError
 from batchrun.scheduler.health import EndpointHealth
 
 _TRUSTED_GAP_S = 60.0
-"""Between samples farther apart nobody knows how many workers there were: each bound takes what suits it."""
+"""If samples are farther apart, the workers between them are unknown: each bound takes its own extreme."""
 _JOBS_FOR_MEAN = 5
-"""Ended jobs that make a cost of one."""
+"""The number of ended jobs from which the mean cost of a job is estimated."""
 
 
 _COUNTERS = ("running_ms", "idle_ms", "initializing_ms", "unwatched_ms")
@@ -33,25 +33,25 @@ class WorkerTime:
     idle_s: float = 0.0
     initializing_s: float = 0.0
     unwatched_s: float = 0.0
-    """Execution time of jobs that ran while no session was there to look: that of jobs, not of workers."""
+    """Execution time of jobs that ran while no session was sampling: job-seconds, not worker-seconds."""
 
     @property
     def most_s(self) -> float:
-        """All that may be billed of what was watched."""
+        """The upper bound of the billed time while sessions were sampling."""
         return self.running_s + self.idle_s + self.initializing_s
 
     @classmethod
     def from_counters(cls, counters: Mapping[str, int], *, share: float = 1.0) -> WorkerTime:
-        """The time that was kept in a run's counters, or a share (0 to 1) of it."""
+        """The time stored in a run's counters, or a share (0 to 1) of it."""
         return cls(*(counters.get(name, 0) / 1000 * share for name in _COUNTERS))
 
     def to_counters(self) -> dict[str, int]:
-        """The time as counters to add to a run's, in milliseconds; without those that are nothing."""
+        """The time as counters to add to those of a run, in milliseconds; zero values are left out."""
         times = (self.running_s, self.idle_s, self.initializing_s, self.unwatched_s)
         return {name: round(time_s * 1000) for name, time_s in zip(_COUNTERS, times, strict=True) if time_s}
 
     def add(self, other: WorkerTime) -> None:
-        """Add to it."""
+        """Add another time to this one."""
         self.running_s += other.running_s
         self.idle_s += other.idle_s
         self.initializing_s += other.initializing_s
@@ -62,12 +62,12 @@ class WorkerMeter:
     """Integrates the workers of an endpoint over time.
 
     Args:
-        before: What earlier sessions have counted.
+        before: The worker time of earlier sessions.
     """
 
     def __init__(self, before: WorkerTime) -> None:
         self.total = before
-        """Over all sessions."""
+        """The worker time of all sessions."""
         self._untold = WorkerTime()
         self._last: tuple[float, EndpointHealth] | None = None
 
@@ -78,22 +78,22 @@ class WorkerMeter:
         self._last = (now, health)
 
     def close(self, now: float) -> None:
-        """Nothing more is sampled: the last sample holds until now."""
+        """End the sampling: the last sample counts until `now`."""
         if self._last is not None:
             self._count(now, self._last[1], self._last[1])
             self._last = (now, self._last[1])
 
     def unwatched(self, started_at: float, execution_s: float, began_at: float) -> None:
-        """A job that started at `started_at` ran unwatched until the session began at `began_at`, or until its end."""
+        """Count a job that started at `started_at`, up to its end or to the session's start at `began_at`."""
         self._add(WorkerTime(unwatched_s=min(execution_s, max(began_at - started_at, 0.0))))
 
     def take(self) -> WorkerTime:
-        """What was counted since the last call, to be kept."""
+        """The time counted since the last call, to be stored."""
         taken, self._untold = self._untold, WorkerTime()
         return taken
 
     def _count(self, now: float, then: EndpointHealth, health: EndpointHealth) -> None:
-        assert self._last is not None  # noqa: S101 - both callers have looked
+        assert self._last is not None  # noqa: S101 - both callers have checked
         gap_s = max(now - self._last[0], 0.0)
         if gap_s <= _TRUSTED_GAP_S:
             running, idle, initializing = (
@@ -111,14 +111,14 @@ class WorkerMeter:
 
 
 class Budget:
-    """Bounds what a run may cost.
+    """Limits the cost of a run.
 
     Args:
-        meter: What its workers have been counted for.
-        price_per_hour: Of one worker; None: there is no budget.
-        max_cost: In the same money; None: there is no budget.
-        ended: Jobs that earlier sessions have seen the end of.
-        execution_s: How long those were at work, added up.
+        meter: Measures the time of the workers.
+        price_per_hour: The price of one worker; None for no budget.
+        max_cost: The limit, in the same currency; None for no budget.
+        ended: The number of jobs that ended in earlier sessions.
+        execution_s: The sum of their execution times.
     """
 
     def __init__(
@@ -137,14 +137,14 @@ class Budget:
         self._execution_s = execution_s
 
     def job_ended(self, execution_s: float | None) -> None:
-        """A job has ended, after so long at work; None: it did not say."""
+        """A job has ended after this execution time; None if it was not reported."""
         self._ended += 1
         self._execution_s += execution_s or 0.0
 
     def room(self, in_flight: int) -> int | None:
-        """How many further jobs there is money for, beside those in flight; None: as many as you like.
+        """How many more jobs the budget allows beside those in flight; None for no limit.
 
-        Before the first jobs have ended nobody knows what one costs, and there is no bound.
+        Until the first jobs have ended, the cost of a job is unknown and there is no limit.
         """
         if self._max_cost is None:
             return None
@@ -157,18 +157,19 @@ class Budget:
         return max(int(left / per_job) - in_flight, 0) if per_job > 0 else None
 
     def is_spent(self, in_flight: int) -> bool:
-        """Whether to stop where there is no room, rather than to wait for the end of jobs in flight.
+        """Whether to stop when there is no room, instead of waiting for jobs in flight to end.
 
-        The first jobs to end look as dear as all those at work beside them: a whole window has to end first.
+        The first jobs to end seem to cost as much as all jobs that ran beside them, so as many as are in flight must
+        have ended before the estimate counts.
         """
         return self._max_cost is not None and (self._spent() >= self._max_cost or self._ended >= in_flight)
 
     def reached(self, in_flight: int) -> StoppedError:
-        """The reason to stop when there is no room left."""
+        """The reason to stop when the budget allows no more jobs."""
         return StoppedError(
-            f"the budget is reached: ${self._spent():,.2f} spent at most, and about"
+            f"the budget is reached: at most ${self._spent():,.2f} spent, and about"
             f" ${in_flight * self._spent() / max(self._ended, 1):,.2f} in flight (--max-cost {self._max_cost:g})",
-            "go on with a larger --max-cost",
+            "resume with a larger --max-cost",
         )
 
     def _spent(self) -> float:

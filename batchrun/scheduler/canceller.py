@@ -1,8 +1,8 @@
-"""Which jobs to cancel: those that the user does not want any more, and those that live longer than they may.
+"""Decides which jobs to cancel: all of them if the user says so, and those that exceed their maximum age.
 
-Queued jobs go first, the youngest first, because it is the farthest from its start. A job that is overdue is asked
-after once more before it is cancelled: it may be over, and only the question was late. `/cancel` has a budget of its
-own, a tenth of that of submissions; other people's jobs are never touched.
+Queued jobs are cancelled first, the youngest before the others, because it is the farthest from its start. An overdue
+job is polled once more before it is cancelled: it may have ended, and only the poll was late. `/cancel` has its own
+rate limit, a tenth of that of submissions. Other people's jobs are never touched.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _RETRY_BASE_S = 1.0
 _RETRY_CAP_S = 30.0
 _ASK_AGAIN_S = 1.0
 _REFUSALS = 5
-"""After so many answers of no use an overdue job is cancelled unasked, and given up when that does not work."""
+"""After this many unusable answers an overdue job is cancelled without a poll; after twice as many it is given up."""
 
 _SILENCE_S = 10.0
-"""When no `/status` was answered for so long, its failures say nothing about a job."""
+"""If no `/status` request was answered for this long, failed polls say nothing about a job."""
 
 
 class Canceller:
@@ -36,11 +36,11 @@ class Canceller:
 
     Args:
         options: Limits.
-        rng: Where jitter comes from.
-        flights: The jobs in flight, oldest first; the scheduler's own.
-        plan: When they are asked after; the scheduler's own.
-        connections: How many requests may be under way.
-        life_s: How long a job may live from its submission.
+        rng: Source of jitter.
+        flights: The jobs in flight, oldest first; shared with the scheduler.
+        plan: When they are polled; shared with the scheduler.
+        connections: How many requests may be open at once.
+        life_s: The maximum age of a job, from its submission.
     """
 
     def __init__(
@@ -63,29 +63,29 @@ class Canceller:
         self._overdue_at: float | None = None
         self.pacer = Pacer(options.limits.cancel, rng)
         self.heard_at = float("-inf")
-        """When a `/status` was answered last."""
+        """When a `/status` request was last answered."""
         self.recalling = False
-        """Whether all jobs are to be cancelled on the user's wish."""
+        """Whether the user has requested to cancel all jobs."""
 
     def recall_all(self) -> None:
-        """Cancel all jobs in flight, on the user's wish."""
+        """Cancel all jobs in flight, as the user requested."""
         self.recalling = True
         flights = [flight for flight in self._flights.values() if flight.remote_id and flight.cause is None]
-        for flight in sorted(flights, key=lambda flight: (flight.in_progress, -flight.place)):
-            flight.cause = CancelCause.WISH
-            self._list(flight)
+        for flight in sorted(flights, key=lambda flight: (flight.in_progress, -flight.sequence)):
+            flight.cause = CancelCause.USER
+            self._queue_cancel(flight)
 
     def submitted(self, flight: Flight) -> None:
-        """A job is in flight from now on."""
+        """A job is in flight, with a known ID."""
         if self._overdue_at is None:
             self._overdue_at = flight.submitted_at + self._life_s
         if self.recalling:
-            flight.cause = CancelCause.WISH
-            flight.listed = True
+            flight.cause = CancelCause.USER
+            flight.cancel_queued = True
             self._next.appendleft(flight.job)
 
     def find_overdue(self, now: float) -> None:
-        """Ask once more after the jobs that have lived long enough."""
+        """Poll the jobs that have exceeded their maximum age once more."""
         if self._overdue_at is None or now < self._overdue_at:
             return
         self._overdue_at = None
@@ -97,11 +97,11 @@ class Canceller:
                 self._overdue_at = until
                 return
             flight.overdue = True
-            if not flight.asking and not flight.cancelling:
+            if not flight.polling and not flight.cancelling:
                 self._plan.postponed(flight.job, now, 0.0)
 
     def seen(self, flight: Flight, sent_at: float, now: float) -> None:
-        """The job was asked after at `sent_at` and is not over."""
+        """A poll sent at `sent_at` says that the job has not ended."""
         self.heard_at = now
         if flight.cause is not None:
             self._again(flight, now)
@@ -111,8 +111,8 @@ class Canceller:
             self._plan.postponed(flight.job, now, 0.0)
 
     def unanswered(self, flight: Flight, now: float) -> bool:
-        """The job was asked after, and something that is no answer came; returns whether the job is given up."""
-        if not flight.overdue or flight.cause is CancelCause.WISH or self._is_outage(flight, now):
+        """A poll got an unusable answer; returns whether the job is given up."""
+        if not flight.overdue or flight.cause is CancelCause.USER or self._is_outage(flight, now):
             return False
         flight.refusals += 1
         if flight.cause is None and flight.refusals >= _REFUSALS:
@@ -120,31 +120,31 @@ class Canceller:
         return flight.refusals >= 2 * _REFUSALS
 
     def commands(self, out: list[cmd.Command], now: float) -> None:
-        """Add what is to be cancelled now."""
+        """Add the commands to cancel jobs now."""
         room = min(self.pacer.ready(now), self._connections.count - self.pacer.in_use)
         while room > 0 and (job := self._take(now)) is not None:
             flight = self._flights.get(job)
             if flight is None or flight.cancelling:
                 continue
-            if flight.asking:
+            if flight.polling:
                 heapq.heappush(self._later, (now + _ASK_AGAIN_S, job))
                 continue
             room -= 1
             self.pacer.start(now)
-            flight.listed = False
+            flight.cancel_queued = False
             flight.cancelling = True
             self._plan.hold(job)
             out.append(cmd.Cancel(job, flight.remote_id))
 
     def next_at(self, now: float) -> float | None:
-        """When there is something to cancel, or a job becomes overdue; None: not without an event."""
+        """When a job can be cancelled or becomes overdue; None if only an event can change that."""
         ready_at = self.pacer.next_at(now)
         due_at = float("-inf") if self._next else self._later[0][0] if self._later else None
         times = [None if due_at is None or ready_at is None else max(due_at, ready_at), self._overdue_at]
         return min((at for at in times if at is not None), default=None)
 
     def answered(self, flight: Flight, status: str, now: float) -> bool:
-        """`/cancel` answered; returns whether the job is over by it. If not, it is asked after: it was over before."""
+        """`/cancel` answered; returns whether it ended the job. If not, the job had ended before, and is polled."""
         flight.cancelling = False
         self.pacer.succeed(now)
         if status == "CANCELLED":
@@ -160,7 +160,7 @@ class Canceller:
         match error:
             case ThrottledError():
                 self.pacer.throttle(now, event.sent_at, error.retry_after_s)
-                flight.listed = True
+                flight.cancel_queued = True
                 self._next.appendleft(flight.job)
             case NotFoundError():
                 self.pacer.succeed(now)
@@ -182,28 +182,28 @@ class Canceller:
 
     def failure(self) -> Failure:
         """Why the row of an overdue job has no result."""
-        message = f"the job was not known to be over {self._life_s:,.0f} s after its submission, and was cancelled"
+        message = f"the job had not finished {self._life_s:,.0f} s after its submission and was cancelled"
         return Failure(FailureKind.TIMED_OUT, message, "", may_pass=True)
 
     def _is_outage(self, flight: Flight, now: float) -> bool:
-        """Whether it is rather the API that fails than this job, whose result, if it has one, is still kept."""
+        """Whether the API seems to be failing rather than this job, whose result, if any, can still be fetched."""
         return now - self.heard_at > _SILENCE_S and now < flight.submitted_at + self._life_s + RETENTION_S
 
     def _time_out(self, flight: Flight) -> None:
         flight.cause = CancelCause.TIMEOUT
-        self._list(flight)
+        self._queue_cancel(flight)
 
-    def _list(self, flight: Flight) -> None:
-        if not flight.listed:
-            flight.listed = True
+    def _queue_cancel(self, flight: Flight) -> None:
+        if not flight.cancel_queued:
+            flight.cancel_queued = True
             self._next.append(flight.job)
 
     def _again(self, flight: Flight, now: float) -> None:
-        if flight.listed:
+        if flight.cancel_queued:
             return
-        flight.listed = True
-        flight.tries += 1
-        wait_s = backoff_s(flight.tries, self._rng, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
+        flight.cancel_queued = True
+        flight.cancel_retries += 1
+        wait_s = backoff_s(flight.cancel_retries, self._rng, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
         heapq.heappush(self._later, (now + wait_s, flight.job))
 
     def _take(self, now: float) -> int | None:

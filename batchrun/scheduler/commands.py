@@ -1,6 +1,6 @@
-"""What is to be done: everything that the scheduler ever asks for.
+"""The commands: everything that the scheduler can ask the driver to do.
 
-What there is one of for each job is a tuple: a frozen dataclass takes three times as long to make.
+Commands that are issued for every job are tuples: a frozen dataclass takes three times as long to create.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from batchrun.scheduler.failures import Failure
 
 @dataclass(frozen=True, slots=True)
 class LoadRows:
-    """Hand over up to `count` further pending rows, answered by RowsLoaded."""
+    """Load up to `count` more pending rows; answered by RowsLoaded."""
 
     count: int
 
 
 class Submit(NamedTuple):
-    """Write the intent down, then send the rows as one job.
+    """Commit the intent to submit, then send the rows as one job.
 
     Answered by Submitted, SubmitFailed or NotSubmitted, after a LineUnusable for each row that cannot be sent.
     """
@@ -29,7 +29,7 @@ class Submit(NamedTuple):
     rows: tuple[int, ...]
     """At least one."""
     attempts: tuple[int, ...]
-    """For each row the 1-based number of this submission among its own."""
+    """For each row, the 1-based number of this submission."""
 
 
 class Poll(NamedTuple):
@@ -43,7 +43,7 @@ class Poll(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Write the intent down, then cancel the job; answered by JobCancelled or CancelFailed."""
+    """Commit the intent to cancel, then cancel the job; answered by JobCancelled or CancelFailed."""
 
     job: int
     remote_id: str
@@ -51,7 +51,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class CheckHealth:
-    """Ask `/health`; answered by HealthSeen or HealthFailed."""
+    """Request `/health`; answered by HealthSeen or HealthFailed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,36 +61,36 @@ class Requeue:
     job: int
     row: int
     status: str | None
-    """How the job ended, for the books; None when the submission surely made no job and is to be forgotten."""
+    """The job's final status, for the record; None if the submission certainly created no job and is forgotten."""
     failure: Failure | None
-    """None: nothing failed, the submission was undone or its job cancelled on the user's wish."""
+    """None if nothing failed: the submission was undone, or the user had the job cancelled."""
     retries: int
-    """The row's counted retries from now on."""
+    """The row's retries so far."""
     unconfirmed: int
-    """The row's unconfirmed submissions from now on."""
+    """The row's unconfirmed submissions so far."""
     is_answered: bool = False
-    """Whether the job's answer says so."""
+    """Whether this follows from an answer of the job."""
 
 
 class Finish(NamedTuple):
-    """The row has ended: write its result or its failure down."""
+    """The row has ended: write its result or its failure."""
 
     job: int | None
-    """None: the row could not be sent."""
+    """None if the row could not be sent."""
     row: int
     status: str
-    """COMPLETED, or the status word of the failure."""
+    """COMPLETED, or the status of the failure."""
     failure: Failure | None
-    """None: it succeeded."""
+    """None if the row succeeded."""
     attempts: int
     unconfirmed: int
     is_answered: bool = False
-    """Whether the job's answer says so."""
+    """Whether this follows from an answer of the job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Keep the row aside: its submission is unconfirmed, and the user does not want to pay twice."""
+    """Hold the row: its submission is unconfirmed, and the user does not want to risk paying twice."""
 
     job: int
     row: int
@@ -100,14 +100,14 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Stop the run at once: no further request can succeed, or no time is left. Jobs in flight stay as they are."""
+    """Stop the run immediately: no request can succeed, or no time is left. Jobs in flight are left alone."""
 
     error: StoppedError
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Tell people that nothing more is submitted, and that the run stops when what is in flight is collected."""
+    """Report that nothing more is submitted, and that the run stops once the jobs in flight are collected."""
 
     error: StoppedError
 

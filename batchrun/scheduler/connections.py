@@ -1,9 +1,9 @@
-"""How many HTTP requests may be under way: as many as the distance to the server needs, and no more.
+"""How many HTTP requests may be open at once: as many as the latency to the server requires, and no more.
 
-A client is fastest with few connections (aiohttp with 20 to 64 of them; 1,000 cost it a quarter). But a connection
-carries one request a round trip: 64 of them carry 1,280 requests a second over 50 ms, and a burst of a thousand
-submissions takes most of a second. So their number follows the shortest round trip that was seen lately; the shortest,
-because the others also hold what the client itself was late by.
+A client is fastest with few connections (aiohttp with 20 to 64; with 1,000 it loses a quarter of its speed). But a
+connection carries one request per round trip: at 50 ms, 64 connections carry 1,280 requests a second, and a burst of a
+thousand submissions takes most of a second. So their number follows the shortest recent round trip; the shortest,
+because the others include delays of the client itself.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from __future__ import annotations
 LEAST = 64
 MOST = 256
 _REQUESTS_PER_S = 5000
-"""What a client can do at most: 256 connections at a round trip of 50 ms."""
+"""The most a client can do; at a round trip of 50 ms this takes 256 connections."""
 _SPAN_S = 10.0
-"""The shortest round trip is looked for anew after so long: a line may change."""
+"""The shortest round trip is measured again after this time, since the route may change."""
 
 
 class Connections:
-    """The number of requests that may be under way.
+    """The number of requests that may be open at once.
 
     Args:
-        fixed: What the user has chosen; None: it follows the round trip.
+        fixed: The number the user has chosen; None to follow the round trip.
     """
 
     def __init__(self, fixed: int | None) -> None:
@@ -29,10 +29,10 @@ class Connections:
         self._shortest_s = float("inf")
         self._next_s = float("inf")
         self.count = LEAST if fixed is None else fixed
-        """Requests of one operation that may be under way."""
+        """The number of requests of one operation that may be open at once."""
 
     def answered(self, sent_at: float, now: float) -> None:
-        """A request that left at `sent_at` was answered."""
+        """A request sent at `sent_at` was answered."""
         if self._fixed is not None:
             return
         trip_s = max(now - sent_at, 0.0)

@@ -1,37 +1,37 @@
-"""The deadline of a session: when to submit nothing more, and when to be gone."""
+"""The deadline of a session: when to stop submitting, and when to exit."""
 
 from __future__ import annotations
 
 from batchrun.errors import StoppedError
 
 _MARGIN = 0.1
-"""Share of a job's expected time that is kept in reserve."""
+"""The share of a job's expected time that is kept in reserve."""
 _KNOWN_WITHIN_S = 1.0
-"""From the end of a job until its poll is answered and its result on disk, as a rule."""
+"""The usual time from the end of a job until its poll is answered and its result is on disk."""
 
 
 class Deadline:
-    """A moment by which the session is to be over.
+    """The time by which the session has to end.
 
     Args:
-        after_s: From the session's start; None: there is none.
+        after_s: Seconds from the session's start; None for no deadline.
     """
 
     def __init__(self, after_s: float | None) -> None:
         self._after_s = after_s
         self.at: float | None = None
-        """The moment itself; None before `begin`, or when there is none."""
+        """The time of the deadline; None before `begin`, or without a deadline."""
 
     def begin(self, now: float) -> None:
         """The session starts."""
         self.at = None if self._after_s is None else now + self._after_s
 
     def last_submission_at(self, now: float, job_end_at: float | None) -> float | None:
-        """Until when to submit, so that what is in flight is over by the deadline; None: there is no deadline.
+        """When to stop submitting, so that the jobs in flight end by the deadline; None without a deadline.
 
         Args:
-            now: The present.
-            job_end_at: When a job that is submitted now is likely to be over; None: nobody knows yet.
+            now: The current time.
+            job_end_at: When a job that is submitted now is likely to end; None if unknown.
         """
         if self.at is None:
             return None
@@ -42,5 +42,5 @@ class Deadline:
         """Why the run stops."""
         return StoppedError(
             f"the deadline is reached ({self._after_s:,.0f} s after the start)",
-            "a new session has a deadline of its own",
+            "resume: the deadline counts from the start of each session",
         )

@@ -1,6 +1,6 @@
-"""What happened: everything that the scheduler is ever told.
+"""The events: everything that the driver can report to the scheduler.
 
-What there is one of for each job is a tuple: a frozen dataclass takes three times as long to make.
+Events that occur for every job are tuples: a frozen dataclass takes three times as long to create.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from batchrun.scheduler.failures import Failure
 from batchrun.scheduler.health import EndpointHealth
 
 Flaw = Literal["empty", "cut off"]
-"""Why a result may be of no use: it has no text, or not all of it."""
+"""Why a result may be useless: it has no text, or not all of it."""
 
 
 class Ticket(NamedTuple):
-    """A row as the scheduler knows it. What it asks for stays in the input file."""
+    """A row as the scheduler knows it. Its request stays in the input file."""
 
     row: int
     """The row's number in the run."""
     attempts: int = 0
-    """Submissions so far that may have made a job."""
+    """Submissions so far that may have created a job."""
     retries: int = 0
-    """Those that were made because of a retryable failure; `max_retries` bounds them."""
+    """Those made after a retryable failure, at most `max_retries`."""
     unconfirmed: int = 0
     """Submissions whose answer never arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowsLoaded:
-    """The answer to LoadRows: rows to be submitted, in order."""
+    """The answer to LoadRows: the rows to submit, in order."""
 
     tickets: tuple[Ticket, ...]
     exhausted: bool
-    """True: there are no further pending rows."""
+    """True if there are no more pending rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class JobAdopted:
     job: int
     remote_id: str
     submitted_at: float
-    """On the scheduler's clock, so it may lie before the clock's zero."""
+    """On the scheduler's clock; it may be negative."""
     cancelling: bool = False
-    """Whether the earlier session has cancelled it, or was about to."""
+    """Whether the earlier session had cancelled it, or was about to."""
 
 
 class Submitted(NamedTuple):
@@ -71,7 +71,7 @@ class SubmitFailed:
 
 @dataclass(frozen=True, slots=True)
 class LineUnusable:
-    """A row of a Submit cannot be sent: its line is not what it was when the run began. The others go without it."""
+    """A row of a Submit cannot be sent, because its line has changed since the run began. The others are sent."""
 
     job: int
     row: int
@@ -86,7 +86,7 @@ class NotSubmitted:
 
 
 class JobSeen(NamedTuple):
-    """`/status` says that the job is not over."""
+    """`/status` says that the job has not ended."""
 
     job: int
     in_progress: bool
@@ -97,32 +97,32 @@ class RowAnswer(NamedTuple):
     """What the answer of a job means for one of its rows."""
 
     failure: Failure | None = None
-    """None: the row has a result."""
+    """None if the row has a result."""
     flaw: Flaw | None = None
-    """What is wrong with the result, while a canary is out; None: nothing, or nobody has looked."""
+    """What is wrong with the result; None if nothing, or if no canary is out and it was not checked."""
 
 
 class JobEnded(NamedTuple):
-    """`/status` says that the job is over; or `/run` itself did, right after Submitted."""
+    """`/status` says that the job has ended; or `/run` itself did, right after Submitted."""
 
     job: int
     status: str
-    """The final state in Runpod's word; COMPLETED only when at least one row has a result."""
+    """The final state, in Runpod's words; COMPLETED only if at least one row has a result."""
     rows: tuple[RowAnswer, ...]
-    """For each of the job's rows that have not ended, in order."""
+    """One for each of the job's rows that have not ended, in order."""
     delay_s: float | None
-    """Time in the queue; None when the answer did not say."""
+    """Time in the queue; None if not reported."""
     execution_s: float | None
-    """Time at work; None when the answer did not say."""
+    """Execution time; None if not reported."""
     sent_at: float
     was_polled: bool = True
-    """Whether it is the answer to a Poll."""
+    """Whether this is the answer to a Poll."""
     worker_id: str | None = None
-    """Who ran it; None when the answer did not say."""
+    """The worker that ran it; None if not reported."""
 
     @property
     def failure(self) -> Failure | None:
-        """Why no row has a result; None: at least one has."""
+        """Why no row has a result; None if at least one has."""
         if self.status == "COMPLETED":
             return None
         return self.rows[0].failure
@@ -143,7 +143,7 @@ class JobCancelled:
 
     job: int
     status: str
-    """The job's state in Runpod's word; CANCELLED unless it was over before."""
+    """The job's state, in Runpod's words; CANCELLED unless it had ended before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +171,12 @@ class HealthFailed:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """Submit nothing more, collect what is in flight."""
+    """The user wants to stop: submit nothing more, and collect the jobs in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """Submit nothing more, cancel what is in flight."""
+    """The user wants to stop: submit nothing more, and cancel the jobs in flight."""
 
 
 Event = (

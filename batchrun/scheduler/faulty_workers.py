@@ -1,8 +1,8 @@
-"""Which workers fail job after job while others do not: their failures are not those of the rows.
+"""Detects workers that fail job after job while others do not: the rows are not to blame for these failures.
 
-A worker whose model server has died stays up, and answers each job within milliseconds (worker-vllm does not exit
-when vLLM dies). Its answers say nothing of the pace, and its failures use up no row: those wait for about as long as
-a job takes, longer each time, for another worker.
+A worker whose model server has died stays up and answers each job within milliseconds (worker-vllm does not exit when
+vLLM dies). Its answers say nothing about the pace, and its failures do not use up the retries of the rows. Those wait
+for another worker for about as long as a job takes, and longer each time.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from batchrun.scheduler.failures import FailureKind
 from batchrun.scheduler.health import EndpointHealth
 
 FAILED_BY, ENDED_BY = "failed_by ", "ended_by "
-"""Begin the names of counters that end in a worker's ID: jobs that it failed by its own fault, and all its jobs."""
+"""Prefixes of counter names, followed by a worker's ID: the jobs it failed by its own fault, and all its jobs."""
 _ROWS = 3
-"""So many rows that failed on a worker, and none in between that did not, tell the worker's fault from a row's."""
+"""If this many different rows fail on a worker without a success in between, the worker is at fault."""
 _RECENT_S = 60.0
-"""What a worker did within so long, or within some executions, it may do again."""
+"""What a worker did within this time, or within a few executions, counts as its current behaviour."""
 _RECENT_EXECUTIONS = 3.0
 _PATIENCE_S = 900.0
-"""So long others are believed in that have shown nothing: a large model takes about as long to load."""
+"""How long other workers count as healthy without a success: a large model takes about this long to load."""
 _MOST_WORKERS = 10_000
-"""So many are told apart: an endpoint that invents an ID for each job fills no memory."""
+"""The number of workers tracked: an endpoint that makes up an ID for each job must not fill the memory."""
 
 
 class _Failing:
-    """A worker that has failed its last jobs."""
+    """The rows that a worker has failed since its last success."""
 
     __slots__ = ("at", "rows")
 
@@ -35,7 +35,7 @@ class _Failing:
 
 
 class FaultyWorkers:
-    """Tells the faults of workers from those of rows."""
+    """Distinguishes failures that workers cause from those that rows cause."""
 
     def __init__(self) -> None:
         self._failing: dict[str, _Failing] = {}
@@ -51,7 +51,7 @@ class FaultyWorkers:
         self._capacity = health.workers
 
     def ended(self, row: int, event: JobEnded, now: float, usual_s: float) -> bool:
-        """A job has ended; returns whether its worker is to blame for its failure."""
+        """A job has ended; returns whether it failed and its worker is to blame."""
         worker = event.worker_id
         if worker is None:
             return False
@@ -86,15 +86,15 @@ class FaultyWorkers:
         return self._capacity > failing
 
     def note(self) -> str:
-        """Which workers fail each job, as a clause."""
+        """Which workers fail every job, as a clause; empty if none does."""
         names = [worker for worker, failing in self._failing.items() if len(failing.rows) >= _ROWS]
         if not names:
             return ""
-        who = f"worker {names[0]} fails" if len(names) == 1 else f"{len(names)} workers, {names[0]} among them, fail"
-        return f"slowed down: {who} each job at once"
+        who = f"worker {names[0]} fails" if len(names) == 1 else f"{len(names)} workers ({names[0]}, ...) fail"
+        return f"slowed down: {who} every job immediately"
 
     def take(self) -> dict[str, int]:
-        """What is to be added to the counters of the workers that have failed jobs."""
+        """What to add to the counters of the workers that have failed jobs, since the last call."""
         counters = {}
         for worker, failed in self._failed.items():
             jobs, (failed_told, jobs_told) = self._jobs[worker], self._told.get(worker, (0, 0))

@@ -1,4 +1,4 @@
-"""What the end of a job teaches: of the pace and the time that jobs take, and of workers that fail each job."""
+"""Passes on what the end of a job reveals: the pace, the time that jobs take, and faulty workers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _GLANCE_SHARE = 0.25
 
 
 class Feedback:
-    """Hands on what the end of a job teaches.
+    """Passes on what the end of a job and `/health` reveal.
 
     Args:
         window: How many jobs may be in flight.
-        plan: When they are asked after.
-        predictor: What has been learnt of them.
-        flights: The jobs in flight; the scheduler's own.
-        faulty_workers: Tells the faults of workers from those of rows.
+        plan: When they are polled.
+        predictor: Predicts when jobs end.
+        flights: The jobs in flight; shared with the scheduler.
+        faulty_workers: Detects faulty workers.
     """
 
     def __init__(
@@ -41,48 +41,48 @@ class Feedback:
 
     @property
     def usual_s(self) -> float:
-        """What a job typically takes; 0 when nobody knows."""
+        """The typical execution time of a job; 0 if unknown."""
         return self._predictor.execution_s
 
-    def ended(self, flight: Flight, event: JobEnded, now: float, next_place: int) -> bool:
-        """A job has ended; returns whether its worker is to blame for its failure.
+    def ended(self, flight: Flight, event: JobEnded, now: float, next_sequence: int) -> bool:
+        """A job has ended; returns whether it failed and its worker is to blame.
 
         Args:
-            flight: The job, which has landed.
+            flight: The job, already removed from those in flight.
             event: How it ended.
-            now: The present.
-            next_place: That of the next job in the order of submission.
+            now: The current time.
+            next_sequence: The sequence number of the next job.
         """
         window, usual_s, delay_s, execution_s = self._window, self.usual_s, event.delay_s, event.execution_s
         if self._faulty_workers.ended(flight.rows[0].row, event, now, usual_s):
             self._plan.remove(flight.job)
-            window.brake.failed(flight.submitted_at, len(self._flights), now, usual_s)
+            window.faulty_limit.failed(flight.submitted_at, len(self._flights), now, usual_s)
             self._glance(2 * ((delay_s or 0.0) + (execution_s or 0.0)))
             return True
         if event.status == "COMPLETED" and delay_s is not None:
-            if window.brake.is_on:
-                window.brake.succeeded(flight.submitted_at, delay_s, execution_s or 0.0, now, usual_s)
-            if not window.brake.is_on:
+            if window.faulty_limit.is_on:
+                window.faulty_limit.succeeded(flight.submitted_at, delay_s, execution_s or 0.0, now, usual_s)
+            if not window.faulty_limit.is_on:
                 self._plan.glance_s = None
-            window.saw_start(flight.place, delay_s, len(self._flights) + 1, next_place, now)
+            window.saw_start(flight.sequence, delay_s, len(self._flights) + 1, next_sequence, now)
         age_s = max((flight.seen_at + now) / 2 - flight.submitted_at, 0.0)
         self._plan.ended(flight.job, delay_s=delay_s, execution_s=execution_s, age_s=age_s, now=now)
         return False
 
-    def saw_health(self, health: EndpointHealth, now: float, place: int, next_place: int) -> None:
+    def saw_health(self, health: EndpointHealth, now: float, sequence: int, next_sequence: int) -> None:
         """`/health` answered.
 
         Args:
-            health: What it said.
-            now: The present.
-            place: That of the next job when it was asked.
-            next_place: The same now.
+            health: The answer.
+            now: The current time.
+            sequence: The sequence number of the next job, when the request was sent.
+            next_sequence: The same at `now`.
         """
         self._faulty_workers.saw_health(health)
-        self._window.saw_health(health, len(self._flights), next_place, now)
-        self._plan.saw_health(health, place, now, is_shared=self._window.is_shared)
+        self._window.saw_health(health, len(self._flights), next_sequence, now)
+        self._plan.saw_health(health, sequence, now, is_shared=self._window.is_shared)
 
     def _glance(self, after_s: float) -> None:
-        """A glance at each new job pays while it comes early in what a job takes."""
+        """An early first poll of each new job pays while it comes early in the time that a job takes."""
         after_s, usual_s = max(after_s, _GLANCE_LEAST_S), self.usual_s
         self._plan.glance_s = after_s if not usual_s or after_s < _GLANCE_SHARE * usual_s else None

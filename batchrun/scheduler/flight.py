@@ -1,4 +1,4 @@
-"""Rows in play, and their jobs in flight: what the scheduler holds of each, and no more."""
+"""What the scheduler stores for each row in memory and for each job in flight."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from batchrun.scheduler.events import Ticket
 from batchrun.scheduler.states import Move, RowState, moved
 
 _GAP_S = 2.0
-"""A 404 is believed when another confirms it this much later: an edge may err, and a new job costs money."""
+"""A 404 is believed if another one confirms it after this time: edge servers make mistakes, and a new job costs."""
 _UNSURE_TIMES = 3
 _UNSURE_SPAN_S = 10.0
-"""One that is not in the API's own words is believed when it has come so often over so long."""
+"""A 404 that is not the API's own JSON is believed if it came this often, over this time."""
 
 
 class CancelCause(Enum):
     """Why a job is cancelled."""
 
-    WISH = "wish"
-    """The user wants it: its row is as if it had not been submitted."""
+    USER = "user"
+    """The user requested it: its rows return to pending."""
     TIMEOUT = "timeout"
-    """It was not over in time: its row counts it as TIMED_OUT."""
+    """It did not end in time: it counts as TIMED_OUT."""
 
 
 class Row:
-    """A row in play."""
+    """A row in memory: to be submitted, or of a job in flight."""
 
     __slots__ = ("attempts", "retries", "row", "state", "unconfirmed")
 
@@ -36,7 +36,7 @@ class Row:
         self.state = state
 
     def move(self, move: Move) -> None:
-        """Change the row's state by the table.
+        """Change the row's state.
 
         Raises:
             IllegalMoveError: the state does not allow the move; nothing has changed.
@@ -45,73 +45,74 @@ class Row:
 
 
 class Flight:
-    """A job of one or more rows, in flight or on its way there."""
+    """A job of one or more rows that is in flight or being submitted."""
 
     __slots__ = (
         "adopted",
-        "asking",
-        "called_off",
+        "cancel_queued",
+        "cancel_retries",
+        "cancelled_before",
         "cancelling",
         "cause",
         "in_progress",
         "job",
-        "listed",
         "missing",
         "missing_since",
         "numbers",
         "overdue",
-        "place",
+        "polling",
         "refusals",
         "remote_id",
         "rows",
         "seen_at",
+        "sequence",
         "submitted_at",
-        "tries",
     )
 
     def __init__(self, job: int, rows: tuple[Row, ...], submitted_at: float) -> None:
         self.job = job
         self.carry(rows)
-        self.place = 0
+        self.sequence = 0
+        """Its number in the order of submission, from 0."""
         self.remote_id = ""
         self.submitted_at = submitted_at
         self.seen_at = submitted_at
-        """When the job was last known not to be over."""
+        """When the job was last known not to have ended."""
         self.in_progress = False
         self.missing = 0
-        """How often it was answered with 404 since it was last seen."""
+        """How many polls in a row were answered with 404."""
         self.missing_since = 0.0
-        """When that was the case first."""
+        """When the first of them was."""
         self.adopted = False
-        """Whether it is a job of an earlier session that was not asked after yet."""
-        self.asking = False
-        """Whether it is being asked after."""
+        """Whether it is a job of an earlier session that has not been polled yet."""
+        self.polling = False
+        """Whether it is being polled."""
         self.overdue = False
-        """Whether it has lived longer than it may."""
-        self.called_off = False
-        """Whether an earlier session has cancelled it, or was about to."""
+        """Whether it has exceeded its maximum age."""
+        self.cancelled_before = False
+        """Whether an earlier session had cancelled it, or was about to."""
         self.cause: CancelCause | None = None
-        """Why it is to be cancelled; None: it is not."""
-        self.listed = False
-        """Whether its turn to be cancelled is still to come: each job has one."""
+        """Why it is to be cancelled; None if it is not."""
+        self.cancel_queued = False
+        """Whether it waits to be cancelled; a job is queued for that at most once."""
         self.cancelling = False
-        """Whether a cancel is under way."""
+        """Whether it is being cancelled."""
         self.refusals = 0
-        """How often a cancel, or a question after it became overdue, was answered with nothing of use."""
-        self.tries = 0
-        """How often it was cancelled without success."""
+        """How many cancel requests, and polls since it became overdue, got an unusable answer."""
+        self.cancel_retries = 0
+        """How many times another cancel was scheduled."""
 
     def carry(self, rows: tuple[Row, ...]) -> None:
-        """Its rows from now on."""
+        """Set its rows."""
         self.rows = rows
         self.numbers = (rows[0].row,) if len(rows) == 1 else tuple([row.row for row in rows])
 
     def missed(self, now: float, *, is_sure: bool) -> float:
-        """`/status` answered 404; returns in how many seconds to ask again, 0 when the job is believed to be gone.
+        """`/status` returned 404; returns after how many seconds to poll again, 0 if the job is believed to be gone.
 
         Args:
-            now: The present.
-            is_sure: Whether the answer is in the API's own words.
+            now: The current time.
+            is_sure: Whether the answer is the API's own JSON.
         """
         if not self.missing:
             self.missing_since = now

@@ -1,8 +1,8 @@
-"""The gate: whether the endpoint is known to answer, and when to ask `/health`.
+"""The gate: it holds submissions back until the endpoint answers, and decides when to request `/health`.
 
-It is shut until `/health` has answered once, and whenever submissions meet an outage: there `/health` is asked, with
-backoff, instead of risking jobs that nobody knows. While it is open `/health` is sampled all the same: the answers
-say what workers cost, and why a run stands still.
+It is closed until `/health` has answered once, and when submissions meet an outage: then `/health` is requested, with
+backoff, instead of risking unconfirmed submissions. While it is open `/health` is still sampled: the answers say what
+workers cost, and why a run makes no progress.
 """
 
 from __future__ import annotations
@@ -20,61 +20,61 @@ _PROBE_CAP_S = 30.0
 _BLOCK_CAP_S = 120.0
 """While `/health` answers and `/run` does not, one submission is risked this often: each may be a paid job."""
 _SAMPLE_S = 15.0
-"""Between two samples where nobody asked for the cost: soon enough to tell why a run stands still."""
+"""The interval of samples if no cost is estimated: short enough to explain why a run makes no progress."""
 _HASTE_S = 2.0
-"""Between two samples while the window is what bounds the run."""
+"""The interval of samples while the window limits the run."""
 _METER_LEAST_S = 0.25
 _METER_MOST_S = 10.0
 _METER_SHARE = 0.02
-"""Samples for the cost lie this share of the session's age apart, so that the last gap is 2% of it at most."""
+"""The interval of samples for the cost, as a share of the session's age: the last gap is at most 2% of it."""
 _QUEUE_SAMPLES = 40
-"""Ten minutes of samples: what a queue is compared with."""
+"""Ten minutes of samples: the queue is compared with the oldest of them."""
 _GROWTH = 1.2
 _QUIET_S = 90.0
 _QUIET_TIMES = 3.0
-"""A run is quiet when no job has ended for so long, or for so many times as long as a job usually takes."""
+"""A run is quiet if no job has ended for this long, and for this many times the usual time of a job."""
 
 
-class Gate:
-    """Whether to submit, and when to ask `/health`.
+class SubmissionGate:
+    """Decides whether to submit, and when to request `/health`.
 
     Args:
-        rng: Where jitter comes from.
-        metered: Whether the samples are to be dense enough for a cost.
+        rng: Source of jitter.
+        metered: Whether to sample often enough to estimate a cost.
     """
 
     def __init__(self, rng: Random, *, metered: bool = False) -> None:
         self._rng = rng
         self._metered = metered
-        self._asking = False
+        self._requesting = False
         self._ask_at = float("-inf")
         self._began_at: float | None = None
         self._failures = 0
         self._blocks = 0
         self.is_open = False
         self.error = ""
-        """What is in the way; empty when nothing is, or nothing is known yet."""
+        """Why it is closed; empty if it is open, or if nothing is known yet."""
         self._queues: deque[tuple[float, int]] = deque(maxlen=_QUEUE_SAMPLES)
         self.health: EndpointHealth | None = None
-        """The last answer; None before the first, and while none comes."""
+        """The last answer; None before the first one and after a failure."""
 
     def due(self, now: float) -> bool:
-        """Whether `/health` is to be asked now."""
-        return not self._asking and now >= self._ask_at
+        """Whether to request `/health` now."""
+        return not self._requesting and now >= self._ask_at
 
     def next_at(self) -> float | None:
-        """When `/health` is to be asked; None while it is being asked."""
-        return None if self._asking else self._ask_at
+        """When to request `/health` next; None while a request is open."""
+        return None if self._requesting else self._ask_at
 
-    def asked(self, now: float) -> None:
-        """`/health` is being asked."""
-        self._asking = True
+    def requested(self, now: float) -> None:
+        """`/health` is being requested."""
+        self._requesting = True
         if self._began_at is None:
             self._began_at = now
 
-    def seen(self, health: EndpointHealth | None, now: float) -> bool:
-        """`/health` answered (None: not with anything of use); returns whether that has opened the gate."""
-        self._asking = False
+    def answered(self, health: EndpointHealth | None, now: float) -> bool:
+        """`/health` answered (None: without usable data); returns whether that has opened the gate."""
+        self._requesting = False
         self._failures = 0
         self.error = ""
         self.health = health
@@ -85,8 +85,8 @@ class Gate:
         return opened
 
     def failed(self, error: CallError, now: float) -> None:
-        """`/health` gave no usable answer; a gate that is open stays open: submissions are the better witness."""
-        self._asking = False
+        """`/health` gave no usable answer. An open gate stays open: submissions show better whether `/run` works."""
+        self._requesting = False
         self._failures += 1
         self.health = None
         if not self.is_open:
@@ -97,12 +97,12 @@ class Gate:
         self._ask_at = now + max(wait_s, error.retry_after_s or 0.0)
 
     def note(self, *, busy: bool, quiet_s: float, usual_s: float) -> str:
-        """What is in the way, as a clause; empty when nothing is.
+        """What holds the run up, as a clause; empty if nothing does.
 
         Args:
             busy: Whether jobs are in flight.
             quiet_s: How long no job has ended.
-            usual_s: How long a job usually takes; 0 when nobody knows.
+            usual_s: How long a job usually takes; 0 if unknown.
         """
         health = self.health
         if not self.is_open:
@@ -115,7 +115,7 @@ class Gate:
         if quiet_s <= max(_QUIET_S, _QUIET_TIMES * usual_s):
             return ""
         note = (
-            f"no job has ended for {quiet_s / 60:.0f} min: {health.in_queue:,} queued, {health.in_progress:,} at work"
+            f"no job has ended for {quiet_s / 60:.0f} min: {health.in_queue:,} queued, {health.in_progress:,} running"
         )
         (first_at, first), (last_at, last) = self._queues[0], self._queues[-1]
         if last > first * _GROWTH + 1:
@@ -123,18 +123,18 @@ class Gate:
         return note
 
     def hasten(self, now: float) -> None:
-        """The next answer is worth much: ask soon."""
-        if not self._asking and self.is_open:
+        """Request `/health` soon: the next answer is needed."""
+        if not self._requesting and self.is_open:
             self._ask_at = min(self._ask_at, now + _HASTE_S)
 
     def submitted(self) -> None:
-        """A submission has succeeded."""
+        """A submission succeeded."""
         self._blocks = 0
 
-    def shut(self, error: CallError, now: float, failures: int) -> None:
-        """A submission met trouble for the `failures`th time in a row: submit nothing more until `/health` answers.
+    def submission_failed(self, error: CallError, now: float, failures: int) -> None:
+        """`failures` submissions in a row have failed: after enough of them, close until `/health` answers.
 
-        The gate stays shut longer and longer while no submission succeeds in between.
+        The gate stays closed longer each time if no submission succeeds in between.
         """
         enough = 1 if self._blocks else TROUBLE_THRESHOLD
         if failures < enough or not self.is_open:

@@ -1,4 +1,4 @@
-"""What `/health` says of an endpoint, as far as decisions and people need it."""
+"""The part of a `/health` answer that decisions and messages use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class EndpointHealth(Protocol):
-    """An answer of `/health`: jobs and workers of the endpoint, whoever submitted the jobs."""
+    """An answer of `/health`: all workers and jobs of the endpoint, including other people's jobs."""
 
     @property
     def in_queue(self) -> int:
@@ -14,7 +14,7 @@ class EndpointHealth(Protocol):
 
     @property
     def in_progress(self) -> int:
-        """Jobs at work."""
+        """Jobs that are running."""
 
     @property
     def idle(self) -> int:
@@ -46,7 +46,7 @@ class EndpointHealth(Protocol):
 
 
 def obstacle(health: EndpointHealth) -> str:
-    """Why the endpoint has nobody to do its jobs, as a clause; empty when it has workers."""
+    """Why no worker takes the endpoint's jobs, as a clause; empty if workers do."""
     if health.serving:
         return ""
     if health.initializing:
@@ -56,7 +56,7 @@ def obstacle(health: EndpointHealth) -> str:
     ]
     if not parts:
         return "it has no workers: scaled to zero, or its maximum is 0"
-    why = "no GPU is free for them" if health.throttled >= health.unhealthy else "look at their logs"
+    why = "no GPU is free for them" if health.throttled >= health.unhealthy else "check their logs"
     return f"none of its workers takes jobs: {' and '.join(parts)}, {why}"
 
 

@@ -1,15 +1,15 @@
-"""How many requests of one operation may start now: rate, concurrency, and care after trouble.
+"""How many requests of one operation may start now: rate limit, concurrency, and backoff.
 
-The rate. Runpod counts the requests of any 10 seconds by their arrival. Only two moments are known here, when a
-request left and when its answer came, and it arrived in between. So a place in the window is taken at the start of
-a request and given back 10 s after its *answer*: whatever the network does, no 10 s at the server ever see more
-than the limit, and a full burst is still allowed, which makes 5,000 submissions possible in 40 s, not in 50.
+The rate. Runpod counts the requests of any 10 seconds by their arrival. Only two times are known here, when a request
+was sent and when its answer came; it arrived in between. So a request takes a slot in the rate window when it starts
+and returns it 10 s after its *answer*. Whatever the network does, the server never sees more requests in 10 s than the
+limit. A full burst is still allowed, so 5,000 submissions take 40 s, not 50.
 
-Trouble. A 429 pauses the operation (Retry-After, else backoff with full jitter), cuts the rate once for each
-episode and lets it grow back while all is quiet. A dead network pauses it too. After either the operation starts
-slowly, as TCP does: one request at a time, then one more with each success; after a 429 only up to half of what was
-under way when it came, and from there on one more for each round. So no outage ends in a burst, and an operation
-without a known limit finds its own.
+Trouble. A 429 pauses the operation (Retry-After, else backoff with full jitter) and cuts the rate once for each
+episode; the rate grows back while no further 429 comes. A network failure pauses it too. After either, the operation
+starts slowly, as TCP does: one request at a time, then one more with each success; after a 429 only up to half of the
+requests that were open when it came, and from there on one more for each round. So no outage ends in a burst, and an
+operation whose limit is unknown finds it.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from batchrun.config import WINDOW_S, OperationLimit
 from batchrun.scheduler.failures import backoff_s
 
 _MARGIN_S = 0.02
-"""The server's window may be closed at both ends, and clocks are read a little apart."""
+"""The server's window may include both of its ends, and clocks are read at slightly different times."""
 _CUT = 0.75
 _REGROWTH = 0.05
-"""Share of the limit that comes back with each quiet window: 5 windows, a minute, after one cut."""
+"""The share of the limit that is restored after each window without a 429: one cut takes 5 windows, a minute."""
 _LEAST_SHARE = 0.05
 _BACKOFF_BASE_S = 0.5
 _BACKOFF_CAP_S = 30.0
 
 
 class Pacer:
-    """The budget of one operation.
+    """Paces the requests of one operation.
 
     Args:
         limit: What the API allows; 0 is unlimited.
-        rng: Where jitter comes from.
+        rng: Source of jitter.
     """
 
     __slots__ = (
@@ -45,10 +45,10 @@ class Pacer:
         "_limit",
         "_next_at",
         "_paused_until",
-        "_places",
         "_quiet_since",
         "_rng",
         "_share",
+        "_slots",
         "_slow_from",
         "_trouble",
         "_window",
@@ -59,7 +59,7 @@ class Pacer:
         self._limit = limit.per_window
         self._cap = float(limit.concurrent or 1_000_000)
         self._rng = rng
-        self._places: deque[float] = deque()
+        self._slots: deque[float] = deque()
         self._window = self._cap
         self._slow_from = self._cap
         self._share = 1.0
@@ -69,22 +69,22 @@ class Pacer:
         self._cut_at = float("-inf")
         self._quiet_since = 0.0
         self.in_use = 0
-        """Requests under way."""
+        """The number of open requests."""
 
     def __repr__(self) -> str:
         return (
-            f"<Pacer in_use={self.in_use} places={len(self._places)} window={self._window:.0f} share={self._share:.2f}>"
+            f"<Pacer in_use={self.in_use} slots={len(self._slots)} window={self._window:.0f} share={self._share:.2f}>"
         )
 
     @property
     def trouble(self) -> int:
-        """Failures in a row, 0 when the last request was answered."""
+        """The number of failures in a row; 0 if the last request was answered."""
         return self._trouble
 
     def remember(self, times: Iterable[float]) -> None:
-        """Count requests of an earlier session, by when they were answered, oldest first."""
+        """Count requests of an earlier session, given when they were answered, oldest first."""
         if self._limit:
-            self._places.extend(at + WINDOW_S + _MARGIN_S for at in times)
+            self._slots.extend(at + WINDOW_S + _MARGIN_S for at in times)
 
     def ready(self, now: float) -> int:
         """How many requests may start at `now`."""
@@ -93,39 +93,39 @@ class Pacer:
         count = int(self._window) - self.in_use
         if self._limit and count > 0:
             self._give_back(now)
-            count = min(count, self._limit - len(self._places) - self.in_use)
+            count = min(count, self._limit - len(self._slots) - self.in_use)
             if self._share < 1.0:
                 count = min(count, 1 if now >= self._next_at else 0)
         return max(count, 0)
 
     def next_at(self, now: float) -> float | None:
-        """When a request may start, if none ends before: `now` or later; None when one must end first."""
+        """When a request may start if none ends before: `now` or later; None if one must end first."""
         at = max(now, self._paused_until)
         if self.in_use >= int(self._window):
             return None
         if self._limit:
             self._give_back(now)
-            taken = len(self._places) + self.in_use - self._limit
+            taken = len(self._slots) + self.in_use - self._limit
             if taken >= 0:
-                if taken >= len(self._places):
+                if taken >= len(self._slots):
                     return None
-                at = max(at, self._places[taken])
+                at = max(at, self._slots[taken])
             if self._share < 1.0:
                 at = max(at, self._next_at)
         return at
 
     def start(self, now: float) -> None:
-        """A request leaves."""
+        """A request is being sent."""
         self.in_use += 1
         if self._limit and self._share < 1.0:
             self._next_at = now + WINDOW_S / (self._limit * self._share)
 
     def abandon(self) -> None:
-        """A request that was counted as started never left."""
+        """A request that was counted as started was not sent."""
         self.in_use -= 1
 
     def succeed(self, now: float) -> None:
-        """A request was answered, whatever the answer says, unless it was 408 or 429."""
+        """A request was answered with anything but 408 or 429."""
         self._end(now)
         self._trouble = 0
         if self._window < self._cap:
@@ -136,7 +136,7 @@ class Pacer:
             self._quiet_since = now
 
     def throttle(self, now: float, sent_at: float, retry_after_s: float | None) -> None:
-        """A request was refused with 408 or 429: one episode is one cut, however many requests it hits."""
+        """A request was refused with 408 or 429; the rate is cut once for each episode, however many are refused."""
         self._end(now)
         self._quiet_since = now
         if sent_at >= self._cut_at:
@@ -162,7 +162,7 @@ class Pacer:
                 self._pause(now)
 
     def restart(self, now: float) -> None:
-        """The server is known to answer again: go on at once, slowly."""
+        """The server answers again: resume at once, but slowly."""
         self._trouble = 0
         self._slow_from = self._cap
         self._window = 1.0
@@ -171,12 +171,12 @@ class Pacer:
     def _end(self, now: float) -> None:
         self.in_use -= 1
         if self._limit:
-            self._places.append(now + WINDOW_S + _MARGIN_S)
+            self._slots.append(now + WINDOW_S + _MARGIN_S)
 
     def _give_back(self, now: float) -> None:
-        places = self._places
-        while places and places[0] <= now:
-            places.popleft()
+        slots = self._slots
+        while slots and slots[0] <= now:
+            slots.popleft()
 
     def _pause(self, now: float) -> None:
         wait_s = backoff_s(self._trouble, self._rng, base_s=_BACKOFF_BASE_S, cap_s=_BACKOFF_CAP_S)
@@ -184,4 +184,4 @@ class Pacer:
 
 
 TROUBLE_THRESHOLD = 3
-"""Failures in a row that mean an outage: one lost request in a thousand must not stop the other 999."""
+"""The number of failures in a row that means an outage: one lost request must not stop a thousand others."""

@@ -1,4 +1,4 @@
-"""The parts of a scheduler, made for each other."""
+"""The parts of a scheduler, created and connected."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from batchrun.scheduler.deadline import Deadline
 from batchrun.scheduler.faulty_workers import FaultyWorkers
 from batchrun.scheduler.feedback import Feedback
 from batchrun.scheduler.flight import Flight
-from batchrun.scheduler.gate import Gate
+from batchrun.scheduler.gate import SubmissionGate
 from batchrun.scheduler.poller import Poller
 from batchrun.scheduler.polling import PollPlan
 from batchrun.scheduler.prediction import Predictor
-from batchrun.scheduler.settlement import Settlement
+from batchrun.scheduler.row_outcomes import RowOutcomes
 from batchrun.scheduler.stopping import Stopping
 from batchrun.scheduler.submitter import Submitter
 from batchrun.scheduler.window import MOST, Window
 
 
 class Parts:
-    """The parts of a scheduler; for the arguments see `Scheduler`."""
+    """The parts of a scheduler; see `Scheduler` for the arguments."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class Parts:
         self.canceller = Canceller(
             options, rng, flights=self.flights, plan=self.plan, connections=self.connections, life_s=life_s
         )
-        self.gate = Gate(rng, metered=price is not None)
+        self.gate = SubmissionGate(rng, metered=price is not None)
         self.backlog = Backlog((options.concurrency or MOST) * rows_per_job)
-        self.settlement = Settlement(options, guards, self.backlog, rng)
-        self.stopping = Stopping(self.settlement)
+        self.outcomes = RowOutcomes(options, guards, self.backlog, rng)
+        self.stopping = Stopping(self.outcomes)
         self.poller = Poller(
             limits.status,
             rng,
@@ -78,7 +78,7 @@ class Parts:
             window=self.window,
             backlog=self.backlog,
             gate=self.gate,
-            settlement=self.settlement,
+            outcomes=self.outcomes,
             budget=self.budget,
             flights=self.flights,
             connections=self.connections,

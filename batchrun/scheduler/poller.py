@@ -1,4 +1,4 @@
-"""Which jobs to poll now, and what an answer, or none, says of a job that is not known to be over."""
+"""Decides which jobs to poll now, and what a poll without a usable answer means for its job."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Poller:
     """Polls jobs.
 
     Args:
-        limit: Of `/status`.
-        rng: Where jitter comes from.
-        flights: The jobs in flight; the scheduler's own.
+        limit: The limit of `/status`.
+        rng: Source of jitter.
+        flights: The jobs in flight; shared with the scheduler.
         plan: When each of them is polled.
-        connections: How many requests may be under way.
-        canceller: Cancels jobs; it is told what is heard of them.
-        stopping: Whether the API refuses to answer.
+        connections: How many requests may be open at once.
+        canceller: Cancels jobs; it is told about unusable answers.
+        stopping: Decides whether a refusal stops the run.
     """
 
     def __init__(
@@ -59,33 +59,33 @@ class Poller:
 
     @property
     def trouble(self) -> str:
-        """Why polls fail at the moment; empty: they do not."""
+        """Why polls currently fail; empty if they do not."""
         return self._message if self.pacer.trouble >= TROUBLE_THRESHOLD else ""
 
     def commands(self, out: list[cmd.Command], now: float) -> None:
-        """Add what is to be polled now."""
+        """Add the commands to poll jobs now."""
         self._plan.refresh(now)
         room = min(self.pacer.ready(now), self._connections.count - self.pacer.in_use)
         while room > 0 and (job := self._plan.take(now)) is not None:
             room -= 1
             self.pacer.start(now)
             flight = self._flights[job]
-            flight.asking = True
+            flight.polling = True
             out.append(cmd.Poll(job, flight.remote_id, flight.numbers))
 
     def next_at(self, now: float) -> float | None:
-        """When a job may be polled; None: not without an event."""
+        """When a job may be polled; None if only an event can change that."""
         due_at, ready_at = self._plan.next_at(), self.pacer.next_at(now)
         return None if due_at is None or ready_at is None else max(due_at, ready_at)
 
     def answered(self, sent_at: float, now: float) -> None:
-        """`/status` said something of a job."""
+        """`/status` returned a usable answer."""
         self.pacer.succeed(now)
         self._stopping.refusals.answered("status")
         self._connections.answered(sent_at, now)
 
     def failed(self, flight: Flight, event: ev.PollFailed, now: float) -> Failure | Literal["given up"] | None:
-        """`/status` gave no usable answer; returns why the job is over, or that it is given up. None: it is neither."""
+        """`/status` gave no usable answer; returns why the job has ended, or that it is given up; None if neither."""
         error = event.error
         self._message = error.message
         match error:

@@ -1,10 +1,10 @@
-"""Which job to ask after, and when: the poll plan of all jobs in flight.
+"""Decides which job to poll, and when: the poll plan of all jobs in flight.
 
-While nothing is known of how long jobs take, a few of the oldest ("scouts") are asked often, and the rest seldom:
-a cold start of a minute with 400 jobs in flight costs some hundred requests, not ten thousand, and the first
-job's end is seen within a quarter of its age. Its answer places all the others by prediction; they are placed again
-as the predictions change. When the budget is scarce, the job whose predicted end lies farthest back goes first: it
-is the likeliest to be over, and also the nearest to the end of the 30 minutes for which its result is kept.
+While the duration of jobs is unknown, a few of the oldest jobs ("scouts") are polled often and the rest seldom. So a
+cold start of a minute with 400 jobs in flight costs some hundred requests, not ten thousand, and the end of the first
+job is noticed within a quarter of its age. From then on all polls are planned by prediction, and planned again as the
+predictions change. If the rate limit does not allow all polls that are due, the job whose predicted end is longest ago
+goes first: it is the most likely to have ended, and the closest to losing its result, which is kept for 30 minutes.
 """
 
 from __future__ import annotations
@@ -21,64 +21,64 @@ _SCOUTS = 8
 _SCOUT_LEAST_GAP_S = 0.05
 _SCOUT_MOST_GAP_S = 5.0
 _SCOUT_AGE_SHARE = 0.25
-"""Of all of them: they take turns, so that the first end is seen within a small part of it."""
+"""The interval between two polls of a scout, as a share of its age; less if there are fewer scouts than 8."""
 _WAVE_SHARE = 0.05
-"""Of what a job takes: so often the end of one is taken for that of many."""
+"""The least interval between two waves, as a share of what a job takes. A wave polls all jobs likely to have ended."""
 _SMALL_WAVE = 32
-"""Where more jobs are in flight, those that nobody has asked after yet are better predicted than the wave is."""
+"""If more jobs are in flight, a wave leaves out those that were never polled: they are predicted better than that."""
 _BLIND_LEAST_GAP_S = 4.0
 _BLIND_MOST_GAP_S = 30.0
 _REPLAN_GAP_S = 0.5
 _JOBS_PER_REPLAN_SECOND = 10_000
-"""Placing a job costs about 2 µs, so plans are made again at most so often that they cost 2% of the time."""
+"""Planning a job costs about 2 µs; at this rate, planning all jobs again takes at most 2% of the time."""
 _MOSTLY_OVER = 0.5
 _FEW = 8
-"""When `/health` sees that more jobs than these are over and unknown, the predictions are wrong: the oldest are due.
-So few may be asked after at each end."""
+"""If `/health` shows that more jobs than this, and than that share, have ended unnoticed, the predictions are wrong:
+the oldest jobs are due. If no more than this are in flight, each end starts a wave."""
 
 
 class _Watch:
-    """A job that is being watched."""
+    """A job in the plan."""
 
     __slots__ = (
         "due_at",
         "failures",
         "job",
-        "place",
         "polled_at",
         "polls",
         "postponed_until",
         "queued_at",
+        "sequence",
         "started_by",
         "submitted_at",
         "urgent",
     )
 
-    def __init__(self, job: int, place: int, submitted_at: float) -> None:
+    def __init__(self, job: int, sequence: int, submitted_at: float) -> None:
         self.job = job
-        self.place = place
+        self.sequence = sequence
         self.submitted_at = submitted_at
         self.polled_at = submitted_at
-        """When it was last known not to be over."""
+        """When it was last known not to have ended."""
         self.queued_at = submitted_at
         """When it was last known not to have started."""
         self.started_by = float("inf")
-        """When it had started, or is likely to have, at the latest; inf: nobody knows."""
+        """The latest time by which it had started, or is likely to have; inf if unknown."""
         self.polls = 0
         self.failures = 0
         self.postponed_until = float("-inf")
         self.urgent = False
-        """Whether its time stands, whatever is learnt meanwhile: nobody knows how it is."""
+        """Whether its time is fixed, whatever is learnt meanwhile."""
         self.due_at: float | None = None
-        """None while the job is being asked after."""
+        """When to poll it; None while it is being polled."""
 
 
 class PollPlan:
-    """When to ask after each of the jobs in flight.
+    """When to poll each of the jobs in flight.
 
     Args:
-        predictor: What has been learnt of how long jobs take.
-        rng: Where jitter comes from.
+        predictor: Predicts when jobs end.
+        rng: Source of jitter.
     """
 
     def __init__(self, predictor: Predictor, rng: Random) -> None:
@@ -91,33 +91,33 @@ class PollPlan:
         self._replan_at = float("-inf")
         self._wave_at = float("-inf")
         self.glance_s: float | None = None
-        """How long after its submission a job is asked after for the first time, if that is sooner; None: it is not."""
+        """The longest time from a submission to the job's first poll; None for no bound."""
 
-    def add(self, job: int, place: int, submitted_at: float, now: float) -> None:
-        """Watch a job from now on."""
-        watch = self._watches[job] = _Watch(job, place, submitted_at)
+    def add(self, job: int, sequence: int, submitted_at: float, now: float) -> None:
+        """Add a job."""
+        watch = self._watches[job] = _Watch(job, sequence, submitted_at)
         if self._predictor.version == 0 and len(self._scouts) < _SCOUTS:
             self._scouts.add(job)
-        self._place(watch, self._due(watch, now))
+        self._schedule(watch, self._due(watch, now))
 
-    def add_overdue(self, job: int, place: int, submitted_at: float) -> None:
-        """Watch a job of which nobody knows how it stands: it is due since its submission."""
-        watch = self._watches[job] = _Watch(job, place, submitted_at)
+    def add_overdue(self, job: int, sequence: int, submitted_at: float) -> None:
+        """Add a job whose state is unknown: it has been due since its submission."""
+        watch = self._watches[job] = _Watch(job, sequence, submitted_at)
         watch.polls = 1
         watch.urgent = True
-        self._place(watch, submitted_at)
+        self._schedule(watch, submitted_at)
 
     def remove(self, job: int) -> None:
-        """Watch a job no longer, without learning from it."""
+        """Remove a job, without learning from it."""
         self._scouts.discard(job)
         del self._watches[job]
 
     def ended(self, job: int, *, delay_s: float | None, execution_s: float | None, age_s: float, now: float) -> None:
-        """The job is over at `now` or before, and the others are expected accordingly; see `Predictor.learn`."""
+        """The job ended at `now` or before: remove it and learn from it; see `Predictor.learn`."""
         self._scouts.discard(job)
         watch = self._watches.pop(job)
         self._predictor.learn(
-            watch.place,
+            watch.sequence,
             watch.submitted_at,
             delay_s=delay_s,
             execution_s=execution_s,
@@ -125,12 +125,12 @@ class PollPlan:
         )
         is_time = now >= self._wave_at or len(self._watches) <= _FEW
         if is_time and self._predictor.is_tail and delay_s is not None:
-            self._wave(watch.place, watch.submitted_at + delay_s, now)
+            self._wave(watch.sequence, watch.submitted_at + delay_s, now)
 
-    def _wave(self, place: int, start: float, now: float) -> None:
-        """Ask after all jobs that are likely to be over with one that started at `start`.
+    def _wave(self, sequence: int, start: float, now: float) -> None:
+        """Poll all jobs that have probably ended by now, given that one that started at `start` has.
 
-        Jobs that take about the same time end as they started: together, where workers were many or waited for them.
+        Jobs that take about the same time end in the order of their starts: together, if many workers were free.
         """
         least_s = self._predictor.steady_s
         if not least_s:
@@ -140,7 +140,7 @@ class PollPlan:
         for watch in self._watches.values():
             if watch.failures or not (watch.polls or is_small):
                 continue
-            is_behind = watch.place > place and watch.queued_at <= start
+            is_behind = watch.sequence > sequence and watch.queued_at <= start
             started_at = start if is_behind else watch.queued_at
             if started_at + least_s > now:
                 continue
@@ -148,10 +148,10 @@ class PollPlan:
                 watch.started_by = min(watch.started_by, started_at)
             if watch.due_at is not None and watch.due_at > now:
                 watch.urgent = watch.polled_at < started_at + least_s
-                self._place(watch, now if watch.urgent else max(self._due(watch, now), now))
+                self._schedule(watch, now if watch.urgent else max(self._due(watch, now), now))
 
     def seen(self, job: int, sent_at: float, now: float, *, in_progress: bool) -> None:
-        """The job was asked after at `sent_at` and is not over."""
+        """A poll sent at `sent_at` says that the job has not ended."""
         watch = self._watches[job]
         watch.polls += 1
         watch.failures = 0
@@ -162,21 +162,21 @@ class PollPlan:
         else:
             watch.queued_at = sent_at
             watch.started_by = float("inf")
-            self._predictor.saw_queued(watch.place, sent_at)
-        self._place(watch, self._due(watch, now))
+            self._predictor.saw_queued(watch.sequence, sent_at)
+        self._schedule(watch, self._due(watch, now))
 
-    def saw_health(self, health: EndpointHealth, place: int, now: float, *, is_shared: bool) -> None:
-        """`/health` answered: it knows how far the queue is, and how many of the jobs are over.
+    def saw_health(self, health: EndpointHealth, sequence: int, now: float, *, is_shared: bool) -> None:
+        """`/health` answered: it tells how far the queue has advanced, and how many jobs have ended.
 
         Args:
-            health: What it said.
-            place: That of the next job when it was asked.
-            now: The present.
+            health: The answer.
+            sequence: The sequence number of the next job, when the request was sent.
+            now: The current time.
             is_shared: Whether most jobs of the endpoint are other people's.
         """
         at_work = 0 if is_shared else health.in_progress
         is_queue = health.in_queue > 0
-        self._predictor.saw_started(place - health.in_queue - 1, now, at_work=at_work, is_queue=is_queue)
+        self._predictor.saw_started(sequence - health.in_queue - 1, now, at_work=at_work, is_queue=is_queue)
         over = len(self._watches) - health.in_queue - health.in_progress
         if over > max(len(self._watches) * _MOSTLY_OVER, _FEW):
             for watch in islice(self._watches.values(), over):
@@ -185,45 +185,45 @@ class PollPlan:
             self._rebuild()
 
     def enter_tail(self) -> None:
-        """Nothing more is submitted: be early rather than sparing."""
+        """Nothing more is submitted: poll early, even at the cost of more requests."""
         self._predictor.enter_tail()
 
     def failed(self, job: int, now: float) -> None:
-        """The job was asked after in vain; a job is never given up for that."""
+        """A poll of the job failed: poll it again, with backoff."""
         watch = self._watches[job]
         watch.failures += 1
-        self._place(watch, now + backoff_s(watch.failures, self._rng, base_s=1.0, cap_s=_BLIND_MOST_GAP_S))
+        self._schedule(watch, now + backoff_s(watch.failures, self._rng, base_s=1.0, cap_s=_BLIND_MOST_GAP_S))
 
     def postponed(self, job: int, now: float, wait_s: float) -> None:
-        """Ask after the job again in `wait_s`."""
+        """Poll the job again in `wait_s` seconds."""
         watch = self._watches[job]
         watch.postponed_until = now + wait_s
-        self._place(watch, watch.postponed_until)
+        self._schedule(watch, watch.postponed_until)
 
     def hold(self, job: int) -> None:
-        """Do not ask after the job until `postponed` says when."""
+        """Do not poll the job until `postponed` sets a time."""
         self._watches[job].due_at = None
 
     def rush(self, now: float) -> None:
-        """Ask first after the jobs that have been over longest: time has passed that nobody saw.
+        """Time has passed unnoticed: poll all jobs that have probably ended, in the order of their ends.
 
-        Their results are kept for 30 minutes from their end, so the order of their ends is that of their rescue.
+        A result is kept for 30 minutes from the job's end, so those that ended first expire first.
         """
         for watch in self._watches.values():
             if watch.due_at is None:
                 continue
-            end_at = self._predictor.first_poll_at(watch.place, watch.submitted_at)
+            end_at = self._predictor.first_poll_at(watch.sequence, watch.submitted_at)
             end_at = watch.submitted_at if end_at is None else end_at
             if end_at <= now:
                 watch.due_at, watch.urgent = end_at, True
         self._rebuild()
 
-    def likely_end(self, place: int, submitted_at: float) -> float | None:
-        """When nearly every job of that place and age would be over; None: nothing is known."""
-        return self._predictor.likely_end(place, submitted_at)
+    def likely_end(self, sequence: int, submitted_at: float) -> float | None:
+        """When a job of that sequence and age will almost certainly have ended; None if nothing has been learnt yet."""
+        return self._predictor.likely_end(sequence, submitted_at)
 
     def take(self, now: float) -> int | None:
-        """The job to ask after now, which is then being asked after; None when none is due."""
+        """The job to poll now, or None if none is due. It counts as being polled from then on."""
         heap = self._heap
         while heap:
             due_at, job = heap[0]
@@ -237,14 +237,14 @@ class PollPlan:
             settled = watch.urgent or watch.failures or not self._predictor.version
             later = now if settled else self._due(watch, now)
             if later > now:
-                self._place(watch, later)
+                self._schedule(watch, later)
                 continue
             watch.due_at = None
             return job
         return None
 
     def next_at(self) -> float | None:
-        """When the next job is due; None when none is."""
+        """When the next job is due; None if there is none."""
         heap = self._heap
         while heap:
             due_at, job = heap[0]
@@ -255,7 +255,7 @@ class PollPlan:
         return None
 
     def refresh(self, now: float) -> None:
-        """Place the jobs again when the predictions have changed."""
+        """Plan the jobs again if the predictions have changed."""
         version = self._predictor.version
         if version == self._planned_version or (now < self._replan_at and self._planned_version > 0):
             return
@@ -271,7 +271,7 @@ class PollPlan:
         self._heap = [(w.due_at, w.job) for w in self._watches.values() if w.due_at is not None]
         heapq.heapify(self._heap)
 
-    def _place(self, watch: _Watch, due_at: float) -> None:
+    def _schedule(self, watch: _Watch, due_at: float) -> None:
         watch.due_at = due_at
         heapq.heappush(self._heap, (due_at, watch.job))
 
@@ -282,9 +282,9 @@ class PollPlan:
         if not predictor.version:
             return now + self._blind_gap_s(watch, now)
         if watch.polls:
-            place, submitted_at, started_by = watch.place, watch.submitted_at, watch.started_by
-            return predictor.next_poll_at(place, submitted_at, watch.polled_at, watch.polls, started_by=started_by)
-        at = predictor.first_poll_at(watch.place, watch.submitted_at) or now
+            sequence, submitted_at, started_by = watch.sequence, watch.submitted_at, watch.started_by
+            return predictor.next_poll_at(sequence, submitted_at, watch.polled_at, watch.polls, started_by=started_by)
+        at = predictor.first_poll_at(watch.sequence, watch.submitted_at) or now
         return at if self.glance_s is None else min(at, watch.submitted_at + self.glance_s)
 
     def _blind_gap_s(self, watch: _Watch, now: float) -> float:

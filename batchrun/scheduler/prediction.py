@@ -1,30 +1,31 @@
-"""When a job is likely to be over, learnt from the jobs that are.
+"""Predicts when a job ends, from the jobs that have ended.
 
-The final answer of a job carries delayTime and executionTime, so the exact moments of its start and its end are
-known however late it was asked for: late polls teach no lateness. Runpod's queue is first in, first out, so that
-jobs start in the order of their submission. Two things are learnt from the last jobs that ended:
+The final answer of a job has delayTime and executionTime, so its exact start and end are known however late it was
+polled: late polls do not distort the predictions. Runpod's queue is first in, first out: jobs start in the order of
+their submission. Two things are learnt from the last jobs that ended:
 
-- *The pace of the queue*: the time between two starts while jobs were waiting. A start that waited for nothing says
-  nothing about the pace, so a pause in the submissions does not look like a slow endpoint. The expected start of a
-  job is where the pace leads from the last known start, but never before its submission. It follows the number of
-  workers at once: after a cold start nobody is expected to wait the minute that the first jobs did, and while a
+- *The pace of the queue*: the time between two starts while jobs were waiting. A start without a wait says nothing
+  about the pace, so a pause in the submissions does not look like a slow endpoint. The expected start of a job is
+  extrapolated with the pace from the last known start, but is never before its submission. It follows the number of
+  workers immediately: after a cold start no job is expected to wait the minute that the first jobs did, and while a
   queue builds up each job is expected to wait longer than the one before.
-- *The spread around it*: how long after the start that the pace gives them the same jobs really ended. That holds
-  the execution time and the unevenness of the starts, and is kept as a spread of values, not as one number.
+- *The spread around it*: how long after their expected starts the same jobs really ended. It includes the execution
+  time and the unevenness of the starts, and is kept as a distribution, not as one number.
 
-Other answers help the pace. An answer IN_QUEUE says that neither has any later job started by then. `/health` knows
-the length of the queue, and so the farthest job that has started, minutes before any of the new ones ends; and the
-number of jobs at work, which with the time that a job takes is a pace of its own: starts come in clusters, and a pace
-that differs much from that one is not believed. So workers that come or go are followed within a sample.
+Other answers refine the pace. IN_QUEUE means that no later job has started by then either. `/health` gives the length
+of the queue, and so the last job that has started, minutes before that job ends. It also gives the number of running
+jobs, which together with the typical execution time yields a second pace: starts come in clusters, so the observed pace
+is limited to a range around that one. So workers that come or go are noticed within one sample.
 
-A job is asked after when most of the spread has passed, and a job that was not over by then again by what is left
-of the spread, and never more often than its time at work makes useful. Where status requests are plenty for each job
-that ends, and times vary much, it is asked after earlier: twice the questions for half the lateness. So it is for the
-last jobs of a run, whose lateness is the run's. Where they are scarce the plan asks for what has been due longest.
+A job is polled when most of the spread has passed. If it has not ended by then, it is polled again according to the
+rest of the spread, but never more often than is useful for its age. If the limit allows many status requests for each
+job that ends, and times vary much, jobs are polled earlier: twice the requests for half the lateness. The same holds
+for the last jobs of a run, whose lateness delays the end of the run. If requests are scarce, the plan polls the job
+that has been due longest.
 
-An endpoint that reports no delayTime is handled by the same code: the start is then the submission, and the spread is
-that of the whole time in the system. `max_tokens` or the prompt's length are not looked at: in simulations of long
-answers (log-normal times, 90 slots) the workers are kept busy to 97% without, so that there is little to gain.
+The same code handles an endpoint that reports no delayTime: the start is then the submission, and the spread is that of
+the total time. `max_tokens` and the length of the prompt are not used: in simulations of long answers (log-normal
+times, 90 slots) workers are 97% busy without them, so there is little to gain.
 """
 
 from __future__ import annotations
@@ -34,67 +35,67 @@ from collections import deque
 from typing import NamedTuple
 
 _KEEP = 256
-"""Ended jobs that count: enough for a 90% quantile, few enough to follow a change within one window of jobs."""
+"""The ended jobs that count: enough for a 90% quantile, few enough to follow a change within one window of jobs."""
 _KEEP_FOR_PACE = 32
-"""The least number of starts that make a pace."""
+"""The least number of starts that determine a pace."""
 _REFRESH_EVERY = 32
-"""Ended jobs between two looks at the samples: each look takes some 0.2 ms."""
+"""The predictions are updated each time this many jobs have ended: an update takes some 0.2 ms."""
 _REFRESH_GAP_S = 0.05
-"""The same in time, where so many jobs end that this would be sooner; within the samples that are kept."""
+"""The least time between two updates, if jobs end faster than that."""
 _REFRESH_EACH_OF_FIRST = 16
-"""The first jobs are looked at one by one: each says much."""
+"""The predictions are updated after each of the first jobs, which teach the most."""
 _SPAN_IN_EXECUTIONS = 2.0
-"""Workers that started together end together: the pace is taken over at least so many typical executions."""
+"""Workers that start together end together: the pace is measured over at least this many typical execution times."""
 _WAITED_S = 0.005
 _IDLE_DELAY_MOST_S = 0.25
-"""What the platform needs to hand a job to a worker that is free; what is longer is a wait."""
+"""The most time the platform needs to hand a job to an idle worker; a longer delay is a wait."""
 _CREDIBLE = 2.0
-"""A pace that differs more than so many times from what the jobs at work make is not believed."""
+"""The factor by which the pace may differ from that of the running jobs."""
 _WAITS_GROW = 2.0
-"""No job is expected to wait much longer than so many times the longest wait lately: a pace of few starts misleads."""
+"""The longest expected wait, as a multiple of the longest recent wait: the pace of a few starts is unreliable."""
 _NEWS_IN_EXECUTIONS = 1.25
 _NEWS_S = 0.5
-"""From a job's start to the news of its end."""
+"""The time from a job's start until its end is known: this, plus that many typical execution times."""
 _LEAST_WAITING = 8
-"""Jobs that must have waited, so that there is a queue."""
+"""A queue exists if at least this many jobs had to wait."""
 FIRST_QUANTILE = 0.85
-"""The share of jobs expected to be over at their first poll."""
+"""The share of jobs expected to have ended at their first poll."""
 NEXT_QUANTILE = 0.7
-"""The same, of those that are left, at a further poll."""
+"""The same for a later poll, among those that have not ended."""
 _EAGER_FIRST_QUANTILE = 0.6
 _EAGER_NEXT_QUANTILE = 0.5
-"""The same where requests are plenty and times vary much: twice the questions, half the lateness."""
+"""The same if many requests are allowed and times vary much: twice the requests, half the lateness."""
 _PLENTY = 6.0
-"""Status requests that are allowed for each job that ends."""
+"""This many status requests allowed for each job that ends are many."""
 _WIDE = 0.25
-"""The spread without its outer parts, as a share of what a job takes."""
+"""Times vary much if the middle 70% span more than this share of the typical execution time."""
 _UNLIMITED_PER_S = 1000.0
-"""Status requests a second that a server without limits is asked at most for the sake of lateness."""
+"""The status requests a second that are assumed to be allowed if there is no limit."""
 _NEARLY_ALL = 0.98
 _LEAST_GAP_S = 0.02
 _DOUBLINGS = 5
-"""Of the least gap, from poll to poll: what is asked after in vain is asked after less and less."""
+"""How many times the least gap doubles: a job that has not ended is polled less and less often."""
 _TAIL_DOUBLINGS = 2
 _MOST_GAP_S = 15.0
 _AGE_SHARE = 0.05
 
 
 class _Seen(NamedTuple):
-    """What `/health` said of the queue."""
+    """What `/health` said about the queue."""
 
-    place: int
+    sequence: int
     at: float
     at_work: int
     is_queue: bool
 
 
 class Predictor:
-    """What is known of how long jobs take.
+    """Predicts when jobs start and end.
 
-    Jobs are known by their place in the order of submission (0, 1, 2, ...).
+    Jobs are identified by their sequence number, their position in the order of submission (0, 1, 2, ...).
 
     Args:
-        polls_per_s: Status requests that are allowed; 0: unlimited.
+        polls_per_s: The status requests a second that are allowed; 0 for no limit.
     """
 
     __slots__ = (
@@ -127,7 +128,7 @@ class Predictor:
         self.is_tail = False
         """Whether nothing more is submitted."""
         self.steady_s = 0.0
-        """What a job takes at least, where all take about the same; 0 where they do not."""
+        """The least execution time, if all jobs take about the same; 0 if they do not."""
         self._jobs: list[tuple[int, float, float, float]] = []
         self._ages: deque[float] = deque(maxlen=_KEEP)
         self._spread: list[float] = []
@@ -135,37 +136,37 @@ class Predictor:
         self._seen: _Seen | None = None
         self._last: tuple[int, float] | None = None
         self.pace_s = 0.0
-        """Seconds from one start to the next while jobs waited; 0 when none did."""
+        """Seconds from one start to the next while jobs waited; 0 if none did."""
         self.has_queue = False
-        """Whether the last jobs had to wait: only then the pace says something about the workers."""
+        """Whether the last jobs had to wait: only then does the pace depend on the workers."""
         self.waited_s = _WAITED_S
-        """A job that was in the queue for no longer found a free worker."""
+        """A job that was queued for longer than this had to wait; the others found a free worker."""
         self.execution_s = 0.0
-        """What a job typically takes; 0 when nobody knows."""
+        """The median execution time; 0 if unknown."""
         self._longest_wait_s = float("inf")
         self._queued: tuple[int, float] | None = None
         self._unseen = 0
         self._refresh_every = _REFRESH_EVERY
         self.version = 0
-        """Grows whenever the predictions may have changed."""
+        """Increases whenever the predictions may have changed; 0 until something has been learnt."""
 
     def learn(
-        self, place: int, submitted_at: float, *, delay_s: float | None, execution_s: float | None, age_s: float
+        self, sequence: int, submitted_at: float, *, delay_s: float | None, execution_s: float | None, age_s: float
     ) -> None:
         """A job ended.
 
         Args:
-            place: Its place in the order of submission.
+            sequence: Its sequence number.
             submitted_at: When it was submitted.
-            delay_s: How long it was in the queue; None when the endpoint did not say.
-            execution_s: How long it ran; None when the endpoint did not say.
-            age_s: The best guess of its age at its end, for an endpoint that says neither.
+            delay_s: How long it was in the queue; None if not reported.
+            execution_s: How long it ran; None if not reported.
+            age_s: The best estimate of its age at its end, used if one of them is not reported.
         """
         if delay_s is None or execution_s is None:
             self._ages.append(age_s)
         else:
             start = submitted_at + delay_s
-            insort(self._jobs, (place, submitted_at, start, start + execution_s))
+            insort(self._jobs, (sequence, submitted_at, start, start + execution_s))
             if len(self._jobs) > _KEEP:
                 del self._jobs[0]
         self._unseen += 1
@@ -173,32 +174,32 @@ class Predictor:
             self._refresh()
 
     def enter_tail(self) -> None:
-        """Nothing more is submitted: what is found out late from now on makes the run end late."""
+        """Nothing more is submitted: from now on, noticing an end late delays the end of the run."""
         if self._spread and not self.is_tail:
             self.is_tail = True
             self._refresh()
 
-    def saw_queued(self, place: int, at: float) -> None:
+    def saw_queued(self, sequence: int, at: float) -> None:
         """A job was still in the queue at `at`."""
-        if self._queued is None or at > self._queued[1] or place < self._queued[0]:
-            self._queued = (place, at)
+        if self._queued is None or at > self._queued[1] or sequence < self._queued[0]:
+            self._queued = (sequence, at)
 
-    def saw_started(self, place: int, at: float, *, at_work: int, is_queue: bool) -> None:
-        """All jobs up to this place had started by `at`: `/health` knows it before any of them ends.
+    def saw_started(self, sequence: int, at: float, *, at_work: int, is_queue: bool) -> None:
+        """`/health` shows that all jobs up to this sequence number had started by `at`.
 
         Args:
-            place: In the order of submission.
+            sequence: The sequence number of the last of them.
             at: When `/health` answered.
-            at_work: Jobs that were at work then; 0: nobody knows, or they were other people's.
-            is_queue: Whether jobs were waiting, so that no more can be at work.
+            at_work: The number of jobs that were running; 0 if unknown, or if they were other people's.
+            is_queue: Whether jobs were waiting, so that no more could run.
         """
-        self._seen = _Seen(place, at, at_work, is_queue)
+        self._seen = _Seen(sequence, at, at_work, is_queue)
         if self._last is not None:
             self.pace_s = self._credible(self.pace_s)
             self._hurry()
 
     def _credible(self, pace_s: float) -> float:
-        """A pace that agrees with the number of jobs at work: starts come in clusters, which mislead."""
+        """The pace, limited to a range that agrees with the number of running jobs: starts come in clusters."""
         seen = self._seen
         if seen is None or not seen.at_work or not pace_s:
             return pace_s
@@ -207,55 +208,55 @@ class Predictor:
         return min(max(pace_s, least_s), level_s * _CREDIBLE)
 
     def _hurry(self) -> None:
-        """Count from the last job that is known to have started, if that is farther than the pace leads."""
+        """Extrapolate from the last job that `/health` knows to have started, if it is ahead of the pace."""
         if self._last is None or self._seen is None:
             return
-        (last_place, last_start), seen = self._last, self._seen
-        if seen.place > last_place and last_start + (seen.place - last_place) * self.pace_s > seen.at:
-            self._last = (seen.place, seen.at)
+        (last_sequence, last_start), seen = self._last, self._seen
+        if seen.sequence > last_sequence and last_start + (seen.sequence - last_sequence) * self.pace_s > seen.at:
+            self._last = (seen.sequence, seen.at)
             self.version += 1
 
-    def expected_start(self, place: int, submitted_at: float) -> float:
+    def expected_start(self, sequence: int, submitted_at: float) -> float:
         """When a job is likely to start, or to have started."""
         start = submitted_at
         if self._last is not None:
-            last_place, last_start = self._last
+            last_sequence, last_start = self._last
             start = max(
-                start, min(last_start + (place - last_place) * self.pace_s, submitted_at + self._longest_wait_s)
+                start, min(last_start + (sequence - last_sequence) * self.pace_s, submitted_at + self._longest_wait_s)
             )
-        if self._queued is not None and place >= self._queued[0]:
+        if self._queued is not None and sequence >= self._queued[0]:
             start = max(start, self._queued[1])
         return start
 
-    def least_wait_s(self, place: int) -> float:
-        """How long a job submitted now waits at least, if those that have started were to be known by now.
+    def least_wait_s(self, sequence: int) -> float:
+        """The least time that a job submitted now waits, assuming that jobs whose ends are overdue have not started.
 
-        Silence is no progress: without it, starts that are only expected would make room for more.
+        Without this, starts that are only expected would make room for more submissions.
         """
         if self._last is None:
             return 0.0
-        return (place - self._last[0]) * self.pace_s - _NEWS_IN_EXECUTIONS * self.execution_s - _NEWS_S
+        return (sequence - self._last[0]) * self.pace_s - _NEWS_IN_EXECUTIONS * self.execution_s - _NEWS_S
 
-    def first_poll_at(self, place: int, submitted_at: float) -> float | None:
-        """When to ask first after a job; None when nothing has been learnt yet."""
+    def first_poll_at(self, sequence: int, submitted_at: float) -> float | None:
+        """When to poll a job first; None if nothing has been learnt yet."""
         if not self._spread:
             return None
-        return self.expected_start(place, submitted_at) + _quantile(self._spread, self._first_quantile)
+        return self.expected_start(sequence, submitted_at) + _quantile(self._spread, self._first_quantile)
 
-    def likely_end(self, place: int, submitted_at: float) -> float | None:
-        """When nearly every such job would be over; None when nothing has been learnt yet."""
+    def likely_end(self, sequence: int, submitted_at: float) -> float | None:
+        """When a job will almost certainly have ended; None if nothing has been learnt yet."""
         if not self._spread:
             return None
-        return self.expected_start(place, submitted_at) + _quantile(self._spread, _NEARLY_ALL)
+        return self.expected_start(sequence, submitted_at) + _quantile(self._spread, _NEARLY_ALL)
 
     def next_poll_at(
-        self, place: int, submitted_at: float, polled_at: float, polls: int, *, started_by: float = float("inf")
+        self, sequence: int, submitted_at: float, polled_at: float, polls: int, *, started_by: float = float("inf")
     ) -> float:
-        """When to ask again after a job that was not over at `polled_at`, after `polls` (>= 1) polls.
+        """When to poll a job again that had not ended at `polled_at`, after `polls` (>= 1) polls.
 
-        `started_by` is when it had started at the latest; inf: nobody knows.
+        `started_by` is the latest time by which it had started; inf if unknown.
         """
-        start = self.expected_start(place, submitted_at)
+        start = self.expected_start(sequence, submitted_at)
         gap_s = self._gap_s(polled_at - start, polls, self._spread)
         if self.is_tail and started_by < float("inf"):
             gap_s = min(gap_s, self._gap_s(polled_at - min(start, started_by), polls, self._executions))
@@ -279,35 +280,35 @@ class Predictor:
         if not jobs:
             self._spread = sorted(self._ages)
             return
-        last_place, _, last_start, _ = jobs[-1]
+        last_sequence, _, last_start, _ = jobs[-1]
         delays = [start - submitted for _, submitted, start, _ in jobs]
         self.waited_s = waited_from_s = _WAITED_S + min(*delays, _IDLE_DELAY_MOST_S)
         executions = self._executions = sorted(end - start for _, _, start, end in jobs[-_KEEP_FOR_PACE:])
         least_span_s = _SPAN_IN_EXECUTIONS * executions[len(executions) // 2]
         waited_s, waiting, first = 0.0, 0, len(jobs) - 1
         while first > 0:
-            after_place, after_submitted, after_start, _ = jobs[first]
+            after_sequence, after_submitted, after_start, _ = jobs[first]
             first -= 1
-            place, _, start, _ = jobs[first]
+            sequence, _, start, _ = jobs[first]
             if after_start - after_submitted > waited_from_s:
                 waited_s += after_start - max(start, after_submitted)
-                waiting += after_place - place
+                waiting += after_sequence - sequence
             if waiting >= _KEEP_FOR_PACE and last_start - start >= least_span_s:
                 break
         pace_s = max(waited_s / waiting, 0.0) if waiting else 0.0
         self.execution_s = executions[len(executions) // 2]
         least_s = _quantile(executions, 0.15)
         self.steady_s = least_s if _quantile(executions, 0.85) - least_s <= _WIDE * self.execution_s else 0.0
-        self._last, self.pace_s = (last_place, last_start), self._credible(pace_s)
+        self._last, self.pace_s = (last_sequence, last_start), self._credible(pace_s)
         self._hurry()
         self.has_queue = self.pace_s > 0 and waiting >= min(_LEAST_WAITING, len(jobs) - first)
         self._longest_wait_s = _WAITS_GROW * max(delays) + self.execution_s
         spread, expected = [], last_start
         for index in range(len(jobs) - 1, first - 1, -1):
-            place, submitted_at, start, end = jobs[index]
+            sequence, submitted_at, start, end = jobs[index]
             spread.append(end - max(submitted_at, expected))
             if start - submitted_at > waited_from_s:
-                expected -= (place - jobs[index - 1][0]) * pace_s
+                expected -= (sequence - jobs[index - 1][0]) * pace_s
             else:
                 expected = jobs[index - 1][2]
         spread.sort()

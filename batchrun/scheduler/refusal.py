@@ -1,9 +1,9 @@
-"""When a refusal of the API is believed, and why the run cannot go on then, with the remedy.
+"""Decides when a refusal of the API is believed, and explains why the run then stops, with the remedy.
 
-A key does not become wrong in the middle of a run, nor does an endpoint vanish, as often as an edge errs. So a refusal
-(401, 403, 404, 425, a redirect) that comes after good answers is believed when it is the API's own, or when it repeats.
-What only a person can fix (a certificate that is not trusted, a host that does not exist) refuses a run that has had no
-good answer; to any other it is an outage.
+During a run, an error of an edge server is more likely than a key that becomes invalid or an endpoint that disappears.
+So after good answers, a refusal (401, 403, 404, 425, a redirect) is believed only if it is the API's own JSON or if it
+repeats. What only a person can fix (an untrusted certificate, an unknown host) stops a run that has had no good answer;
+after one it counts as an outage.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from batchrun.errors import CallError, RefusedError
 
 _TIMES = 3
 _SPAN_S = 10.0
-"""So often, and for so long, an operation is refused before that is believed."""
+"""A refusal that is not the API's own is believed if it came this often, over this time."""
 _HEALTH = "health"
 _PAYMENT_REQUIRED = 402
 
@@ -22,9 +22,9 @@ class Refusals:
 
     def __init__(self) -> None:
         self.has_answered = False
-        """Whether any operation had a good answer."""
+        """Whether any operation has had a good answer."""
         self._streaks: dict[str, tuple[float, int]] = {}
-        """Since when an operation has been refused, and how often, with no good answer between."""
+        """For each operation, since when it has been refused without a good answer in between, and how often."""
 
     def answered(self, operation: str) -> None:
         """An operation had a good answer."""
@@ -33,9 +33,9 @@ class Refusals:
             self._streaks.pop(operation, None)
 
     def is_believed(self, operation: str, error: CallError, now: float) -> bool:
-        """An operation was refused; returns whether that is to be believed.
+        """An operation was refused; returns whether to believe it.
 
-        A refusal of `/health` counts for every operation. That there is no credit only the API can say.
+        A refusal of `/health` counts for every operation. Missing credit is always believed: only the API reports it.
         """
         self._count(operation, now)
         if not self.has_answered or error.from_api or error.http_status == _PAYMENT_REQUIRED:
@@ -45,7 +45,7 @@ class Refusals:
         return sum(times for _, times in streaks) >= _TIMES and lasted_s >= _SPAN_S
 
     def is_lasting(self, operation: str, now: float) -> bool:
-        """An operation was answered by something else than the API; returns whether it has been three times by now."""
+        """Something other than the API answered an operation; returns whether it was refused three times by now."""
         return self._count(operation, now) >= _TIMES
 
     def _count(self, operation: str, now: float) -> int:
@@ -55,7 +55,7 @@ class Refusals:
 
 
 def refusal(error: CallError) -> RefusedError:  # noqa: PLR0911 - one for each HTTP status
-    """Why the run cannot go on after a refused call, with the remedy."""
+    """Why the run stops after a refused call, with the remedy."""
     match error.http_status:
         case 401:
             return RefusedError(
@@ -74,20 +74,20 @@ def refusal(error: CallError) -> RefusedError:  # noqa: PLR0911 - one for each H
         case 404 | 410:
             return RefusedError(
                 f"there is no such endpoint ({error.message})",
-                "check --endpoint and --base-url: serverless queue endpoints live at https://api.runpod.ai/v2,"
+                "check --endpoint and --base-url: serverless queue endpoints are at https://api.runpod.ai/v2;"
                 " api.runpod.io is another API",
             )
         case 400:
             return RefusedError(
-                f"the endpoint balances load, and has no queue of jobs ({error.message})",
-                "give the ID of a queue-based endpoint: Runpod console, Serverless, the endpoint's type",
+                f"this is a load-balancing endpoint, which has no job queue ({error.message})",
+                "use the ID of a queue-based endpoint: see the endpoint's type in the Runpod console, Serverless",
             )
         case 407:
             return RefusedError(
                 f"the proxy asks for a password ({error.message})",
-                "put it into HTTPS_PROXY, http://name:password@host:port, or take the proxy out of the environment",
+                "put it into HTTPS_PROXY (http://name:password@host:port), or unset the proxy variables",
             )
         case status:
             is_redirect = status is not None and 300 <= status < 400  # noqa: PLR2004 - the range of redirects
-            hint = "; the key is not sent on: if you trust the other address, give it in a new run" * is_redirect
+            hint = "; the key is not sent to the other address: if you trust it, start a new run with it" * is_redirect
             return RefusedError(f"the API refuses every request ({error.message})", f"check --base-url{hint}")

@@ -1,15 +1,15 @@
-"""The scheduler: which row to submit, which job to ask after or to cancel, and when to stop.
+"""The scheduler: decides which row to submit, which job to poll or to cancel, and when to stop.
 
-It holds the rows that are in play, a few times the window, and nothing of the other million. The law:
+It keeps a few times as many rows in memory as the window has, however many the run has. The rules:
 
-- At most `concurrency` jobs are in flight, each operation keeps to its own budget (`pacing`), and neither polls nor
-  submissions get so far ahead of the connections that they starve the other: the client holds back what exceeds them.
-- Jobs of an earlier session are asked after once, each, before anything new is submitted or cancelled.
-- Nothing is submitted while the gate is shut: before `/health` has answered once, and while submissions meet an
-  outage, so that an hour without network makes no unconfirmed submissions beyond those under way.
-- A job that lives longer than it may is asked after once more and then cancelled, so that none holds a run for ever.
-- What stops a run early (breaker, canary, budget, deadline, refusal, the user) stops its submissions: what is in flight
-  is paid for, and collected, unless `/status` is refused too, or the deadline itself has come.
+- At most `concurrency` jobs are in flight, each operation keeps to its own rate limit (`pacing`), and neither polls nor
+  submissions take so many connections that they starve the other.
+- Each job of an earlier session is polled once before anything new is submitted or cancelled.
+- Nothing is submitted while the gate is closed: before `/health` has answered once, and while submissions meet an
+  outage. So an hour without network causes no unconfirmed submissions beyond those already open.
+- A job that exceeds its maximum age is polled once more and then cancelled, so no job can keep a run waiting forever.
+- Whatever stops a run early (breaker, canary, budget, deadline, refusal, the user) stops submissions only. The jobs in
+  flight are paid for, so they are collected, unless `/status` is refused too or the deadline has passed.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from batchrun.scheduler.parts import Parts
 from batchrun.scheduler.states import RowState
 
 _TAIL = 128
-"""The last jobs in flight: they decide when the run is over, and cost few requests."""
+"""The last jobs in flight are polled early: they determine when the run ends, and cost few requests."""
 _STALL_S = 5.0
-"""A gap this long between two calls means that the machine slept: everything is due, and is to start slowly."""
+"""A gap this long between two calls means that the machine slept: all jobs are due, and requests start slowly."""
 
 
 class Scheduler:
@@ -43,12 +43,12 @@ class Scheduler:
 
     Args:
         options: Window, connections, limits and retries.
-        rng: Where jitter comes from.
-        numbers: Those of the jobs that this session makes, rising, and larger than any in the state file.
+        rng: Source of jitter.
+        numbers: The numbers for the jobs of this session: increasing, and larger than any in the state file.
         guards: What stops the run early; the deadline counts from the first call of `commands`.
-        life_s: How long a job may live from its submission, its ttl with some grace, whatever `guards` say.
-        meter: What workers have been counted for.
-        jobs_ended: Jobs that earlier sessions have seen the end of, and their execution time in seconds.
+        life_s: The maximum age of a job, from its submission: its ttl plus some grace. `guards` may lower it.
+        meter: Measures the time of the workers; None for one that starts at 0.
+        jobs_ended: The number of jobs that ended in earlier sessions, and their execution time in seconds.
         rows_per_job: The most rows of one job.
     """
 
@@ -77,18 +77,18 @@ class Scheduler:
         self._flights = parts.flights
         self._poller, self._plan, self._canceller = parts.poller, parts.plan, parts.canceller
         self._submitter, self._backlog, self._gate = parts.submitter, parts.backlog, parts.gate
-        self._settlement, self._stopping, self._deadline = parts.settlement, parts.stopping, parts.deadline
+        self._outcomes, self._stopping, self._deadline = parts.outcomes, parts.stopping, parts.deadline
         self._feedback, self._budget = parts.feedback, parts.budget
         self.window, self.meter, self.faulty_workers = parts.window, parts.meter, parts.faulty_workers
-        self.canary = parts.settlement.canary
-        self._place = 0
+        self.canary = parts.outcomes.canary
+        self._next_sequence = 0
         self._is_one_each = rows_per_job == 1
         """Whether every job in flight has one row."""
         self._recall_wanted = False
-        self._health_place = 0
-        self._unasked = 0
+        self._health_sequence = 0
+        self._unpolled = 0
         self.running = 0
-        """Jobs that were IN_PROGRESS when last asked after."""
+        """The number of jobs that were IN_PROGRESS when last polled."""
         self._began_at: float | None = None
         self._ended_at = 0.0
         self._last_now: float | None = None
@@ -106,88 +106,90 @@ class Scheduler:
             ev.CancelFailed: self._cancel_failed,
             ev.HealthSeen: self._health_seen,
             ev.HealthFailed: self._health_failed,
-            ev.StopRequested: self._leave,
-            ev.CancelRequested: self._leave,
+            ev.StopRequested: self._stop_requested,
+            ev.CancelRequested: self._stop_requested,
         }
 
     def __repr__(self) -> str:
         return (
             f"<Scheduler {self._backlog!r} in_flight={len(self._flights)} running={self.running}"
             f" run={self._submitter.pacer!r} status={self._poller.pacer!r}"
-            f"{'' if self._gate.is_open else ' shut'}{' stopping' if self._stopping.is_stopping else ''}>"
+            f"{'' if self._gate.is_open else ' closed'}{' stopping' if self._stopping.is_stopping else ''}>"
         )
 
     @property
     def stop(self) -> StoppedError | None:
-        """Why the run stops before its end; None: it does not, or the user stops it."""
+        """Why the run stops early; None if it does not, or if the user stops it."""
         return self._stopping.error
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to do: every row ended, or none may be submitted and nothing is in flight."""
+        """Whether nothing is left to do: every row has ended, or submitting has stopped and no job is in flight."""
         if self._stopping.is_halted:
             return True
-        if self._flights or self._settlement.decided:
+        if self._flights or self._outcomes.decided:
             return False
         return self._stopping.is_stopping or self._backlog.is_empty
 
     @property
     def in_flight(self) -> int:
-        """Jobs submitted, or being submitted, and not known to be final."""
+        """The number of jobs that are being submitted, or were and are not known to have ended."""
         return len(self._flights)
 
     @property
     def rows_in_flight(self) -> int:
-        """The rows of those jobs."""
+        """The number of rows of the jobs in flight."""
         flights = self._flights
         return len(flights) if self._is_one_each else sum(len(flight.rows) for flight in flights.values())
 
     @property
     def rows_running(self) -> int:
-        """The rows of the jobs that were IN_PROGRESS when last polled."""
+        """The number of rows of the jobs that were IN_PROGRESS when last polled."""
         if self._is_one_each:
             return self.running
         return sum(len(flight.rows) for flight in self._flights.values() if flight.in_progress)
 
     @property
     def waiting(self) -> int:
-        """Rows that wait for a further submission."""
+        """The number of rows that wait to be submitted again."""
         return self._backlog.waiting
 
     def note(self, now: float) -> str:
-        """What is in the way at the moment, as a clause; empty when nothing is."""
+        """What holds the run up at the moment, as a clause; empty if nothing does."""
         trouble = self._submitter.trouble if self._submitter.pacer.trouble else self._poller.trouble
         if self._gate.is_open and trouble:
             return f"slowed down: {trouble}"
         if self._stopping.is_stopping and self._flights:
             return "cancelling" if self._canceller.recalling else "collecting the rest"
-        if self.window.brake.is_on:
+        if self.window.faulty_limit.is_on:
             return self.faulty_workers.note()
-        usual_s = (self._plan.likely_end(self._place, now) or now) - now
+        usual_s = (self._plan.likely_end(self._next_sequence, now) or now) - now
         return self._gate.note(busy=bool(self._flights), quiet_s=now - self._ended_at, usual_s=usual_s)
 
     def drain_s(self, now: float) -> float | None:
-        """How long it may take until what is in flight is over; None when nothing has been learnt yet."""
+        """How long it may take until all jobs in flight have ended; None if nothing has been learnt yet."""
         if not self._flights:
             return 0.0
         flight = self._flights[next(reversed(self._flights))]
-        end_at = self._plan.likely_end(flight.place if flight.remote_id else self._place, flight.submitted_at)
+        end_at = self._plan.likely_end(
+            flight.sequence if flight.remote_id else self._next_sequence, flight.submitted_at
+        )
         return None if end_at is None else max(end_at - now, 0.0)
 
     def remember_submissions(self, times: Iterable[float]) -> None:
-        """Count submissions of an earlier session against the limit: they may be less than 10 s old."""
+        """Count submissions of an earlier session towards the rate limit: they may be less than 10 s old."""
         self._submitter.pacer.remember(times)
 
     def handle(self, event: ev.Event, now: float) -> None:
-        """Take note of what happened.
+        """Process an event.
 
         Raises:
-            IllegalMoveError: the event does not fit the row's state; nothing has changed then.
+            IllegalMoveError: the event does not fit the row's state; nothing has changed.
         """
         self._handlers[type(event)](event, now)
 
     def commands(self, now: float) -> list[cmd.Command]:
-        """What to do now. Every command is given once, and counts as started."""
+        """What to do now. Each command is returned once, and counts as started from then on."""
         if self._began_at is None:
             self._began_at = self._ended_at = now
             self._deadline.begin(now)
@@ -198,7 +200,7 @@ class Scheduler:
         self._last_now = now
         self._keep_deadline(now)
         self._canceller.find_overdue(now)
-        if self._recall_wanted and not self._unasked:
+        if self._recall_wanted and not self._unpolled:
             self._recall_wanted = False
             self._canceller.recall_all()
         out = self.decided()
@@ -214,26 +216,26 @@ class Scheduler:
         if self.window.follows and len(self._flights) >= self.window.size:
             self._gate.hasten(now)
         if self._gate.due(now):
-            self._gate.asked(now)
-            self._health_place = self._place
+            self._gate.requested(now)
+            self._health_sequence = self._next_sequence
             out.append(cmd.CheckHealth())
         return out
 
     def decided(self) -> list[cmd.Command]:
-        """What was decided about rows and is to be written down, without starting anything new."""
-        settlement = self._settlement
-        if settlement.stop is not None and not self._backlog.is_empty:
-            self._stopping.drain(settlement.stop)
-        out, settlement.decided = settlement.decided, []
+        """The commands that record what was decided about rows; they start nothing new."""
+        outcomes = self._outcomes
+        if outcomes.stop is not None and not self._backlog.is_empty:
+            self._stopping.drain(outcomes.stop)
+        out, outcomes.decided = outcomes.decided, []
         return out
 
     def next_wakeup(self, now: float) -> float | None:
-        """When `commands` has something to say without a further event, later than `now`; None: only an event helps."""
+        """When to call `commands` again if no event comes, later than `now`; None if only an event can help."""
         times = (
             self._poller.next_at(now),
             self._canceller.next_at(now),
-            None if self._stopping.is_stopping or self._unasked else self._submitter.next_at(now),
-            self.window.brake.opens_at,
+            None if self._stopping.is_stopping or self._unpolled else self._submitter.next_at(now),
+            self.window.faulty_limit.opens_at,
             self._gate.next_at(),
             self._deadline.at,
             None if self._stopping.is_stopping or self._deadline.at is None else self._last_submission_at(now),
@@ -242,9 +244,9 @@ class Scheduler:
         return min(later) if later and not self._stopping.is_halted else None
 
     def _submit(self, out: list[cmd.Command], now: float) -> None:
-        if self._stopping.is_stopping or self._unasked:
+        if self._stopping.is_stopping or self._unpolled:
             return
-        self.window.update(now, len(self._flights), self._place + self._submitter.pacer.in_use)
+        self.window.update(now, len(self._flights), self._next_sequence + self._submitter.pacer.in_use)
         if (stop := self._submitter.commands(out, now)) is not None:
             self._stopping.drain(stop)
             out.extend(self.decided())
@@ -252,7 +254,7 @@ class Scheduler:
     def _keep_deadline(self, now: float) -> None:
         if (ends_at := self._deadline.at) is None:
             return
-        # With no row left to submit there is nothing to stop: what is in flight may yet end in time.
+        # Without a row left to submit there is nothing to stop: the jobs in flight may still end in time.
         is_over = self._stopping.is_stopping or self._backlog.is_empty
         if not is_over and now >= (self._last_submission_at(now) or ends_at):
             self._stopping.drain(self._deadline.reached())
@@ -260,14 +262,14 @@ class Scheduler:
             self._stopping.halt(self._deadline.reached())
 
     def _last_submission_at(self, now: float) -> float | None:
-        return self._deadline.last_submission_at(now, self._plan.likely_end(self._place, now))
+        return self._deadline.last_submission_at(now, self._plan.likely_end(self._next_sequence, now))
 
     def _submitted(self, event: ev.Submitted, now: float) -> None:
         flight = self._flights[event.job]
         self._stopping.refusals.answered("run")
         self._submitter.accepted(flight, event, now)
-        flight.place, self._place = self._place, self._place + 1
-        self._plan.add(flight.job, flight.place, flight.submitted_at, now)
+        flight.sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
+        self._plan.add(flight.job, flight.sequence, flight.submitted_at, now)
         self._canceller.submitted(flight)
 
     def _adopt(self, event: ev.JobAdopted, _: float) -> None:
@@ -277,15 +279,15 @@ class Scheduler:
         self._flights[event.job] = flight
         self._is_one_each = self._is_one_each and len(rows) == 1
         flight.remote_id = event.remote_id
-        flight.place, self._place = self._place, self._place + 1
+        flight.sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
         flight.adopted = True
-        flight.called_off = event.cancelling
-        self._unasked += 1
-        self._plan.add_overdue(event.job, flight.place, event.submitted_at)
+        flight.cancelled_before = event.cancelling
+        self._unpolled += 1
+        self._plan.add_overdue(event.job, flight.sequence, event.submitted_at)
         self._canceller.submitted(flight)
 
     def _job_seen(self, event: ev.JobSeen, now: float) -> None:
-        flight = self._asked(event.job)
+        flight = self._polled(event.job)
         self._poller.answered(event.sent_at, now)
         flight.missing = 0
         flight.seen_at = event.sent_at
@@ -295,33 +297,33 @@ class Scheduler:
         self._canceller.seen(flight, event.sent_at, now)
 
     def _job_ended(self, event: ev.JobEnded, now: float) -> None:
-        flight = self._asked(event.job)
+        flight = self._polled(event.job)
         if event.was_polled:
             self._poller.answered(event.sent_at, now)
             self._canceller.heard_at = now
-        self._land(flight, now, watched=False)
-        is_blamed = self._feedback.ended(flight, event, now, self._place)
+        self._remove(flight, now, watched=False)
+        is_blamed = self._feedback.ended(flight, event, now, self._next_sequence)
         self._budget.job_ended(event.execution_s)
         if event.execution_s and self._began_at is not None:
             self.meter.unwatched(flight.submitted_at + (event.delay_s or 0.0), event.execution_s, self._began_at)
-        if event.status == "CANCELLED" and (flight.cause is not None or flight.called_off):
+        if event.status == "CANCELLED" and (flight.cause is not None or flight.cancelled_before):
             self._call_off(flight, now)
         else:
-            self._settlement.answered(flight, event, now, usual_s=self._feedback.usual_s if is_blamed else None)
+            self._outcomes.answered(flight, event, now, usual_s=self._feedback.usual_s if is_blamed else None)
 
     def _poll_failed(self, event: ev.PollFailed, now: float) -> None:
-        flight = self._asked(event.job)
+        flight = self._polled(event.job)
         match self._poller.failed(flight, event, now):
             case Failure() as failure:
-                self._land(flight, now)
+                self._remove(flight, now)
                 status = "EXPIRED" if failure.kind is FailureKind.EXPIRED else "FAILED"
-                self._settlement.lost(flight, status, failure, now)
+                self._outcomes.lost(flight, status, failure, now)
             case "given up":
                 self._call_off(flight, now)
 
     def _submit_failed(self, event: ev.SubmitFailed, now: float) -> None:
         flight = self._flights[event.job]
-        self._land(flight, now)
+        self._remove(flight, now)
         self._stopping.is_refused("run", event.error, now)
         self._submitter.failed(flight, event, now)
 
@@ -332,7 +334,7 @@ class Scheduler:
 
     def _not_submitted(self, event: ev.NotSubmitted, now: float) -> None:
         flight = self._flights[event.job]
-        self._land(flight, now)
+        self._remove(flight, now)
         self._submitter.abandoned(flight, now)
 
     def _job_cancelled(self, event: ev.JobCancelled, now: float) -> None:
@@ -349,45 +351,45 @@ class Scheduler:
             self._stopping.is_refused("cancel", event.error, now)
 
     def _call_off(self, flight: Flight, now: float) -> None:
-        """The job is over because it was cancelled, or given up."""
+        """The job was cancelled, or is given up."""
         if flight.job in self._flights:
-            self._land(flight, now)
+            self._remove(flight, now)
         if flight.cause is CancelCause.TIMEOUT:
-            self._settlement.lost(flight, "TIMED_OUT", self._canceller.failure(), now)
+            self._outcomes.lost(flight, "TIMED_OUT", self._canceller.failure(), now)
         else:
-            self._settlement.recall(flight, now)
+            self._outcomes.recall(flight, now)
 
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
         self._stopping.refusals.answered("health")
         self.meter.sample(event.health, now)
-        self._feedback.saw_health(event.health, now, self._health_place, self._place)
-        if self._gate.seen(event.health, now):
+        self._feedback.saw_health(event.health, now, self._health_sequence, self._next_sequence)
+        if self._gate.answered(event.health, now):
             self._submitter.pacer.restart(now)
 
     def _health_failed(self, event: ev.HealthFailed, now: float) -> None:
         error = event.error
         match error:
             case RejectedError():
-                if self._gate.seen(None, now):
+                if self._gate.answered(None, now):
                     self._submitter.pacer.restart(now)
             case _:
                 self._stopping.is_refused("health", error, now)
                 self._gate.failed(error, now)
 
-    def _leave(self, event: ev.StopRequested | ev.CancelRequested, _: float) -> None:
+    def _stop_requested(self, event: ev.StopRequested | ev.CancelRequested, _: float) -> None:
         self._stopping.leave()
         self._recall_wanted = self._recall_wanted or isinstance(event, ev.CancelRequested)
 
-    def _asked(self, job: int) -> Flight:
+    def _polled(self, job: int) -> Flight:
         flight = self._flights[job]
-        flight.asking = False
+        flight.polling = False
         if flight.adopted:
             flight.adopted = False
-            self._unasked -= 1
+            self._unpolled -= 1
         return flight
 
-    def _land(self, flight: Flight, now: float, *, watched: bool = True) -> None:
-        """The job is in flight no longer."""
+    def _remove(self, flight: Flight, now: float, *, watched: bool = True) -> None:
+        """Remove a job from those in flight."""
         del self._flights[flight.job]
         self._ended_at = now
         self.running -= flight.in_progress

@@ -1,4 +1,4 @@
-"""A row's states and the moves between them: the one table, and the one function that applies it.
+"""The states of a row, the table of moves between them, and the function that applies it.
 
     PENDING ──submit──> SUBMITTING ──accept──> SUBMITTED ──succeed──> SUCCEEDED
        ^                    │                     │
@@ -6,8 +6,8 @@
        │                    ├──hold──> HELD       │
        └──retry── FAILED <──┴────────fail─────────┘
 
-A row is SUBMITTING from the moment that the intent is on disk until an answer is: found so after a crash, it is an
-unconfirmed submission. SUBMITTING may also succeed: after a crash between the results file and the state file.
+A row is SUBMITTING from when the intent is on disk until the answer is; after a crash, such a row is an unconfirmed
+submission. A SUBMITTING row may also succeed: if the crash came between the results file and the state file.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from batchrun.errors import IllegalMoveError
 
 
 class RowState(IntEnum):
-    """Where a row stands. The numbers are those in the state file."""
+    """The state of a row. The state file stores these numbers."""
 
     PENDING = 0
-    """Nothing is under way: never submitted, or waiting for a further submission."""
+    """Never submitted, or waiting to be submitted again."""
     SUBMITTING = 1
     """The intent to submit is on disk, the answer is not: a job may exist."""
     SUBMITTED = 2
-    """Its job's ID is known and the job is not known to be final."""
+    """Its job's ID is known, and the job is not known to have ended."""
     SUCCEEDED = 3
     """Its result is in the results file."""
     FAILED = 4
     """It ended without a result."""
     HELD = 5
-    """Its submission is unconfirmed and kept aside on the user's wish."""
+    """Its submission is unconfirmed, and the user wants such rows held."""
 
     @property
     def is_open(self) -> bool:
-        """Whether the run still has to do something about the row."""
+        """Whether the run still has to process the row."""
         return self <= RowState.SUBMITTED
 
 
@@ -69,14 +69,14 @@ MOVES: dict[RowState, dict[Move, RowState]] = {
     RowState.FAILED: {Move.RETRY: RowState.PENDING},
     RowState.HELD: {Move.RETRY: RowState.PENDING},
 }
-"""State -> move -> next state; a missing move is illegal."""
+"""State -> move -> next state. A move that is missing here is illegal."""
 
 
 def moved(state: RowState, move: Move, row: int) -> RowState:
     """The state after a move.
 
     Raises:
-        IllegalMoveError: the table has no such move; the caller's state is unchanged.
+        IllegalMoveError: the table has no such move.
     """
     try:
         return MOVES[state][move]

@@ -1,57 +1,57 @@
-"""How a run ends before its last row: it submits nothing more and collects what is in flight, or it stops at once."""
+"""How a run stops early: it submits nothing more and collects the jobs in flight, or it stops immediately."""
 
 from __future__ import annotations
 
 from batchrun.errors import AmbiguousError, CallError, DeniedError, NotFoundError, RefusedError, StoppedError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.refusal import Refusals, refusal
-from batchrun.scheduler.settlement import Settlement
+from batchrun.scheduler.row_outcomes import RowOutcomes
 
 _OF_JOBS = ("status", "cancel")
-"""Operations without which nothing that is in flight can be collected."""
+"""Operations without which the jobs in flight cannot be collected or cancelled."""
 
 
 class Stopping:
-    """Whether a run is about to end, and why.
+    """Whether a run stops early, and why.
 
     Args:
-        settlement: Takes the commands that tell the driver.
+        outcomes: Takes the commands for the driver.
     """
 
-    def __init__(self, settlement: Settlement) -> None:
-        self._settlement = settlement
+    def __init__(self, outcomes: RowOutcomes) -> None:
+        self._outcomes = outcomes
         self.refusals = Refusals()
         self.is_stopping = False
         """Whether nothing more is submitted."""
         self.is_halted = False
-        """Whether the run is over, whatever is in flight."""
+        """Whether the run has stopped, even with jobs in flight."""
         self.error: StoppedError | None = None
-        """Why the run stops before its end; None: it does not, or the user stops it."""
+        """Why the run stops early; None if it does not, or if the user stops it."""
 
     def leave(self) -> None:
-        """Submit nothing more, on the user's wish."""
+        """Submit nothing more, as the user requested."""
         self.is_stopping = True
 
     def drain(self, error: StoppedError) -> None:
-        """Submit nothing more, and stop when what is in flight is collected."""
+        """Submit nothing more, and stop once the jobs in flight are collected."""
         if not self.is_stopping:
             self.is_stopping = True
             self.error = error
-            self._settlement.decided.append(cmd.Drain(error))
+            self._outcomes.decided.append(cmd.Drain(error))
 
     def halt(self, error: StoppedError) -> None:
-        """Stop at once, for an earlier reason if there is one."""
+        """Stop immediately. An earlier reason to stop is kept."""
         if not self.is_halted:
             self.is_halted = True
-            self._settlement.decided.append(cmd.Halt(self.error or error))
+            self._outcomes.decided.append(cmd.Halt(self.error or error))
 
     def is_refused(self, operation: str, error: CallError, now: float) -> bool:
-        """A call failed; returns whether that is a refusal that is believed, and the run ends by it.
+        """A call failed; returns whether it is a refusal that is believed, so that the run stops.
 
-        What is in flight is collected, unless that is what is refused, or the API has never answered.
+        The jobs in flight are collected, unless polls or cancels are refused, or the API has never answered.
         """
         if error.hint and not self.refusals.has_answered:
-            # A page that came with a success may be an edge's that is about to go.
+            # A web page with a success status may be a passing error of an edge server.
             is_page = isinstance(error, AmbiguousError)
             if is_page and not self.refusals.is_lasting(operation, now):
                 return False

@@ -1,4 +1,4 @@
-"""The way of a row into flight: which rows are submitted now, and what the answer to a submission means.
+"""Decides which rows to submit now, and what the answer to a submission means.
 
 A submission must pass the gate, the pacer of `/run`, the window, the canary and the budget, in this order.
 """
@@ -17,14 +17,15 @@ from batchrun.scheduler.budget import Budget
 from batchrun.scheduler.connections import Connections
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.flight import Flight, Row
-from batchrun.scheduler.gate import Gate
+from batchrun.scheduler.gate import SubmissionGate
 from batchrun.scheduler.pacing import Pacer
-from batchrun.scheduler.settlement import Settlement
+from batchrun.scheduler.row_outcomes import RowOutcomes
 from batchrun.scheduler.states import Move
 from batchrun.scheduler.window import Window
 
 _SUBMITTING_PER_CONNECTION = 2
-"""One on the wire, one whose intent is being written: more would only mean more unconfirmed ones after a crash."""
+"""One that is being sent, and one whose intent is being committed: more would only mean more unconfirmed submissions
+after a crash."""
 
 
 class Submitter:
@@ -32,15 +33,15 @@ class Submitter:
 
     Args:
         options: Limits.
-        rng: Where jitter comes from.
-        numbers: Of the jobs.
-        flights: The jobs in flight; the scheduler's own.
-        window: How many of them there may be.
-        connections: How many requests may be under way.
+        rng: Source of jitter.
+        numbers: The numbers for new jobs.
+        flights: The jobs in flight; shared with the scheduler.
+        window: How many jobs may be in flight.
+        connections: How many requests may be open at once.
         backlog: The rows to submit.
-        gate: Whether the endpoint is known to answer.
-        settlement: What becomes of rows whose submission failed.
-        budget: What there is money for.
+        gate: Whether the endpoint answers.
+        outcomes: Decides what happens to rows whose submission failed.
+        budget: How many jobs the budget allows.
         rows_per_job: The most rows of one job.
     """
 
@@ -54,8 +55,8 @@ class Submitter:
         window: Window,
         connections: Connections,
         backlog: Backlog,
-        gate: Gate,
-        settlement: Settlement,
+        gate: SubmissionGate,
+        outcomes: RowOutcomes,
         budget: Budget,
         rows_per_job: int = 1,
     ) -> None:
@@ -66,17 +67,17 @@ class Submitter:
         self._flights = flights
         self._backlog = backlog
         self._gate = gate
-        self._settlement = settlement
+        self._outcomes = outcomes
         self._budget = budget
         self.pacer = Pacer(options.limits.run, rng)
         self.trouble = ""
-        """Why the last submission that failed did."""
+        """Why the last failed submission failed."""
 
     def commands(self, out: list[cmd.Command], now: float) -> StoppedError | None:
-        """Add what is to be submitted now; the reason to stop when there is no money for more."""
+        """Add the commands to submit rows now; returns the reason to stop if the budget is spent."""
         if not self._is_open():
             return None
-        flights, canary = self._flights, self._settlement.canary
+        flights, canary = self._flights, self._outcomes.canary
         at_once = _SUBMITTING_PER_CONNECTION * self._connections.count
         room = min(self.pacer.ready(now), at_once - self.pacer.in_use, self._window.size - len(flights))
         affordable = self._budget.room(len(flights)) if room > 0 else None
@@ -95,9 +96,9 @@ class Submitter:
         return None
 
     def _take(self, now: float) -> tuple[Row, ...]:
-        """The rows of the next job, none when there are no rows to submit."""
+        """The rows of the next job; empty if there are no rows to submit."""
         rows: tuple[Row, ...] = ()
-        canary = self._settlement.canary
+        canary = self._outcomes.canary
         while (row := self._backlog.take(now, fresh=canary.lets_in)) is not None:
             row.move(Move.SUBMIT)
             row.attempts += 1
@@ -108,10 +109,10 @@ class Submitter:
         return rows
 
     def next_at(self, now: float) -> float | None:
-        """When a row may be submitted; None: not without an event."""
+        """When a row may be submitted; None if only an event can change that."""
         if not self._is_open():
             return None
-        due_at = self._backlog.next_at(fresh=self._settlement.canary.lets_in)
+        due_at = self._backlog.next_at(fresh=self._outcomes.canary.lets_in)
         ready_at = self.pacer.next_at(now)
         return None if due_at is None or ready_at is None else max(due_at, ready_at)
 
@@ -126,7 +127,7 @@ class Submitter:
         flight.submitted_at = flight.seen_at = (event.sent_at + now) / 2
 
     def failed(self, flight: Flight, event: ev.SubmitFailed, now: float) -> None:
-        """`/run` did not answer with a job ID, and the flight has landed."""
+        """`/run` did not answer with a job ID; the job is already removed from those in flight."""
         error = event.error
         self.trouble = error.message
         match error:
@@ -134,34 +135,34 @@ class Submitter:
                 self.pacer.succeed(now)
                 failure = Failure(FailureKind.REJECTED, error.message, error.raw)
                 for row in flight.rows:
-                    self._settlement.fail(flight.job, row, "REJECTED", failure)
+                    self._outcomes.fail(flight.job, row, "REJECTED", failure)
             case AmbiguousError():
                 self.pacer.fail(now, event.sent_at)
                 for row in flight.rows:
-                    self._settlement.unconfirmed(flight.job, row, error, now)
-                self._gate.shut(error, now, self.pacer.trouble)
+                    self._outcomes.unconfirmed(flight.job, row, error, now)
+                self._gate.submission_failed(error, now, self.pacer.trouble)
             case ThrottledError():
                 self.pacer.throttle(now, event.sent_at, error.retry_after_s)
                 self._window.refused(len(self._flights), now)
-                self._settlement.undo(flight, now)
+                self._outcomes.undo(flight, now)
             case _:
-                # It surely did not reach the API, or was refused: by the API, or by something before it.
+                # It certainly did not reach the API, or was refused by the API or by something in front of it.
                 self.pacer.fail(now, event.sent_at)
-                self._settlement.undo(flight, now)
-                self._gate.shut(error, now, self.pacer.trouble)
+                self._outcomes.undo(flight, now)
+                self._gate.submission_failed(error, now, self.pacer.trouble)
 
     def unusable(self, flight: Flight, event: ev.LineUnusable) -> bool:
-        """The line of a row cannot be sent; returns whether the flight has rows without it."""
+        """The line of a row cannot be sent; returns whether the job has other rows."""
         row = next(row for row in flight.rows if row.row == event.row)
         row.attempts -= 1
         flight.carry(tuple([other for other in flight.rows if other is not row]))
-        self._settlement.fail(None, row, "INVALID", Failure(FailureKind.INVALID, event.message, event.message))
+        self._outcomes.fail(None, row, "INVALID", Failure(FailureKind.INVALID, event.message, event.message))
         return bool(flight.rows)
 
     def abandoned(self, flight: Flight, now: float) -> None:
-        """Nothing was sent for the flight, which has landed."""
+        """Nothing was sent for the job, which is already removed from those in flight."""
         self.pacer.abandon()
-        self._settlement.undo(flight, now)
+        self._outcomes.undo(flight, now)
 
     def _is_open(self) -> bool:
         return self._gate.is_open and len(self._flights) < self._window.size

@@ -1,6 +1,6 @@
-"""Rows that are added while their run goes on: known again by their id, or appended to the run's last input.
+"""Rows that are added during their run: recognised by their id, or appended to the run's last input.
 
-Which ids have come in this session stands in a temporary table, on disk and not in memory: a stream has no end.
+The ids seen in this session are in a temporary table, on disk and not in memory: a stream may be endless.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _ADD = "INSERT INTO rows (id, source, line, offset, length, digest) VALUES (?, ?
 
 
 class Arrival(NamedTuple):
-    """A request that has come."""
+    """A request that has arrived."""
 
     id: str
-    """Its own, or the one that comes from its content."""
+    """Its own id, or one derived from its content."""
     derived: bool
-    """Whether it comes from the content: equal requests are then numbered, instead of being an error."""
+    """Whether the id is derived: equal requests are then numbered instead of rejected."""
     length: int
-    """Of its line in bytes, without the end."""
+    """The length of its line in bytes, without the line end."""
     digest: bytes
 
 
 class InputEnd(NamedTuple):
-    """The end of an input that grows."""
+    """The end of an input that is appended to."""
 
     source: int
     line: int
@@ -40,10 +40,10 @@ class InputEnd(NamedTuple):
 
 
 def begin_arrivals(store: Store, source: int, size_bytes: int) -> InputEnd:
-    """Forget which ids have come in earlier sessions; returns where the rows of an input end.
+    """Forget the ids seen in earlier sessions; returns where the rows of an input end.
 
     Args:
-        store: The run's state, with the rows of all lines that the input has.
+        store: The run's state, with the rows of all lines of the input.
         source: The number of the input.
         size_bytes: The length of the input.
     """
@@ -57,20 +57,20 @@ def begin_arrivals(store: Store, source: int, size_bytes: int) -> InputEnd:
 def append_rows(
     store: Store, end: InputEnd, arrivals: Sequence[Arrival], write: Callable[[Sequence[int]], None]
 ) -> tuple[int, InputEnd]:
-    """Make rows of those requests that are not known yet, all or none.
+    """Add rows for the requests that the run does not have yet, all or none.
 
     Args:
         store: The run's state.
         end: Where the rows of the input end.
-        arrivals: In the order in which they came.
-        write: Told the indexes of the new ones; must have their lines on disk when it returns.
+        arrivals: The requests, in order of arrival.
+        write: Called with the indexes of the new ones; their lines must be on disk when it returns.
 
     Returns:
-        How many are new, and where the rows end then.
+        The number of new rows, and where the rows end now.
 
     Raises:
-        InputError: an id has come before in this session.
-        StateError: another request has that id.
+        InputError: a request has the id of an earlier one of this session.
+        StateError: a row of the run has the id, but a different request.
         OutputError: the lines or the rows cannot be written.
     """
     new: list[int] = []
@@ -89,8 +89,8 @@ def append_rows(
                 offset += arrival.length + 1
             elif not _is_same(known, arrival.digest):
                 raise StateError(
-                    f"the request with the id {row_id!r} is not what it was when it came first",
-                    "give it an id of its own, or start a new run with another state file",
+                    f"the request with the id {row_id!r} has changed since it was first added",
+                    "give it another id, or start a new run with another state file",
                 )
         if new:
             write(new)
@@ -99,17 +99,17 @@ def append_rows(
 
 
 def _numbered(db: sqlite3.Connection, arrival: Arrival) -> str:
-    """The row's id; a derived one is numbered where it comes again."""
+    """The row's id; a derived id that has been seen before gets a number."""
     times = int(db.execute(_COUNT, (f"{'-' if arrival.derived else '='}{arrival.id}",)).fetchone()[0])
     if times == 1:
         return arrival.id
     if not arrival.derived:
-        raise InputError(f"the id {arrival.id!r} has come twice", "give each request its own id, or none at all")
+        raise InputError(f"duplicate id {arrival.id!r}", "give each request its own id, or none at all")
     return f"{arrival.id}-{times}"
 
 
 def _is_same(one: bytes, other: bytes) -> bool:
-    """Whether two lines are the same, or ask for the same and carry the same: see `prompts.identity.known_by`."""
+    """Whether two lines are equal, or have equal requests and other fields: see `prompts.identity.known_by`."""
     return one[:16] == other[:16] or (len(one) == len(other) and one[16:] == other[16:] != b"")
 
 

@@ -1,7 +1,7 @@
-"""Rows that ask for the same: the first of them leads, and its job answers those that follow.
+"""Rows with equal requests: one of them is the leader, and its job answers the others, its followers.
 
-A follower is pending until its leader has ended, and ends with it. A leader follows nobody, so that one step leads
-from a follower to the job that answers it.
+A follower is pending until its leader has ended, and ends with it. A leader is never a follower itself, so `same_as`
+leads directly to the row whose job answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FROM (
 ) AS c
 WHERE c.row = rows.row AND rows.state IN (0, 4, 5) AND rows.same_as IS NOT nullif(c.leader, rows.row)
 """
-"""The row that is nearest to an answer leads: a succeeded one, one in flight, a held, a pending, a failed one."""
+"""The row closest to an answer leads. The order is: succeeded, in flight, held, pending, failed."""
 _ANSWERED = """
 FROM rows l WHERE l.state = 3 AND EXISTS (SELECT 1 FROM rows f WHERE f.same_as = l.row AND f.state = 0)
 """
@@ -41,33 +41,33 @@ WHERE c.row = rows.row
 
 
 def choose_leaders(db: sqlite3.Connection) -> None:
-    """Say of each row that has not succeeded whom it follows, by the keys of the staged lines."""
+    """Choose the leader of each row that has not succeeded, by the keys of the staged lines."""
     db.execute(_INDEX)
     db.execute(_CHOOSE)
 
 
 def count_followers(store: StateReader, leader: int) -> int:
-    """How many pending rows a row leads."""
+    """The number of pending followers of a row."""
     return int(store.query("SELECT count(*) FROM rows WHERE same_as = ? AND state = 0", (leader,))[0][0])
 
 
 def has_unanswered(store: StateReader) -> bool:
-    """Whether a row is pending although the one that it follows has succeeded."""
+    """Whether a row is pending although its leader has succeeded."""
     sql = "FROM rows f JOIN rows l ON l.row = f.same_as WHERE f.same_as IS NOT NULL AND f.state = 0 AND l.state = 3"
     return bool(store.query(f"SELECT EXISTS (SELECT 1 {sql})")[0][0])
 
 
 def answered_leaders(store: StateReader, ids: Sequence[str]) -> dict[str, int]:
-    """Those of some rows that succeeded and lead pending ones: id, see `shared_ids`, and number. At most 30,000."""
+    """Of these rows, those that succeeded and have pending followers: id (see `shared_ids`) -> row. At most 30,000."""
     return dict(store.query(f"SELECT l.id, l.row {_ANSWERED} AND l.id IN ({','.join('?' * len(ids))})", ids))
 
 
-def lead_again(store: Store) -> None:
-    """Let the first of the pending rows whose leader has ended without them lead the others."""
+def promote_followers(store: Store) -> None:
+    """If a leader has ended without its pending followers, make the first of them the leader of the others."""
     with store.transaction() as db:
         db.execute(_LEAD_AGAIN)
 
 
 def count_shared(store: StateReader) -> int:
-    """How many rows another row's job has answered."""
+    """The number of rows that another row's job has answered."""
     return int(store.query("SELECT count(*) FROM rows WHERE same_as IS NOT NULL AND state = 3")[0][0])

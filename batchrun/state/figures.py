@@ -1,6 +1,6 @@
-"""What people ask a state file: times, failures, sessions, and the figures of the reports.
+"""Figures from a state file for people: times, failures, sessions, and the tables of reports.
 
-Each function is one look at the file, and takes it open.
+Each function takes an open state file and makes one query.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from batchrun.state.records import Execution, public_id
 
 _EACH_ROW = "FROM jobs j JOIN job_rows b ON b.job = j.job JOIN rows r ON r.row = b.row"
 TimeColumn = Literal["delay_ms", "execution_ms"]
-"""Milliseconds of a job: in the queue, or at work."""
+"""The time of a job in the queue, or its execution time, in milliseconds."""
 
 
 class JobTimes(NamedTuple):
@@ -76,7 +76,7 @@ class VariantTimes(NamedTuple):
 
 
 def failure_groups(store: StateReader) -> list[tuple[str, int, str, str]]:
-    """Failed rows by kind, most first: kind, count, and the id and message of the first."""
+    """Failed rows by kind, the most frequent first: kind, count, and the id and message of the first row."""
     groups = store.query(
         "SELECT g.kind, g.count, r.id, f.message"
         " FROM (SELECT kind, count(*) AS count, min(row) AS first FROM failures GROUP BY kind) g"
@@ -86,9 +86,9 @@ def failure_groups(store: StateReader) -> list[tuple[str, int, str, str]]:
 
 
 def percentiles(store: StateReader, column: TimeColumn, shares: tuple[float, ...]) -> tuple[int, ...] | None:
-    """Nearest-rank percentiles of `delay_ms` or `execution_ms` over completed jobs; None without any.
+    """Nearest-rank percentiles of `delay_ms` or `execution_ms` over completed jobs; None if there are none.
 
-    Above a second they are exact to three digits: so a million jobs are counted in one pass, and not sorted.
+    Above a second they are exact to three digits, so a million jobs need only be counted, not sorted.
     """
     sql = (
         f"SELECT CASE WHEN {column} < 1000 THEN {column} WHEN {column} < 10000 THEN {column} - {column} % 10"
@@ -112,7 +112,7 @@ def percentiles(store: StateReader, column: TimeColumn, shares: tuple[float, ...
 
 
 def execution(store: StateReader) -> Execution:
-    """What the jobs that have ended come to."""
+    """The number and execution time of the jobs that have ended."""
     sql = (
         "SELECT coalesce(sum(status IN ('COMPLETED', 'FAILED') OR execution_ms IS NOT NULL), 0),"
         " coalesce(sum(execution_ms), 0),"
@@ -123,7 +123,7 @@ def execution(store: StateReader) -> Execution:
 
 
 def usual_time_ms(store: StateReader) -> int:
-    """How long the last jobs were in the system, on average; 0 without any."""
+    """The mean total time of the last 1,000 completed jobs, in milliseconds; 0 if there are none."""
     sql = (
         "SELECT coalesce(avg(delay_ms + execution_ms), 0) FROM"
         " (SELECT delay_ms, execution_ms FROM jobs WHERE status = 'COMPLETED' ORDER BY job DESC LIMIT 1000)"
@@ -132,24 +132,24 @@ def usual_time_ms(store: StateReader) -> int:
 
 
 def sessions(store: StateReader) -> list[tuple[int, int, str | None]]:
-    """When the sessions began and last gave a sign, UTC epoch milliseconds, and how they ended (None: cut off)."""
+    """When each session began and last wrote, in UTC epoch milliseconds, and how it ended (None: cut off)."""
     return store.query("SELECT started_ms, seen_ms, outcome FROM sessions ORDER BY session")
 
 
 def sessions_ms(store: StateReader) -> int:
-    """Wall time of all sessions together."""
+    """The wall time of all sessions together, in milliseconds."""
     return int(store.query("SELECT coalesce(sum(seen_ms - started_ms), 0) FROM sessions")[0][0])
 
 
 def oldest_in_flight_ms(store: StateReader) -> int | None:
-    """When the oldest job in flight was submitted, UTC epoch milliseconds; None when there is none."""
+    """When the oldest job in flight was submitted, in UTC epoch milliseconds; None if there is none."""
     sql = "SELECT min(j.submitted_ms) FROM rows r JOIN jobs j ON j.job = r.job WHERE r.state = 2"
     ((earliest_ms,),) = store.query(sql)
     return None if earliest_ms is None else int(earliest_ms)
 
 
 def jobs_in_flight(store: StateReader, most: int) -> list[SubmittedJob]:
-    """The oldest jobs in flight, `most` of them at most."""
+    """The oldest jobs in flight, at most `most`."""
     sql = (
         "SELECT r.id, j.remote_id, j.submitted_ms FROM rows r JOIN jobs j ON j.job = r.job"
         " WHERE r.state = 2 ORDER BY j.submitted_ms LIMIT ?"
@@ -158,7 +158,7 @@ def jobs_in_flight(store: StateReader, most: int) -> list[SubmittedJob]:
 
 
 def longest_jobs(store: StateReader, most: int) -> list[JobTimes]:
-    """The completed jobs that ran longest, `most` of them at most."""
+    """The completed jobs that ran longest, at most `most`."""
     sql = (
         f"SELECT r.id, j.execution_ms, coalesce(j.delay_ms, 0) {_EACH_ROW}"
         " WHERE j.status = 'COMPLETED' AND j.execution_ms IS NOT NULL ORDER BY 2 DESC LIMIT ?"
@@ -167,19 +167,19 @@ def longest_jobs(store: StateReader, most: int) -> list[JobTimes]:
 
 
 def job_times(store: StateReader, column: TimeColumn) -> list[tuple[float, int]]:
-    """Seconds -> how many completed jobs took them."""
+    """For each time in seconds, how many completed jobs took it."""
     return store.query(
         f"SELECT {column} / 1000.0, count(*) FROM jobs WHERE status = 'COMPLETED' AND {column} IS NOT NULL GROUP BY 1"
     )
 
 
 def count_failures(store: StateReader) -> int:
-    """How many failures are noted."""
+    """The number of recorded failures."""
     return int(store.query("SELECT count(*) FROM failures")[0][0])
 
 
 def first_failures(store: StateReader, most: int, message_chars: int) -> list[FailedRow]:
-    """The first failed rows, `most` of them at most, with the beginning of each message."""
+    """The first failed rows, at most `most`, with the first `message_chars` characters of each message."""
     sql = (
         "SELECT r.id, f.kind, substr(f.message, 1, ?) FROM failures f JOIN rows r ON r.row = f.row"
         " WHERE r.state = 4 ORDER BY f.row LIMIT ?"
@@ -196,11 +196,11 @@ def failures_over_time(store: StateReader) -> list[FailureCount]:
     return [FailureCount(*row) for row in store.query(sql)]
 
 
-# A variant is a combination of sweep values here: the `repeat` samples of one are counted together.
+# Below, a variant is a combination of sweep values: its `repeat` samples are counted together.
 
 
 def last_variant(store: StateReader) -> int:
-    """The largest number that a row has for its combination and sample; 0 without rows."""
+    """The largest stored variant number, which counts combinations and samples; 0 without rows."""
     return int(store.query("SELECT coalesce(max(variant), 0) FROM rows")[0][0])
 
 
@@ -229,7 +229,7 @@ def times_by_variant(store: StateReader, column: TimeColumn, repeat: int) -> Ite
 
 
 def execution_by_variant(store: StateReader, repeat: int) -> dict[int, int]:
-    """Variant -> milliseconds that its jobs were at work."""
+    """The execution time of each variant's jobs, in milliseconds."""
     sql = (
         f"SELECT r.variant / {repeat}, coalesce(sum(j.execution_ms), 0) {_EACH_ROW}"
         " WHERE j.status NOT IN ('UNCONFIRMED', 'CANCELLING') GROUP BY 1"

@@ -1,4 +1,4 @@
-"""What always holds between the tables of a state file, whatever moment it is looked at."""
+"""The invariants of a state file: what holds between its tables at any time."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from batchrun.state.records import public_id
 
 
 class Invariant(NamedTuple):
-    """One of them, by what breaks it."""
+    """An invariant, in SQL."""
 
     breach: str
-    """What a FROM clause finds for each breach; the row is `r`, and may be none."""
+    """The FROM clause that selects the breaches; the row is `r`, and may be missing."""
     repair: str
-    """The statement that makes it hold again without a loss; empty: that depends on the results that are there."""
+    """The statement that restores it without a loss; empty if that depends on the results files."""
     name: str = "coalesce(r.id, 'row ' || r.row)"
-    """The SQL of what a breach is called."""
+    """The expression that names a breach."""
 
 
 OWN = "EXISTS (SELECT 1 FROM job_rows b WHERE b.job = r.job AND b.row = r.row)"
-"""Whether the job that the row `r` names has carried it, and not only the row that it follows."""
+"""Whether the job of row `r` has carried the row itself, and not only its leader."""
 
 _FORGOTTEN = f"""
 FROM rows r JOIN jobs j ON j.job = r.job
 WHERE r.state < 3 AND ((j.status = 'COMPLETED' AND {OWN}) OR
     (r.attempts > 0 AND (SELECT outcome FROM sessions ORDER BY session DESC LIMIT 1) = 'finished'))
 """
-"""Rows that are open although their job has given a result, or their run has come to its end."""
+"""Rows that are open although their job has given a result, or although their run has finished."""
 
 INVARIANTS = {
     "no_failure": Invariant(
@@ -65,21 +65,21 @@ INVARIANTS = {
     ),
     "forgotten": Invariant(_FORGOTTEN, ""),
 }
-"""Kind of problem -> the invariant that it breaks."""
+"""The kind of problem -> the invariant that it breaks."""
 
 
 def count_breaches(store: StateReader, invariant: Invariant) -> int:
-    """How often an invariant is broken."""
+    """The number of breaches of an invariant."""
     return int(store.query(f"SELECT count(*) {invariant.breach}")[0][0])
 
 
 def name_breaches(store: StateReader, invariant: Invariant, most: int) -> list[str]:
-    """What the first breaches of an invariant are called, `most` of them at most."""
+    """The names of the first breaches of an invariant, at most `most`."""
     named = store.query(f"SELECT {invariant.name} {invariant.breach} ORDER BY 1 LIMIT {most}")
     return [public_id(name) for (name,) in named]
 
 
 def forgotten_rows(store: StateReader) -> Iterator[tuple[str, int]]:
-    """The rows whose result is forgotten: id, and the number of the input."""
+    """The rows that break "forgotten": their id, and the number of their input."""
     for row_id, source in store.each(f"SELECT r.id, r.source {_FORGOTTEN}"):
         yield public_id(row_id), source

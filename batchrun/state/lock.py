@@ -1,8 +1,8 @@
-"""One process at a time on a state file.
+"""The lock that lets one process at a time use a state file.
 
-The lock is on the state file itself, so that symlinks and hard links lead to it too; see `batchrun.files.locks`. Its
+The lock is on the state file itself, so it works through symlinks and hard links; see `batchrun.files.locks`. Its
 descriptor is opened before SQLite opens the file and closed after SQLite has closed it: closing it in between would
-drop SQLite's own locks. A run of an older batchrun has an flock on `<state>.lock` instead, which is respected and never
+drop SQLite's own locks. An older batchrun holds an flock on `<state>.lock` instead, which is respected and never
 touched.
 """
 
@@ -28,22 +28,22 @@ from batchrun.files.locks import (
     request,
     unlock_file,
 )
-from batchrun.state.opening import log_of, open_at_rest, sqlite_errors
+from batchrun.state.opening import log_of, open_without_log, sqlite_errors
 
 CANCEL = 1
-"""What a holder can be asked for: to cancel what it has in flight, and to end."""
+"""A request to the holder of the lock: cancel the jobs in flight, and end."""
 _PROC = Path("/proc")
 _opening = threading.Lock()
-"""Held while this process opens and closes a state file beside SQLite, so that no run begins in between."""
+"""Held while this process opens and closes a state file outside SQLite, so that no run begins in between."""
 
 
 class Holder(NamedTuple):
-    """The process that has a state file."""
+    """The process that holds the lock of a state file."""
 
     pid: int
-    """0: not known."""
+    """0 if unknown."""
     place: str = ""
-    """Where it runs; empty: here."""
+    """Where it runs, such as "on HOST"; empty for this machine and container."""
 
     def __str__(self) -> str:
         return f"process {self.pid or 'unknown'}{self.place and f' {self.place}'}"
@@ -53,12 +53,12 @@ class StateLock:
     """The exclusive right to use a state file, from its creation to `release`.
 
     Args:
-        state: The state file; made, empty, when it does not exist.
-        private: Whether one that is made is for its owner alone.
+        state: The state file; created empty if it does not exist.
+        private: Whether only its owner may access a file that is created.
 
     Raises:
-        StateError: another process has it; the message says which.
-        OutputError: the file cannot be made or locked.
+        StateError: another process holds the lock; the message says which.
+        OutputError: the file cannot be created or locked.
     """
 
     def __init__(self, state: Path, *, private: bool = False) -> None:
@@ -79,7 +79,7 @@ class StateLock:
             try:
                 lock_file(fd, state)
             except BlockingIOError as error:
-                who = _who(state, os.fstat(fd))
+                who = _find_holder(state, os.fstat(fd))
                 os.close(fd)
                 raise _in_use(state, who) from error
             except BaseException:
@@ -102,44 +102,44 @@ class StateLock:
         except OSError as error:
             raise OutputError(
                 f"{self._path}: the state file cannot be written: {error.strerror}",
-                "check the folder, its permissions and the disk, or give another --state",
+                "check the folder, its permissions and the disk, or use another --state",
             ) from error
         return fd
 
     def _is_current(self, fd: int) -> bool:
-        """Whether the path still leads to the file that was locked: its last holder may just have removed it."""
+        """Whether the path still leads to the locked file: its last holder may just have removed it."""
         try:
             return os.path.samestat(os.fstat(fd), self._path.stat())
         except FileNotFoundError:
             return False
 
     def is_requested(self, what: int) -> bool:
-        """Whether another process asks for something, such as `CANCEL`."""
+        """Whether another process has made a request, such as `CANCEL`."""
         return is_requested(self._fd, what)
 
     def release(self) -> None:
-        """Give the right back; a file that this has made, and that nobody has written to, is removed."""
+        """Release the lock; a file that this lock created, and that is still empty, is removed."""
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
         if self._made and is_held_here(self._path) and not os.fstat(fd).st_size:
-            # In a folder that has become read-only the file stays: it is empty, and means nothing.
+            # In a folder that has become read-only the empty file stays, which does no harm.
             with suppress(OSError):
                 self._path.unlink()
-        # A forked child has lost its copy of the descriptor already.
+        # In a forked child, its copy of the descriptor is closed already.
         if unlock_file(fd):
             os.close(fd)
 
 
 class Request:
-    """Asks the process that has a state file for something, until `close`.
+    """A request to the process that holds the lock of a state file, until `close`.
 
     Args:
         state: The state file.
-        what: Such as `CANCEL`.
+        what: The request, such as `CANCEL`.
 
     Raises:
-        StateError: it cannot be asked.
+        StateError: the request cannot be made.
     """
 
     def __init__(self, state: Path, what: int) -> None:
@@ -147,26 +147,27 @@ class Request:
             self._fd = os.open(state, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             raise StateError(
-                f"{state} is in use by another process, which cannot be asked: {error.strerror}",
-                "do it as the user whose run it is",
+                f"{state} is in use by another process, which cannot be reached: {error.strerror}",
+                "run this command as the user who started the run",
             ) from error
         try:
             request(self._fd, what)
         except BlockingIOError:
-            pass  # another process is asking already
+            pass  # another process has made the request already
         except OSError as error:
             self.close()
             raise StateError(
-                f"{state} is in use by another process, which cannot be asked: {error.strerror}", "end it by Ctrl-C"
+                f"{state} is in use by another process, which cannot be reached: {error.strerror}",
+                "stop it with Ctrl-C",
             ) from error
 
     def close(self) -> None:
-        """Ask no longer."""
+        """Withdraw the request."""
         os.close(self._fd)
 
 
 def holder(state: Path) -> Holder | None:
-    """The process that uses the state file now; None when none does. Nothing is written, and no start is hindered."""
+    """The process that holds the lock of a state file; None if none does. Writes nothing, and blocks no other start."""
     with _opening:
         if is_held_here(state):
             return Holder(os.getpid())
@@ -175,13 +176,13 @@ def holder(state: Path) -> Holder | None:
         except OSError:
             return _older_holder(state)
         try:
-            return _who(state, os.fstat(fd)) if is_locked(fd) else _older_holder(state)
+            return _find_holder(state, os.fstat(fd)) if is_locked(fd) else _older_holder(state)
         finally:
             os.close(fd)
 
 
 def signs_of_life(state: Path, who: Holder) -> tuple[object, ...]:
-    """What changes while a holder is at work: what it writes, and the time that it computes where that can be read."""
+    """Values that change while a holder works: when it last wrote, and its CPU time where that can be read."""
     signs: list[object] = []
     for path in (state, log_of(state)):
         with suppress(OSError):
@@ -193,23 +194,23 @@ def signs_of_life(state: Path, who: Holder) -> tuple[object, ...]:
 
 
 def identity() -> dict[str, Any]:
-    """What tells this process from every other, of this host, its containers and other hosts, now and later."""
-    return {"pid": os.getpid(), "start": _start_of(os.getpid()), **_place()}
+    """What identifies this process among all processes of this host, its containers and other hosts, at any time."""
+    return {"pid": os.getpid(), "start": _start_of(os.getpid()), **_location()}
 
 
 def _in_use(state: Path, who: Holder) -> StateError:
     return StateError(
-        f"{state} is in use by another batchrun ({who})", "wait for it to end, or watch it with `batchrun status`"
+        f"{state} is in use by another batchrun ({who})", "wait until it ends, or watch it with `batchrun status`"
     )
 
 
-def _who(state: Path, stat: os.stat_result) -> Holder:
-    """Who has locked a state file: the process that shows the lock, else the one that the file names."""
+def _find_holder(state: Path, stat: os.stat_result) -> Holder:
+    """Who has locked a state file: the process whose /proc entry shows the lock, else the one named in the file."""
     with suppress(OSError):
         for entry in _PROC.iterdir():
             if entry.name.isdigit() and _has_lock(entry, stat):
                 return Holder(int(entry.name))
-    return _named(state) or Holder(0)
+    return _recorded_holder(state) or Holder(0)
 
 
 def _has_lock(process: Path, stat: os.stat_result) -> bool:
@@ -223,12 +224,12 @@ def _has_lock(process: Path, stat: os.stat_result) -> bool:
     return False
 
 
-def _named(state: Path) -> Holder | None:
-    """The process that has begun the last session, when it may still be there."""
-    with suppress(BatchrunError), sqlite_errors(state), closing(open_at_rest(state)) as db:
+def _recorded_holder(state: Path) -> Holder | None:
+    """The process that began the last session; None if unknown or gone."""
+    with suppress(BatchrunError), sqlite_errors(state), closing(open_without_log(state)) as db:
         found = db.execute("SELECT value FROM settings WHERE name = 'holder'").fetchone()
         token = orjson.loads(found[0]) if found else {}
-        here = _place()
+        here = _location()
         pid = token["pid"] if isinstance(token.get("pid"), int) else 0
         if token.get("host") != here["host"] or token.get("boot") != here["boot"]:
             return Holder(pid, f"on {token.get('host')}")
@@ -239,8 +240,8 @@ def _named(state: Path) -> Holder | None:
     return None
 
 
-def _place() -> dict[str, Any]:
-    """Where this process runs; the container is known by its namespace of process ids."""
+def _location() -> dict[str, Any]:
+    """Where this process runs; a container is identified by its PID namespace."""
     boot = container = None
     with suppress(OSError):
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -249,7 +250,7 @@ def _place() -> dict[str, Any]:
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process began, in clock ticks since the boot; None: not known here."""
+    """When a process began, in clock ticks since boot; None if unknown."""
     try:
         return int(_stat_of(pid)[19])
     except (OSError, ValueError, IndexError):
@@ -257,12 +258,12 @@ def _start_of(pid: int) -> int | None:
 
 
 def _stat_of(pid: int) -> list[str]:
-    """The fields of a process's `stat` from the third on; the second is its name in brackets, and may hold anything."""
+    """The fields of a process's `stat` from the third on; the second is its name in brackets, with any characters."""
     return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
 def _older_holder(state: Path) -> Holder | None:
-    """The process of an older batchrun that has `<state>.lock`."""
+    """The process of an older batchrun that holds `<state>.lock`."""
     for path in {state, Path(os.path.realpath(state))}:
         try:
             fd = os.open(
@@ -274,10 +275,10 @@ def _older_holder(state: Path) -> Holder | None:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             text = os.read(fd, 32).decode("ascii", "replace").strip()
-            if text.isdecimal():  # else it is another program's file of that name
+            if text.isdecimal():  # otherwise it is another program's file
                 return Holder(int(text))
         except OSError:
-            continue  # a file system without flock: nobody has one
+            continue  # this file system has no flock, so nobody holds one
         finally:
             os.close(fd)
     return None

@@ -1,7 +1,7 @@
-"""How a state file is opened: to look at it, wherever it is and whoever it belongs to, or to write to it.
+"""Opens a state file: to read it, wherever it is and whoever owns it, or to write to it.
 
-The file and its write-ahead log, `<state>-wal`, belong together until a run has ended. Before the log is folded into
-the file, the file says so itself (see `Store`), and so a file that has lost its log is noticed.
+The file and its write-ahead log, `<state>-wal`, belong together until a run has ended. Before each checkpoint of the
+log the file records it (see `Database`), so a file that has lost its log is recognised.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Tell = Callable[[str], None]
 T = TypeVar("T")
 
 COMMITS, AT_CHECKPOINT = "commits", "commits_at_checkpoint"
-"""Counters of a run: transactions, and those when the log was folded in last. Equal only in a file without its log."""
+"""Counters: the transactions so far, and at the last checkpoint. They are equal only in a file without its log."""
 _BESIDE = ("-wal", "-journal")
-"""What SQLite has beside a file: its write-ahead log, and the journal by which a creation is rolled back."""
+"""The files that SQLite keeps beside a database: the write-ahead log, and the journal that rolls back a creation."""
 _MAGIC = b"SQLite format 3\0"
 _SMALLEST = 512
-"""A database has at least so many bytes."""
+"""The least size of a database, in bytes."""
 _SLICE_S = 0.5
-"""How long SQLite itself waits for another program; in between a signal is heard."""
+"""How long SQLite itself waits for a lock; signals are handled in between."""
 _SLICES = 1200
 """A run waits ten minutes: jobs that end meanwhile keep their results for thirty."""
 _SLICES_UNTOLD = 20
 _SLICES_QUIET = 4
-"""A wait of two seconds is not worth a line."""
+"""A wait of up to two seconds is not reported."""
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 _CANNOT_WRITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
@@ -43,22 +43,22 @@ _CANNOT_WRITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READO
 
 @contextmanager
 def sqlite_errors(path: Path, *, reading: bool = False, underway: bool = False) -> Iterator[None]:
-    """Turn SQLite's errors into ours.
+    """Translate SQLite's errors into ours.
 
     Args:
         path: The state file.
-        reading: Whether it is only looked at.
+        reading: Whether it is only read.
         underway: Whether a session has begun, so that something may have been sent.
 
     Raises:
-        OutputError: the disk is full, or the file or its folder cannot be written; or another program does not release
-            the file while a session is under way.
+        OutputError: the disk is full, or the file or its folder cannot be written; or, during a session, another
+            program does not release the file.
         StateError: the file is damaged, or not a database; or another program has locked it.
     """
     try:
         yield
     except UnicodeDecodeError as error:
-        # Python's sqlite3 lets it through where SQLite's own message quotes damaged text.
+        # Python's sqlite3 raises it if SQLite's message quotes damaged text.
         raise _damaged(path, error) from error
     except sqlite3.Error as error:
         code = _code(error)
@@ -69,7 +69,7 @@ def sqlite_errors(path: Path, *, reading: bool = False, underway: bool = False) 
                 ) from error
             raise OutputError(
                 f"{path}: the state file cannot be written: {error}",
-                "make room or fix the permissions, then run the same command: what was committed is whole",
+                "free disk space or fix the permissions, then run the same command: what was committed is complete",
             ) from error
         if code == sqlite3.SQLITE_NOTADB and not _is_database(path):
             raise _no_state(path) from error
@@ -78,18 +78,18 @@ def sqlite_errors(path: Path, *, reading: bool = False, underway: bool = False) 
         if code in _BUSY:
             told = f"{path}: the state file is locked by another program"
             if underway:
-                raise OutputError(told, "close it there, then run the same command") from error
-            raise StateError(told, "close it there") from error
+                raise OutputError(told, "close that program, then run the same command") from error
+            raise StateError(told, "close that program") from error
         raise StateError(f"{path}: the state file cannot be used: {error}") from error
 
 
-def patiently(work: Callable[[], T], path: Path, tell: Tell | None) -> T:
-    """Do what needs the file, again and again while another program has it locked.
+def retry_while_locked(work: Callable[[], T], path: Path, tell: Tell | None) -> T:
+    """Do some work, and try again while another program has the file locked.
 
     Args:
-        work: Done as a whole, or not at all.
+        work: Does everything or nothing.
         path: The state file.
-        tell: Told of a wait of more than two seconds; None: it is not worth more than ten.
+        tell: Called with a message after two seconds; None to wait at most ten seconds instead of ten minutes.
     """
     for tried in range(_SLICES if tell else _SLICES_UNTOLD):
         try:
@@ -107,28 +107,28 @@ def patiently(work: Callable[[], T], path: Path, tell: Tell | None) -> T:
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
-    """A connection that may write; the file is made when there is none.
+    """A connection that may write; the file is created if it does not exist.
 
     Raises:
         sqlite3.Error: it cannot be opened.
-        StateError: it is no database; or it is empty, and its log is not.
+        StateError: it is not a database, or it is empty although its log is not.
     """
-    _refuse_strange(path)
+    _refuse_foreign(path)
     return _connect(path, "mode=rwc")
 
 
-def open_to_look(path: Path) -> sqlite3.Connection:
-    """A connection that only reads: the file as it is, or where its folder is read-only, as it was a moment ago.
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that only reads: from the file itself, or from a copy if its folder is read-only.
 
     Raises:
         sqlite3.Error: it cannot be read.
-        StateError: it is no database; or it is empty, and its log is not.
-        OutputError: it has to be copied to be looked at, and cannot be.
+        StateError: it is not a database, or it is empty although its log is not.
+        OutputError: it has to be copied to be read, and cannot be.
     """
-    _refuse_strange(path)
+    _refuse_foreign(path)
     is_at_rest = not any(_size(_beside(path, suffix)) for suffix in _BESIDE)
     if is_at_rest and is_held_here(path):
-        return open_at_rest(path)  # no other run can begin now, and nothing is left beside the file
+        return open_without_log(path)  # no other run can begin now, and there is no log or journal
     connection = _connect(path, "mode=ro")
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -138,12 +138,12 @@ def open_to_look(path: Path) -> sqlite3.Connection:
             raise
     else:
         return connection
-    # What SQLite needs beside the file cannot be made there; or a creation that was cut off is to be rolled back.
-    return open_at_rest(path) if is_at_rest else _open_copy(path)
+    # SQLite cannot create the files it needs beside the database, or has to roll back a creation that was cut off.
+    return open_without_log(path) if is_at_rest else _open_copy(path)
 
 
-def open_at_rest(path: Path) -> sqlite3.Connection:
-    """A connection that reads the file alone, without its log and without any lock.
+def open_without_log(path: Path) -> sqlite3.Connection:
+    """A connection that reads only the file itself, without its log and without any lock.
 
     Raises:
         sqlite3.Error: it cannot be opened.
@@ -152,22 +152,22 @@ def open_at_rest(path: Path) -> sqlite3.Connection:
 
 
 def log_of(path: Path) -> Path:
-    """The write-ahead log of a state file, which belongs to it while it is there."""
+    """The path of a state file's write-ahead log."""
     return _beside(path, "-wal")
 
 
 def has_log(path: Path) -> bool:
-    """Whether anything is in the log of a state file."""
+    """Whether a state file has a log that is not empty."""
     return _size(log_of(path)) > 0
 
 
 def with_log(path: Path) -> str:
-    """What to call a state file where it is to be copied or moved: its log belongs to it while there is one."""
+    """How to name a state file that is to be copied or moved: together with its log, if it has one."""
     return f"{path} with its -wal" if has_log(path) else str(path)
 
 
 def damaged_hint(path: Path) -> str:
-    """What to do about a state file that is damaged."""
+    """What to do about a damaged state file."""
     return (
         f"it was left untouched: restore it from a copy, or move {with_log(path)} away together with the results and"
         " start again"
@@ -175,35 +175,35 @@ def damaged_hint(path: Path) -> str:
 
 
 def refuse_without_log(path: Path) -> None:
-    """Refuse a state file that has lost its log: what the run has done since would be done, and paid for, again.
+    """Refuse a state file that has lost its log: what the log recorded would be done, and paid for, again.
 
     Raises:
-        StateError: it has, or only the log is left.
+        StateError: the log is missing, or only the log is left.
     """
     log = log_of(path)
     if log.exists():
         if has_log(path) and not path.exists():
             raise StateError(
-                f"{path}: the state file is missing, and its log {log} is there", "put the state file back beside it"
+                f"{path}: the state file is missing, but its log {log} exists", "put the state file back beside it"
             )
         return
     is_lost = False
-    with suppress(sqlite3.Error, UnicodeDecodeError), closing(open_at_rest(path)) as db:  # it is damaged
+    with suppress(sqlite3.Error, UnicodeDecodeError), closing(open_without_log(path)) as db:  # it is damaged
         is_lost = _is_noted(db) and not log.exists()
     if is_lost:
         raise StateError(
             f"{path}: the state file was copied or moved without its log: {log.name} is missing, and with it what"
-            " the run has sent and received last",
+            " the run sent and received last",
             f"put {log.name} back beside it: the two belong together until the run has ended; or add --repair to"
-            " continue from the results: what was in flight may be paid for twice",
+            " continue from the results: jobs that were in flight may be paid for twice",
         )
 
 
 @contextmanager
-def log_kept(path: Path) -> Iterator[None]:
-    """Close a connection meanwhile, without folding in a log that the file says it has: a kill would make it look lost.
+def log_preserved(path: Path) -> Iterator[None]:
+    """Close a connection in this context to keep the log, if the file would otherwise look as if it had lost it.
 
-    SQLite folds it in when the last connection is closed that may write.
+    SQLite checkpoints and removes the log when the last connection that may write is closed.
     """
     with ExitStack() as kept:
         is_noted = False
@@ -220,12 +220,12 @@ def _is_noted(db: sqlite3.Connection) -> bool:
 
 
 @contextmanager
-def without_lost_log(path: Path, is_begun: Callable[[], bool]) -> Iterator[bool]:
-    """Take a state file that has lost its log as it is meanwhile; tells whether it has.
+def accept_lost_log(path: Path, is_begun: Callable[[], bool]) -> Iterator[bool]:
+    """Accept a state file that has lost its log, within this context; yields whether it has.
 
     Args:
         path: The state file.
-        is_begun: Whether a session has begun by the end; otherwise the file is as before, and is refused again.
+        is_begun: Called at the end: whether a session has begun. If not, the file will be refused again.
     """
     try:
         refuse_without_log(path)
@@ -242,8 +242,8 @@ def without_lost_log(path: Path, is_begun: Callable[[], bool]) -> Iterator[bool]
     yield False
 
 
-def meant(path: Path, otherwise: str) -> str:
-    """A hint for who has given another path than that of a state file."""
+def did_you_mean(path: Path, otherwise: str) -> str:
+    """A hint for a path that is not a state file: the state file that was probably meant, or `otherwise`."""
     beside = path.absolute().with_name(path.absolute().name + ".state")
     if (path / FOLDER_STATE).exists():
         return f"did you mean {path / FOLDER_STATE}?"
@@ -256,7 +256,7 @@ def _connect(path: Path, how: str) -> sqlite3.Connection:
 
 
 def _open_copy(path: Path) -> sqlite3.Connection:
-    """A connection to a copy with the log folded in; the copy has no name any more, and ends with the connection."""
+    """A connection to a copy that includes the log. The copy is deleted already, and its space is freed at the end."""
     try:
         with TemporaryDirectory(prefix="batchrun-") as folder:
             copy = Path(folder, "state")
@@ -266,11 +266,11 @@ def _open_copy(path: Path) -> sqlite3.Connection:
                     shutil.copyfile(_beside(path, suffix), _beside(copy, suffix))
             with closing(sqlite3.connect(copy)) as db:
                 db.execute("PRAGMA journal_mode = DELETE").fetchone()
-            return open_at_rest(copy)
+            return open_without_log(copy)
     except OSError as error:
         raise OutputError(
             f"{path}: the state file cannot be read: {error.strerror}",
-            "nothing can be written beside it, so a copy is looked at: check its permissions, and the room in $TMPDIR",
+            "its folder is read-only, so a copy is read: check the permissions, and the free space in $TMPDIR",
         ) from error
 
 
@@ -279,17 +279,17 @@ def _beside(path: Path, suffix: str) -> Path:
     return real.with_name(real.name + suffix)
 
 
-def _refuse_strange(path: Path) -> None:
-    """Refuse what SQLite would take for an empty file."""
+def _refuse_foreign(path: Path) -> None:
+    """Refuse what SQLite would treat as an empty database."""
     if 0 < _size(path) < _SMALLEST and not _is_database(path):
         raise _no_state(path)
     if path.exists() and not _size(path) and has_log(path):
-        # SQLite takes a log beside an empty file for a leftover, and removes it.
-        raise StateError(f"{path}: the state file is damaged (it is empty, and its log is not)", damaged_hint(path))
+        # SQLite considers a log beside an empty file a leftover, and removes it.
+        raise StateError(f"{path}: the state file is damaged (it is empty, but its log is not)", damaged_hint(path))
 
 
 def _is_database(path: Path) -> bool:
-    """Whether a file is a database, if perhaps a damaged one: a results file is the likeliest slip."""
+    """Whether a file is a database, perhaps a damaged one. The likeliest mistake is to give a results file."""
     try:
         with path.open("rb") as file:
             return file.read(len(_MAGIC)) in (b"", _MAGIC)
@@ -298,7 +298,7 @@ def _is_database(path: Path) -> bool:
 
 
 def _no_state(path: Path) -> StateError:
-    return StateError(f"{path} is no state file", meant(path, "it is beside the results: <output>.state"))
+    return StateError(f"{path} is not a state file", did_you_mean(path, "it is beside the results: <output>.state"))
 
 
 def _damaged(path: Path, error: Exception) -> StateError:

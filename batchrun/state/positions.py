@@ -1,4 +1,4 @@
-"""Where each result line stands, sorted by where its prompt line stands. On disk, in a file that nobody sees."""
+"""The positions of all result lines, sorted by the positions of their prompt lines, in a temporary file."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ CREATE TABLE positions (source INTEGER, line INTEGER, row INTEGER, output INTEGE
 
 
 class Position(NamedTuple):
-    """The place of a row's result line. Its first three fields give the order."""
+    """The position of a row's result line. The first three fields determine the order."""
 
     source: int
     line: int
-    """Of the prompt, 1-based."""
+    """The number of the prompt line, 1-based."""
     row: int
     output: int
     offset: int
+    """Where the result line begins in the results file, in bytes."""
     length: int
-    """In bytes, with the line's end."""
+    """The length of the result line in bytes, with the line end."""
 
 
 class Positions:
-    """The places of the result lines of a run.
+    """The positions of the result lines of a run.
 
-    They are in a database of SQLite's own in the folder for temporary files (TMPDIR), some 25 bytes a line; it is gone
-    when it is closed, or when the process ends.
+    They are in a temporary SQLite database in the folder for temporary files (TMPDIR), some 25 bytes a line. It is
+    deleted when it is closed, or when the process ends.
 
     Raises:
         OutputError: the disk is full; any method raises it.
@@ -52,7 +53,7 @@ class Positions:
         self._db.close()
 
     def add(self, positions: Iterable[Position]) -> None:
-        """Take in the places of rows that are not here yet."""
+        """Add the positions of rows that have none yet."""
         with _errors():
             self._db.execute("BEGIN")
             self._db.executemany("INSERT INTO positions VALUES (?, ?, ?, ?, ?, ?)", positions)
@@ -70,6 +71,6 @@ def _errors() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise OutputError(
-            f"the places of the results cannot be kept in the folder for temporary files: {error}",
-            "make room there, or name another folder in TMPDIR",
+            f"the positions of the results cannot be stored in the folder for temporary files: {error}",
+            "free disk space there, or set TMPDIR to another folder",
         ) from error

@@ -1,4 +1,4 @@
-"""What a session starts from: the inputs and results files of a run, its rows, its jobs and their counts."""
+"""Reads a run's state: its inputs and results files, rows, jobs and counts."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from batchrun.state.records import (
 )
 
 _COLUMNS = "row, id, source, line, offset, length, digest, state, attempts, retries, unconfirmed, variant, same_as"
-_HELD = "no answer to its submission: the job may exist, and cost money; it is held"
+_HELD = "its submission got no answer: a job may exist and cost money, so the row is held"
 _OWNER = (
     "(SELECT coalesce(max(CASE WHEN b.row = r.row THEN b.row END), max(CASE WHEN b.row = r.same_as THEN b.row END),"
     " min(b.row)) FROM job_rows b WHERE b.job = r.job)"
 )
-"""The row whose job it is that `r.job` names: `r` itself, or the row that it follows."""
+"""The row that the job of row `r` belongs to: `r` itself, or its leader."""
 ALL = Share()
 _WIDTH = len(RowRecord._fields)
 
 
 class StateReader(Database):
-    """A run's state file, opened only to read it, also while another process writes it.
+    """A run's state file, opened read-only, even while another process writes it.
 
     Args:
         path: The file.
-        tell: Told when another program keeps us waiting; None: then there is no long wait.
+        tell: See `Database`.
         read_only: False only for the `Store`.
 
     Raises:
@@ -56,21 +56,23 @@ class StateReader(Database):
         return [OutputRecord(*row) for row in self.query("SELECT * FROM outputs ORDER BY output")]
 
     def results_path(self, output: OutputRecord) -> Path:
-        """Where an output's results file is, as people are told: absolute."""
+        """The absolute path of an output's results file, for messages."""
         return Path(os.path.abspath(self.path.parent / output.path))  # noqa: PTH100 - pathlib would keep a `..`
 
     def sources(self) -> list[SourceRecord]:
-        """The inputs, in order; where the state file was moved or copied, as they are seen from its new place."""
+        """The inputs, in order; if the state file was moved or copied, with their paths as seen from its new place."""
         sql = "SELECT source, path, origin, file, stamp, output FROM sources ORDER BY source"
         sources = [SourceRecord(*row) for row in self.query(sql)]
-        found = [each._replace(origin=self.now_at(each.origin), file=self.now_at(each.file)) for each in sources]
+        found = [
+            each._replace(origin=self.present_path(each.origin), file=self.present_path(each.file)) for each in sources
+        ]
         return [self._with_copy(source) for source in found]
 
-    def now_at(self, name: str) -> str:
-        """Where an input is now that was known by an absolute path.
+    def present_path(self, name: str) -> str:
+        """The present path of an input, given its stored absolute path.
 
-        It is looked for from the state file first, as the two may have been moved together. What was within the state
-        file's folder is not looked for at its old place: there it is the original, where this is a copy.
+        Its place relative to the state file is tried first, since the two may have been moved together. A file inside
+        the state file's folder is never looked for at its old place: if this folder is a copy, the original is there.
         """
         was, now = self.get_setting("folder"), str(self.path.absolute().parent)
         if not isinstance(was, str) or was == now or not os.path.isabs(name):  # noqa: PTH117
@@ -80,20 +82,20 @@ class StateReader(Database):
         return name if way.startswith(os.pardir + os.sep) and not os.path.exists(beside) else beside  # noqa: PTH110
 
     def _with_copy(self, source: SourceRecord) -> SourceRecord:
-        """With its copy beside this state file, wherever the two were when it was made."""
+        """The input with its spooled copy beside this state file, wherever the two were when it was made."""
         copy = self.path.absolute().with_name(Path(source.file).name)
         return source._replace(file=str(copy)) if source.file != source.origin and copy.exists() else source
 
     def count_rows(self) -> int:
-        """How many rows the run has."""
+        """The number of rows of the run."""
         return int(self.query("SELECT count(*) FROM rows")[0][0])
 
     def next_job(self) -> int:
-        """A job number larger than all that were given."""
+        """A job number larger than all used ones."""
         return int(self.query("SELECT coalesce(max(job), 0) + 1 FROM jobs")[0][0])
 
     def pending(self, after_row: int, count: int, share: Share = ALL) -> list[RowRecord]:
-        """Up to `count` pending rows behind `after_row`, in order, without those that another's job answers."""
+        """Up to `count` pending rows after `after_row`, in order, without followers."""
         sql = (
             f"SELECT {_COLUMNS} FROM rows WHERE row > ? AND state = 0 AND same_as IS NULL AND {share.where()}"
             " ORDER BY row LIMIT ?"
@@ -101,7 +103,7 @@ class StateReader(Database):
         return [_row(row) for row in self.query(sql, (after_row, count))]
 
     def followers(self, leader: int, after_row: int, count: int) -> list[RowRecord]:
-        """Up to `count` pending rows behind `after_row`, in order, that the job of another row answers."""
+        """Up to `count` pending followers of `leader` after `after_row`, in order."""
         sql = f"SELECT {_COLUMNS} FROM rows WHERE same_as = ? AND state = 0 AND row > ? ORDER BY row LIMIT ?"
         return [_row(row) for row in self.query(sql, (leader, after_row, count))]
 
@@ -110,12 +112,12 @@ class StateReader(Database):
         return _row(self.query(f"SELECT {_COLUMNS} FROM rows WHERE row = ?", (row,))[0])
 
     def row_by_id(self, row_id: str) -> RowRecord | None:
-        """One row by the id that it has here, see `shared_ids`; None when there is none."""
+        """One row by its stored id (see `shared_ids`); None if there is none."""
         rows = self.query(f"SELECT {_COLUMNS} FROM rows WHERE id = ?", (row_id,))
         return _row(rows[0]) if rows else None
 
     def open_jobs(self, share: Share = ALL) -> list[OpenJob]:
-        """The jobs whose ID is known and whose end is not, oldest first. There are about a window of them."""
+        """The jobs in flight with a known ID, oldest first; at most about a window of them."""
         columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
         sql = (
             f"SELECT {columns}, j.job, j.remote_id, j.submitted_ms, j.status IS 'CANCELLING',"
@@ -133,7 +135,7 @@ class StateReader(Database):
         return jobs
 
     def recent_submissions_ms(self, since_ms: int, share: Share = ALL) -> list[int]:
-        """When the last submissions since then were answered, oldest first; of the last 10,000 jobs."""
+        """When the submissions since `since_ms` were answered, oldest first; among the last 10,000 jobs."""
         sql = (
             "SELECT j.submitted_ms FROM (SELECT submitted_ms, job FROM jobs ORDER BY job DESC LIMIT 10000) j"
             " JOIN job_rows b ON b.job = j.job AND b.ordinal = 0 JOIN rows r ON r.row = b.row"
@@ -143,12 +145,12 @@ class StateReader(Database):
 
     @property
     def is_untouched(self) -> bool:
-        """Whether nothing was ever submitted, and no row has ended."""
+        """Whether nothing has been submitted, and no row has ended."""
         sql = "SELECT NOT EXISTS (SELECT 1 FROM jobs) AND NOT EXISTS (SELECT 1 FROM rows WHERE state != 0)"
         return bool(self.query(sql)[0][0])
 
     def job_of(self, row: int) -> int | None:
-        """The number of a row's last job; None: it has none."""
+        """The number of a row's last job; None if it has none."""
         ((job,),) = self.query("SELECT job FROM rows WHERE row = ?", (row,))
         return None if job is None else int(job)
 
@@ -159,7 +161,7 @@ class StateReader(Database):
             if state not in counts:
                 raise StateError(
                     f"{self.path}: the state file is damaged: {count:,} rows are in state {state!r}",
-                    "look at it with `batchrun verify`, and restore it from a copy",
+                    "check it with `batchrun verify`, and restore it from a copy",
                 )
             counts[RowState(state)] = int(count)
         return counts
@@ -174,8 +176,8 @@ class StateReader(Database):
         """The failed rows in input order, each with its failure and its last job.
 
         Args:
-            output: Only those of this results file, in the order of the rows; None: all.
-            with_held: Those that are held, too; then all rows are looked through.
+            output: Only those of this results file, in the order of the rows; None for all.
+            with_held: Whether to include held rows; then all rows are read.
         """
         columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
         sql = (
@@ -197,7 +199,7 @@ class StateReader(Database):
             yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-6]), failed
 
     def submission(self, job: int | None) -> tuple[str | None, int | None]:
-        """A job's ID, and when it was submitted in UTC epoch milliseconds; None: not known."""
+        """A job's ID, and when it was submitted, in UTC epoch milliseconds; each None if unknown."""
         found = self.query("SELECT remote_id, submitted_ms FROM jobs WHERE job = ?", (job,))
         return (found[0][0], found[0][1]) if found else (None, None)
 

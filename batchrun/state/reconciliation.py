@@ -1,8 +1,8 @@
-"""How a state file is made to agree with the results that are really there.
+"""Repairs a state file: makes it agree with the results that are really in the results files.
 
-What was found is staged first, then all of it is made good in one transaction: rows with a result have succeeded, rows
-whose result is lost are open again, and no table contradicts another. A job that may still be known to the endpoint
-is in flight again, so that its result is polled for before anything is paid again.
+The results found are staged first; then one transaction repairs everything: rows with a result have succeeded, rows
+whose result is lost are open again, and no table contradicts another. A job whose result the endpoint may still have is
+in flight again, so it is polled before anything is paid for again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batchrun.state.invariants import INVARIANTS, OWN
 from batchrun.state.store import Store
 
 UNDER_WAY = "repairing"
-"""The setting that a repair has been begun: until it is done, the results files may be ahead of the state."""
+"""The setting that marks an unfinished repair: until it is done, the results files may be ahead of the state."""
 
 _STAGE = """
 CREATE TEMP TABLE kept (
@@ -42,14 +42,14 @@ FROM (
     WHERE r.job IS NULL AND r.same_as IS NULL AND k.submitted_ms IS NOT NULL
 ) o
 """
-"""The jobs that the state does not know of, as their results tell; rows of one ID were sent together."""
+"""The jobs that only the results mention; rows with the same job ID were sent together."""
 _ADD_JOBS = """
 INSERT INTO jobs
 SELECT job, CASE count(*) WHEN 1 THEN row ELSE json_group_array(row) END, CASE count(*) WHEN 1 THEN remote_id END,
     'COMPLETED', submitted_ms, delay_ms, execution_ms
 FROM made GROUP BY job
 """
-"""Where there are several rows, their order is not known: without an ID the job will not be polled again."""
+"""The order of several rows of a job is unknown, so its ID is left out, and it will not be polled again."""
 _NAME_JOBS = """
 UPDATE rows SET job = m.job, attempts = max(rows.attempts, m.attempts) FROM made m WHERE m.row = rows.row
 """
@@ -75,7 +75,7 @@ WHERE f.same_as IS NOT NULL AND f.same_as NOT IN (SELECT row FROM kept) GROUP BY
 _INHERIT = """
 UPDATE rows SET same_as = nullif(h.heir, rows.row) FROM heirs h WHERE rows.same_as = h.leader OR rows.row = h.leader
 """
-"""A row that has the answer leads in the place of one that has lost it."""
+"""A row that has the answer becomes leader in the place of one that has lost it."""
 _FIND_LOST = f"""
 CREATE TEMP TABLE lost AS
 SELECT r.row, r.job, r.same_as IS NOT NULL AS is_shared, {OWN} AS is_own,
@@ -99,7 +99,7 @@ _PART = """
 UPDATE rows SET job = NULL FROM lost l, jobs j
 WHERE l.row = rows.row AND rows.state = 0 AND j.job = rows.job AND j.status = 'COMPLETED'
 """
-"""A job of which other rows still have their results stays; the row that has lost its own is submitted without them."""
+"""A job stays if other rows still have their results of it; a row that has lost its own is submitted separately."""
 _COUNTERS = """
 INSERT OR REPLACE INTO counters
 SELECT name, value FROM (
@@ -115,8 +115,8 @@ SELECT n.value, (SELECT count(*) FROM kept k, json_each(k.marks) m WHERE m.value
 """
 
 
-class Kept(NamedTuple):
-    """A row whose result is there, as its line tells."""
+class FoundResult(NamedTuple):
+    """A row whose result exists, with what its result line says."""
 
     row: int
     result: int
@@ -124,20 +124,20 @@ class Kept(NamedTuple):
     remote_id: str | None
     attempts: int | None
     submitted_ms: int | None
-    """None: the state knows the job."""
+    """None if the state knows the job."""
     delay_ms: int | None
     execution_ms: int | None
     input_tokens: int | None
     output_tokens: int | None
     marks: str
-    """What there is to say of its answer: a JSON array of words."""
+    """What is notable about its answer: a JSON array of words."""
 
 
-class Amended(NamedTuple):
-    """What was made good."""
+class RepairCounts(NamedTuple):
+    """What a repair has changed."""
 
     taken_over: int
-    """Rows that had not succeeded, and whose result was there."""
+    """Rows that had not succeeded, but whose result exists."""
     polled: int
     """Rows whose result is lost, and whose job is polled for it."""
     paid: int
@@ -147,30 +147,30 @@ class Amended(NamedTuple):
 
 
 def begin(store: Store) -> None:
-    """Note that a repair has begun, and make room for what is found."""
+    """Record that a repair has begun, and prepare the staging table."""
     store.set_setting(UNDER_WAY, True)
     with store.transaction() as db:
         db.execute("DROP TABLE IF EXISTS temp.kept")
         db.execute(_STAGE)
 
 
-def keep(store: Store, rows: Iterable[Kept]) -> None:
-    """Add rows whose results are there."""
+def stage_results(store: Store, rows: Iterable[FoundResult]) -> None:
+    """Stage rows whose results exist."""
     with store.transaction() as db:
-        db.executemany(f"INSERT INTO kept VALUES ({', '.join('?' * len(Kept._fields))})", rows)
+        db.executemany(f"INSERT INTO kept VALUES ({', '.join('?' * len(FoundResult._fields))})", rows)
 
 
-def amend(
+def reconcile(
     store: Store, sizes_bytes: Mapping[int, int], *, marks: Iterable[str], kept_since_ms: int, now_ms: int
-) -> Amended:
-    """Make the state agree with the rows that were kept.
+) -> RepairCounts:
+    """Make the state agree with the staged rows.
 
     Args:
         store: The state.
         sizes_bytes: Output -> length of its file.
-        marks: All words that there may be to say of an answer: those that are counted.
-        kept_since_ms: The endpoint may still know the results of jobs that ended since, UTC epoch milliseconds.
-        now_ms: UTC epoch milliseconds.
+        marks: All words that may be in `FoundResult.marks`; they are counted.
+        kept_since_ms: The endpoint may still have the results of jobs that ended since then, UTC epoch milliseconds.
+        now_ms: The current time, UTC epoch milliseconds.
     """
     with store.transaction() as db:
         before = db.execute("SELECT count(*) FROM rows WHERE state = 3 AND row IN (SELECT row FROM kept)").fetchone()
@@ -197,7 +197,7 @@ def amend(
             [(size_bytes, output) for output, size_bytes in sizes_bytes.items()],
         )
         db.execute("DELETE FROM settings WHERE name = ?", (UNDER_WAY,))
-        return Amended(_count(db, "kept") - before[0], *_lost(db))
+        return RepairCounts(_count(db, "kept") - before[0], *_lost(db))
 
 
 def _lost(db: sqlite3.Connection) -> tuple[int, int, int]:

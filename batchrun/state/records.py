@@ -1,4 +1,4 @@
-"""What the state file holds, as records: rows, jobs, sources, and what one transaction writes."""
+"""Records of the state file: rows, jobs, inputs, and what one transaction writes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from batchrun.scheduler.states import RowState
 
 ID_MARK = "\x1f"
-"""Between the id of a line and the number of a results file, see `shared_ids`; no id has it: ids are printable."""
+"""Separates the id of a line from the number of a results file, see `shared_ids`. Ids are printable, so none has it."""
 
 
 def public_id(stored: str) -> str:
-    """The id of a row's line, by the one that the row has in the state file."""
+    """The id of a row's line, from the row's stored id."""
     return stored.partition(ID_MARK)[0] if ID_MARK in stored else stored
 
 
 class RowRecord(NamedTuple):
-    """A row as the state file has it."""
+    """A row as it is stored."""
 
     row: int
     id: str
@@ -27,7 +27,7 @@ class RowRecord(NamedTuple):
     """1-based."""
     offset: int
     length: int
-    """Of the line in bytes, without its end."""
+    """The length of the line in bytes, without the line end."""
     digest: bytes
     state: RowState
     attempts: int
@@ -36,24 +36,24 @@ class RowRecord(NamedTuple):
     variant: int
     """Its combination of sweep values; 0 without a sweep."""
     same_as: int | None = None
-    """The row whose job answers this one too; None: it has jobs of its own."""
+    """The row whose job also answers this one; None if the row has its own jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Rows of some variants only: those whose variant, divided by `stride`, leaves `index` over modulo `count`."""
+    """The rows of some variants: those with `variant // stride % count == index`."""
 
     index: int = 0
     count: int = 1
     stride: int = 1
 
     def where(self, variant: str = "variant") -> str:
-        """The condition in SQL."""
+        """The condition as SQL."""
         return f"({variant} / {self.stride}) % {self.count} = {self.index}" if self.count > 1 else "1"
 
 
 class OpenJob(NamedTuple):
-    """A job whose ID is known and whose end is not."""
+    """A job in flight with a known ID."""
 
     rows: tuple[RowRecord, ...]
     """Its rows that have not ended, in order; at least one."""
@@ -63,7 +63,7 @@ class OpenJob(NamedTuple):
     remote_id: str
     submitted_ms: int
     is_cancelling: bool
-    """Whether the session that saw it last has cancelled it, or was about to."""
+    """Whether the last session that polled it has cancelled it, or was about to."""
 
 
 class SourceRecord(NamedTuple):
@@ -71,13 +71,13 @@ class SourceRecord(NamedTuple):
 
     source: int
     path: str
-    """As the user named it."""
+    """The path as the user gave it."""
     origin: str
-    """Its absolute path, `-` for stdin: by this it is known again from another folder."""
+    """Its absolute path, or `-` for stdin, by which it is recognised from any working directory."""
     file: str
     """The file to read: the input itself, or its spooled copy."""
     stamp: str
-    """Size, time and inode when it was read; another stamp means that it is to be read again."""
+    """Its size, time and inode when it was read; if they differ, it has to be read again."""
     output: int
 
 
@@ -106,15 +106,15 @@ class FailedJob(NamedTuple):
     """The last job of a row that failed, or is held."""
 
     remote_id: str | None
-    """None: nothing was accepted."""
+    """None if no submission was accepted."""
     submitted_ms: int | None
-    """None: nothing was submitted."""
+    """None if nothing was submitted."""
     same_as: str | None
-    """The id of the row whose job it was; None: the row's own."""
+    """The id of the row whose job it was; None if it was the row's own."""
     output: bytes | None = None
-    """What it has put out, as JSON; None: nothing."""
+    """Its output as JSON; None if it had none."""
     delay_ms: int | None = None
-    """Here and below None: its answer did not say, or it had none."""
+    """This and `execution_ms` are None if they were not reported, or if there was no answer."""
     execution_ms: int | None = None
 
 
@@ -126,7 +126,7 @@ class Submission(NamedTuple):
     attempt: int
     submitted_ms: int
     carried: int | tuple[int, ...] | None
-    """With the first row the numbers of all of them in order, or of the only one; None with the others."""
+    """For the first row of the job, the numbers of all its rows in order, or of its only row; None for the others."""
 
 
 class Acceptance(NamedTuple):
@@ -139,14 +139,14 @@ class Acceptance(NamedTuple):
 
 
 class JobEnd(NamedTuple):
-    """How a job ended, and the state of one of its rows from then on."""
+    """How a job ended, and the new state of one of its rows."""
 
     job: int | None
-    """None: the row could not be sent."""
+    """None if the row could not be sent."""
     row: int
     state: RowState
     status: str | None
-    """The job's, the same for all of its rows; None: the submission surely made no job, and is forgotten."""
+    """The job's status, the same for all its rows; None if the submission certainly created no job and is forgotten."""
     retries: int
     unconfirmed: int
     delay_ms: int | None
@@ -156,12 +156,12 @@ class JobEnd(NamedTuple):
 
 
 class Execution(NamedTuple):
-    """Jobs that were at work and have ended, and their time there: one cancelled in the queue has cost nothing."""
+    """Ended jobs that ran, and their execution time. Jobs cancelled in the queue do not count: they cost nothing."""
 
     jobs: int
     total_ms: int
     failed_ms: int
-    """Of jobs without a result."""
+    """The execution time of jobs without a result."""
 
 
 @dataclass(slots=True)
@@ -173,26 +173,26 @@ class Batch:
     """Jobs that are about to be cancelled."""
     ended: list[JobEnd] = field(default_factory=list)
     left: list[tuple[int]] = field(default_factory=list)
-    """Rows that are pending again while others have got results of their job: they have no job from then on."""
+    """Rows that are pending again while other rows of their job have results: they lose their job."""
     failures: list[FailureRecord] = field(default_factory=list)
     parts: list[tuple[int, int, bytes]] = field(default_factory=list)
-    """What jobs that failed have put out: job, row, and the output as JSON."""
+    """The output of failed jobs: job, row, and the output as JSON."""
     leaders: list[tuple[int]] = field(default_factory=list)
-    """Rows that have ended, and those that ask for the same end with them."""
+    """Leaders that have ended; their pending followers end with them."""
     answered: list[tuple[int, int]] = field(default_factory=list)
-    """Rows that end with a leader, each with the digest of its result line."""
+    """Followers that end with a leader, each with the digest of its result line."""
     submitted: list[Submission] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     """Added to the run's counters."""
     committed_bytes: dict[int, int] = field(default_factory=dict)
-    """Output -> length of its file that the ended rows have reached."""
+    """Output -> the new committed length of its file."""
     timeline: list[Any] | None = None
-    """How the run has gone so far; None: as it was written last."""
+    """The course of the run so far; None if it has not changed."""
     may_end_in_part: bool = False
-    """Whether rows of the jobs that ended may still be open: these jobs are then to be polled again."""
+    """Whether rows of the ended jobs may still be open: these jobs are then polled again."""
 
     def count_answer(self, used: int | None, made: int | None, marks: Iterable[str], rows: int = 1) -> None:
-        """Count what a result says of its tokens, and what there is to say of the answer, once for each of its rows."""
+        """Count the tokens of an answer once, and what is notable about it once for each of its rows."""
         counts = [("input_tokens", used), ("output_tokens", made)]
         counts += [(mark, rows) for mark in marks]
         for name, count in counts:

@@ -1,15 +1,14 @@
-"""The state file's tables, and how a file gets them.
+"""The tables of the state file, and how a file is created and upgraded.
 
-A row keeps no prompt text: its source, offset, length and digest lead back to the line. A row's id is in the row,
-because results, failures and people speak of rows by it. Jobs are a table of their own: a row has several over time,
-and a job carries one or more rows. `carried` has their numbers in the order in which they were sent: an integer for
-one row, which takes four bytes, a JSON array for several. `rows.job` is the row's last job; for a row that another
-row's job has answered, it is that job.
+A row contains no prompt text: its source, offset, length and digest lead back to the line. It does contain its id, by
+which results, failures and people refer to it. Jobs have their own table: a row may have several over time, and a job
+carries one or more rows. `carried` has their numbers in the order in which they were sent: an integer for one row,
+which takes four bytes, or a JSON array for several. `rows.job` is the row's last job, or the leader's if that answered.
 
-`variant` is the number of a row's combination of sweep values, `same_as` the row whose job answers this one too, and
-`result` the digest of its result line: 48 bits, None for a row without one or one of an older version.
+`variant` is the number of a row's combination of sweep values, `same_as` the row whose job also answers this one, and
+`result` the digest of its result line: 48 bits, NULL if there is none or an older version wrote it.
 
-Times are UTC epoch milliseconds; they survive a reboot, unlike the scheduler's clock.
+Times are UTC epoch milliseconds; unlike the scheduler's clock, they survive a reboot.
 """
 
 from __future__ import annotations
@@ -24,28 +23,28 @@ from batchrun.files.folders import make_folder
 from batchrun.state.opening import (
     Tell,
     damaged_hint,
-    meant,
-    open_to_look,
+    did_you_mean,
+    open_to_read,
     open_to_write,
-    patiently,
     refuse_without_log,
+    retry_while_locked,
     sqlite_errors,
 )
 
 APPLICATION_ID = 0x62617263
-"""`barc`: tells a state file from any other SQLite file."""
+"""`barc`: distinguishes a state file from any other SQLite file."""
 SCHEMA_VERSION = 4
 _UPGRADES = (
     (("variant", "INTEGER NOT NULL DEFAULT 0"), ("same_as", "INTEGER")),
     (("result", "INTEGER"),),
 )
-"""The columns that versions 2 and 3 have added to `rows`."""
+"""The columns that versions 2 and 3 added to `rows`."""
 _LOG_BYTES = 4 << 20
 
 _JOB_ROWS = """
 VIEW job_rows AS SELECT j.job, coalesce(e.key, 0) AS ordinal, e.value AS row FROM jobs j, json_each(j.carried) e
 """
-"""The rows of each job, with their places among them."""
+"""The rows of each job, numbered in the order in which they were sent."""
 _JOBS = f"""
 CREATE TABLE jobs (
     job INTEGER PRIMARY KEY,
@@ -59,9 +58,9 @@ CREATE TABLE jobs (
 CREATE {_JOB_ROWS};
 CREATE TABLE parts (job INTEGER, row INTEGER, output BLOB NOT NULL, PRIMARY KEY (job, row)) WITHOUT ROWID;
 """
-"""`parts` has what jobs that failed have put out, as JSON."""
+"""`parts` contains the output of failed jobs, as JSON."""
 _SEVERAL_ROWS_FROM = 4
-"""Before this version a job carried one row."""
+"""The first version in which a job can carry several rows."""
 _UPGRADE_JOBS = f"""
 ALTER TABLE jobs RENAME TO old_jobs;
 ALTER TABLE parts RENAME TO old_parts;
@@ -72,7 +71,7 @@ DROP TABLE old_jobs;
 DROP TABLE old_parts;
 """
 _OLD_PARTS = "TABLE IF NOT EXISTS parts (job INTEGER PRIMARY KEY, output BLOB NOT NULL)"
-"""Files of versions 1 to 3 may be without it."""
+"""Files of versions 1 to 3 may lack it."""
 
 _TABLES = f"""{_JOBS}
 CREATE TABLE settings (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -119,21 +118,21 @@ CREATE TABLE sessions (session INTEGER PRIMARY KEY, pid INTEGER NOT NULL, starte
 
 
 def connect(path: Path, *, read_only: bool = False, tell: Tell | None = None) -> sqlite3.Connection:
-    """Open a state file, making it when it does not exist (unless read-only).
+    """Open a state file; it is created if it does not exist, unless `read_only`.
 
     Args:
         path: The file.
-        read_only: Whether it is only looked at; then it may be of another user, or on a disk that is read-only.
-        tell: Told when another program keeps us waiting; None: then there is no long wait.
+        read_only: Whether it is only read; then it may belong to another user, or be on a read-only disk.
+        tell: Called with a message if another program has the file locked for long; None to wait at most 10 s.
 
     Raises:
-        StateError: it is no state file of ours, newer than this batchrun, or damaged.
+        StateError: it is not a state file of batchrun, is newer than this batchrun, or is damaged.
         OutputError: it cannot be created or written.
     """
     if path.is_dir():
         raise StateError(
             f"{path} is a folder, not a state file",
-            meant(path, f"that of a folder of results is its {FOLDER_STATE}"),
+            did_you_mean(path, f"in a folder of results, it is {FOLDER_STATE}"),
         )
     if read_only and not path.exists():
         raise StateError(f"{path}: there is no such state file", "it is beside the results: <output>.state")
@@ -141,14 +140,14 @@ def connect(path: Path, *, read_only: bool = False, tell: Tell | None = None) ->
         try:
             make_folder(path.parent)
         except OSError as error:
-            raise OutputError(f"{path.parent}: the folder cannot be made: {error.strerror}") from error
+            raise OutputError(f"{path.parent}: the folder cannot be created: {error.strerror}") from error
     refuse_without_log(path)
     with sqlite_errors(path, reading=read_only):
         if not read_only and path.exists():
-            patiently(lambda: _refuse_damaged(path), path, tell)
-        connection = patiently(lambda: open_to_look(path), path, tell) if read_only else open_to_write(path)
+            retry_while_locked(lambda: _refuse_damaged(path), path, tell)
+        connection = retry_while_locked(lambda: open_to_read(path), path, tell) if read_only else open_to_write(path)
         try:
-            patiently(lambda: _prepare(connection, path, read_only=read_only), path, tell)
+            retry_while_locked(lambda: _prepare(connection, path, read_only=read_only), path, tell)
         except BaseException:
             connection.close()
             raise
@@ -156,65 +155,63 @@ def connect(path: Path, *, read_only: bool = False, tell: Tell | None = None) ->
 
 
 def holds_run(path: Path, tell: Tell | None = None) -> bool:
-    """Whether a file may hold a run: not when it is missing, empty, or was cut off before a run began.
+    """Whether a file may hold a run: False if it is missing, empty, or was cut off before a run began.
 
-    Nothing is written. What is no state file of ours counts as holding something.
+    Nothing is written. For another program's database this is True, unless it is empty.
 
     Raises:
-        StateError: it is damaged, or no database.
+        StateError: it is damaged, or not a database.
         OutputError: it cannot be opened.
     """
     if not path.exists():
         return False
     with sqlite_errors(path, reading=True):
-        return patiently(lambda: _holds_run(path), path, tell)
+        return retry_while_locked(lambda: _holds_run(path), path, tell)
 
 
 def _holds_run(path: Path) -> bool:
-    with closing(open_to_look(path)) as connection:
+    with closing(open_to_read(path)) as connection:
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
         return bool(connection.execute("SELECT count(*) FROM settings WHERE name = 'options'").fetchone()[0])
 
 
 def _refuse_damaged(path: Path) -> None:
-    """Look through the whole file, 0.3 s for a million rows, before a connection that would write to it.
+    """Check the whole file, 0.3 s for a million rows, before opening a connection that may write to it.
 
-    A writing connection folds the log into the file when it is closed, even if nothing was written.
+    Such a connection checkpoints the log when it is closed, even if it has written nothing.
     """
-    with closing(open_to_look(path)) as connection:
-        _refuse_strange(connection, path)
+    with closing(open_to_read(path)) as connection:
+        _refuse_foreign(connection, path)
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise StateError(f"{path}: the state file is damaged ({' '.join(verdict.split())})", damaged_hint(path))
 
 
-def _refuse_strange(connection: sqlite3.Connection, path: Path, *, may_be_empty: bool = True) -> int:
-    """The number of tables of a file that is ours, or empty."""
+def _refuse_foreign(connection: sqlite3.Connection, path: Path, *, may_be_empty: bool = True) -> int:
+    """Refuse a file that is neither a state file nor empty; returns the number of its tables and indexes."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     if (tables or not may_be_empty) and application_id != APPLICATION_ID:
-        raise StateError(
-            f"{path} is not a state file of batchrun", "give another --state; this file was left untouched"
-        )
+        raise StateError(f"{path} is not a state file of batchrun", "use another --state; this file was left untouched")
     if version > SCHEMA_VERSION:
         raise StateError(
-            f"{path} was written by a newer batchrun (schema {version}, this one knows {SCHEMA_VERSION})",
+            f"{path} was written by a newer batchrun (schema {version}; this one supports up to {SCHEMA_VERSION})",
             "upgrade: pip install -U runpod-batchrun",
         )
     return int(tables)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
-    tables = _refuse_strange(connection, path, may_be_empty=not read_only)
+    tables = _refuse_foreign(connection, path, may_be_empty=not read_only)
     version = connection.execute("PRAGMA user_version").fetchone()[0] if tables else SCHEMA_VERSION
     if read_only:
         _show_as_new(connection, version)
         return
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    # The store folds the log into the file itself; what is left of it behind a large batch is given back.
+    # The store does the checkpoints itself; the limit returns disk space after a large batch.
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     if version < SCHEMA_VERSION:
@@ -229,9 +226,9 @@ def _added_since(version: int) -> list[tuple[str, str]]:
 
 
 def _show_as_new(connection: sqlite3.Connection, version: int) -> None:
-    """Let a file of an older version be read as if it were of this one.
+    """Let a file of an older version be read like one of this version.
 
-    A temporary view is found before the table of its name.
+    A temporary view takes precedence over the table of the same name.
     """
     if added := _added_since(version):
         defaults = ", ".join(f"{0 if 'DEFAULT 0' in kind else 'NULL'} AS {name}" for name, kind in added)
@@ -249,5 +246,5 @@ def _show_as_new(connection: sqlite3.Connection, version: int) -> None:
 
 
 def _in_one(connection: sqlite3.Connection, script: str) -> None:
-    """Run a script and note the version, all or nothing."""
+    """Run a script and set the version, in one transaction."""
     connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")

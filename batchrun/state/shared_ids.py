@@ -1,8 +1,8 @@
-"""Ids that stand in several inputs: with a results file for each input, an id belongs to one row of each of them.
+"""Ids that occur in several inputs: with a results file for each input, an id may belong to one row of each of them.
 
-The ids of the table of rows are unique. Where one stands in several inputs, the row of the results file that had it
-first keeps it as it is, and that of another has the number of its results file behind it. Outside the state file a row
-is always called by the id of its line.
+The ids in the table of rows are unique. If an id occurs in several inputs, the row of the results file that had it
+first keeps it unchanged; in the others, the number of the results file is appended to it. Outside the state file a row
+always has the id of its line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from batchrun.state.reader import StateReader
 from batchrun.state.records import ID_MARK, SourceRecord
 
 _SETTING = "shared_ids"
-"""The setting that there are such rows, so that the others need not be looked for."""
+"""The setting that says whether there are such rows; without it, no search for them is needed."""
 
 _HOMES = "CREATE TEMP TABLE homes (source INTEGER PRIMARY KEY, output INTEGER NOT NULL)"
 _IS_TWICE = "SELECT 1 FROM incoming GROUP BY id HAVING count(*) > 1 LIMIT 1"
@@ -33,22 +33,22 @@ FROM (
 ) AS c
 WHERE c.n = incoming.n AND c.output <> c.holder
 """
-"""The results file that the row with the id belongs to keeps it; else the one whose line comes first has it now."""
+"""The id stays with the results file of the row that has it; if no row has it, with that of the first line."""
 _PUBLIC = f"CASE WHEN instr(id, '{ID_MARK}') THEN substr(id, 1, instr(id, '{ID_MARK}') - 1) ELSE id END"
 
 
-def tell_apart(db: sqlite3.Connection, sources: Iterable[SourceRecord]) -> bool:
-    """Give staged lines of different results files different ids; those that are known get the ids that they have.
+def make_ids_unique(db: sqlite3.Connection, sources: Iterable[SourceRecord]) -> bool:
+    """Give staged lines of different results files different ids; lines of known rows get the stored ids.
 
-    A row with an id of its own may move to another input, as a line that was put into another file does; one that
-    shares its id stays where it is.
+    A row with a unique id may move to another input, if its line was moved to another file; one with a shared id stays
+    in its input.
 
     Args:
         db: The state file, in a transaction, with the lines staged as `incoming`.
-        sources: The inputs that these are of.
+        sources: The inputs of these lines.
 
     Returns:
-        Whether an id may still stand on two lines.
+        Whether two lines may still have the same id.
     """
     homes = {source.source: source.output for source in sources}
     is_shared = bool(db.execute("SELECT 1 FROM settings WHERE name = ?", (_SETTING,)).fetchone())
@@ -66,18 +66,18 @@ def tell_apart(db: sqlite3.Connection, sources: Iterable[SourceRecord]) -> bool:
 
 
 def has_shared_ids(store: StateReader) -> bool:
-    """Whether ids may stand in several inputs of a run."""
+    """Whether ids may occur in several inputs of a run."""
     return store.get_setting(_SETTING) is not None
 
 
 def is_shared_id(store: StateReader, row_id: str) -> bool:
-    """Whether several rows of a run have an id."""
+    """Whether several rows of a run have the same public id."""
     sql = "SELECT count(*) FROM rows WHERE id = ? OR (id > ? AND id < ?)"
     return bool(store.query(sql, (row_id, row_id + ID_MARK, row_id + chr(ord(ID_MARK) + 1)))[0][0] > 1)
 
 
 def count_shared_ids(store: StateReader, *, with_errors: bool = False) -> int:
-    """How many ids belong to several rows that have succeeded; or that have failed or are held, too."""
+    """How many public ids belong to several rows that have succeeded (with errors: or have failed or are held)."""
     if not has_shared_ids(store):
         return 0
     states = "3, 4, 5" if with_errors else "3"
@@ -88,14 +88,14 @@ def count_shared_ids(store: StateReader, *, with_errors: bool = False) -> int:
 def stored_ids(
     store: StateReader, output: int, lines: Sequence[tuple[str, bytes]], digest_of: Callable[[bytes], int] | None = None
 ) -> list[str]:
-    """What the rows are called in the state file that lines of a results or error file name by their public ids.
+    """The stored ids of rows, given lines of a results or error file with their public ids.
 
     Args:
         store: The state file.
         output: The number of the results file.
-        lines: Each with the id that it names; at most 15,000.
-        digest_of: Gives the digest of a result line. It is asked for only where the id leads to two rows: the older may
-            have moved to another input, and its result stands here still. None: they have no digests.
+        lines: Pairs of public id and line; at most 15,000.
+        digest_of: Returns the digest of a result line. It is needed only if the id leads to two rows: the older one may
+            have moved to another input while its result is still in this file. None for lines without digests.
     """
     ids = [row_id for row_id, _ in lines]
     if not has_shared_ids(store):

@@ -1,4 +1,4 @@
-"""A run's state as of one moment, for those who look at all of its rows."""
+"""A snapshot of a run's state, to read all of its rows consistently."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _WRONG = {
     "outputs": f"typeof(path) <> 'text' OR {_NO_NUMBERS.format('committed_bytes')}",
     "sources": f"typeof(path) <> 'text' OR typeof(file) <> 'text' OR {_NO_NUMBERS.format('output')}",
 }
-"""Table -> which of its rows no batchrun has written. A line has at most 64 MiB."""
+"""Table -> the condition for rows that batchrun cannot have written. A line has at most 64 MiB."""
 _ROWS = "sum(CASE WHEN state = 4 AND attempts = 0 AND id GLOB 'invalid-*' THEN ? ELSE 1 END)"
 
 
-class Found(NamedTuple):
-    """A row that was looked up by its id."""
+class FoundRow(NamedTuple):
+    """A row that was found by its id."""
 
     row: int
     source: int
@@ -36,11 +36,11 @@ class Found(NamedTuple):
     state: int
     """A RowState's number."""
     result: int | None
-    """The digest of its result line; None when an older version has written it."""
+    """The digest of its result line; None if an older version wrote it."""
 
 
 class ScannedRow(NamedTuple):
-    """A row and the way back to its line."""
+    """A row and where its line is."""
 
     row: int
     id: str
@@ -49,16 +49,16 @@ class ScannedRow(NamedTuple):
     """1-based."""
     offset: int
     length: int
-    """Of the line in bytes, without its end."""
+    """The length of the line in bytes, without the line end."""
     digest: bytes
     state: int
     """As in `Found`."""
 
 
 class StateSnapshot(StateReader):
-    """A state file, read-only, as it was when this was made, whatever another process writes meanwhile.
+    """A state file, read-only, as it was when this object was created, even while another process writes it.
 
-    The length of each results file and the states of its rows are committed together, so here they agree.
+    The length of each results file and the states of its rows are committed together, so they agree here.
 
     Args:
         path: The state file.
@@ -79,18 +79,18 @@ class StateSnapshot(StateReader):
             raise
 
     def damage(self) -> list[str]:
-        """What is wrong with the file itself, a few things at most; none as a rule. Of a damaged one, read no more."""
+        """The first problems with the file itself; empty if it is intact. Read nothing more from a damaged file."""
         try:
             faults = [text for (text,) in self.query("PRAGMA integrity_check(5)") if text != "ok"]
             for table, wrong in _WRONG.items():
                 count = self.query(f"SELECT count(*) FROM {table} WHERE {wrong}")[0][0]
-                faults += [f"table {table}, values that cannot be: {count:,}"] * bool(count)
+                faults += [f"table {table}: {count:,} rows with impossible values"] * bool(count)
         except StateError as error:
             return [error.message]
         return faults
 
     def refuse_damaged(self) -> None:
-        """Refuse a damaged file, before more is read of it.
+        """Refuse a damaged file, before anything else is read from it.
 
         Raises:
             StateError: it is damaged.
@@ -99,36 +99,36 @@ class StateSnapshot(StateReader):
             raise StateError(f"{self.path}: the state file is damaged ({faults[0]})", "restore it from a copy")
 
     def last_row(self) -> int:
-        """The largest number that a row has; 0 without any."""
+        """The largest row number; 0 without rows."""
         return int(self.query("SELECT coalesce(max(row), 0) FROM rows")[0][0])
 
     def last_session(self) -> tuple[int, str | None]:
-        """The number of the last session and how it ended; None while it goes on, or when it was cut off."""
+        """The number of the last session, and how it ended: None if it is running or was cut off."""
         rows = self.query("SELECT session, outcome FROM sessions ORDER BY session DESC LIMIT 1")
         return (int(rows[0][0]), rows[0][1]) if rows else (0, None)
 
-    def find(self, ids: Sequence[str]) -> list[Found | None]:
-        """The rows with these ids, see `shared_ids`, in order; None where there is none. At most 30,000 at a time."""
-        # Not as one JSON array: SQLite would end an id there at a NUL.
+    def find(self, ids: Sequence[str]) -> list[FoundRow | None]:
+        """The rows with these stored ids (see `shared_ids`), in order; None for each missing one. At most 30,000."""
+        # Not as one JSON array: SQLite would truncate an id at a NUL.
         sql = f"SELECT id, row, source, line, state, result FROM rows WHERE id IN ({','.join('?' * len(ids))})"
-        found = {row[0]: Found(*row[1:]) for row in self.query(sql, ids)}
+        found = {row[0]: FoundRow(*row[1:]) for row in self.query(sql, ids)}
         return [found.get(row_id) for row_id in ids]
 
     def rows_by_source(self, size: int) -> dict[int, int]:
-        """Input -> how many rows it has; a line that was invalid counts for all the rows that it would have: `size`."""
+        """Input -> the number of its rows; an invalid line counts as `size` rows, as many as it would have."""
         return dict(self.query(f"SELECT source, {_ROWS} FROM rows GROUP BY source", (size,)))
 
     def rows_by_line(self, source: int, size: int) -> dict[bytes, int]:
-        """By what a line of an input is known -> how many rows were made of it, as above: 150 bytes a line."""
+        """Digest of a line of an input -> the number of its rows, counted as above; takes 150 bytes a line."""
         sql = f"SELECT digest, {_ROWS} FROM rows WHERE source = ? GROUP BY digest"
         return dict(self.query(sql, (size, source)))
 
     def variants(self, ids: Sequence[str]) -> dict[str, int]:
-        """Row id -> the number of its variant, for the rows that there are. At most 30,000 at a time."""
+        """Row id -> its variant, for the ids that exist. At most 30,000 at a time."""
         return dict(self.query(f"SELECT id, variant FROM rows WHERE id IN ({','.join('?' * len(ids))})", ids))
 
     def line_digests(self) -> Iterator[bytes]:
-        """The digest of the bytes of each line that rows were made of, once for all of its rows."""
+        """The digest of the bytes of each line that has rows, once for each line."""
         for (digest,) in self.each("SELECT substr(digest, 1, 16) FROM rows WHERE variant = 0"):
             yield digest
 

@@ -1,10 +1,10 @@
-"""How the lines of the inputs become rows, the first time and again on each resume.
+"""Turns the lines of the inputs into rows, at the start and on each resume.
 
-All lines are staged first and merged in one transaction, so that a run either has all of its rows or is as before.
-Rows are matched by their id, not by their position: a reordered or extended input resumes well. A line that was
-submitted and now asks for something else, or is gone, is refused by name, because its result would belong to another
-question. What a line is known by, its `digest`, is made by `prompts.identity.known_by`: 16 bytes for how it is
-written, 8 for what it asks for, 2 for what it carries; a row of an earlier version has the first 16 alone.
+All lines are staged first and merged in one transaction, so a run either gets all of its rows or stays as it was.
+Rows are matched by their id, not by their position: a reordered or extended input resumes well. If a line was submitted
+and its request has changed, or it is gone, the input is refused, because the result would belong to another request.
+The `digest` of a line comes from `prompts.identity.known_by`: 16 bytes for the bytes of the line, 8 for its request, 2
+for its other fields; a row of an earlier version has only the first 16.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from batchrun.errors import InputError, StateError
 from batchrun.state.dedupe import choose_leaders
 from batchrun.state.records import OutputRecord, SourceRecord, public_id
-from batchrun.state.shared_ids import tell_apart
+from batchrun.state.shared_ids import make_ids_unique
 from batchrun.state.store import Store
 
 _STAGE = """
@@ -54,15 +54,15 @@ CREATE TEMP TABLE twice AS SELECT n, variant, again FROM (
     FROM incoming i LEFT JOIN rows r ON r.id = i.id
 ) WHERE place > 1
 """
-"""The lines whose id another has: the one that the run knows, else the one that comes first."""
+"""The lines whose id another line has, except for the line that the run has already, or else the first one."""
 _CALL_INVALID = """
 UPDATE incoming SET id = 'invalid-' || lower(hex(substr(digest, 1, 8))) || iif(again > 1, '-' || again, ''),
     key = CAST('twice ' || incoming.n AS BLOB),
-    problem = 'another line has the id ' || json_quote(substr(id, 1, length(id) - length(suffix))) || ' as well'
+    problem = 'duplicate id ' || json_quote(substr(id, 1, length(id) - length(suffix)))
 FROM temp.twice t WHERE t.n = incoming.n
 """
 _UNSENT = "attempts = 0 AND (state = 0 OR (state = 4 AND same_as IS NULL))"
-"""Rows that nothing was paid for, those that were invalid among them: their lines may change and go."""
+"""Rows that were never submitted, including invalid ones: their lines may change or disappear."""
 _REWRITTEN = """
 FROM incoming i JOIN rows r ON r.id = i.id
 WHERE r.digest <> i.digest AND substr(r.digest, 1, 16) <> substr(i.digest, 1, 16)
@@ -93,7 +93,7 @@ UPDATE rows SET source = i.source, line = i.line, offset = i.offset, length = i.
 FROM incoming i WHERE i.id = rows.id
 """
 _ROOM = 1 << 46
-"""Where a row's digest comes: a row that grows in place splits its page, and pages that are half empty cost bytes."""
+"""Reserves space for a row's digest: a row that grows in place splits its page, and half-empty pages waste space."""
 _ADD = f"""
 INSERT INTO rows (id, source, line, offset, length, digest, variant, result)
 SELECT i.id, i.source, i.line, i.offset, i.length, i.digest, i.variant, {_ROOM} FROM incoming i
@@ -102,12 +102,12 @@ _NEW = "WHERE NOT EXISTS (SELECT 1 FROM rows r WHERE r.id = i.id)"
 
 
 class StagedLine(NamedTuple):
-    """A valid line of an input, as one of its rows."""
+    """A line of an input, as one of its rows."""
 
     id: str
-    """Of the line."""
+    """The id of the line."""
     derived: bool
-    """Whether the id comes from the content: equal lines are then numbered, instead of being an error."""
+    """Whether the id is derived from the content: equal lines are then numbered instead of rejected."""
     source: int
     line: int
     offset: int
@@ -117,27 +117,27 @@ class StagedLine(NamedTuple):
     suffix: str = ""
     """What the variant adds to the id."""
     key: bytes | None = None
-    """Shared by the rows that ask for the same; None: nobody wants to know."""
+    """Equal for rows with equal requests; None if that does not matter."""
     problem: str | None = None
-    """Why the line cannot be run, and its row has failed already; None: it can."""
+    """Why the line is invalid, so that its row has failed already; None if it is valid."""
 
 
 class MergedRows(NamedTuple):
-    """What an intake has changed."""
+    """How a merge has changed the run's rows."""
 
     rows: int
-    """Rows of the run from now on."""
+    """The number of rows that the run now has."""
     added: int
     dropped: int
     """Rows that were never submitted and whose lines are gone."""
     carried: int = 0
-    """Rows that were submitted, and whose lines now carry other fields."""
+    """Rows that were submitted, and whose lines have changed only in fields outside the request."""
     twice: int = 0
-    """Lines that cannot be run because another has their id."""
+    """Lines that are invalid because another line has their id."""
 
 
 def stage(store: Store, lines: Iterable[StagedLine]) -> None:
-    """Put the lines of all inputs beside the run's rows, in order; `merge` takes them over."""
+    """Stage the lines of all inputs, in order; `merge` turns them into rows."""
     with store.transaction() as db:
         db.execute("DROP TABLE IF EXISTS temp.incoming")
         db.execute(_STAGE)
@@ -158,19 +158,19 @@ def merge(
     skip_invalid: bool = False,
     outputs: Iterable[OutputRecord] = (),
 ) -> MergedRows:
-    """Make the staged lines the run's rows.
+    """Turn the staged lines into the run's rows.
 
     Args:
         store: The run's state.
-        sources: The inputs that the lines' `source` numbers mean from now on.
-        whole: Whether every line of the inputs was staged; otherwise a row without a line is no surprise.
-        limit: At most so many rows in the run; lines beyond it are left for a later session. None: all.
-        dedupe: Whether rows with one key share a job.
-        skip_invalid: Whether lines that cannot be run are rows that have failed; then some may be staged as such.
-        outputs: Their results files; those that the run does not have yet are added.
+        sources: The inputs that the lines' `source` numbers refer to; they replace the stored ones.
+        whole: Whether every line of the inputs was staged; only then is a row without a line an error.
+        limit: The most rows of the run; lines beyond it are left for a later session. None for no limit.
+        dedupe: Whether rows with the same key share a job.
+        skip_invalid: Whether invalid lines become failed rows; only then may some be staged.
+        outputs: The results files of the inputs; new ones are added to the run.
 
     Raises:
-        InputError: an id stands on two lines of one results file, and lines are not to be skipped.
+        InputError: two lines of one results file have the same id, and invalid lines are not skipped.
         StateError: a line that was submitted has changed or is gone.
     """
     names = {source.source: source.path for source in sources}
@@ -179,7 +179,7 @@ def merge(
         db.execute(_NAME_VARIANTS)
         db.execute("CREATE INDEX temp.incoming_by_id ON incoming (id)")
         twice = 0
-        if tell_apart(db, sources):
+        if make_ids_unique(db, sources):
             if not skip_invalid:
                 _refuse_twice(db, names)
             twice = _invalidate_twice(db)
@@ -210,7 +210,7 @@ def merge(
 
 
 def _invalidate_twice(db: sqlite3.Connection) -> int:
-    """Make invalid lines of those whose id another has, one row each; returns how many there are."""
+    """Mark lines with the id of another line as invalid, with one row each; returns how many there are."""
     db.execute("DROP TABLE IF EXISTS temp.twice")
     db.execute(_FIND_TWICE)
     db.execute("DELETE FROM incoming WHERE n IN (SELECT n FROM temp.twice WHERE variant > 0)")
@@ -224,8 +224,8 @@ def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:
     listed = "; ".join(f"{row_id!r}: {names[s1]}:{l1} and {names[s2]}:{l2}" for row_id, s1, l1, s2, l2 in twice)
     hint = "give each line its own id, or none at all"
     if all(first != second for _, first, _, second, _ in twice):
-        hint += "; or give each file its own results, where its ids may start anew: -o FOLDER/"
-    raise InputError(f"an id stands on two lines: {listed}", hint)
+        hint += "; or use -o FOLDER/: each file then gets its own results, and may reuse the ids of others"
+    raise InputError(f"duplicate id: {listed}", hint)
 
 
 def _refuse_changed(store: Store, db: sqlite3.Connection, names: dict[int, str], *, whole: bool) -> None:
@@ -234,7 +234,7 @@ def _refuse_changed(store: Store, db: sqlite3.Connection, names: dict[int, str],
         listed = ", ".join(f"{names[source]}:{line} (id {public_id(row_id)!r})" for row_id, source, line in changed)
         raise StateError(
             f"a line has changed since it was submitted: {listed}",
-            "put the old line back, give the new one an id of its own, or start a new run with another --output",
+            "restore the old line, give the new one another id, or start a new run with another --output",
         )
     missing = db.execute(_MISSING).fetchall() if whole else []
     if missing:
@@ -243,6 +243,6 @@ def _refuse_changed(store: Store, db: sqlite3.Connection, names: dict[int, str],
             f"{old.get(source, '?')}:{line} (id {public_id(row_id)!r})" for row_id, source, line in missing
         )
         raise StateError(
-            f"a line that was submitted is in the input no longer: {listed}",
-            f"put it back, or start a new run with another --output; {store.path} belongs to the old input",
+            f"a line that was submitted is missing from the input: {listed}",
+            f"restore it, or start a new run with another --output; {store.path} belongs to the old input",
         )

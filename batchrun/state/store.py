@@ -1,7 +1,6 @@
-"""What a session writes into the state of its run.
+"""Writes the state of a run during a session.
 
 Writes come in batches, one transaction each, with `synchronous=FULL`: when `commit` returns, the batch is on disk.
-Every statement that the run depends on stands at the end, once.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from batchrun.state.records import Batch, SourceRecord
 
 
 class Store(StateReader):
-    """A run's state file, opened to write it; made when it does not exist.
+    """A run's state file, opened for writing; created if it does not exist.
 
     Args:
         path: The file.
-        tell: Told when another program keeps us waiting; None: then there is no long wait.
+        tell: See `Database`.
 
     Raises:
         StateError, OutputError: see `Database`.
@@ -36,7 +35,7 @@ class Store(StateReader):
     def __init__(self, path: Path, *, tell: Tell | None = None) -> None:
         super().__init__(path, tell=tell, read_only=False)
         self.has_failed = False
-        """Whether a batch could not be written."""
+        """Whether writing a batch has failed."""
         self._stat = path.stat()
 
     def _refuse_gone(self) -> None:
@@ -46,15 +45,15 @@ class Store(StateReader):
             is_there = False
         if not is_there:
             raise OutputError(
-                f"{self.path}: the state file was removed or replaced while the run went on",
+                f"{self.path}: the state file was removed or replaced during the run",
                 f"put {with_log(self.path)} back, then run the same command; without it, start a new run with another"
                 " --output",
             )
 
     def settle_unconfirmed(self, policy: UnconfirmedPolicy) -> int:
-        """Decide about the rows whose submission a crash left without an answer; returns how many there were.
+        """Decide about unconfirmed submissions that a crash has left; returns how many there were.
 
-        With `resubmit`, rows that an earlier session held are submitted again too: that is what it asks for.
+        With `resubmit`, rows that an earlier session held become pending, too.
         """
         next_state = RowState.PENDING if policy == "resubmit" else RowState.HELD
         with self.transaction() as db:
@@ -73,10 +72,10 @@ class Store(StateReader):
     def retry_failed(self, kinds: tuple[str, ...]) -> int:
         """Make failed rows pending again, with all their retries; returns how many.
 
-        A line that was invalid before any attempt is invalid still: once it is fixed, it is another row.
+        Lines that were invalid from the start stay failed: once fixed, such a line is another row.
 
         Args:
-            kinds: Only these failure kinds; empty: all.
+            kinds: Only these failure kinds; empty for all.
         """
         chosen = f" WHERE kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
         with self.transaction() as db:
@@ -90,7 +89,7 @@ class Store(StateReader):
         return count
 
     def start_over(self) -> None:
-        """Forget rows, options and results files, so that the inputs are taken in as at the first start."""
+        """Forget rows, options and results files, so that the inputs are read as at the first start."""
         with self.transaction() as db:
             db.execute("DELETE FROM rows")
             db.execute("DELETE FROM outputs")
@@ -99,12 +98,12 @@ class Store(StateReader):
             )
 
     def begin_session(self, pid: int, now_ms: int, holder: object = None) -> int:
-        """Note that a session has begun; returns its number.
+        """Record that a session has begun; returns its number.
 
         Args:
-            pid: This process.
-            now_ms: UTC epoch milliseconds.
-            holder: What tells it from every other, a JSON value; see `lock.identity`.
+            pid: The ID of this process.
+            now_ms: The current time, UTC epoch milliseconds.
+            holder: What identifies this process, a JSON value; see `lock.identity`.
         """
         with self.first_transaction() as db:
             cursor = db.execute(
@@ -114,17 +113,17 @@ class Store(StateReader):
         return int(cursor.lastrowid or 0)
 
     def end_session(self, session: int, now_ms: int, outcome: str) -> None:
-        """Note how a session ended."""
+        """Record how a session ended."""
         with self.transaction() as db:
             db.execute("UPDATE sessions SET seen_ms = ?, outcome = ? WHERE session = ?", (now_ms, outcome, session))
 
     def note_stamp(self, source: SourceRecord) -> None:
-        """Note what an input looks like now."""
+        """Record the present size, time and inode of an input."""
         with self.transaction() as db:
             db.execute("UPDATE sources SET stamp = ? WHERE source = ?", (source.stamp, source.source))
 
     def rename_output(self, path: str) -> None:
-        """Note that the only results file has another name, relative to the state file's folder."""
+        """Record the new path of the only results file, relative to the state file's folder."""
         with self.transaction() as db:
             db.execute("UPDATE outputs SET path = ?", (path,))
 
@@ -132,7 +131,7 @@ class Store(StateReader):
         """Write a batch; it is on disk when this returns.
 
         Raises:
-            OutputError: it cannot be written; or the file was removed or replaced, and no later session would find it.
+            OutputError: it cannot be written; or the state file was removed or replaced, so it would be lost.
         """
         self._refuse_gone()
         with self.transaction() as db:
@@ -158,7 +157,7 @@ class Store(StateReader):
             db.execute("UPDATE sessions SET seen_ms = ? WHERE session = ?", (now_ms, session))
 
     def note_results(self, answered: Sequence[tuple[int, int]]) -> None:
-        """Note the digests of rows' result lines ahead of the batch that ends them; until then they mean nothing."""
+        """Record the digests of rows' result lines before the batch that ends the rows; until then they are unused."""
         with self.transaction() as db:
             _write(db, answered, _NOTE_RESULTS)
 
@@ -170,8 +169,8 @@ def _add(db: sqlite3.Connection, counters: dict[str, int]) -> None:
     )
 
 
-# A batch goes into each statement as one JSON array: SQLite then does all of its rows in one step, without Python's
-# lock. Row by row the lock would change hands for each, against a busy event loop.
+# A batch is passed to each statement as one JSON array, so SQLite processes all rows in one step, without Python's
+# GIL. Row by row, the GIL would change hands each time, in competition with a busy event loop.
 
 _INSERT_JOBS = """
 INSERT INTO jobs (job, carried, submitted_ms)

@@ -1,6 +1,6 @@
-"""The options that a run was started with, as its state file keeps them: read and written here alone.
+"""The options that a run was started with, stored in its state file; read and written only here.
 
-A file of an earlier version lacks what it did not know; `RunOptions.from_json` says what that means.
+A file of an earlier version lacks newer options; `RunOptions.from_json` gives them their values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _SETTING = "options"
 
 
 def find_options(store: Database) -> RunOptions | None:
-    """The options of a state file's run; None: it holds no run yet.
+    """The options of a state file's run; None if it holds no run yet.
 
     Raises:
         StateError: they are damaged.
@@ -25,7 +25,7 @@ def find_options(store: Database) -> RunOptions | None:
         return RunOptions.from_json(stored, store.path)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise StateError(
-            f"{store.path}: the options of its run cannot be read: it is damaged, or of a newer version",
+            f"{store.path}: the options of its run cannot be read: the file is damaged, or a newer batchrun wrote it",
             "restore it from a copy, or use the version that wrote it",
         ) from error
 
@@ -42,8 +42,8 @@ def read_options(store: Database) -> RunOptions:
     return options
 
 
-def keep_options(store: Database, options: RunOptions) -> None:
-    """Keep the options of a run; those of this session alone are left out.
+def store_options(store: Database, options: RunOptions) -> None:
+    """Store the options of a run, without those that apply only to this session.
 
     Raises:
         OutputError: the state cannot be written.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.chaos.claims import assert_civil, assert_said, assert_whole, read_records
-from tests.chaos.disk import Disk, Tree, compiler, library, read_journal, read_tree, write_tree
+from tests.chaos.disk import Change, Disk, Tree, compiler, library, read_journal, read_tree, write_tree
 from tests.chaos.endpoint import Endpoint, Job, fails
 from tests.support.forks import Forks, Process
 
@@ -218,3 +218,64 @@ def test_a_run_whose_power_fails_again_while_it_recovers_is_whole_in_the_end(fol
             found = [rig.wrong_after(second) for second in losses(rig, EFFORT * 50 or 8)]
             wrong += [f"{first}, then {text}" for text in found if text]
     assert not wrong, f"{len(wrong)} states:\n\n" + "\n\n".join(wrong[:20])
+
+
+class Unsynced:
+    """Which files and names have changed since their last sync, change by change."""
+
+    def __init__(self) -> None:
+        self.names: dict[int, str] = {}
+        """Of the files that were made, by inode."""
+        self.found: set[str] = set()
+
+    def apply(self, change: Change) -> None:
+        if change.what == "C":
+            self.names[change.inode] = change.name
+        elif change.what in "WT":
+            self.found.add(self.names.get(change.inode, ""))
+        elif change.what == "S":
+            self.found.discard("names" if change.is_folder else self.names.get(change.inode, ""))
+        if change.what in "CRU":
+            self.found.add("names")
+
+
+def test_results_and_state_are_written_in_turn_and_each_is_synced_before_the_other_is_written(folder, forks):
+    with Endpoint() as endpoint:
+        rig = Rig(folder, forks, KINDS["many"], endpoint)
+        journal = rig.journal()
+        rig.run(journal)
+    unsynced, log = Unsynced(), f"{rig.kind.state}-wal"
+    turns: list[str] = []
+    for change in read_journal(journal):
+        unsynced.apply(change)
+        name = unsynced.names.get(change.inode, "")
+        if change.what == "W" and name in (rig.kind.results, log):
+            assert unsynced.found & {rig.kind.results, log} == {name}, str(change)
+            turns += [name] if turns[-1:] != [name] else []
+    assert turns.count(rig.kind.results) >= 2, "several batches"
+    assert turns[0] == turns[-1] == log
+
+
+def test_a_repair_is_on_disk_as_begun_before_it_replaces_results_and_as_done_after_it(folder, forks):
+    with Endpoint() as endpoint:
+        rig = Rig(folder, forks, Kind(), endpoint)
+        rig.run()
+        path, journal = rig.folder / rig.kind.results, rig.journal()
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b"echo", b"EVIL", 1))
+        arguments = ["resume", rig.kind.state, "--repair", "--base-url", endpoint.base_url, "--progress", "plain"]
+        rig.command(arguments, journal=str(journal), root=str(rig.folder))
+        assert sorted(read_records(path), key=str) == sorted(map(json.loads, whole.splitlines()), key=str)
+    unsynced, log = Unsynced(), f"{rig.kind.state}-wal"
+    steps: list[str] = []
+    for change in read_journal(journal):
+        if change.what == "R" and change.other == rig.kind.results:
+            assert not unsynced.found & {log, change.name}, "what takes its place is on disk, and that it will"
+            steps += ["results"]
+        elif change.what == "W" and unsynced.names.get(change.inode) == log:
+            assert "results" not in steps or not unsynced.found & {"names"}, "the results have their name on disk"
+            steps += ["state"]
+        unsynced.apply(change)
+    at = steps.index("results")
+    assert "state" in steps[:at]
+    assert "state" in steps[at:]

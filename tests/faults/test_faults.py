@@ -161,7 +161,7 @@ STATES = [
             status="UNCONFIRMED",
             attempts=2,
             unconfirmed=2,
-            message="gave an ID that is not one",
+            message="returned an invalid ID",
         )
         for what, job_id in (("controls", "a\x00b\r\nX: y"), ("257 letters", "x" * 257))
     ),

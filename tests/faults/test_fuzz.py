@@ -332,7 +332,7 @@ def test_a_gzip_file_that_was_cut_off_is_refused_and_never_taken_for_a_shorter_o
     if cut == 0:
         assert list(iter_source(source, io.BytesIO())) == []
         return
-    with pytest.raises(InputError, match="no whole gzip file"):
+    with pytest.raises(InputError, match="not a complete gzip file"):
         list(iter_source(source, io.BytesIO()))
 
 

@@ -45,10 +45,13 @@ REFUSALS = {
     "moved, 302": (replace(page(302), headers=(("Location", "https://console.runpod.io/login"),)), "refuses every"),
     "moved, 307": (replace(page(307), headers=(("Location", "/v2/local/elsewhere"),)), "refuses every request"),
     "moved, 308": (replace(page(308), headers=(("Location", "/v2/local/elsewhere"),)), "refuses every request"),
-    "an endpoint without a queue": (body({"error": "not allowed for QB API"}, 400), "balances load"),
+    "an endpoint without a queue": (
+        body({"error": "not allowed for QB API"}, 400),
+        "this is a load-balancing endpoint",
+    ),
     "one without a queue, in other words": (
         body({"error": "not allowed for QB API, load balancer endpoint"}, 400),
-        "balances load",
+        "this is a load-balancing endpoint",
     ),
     "a proxy that wants a password": (page(407, "Proxy Authentication Required"), "the proxy asks for a password"),
 }

@@ -74,7 +74,7 @@ async def test_a_generation_that_was_broken_off_is_tried_again_and_fails_at_last
     assert (done.ids(), worker.seen.count("abort"), worker.seen.count("error")) == (["a"], 2, 2)
     (failed,) = done.errors
     assert (failed["status"], failed["error"]["kind"]) == ("FAILED", "worker_error")
-    assert failed["error"]["message"] == "the server broke the generation off (finish_reason `error`)"
+    assert failed["error"]["message"] == "the server broke off the generation (finish_reason `error`)"
     assert orjson.loads(failed["error"]["raw"]) == ANSWERS["error"]
 
 
@@ -173,7 +173,7 @@ async def test_a_canary_without_a_whole_answer_keeps_the_others_back(tmp_path: P
         stopped = await rehearse(tmp_path, server.endpoint.base_url, guards=guards)
         assert server.seen["run"] == 2 * len(words)
     assert (stopped.summary.outcome, stopped.summary.exit_code) == ("stopped", 4)
-    assert "no answer of the canary is whole" in stopped.summary.reason
+    assert "no canary row has a whole answer" in stopped.summary.reason
     assert ("--canary-allow length" in stopped.summary.hint) is ("cut" in words)
 
 

@@ -147,12 +147,12 @@ def test_a_run_works_in_a_thread(tmp_path: Path):
 def test_a_wrong_request_is_named_and_nothing_is_left_behind(tmp_path: Path):
     for requests, message in (
         ([{"prompt": "a"}, {"promt": "b"}], "request 2: no prompt in the line"),
-        ([{"prompt": "a"}, 7], "request 2: a number where an object"),
+        ([{"prompt": "a"}, 7], "request 2: expected an object or a string, found a number"),
         ([{"prompt": {1, 2}}], "request 1 cannot be written as JSON"),
-        ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "the id 'x' has come twice"),
+        ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "duplicate id 'x'"),
         ([], "there are no requests"),
         (["a.jsonl"], "may mean a prompt or a file"),
-        ({"prompt": "a"}, "inputs is of type dict"),
+        ({"prompt": "a"}, "inputs is dict"),
         (pd.DataFrame([{"prompt": "a"}]), "inputs is a DataFrame"),
     ):
         with pytest.raises(UsageError, match=re.escape(message)) as caught:
@@ -173,7 +173,7 @@ def test_the_numbers_of_a_table_are_numbers(tmp_path: Path):
 def test_a_request_that_has_changed_is_refused_and_what_was_there_stays(tmp_path: Path):
     run([{"id": "x", "prompt": "a"}], tmp_path)
     kept = (tmp_path / "out.jsonl.state.requests.jsonl").read_bytes()
-    with pytest.raises(StateError, match="'x' is not what it was") as caught:
+    with pytest.raises(StateError, match="'x' has changed") as caught:
         run([{"id": "x", "prompt": "b"}], tmp_path)
     said(caught.value)
     assert (tmp_path / "out.jsonl.state.requests.jsonl").read_bytes() == kept
@@ -203,14 +203,14 @@ def test_a_state_file_of_other_inputs_is_refused(tmp_path: Path):
         ({"price_per_hour": float("inf")}, "price_per_hour=inf"),
         ({"job_timeout": -1}, "job_timeout=-1"),
         ({"deadline": 1e300}, "deadline=1e+300"),
-        ({"concurrency": 10**5000}, "concurrency=a number of thousands of digits"),
+        ({"concurrency": 10**5000}, "concurrency=a number with thousands of digits"),
         ({"concurrency": True}, "concurrency=True"),
         ({"max_retries": 2.0}, "max_retries=2.0"),
         ({"set": {"stop": functools.reduce(lambda inner, _: [inner], range(200), 1)}}, "--set cannot be sent as JSON"),
         ({"output": ""}, "--output is empty"),
-        ({"state": "a\0b"}, "is no path"),
+        ({"state": "a\0b"}, "is not a path"),
         ({"output": "a" * 300}, "File name too long"),
-        ({"base_url": "http://[::1"}, "a host or a port that there cannot be"),
+        ({"base_url": "http://[::1"}, "an invalid host or port"),
         ({"deadline": "8h"}, "deadline='8h'"),
         ({"max_cost": 3}, "--max-cost needs --price-per-hour"),
         ({"set": ["a"]}, "set=['a']"),
@@ -221,8 +221,8 @@ def test_a_state_file_of_other_inputs_is_refused(tmp_path: Path):
         ({"repeat": 2}, "sweep, repeat and limit need files"),
         ({"endpoint": None}, "no endpoint is given"),
         ({"endpoint": "a/b"}, "is not an endpoint ID"),
-        ({"endpoint": "abc", "api_key": "two words"}, "api_key does not hold an API key"),
-        ({"base_url": "ftp://x"}, "is no http(s) URL"),
+        ({"endpoint": "abc", "api_key": "two words"}, "api_key does not contain an API key"),
+        ({"base_url": "ftp://x"}, "is not an http(s) URL"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_line(tmp_path: Path, given: dict, message: str):
@@ -432,7 +432,7 @@ async def test_a_rejected_request_is_its_error_record_too(tmp_path: Path):
     [
         ({"promt": "x"}, "request 21: no prompt"),
         (object(), "request 21 cannot be written as JSON"),
-        ({"id": "r7", "prompt": "p7"}, "the id 'r7' has come twice"),
+        ({"id": "r7", "prompt": "p7"}, "duplicate id 'r7'"),
     ],
 )
 async def test_a_wrong_request_ends_the_stream_after_what_came_before_it(tmp_path: Path, wrong, message: str):
@@ -463,7 +463,7 @@ async def test_a_changed_request_is_refused_by_name(tmp_path: Path):
     async with serving() as server:
         base_url = server.endpoint.base_url
         assert len([r async for r in stream(numbered(range(3)), tmp_path, base_url)]) == 3
-        with pytest.raises(StateError, match="'r1' is not what it was") as caught:
+        with pytest.raises(StateError, match="'r1' has changed") as caught:
             await take(stream([{"id": "r1", "prompt": "other"}], tmp_path, base_url), [])
         said(caught.value)
         assert server.seen["run"] == 3

@@ -162,7 +162,7 @@ async def test_an_id_that_is_the_key_is_not_taken_and_a_worker_of_that_name_is_t
         server(OK.replace(b'"j", ', b'"rpa_SECRET", ').replace(b": 33", b": 42")) as (url, _),
         client(url) as api,
     ):
-        with pytest.raises(AmbiguousError, match="holds the API key"):
+        with pytest.raises(AmbiguousError, match="contains the API key"):
             await api.run(b"{}")
     job = b'{"id": "j", "status": "COMPLETED", "workerId": "w-rpa_SECRET", "output": "rpa_SECRET"}'
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(job), job)
@@ -211,5 +211,5 @@ async def test_no_error_holds_the_key():
 
 
 def test_a_base_url_that_is_none_is_refused():
-    with pytest.raises(UsageError, match="no http"):
+    with pytest.raises(UsageError, match="not an http"):
         client("ftp://x")

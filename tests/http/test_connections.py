@@ -186,7 +186,7 @@ async def test_a_certificate_that_is_not_trusted_says_what_to_do(monkeypatch, ce
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "gone.pem"))
     assert f"REQUESTS_CA_BUNDLE {tmp_path}/gone.pem cannot be read" in (await refused("localhost")).hint
     (tmp_path / "gone.pem").write_text("no certificate")
-    assert "has no certificate in PEM form" in (await refused("localhost")).hint
+    assert "contains no PEM certificate" in (await refused("localhost")).hint
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     assert "--base-url" in (await refused("127.0.0.1")).hint
 

@@ -283,7 +283,7 @@ def test_stdout_that_is_the_results_file_itself_is_refused(state: Path, tmp_path
     ("arguments", "words"),
     [
         (["none.state", "-o", "x"], b"there is no such state file"),
-        (["out.jsonl", "-o", "x"], b"is no state file"),
+        (["out.jsonl", "-o", "x"], b"is not a state file"),
         (["out.jsonl.state"], b"`batchrun export` needs --output"),
         (["out.jsonl.state", "-o", ""], b"--output is empty"),
         (["out.jsonl.state", "-o", "."], b"is a folder"),

@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletion
 
 from batchrun.errors import OutputError, StateError
 from batchrun.local.echo import EchoWorker
-from batchrun.results.reader import PlacedLines
+from batchrun.results.reader import LinesByPosition
 from batchrun.results.record import read_record
 from batchrun.runs.ordering import order_results
 from batchrun.state.reader import StateReader
@@ -346,7 +346,7 @@ def test_a_crash_on_either_side_of_the_rename_leaves_a_whole_run_that_goes_on(la
 def test_results_that_are_put_in_order_while_they_are_read_are_noticed(late: Path):
     assert run(late, "-j", "1").returncode == 0
     path = late / "out.jsonl"
-    with PlacedLines({1: path}) as placed:
+    with LinesByPosition({1: path}) as placed:
         order_results(late / "out.jsonl.state")
         with pytest.raises(StateError, match="was changed while it was read"):
             placed.read(1, 0, path.read_bytes().index(b"\n") + 1)

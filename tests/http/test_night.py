@@ -33,13 +33,13 @@ async def test_a_deployment_that_refuses_everything_stops_the_run_after_twenty_r
         stopped = await rehearse(tmp_path, server.endpoint.base_url, scheduler={"concurrency": 10})
     summary = stopped.summary
     assert (summary.outcome, summary.exit_code) == ("stopped", 4)
-    assert "the first 20 rows that ended all failed" in summary.reason
+    assert "the first 20 finished rows all failed" in summary.reason
     assert 20 <= summary.failed <= 20 + 10
     assert summary.in_flight == 0, "what was in flight is collected"
     assert [(group.kind, "no such model" in group.example_message) for group in summary.failures] == [
         ("bad_request", True)
     ]
-    assert any("stopping: the first 20 rows" in message for message in stopped.listener.messages)
+    assert any("stopping: the first 20 finished rows" in message for message in stopped.listener.messages)
     async with serving() as server:
         again = await rehearse(tmp_path, server.endpoint.base_url, retry=())
     assert (again.summary.exit_code, len(set(again.ids()))) == (0, 200)
@@ -190,7 +190,7 @@ async def test_an_outage_is_said_in_one_line_and_so_is_its_end(tmp_path: Path):
     assert (rehearsal.summary.exit_code, len(set(rehearsal.ids()))) == (0, 300)
     said = [message for message in rehearsal.listener.messages if "Bad gateway" in message or "slowed" in message]
     assert len(said) == 1
-    assert any(message.startswith("going on after") for message in rehearsal.listener.messages)
+    assert any(message.startswith("continuing after") for message in rehearsal.listener.messages)
     assert read_lines(tmp_path / "out.errors.jsonl") == []
 
 

@@ -82,7 +82,7 @@ async def test_a_wrong_line_leaves_every_file_as_it_was_whatever_the_state_is_ca
     write_lines(tmp_path, [*LINES, ["wrong"]])
     for name in ("run1.prompts.jsonl", "run1.0.jsonl", "run1.lock", "run1.part"):
         (tmp_path / name).write_text("mine\n")
-    await refused(tmp_path, "a list where an object", state=tmp_path / "run1")
+    await refused(tmp_path, "an object or a string, found a list", state=tmp_path / "run1")
 
 
 async def test_somebodys_lock_and_part_files_are_left_alone(tmp_path: Path):

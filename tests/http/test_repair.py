@@ -396,7 +396,7 @@ class Crash(BaseException):
     """The process is gone."""
 
 
-STEPS = ("begin", "keep", "set_aside", "write_whole", "amend")
+STEPS = ("begin", "stage_results", "set_aside", "write_whole", "reconcile")
 
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, step: str, when: str) -> None:
@@ -452,7 +452,7 @@ async def test_a_repair_that_dies_anywhere_is_finished_by_the_next_start(
 
 @pytest.mark.parametrize(
     ("step", "when"),
-    [(step, when) for step in ("begin", "keep", "write_whole", "amend") for when in ("before", "behind")],
+    [(step, when) for step in ("begin", "stage_results", "write_whole", "reconcile") for when in ("before", "behind")],
 )
 async def test_a_rebuild_that_dies_anywhere_is_finished_by_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, when: str

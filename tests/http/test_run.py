@@ -412,7 +412,7 @@ async def test_wrong_lines_are_all_named_before_anything_is_sent_and_nothing_is_
         with pytest.raises(InputError) as caught:
             await rehearse(tmp_path, server.endpoint.base_url)
     assert "in.jsonl:2: no prompt in the line" in caught.value.message
-    assert "in.jsonl:4: a number where" in caught.value.message
+    assert "in.jsonl:4: expected an object or a string, found a number" in caught.value.message
     assert server.seen == {}
     assert os.listdir(tmp_path) == ["in.jsonl"]  # noqa: PTH208 - async code is not to touch a Path's I/O
 

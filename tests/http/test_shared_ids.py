@@ -157,7 +157,7 @@ def test_a_line_that_was_sent_and_is_gone_is_named_by_its_file():
     assert run(*NAMES[:2], "-o", "out/")[0] == 0
     code, said = run(NAMES[0], "-o", "out/")
     assert code == 2
-    assert "in the input no longer: part-2.jsonl:1 (id 'request-0'), part-2.jsonl:2 (id 'request-1')" in said
+    assert "missing from the input: part-2.jsonl:1 (id 'request-0'), part-2.jsonl:2 (id 'request-1')" in said
     write(NAMES[1], 4, ask=lambda name, n: f"another {n} of {name}")
     code, said = run(*NAMES[:2], "-o", "out/")
     assert (code, "has changed since it was submitted: part-2.jsonl:1 (id 'request-0')" in said) == (2, True)

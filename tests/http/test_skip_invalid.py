@@ -67,14 +67,14 @@ async def test_invalid_lines_are_not_tried_again_and_trip_no_guard(tmp_path: Pat
 async def test_of_lines_that_share_an_id_the_first_is_run_and_the_others_are_invalid(tmp_path: Path, sweep):
     doubled = [b'{"id":"r1","prompt":"other"}', b'{"id":"r1","prompt":"other"}', b'{"id":"r1","prompt":"third"}']
     write(tmp_path, *doubled)
-    with pytest.raises(InputError, match="an id stands on two lines"):
+    with pytest.raises(InputError, match="duplicate id"):
         await rehearse(tmp_path, "http://127.0.0.1:9/v2", sweep=sweep)
     async with serving() as server:
         done = await rehearse(tmp_path, server.endpoint.base_url, skip_invalid=True, sweep=sweep)
         rows = 4 * (2 if sweep.keys else 1)
         assert (done.summary.succeeded, done.summary.failed, server.seen["run"]) == (rows, 3, rows)
         assert [error["source"]["line"] for error in done.errors] == [3, 4, 5]
-        assert {error["error"]["message"] for error in done.errors} == {'another line has the id "r1" as well'}
+        assert {error["error"]["message"] for error in done.errors} == {'duplicate id "r1"'}
         assert verify(done.summary.state).is_whole
         (tmp_path / "in.jsonl").write_bytes(doubled[2] + b"\n" + (tmp_path / "in.jsonl").read_bytes())
         again = await rehearse(tmp_path, server.endpoint.base_url, skip_invalid=True, sweep=sweep)

@@ -119,7 +119,7 @@ async def test_a_stream_that_breaks_off_is_no_result_and_its_part_is_kept(
     rehearsal, seen = await run(tmp_path, streams)
     (error,) = rehearsal.errors
     assert (error["error"]["kind"], error["output"], seen["run"]) == ("no_output", PIECES[0], 1)
-    assert "only a part of its stream could be read" in error["error"]["message"]
+    assert "only part of its stream could be read" in error["error"]["message"]
 
 
 async def test_the_part_of_a_failed_job_is_kept_where_its_stream_breaks_off(tmp_path: Path):

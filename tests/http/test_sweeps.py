@@ -221,15 +221,15 @@ def test_a_dry_run_shows_the_matrix_and_the_rows_and_sends_nothing(tmp_path: Pat
     ("arguments", "words"),
     [
         ("-e x --sweep temperature", "is not KEY=V1,V2"),
-        ("-e x --sweep temperature=", "there is no value"),
-        ("-e x --sweep temperature=[]", "there is no value"),
+        ("-e x --sweep temperature=", "no value is given"),
+        ("-e x --sweep temperature=[]", "no value is given"),
         ("-e x --sweep temperature=1,,2", "a value between commas is empty"),
         ("-e x --sweep temperature=1 --sweep temperature=2", "given twice"),
         ("-e x --sweep temperature=1 --set temperature=2", "--set temperature would override"),
         ("-e x --sweep tempo=1", "no such sampling parameter"),
         ("-e x --sweep endpoint=a,b", "both --endpoint and --sweep endpoint=... are given"),
         ("--sweep endpoint=local,b", "the built-in endpoint `local` cannot be combined"),
-        ("--sweep endpoint=a/b", "no endpoint ID"),
+        ("--sweep endpoint=a/b", "is not an endpoint ID"),
         ("-e x --repeat 0", "--repeat"),
     ],
 )

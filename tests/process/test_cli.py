@@ -34,9 +34,9 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     ("arguments", "words"),
     [
         (["p.jsonl"], "no endpoint is given"),
-        (["p.jsonl", "-e", "abc"], "there is no API key"),
+        (["p.jsonl", "-e", "abc"], "no API key is set"),
         (["p.jsonl", "-e", "a/b c"], "is not an endpoint ID"),
-        (["none.jsonl", "-e", "local"], "none.jsonl: there is no such file or folder"),
+        (["none.jsonl", "-e", "local"], "none.jsonl: no such file or folder"),
         (["p.jsonl", "p.jsonl", "-e", "local", "-o", "o.jsonl"], "p.jsonl is given twice"),
         (["p.jsonl", "-", "-e", "local"], "no --output is given"),
         (["-", "-e", "local"], "no --output is given"),
@@ -66,7 +66,7 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         ),
         (["p.jsonl", "-e", "local", "--canary", "-1"], "'-1' is not a whole number from 0"),
         (["p.jsonl", "-e", "local", "--on-interrupt", "panic"], "'panic' is not one of 'drain', 'detach', 'cancel'"),
-        (["p.jsonl", "-e", "local", "--notify", "slack"], "--notify is no http(s) URL"),
+        (["p.jsonl", "-e", "local", "--notify", "slack"], "--notify is not an http(s) URL"),
         (["p.jsonl", "-e", "local", "--execution-timeout", "1"], "'1' is not a number from 5 to 604,800"),
         (["p.jsonl", "-e", "local", "-j", "9" * 5000], "... is neither auto nor a whole number"),
         (["p.jsonl", "-e", "local", "--halt", "9" * 5000], "... is not a number of failed rows (50)"),
@@ -82,20 +82,23 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["p.jsonl", "-e", "local", "--set", f"x={'[' * 1000}{']' * 1000}"], "--set cannot be sent as JSON"),
         (["p.jsonl", "-e", "local", "--sweep", f"seed={'[' * 500}{']' * 500}"], "--sweep cannot be sent as JSON"),
         (["p.jsonl", "-e", "local", "--set", "x=\udcff"], "--set cannot be sent as JSON"),
-        (["p.jsonl", "-e", "x", "--base-url", "http://[::1"], "--base-url has a host or a port that there cannot be"),
-        (["p.jsonl", "-e", "x", "--base-url", "http://host:abc/v2"], "a host or a port that there cannot be"),
-        (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1:99999"], "a host or a port that there cannot be"),
-        (["p.jsonl", "-e", "x", "--base-url", f"http://{'a' * 300}"], "a host or a port that there cannot be"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://[::1"], "--base-url has an invalid host or port"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://host:abc/v2"], "an invalid host or port"),
+        (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1:99999"], "an invalid host or port"),
+        (["p.jsonl", "-e", "x", "--base-url", f"http://{'a' * 300}"], "an invalid host or port"),
         (["p.jsonl", "-e", "x", "--base-url", "http://me:pw@127.0.0.1/"], "--base-url contains a user or a password"),
-        (["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1/v2?a=b"], "--base-url has a query or a fragment"),
-        (["p.jsonl", "-e", "local", "--notify", "http://[::1"], "--notify has a host or a port"),
-        (["p.jsonl", "-e", "local", "--upstream", "http://x:99999"], "--upstream has a host or a port"),
+        (
+            ["p.jsonl", "-e", "x", "--base-url", "http://127.0.0.1/v2?a=b"],
+            "--base-url must not have a query or a fragment",
+        ),
+        (["p.jsonl", "-e", "local", "--notify", "http://[::1"], "--notify has an invalid host or port"),
+        (["p.jsonl", "-e", "local", "--upstream", "http://x:99999"], "--upstream has an invalid host or port"),
         (["p.jsonl", "-e", "local", "--only", "timed_out"], "--only needs --retry-failed"),
         (["p.jsonl", "-e", "local", "--retry-failed", "--only", "bad"], "--only bad: unknown kind of failure"),
         (["p.jsonl", "-e", "local", "--set", "stream=true"], "--set stream: streaming is not supported in batch runs"),
         (["p.jsonl", "-e", "local", "--system", "\udcff"], "--system is not valid UTF-8"),
         (["p.jsonl", "-e", "local", "--no-such-option"], "`batchrun run` has no option --no-such-option"),
-        (["p.jsonl", "-e", "x", "--base-url", "ftp://x", "--api-key-file", "key"], "is no http(s) URL"),
+        (["p.jsonl", "-e", "x", "--base-url", "ftp://x", "--api-key-file", "key"], "is not an http(s) URL"),
         (
             ["p.jsonl", "-e", "x", "--base-url", "https://x.api.runpod.ai"],
             "load-balancing endpoint, which has no queue",
@@ -335,8 +338,8 @@ def test_check_names_each_wrong_line_and_each_repeated_id(tmp_path: Path):
     (tmp_path / "bad.jsonl").write_text('{"id": "a", "prompt": "x"}\n\n{"id": "a", "prompt": "y"}\n[1]\n')
     done = batchrun("check", "p.jsonl", "bad.jsonl")
     assert done.returncode == 2
-    assert "bad.jsonl:1: duplicate id 'a', first at p.jsonl:1" in done.stdout
-    assert "bad.jsonl:4: a list where" in done.stdout
+    assert "bad.jsonl:1: the id 'a' stands already at p.jsonl:1" in done.stdout
+    assert "bad.jsonl:4: expected an object or a string, found a list" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["status", "resume"])
@@ -556,9 +559,9 @@ def test_check_takes_the_options_that_change_what_is_sent(tmp_path: Path):
     [
         ("temprature=0.5", "did you mean `temperature`?"),
         ("max_new_tokens=512", "did you mean `max_tokens`?"),
-        ("temperature=0,7", "is no number"),
-        ("ignore_eos=True", "is no truth value"),
-        ("chat_template_kwargs={'enable_thinking': False}", "is no object"),
+        ("temperature=0,7", "is not a number"),
+        ("ignore_eos=True", "is not true or false"),
+        ("chat_template_kwargs={'enable_thinking': False}", "is not an object"),
     ],
 )
 def test_set_default_and_sweep_refuse_the_same_names_and_values(option: str, words: str):
@@ -571,7 +574,7 @@ def test_set_default_and_sweep_refuse_the_same_names_and_values(option: str, wor
 def test_a_parameter_that_is_not_known_yet_can_be_sent_all_the_same():
     done = local("p.jsonl", "--dry-run", "--set", "sampling_params.brand_new=1", "--set", "max_tokens=3")
     assert orjson.loads(done.stdout.splitlines()[0])["input"]["sampling_params"] == {"brand_new": 1, "max_tokens": 3}
-    assert any("`brand_new` is no parameter of vLLM" in line for line in warned(done))
+    assert any("`brand_new` is not a parameter of vLLM" in line for line in warned(done))
 
 
 def test_a_run_that_began_with_an_unknown_parameter_is_gone_on_with_by_the_same_command():

@@ -159,7 +159,7 @@ def test_plain_http_to_another_machine_needs_a_word(folder: Path):
     url = "http://192.0.2.1:8000/v2"
     command = ("run", "in.jsonl", "-e", "abc", "--base-url", url, "-o", "out.jsonl")
     code, said = invoke(*command)
-    assert (code, "everybody on the way can read the API key" in said) == (2, True)
+    assert (code, "anyone on the network path can read the API key" in said) == (2, True)
     assert not (folder / "out.jsonl.state").exists()
     assert invoke(*command, "--insecure-http", "--dry-run")[0] == 0
 

@@ -101,7 +101,7 @@ def test_tables_within_a_sweep_are_paths(folder: Path):
         ("sweep = ['temperature']", "--config run.toml: sweep: 'temperature' is not KEY=V1,V2"),
         ("deadline = '8'", "--config run.toml: deadline: '8' has no unit"),
         ("[sweep]\ntemprature = [1]", "no such sampling parameter"),
-        ("[sweep]\ntemperature = []", "there is no value"),
+        ("[sweep]\ntemperature = []", "no value is given"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line_and_exit_2(folder: Path, text: str, words: str):

@@ -105,7 +105,7 @@ def test_a_path_in_a_folder_that_is_gone_is_one_clear_line(tmp_path: Path):
         gone.mkdir()
         done = batchrun(*command, before=lambda: (os.chdir(gone), gone.rmdir()))  # noqa: B023 - called at once
         assert done.returncode == 2
-        assert done.stderr.startswith(b"batchrun: the current folder is gone\n  -> ")
+        assert done.stderr.startswith(b"batchrun: the current folder no longer exists\n  -> ")
 
 
 def test_a_run_of_absolute_paths_needs_no_current_folder(tmp_path: Path):
@@ -136,7 +136,7 @@ def test_an_input_that_is_empty_is_not_the_current_folder():
     ):
         done = CliRunner().invoke(main, arguments)
         assert done.exit_code == 2
-        assert done.output.startswith(f"batchrun: {named} is empty\n  -> is a variable"), arguments
+        assert done.output.startswith(f"batchrun: {named} is empty\n  -> is a shell variable unset?"), arguments
 
 
 class Log:

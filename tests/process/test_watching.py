@@ -425,7 +425,7 @@ def test_the_events_of_a_watch_are_json_lines(folder: Path):
         (["in"], "`batchrun watch` needs --output"),
         (["in", "-o", "out", "--settle", "2"], "'2' has no unit"),
         (["in", "-o", "out", "--state", "x"], "`batchrun watch` has no option --state"),
-        (["in", "-o", "out", "--notify", "slack"], "--notify is no http(s) URL"),
+        (["in", "-o", "out", "--notify", "slack"], "--notify is not an http(s) URL"),
     ],
 )
 def test_wrong_usage_is_exit_2_with_one_clear_line_and_nothing_left_behind(folder: Path, arguments, words):

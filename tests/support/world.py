@@ -27,6 +27,8 @@ from batchrun.scheduler.window import MOST as WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+TICK_S = 4.0
+"""The driver asks four times a second at least. So seldom is enough for it not to look like a sleep of the machine."""
 
 
 @dataclass
@@ -157,8 +159,9 @@ class World:
         self.metered_at = 0.0
         self.crashed = False
         self.steps = 0
+        self.heard = 0
+        """How many events the scheduler was told."""
         self.most_in_play = 0
-        self.longest_queue = 0
         self.scheduler = self._scheduler(1)
         for at, count in setting.workers_at:
             self.at(at, lambda count=count: self._set_workers(count))
@@ -183,6 +186,7 @@ class World:
         heapq.heappush(self.agenda, (when, self.order, action))
 
     def tell(self, event: ev.Event) -> None:
+        self.heard += 1
         self.scheduler.handle(event, self.now)
 
     def run(self, *, until: float = 1e7, crash_after: int | None = None) -> World:
@@ -197,11 +201,16 @@ class World:
             self._check()
             if self.scheduler.is_done:
                 return self
-            wakeup = self.scheduler.next_wakeup(self.now)
-            assert wakeup is None or wakeup > self.now, "a wakeup that is due has nothing to say"
-            times = [t for t in (wakeup, self.agenda[0][0] if self.agenda else None) if t is not None]
-            assert times, f"deadlock: {self.scheduler!r}"
-            self.now = min(times)
+            self._sleep(until)
+
+    def _sleep(self, until: float) -> None:
+        """Let time pass until the scheduler is told something or wants to be asked, as the driver does."""
+        wakeup = self.scheduler.next_wakeup(self.now)
+        assert wakeup is None or wakeup > self.now, "a wakeup that is due has nothing to say"
+        assert wakeup is not None or self.agenda, f"deadlock: {self.scheduler!r}"
+        heard, asked_at = self.heard, min(math.inf if wakeup is None else wakeup, self.now + TICK_S)
+        while self.heard == heard and self.now < asked_at:
+            self.now = min(asked_at, self.agenda[0][0]) if self.agenda else asked_at
             assert self.now < until, f"too long: {self.scheduler!r}"
             self._happen()
 
@@ -321,7 +330,6 @@ class World:
         assert self.under_way["run"] <= 2 * lanes
         assert self.under_way["status"] <= lanes
         assert self.under_way["cancel"] <= lanes
-        self.longest_queue = max(self.longest_queue, len(self.queue))
         limits = options.limits
         for operation, limit in (("run", limits.run), ("status", limits.status), ("cancel", limits.cancel)):
             assert not limit.concurrent or self.under_way[operation] <= limit.concurrent

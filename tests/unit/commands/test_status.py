@@ -14,7 +14,7 @@ from batchrun.state.reader import StateReader
 from batchrun.state.records import Acceptance, Batch, FailureRecord, JobEnd, SourceRecord, Submission
 from batchrun.state.staging import StagedLine, merge, stage
 from batchrun.state.store import Store
-from batchrun.state.stored_options import keep_options
+from batchrun.state.stored_options import store_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def state(tmp_path: Path) -> Path:
     """A run of five rows: one done, one failed, one in flight for ten minutes, one submitting, one pending."""
     path = tmp_path / "out.jsonl.state"
     with Store(path) as store:
-        keep_options(store, RunOptions(("a",), "abc", tmp_path / "out.jsonl", False, path))
+        store_options(store, RunOptions(("a",), "abc", tmp_path / "out.jsonl", False, path))
         stage(store, [StagedLine(f"r{n}", False, 0, n, n, 1, b"d") for n in range(1, 6)])
         merge(store, [SourceRecord(0, "a", "/a", "/a", "", 1)], whole=True, limit=None)
         session = store.begin_session(1, round((NOW - 700) * 1000))

@@ -111,7 +111,7 @@ def test_what_to_do_next_is_said_for_everything_that_is_left():
 
 NO_MODEL = FailureGroup("bad_request", 3, "r1", "The model `gpt-4o-mini` does not exist.")
 LOST = FailureGroup("platform", 2, "r2", "job timed out after 1 retries")
-WRONG = FailureGroup("invalid", 1, "r3", "`prompt` must be a text that is not empty")
+WRONG = FailureGroup("invalid", 1, "r3", "`prompt` must be a non-empty string")
 
 
 def test_a_request_that_was_refused_for_itself_is_to_be_changed_not_tried_again():

@@ -56,7 +56,7 @@ def test_a_key_as_it_stands_in_an_env_file_is_refused_with_what_to_do(tmp_path: 
     key_file = tmp_path / ".env"
     key_file.write_text(f"{text}\n")
     for given, environ in ((key_file, {}), (None, {"RUNPOD_API_KEY": text})):
-        with pytest.raises(UsageError, match="holds a key in quotes, or a line NAME=KEY") as caught:
+        with pytest.raises(UsageError, match="contains a key in quotes, or a line NAME=KEY") as caught:
             find_api_key(given, REMOTE, environ)
         assert "SECRET" not in caught.value.message + caught.value.hint
 
@@ -78,7 +78,7 @@ def test_a_key_file_that_cannot_be_read_is_one_clear_line(tmp_path: Path, conten
 
 
 def test_a_broken_config_file_is_named(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"config\.toml is no valid TOML"):
+    with pytest.raises(UsageError, match=r"config\.toml is not valid TOML"):
         find_api_key(None, REMOTE, config_toml(tmp_path, "[default"))
 
 
@@ -88,7 +88,7 @@ def test_without_a_home_there_is_no_key_and_no_traceback(monkeypatch):
 
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", no_entry)
-    with pytest.raises(UsageError, match="there is no API key"):
+    with pytest.raises(UsageError, match="no API key is set"):
         find_api_key(None, REMOTE, {})
     assert find_api_key(None, "http://127.0.0.1:8000/v2", {}) is None
 

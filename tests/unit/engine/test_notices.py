@@ -13,7 +13,7 @@ def said(notes: list[tuple[float, str]]) -> list[tuple[float, str]]:
 
 def test_what_lasts_is_said_once_and_its_end_too():
     notes = [(float(at), "no network" if 10 <= at < 3610 else "") for at in range(3700)]
-    assert said(notes) == [(15.0, "no network"), (3615.0, "going on after 1 h 00 min")]
+    assert said(notes) == [(15.0, "no network"), (3615.0, "continuing after 1 h 00 min")]
 
 
 def test_what_is_over_at_once_is_not_said():

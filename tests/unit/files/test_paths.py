@@ -77,7 +77,7 @@ def test_a_nul_in_a_run_file_is_named(tmp_path: Path, way: str):
     (tmp_path / "run.toml").write_text(f"{way} = {value}\n")
     inputs = [] if way == "inputs" else ["p.jsonl"]
     done = CliRunner().invoke(main, ["run", *inputs, *LOCAL, "--config", "run.toml"])
-    assert (done.exit_code, "is no path: " in done.output, "embedded null" in done.output) == (2, True, True)
+    assert (done.exit_code, "is not a path: " in done.output, "embedded null" in done.output) == (2, True, True)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "/dev/null"])
@@ -95,5 +95,5 @@ def test_what_is_there_is_seen_and_what_is_not_may_come(tmp_path: Path):
         assert look_at(path, "PATH") is None
     with pytest.raises(InputError, match="INPUT is empty"):
         look_at("", "INPUT", InputError)
-    with pytest.raises(UsageError, match="is no path"):
+    with pytest.raises(UsageError, match="is not a path"):
         look_at("a\0b", "PATH")

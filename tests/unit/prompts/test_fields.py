@@ -10,7 +10,7 @@ import pytest
 from batchrun.config import RequestOptions, SweepOptions
 from batchrun.errors import InputError
 from batchrun.prompts.fields import Fields
-from batchrun.prompts.sampling import BEFORE, SAMPLING_PARAMETERS, Kind, meant, misfit
+from batchrun.prompts.sampling import FIRST_PARAMETERS, SAMPLING_PARAMETERS, Kind, expected_type, suggestion
 from batchrun.prompts.shapes import parse_line
 from batchrun.prompts.sweep import Sweep
 
@@ -142,25 +142,30 @@ def test_strict_makes_errors_of_warnings_and_not_of_notes():
     ],
 )
 def test_a_misspelt_name_leads_to_the_right_one(name: str, near: str):
-    assert near in meant(name)
+    assert near in suggestion(name)
 
 
 @pytest.mark.parametrize(
     "name", ["topic", "title", "model_name", "document", "n_tokens", "request", "top_1", "session"]
 )
 def test_a_column_of_a_dataset_is_no_misspelt_parameter(name: str):
-    assert meant(name) == ""
+    assert suggestion(name) == ""
 
 
 def test_a_value_fits_as_vllm_takes_it():
-    assert misfit("logprobs", 2) == misfit("logprobs", True) == ""
-    assert misfit("logprobs", 2, (Kind.MESSAGES,)) == "truth value (true or false)"
-    assert misfit("n", True) == "whole number"
-    assert misfit("max_tokens", 5.0) == misfit("temperature", None) == misfit("no_such_thing", 1) == ""
+    assert expected_type("logprobs", 2) == expected_type("logprobs", True) == ""
+    assert expected_type("logprobs", 2, (Kind.MESSAGES,)) == "true or false"
+    assert expected_type("n", True) == "a whole number"
+    assert (
+        expected_type("max_tokens", 5.0)
+        == expected_type("temperature", None)
+        == expected_type("no_such_thing", 1)
+        == ""
+    )
 
 
 def test_the_first_reading_knows_what_the_version_before_knew():
-    assert len(BEFORE) == 45
-    assert {"temperature", "guided_json", "model", "tools"} <= BEFORE
-    assert {"documents", "priority", "user", "thinking_token_budget"} <= SAMPLING_PARAMETERS - BEFORE
-    assert json.dumps(sorted(BEFORE - SAMPLING_PARAMETERS)) == "[]"
+    assert len(FIRST_PARAMETERS) == 45
+    assert {"temperature", "guided_json", "model", "tools"} <= FIRST_PARAMETERS
+    assert {"documents", "priority", "user", "thinking_token_budget"} <= SAMPLING_PARAMETERS - FIRST_PARAMETERS
+    assert json.dumps(sorted(FIRST_PARAMETERS - SAMPLING_PARAMETERS)) == "[]"

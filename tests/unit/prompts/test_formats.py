@@ -43,7 +43,7 @@ INPUTS = {
     "p.csv": (b"id,prompt\n1,one\n2,two\n", "CSV", "python3"),
     "excel.csv": (b"\xef\xbb\xbfid;prompt\r\n1;one\r\n2;two\r\n", "CSV", "python3"),
     "p.tsv": (b"id\tprompt\n1\tone\n2\ttwo\n", "tab-separated", "python3"),
-    "mac.jsonl": (LINES.replace(b"\n", b"\r"), "CR alone", "tr"),
+    "mac.jsonl": (LINES.replace(b"\n", b"\r"), "CR only", "tr"),
 }
 
 

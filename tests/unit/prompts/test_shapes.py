@@ -92,26 +92,26 @@ def test_metadata_and_unknown_fields_are_carried_untouched():
         (b"{'prompt': 1}", "invalid JSON at column"),
         (b'{"prompt": NaN}', "invalid JSON"),
         (b'{"prompt": "\xff"}', "invalid JSON"),
-        (b"3", "a number where an object or a string"),
-        (b"[1]", "a list where an object or a string"),
-        (b"null", "null where"),
+        (b"3", "an object or a string, found a number"),
+        (b"[1]", "an object or a string, found a list"),
+        (b"null", "a string, found null"),
         (b"{}", "no prompt in the line \\(it has an empty object\\): expected `prompt`"),
         (b'{"text": "x"}', "it has `text`"),
-        (b'""', "`prompt` must be a text that is not empty"),
+        (b'""', "`prompt` must be a non-empty string"),
         (b'{"prompt": 3}', "`prompt` must be"),
         (b'{"prompt": []}', "`prompt` must be"),
         (b'{"prompt": ["a", 1]}', "`prompt` must be"),
         (b'{"prompt": "x", "messages": []}', "`prompt` and `messages` in one line"),
         (b'{"prompt": "x", "url": "/v1/a", "body": {}}', "`prompt` and `body` in one line"),
-        (b'{"messages": []}', "`messages` must be a list that is not empty"),
+        (b'{"messages": []}', "`messages` must be a non-empty list"),
         (b'{"messages": ["x"]}', "`messages\\[0\\]` must be an object with a `role`"),
         (b'{"input": []}', "`input` must be an object, not a list"),
         (b'{"input": {}}', "`input` is empty"),
         (b'{"prompt": "x", "sampling_params": 1}', "`sampling_params` must be an object"),
-        (b'{"prompt": "x", "sampling_params": {"n": 1}, "n": 2}', "`n` stands beside the prompt and in"),
-        (b'{"prompt": "x", "stream": true}', "`stream` is of no use"),
-        (b'{"prompt": "x", "sampling_params": {"stream": true}}', "`stream` is of no use"),
-        (b'{"url": "/v1/a", "body": {"stream": true}}', "`stream` is of no use"),
+        (b'{"prompt": "x", "sampling_params": {"n": 1}, "n": 2}', "`n` has different values beside the prompt and in"),
+        (b'{"prompt": "x", "stream": true}', "`stream` is not supported"),
+        (b'{"prompt": "x", "sampling_params": {"stream": true}}', "`stream` is not supported"),
+        (b'{"url": "/v1/a", "body": {"stream": true}}', "`stream` is not supported"),
         (b'{"url": "/v1/a", "body": {}}', "`body` must be"),
         (b'{"url": "/v1/a", "body": {"a": 1}, "method": "GET"}', "`method` must be POST"),
         (b'{"url": "https://x/v1/a", "body": {"a": 1}}', "`url` must be a path"),
@@ -119,8 +119,8 @@ def test_metadata_and_unknown_fields_are_carried_untouched():
         (b'{"prompt": "x", "id": ""}', "`id` must be 1 to 512 printable"),
         (b'{"prompt": "x", "id": "a\\nb"}', "`id` must be 1 to 512 printable"),
         (b'{"prompt": "x", "id": "a", "custom_id": "b"}', "`id` 'a' and `custom_id` 'b' differ"),
-        (b'{"input": {"a": ' + b"[" * 400 + b"]" * 400 + b"}}", "nested too deep"),
-        (b'{"prompt": "' + b"x" * MAX_REQUEST_BYTES + b'"}', "/run takes 10,000,000"),
+        (b'{"input": {"a": ' + b"[" * 400 + b"]" * 400 + b"}}", "nested too deeply"),
+        (b'{"prompt": "' + b"x" * MAX_REQUEST_BYTES + b'"}', "/run accepts at most 10,000,000"),
     ],
 )
 def test_a_wrong_line_is_refused_with_what_is_wrong(raw, message):
@@ -224,7 +224,7 @@ def test_a_url_that_is_no_route_is_refused(url: object):
 def test_a_body_alone_is_what_it_looks_like():
     assert parse({"custom_id": "1", "body": {"messages": CHAT}}).request["openai_route"] == "/v1/chat/completions"
     assert parse({"custom_id": "1", "body": {"prompt": "x"}}).request["openai_route"] == "/v1/completions"
-    with pytest.raises(LineError, match="no `url` beside the `body`"):
+    with pytest.raises(LineError, match="the line has no `url`, and its `body`"):
         parse({"custom_id": "1", "body": {"input": "x"}})
 
 

@@ -52,7 +52,7 @@ def test_a_fifo_is_read_once_like_stdin(tmp_path: Path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["none.jsonl"], "none.jsonl: there is no such file or folder"),
+        (["none.jsonl"], "none.jsonl: no such file or folder"),
         (["a.jsonl", "./a.jsonl"], "is given twice"),
         (["-", "-"], "- is given twice"),
         (["empty"], "the folder has no"),
@@ -84,7 +84,7 @@ def test_every_kind_gives_the_same_lines(folder: Path, kind: str):
 def test_a_broken_gzip_file_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "x.jsonl.gz").write_bytes(content)
     (source,) = find_sources([str(tmp_path / "x.jsonl.gz")])
-    with pytest.raises(InputError, match="no whole gzip file"):
+    with pytest.raises(InputError, match="not a complete gzip file"):
         list(iter_source(source, io.BytesIO()))
 
 
@@ -101,7 +101,7 @@ def test_what_a_run_has_written_into_a_folder_is_not_read_and_that_is_said(folde
     said: list[str] = []
     found = find_sources([str(folder)], tell=said.append)
     assert "out.jsonl" not in [source.name for source in found]
-    assert said == [f"{folder / 'out.jsonl'} is not read: a run has written it"]
+    assert said == [f"{folder / 'out.jsonl'} is skipped: a run wrote it"]
     assert find_sources([str(folder / "out.jsonl")])[0].name == "out.jsonl"
 
 

@@ -126,7 +126,7 @@ def test_any_workers_input_gets_no_seed_that_nobody_knows_the_meaning_of():
         ({"prompt": "hi"}, "body.user", "an OpenAI line"),
         ({"input": {"x": 1}}, "body.user", "an OpenAI line"),
         ({"input": {"x": 1}}, "temperature", "no sampling parameters"),
-        ({"input": {"x": 1}}, "input.x.y", "`y` is within something that is no object"),
+        ({"input": {"x": 1}}, "input.x.y", "the value around `y` is not an object"),
     ],
 )
 def test_a_key_that_a_line_has_no_place_for_is_said_so(line: dict, key: str, words: str):
@@ -139,15 +139,15 @@ def test_a_key_that_a_line_has_no_place_for_is_said_so(line: dict, key: str, wor
     ("key", "values", "words"),
     [
         ("temprature", (1,), "no such sampling parameter"),
-        ("temperature", (), "there is no value"),
-        ("temperature", (0.5, 0.5), "0.5 is there twice"),
-        ("temperature", ("hot",), "'hot' is no number"),
-        ("temperature", (True,), "is no number"),
-        ("max_tokens", (1.5,), "is no whole number"),
-        ("endpoint", ("a/b",), "is no endpoint ID"),
-        ("model", (7,), "is no model's name"),
+        ("temperature", (), "no value is given"),
+        ("temperature", (0.5, 0.5), "0.5 is given twice"),
+        ("temperature", ("hot",), "'hot' is not a number"),
+        ("temperature", (True,), "is not a number"),
+        ("max_tokens", (1.5,), "is not a whole number"),
+        ("endpoint", ("a/b",), "is not an endpoint ID"),
+        ("model", (7,), "is not the name of a model"),
         ("input..x", (1,), "between the dots is empty"),
-        ("stream", (True,), "of no use in a batch"),
+        ("stream", (True,), "not supported in batch runs"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_by_name(key: str, values: tuple, words: str):
@@ -167,7 +167,7 @@ def test_a_null_leaves_any_parameter_out(key: str):
 
 def test_a_product_beyond_ten_million_rows_is_refused_before_anything_is_made_of_it():
     keys = tuple((key, tuple(range(1000))) for key in ("max_tokens", "seed", "top_k"))
-    with pytest.raises(UsageError, match=f"{MAX_ROWS:,} at most"):
+    with pytest.raises(UsageError, match=f"at most {MAX_ROWS:,}"):
         Sweep(SweepOptions(keys))
 
 

@@ -12,7 +12,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
 from batchrun.prompts.shapes import parse_line
-from batchrun.results.completion import Asked, asked_of
+from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import batchrun_record, openai_error_line, openai_line
 from batchrun.results.record import (
     JobInfo,
@@ -26,19 +26,19 @@ from batchrun.results.record import (
 from batchrun.results.text import extract
 
 JOB = JobInfo("j-u1", "abc", 2, 31.0, 1437.5, "w", 1_767_225_600.0, 1_767_225_602.25)
-CHAT, TEXT = Asked(), Asked("/v1/completions", "m1")
+CHAT, TEXT = RequestTarget(), RequestTarget("/v1/completions", "m1")
 USAGE = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
 
 
-def lines(output: Any, asked: Asked = CHAT, **fields: Any) -> tuple[bytes, bytes]:
+def lines(output: Any, target: RequestTarget = CHAT, **fields: Any) -> tuple[bytes, bytes]:
     """The same result in our own format and in OpenAI's."""
     known = {"row_id": "r", "text": extract(output), "output": output, "carried": {}, "file": "f", "line": 1}
     known |= {"job": JOB, **fields}
-    return result_line(**known), result_line(**known, write=lambda record: openai_line(record, lambda: asked))
+    return result_line(**known), result_line(**known, write=lambda record: openai_line(record, lambda: target))
 
 
-def body(output: Any, asked: Asked = CHAT) -> dict[str, Any]:
-    return orjson.loads(lines(output, asked)[1])["response"]["body"]
+def body(output: Any, target: RequestTarget = CHAT) -> dict[str, Any]:
+    return orjson.loads(lines(output, target)[1])["response"]["body"]
 
 
 def parsed(data: dict[str, Any]) -> ChatCompletion | Completion:
@@ -158,7 +158,7 @@ def test_several_texts_are_several_choices():
 
 def test_an_answer_of_another_route_is_the_body_as_it_is():
     answer = {"object": "list", "data": [{"object": "embedding", "embedding": [0.5], "index": 0}], "model": "e"}
-    assert body([answer], Asked("/v1/embeddings")) == answer
+    assert body([answer], RequestTarget("/v1/embeddings")) == answer
 
 
 CHUNKS = (
@@ -219,11 +219,11 @@ def test_streamed_texts_are_one_completion():
 
 
 def test_what_was_asked_for_stands_in_the_request():
-    assert asked_of({"openai_route": "/v1/embeddings", "openai_input": {"model": "e"}}) == ("/v1/embeddings", "e")
-    assert asked_of({"openai_input": {}}) == ("/v1/chat/completions", None)
-    assert asked_of({"prompt": "x", "sampling_params": {"model": "m"}}) == ("/v1/completions", "m")
-    assert asked_of({"messages": [], "prompt": "x"}) == ("/v1/chat/completions", None)
-    assert asked_of({"image": 1, "model": 5}) == ("/v1/chat/completions", None)
+    assert target_of({"openai_route": "/v1/embeddings", "openai_input": {"model": "e"}}) == ("/v1/embeddings", "e")
+    assert target_of({"openai_input": {}}) == ("/v1/chat/completions", None)
+    assert target_of({"prompt": "x", "sampling_params": {"model": "m"}}) == ("/v1/completions", "m")
+    assert target_of({"messages": [], "prompt": "x"}) == ("/v1/chat/completions", None)
+    assert target_of({"image": 1, "model": 5}) == ("/v1/chat/completions", None)
 
 
 def test_an_output_nested_too_deep_for_a_reader_does_not_end_the_run():
@@ -280,8 +280,8 @@ OUTPUT = (
 
 
 @given(OUTPUT, st.sampled_from([CHAT, TEXT]))
-def test_whatever_the_worker_gave_the_body_is_what_the_openai_package_takes(output: Any, asked: Asked):
-    assert parsed(body(output, asked)).usage.prompt_tokens >= 0
+def test_whatever_the_worker_gave_the_body_is_what_the_openai_package_takes(output: Any, target: RequestTarget):
+    assert parsed(body(output, target)).usage.prompt_tokens >= 0
 
 
 @given(st.lists(objects(TOKEN_CHOICE), min_size=1, max_size=3))
@@ -291,13 +291,15 @@ def test_each_text_of_the_older_worker_is_a_choice(output: Any):
     assert said == [text or "" for text in extract(output).texts or ("",)]
 
 
-@example(output=[{"choices": [{"text": ""}, {"text": ""}]}, {"choices": [{"delta": {}}]}], asked=CHAT, carried={})
-@given(OUTPUT, st.sampled_from([CHAT, TEXT, Asked("/v1/responses")]), st.dictionaries(st.text(max_size=5), JSON))
-def test_a_line_comes_back_as_it_was_from_either_format(output: Any, asked: Asked, carried: dict):
-    ours, theirs = lines(output, asked, carried=carried, variant={"repeat": 1}, possible_duplicate=True)
+@example(output=[{"choices": [{"text": ""}, {"text": ""}]}, {"choices": [{"delta": {}}]}], target=CHAT, carried={})
+@given(
+    OUTPUT, st.sampled_from([CHAT, TEXT, RequestTarget("/v1/responses")]), st.dictionaries(st.text(max_size=5), JSON)
+)
+def test_a_line_comes_back_as_it_was_from_either_format(output: Any, target: RequestTarget, carried: dict):
+    ours, theirs = lines(output, target, carried=carried, variant={"repeat": 1}, possible_duplicate=True)
     back = batchrun_record(orjson.loads(theirs))
     assert write_line(back) == ours
-    assert openai_line(back, lambda: asked) == theirs
+    assert openai_line(back, lambda: target) == theirs
 
 
 @given(OUTPUT)

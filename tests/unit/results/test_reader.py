@@ -6,7 +6,7 @@ import pytest
 
 from batchrun.errors import StateError
 from batchrun.results import reader
-from batchrun.results.reader import PlacedLines, StoredLine, in_groups, read_lines, size_of
+from batchrun.results.reader import LinesByPosition, StoredLine, in_groups, read_lines, size_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def test_a_line_that_reaches_beyond_the_end_is_cut_off_there(path: Path):
 
 def test_a_line_is_read_again_by_its_place(path: Path, tmp_path: Path):
     (tmp_path / "other").write_bytes(b"x\n")
-    with PlacedLines({1: path, 2: tmp_path / "other"}) as placed:
+    with LinesByPosition({1: path, 2: tmp_path / "other"}) as placed:
         assert [placed.read(1, 5, 6), placed.read(2, 0, 2), placed.read(1, 0, 4)] == [b"three\n", b"x\n", b"one\n"]
         for place in ((1, 11, 4), (1, 0, 3)):
             with pytest.raises(StateError, match="was changed"):
@@ -46,5 +46,5 @@ def test_long_lines_come_in_small_groups(monkeypatch):
 def test_a_file_that_is_not_there_is_empty_and_a_folder_is_refused(tmp_path: Path):
     assert size_of(tmp_path / "none") == 0
     assert list(read_lines(tmp_path / "none", end=9)) == []
-    with pytest.raises(StateError, match="is no file"):
+    with pytest.raises(StateError, match="is not a file"):
         size_of(tmp_path)

@@ -53,7 +53,7 @@ def test_only_the_owner_may_read_what_was_piped_or_was_private(tmp_path: Path):
 def test_a_broken_gzip_file_leaves_no_copy(tmp_path: Path, content: bytes):
     (tmp_path / "x.jsonl.gz").write_bytes(content)
     (source,) = find_sources([str(tmp_path / "x.jsonl.gz")])
-    with pytest.raises(InputError, match="no whole gzip file"):
+    with pytest.raises(InputError, match="not a complete gzip file"):
         copy(source, tmp_path / "s")
     assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl.gz"]
 

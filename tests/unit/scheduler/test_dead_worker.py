@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from batchrun.config import GuardOptions, HaltOptions, SchedulerOptions
-from batchrun.scheduler.brake import Brake
 from batchrun.scheduler.events import JobEnded, RowAnswer
 from batchrun.scheduler.failures import Failure, FailureKind
+from batchrun.scheduler.faulty_worker_limit import FaultyWorkerLimit
 from batchrun.scheduler.faulty_workers import FaultyWorkers
 from tests.support.world import Setting, World
 from tests.support.worlds import assert_every_row_ended_once
@@ -73,7 +73,7 @@ def test_a_worker_that_has_come_back_is_used_as_before():
     world.at(59.0, lambda: sizes.append(len(world.scheduler._flights)))
     world.run()
     assert sizes[0] <= 10
-    assert not world.scheduler.window.brake.is_on
+    assert not world.scheduler.window.faulty_limit.is_on
     assert world.now <= 60.0 + (2000 - 9 * 60) / 10 + 30.0
 
 
@@ -125,20 +125,20 @@ def test_what_is_new_of_failing_workers_is_told_once():
 
 
 def test_as_many_jobs_are_in_flight_as_the_others_have_held_and_twice_as_many_are_tried_less_and_less():
-    brake = Brake()
+    limit = FaultyWorkerLimit()
     for in_flight in (5, 4, 3):
-        brake.failed(0.0, in_flight, 1.0, 1.0)
-    assert (brake.is_on, brake.size(1.5)) == (True, 3), "a place that a failure had is not given again"
+        limit.failed(0.0, in_flight, 1.0, 1.0)
+    assert (limit.is_on, limit.size(1.5)) == (True, 3), "a place that a failure had is not given again"
     for _ in range(3):
-        brake.succeeded(0.0, 0.1, 1.0, 1.5, 1.0)
-    assert brake.size(2.5) == 6
+        limit.succeeded(0.0, 0.1, 1.0, 1.5, 1.0)
+    assert limit.size(2.5) == 6
     gaps = []
-    now = brake.opens_at
+    now = limit.opens_at
     for _ in range(4):
-        brake.failed(now, 3, now, 1.0)
-        assert brake.size(now) == 3
-        gaps.append(brake.opens_at - now)
-        now = brake.opens_at
+        limit.failed(now, 3, now, 1.0)
+        assert limit.size(now) == 3
+        gaps.append(limit.opens_at - now)
+        now = limit.opens_at
     assert gaps == [1.0, 2.0, 4.0, 8.0]
-    brake.succeeded(now, 2.0, 1.0, now + 3.0, 1.0)
-    assert not brake.is_on, "a job that waited in the queue has met no such worker"
+    limit.succeeded(now, 2.0, 1.0, now + 3.0, 1.0)
+    assert not limit.is_on, "a job that waited in the queue has met no such worker"

@@ -61,7 +61,7 @@ def test_backoff_is_anywhere_within_a_span_that_doubles_up_to_its_cap():
 def test_what_ran_out_of_another_time_than_its_own_may_pass():
     """The kind is the same for a job that was cancelled while it waited."""
     assert not Failure(FailureKind.TIMED_OUT, "executionTimeout exceeded", "").is_retryable
-    assert Failure(FailureKind.TIMED_OUT, "the job was not known to be over", "", may_pass=True).is_retryable
+    assert Failure(FailureKind.TIMED_OUT, "the job had not finished", "", may_pass=True).is_retryable
 
 
 def test_every_kind_is_one_lower_case_word():

@@ -17,7 +17,7 @@ from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.breaker import Breaker, Canary
 from batchrun.scheduler.budget import Budget, WorkerMeter, WorkerTime
-from batchrun.scheduler.gate import Gate
+from batchrun.scheduler.gate import SubmissionGate
 from batchrun.scheduler.health import obstacle
 from batchrun.scheduler.scheduler import Scheduler
 from tests.support.world import Faults, Setting, World
@@ -210,7 +210,7 @@ def test_a_bad_deployment_stops_the_run_and_nothing_is_lost():
     options = SchedulerOptions(concurrency=400)
     setting = Setting(rows=5000, workers=50, service_s=lambda _: 1.0, faults=faults, options=options)
     world = World(setting).run()
-    assert "last 200 rows" in world.scheduler.stop.message
+    assert "last 200 finished rows" in world.scheduler.stop.message
     assert world.drained is not None
     assert not world.open_jobs
     failed = sum(finish.failure is not None for finish in world.ended.values())
@@ -344,7 +344,7 @@ def test_at_the_deadline_itself_the_run_ends_with_jobs_in_flight():
         (workers(initializing=1), "its worker is still starting"),
         (workers(initializing=3), "its 3 workers are still starting"),
         (workers(throttled=3), "3 throttled, no GPU is free"),
-        (workers(throttled=1, unhealthy=2), "1 throttled and 2 unhealthy, look at their logs"),
+        (workers(throttled=1, unhealthy=2), "1 throttled and 2 unhealthy, check their logs"),
     ],
 )
 def test_health_says_why_nobody_works(health, said):
@@ -353,21 +353,21 @@ def test_health_says_why_nobody_works(health, said):
 
 
 def test_a_run_that_stands_still_says_how_the_queue_is():
-    gate = Gate(Random(0))
+    gate = SubmissionGate(Random(0))
     for minute in range(5):
-        gate.asked(minute * 60.0)
-        gate.seen(workers(running=1, in_queue=10 + 100 * minute), minute * 60.0)
+        gate.requested(minute * 60.0)
+        gate.answered(workers(running=1, in_queue=10 + 100 * minute), minute * 60.0)
     assert gate.note(busy=True, quiet_s=30.0, usual_s=1.0) == ""
     assert gate.note(busy=True, quiet_s=300.0, usual_s=200.0) == ""
     note = gate.note(busy=True, quiet_s=300.0, usual_s=1.0)
-    assert note == "no job has ended for 5 min: 410 queued, 1 at work; 4 min ago 10 were queued"
+    assert note == "no job has ended for 5 min: 410 queued, 1 running; 4 min ago 10 were queued"
 
 
 def test_samples_for_a_cost_are_dense_at_first_and_never_farther_apart_than_ten_seconds():
-    gate, now, times = Gate(Random(0), metered=True), 0.0, []
+    gate, now, times = SubmissionGate(Random(0), metered=True), 0.0, []
     while now < 2000:
-        gate.asked(now)
-        gate.seen(workers(running=1), now)
+        gate.requested(now)
+        gate.answered(workers(running=1), now)
         times.append(now)
         now = gate.next_at()
     gaps = [b - a for a, b in pairwise(times)]
@@ -377,10 +377,10 @@ def test_samples_for_a_cost_are_dense_at_first_and_never_farther_apart_than_ten_
 
 
 def test_an_open_gate_that_gets_no_health_stays_open_and_goes_on_asking():
-    gate = Gate(Random(0))
-    gate.asked(0.0)
-    gate.seen(workers(running=1), 0.0)
-    gate.asked(15.0)
+    gate = SubmissionGate(Random(0))
+    gate.requested(0.0)
+    gate.answered(workers(running=1), 0.0)
+    gate.requested(15.0)
     gate.failed(AmbiguousError("502"), 15.0)
     assert gate.is_open
     assert gate.health is None

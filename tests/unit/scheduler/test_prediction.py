@@ -75,7 +75,7 @@ def test_a_further_poll_always_lies_ahead_and_a_first_one_never_before_the_submi
 
 def test_the_last_jobs_are_asked_after_soon_again_however_often_they_were():
     predictor = taught([(n, n * 0.1, 0.0, 0.2) for n in range(50)])
-    overdue = {"place": 60, "submitted_at": 100.0, "polled_at": 101.0}
+    overdue = {"sequence": 60, "submitted_at": 100.0, "polled_at": 101.0}
     assert predictor.next_poll_at(**overdue, polls=9) == pytest.approx(101.64)
     predictor.enter_tail()
     assert predictor.next_poll_at(**overdue, polls=9) == pytest.approx(101.08)

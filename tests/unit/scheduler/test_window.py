@@ -113,14 +113,14 @@ def health(*, in_queue=0, in_progress=0, idle=0, running=0) -> Health:
 def test_it_starts_with_what_health_says_of_the_workers():
     window = Window(None, Predictor(), OperationLimit(1000, 200))
     assert window.size == FIRST
-    window.saw_health(health(idle=300), in_flight=0, next_place=0, now=0.0)
+    window.saw_health(health(idle=300), in_flight=0, next_sequence=0, now=0.0)
     window.update(0.0, 0, 0)
     assert window.size == 600
 
 
 def test_a_number_that_was_chosen_stays():
     window = Window(7, Predictor(), OperationLimit(1000, 200))
-    window.saw_health(health(idle=300), in_flight=7, next_place=7, now=0.0)
+    window.saw_health(health(idle=300), in_flight=7, next_sequence=7, now=0.0)
     window.saw_start(7, 0.0, 7, 8, 1.0)
     window.refused(7, 1.0)
     window.update(1.0, 7, 8)
@@ -129,11 +129,11 @@ def test_a_number_that_was_chosen_stays():
 
 def test_it_doubles_only_when_it_is_in_use_and_once_a_round():
     window = Window(None, Predictor(), OperationLimit(0, 0))
-    window.saw_start(0, 0.0, in_flight=10, next_place=10, now=1.0)
+    window.saw_start(0, 0.0, in_flight=10, next_sequence=10, now=1.0)
     window.update(1.0, 10, 10)
     assert window.size == FIRST
     for place in range(10, FIRST):
-        window.saw_start(place, 0.0, in_flight=FIRST, next_place=FIRST, now=2.0)
+        window.saw_start(place, 0.0, in_flight=FIRST, next_sequence=FIRST, now=2.0)
     window.update(2.0, FIRST, FIRST)
     assert window.size == 2 * FIRST
 
@@ -141,10 +141,10 @@ def test_it_doubles_only_when_it_is_in_use_and_once_a_round():
 def test_a_refusal_holds_its_growth():
     window = Window(None, Predictor(), OperationLimit(0, 0))
     window.refused(in_flight=40, now=0.0)
-    window.saw_start(0, 0.0, in_flight=40, next_place=40, now=10.0)
+    window.saw_start(0, 0.0, in_flight=40, next_sequence=40, now=10.0)
     window.update(10.0, 40, 40)
     assert window.size == 40
-    window.saw_start(40, 0.0, in_flight=40, next_place=80, now=31.0)
+    window.saw_start(40, 0.0, in_flight=40, next_sequence=80, now=31.0)
     window.update(31.0, 40, 80)
     assert window.size == 80
 
@@ -156,7 +156,7 @@ def test_beside_other_peoples_jobs_a_long_queue_is_no_reason_to_shrink():
         predictor.learn(place, 0.0, delay_s=100.0 + place, execution_s=1.0, age_s=101.0)
     window.update(100.0, 100, 164)
     assert window.size == LEAST
-    window.saw_health(health(in_queue=5000, in_progress=50, running=50), in_flight=100, next_place=164, now=100.0)
+    window.saw_health(health(in_queue=5000, in_progress=50, running=50), in_flight=100, next_sequence=164, now=100.0)
     window.update(100.0, 100, 164)
     assert window.size == SHARED
 

@@ -104,7 +104,7 @@ def test_a_start_that_does_not_begin_leaves_a_log_that_could_not_be_folded_in_be
 
 def test_a_log_without_its_state_file_is_refused_and_kept(killed: Path):
     killed.unlink()
-    with pytest.raises(StateError, match="the state file is missing, and its log"):
+    with pytest.raises(StateError, match="the state file is missing, but its log"):
         Store(killed)
     assert has_log(killed)
 
@@ -240,7 +240,7 @@ def test_what_is_no_state_file_is_told_from_a_damaged_one(tmp_path: Path):
     for content in (b"x", b"{}\n" * 1000):
         (tmp_path / "out.jsonl").write_bytes(content)
         for opened in (StateReader, Store):
-            with pytest.raises(StateError, match="is no state file"):
+            with pytest.raises(StateError, match="is not a state file"):
                 opened(tmp_path / "out.jsonl")
         assert (tmp_path / "out.jsonl").read_bytes() == content
     assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl"]

@@ -97,7 +97,7 @@ def test_a_line_that_changed_after_its_submission_is_refused_by_name(store: Stor
 def test_a_line_that_is_gone_after_its_submission_is_refused_by_name(store: Store):
     take(store, line("x", 1), line("y", 2))
     submit(store, row=2, job=1)
-    with pytest.raises(StateError, match=r"in the input no longer: a.jsonl:2 \(id 'y'\)"):
+    with pytest.raises(StateError, match=r"missing from the input: a.jsonl:2 \(id 'y'\)"):
         take(store, line("x", 1))
 
 
@@ -286,7 +286,7 @@ def test_a_folder_and_a_missing_file_are_refused_in_one_line(tmp_path: Path):
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be created"):
         Store(tmp_path / "file" / "run.state")
 
 

@@ -1,7 +1,7 @@
-"""What becomes of a row when its submission or its job is over: done, failed, held, or to be submitted again.
+"""Decides what happens to a row when its submission or its job ends: it succeeds, fails, is held or submitted again.
 
-A row is submitted again after a failure whose kind allows it, `max_retries` times; submissions whose answer was lost
-are counted apart, and bounded in the same way. Each row that ends is shown to the breaker and to the canary.
+After a retryable failure a row is submitted again, at most `max_retries` times. Unconfirmed submissions are counted
+separately, with the same limit. The breaker and the canary see each row that ends.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from batchrun.scheduler.states import Move
 _RETRY_BASE_S = 2.0
 _RETRY_CAP_S = 60.0
 _SPARED_MOST = 8
-"""Failures of a row that its workers are to blame for and that do not count: a bound, since they may be wrong."""
+"""How many failures blamed on workers a row may have before they count as retries: the blame may be wrong."""
 
 
-class Settlement:
-    """Settles rows.
+class RowOutcomes:
+    """Decides the outcome of rows.
 
     Args:
         options: How often a row may be submitted.
         guards: How many failures stop the run.
-        backlog: Takes the rows that are to be submitted again.
-        rng: Where jitter comes from.
+        backlog: Takes the rows that are submitted again.
+        rng: Source of jitter.
     """
 
     def __init__(self, options: SchedulerOptions, guards: GuardOptions, backlog: Backlog, rng: Random) -> None:
@@ -42,20 +42,20 @@ class Settlement:
         self.canary = Canary(guards.canary, allow=guards.canary_allow)
         self._spared: dict[int, int] = {}
         self.decided: list[cmd.Command] = []
-        """What is to be written down."""
+        """Commands that the driver has not been given yet."""
         self.stop: StoppedError | None = None
-        """Why the run should stop; None: it should not."""
+        """Why the run should stop; None if it should not."""
 
     def answered(self, flight: Flight, event: JobEnded, now: float, *, usual_s: float | None) -> None:
-        """The job is over, and its answer says what that means for each of its rows.
+        """The job has ended, and its answer says what that means for each of its rows.
 
         Args:
             flight: The job.
             event: Its end.
-            now: The present.
-            usual_s: What a job takes, when its worker is to blame for the failure; None: it is not.
+            now: The current time.
+            usual_s: The typical execution time (0 if unknown), if the worker is to blame for the failure; else None.
         """
-        # Where only some of the rows have a result, the others have failed within a job that is COMPLETED.
+        # If only some rows have a result, the others have failed within a job that is COMPLETED.
         failed_status = "FAILED" if event.status == "COMPLETED" else event.status
         for row, answer in zip(flight.rows, event.rows, strict=True):
             if answer.failure is None:
@@ -66,7 +66,7 @@ class Settlement:
                 self._spare(flight.job, row, failed_status, answer.failure, now, usual_s=usual_s)
 
     def lost(self, flight: Flight, status: str, failure: Failure, now: float) -> None:
-        """The job is over without an answer that counts."""
+        """The job has ended without a usable answer."""
         for row in flight.rows:
             self._retry_or_fail(flight.job, row, status, failure, now)
 
@@ -85,7 +85,7 @@ class Settlement:
             self.fail(job, row, status, failure, is_answered=is_answered)
 
     def _spare(self, job: int, row: Row, status: str, failure: Failure, now: float, *, usual_s: float) -> None:
-        """The worker is to blame: the row waits for about a job's time, longer with each time."""
+        """The worker is to blame: submit the row again after about a job's time, longer each time."""
         spared = self._spared.get(row.row, 0)
         if spared >= _SPARED_MOST or not self._options.max_retries:
             self._retry_or_fail(job, row, status, failure, now, is_answered=True)
@@ -95,7 +95,7 @@ class Settlement:
         self._requeue(job, row, status, failure, now + self._rng.uniform(span_s / 2, span_s), is_answered=True)
 
     def fail(self, job: int | None, row: Row, status: str, failure: Failure, *, is_answered: bool = False) -> None:
-        """The row has failed for good; without a job nothing was sent for it."""
+        """The row has failed for good. `job` is None if nothing was sent for it."""
         row.move(Move.FAIL)
         self.decided.append(cmd.Finish(job, row.row, status, failure, row.attempts, row.unconfirmed, is_answered))
         self._ended(row.row, failed=True)
@@ -115,13 +115,13 @@ class Settlement:
             self.fail(job, row, "UNCONFIRMED", failure)
 
     def undo(self, flight: Flight, now: float) -> None:
-        """The submission surely made no job; the pacer decides when to try again."""
+        """The submission certainly created no job; the pacer decides when to try again."""
         for row in flight.rows:
             row.attempts -= 1
             self._requeue(flight.job, row, None, None, now)
 
     def recall(self, flight: Flight, now: float) -> None:
-        """The job was cancelled on the user's wish: its rows are pending again, and nothing has failed."""
+        """The job was cancelled as the user requested: its rows return to pending, and nothing has failed."""
         for row in flight.rows:
             self._requeue(flight.job, row, "CANCELLED", None, now)
 
@@ -139,8 +139,9 @@ class Settlement:
     def _ended(self, row: int, *, failed: bool, flaw: Flaw | None = None) -> None:
         if self._spared:
             self._spared.pop(row, None)
-        self._stop(self.canary.ended(row, failed=failed, flaw=flaw))
-        self._stop(self._breaker.ended(failed=failed))
+        stop, other = self.canary.ended(row, failed=failed, flaw=flaw), self._breaker.ended(failed=failed)
+        if stop is not None or other is not None:
+            self._stop(stop or other)
 
     def _stop(self, error: StoppedError | None) -> None:
         if self.stop is None:

@@ -1,10 +1,10 @@
-"""How many jobs may be in flight beside a worker that fails each job at once.
+"""Bounds the jobs in flight while a faulty worker fails every job immediately.
 
-Such a worker is always free, so it empties the queue while the others are busy: a job does best that is submitted
-just when another worker has become free. So there are to be as many jobs in flight as the other workers have been seen
-to hold, and the end of one makes room for the next. Whether they could take more is tried now and then: twice as many,
-at gaps that double with each such trial that fails. No client can do better than one failure for each result where
-the platform gives jobs to idle workers in turn, or by chance: one of two idle workers is the dead one.
+Such a worker is always idle, so it drains the queue while the healthy workers are busy. A job is most likely to succeed
+if it is submitted just when a healthy worker has become free. So the bound is the number of jobs that the healthy
+workers have been observed to run at once, and each job that ends makes room for the next. From time to time twice as
+many are tried; the interval doubles with each trial that fails. Where the platform picks an idle worker in turn or at
+random, no client can do better than one failure for each result: one of two idle workers is the faulty one.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from __future__ import annotations
 from collections import deque
 
 _TRIES = 6
-"""Failures one after the other, of jobs that the others have had room for, until that is not believed any more."""
+"""After this many failures in a row of jobs within the bound, the bound is considered too high."""
 _PAIR_FROM_TRIES = 2
-"""After so many there is one job more in flight: while the dead worker fails the one, it cannot take the other."""
+"""After this many, one more job may be in flight: while the faulty worker fails one, it cannot take the other."""
 _LEAST_GAP_S = 0.1
 _MOST_GAP_S = 60.0
 _QUIET_S = 30.0
-"""A worker that has failed nothing for so long, though it was tried, is gone."""
+"""A faulty worker that has failed no job for this long, although jobs were submitted, is gone."""
 _MOST_HELD = 1024
 _CLOCK_S = 0.05
-"""When a job was submitted is known only about so well: so much less of its time at work counts, at either end."""
+"""How exactly the time of a submission is known. The execution time is shortened by this at both ends."""
 _NOT_SWALLOWED_S = 0.25
-"""A job that was in the queue for longer, and for half of what a job takes, has met no such worker."""
+"""A job that was queued for longer than this, and than half of a typical job, shows that no faulty worker is idle."""
 
 
-class Brake:
-    """Bounds the jobs in flight while it is on."""
+class FaultyWorkerLimit:
+    """A bound on the jobs in flight, applied while it is on."""
 
     __slots__ = ("_cut_at", "_held", "_limit", "_proven", "_trials", "_tries", "_until", "is_on")
 
     def __init__(self) -> None:
         self.is_on = False
-        """Whether there is a bound."""
+        """Whether the bound applies."""
         self._held: deque[_Span] = deque(maxlen=_MOST_HELD)
-        """The last jobs that others have ended."""
+        """The last jobs that healthy workers completed."""
         self._proven = 1
-        """The most that they have held at once."""
+        """The most jobs that they have run at once."""
         self._limit = 0
         self._trials = 0
         self._tries = 0
@@ -45,21 +45,21 @@ class Brake:
 
     @property
     def opens_at(self) -> float | None:
-        """When the bound grows, if nothing happens before; None while there is none."""
+        """When the bound grows if nothing else happens; None while it is off."""
         return self._until if self.is_on else None
 
     def size(self, now: float) -> int:
-        """Jobs that may be in flight while it is on."""
+        """The number of jobs that may be in flight while it is on."""
         return self._limit if now < self._until else max(self._limit, 2 * self._proven)
 
     def failed(self, submitted_at: float, in_flight: int, now: float, usual_s: float) -> None:
-        """A worker that fails each job has failed another one.
+        """A faulty worker has failed another job.
 
         Args:
             submitted_at: When the job was submitted.
-            in_flight: Jobs in flight without it.
-            now: The present.
-            usual_s: What a job takes elsewhere; 0 when nobody knows.
+            in_flight: The number of jobs in flight without it.
+            now: The current time.
+            usual_s: The typical execution time on other workers; 0 if unknown.
         """
         if not self.is_on:
             self.is_on, self._trials, self._tries = True, 0, 0
@@ -86,14 +86,14 @@ class Brake:
         self._until = now + min(gap_s * 2.0 ** min(self._tries - _TRIES, 30), _MOST_GAP_S)
 
     def succeeded(self, submitted_at: float, delay_s: float, execution_s: float, now: float, usual_s: float) -> None:
-        """Another worker has ended a job.
+        """A healthy worker has completed a job.
 
         Args:
-            submitted_at: When it was submitted.
+            submitted_at: When the job was submitted.
             delay_s: How long it was in the queue.
-            execution_s: How long it was at work.
-            now: The present.
-            usual_s: What a job takes.
+            execution_s: How long it ran.
+            now: The current time.
+            usual_s: The typical execution time; 0 if unknown.
         """
         waited = submitted_at >= self._cut_at and delay_s > max(usual_s / 2, _NOT_SWALLOWED_S)
         if waited or now > max(2 * self._until - self._cut_at, self._cut_at + _QUIET_S):
@@ -113,7 +113,7 @@ class Brake:
         self._held.clear()
 
     def _hold(self, start: float, execution_s: float) -> int:
-        """Add a job to those that others have ended; returns the most that were held at once with it."""
+        """Add a job that a healthy worker completed; returns the most jobs that ran at once, counting it."""
         margin_s = min(execution_s / 4, _CLOCK_S)
         new = _Span(start + margin_s, start + execution_s - margin_s)
         most = 1
@@ -128,7 +128,7 @@ class Brake:
 
 
 class _Span:
-    """When a job was at work, and how many were at its start."""
+    """When a job ran, and how many jobs were running at its start."""
 
     __slots__ = ("count", "end", "start")
 
