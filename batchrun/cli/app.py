@@ -78,7 +78,7 @@ def _command(short_help: str) -> Callable[[Callable[..., None]], click.Command]:
 @_command("Run prompt files. The same command again resumes the run.")
 @takes(RunArguments)
 def run(given: RunArguments) -> None:
-    """Run the prompts of INPUT.... The same command again resumes the run.
+    """Run the prompts in INPUT..., or resume a run: the same command again resumes it.
 
     INPUT is a JSONL file (also .gz), a folder of such files, or `-` for stdin. A line is a prompt, chat
     messages, an `input` object for any worker, or an OpenAI batch line. The API key comes from RUNPOD_API_KEY.
