@@ -242,8 +242,9 @@ def _entry_point() -> Any:
 
 def _become(main: Any, request: dict[str, Any], fds: list[int]) -> NoReturn:
     """In the new process: be `batchrun` with these arguments."""
+    # As in a process in which there is no Python yet, a signal ends it.
     for number in (signal.SIGCHLD, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.default_int_handler)
+        signal.signal(number, signal.SIG_DFL)
     fds = [os.dup2(fd, 100 + index) for index, fd in enumerate(fds)]
     targets = [0, 1] if request["closed"] else [0, 1, 2]
     targets += range(_EXTRA_FD, _EXTRA_FD + len(fds) - len(targets))
@@ -264,6 +265,7 @@ def _become(main: Any, request: dict[str, Any], fds: list[int]) -> NoReturn:
     if "room" in request:
         ctypes.CDLL(os.environ["LD_PRELOAD"]).chaos_limit(request["root"].encode(), ctypes.c_long(request["room"]))
     sys.argv = ["batchrun", *request["argv"]]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _end(_call(main))
 
 
@@ -275,6 +277,9 @@ def _call(main: Any) -> int:
             return end.code or 0
         print(end.code, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException:  # noqa: BLE001 - as an interpreter does
         traceback.print_exc()
         return 1
