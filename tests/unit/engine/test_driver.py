@@ -353,9 +353,7 @@ async def test_a_line_that_has_changed_is_told_and_nothing_is_sent(tmp_path: Pat
         yield [cmd.Submit(1, (1,), (1,))]
 
     done = await driven(tmp_path, story)
-    assert done.story.told[1:] == [
-        ev.LineUnusable(1, 1, f"{tmp_path}/in.jsonl:1 has changed during the run")
-    ]
+    assert done.story.told[1:] == [ev.LineUnusable(1, 1, f"{tmp_path}/in.jsonl:1 has changed during the run")]
     assert done.requests == []
 
 
