@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import resource
 import sys
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, NoReturn
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
@@ -56,10 +59,46 @@ class Command(click.Command):
                 formatter.write_dl(sections[heading])
 
 
+def command(function: Callable[..., None]) -> Command:
+    """Make a command of a function; every option can also be given as BATCHRUN_<OPTION>."""
+    return click.command(cls=Command, context_settings={"auto_envvar_prefix": "BATCHRUN"})(function)
+
+
+class Place(NamedTuple):
+    """Where a command is."""
+
+    path: str
+    """The module in this folder, and the command's name there: `running:resume`."""
+    summary: str
+    """One line for the list of commands."""
+
+
+class _Commands(UserDict[str, Any]):
+    """Commands by name; each is imported when it is first looked up."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        found: Place | click.Command = super().__getitem__(name)
+        if isinstance(found, click.Command):
+            return found
+        module, attribute = found.path.split(":")
+        command: click.Command = getattr(import_module(f"batchrun.cli.{module}"), attribute)
+        command.short_help = found.summary
+        self[name] = command
+        return command
+
+
 class Group(click.Group):
     """The one place that turns errors into a message, a hint and an exit code. Nothing waits for stderr."""
 
-    command_class = Command
+    def __init__(self, *args: Any, places: Mapping[str, Place], **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        self.commands = _Commands(places)
+        self._places = places
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        """Write the list of commands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.summary) for name, place in self._places.items()])
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command. Usage errors are reported like all other errors."""

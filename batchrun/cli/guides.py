@@ -14,7 +14,7 @@ def _complete(_ctx: click.Context, _param: click.Parameter, start: str) -> list[
     return [topic for topic in guides.topics() if topic.startswith(start)]
 
 
-@click.command("help", cls=Command, short_help="List the guides, or show one.")
+@click.command("help", cls=Command)
 @click.argument("topic", required=False, shell_complete=_complete)
 def show_guide(topic: str | None) -> None:
     """List the guides, or show the one on TOPIC.

@@ -17,7 +17,7 @@ from batchrun.engine.signals import Leaving, cancellable
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import cancel_jobs
 from batchrun.runs.opening import open_as_it_is
-from batchrun.runs.trust import Named
+from batchrun.runs.trust import GivenByCommand
 
 
 def cancel(
@@ -42,13 +42,13 @@ def cancel(
     """
     refuse_bad_urls(options, notify_url)
     key, state = find_key(options, api_key), options.state
-    confirmed = Named(base_url=confirmed_url, paths=False)
+    confirmed = GivenByCommand(base_url=confirmed_url, paths=False)
     ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
     wall, leaving = WallClock(steady_s, time.time), Leaving()
     with (
         cancellable(leaving),
         notifying(notify_url, state, observer, key) as summaries,
-        open_as_it_is(options, observer, clock=steady_s, wall=wall, api_key=key, said=confirmed) as opened,
+        open_as_it_is(options, observer, clock=steady_s, wall=wall, api_key=key, given=confirmed) as opened,
     ):
         if options.is_local:
             observer.message("nothing to cancel: the jobs of a local endpoint end with its process")

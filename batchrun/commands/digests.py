@@ -19,7 +19,7 @@ from batchrun.state.stored_options import find_options
 def changed_originals(store: StateReader) -> Iterator[str]:
     """The inputs that have changed since a copy of them was made; those that no longer exist are left out."""
     kept = store.get_setting("inputs")
-    for source, told in zip(store.sources(), kept if isinstance(kept, list) else [], strict=False):
+    for source, recorded in zip(store.sources(), kept if isinstance(kept, list) else [], strict=False):
         origin = Path(source.origin)
         if source.file == source.origin or not origin.is_file():
             continue
@@ -28,7 +28,7 @@ def changed_originals(store: StateReader) -> Iterator[str]:
         except OutputError as error:
             yield error.message
             continue
-        if list(told)[1:] != [found.size_bytes, found.sha256]:
+        if list(recorded)[1:] != [found.size_bytes, found.sha256]:
             yield source.path
 
 
@@ -43,14 +43,14 @@ def against_manifest(store: StateReader) -> Iterator[str]:
         if _session(data["sessions"][-1]) != _last_session(store):
             return
         counts = store.counts()
-        told = {state: data["summary"][state.name.lower()] for state in (RowState.SUCCEEDED, RowState.FAILED)}
+        recorded = {state: data["summary"][state.name.lower()] for state in (RowState.SUCCEEDED, RowState.FAILED)}
         files = {Path(entry["path"]).name: (entry["size_bytes"], entry["sha256"]) for entry in data["results"]}
     except FileNotFoundError:
         return
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         yield f"{path} is not a manifest of this run"
         return
-    for state, count in told.items():
+    for state, count in recorded.items():
         if counts[state] != count:
             yield f"{path}: {count} {state.name.lower()}, but the state file has {counts[state]:,}"
     for output in store.outputs():
@@ -61,8 +61,8 @@ def against_manifest(store: StateReader) -> Iterator[str]:
                 yield f"{path}: its SHA-256 is not that of {results}"
 
 
-def _session(told: dict[str, Any]) -> tuple[object, object]:
-    return told["started_at"], told["outcome"]
+def _session(entry: dict[str, Any]) -> tuple[object, object]:
+    return entry["started_at"], entry["outcome"]
 
 
 def _last_session(store: StateReader) -> tuple[object, object]:

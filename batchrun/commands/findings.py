@@ -142,7 +142,7 @@ def render(found: Verification) -> str:
         ("+ not run", found.not_run, ""),
     ]
     lines = [f"{found.state}  {going}", ""]
-    lines += [f"  {name:<14} {count:>11,}  {told}".rstrip() for name, count, told in table]
+    lines += [f"  {name:<14} {count:>11,}  {note}".rstrip() for name, count, note in table]
     if found.notes:
         lines += ["", "notes", *(f"  {note}" for note in found.notes)]
     if found.problems:

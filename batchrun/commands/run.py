@@ -24,7 +24,7 @@ from batchrun.runs.channel import RunSide
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive, drive_requests
 from batchrun.runs.opening import open_on_requests, open_run
-from batchrun.runs.trust import Named
+from batchrun.runs.trust import GivenByCommand
 from batchrun.scheduler.failures import FailureKind
 
 
@@ -61,11 +61,11 @@ def run(
     refuse_bad_urls(options, given.notify)
     key = find_key(options, api_key)
     worker = local_worker(given, observer) if options.is_local else None
-    confirmed = Named(base_url=confirmed_url or not resumed, paths=not resumed)
+    confirmed = GivenByCommand(base_url=confirmed_url or not resumed, paths=not resumed)
     if len(options.endpoints) > 1 and not options.state.exists():
         in_loop(refuse_unknown_endpoints(options, key))
     leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)
-    open_it = partial(open_run, said=confirmed, resumed=resumed)
+    open_it = partial(open_run, given=confirmed, resumed=resumed)
     if requests is not None:
         open_it = partial(open_on_requests, requests=requests)
     with (

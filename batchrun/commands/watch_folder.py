@@ -246,13 +246,13 @@ class Watch:
         }
         if summary is None:
             return FileRecord(**known, outcome="refused", exit_code=error.exit_code if error else 1)
-        said = summary.to_json()
+        data = summary.to_json()
         return FileRecord(
             **known,
             outcome="stopped" if summary.outcome == "stopped" else "finished",
             exit_code=summary.exit_code,
-            rows={name: said[name] for name in ("total", "succeeded", "failed", "held", "not_run", "in_flight")},
-            files={name: said[name] for name in ("results", "errors", "state", "manifest")},
+            rows={name: data[name] for name in ("total", "succeeded", "failed", "held", "not_run", "in_flight")},
+            files={name: data[name] for name in ("results", "errors", "state", "manifest")},
         )
 
     def _tell_waiting(self, picture: Picture) -> None:

@@ -74,7 +74,8 @@ class AnswerTotals:
         self.input += used or 0
         self.output += made or 0
         self.reported = self.reported or used is not None or made is not None
-        self.marks.update(marks)
+        for mark in marks:
+            self.marks[mark] += 1
 
 
 def extract(output: Any) -> Text:

@@ -35,7 +35,7 @@ from batchrun.runs.locations import requests_path
 from batchrun.runs.recovery import recover_results, refuse_strange_lines
 from batchrun.runs.repair import by_old_name, is_under_way, repair_results, take_new_name
 from batchrun.runs.requests import RowAppender, have_requests, refuse_strange_requests
-from batchrun.runs.trust import ALL, Named, Trust
+from batchrun.runs.trust import EVERYTHING, GivenByCommand, Trust
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock, identity
 from batchrun.state.opening import accept_lost_log, refuse_without_log
@@ -96,7 +96,7 @@ def open_run(
     clock: Callable[[], float],
     wall: Callable[[], float],
     api_key: str | None = None,
-    said: Named = ALL,
+    given: GivenByCommand = EVERYTHING,
     resumed: bool = False,
     repair: bool = False,
 ) -> Iterator[OpenRun]:
@@ -108,7 +108,7 @@ def open_run(
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
         api_key: Sent with each request; None: no key is sent.
-        said: Which options the command itself gives; the others are trusted only with a proof in the state file.
+        given: Which options the command itself gives; the others are trusted only with a proof in the state file.
         resumed: Whether to read stdin from its copy.
         repair: Whether to recover lost or damaged results, and to rebuild a lost state file.
 
@@ -117,7 +117,9 @@ def open_run(
         OutputError: a file cannot be written.
     """
     with ExitStack() as stack:
-        opening = _Opening(stack, options, observer, clock=clock, wall=wall, api_key=api_key, said=said, repair=repair)
+        opening = _Opening(
+            stack, options, observer, clock=clock, wall=wall, api_key=api_key, given=given, repair=repair
+        )
         opening.claim(_find_inputs(options, observer, resumed=resumed))
         with opening.undone_on_failure():
             rows = opening.take_in(resumed=resumed)
@@ -178,7 +180,7 @@ def open_as_it_is(
     clock: Callable[[], float],
     wall: Callable[[], float],
     api_key: str | None = None,
-    said: Named = ALL,
+    given: GivenByCommand = EVERYTHING,
 ) -> Iterator[OpenRun]:
     """Open a run without reading its inputs, with the rows that it has, in order to submit nothing.
 
@@ -188,13 +190,13 @@ def open_as_it_is(
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
         api_key: Sent with each request; None: no key is sent.
-        said: Which options the command itself gives; the others are trusted only with a proof in the state file.
+        given: Which options the command itself gives; the others are trusted only with a proof in the state file.
 
     Raises:
         UsageError, OutputError: see `open_run`.
     """
     with ExitStack() as stack:
-        opening = _Opening(stack, options, observer, clock=clock, wall=wall, api_key=api_key, said=said)
+        opening = _Opening(stack, options, observer, clock=clock, wall=wall, api_key=api_key, given=given)
         opening.claim(())
         with opening.undone_on_failure():
             opening.settle_format()
@@ -218,7 +220,7 @@ class _Opening:
         clock: Callable[[], float],
         wall: Callable[[], float],
         api_key: str | None,
-        said: Named = ALL,
+        given: GivenByCommand = EVERYTHING,
         repair: bool = False,
     ) -> None:
         self._stack = stack
@@ -229,7 +231,7 @@ class _Opening:
         self._api_key = api_key
         self._repair = repair
         self._opened_at = clock()
-        self._trust = Trust(options, api_key, said)
+        self._trust = Trust(options, api_key, given)
         self._session = 0
         self._is_changed = False
 

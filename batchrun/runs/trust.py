@@ -28,7 +28,7 @@ _MAC_CHARS = 32
 _WHY = "nothing proves that you chose it: the run is from an earlier version, another API key, or somebody else"
 
 
-class Named(NamedTuple):
+class GivenByCommand(NamedTuple):
     """What the command itself gives; the rest is known only from the state file."""
 
     base_url: bool = True
@@ -36,7 +36,7 @@ class Named(NamedTuple):
     """Inputs and output."""
 
 
-ALL = Named()
+EVERYTHING = GivenByCommand()
 """For a command that gives everything itself."""
 
 
@@ -46,13 +46,13 @@ class Trust:
     Args:
         options: The run's options, from the command or the state file.
         api_key: None: no key is sent, and nothing leaves this machine; then nothing can be proven, either.
-        said: Which options the command itself gives.
+        given: Which options the command itself gives.
     """
 
-    def __init__(self, options: RunOptions, api_key: str | None, said: Named) -> None:
+    def __init__(self, options: RunOptions, api_key: str | None, given: GivenByCommand) -> None:
         self._options = options
         self._key = api_key
-        self._said = said
+        self._given = given
         self._folder = os.path.realpath(options.state.absolute().parent)
         self._kept: set[str] = set()
 
@@ -70,16 +70,16 @@ class Trust:
         kept = store.get_setting(_SETTING)
         self._kept = set(map(str, kept)) if isinstance(kept, list) else set()
         state, url = self._options.state, without_user(self._options.base_url)
-        if not (self._said.base_url or self._key is None or self._is_confirmed("base-url", self._options.base_url)):
+        if not (self._given.base_url or self._key is None or self._is_confirmed("base-url", self._options.base_url)):
             flag = " --insecure-http" if is_plain_http(url) else ""
             raise StateError(
                 f"{state} sends the API key to {url}, and {_WHY}",
                 f"if you trust that URL, confirm it: --base-url {url}{flag}",
             )
-        for source in sources if self._key is not None and not self._said.paths else ():
+        for source in sources if self._key is not None and not self._given.paths else ():
             if not self._may_use("input", source.path) and not self._is_moved(source.path):
                 self._refuse(f"sends {source.path}")
-        own = [] if self._said.paths else [self._options.output]
+        own = [] if self._given.paths else [self._options.output]
         for path in [*own, *(store.results_path(output) for output in store.outputs())]:
             if not self._may_use("output", path):
                 self._refuse(f"writes {_absolute(path)}")
@@ -127,7 +127,7 @@ class Trust:
         path = _absolute(name)
         # The proof of a folder covers its files.
         named = (path, str(Path(path).parent))
-        if self._said.paths and kind == "output":
+        if self._given.paths and kind == "output":
             return _absolute(self._options.output) in named
         return any(self._is_confirmed(kind, each) for each in named)
 
@@ -154,7 +154,7 @@ class Trust:
 
     def _refuse(self, what: str) -> None:
         hint = "start a new run with another --output"
-        if not self._said.paths:
+        if not self._given.paths:
             hint = "if you trust it, give the run's original command: batchrun run INPUT... -o OUTPUT"
         raise StateError(f"{self._options.state} {what}, which is outside its folder, and {_WHY}", hint)
 

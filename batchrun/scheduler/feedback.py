@@ -53,7 +53,12 @@ class Feedback:
             now: The current time.
             next_sequence: The sequence number of the next job.
         """
-        window, usual_s, delay_s, execution_s = self._window, self.usual_s, event.delay_s, event.execution_s
+        window, usual_s, delay_s, execution_s = (
+            self._window,
+            self._predictor.execution_s,
+            event.delay_s,
+            event.execution_s,
+        )
         if self._faulty_workers.ended(flight.rows[0].row, event, now, usual_s):
             self._plan.remove(flight.job)
             window.faulty_limit.failed(flight.submitted_at, len(self._flights), now, usual_s)

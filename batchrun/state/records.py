@@ -193,8 +193,10 @@ class Batch:
 
     def count_answer(self, used: int | None, made: int | None, marks: Iterable[str], rows: int = 1) -> None:
         """Count the tokens of an answer once, and what is notable about it once for each of its rows."""
-        counts = [("input_tokens", used), ("output_tokens", made)]
-        counts += [(mark, rows) for mark in marks]
-        for name, count in counts:
-            if count is not None:
-                self.counters[name] = self.counters.get(name, 0) + count
+        counters = self.counters
+        if used is not None:
+            counters["input_tokens"] = counters.get("input_tokens", 0) + used
+        if made is not None:
+            counters["output_tokens"] = counters.get("output_tokens", 0) + made
+        for mark in marks:
+            counters[mark] = counters.get(mark, 0) + rows

@@ -152,7 +152,7 @@ def test_a_wrong_request_is_named_and_nothing_is_left_behind(tmp_path: Path):
         ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "duplicate id 'x'"),
         ([], "there are no requests"),
         (["a.jsonl"], "may mean a prompt or a file"),
-        ({"prompt": "a"}, "inputs is dict"),
+        ({"prompt": "a"}, "inputs is of type dict"),
         (pd.DataFrame([{"prompt": "a"}]), "inputs is a DataFrame"),
     ):
         with pytest.raises(UsageError, match=re.escape(message)) as caught:

@@ -338,7 +338,7 @@ def test_check_names_each_wrong_line_and_each_repeated_id(tmp_path: Path):
     (tmp_path / "bad.jsonl").write_text('{"id": "a", "prompt": "x"}\n\n{"id": "a", "prompt": "y"}\n[1]\n')
     done = batchrun("check", "p.jsonl", "bad.jsonl")
     assert done.returncode == 2
-    assert "bad.jsonl:1: the id 'a' stands already at p.jsonl:1" in done.stdout
+    assert "bad.jsonl:1: duplicate id 'a', first at p.jsonl:1" in done.stdout
     assert "bad.jsonl:4: expected an object or a string, found a list" in done.stdout
 
 

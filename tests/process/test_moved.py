@@ -73,7 +73,7 @@ def test_a_copy_without_its_input_does_not_read_that_of_the_original(folder: Pat
     assert f"batchrun run NEWPATH -e local -o {copy / 'r.jsonl'}" in said
     code, said = invoke("resume", "r.jsonl.state", "--progress", "none")
     assert (code, f"{copy / 'in.jsonl'}: no such file" in said) == (2, True)
-    assert f"batchrun run NEWPLACE -e local -o {copy / 'r.jsonl'}" in said
+    assert f"batchrun run NEWPATH -e local -o {copy / 'r.jsonl'}" in said
     assert run(folder / "in.jsonl", "-o", copy / "r.jsonl")[0] == 0
     assert len(records(copy / "r.jsonl")) == 6
 

@@ -1,0 +1,134 @@
+"""The commands that read the state file of a run: `status`, `verify`, `merge`, `export` and `report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from batchrun.cli.command import command
+from batchrun.cli.output import echo
+from batchrun.cli.values import PATH, STATE
+from batchrun.config import ResultFormat
+from batchrun.files.streams import stdout_bytes
+
+
+@command
+@click.argument("state", type=STATE)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def status(state: Path, *, as_json: bool) -> None:
+    """Show the status of the run of a STATE file, running or not.
+
+    \b
+    Examples:
+      batchrun status results.jsonl.state
+      watch -n 10 batchrun status results.jsonl.state
+    """
+    from batchrun.commands import status as reporting
+
+    found = reporting.read_status(state)
+    echo(reporting.to_json(found) if as_json else reporting.render(found), nl=False)
+
+
+@command
+@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per STATE on stdout.")
+@click.option("--repair-list", is_flag=True, help="Print only the ids of rows whose result is lost or damaged.")
+def verify(states: tuple[Path, ...], *, as_json: bool, repair_list: bool) -> None:
+    """Prove that runs are complete and undamaged; several STATE files must be all shards of one input.
+
+    Checks that every row is accounted for, that every result is present once and as it was written, and that every
+    input line has its row and is unchanged. Changes nothing and sends nothing; works during a run, too. The exit code
+    is 0 if there are no problems, else 1.
+
+    \b
+    Examples:
+      batchrun verify results.jsonl.state
+      batchrun verify results.jsonl.state --repair-list
+      batchrun verify prompts.shard-*.results.jsonl.state
+    """
+    from batchrun.commands import findings
+    from batchrun.commands import merge as merging
+    from batchrun.commands import verify as verification
+
+    found, shown = [], findings.to_json if as_json else findings.render
+    for state in states:
+        found.append(verification.verify(state, echo if repair_list else None))
+        echo("" if repair_list else shown(found[-1]), nl=False)
+    if len(states) > 1 and not repair_list:
+        echo(merging.whole_shards(states), err=as_json)
+    sys.exit(0 if all(each.is_whole for each in found) else 1)
+
+
+@command
+@click.argument("states", nargs=-1, required=True, metavar="STATE...", type=STATE)
+@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="File to write; `-`: stdout.")
+@click.option("--partial", is_flag=True, help="Merge what there is: shards may be missing or unfinished.")
+def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
+    """Merge the results of shards, in input order.
+
+    STATE... are the state files of all shards of one input, in any order. FILE is written completely or not at all, and
+    the failed rows go to the error file beside it. Shards must not overlap, be missing or be unfinished.
+
+    \b
+    Examples:
+      batchrun merge prompts.shard-*.results.jsonl.state -o results.jsonl
+      batchrun merge out/*.state -o sofar.jsonl --partial
+    """
+    from batchrun.commands import merge as merging
+
+    target = None if str(output) == "-" else output
+    echo(str(merging.merge(states, target, stdout_bytes(), partial=partial)), err=True)
+
+
+@command
+@click.argument("state", type=STATE)
+@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="File to write; `-`: stdout.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(get_args(ResultFormat)),
+    help="Format of the file. [default: that of the results]",
+)
+@click.option("--all", "with_errors", is_flag=True, help="Write failed and held rows, too, as in the error file.")
+def export(state: Path, output: Path, form: ResultFormat | None, *, with_errors: bool) -> None:
+    """Write the results of a STATE file in input order.
+
+    FILE gets the lines of all results files, and is written completely or not at all. During a run it gets the results
+    so far.
+
+    \b
+    Examples:
+      batchrun export results.jsonl.state -o ordered.jsonl
+      batchrun export out.state -o - | gzip > ordered.jsonl.gz
+      batchrun export results.jsonl.state -o batch_output.jsonl --format openai --all
+    """
+    from batchrun.commands import export as exporting
+
+    target = None if str(output) == "-" else output
+    echo(str(exporting.export(state, target, stdout_bytes(), form, with_errors=with_errors)), err=True)
+
+
+@command
+@click.argument("state", type=STATE)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all variants on stdout.")
+@click.option("--html", metavar="FILE", type=PATH, help="Also write a page with plots to FILE.")
+def report(state: Path, *, as_json: bool, html: Path | None) -> None:
+    """Show the results of the run of a STATE file by the variants of its sweep, even during the run.
+
+    \b
+    Examples:
+      batchrun report sweep.jsonl.state
+      batchrun report sweep.jsonl.state --json | jq '.variants[] | [.label, .execution_ms.p50]'
+    """
+    from batchrun.commands import report as reporting
+    from batchrun.display import variants as tables
+
+    if html is not None:
+        from batchrun.commands import report_page as webpage
+    seen = reporting.read(state)
+    if html is not None:
+        webpage.write(seen, html)
+    echo(tables.to_json(seen) if as_json else tables.render(seen), nl=False)

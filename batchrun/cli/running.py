@@ -1,0 +1,169 @@
+"""The commands that drive a run: `run`, `resume`, `watch` and `cancel`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from batchrun.cli.command import command
+from batchrun.cli.options import takes
+from batchrun.cli.output import make_observer, show_ending, show_summary, show_total
+from batchrun.cli.values import STATE
+from batchrun.commands.arguments import (
+    CancelArguments,
+    ResumeArguments,
+    RunArguments,
+    SessionArguments,
+    ShowArguments,
+    WatchArguments,
+)
+from batchrun.files.streams import stdout_bytes
+
+if TYPE_CHECKING:
+    from batchrun.config import RunOptions
+    from batchrun.display.summary import Summary
+
+
+@command
+@takes(RunArguments)
+def run(given: RunArguments) -> None:
+    """Run the prompts in INPUT..., or resume a run: the same command again resumes it.
+
+    INPUT is a JSONL file (also .gz), a folder of such files, or `-` for stdin. A line is a prompt, chat
+    messages, an `input` object for any worker, or an OpenAI batch line. The API key comes from RUNPOD_API_KEY.
+
+    \b
+    Examples:
+      batchrun run prompts.jsonl -e abc123xyz -o results.jsonl
+      batchrun run prompts.jsonl -e abc123xyz -o results.jsonl --set max_tokens=256 --system "Be brief."
+      batchrun run shards/ -e abc123xyz -o out/
+      zcat big.jsonl.gz | batchrun run - -e abc123xyz -o results.jsonl --limit 100
+      batchrun run prompts.jsonl -e abc123xyz --canary 10 --price-per-hour 2.5 --max-cost 40 --deadline 8h
+      batchrun run questions.jsonl -e abc123xyz --sweep temperature=0,0.7 --repeat 4 --dry-run
+      batchrun run --config sweep.toml
+      batchrun run samples/ -e local -o rehearsal/ --dry-run
+    """
+    from batchrun.commands.dry_run import dry_run
+    from batchrun.commands.local_endpoint import refuse_local_options
+    from batchrun.commands.run_options import run_options
+
+    options = run_options(given)
+    refuse_local_options(given, options)
+    if given.dry_run:
+        dry_run(options, stdout_bytes(), make_observer(given))
+        return
+    _run(options, given, given.api_key_file)
+
+
+@command
+@click.argument("state", type=STATE)
+@takes(ResumeArguments)
+def resume(given: ResumeArguments, state: Path) -> None:
+    """Resume the run of a STATE file with the options that it was started with.
+
+    \b
+    Examples:
+      batchrun resume results.jsonl.state
+      batchrun resume results.jsonl.state --retry-failed --only timed_out
+      batchrun resume results.jsonl.state --max-cost 80
+    """
+    from batchrun.commands.local_endpoint import refuse_local_options
+    from batchrun.commands.run_options import confirms_base_url, guards
+    from batchrun.runs.resumed import resumed_options
+
+    options = resumed_options(state, repair=given.repair)
+    options = replace(options, guards=guards(given, options.guards))
+    refuse_local_options(given, options)
+    _run(options, given, given.api_key_file, resumed=True, confirmed_url=confirms_base_url(given, options))
+
+
+@command
+@takes(WatchArguments)
+def watch(given: WatchArguments) -> None:
+    """Run every JSONL file that arrives in FOLDER, one after another.
+
+    Each file is a run of its own, with its own results and state file. The options are those of `batchrun run`; guards
+    and --limit apply to each file. When a file is done, a record is written beside its results: NAME.done or
+    NAME.failed. Nothing in FOLDER is changed. The same command again resumes an interrupted file, and runs all files
+    that have no record.
+
+    \b
+    Examples:
+      batchrun watch inbox/ -e abc123xyz -o results/
+      batchrun watch inbox/ -e abc123xyz -o results/ --until-empty --set max_tokens=256
+    """
+    from batchrun.commands import watch as watching
+    from batchrun.commands.local_endpoint import refuse_local_options
+    from batchrun.commands.run_options import watch_options
+    from batchrun.endpoint.credentials import find_key
+
+    options = watch_options(given, given.folder, given.output)
+    refuse_local_options(given, options)
+    api_key = find_key(options, key_file=given.api_key_file)
+    total = watching.watch(
+        options,
+        given,
+        observer=make_observer(given, api_key),
+        show=lambda file, ending: show_ending(file, ending, given),
+        api_key=api_key,
+    )
+    show_total(total, given)
+    sys.exit(total.exit_code)
+
+
+@command
+@click.argument("state", type=STATE)
+@takes(CancelArguments)
+def cancel(given: CancelArguments, state: Path) -> None:
+    """Cancel the jobs in flight of the run of a STATE file, queued ones first.
+
+    Only the run's own jobs are cancelled. Jobs that have finished by then are collected; the other rows return to
+    pending, and `resume` submits them again. If another process is driving the run, it cancels the jobs and exits.
+
+    \b
+    Examples:
+      batchrun cancel results.jsonl.state
+    """
+    from batchrun.commands import cancel as cancelling
+    from batchrun.commands.run_options import confirms_base_url
+    from batchrun.endpoint.credentials import find_key
+    from batchrun.runs.resumed import resumed_options
+
+    options = resumed_options(state)
+    api_key = find_key(options, key_file=given.api_key_file)
+    summary = cancelling.cancel(
+        options,
+        observer=make_observer(given, api_key),
+        confirmed_url=confirms_base_url(given, options),
+        api_key=api_key,
+        notify_url=given.notify,
+    )
+    _finish(summary, given)
+
+
+def _run(
+    options: RunOptions,
+    given: SessionArguments,
+    key_file: Path | None,
+    *,
+    resumed: bool = False,
+    confirmed_url: bool = False,
+) -> NoReturn:
+    from batchrun.commands import run as running
+    from batchrun.endpoint.credentials import find_key
+
+    api_key = find_key(options, key_file=key_file)
+    observer = make_observer(given, api_key)
+    summary = running.run(
+        options, given, observer=observer, api_key=api_key, resumed=resumed, confirmed_url=confirmed_url
+    )
+    _finish(summary, given)
+
+
+def _finish(summary: Summary, given: ShowArguments) -> NoReturn:
+    show_summary(summary, given)
+    sys.exit(summary.exit_code)
