@@ -20,7 +20,7 @@ from batchrun.runs.driving import drive
 from batchrun.runs.opening import open_run
 from tests.support.claims import assert_adds_up
 from tests.support.command import KEYED, start, status
-from tests.support.rehearsal import Listener, options_for, read_lines, serving, write_lines
+from tests.support.rehearsal import Listener, hurried, options_for, read_lines, serving, write_lines
 from tests.support.waiting import wait_for_lines
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ async def test_jobs_of_an_earlier_session_are_collected_whatever_the_wall_clock_
         with open_run(options, Impatient(), clock=time.monotonic, wall=time.time) as run:
             outcome = await drive(run, server.endpoint.base_url, Random(0), leaving=leaving)
             assert conclude(run, outcome).in_flight == 8
-        with open_run(options, Listener(), clock=time.monotonic, wall=lambda: time.time() + step_s) as run:
+        with open_run(options, Listener(), clock=hurried, wall=lambda: time.time() + step_s) as run:
             summary = conclude(run, await drive(run, server.endpoint.base_url, Random(0)))
     assert (summary.succeeded, server.seen["run"]) == (8, 8)
     jobs = [record["job"] for record in read_lines(options.output)]

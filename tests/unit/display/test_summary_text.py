@@ -142,6 +142,7 @@ counts = st.integers(0, 10_000_000)
 messages = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=300)
 
 
+@pytest.mark.slow
 @given(counts, counts, counts, counts, messages, messages, st.sampled_from(["finished", "stopped", "interrupted"]))
 def test_the_summary_fits_a_terminal_but_for_commands_and_paths(failed, held, in_flight, cut, message, hint, outcome):
     summary = replace(

@@ -288,6 +288,7 @@ def test_across_a_gap_each_bound_takes_what_suits_it():
     assert meter.take() == WorkerTime()
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_and_the_run_can_go_on_with_a_larger_one():
     price = 3600.0
     guards = replace(UNGUARDED, price_per_hour=price, max_cost=500.0)
