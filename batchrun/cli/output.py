@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.commands.arguments import ShowArguments
 from batchrun.display.printer import Printer
 from batchrun.display.text import visible, visible_json
 from batchrun.endpoint.secrets import Secrets, url_secrets
 from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
+    from batchrun.commands.arguments import ShowArguments
     from batchrun.commands.watch_folder import FileOutcome
     from batchrun.commands.watch_queue import Total
     from batchrun.display.summary import Observer, Summary
