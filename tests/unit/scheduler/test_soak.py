@@ -34,7 +34,7 @@ def test_a_night_of_a_hundred_thousand_jobs_loses_none_and_stops_at_a_bad_deploy
         faults=faults,
     )
     world = World(setting).run()
-    assert "last 200 rows" in world.scheduler.stop.message
+    assert "last 200 finished rows" in world.scheduler.stop.message
     assert 4 * HOUR < world.now < 4.5 * HOUR, "the bad deployment is noticed in its first minutes"
     assert not world.open_jobs
     failed = {row for row, finish in world.ended.items() if finish.failure}
