@@ -250,7 +250,10 @@ class Place:
         if second.wait(PATIENCE_S / 3) is None:
             second.send(signal.SIGKILL)
             second.wait(PATIENCE_S)
-        if second.code == 2 or self.running.poll() is not None:
+        if second.code == 2:
+            return
+        if self.running.poll() is not None:
+            self.is_beaten = self.is_early and self.running.code == 2
             return
         # It may be let in before the first has begun, and after its end, of which a stalled stderr still has to hear.
         self.is_beaten = self.is_early
