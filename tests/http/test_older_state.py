@@ -105,7 +105,7 @@ async def test_a_run_goes_on_asking_as_it_began(tmp_path: Path, monkeypatch):
         {"prompt": "two", "sampling_params": {"max_tokens": 5, "seed": 3.0}},
     ]
     assert again.summary.succeeded == 2
-    assert any("`user` is not sent: this run began" in text for text in again.listener.messages)
+    assert any("`user` is not sent: the version that started this run" in text for text in again.listener.messages)
     assert verify(state).is_whole
 
 

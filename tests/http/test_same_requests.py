@@ -82,7 +82,7 @@ async def test_what_only_the_carried_fields_of_lines_have_become_is_noted_by_ver
     found = verify(tmp_path / "out.jsonl.state")
     assert found.is_whole
     (note,) = [note for note in found.notes if "carried" in note]
-    assert ": 1;" in note
+    assert "changed: 1 (" in note
 
 
 @pytest.mark.parametrize("change", [{"prompt": "another"}, {"max_tokens": 9}, {"temperature": 0}])

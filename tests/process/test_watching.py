@@ -206,7 +206,7 @@ def test_a_file_that_is_renamed_into_the_folder_is_taken_up_as_it_is(folder: Pat
     hear(process, "waiting for fresh.jsonl to be written completely; 0 done")
     arrive(folder, "whole.jsonl", ["now"], age_s=3600)
     hear(process, "running whole.jsonl; files still queued: 0")
-    wait_for((folder / "out" / "whole.done").exists)
+    hear(process, "waiting for fresh.jsonl to be written completely; 1 done")
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=20)[1]
     assert process.returncode == 130
