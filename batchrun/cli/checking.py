@@ -19,7 +19,7 @@ from batchrun.files.streams import stdin_bytes
 @takes(RequestArguments)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def check(given: RequestArguments, inputs: tuple[str, ...], *, as_json: bool) -> None:
-    """Validate INPUT... and report every invalid line, or sum the inputs up if there is none.
+    """Validate INPUT... and report every invalid line, or summarize the inputs if there is none.
 
     Also shows how each field is used. Give the options of `run` that change what is sent, and they are applied.
 

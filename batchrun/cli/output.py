@@ -58,7 +58,7 @@ def show_ending(file: str, ending: FileOutcome, given: ShowArguments) -> None:
     elif given.progress == "json":
         _show_event({"event": "refused", "file": file, **ending.to_json()})
     elif ending.error is not None:
-        say(f"{file} is refused, and nothing of it was sent: {ending.error.message}", ending.error.hint)
+        say(f"{file} was refused, and none of it was sent: {ending.error.message}", ending.error.hint)
 
 
 def show_total(total: Total, given: ShowArguments) -> None:

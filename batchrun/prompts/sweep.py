@@ -146,9 +146,7 @@ def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
         raise UsageError("--sweep stream: streaming is not supported in batch runs", "remove it")
     elif key != ENDPOINT and key not in SAMPLING_PARAMETERS:
         paths = f"for a field of an OpenAI line's body use body.{key}, for one of an `input` object input.{key}"
-        raise UsageError(
-            f"--sweep {key}: there is no such sampling parameter", "; ".join(filter(None, (suggestion(key), paths)))
-        )
+        raise UsageError(f"--sweep {key}: there is no such sampling parameter", _advice(suggestion(key), paths))
     if not values:
         raise UsageError(f"--sweep {key}: no value is given", f"for example --sweep {key}=0,0.5")
     texts = [shown(value) for value in values]
@@ -162,6 +160,10 @@ def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
             )
 
 
+def _advice(guess: str, otherwise: str) -> str:
+    return f"{guess}{' Or: ' if guess.endswith('?') else '; ' if guess else ''}{otherwise}"
+
+
 def refuse_wrong_parameter(option: str, key: str, value: Any) -> None:
     """Refuse a parameter that vLLM would ignore or refuse, for a new run.
 
@@ -170,9 +172,7 @@ def refuse_wrong_parameter(option: str, key: str, value: Any) -> None:
     """
     if key not in SAMPLING_PARAMETERS:
         anyway = f"{option} sampling_params.{key}=... sends it anyway"
-        raise UsageError(
-            f"{option} {key}: there is no such sampling parameter", "; ".join(filter(None, (suggestion(key), anyway)))
-        )
+        raise UsageError(f"{option} {key}: there is no such sampling parameter", _advice(suggestion(key), anyway))
     if wanted := expected_type(key, value):
         raise UsageError(f"{option} {key}: {shown(value)!r} is not {wanted}", "a value is read as JSON if possible")
 

@@ -73,6 +73,10 @@ def take_in(
         if store.get_setting("intake") != {**mark, "rows": store.count_rows()}:
             merged = _merge(options, records, outputs, store, observer, is_new=not before)
             store.set_setting("intake", {**mark, "rows": merged.rows})
+            if options.limit is not None and options.limit < merged.rows:
+                observer.message(
+                    f"--limit {options.limit:,} removes no rows from a run that has begun: {merged.rows:,}"
+                )
             if merged.carried:
                 observer.message(
                     f"lines in which only carried fields changed, such as metadata: {merged.carried:,}; existing"

@@ -182,4 +182,4 @@ def _tell(amended: RepairCounts, observer: Observer) -> None:
         (amended.paid, "to be paid for again"),
     ]
     listed = ", ".join(f"{count:,} {remedy}" for count, remedy in remedies if count)
-    observer.message(f"results lost or damaged: {lost:,}: {listed}")
+    observer.message(f"results lost or damaged: {lost:,} ({listed})")

@@ -95,7 +95,7 @@ class Canary:
         if row not in self._flying:
             return None
         if failed:
-            return StoppedError(f"a canary row failed, no other rows were submitted (--canary {self._rows})", _HINT)
+            return StoppedError(f"a canary row failed; no other rows were submitted (--canary {self._rows})", _HINT)
         self._flying.discard(row)
         self._flaws[None if flaw == "cut off" and self._allow == "length" else flaw] += 1
         if self.is_out or self._flaws[None]:
@@ -103,6 +103,6 @@ class Canary:
         told = ", ".join(f"{count:,} {name}" for name, count in self._flaws.items() if count)
         hint = _ALLOW_HINT if self._flaws["cut off"] else _FLAW_HINT
         return StoppedError(
-            f"no canary row has a whole answer ({told}), no other rows were submitted (--canary {self._rows})",
+            f"no canary row has a complete answer ({told}); no other rows were submitted (--canary {self._rows})",
             hint,
         )

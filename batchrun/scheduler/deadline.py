@@ -41,6 +41,6 @@ class Deadline:
     def reached(self) -> StoppedError:
         """Why the run stops."""
         return StoppedError(
-            f"the deadline is reached ({self._after_s:,.0f} s after the start)",
-            "resume: the deadline counts from the start of each session",
+            f"no time is left before the deadline ({self._after_s:,.0f} s after the start)",
+            "resume: the deadline starts anew in each session",
         )

@@ -173,7 +173,7 @@ async def test_a_canary_without_a_whole_answer_keeps_the_others_back(tmp_path: P
         stopped = await rehearse(tmp_path, server.endpoint.base_url, guards=guards)
         assert server.seen["run"] == 2 * len(words)
     assert (stopped.summary.outcome, stopped.summary.exit_code) == ("stopped", 4)
-    assert "no canary row has a whole answer" in stopped.summary.reason
+    assert "no canary row has a complete answer" in stopped.summary.reason
     assert ("--canary-allow length" in stopped.summary.hint) is ("cut" in words)
 
 

@@ -128,7 +128,7 @@ async def test_results_that_are_lost_or_damaged_are_fetched_again_without_paying
         listener = await session(tmp_path, server, fix=True)
         assert server.seen["run"] == ROWS
     assert_whole(tmp_path)
-    assert said(listener, f"lost or damaged: {lost:,}: {lost} to be polled") is bool(lost)
+    assert said(listener, f"lost or damaged: {lost:,} ({lost} to be polled") is bool(lost)
     kept = tmp_path / "out.jsonl.damaged"
     assert (kept.read_bytes().count(b"\n") if kept.exists() else 0) == aside
 

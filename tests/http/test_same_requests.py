@@ -129,3 +129,13 @@ async def test_a_state_of_an_earlier_version_takes_a_line_by_its_bytes_alone(tmp
 def forget_requests(state: Path) -> None:
     with Store(state) as store, store.transaction() as db:
         db.execute("UPDATE rows SET digest = substr(digest, 1, 16)")
+
+
+async def test_a_limit_that_comes_too_late_to_keep_rows_out_is_told(tmp_path: Path):
+    write(tmp_path, [plain(line) for line in LINES])
+    async with serving() as server:
+        first = await rehearse(tmp_path, server.endpoint.base_url, limit=6)
+        again = await rehearse(tmp_path, server.endpoint.base_url, limit=4)
+    assert len(first.results) == len(again.results) == 6
+    assert not any("--limit" in text for text in first.listener.messages)
+    assert "--limit 4 removes no rows from a run that has begun: 6" in again.listener.messages

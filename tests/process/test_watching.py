@@ -138,7 +138,7 @@ def test_a_bad_file_does_not_stop_those_around_it_and_is_taken_up_again_when_it_
     arrive(folder, "b.jsonl", b'"fine"\nnonsense\n', age_s=80)
     arrive(folder, "c.jsonl", ["good too"], age_s=70)
     done = watch(folder, *ECHO, *UNTIL_EMPTY)
-    assert_one_clear_line(done, 4, "b.jsonl is refused, and nothing of it was sent: ")
+    assert_one_clear_line(done, 4, "b.jsonl was refused, and none of it was sent: ")
     assert records(folder) == ["a.done", "b.failed", "c.done"]
     refused = record(folder, "b.failed")
     assert (refused["outcome"], refused["exit_code"], refused["rows"]) == ("refused", 2, {})
