@@ -75,6 +75,8 @@ class Place:
         """Whether the process that runs may not have begun yet."""
         self.is_beaten = False
         """Whether another has begun before it, so that it may be refused."""
+        self.is_unproven = False
+        """Whether the state file may name inputs that it cannot prove to be the user's choice."""
         self.folder = top / "place"
         self.folder.mkdir()
         self.rows = dict(zip(layout.names, files, strict=False))
@@ -140,7 +142,7 @@ class Place:
 
     def arguments(self, *, resume: bool = False) -> list[str]:
         """Of the command that starts the run or goes on with it."""
-        if resume and self.state is not None:
+        if resume and self.state is not None and not self.is_unproven:
             return ["resume", self.state_name, "--progress", "plain"]
         arguments = ["run", *self.layout.inputs(), "-o", self.layout.output, "-e", "ep"]
         arguments += ["--base-url", self.endpoint.base_url, "--run-limit", "0", "--status-limit", "0"]
@@ -266,6 +268,8 @@ class Place:
         self._tell(f"mv {self.folder.name} {target.name}")
         self.folder.rename(target)
         self.folder = target
+        # An input beside the state's folder that has moved and changed is confirmed by the original command alone.
+        self.is_unproven = self.layout.name == "folder to folder"
 
     def copy_and_run(self) -> None:
         """Run to the end in a copy of the folder, which then is forgotten, with the jobs that only it knows of.
