@@ -166,6 +166,7 @@ Store(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is what kills at one system call")
 @pytest.mark.parametrize(("call", "step"), [("unlink", 1), ("fdatasync", 1), ("fsync", 1), ("pwrite64", 7)])
 def test_a_creation_that_is_cut_off_anywhere_is_rolled_back(tmp_path: Path, call: str, step: int):
