@@ -163,16 +163,11 @@ def parse_job(http_status: int, headers: Mapping[str, str], body: bytes) -> JobA
     if http_status not in JOB_STATUSES:
         raise call_error(http_status, headers, body)
     try:
-        data = load(body)
-    except orjson.JSONDecodeError:
-        data = None
-    if not isinstance(data, dict):
-        try:
-            data = _load_object(body)
-        except AmbiguousError as error:
-            if http_status != 400:
-                raise
-            raise call_error(http_status, headers, body) from error
+        data = _load_object(body)
+    except AmbiguousError as error:
+        if http_status != 400:
+            raise
+        raise call_error(http_status, headers, body) from error
     job_id, word = data.get("id"), data.get("status")
     if (word is None or type(word) is int) and http_status != 400 and not data.get("error"):
         word = JobStatus.IN_QUEUE.value

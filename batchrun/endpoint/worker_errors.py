@@ -79,7 +79,7 @@ def find_hidden_error(output: Any) -> Any | None:
     2.12.1 and runpod-python before December 2024 complete such jobs. Because an `error` field can be legitimate data of
     some handlers, callers must let the user turn this check off.
     """
-    if isinstance(output, list) and output and isinstance(output[0], str) and all(isinstance(p, str) for p in output):
+    if isinstance(output, list) and output and all(isinstance(part, str) for part in output):
         return _streamed_error(output)
     for part in output if isinstance(output, list) else (output,):
         if isinstance(part, list):

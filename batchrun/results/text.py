@@ -185,7 +185,7 @@ class _Found:
     def text(self) -> Text:
         reasons_by_index = self.reasons
         texts, reasons = [], []
-        for index, pieces in sorted(self.pieces.items()) if len(self.pieces) > 1 else self.pieces.items():
+        for index, pieces in sorted(self.pieces.items()):
             texts.append("".join(pieces) if pieces else None)
             reasons.append(reasons_by_index.get(index))
         first = reasons_by_index.get(0) or next(iter(reasons_by_index.values()), None)

@@ -41,8 +41,6 @@ class Breaker:
         self._finished += 1
         self._failed += failed
         self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
-        if not self._failed:
-            return None
         reason = self._reason()
         return StoppedError(reason, _HINT) if reason else None
 

@@ -139,9 +139,8 @@ class RowOutcomes:
     def _ended(self, row: int, *, failed: bool, flaw: Flaw | None = None) -> None:
         if self._spared:
             self._spared.pop(row, None)
-        stop, other = self.canary.ended(row, failed=failed, flaw=flaw), self._breaker.ended(failed=failed)
-        if stop is not None or other is not None:
-            self._stop(stop or other)
+        self._stop(self.canary.ended(row, failed=failed, flaw=flaw))
+        self._stop(self._breaker.ended(failed=failed))
 
     def _stop(self, error: StoppedError | None) -> None:
         if self.stop is None:
