@@ -10,7 +10,7 @@ import click
 from batchrun.cli.command import command
 from batchrun.cli.options import takes
 from batchrun.cli.output import echo
-from batchrun.commands.arguments import RequestArguments
+from batchrun.commands.request_arguments import RequestArguments
 from batchrun.files.streams import stdin_bytes
 
 

@@ -14,7 +14,7 @@ from batchrun.endpoint.secrets import Secrets, url_secrets
 from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
-    from batchrun.commands.arguments import ShowArguments
+    from batchrun.commands.session_arguments import ShowArguments
     from batchrun.commands.watch_folder import FileOutcome
     from batchrun.commands.watch_queue import Total
     from batchrun.display.summary import Observer, Summary

@@ -13,14 +13,8 @@ from batchrun.cli.command import command
 from batchrun.cli.options import takes
 from batchrun.cli.output import make_observer, show_ending, show_summary, show_total
 from batchrun.cli.values import STATE
-from batchrun.commands.arguments import (
-    CancelArguments,
-    ResumeArguments,
-    RunArguments,
-    SessionArguments,
-    ShowArguments,
-    WatchArguments,
-)
+from batchrun.commands.arguments import RunArguments, WatchArguments
+from batchrun.commands.session_arguments import CancelArguments, ResumeArguments, SessionArguments, ShowArguments
 from batchrun.files.streams import stdout_bytes
 
 if TYPE_CHECKING:

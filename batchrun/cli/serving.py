@@ -5,8 +5,8 @@ from __future__ import annotations
 from batchrun.cli.command import command
 from batchrun.cli.options import takes
 from batchrun.cli.output import echo, make_observer
-from batchrun.commands.arguments import ShowArguments
 from batchrun.commands.serve_arguments import ServeArguments
+from batchrun.commands.session_arguments import ShowArguments
 
 
 @command

@@ -90,6 +90,11 @@ def numbers(
     return Values("number or auto", "N|auto", bounds) if or_auto else Values("number", metavar, bounds)
 
 
+TIME = Values("time", "TIME", Bounds(0, 10 * 365 * 86400.0, above=True))
+"""A time of at most 10 years: more must be a typing error."""
+BASE_URL_VARIABLES = ("BATCHRUN_BASE_URL", "RUNPOD_ENDPOINT_BASE_URL")
+
+
 class Argument(NamedTuple):
     """A field that is an option."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from batchrun.commands.arguments import LocalArguments
+from batchrun.commands.session_arguments import LocalArguments
 from batchrun.config import LOCAL_ENDPOINT, RunOptions
 from batchrun.display.summary import Observer
 from batchrun.errors import UsageError

@@ -7,10 +7,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
-from batchrun.commands.arguments import SessionArguments
 from batchrun.commands.event_loop import in_loop
 from batchrun.commands.local_endpoint import local_worker, serving
 from batchrun.commands.notify import notifying, refuse_bad_urls
+from batchrun.commands.session_arguments import SessionArguments
 from batchrun.config import RunOptions
 from batchrun.display.summary import Observer, Summary
 from batchrun.endpoint.credentials import find_key

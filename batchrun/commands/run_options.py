@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from batchrun import config
-from batchrun.commands.arguments import ConfirmArguments, GuardArguments, JobArguments, RequestArguments, RunArguments
+from batchrun.commands.arguments import JobArguments, RunArguments
+from batchrun.commands.request_arguments import RequestArguments
+from batchrun.commands.session_arguments import ConfirmArguments, GuardArguments
 from batchrun.config import without_user
 from batchrun.endpoint.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError

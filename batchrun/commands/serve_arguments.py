@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from batchrun.commands.arguments import LocalArguments
 from batchrun.commands.definitions import EMULATED, WHERE, numbers, option, text_value
+from batchrun.commands.session_arguments import LocalArguments
 
 _WEEK_S = 604_800
 

@@ -1,0 +1,172 @@
+"""The options of one session: what guards it, what it repeats, how its key is found, and what it shows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchrun.commands.definitions import (
+    BASE_URL_VARIABLES,
+    DISPLAY,
+    FAILURES,
+    GUARDS,
+    LOCAL,
+    MONEY,
+    TIME,
+    WHERE,
+    Arguments,
+    Values,
+    numbers,
+    option,
+    text_value,
+)
+from batchrun.config import MOST_ROWS, Bounds, CanaryAllows, HaltOptions, InterruptPolicy, ProgressMode, WorkerChoice
+
+_HALT = Values("halt", "N|N%|off", Bounds(1, MOST_ROWS, whole=True))
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class GuardArguments(Arguments):
+    """What guards a run. Each may differ from session to session; None keeps the stored value, or else the default."""
+
+    on_interrupt: InterruptPolicy | None = option(
+        None,
+        (GUARDS, 2),
+        "What the first Ctrl-C or SIGTERM does with the jobs in flight: collect them, leave them running, or cancel"
+        " them. The second always exits at once. [default: drain]",
+    )
+    halt: HaltOptions | None = option(
+        None,
+        (GUARDS, 2),
+        "Stop after N failed rows, or once N% of the finished rows have failed (from the 50th on). A run also stops"
+        " if its first 20 finished rows, or any 200 in a row, all failed; `off` disables both.",
+        _HALT,
+    )
+    canary: int | None = option(
+        None,
+        (GUARDS, 3),
+        "Run N rows first, and the others only if all N succeed and not all of their answers are empty or cut off.",
+        numbers(0, MOST_ROWS, whole=True),
+    )
+    canary_allow: CanaryAllows | None = option(
+        None, (GUARDS, 4), "Let --canary accept answers that were cut off by max_tokens."
+    )
+    price_per_hour: float | None = option(
+        None,
+        (MONEY, 1),
+        "Hourly price of one worker; enables cost estimates.",
+        numbers(0, 1_000_000, above=True, metavar="$"),
+    )
+    max_cost: float | None = option(
+        None,
+        (MONEY, 2),
+        "Stop submitting when the cost so far plus that of the jobs in flight reaches this; needs --price-per-hour.",
+        numbers(0, 1_000_000_000, above=True, metavar="$"),
+    )
+    deadline: float | None = option(
+        None,
+        (GUARDS, 1),
+        "Stop submitting in time for running jobs to finish by then, and exit at the deadline in any case: 8h, 90m.",
+        TIME,
+    )
+    job_timeout: float | None = option(
+        None,
+        (GUARDS, 1),
+        "Cancel a job that has not finished this long after its submission, queue time included. It counts as"
+        " TIMED_OUT, and is retried up to --max-retries times. [default: its ttl plus 10 min]",
+        TIME,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class RetryArguments(Arguments):
+    """What to repeat or repair when a run is resumed."""
+
+    retry_failed: bool = option(False, (FAILURES, 2), "Run the failed rows again, with a full set of retries.")
+    only: tuple[str, ...] = option(
+        (),
+        (FAILURES, 2),
+        "With --retry-failed: only rows that failed with this kind of error; repeatable.",
+        text_value("KIND"),
+        variables=("BATCHRUN_KINDS",),
+    )
+    repair: bool = option(
+        False,
+        (FAILURES, 3),
+        "Recover lost or damaged results, free if the endpoint still has them; rebuild a lost state file.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class KeyArguments(Arguments):
+    """Where the API key comes from, and how it may be sent."""
+
+    api_key_file: Path | None = option(None, (WHERE, 8), "Read the API key from this file instead of RUNPOD_API_KEY.")
+    insecure_http: bool = option(
+        False,
+        (WHERE, 9),
+        "Allow plain http to another machine: everyone on the way can read the API key and the prompts.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class ConfirmArguments(KeyArguments):
+    """Confirms the base URL of a run that is known only from its state file, which may come from somebody else."""
+
+    base_url: str | None = option(
+        None,
+        (WHERE, 7),
+        "Confirm that the run's jobs go to this URL, if the state file does not prove that you chose it.",
+        text_value("URL"),
+        variables=BASE_URL_VARIABLES,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class LocalArguments(Arguments):
+    """The worker of the local endpoint."""
+
+    worker: WorkerChoice = option(
+        "auto", (LOCAL, 5), "What answers: a small real model, or an echo. auto: the model if it is installed."
+    )
+    model_file: Path | None = option(None, (LOCAL, 5), "GGUF file of the local model, instead of SmolLM2.")
+    upstream: str | None = option(
+        None,
+        (LOCAL, 5),
+        "Use an OpenAI-compatible server (vLLM, llama.cpp, Ollama) as the local worker.",
+        text_value("URL"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class ShowArguments(Arguments):
+    """What is shown, logged, and sent at the end."""
+
+    progress: ProgressMode = option(
+        "auto",
+        (DISPLAY, 5),
+        "Progress on stderr: a bar, a plain line every 30 s, JSON lines, or none. auto: a bar on a terminal, plain"
+        " elsewhere.",
+    )
+    verbose: bool = option(False, (DISPLAY, 5), "Log each step and its reason to stderr.", flags="-v --verbose")
+    quiet: bool = option(False, (DISPLAY, 5), "Show only errors: no progress, no summary.", flags="-q --quiet")
+    log_file: Path | None = option(None, (DISPLAY, 5), "Append the log to this file.")
+    notify: str | None = option(
+        None,
+        (DISPLAY, 5),
+        "POST a JSON object with a `text` field to this URL when the run ends or stops.",
+        text_value("URL"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class SessionArguments(RetryArguments, LocalArguments, ShowArguments):
+    """Options of one session, which the state file does not keep."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class ResumeArguments(GuardArguments, SessionArguments, ConfirmArguments):
+    """Options of `batchrun resume`."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class CancelArguments(ShowArguments, ConfirmArguments):
+    """Options of `batchrun cancel`."""
