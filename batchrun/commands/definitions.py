@@ -21,7 +21,9 @@ DISPLAY = "Display"
 GROUPS = (WHERE, REQUESTS, CONCURRENCY, FAILURES, GUARDS, MONEY, LOCAL, EMULATED, DISPLAY)
 """The headings of `--help`, in their order."""
 
-Syntax = Literal["plain", "number", "number or auto", "time", "size", "halt", "pairs", "sweep", "name", "run file"]
+Syntax = Literal[
+    "plain", "number", "number or auto", "time", "size", "halt", "pairs", "sweep", "names", "name", "run file", "or all"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Argument(NamedTuple):
     @property
     def takes_many(self) -> bool:
         """Whether it may be given more than once."""
-        return get_origin(self.kind) is tuple or self.option.values.syntax in ("pairs", "sweep")
+        return get_origin(self.kind) is tuple or self.option.values.syntax in ("pairs", "sweep", "names")
 
     @property
     def takes_none(self) -> bool:

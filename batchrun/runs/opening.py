@@ -346,7 +346,7 @@ class _Opening:
             lock=self._lock,
             store=store,
             session=self._session,
-            lines=RowLines.of(self._options, sources, reader, Amendments(store)),
+            lines=RowLines.of(self._options, sources, reader, Amendments(store), self._wall()),
             results=results,
         )
 
