@@ -2,22 +2,21 @@
 
     {"stars": 5, "review": "..."}    {"messages": [{"role": "user", "content": "..."}], "metadata": {"stars": 5, ...}}
 
-A template sees values only: nothing of Python, no files, no other templates. What a column holds is data, also if it
-looks like a template. A null column is one that is not there.
+What a column holds is data, also if it looks like a template. A null column is one that is not there.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
 from batchrun.config import TemplateOptions
 from batchrun.errors import InputError, UsageError, shown
-from batchrun.files.exactjson import dump, load
+from batchrun.files.exactjson import load
+from batchrun.prompts.jinja import Texts, frozen
 from batchrun.prompts.sampling import COLUMN_NAMES, SAMPLING_PARAMETERS, expected_type
 from batchrun.prompts.shapes import (
     PROMPT_KEYS,
@@ -38,10 +37,6 @@ from batchrun.prompts.shapes import (
 _ROW = "row"
 """The name by which a template reaches all columns, also those whose names are no identifiers."""
 _TAGS = ("{{", "{%", "{#")
-_FUEL = 10_000_000
-"""Steps of one rendering: a second of work, so a template that never ends is an error."""
-_MOST_BITS = 127
-"""minijinja rounds larger integers."""
 _SURELY_SENDABLE_CHARS = 1_000_000
 _IDS = ("id", "custom_id")
 
@@ -73,7 +68,7 @@ class Template:
         Raises:
             UsageError: it is not a template, or minijinja is not installed.
         """
-        texts = _Texts()
+        texts = Texts()
         options = self._options
         if options.messages is not None:
             name = self._named("--messages-file")
@@ -167,9 +162,9 @@ class Template:
         for name in self._names:
             value = row.get(name)
             if value is not None:
-                context[name] = value if type(value) is str else _frozen(value)
+                context[name] = value if type(value) is str else frozen(value)
         if _ROW in self._names and _ROW not in context:
-            context[_ROW] = _frozen(row)
+            context[_ROW] = frozen(row)
         assert self._content is not None  # noqa: S101 - it was compiled
         try:
             content = self._content(context)
@@ -198,99 +193,6 @@ class Template:
         return {**inner, **found}
 
 
-class _Texts:
-    """The templates of a run.
-
-    Raises:
-        UsageError: minijinja is not installed.
-    """
-
-    def __init__(self) -> None:
-        try:
-            import minijinja
-        except ImportError as error:
-            raise UsageError("a template needs minijinja", "pip install 'runpod-batchrun[data]'") from error
-        # minijinja writes each value as JSON into a template whose name ends in .json, and as text into others.
-        strict: Any = "semi_strict"  # strict, but `{% if name %}` may ask for what is undefined; its stub lacks it
-        self._environment = minijinja.Environment(undefined_behavior=strict, fuel=_FUEL)
-        self._environment.add_filter("tojson", lambda value, indent=None: minijinja.safe(_to_json(value, indent)))
-        self._environment.remove_global("debug")
-        self._error = minijinja.TemplateError
-        self._count = 0
-        self.names: set[str] = set()
-        """The columns that they use."""
-
-    def add(self, text: str, name: str, *, suffix: str = "") -> Callable[[dict[str, Any]], str]:
-        """Compile a text.
-
-        Args:
-            text: The template.
-            name: Its name in messages.
-            suffix: `.json`, if each value is written as JSON.
-
-        Returns:
-            Renders it with the columns that it uses.
-
-        Raises:
-            UsageError: it is not a template.
-        """
-        environment, own_name = self._environment, f"{self._count}{suffix}"
-        self._count += 1
-        try:
-            environment.add_template(own_name, text)
-        except self._error as error:
-            raise UsageError(_explained(error, name, text), "fix the template") from error
-        names = environment.undeclared_variables_in_template(own_name) - environment.globals.keys()
-        self.names |= names
-        render_template = environment.render_template
-
-        def render(context: dict[str, Any]) -> str:
-            try:
-                rendered: str = render_template(own_name, **context)
-            except Exception as error:
-                raise LineError(_explained(error, name, text, sorted(names - context.keys()))) from error
-            return rendered
-
-        return render
-
-
-def _explained(error: Exception, name: str, text: str, absent: Iterable[str] = ()) -> str:
-    """What is wrong with a template, and where; `absent` are the columns that it uses and the row lacks."""
-    what = getattr(error, "detail", None) or _OWN_PLACE.sub("", getattr(error, "message", None) or str(error))
-    if getattr(error, "kind", None) == _OUT_OF_FUEL:
-        what = "it runs for too long"
-    span = getattr(error, "range", None)
-    start = None if span is None else span[0]
-    if isinstance(error, _UndefinedError):
-        for column in absent:
-            found = re.search(rf"\b{re.escape(column)}\b", text)
-            if found is not None:
-                what, start = f"`{column}` is undefined", len(text[: found.start()].encode())
-                break
-    if start is None:
-        return f"{name}: {what}"
-    before = text.encode()[:start].decode(errors="replace")
-    return f"{name}, line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}: {what}"
-
-
-_OUT_OF_FUEL = "OutOfFuel"
-_OWN_PLACE = re.compile(r" \(in [^)]*\)")
-"""Where minijinja says that an error is: it knows the template by another name."""
-
-
-class _UndefinedError(Exception):
-    """`tojson` was given something that is undefined."""
-
-
-def _to_json(value: Any, indent: int | None) -> str:
-    """The filter `tojson`. minijinja's own escapes the characters of HTML, and takes what is undefined for null."""
-    if value is None:
-        raise _UndefinedError("`tojson` of something that is undefined")
-    if indent is None:
-        return dump(value).decode()
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
 def _messages(
     system: Callable[[dict[str, Any]], str] | None, user: Callable[[dict[str, Any]], str]
 ) -> Callable[[dict[str, Any]], list[Any]]:
@@ -313,7 +215,7 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _message_list(texts: _Texts, text: str, name: str) -> Callable[[dict[str, Any]], list[Any]]:
+def _message_list(texts: Texts, text: str, name: str) -> Callable[[dict[str, Any]], list[Any]]:
     """Renders a list of messages.
 
     If the text is JSON as it stands, each string in it is a template, so that no column can change the structure.
@@ -330,7 +232,7 @@ def _message_list(texts: _Texts, text: str, name: str) -> Callable[[dict[str, An
     return lambda context: _filled(compiled, context)
 
 
-def _compiled(texts: _Texts, value: Any, name: str) -> Any:
+def _compiled(texts: Texts, value: Any, name: str) -> Any:
     """A JSON value with functions in the places of the strings that are templates."""
     if isinstance(value, dict):
         return {key: _compiled(texts, item, name) for key, item in value.items()}
@@ -385,47 +287,4 @@ def _parameter(name: str, value: Any) -> Any:
         except ValueError:
             return value
         return value if expected_type(name, read) else read
-    return value
-
-
-class _Object(dict[str, Any]):
-    """An object for templates, which cannot change it, and write it as JSON."""
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in _READING_METHODS or name.startswith("__"):
-            return super().__getattribute__(name)
-        raise AttributeError(f"an object has no method `{name}`")
-
-    def __repr__(self) -> str:
-        return dump(dict(self)).decode()
-
-    __str__ = __repr__
-
-
-class _List(list[Any]):
-    """A list for templates, which cannot change it, and write it as JSON."""
-
-    def __getattribute__(self, name: str) -> Any:
-        if name.startswith("__"):
-            return super().__getattribute__(name)
-        raise AttributeError(f"a list has no method `{name}`")
-
-    def __repr__(self) -> str:
-        return dump(list(self)).decode()
-
-    __str__ = __repr__
-
-
-_READING_METHODS = frozenset({"keys", "values", "items", "get"})
-
-
-def _frozen(value: Any) -> Any:
-    """A value for a template, without the nulls of objects."""
-    kind = type(value)
-    if kind is dict:
-        return _Object({key: _frozen(item) for key, item in value.items() if item is not None})
-    if kind is list:
-        return _List(map(_frozen, value))
-    if kind is int and value.bit_length() > _MOST_BITS:
-        return str(value)
     return value

@@ -54,7 +54,7 @@ LIBRARIES = {
     "matplotlib": {"display"},
     "click": {"cli"},
     "xllamacpp": {"local"},
-    "minijinja": {"prompts.template"},
+    "minijinja": {"prompts.jinja"},
     "asyncio": {"endpoint", "local", "engine", "runs", "commands", "api"},
     "time": {"engine", "local", "commands"},
     "random": {"local", "commands"},
