@@ -113,15 +113,13 @@ def _callback(argument: Argument) -> Callable[..., Any] | None:
         case "size" | "halt":
             assert expected.bounds is not None  # noqa: S101 - their definitions have them
             return functools.partial({"size": values.size, "halt": values.halt}[expected.syntax], expected.bounds)
-        case "pairs":
-            return values.key_values
-        case "sweep":
-            return values.sweeps
-        case "names":
-            return values.names
-        case "run file":
-            return _use_run_file
-    return None
+    plain: dict[str, Callable[..., Any]] = {
+        "pairs": values.key_values,
+        "sweep": values.sweeps,
+        "names": values.names,
+        "run file": _use_run_file,
+    }
+    return plain.get(expected.syntax)
 
 
 def _use_run_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
