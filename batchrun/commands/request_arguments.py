@@ -29,35 +29,35 @@ class RequestArguments(Arguments):
     )
     prompt: str | None = option(
         None,
-        (REQUESTS, 0),
+        (REQUESTS, 2),
         "Make the user's message of each row from its columns: a Jinja template such as 'Summarise: {{ review }}'. The"
         " columns become `metadata`. See `batchrun help templates`.",
         text_value("TEMPLATE"),
     )
-    prompt_file: Path | None = option(None, (REQUESTS, 0), "File with the template of --prompt.", _FILE)
+    prompt_file: Path | None = option(None, (REQUESTS, 2), "File with the template of --prompt.", _FILE)
     messages_file: Path | None = option(
-        None, (REQUESTS, 0), "File with a template of a JSON list of messages, instead of --prompt.", _FILE
+        None, (REQUESTS, 2), "File with a template of a JSON list of messages, instead of --prompt.", _FILE
     )
     raw: bool = option(
         False,
-        (REQUESTS, 0),
+        (REQUESTS, 2),
         "Send what --prompt makes as a plain prompt, for base models. An instruct model rambles on it.",
     )
     id_column: str | None = option(
-        None, (REQUESTS, 0), "Column with the id of a row. [default: `id` or `custom_id`]", text_value("NAME")
+        None, (REQUESTS, 2), "Column with the id of a row. [default: `id` or `custom_id`]", text_value("NAME")
     )
     columns: Sequence[str] | None = option(
-        None, (REQUESTS, 0), "Columns that --prompt carries to the results; repeatable. [default: all]", _NAMES
+        None, (REQUESTS, 2), "Columns that --prompt carries to the results; repeatable. [default: all]", _NAMES
     )
     image_column: str | None = option(
         None,
-        (REQUESTS, 0),
+        (REQUESTS, 2),
         "Column with a picture (a path, URL or data URL) for the user's message; implies --inline-files.",
         text_value("NAME"),
     )
     inline_files: bool = option(
         False,
-        (REQUESTS, 0),
+        (REQUESTS, 2),
         "Send the content of each picture, sound and video whose path is in a line: in `image_url`, `input_audio`,"
         " `audio_url` or `video_url`, relative to the input's folder.",
     )
