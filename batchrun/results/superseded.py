@@ -32,7 +32,7 @@ def write_part(path: Path, lines: Iterable[bytes], token: str) -> Path:
     Raises:
         OutputError: it cannot be written.
     """
-    part = path.with_name(f"{path.name[:_PART_NAME_CHARS]}.{token}.redo.part")
+    part = part_of(path, token)
 
     def create(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW, 0o600)
@@ -46,6 +46,11 @@ def write_part(path: Path, lines: Iterable[bytes], token: str) -> Path:
             os.fsync(file.fileno())
         sync_folder(path.parent)
     return part
+
+
+def part_of(path: Path, token: str) -> Path:
+    """The temporary file that `write_part` writes."""
+    return path.with_name(f"{path.name[:_PART_NAME_CHARS]}.{token}.redo.part")
 
 
 def take_place(part: Path, path: Path) -> None:

@@ -21,7 +21,7 @@ from batchrun.errors import StateError
 from batchrun.results.completion import is_context_full, most_tokens
 from batchrun.results.reader import StoredLine, in_groups, read_lines, size_of
 from batchrun.results.record import read_record, result_digest
-from batchrun.results.superseded import superseded_path, take_place, write_part
+from batchrun.results.superseded import part_of, superseded_path, take_place, write_part
 from batchrun.results.text import CONTEXT_FULL, extract
 from batchrun.results.writer import ResultsFile, cut_torn_line, errors_path, is_private, truncate, writing
 from batchrun.runs.checks import OwnFiles
@@ -134,7 +134,7 @@ def settle_redo(store: Store) -> None:
         if part is not None:
             take_place(store.results_path(output._replace(path=part)), path.resolve())
         elif output.output in outputs:
-            _cut(superseded_path(path), files.get(output.output, Superseded()).size_bytes)
+            _undo(path, files.get(output.output, Superseded()).size_bytes, store.token)
     end_redo(store)
 
 
@@ -243,10 +243,12 @@ def _copy(lines: _Lines, before: Superseded) -> Superseded:
         return look_at_superseded(path, file.size_bytes)
 
 
-def _cut(path: Path, size_bytes: int) -> None:
-    """Cut off what was copied; a file that was made for it is removed."""
-    if size_of(path) > size_bytes:
-        truncate(path, size_bytes)
-    if not size_bytes:
-        with writing(path):
-            path.unlink(missing_ok=True)
+def _undo(results: Path, size_bytes: int, token: str) -> None:
+    """Cut off what was copied from a results file, and remove what was made for it."""
+    copied = superseded_path(results)
+    if size_of(copied) > size_bytes:
+        truncate(copied, size_bytes)
+    with writing(copied):
+        part_of(results.resolve(), token).unlink(missing_ok=True)
+        if not size_bytes:
+            copied.unlink(missing_ok=True)
