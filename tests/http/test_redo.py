@@ -21,6 +21,7 @@ from batchrun.runs.driving import drive
 from batchrun.runs.opening import open_run
 from batchrun.runs.superseding import Redo
 from batchrun.scheduler.states import RowState
+from batchrun.state.lock import StateLock
 from batchrun.state.store import Store
 from tests.support.claims import assert_adds_up, assert_each_id_once
 from tests.support.command import invoke
@@ -430,6 +431,18 @@ async def test_without_a_terminal_or_yes_it_says_what_it_would_cost_and_changes_
     for words in ("rows to run again: 2", "with max_tokens=64", "jobs to pay for: 2", "add --yes"):
         assert words in said
     assert (tmp_path / "out.jsonl").read_bytes() == before
+
+
+async def test_a_run_that_another_process_drives_is_refused_before_anything_is_asked(tmp_path: Path):
+    await finished(tmp_path)
+    lock = StateLock(tmp_path / "out.jsonl.state")
+    try:
+        code, said = invoke("redo", tmp_path / "out.jsonl.state", "--where", CUT[0])
+    finally:
+        lock.release()
+    assert code == 2
+    assert "is in use by another batchrun" in said
+    assert "rows to run again" not in said
 
 
 async def test_a_parameter_of_a_sweep_is_not_set_for_some_of_its_rows(tmp_path: Path):
