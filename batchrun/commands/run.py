@@ -24,6 +24,7 @@ from batchrun.runs.channel import RunSide
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive, drive_requests
 from batchrun.runs.opening import open_on_requests, open_run
+from batchrun.runs.superseding import Redo
 from batchrun.runs.trust import GivenByCommand
 from batchrun.scheduler.failures import FailureKind
 
@@ -39,6 +40,7 @@ def run(
     requests: Iterable[bytes] | None = None,
     channel: RunSide | None = None,
     leaving: Leaving | None = None,
+    redo: Redo | None = None,
 ) -> Summary:
     """Start or resume a run.
 
@@ -53,6 +55,7 @@ def run(
         requests: Input lines from a calling program; None: the inputs are files.
         channel: Where further requests of the program come from; None: there are none.
         leaving: Lets other threads ask the session to leave; None: none will.
+        redo: Rows to run again although they have ended; None: none.
 
     Raises:
         BatchrunError: nothing was sent, or batchrun has a defect. If a run stops early, the summary says so instead.
@@ -66,7 +69,7 @@ def run(
     if len(options.endpoints) > 1 and not options.state.exists():
         in_loop(refuse_unknown_endpoints(options, key))
     leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)
-    open_it = partial(open_run, given=confirmed, resumed=resumed)
+    open_it = partial(open_run, given=confirmed, resumed=resumed, redo=redo)
     if requests is not None:
         open_it = partial(open_on_requests, requests=requests)
     with (
@@ -100,6 +103,15 @@ async def _drive_locally(
 def _refuse_wrong_kinds(given: SessionArguments) -> None:
     if given.only and not given.retry_failed:
         raise UsageError("--only needs --retry-failed", "add --retry-failed, or remove --only")
-    unknown = [kind for kind in given.only if kind not in set(FailureKind)]
+    refuse_unknown_kinds(given.only)
+
+
+def refuse_unknown_kinds(kinds: Iterable[str]) -> None:
+    """Refuse words of --only that are no kinds of failure.
+
+    Raises:
+        UsageError: there is no such kind.
+    """
+    unknown = [kind for kind in kinds if kind not in set(FailureKind)]
     if unknown:
         raise UsageError(f"--only {unknown[0]}: unknown kind of failure", f"the kinds are {', '.join(FailureKind)}")
