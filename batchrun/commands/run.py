@@ -83,21 +83,21 @@ def run(
             observer.message(f"failed rows to run again: {opened.store.retry_failed(given.only):,}")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
         work = partial(drive, opened) if channel is None else partial(drive_requests, opened, channel=channel)
-        if worker is None:
-            outcome = in_loop(work(options.base_url, rng, leaving=leaving))
-        elif opened.has_work or channel is not None:
-            outcome = in_loop(_drive_locally(partial(work, leaving=leaving), worker, rng))
-        else:
+        if worker is not None and not opened.has_work and channel is None:
             outcome = Outcome("finished")  # without loading the model, which takes seconds
+        else:
+            outcome = in_loop(_drive(partial(work, leaving=leaving), options.base_url, worker, rng))
         summaries.append(conclude(opened, outcome))
     return summaries[0]
 
 
-async def _drive_locally(
-    drive: Callable[[str, random.Random], Awaitable[Outcome]], worker: Worker, rng: random.Random
+async def _drive(
+    work: Callable[[str, random.Random], Awaitable[Outcome]], base_url: str, worker: Worker | None, rng: random.Random
 ) -> Outcome:
-    async with serving(worker) as base_url:
-        return await drive(base_url, rng)
+    if worker is None:
+        return await work(base_url, rng)
+    async with serving(worker) as local_url:
+        return await work(local_url, rng)
 
 
 def _refuse_wrong_kinds(given: SessionArguments) -> None:
