@@ -69,9 +69,8 @@ def run(
     if len(options.endpoints) > 1 and not options.state.exists():
         in_loop(refuse_unknown_endpoints(options, key))
     leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)
-    open_it = partial(open_run, given=confirmed, resumed=resumed, redo=redo)
-    if requests is not None:
-        open_it = partial(open_on_requests, requests=requests)
+    on_inputs = partial(open_run, given=confirmed, resumed=resumed, redo=redo)
+    open_it = on_inputs if requests is None else partial(open_on_requests, requests=requests)
     with (
         cancellable(leaving),
         notifying(given.notify, options.state, observer, key) as summaries,
