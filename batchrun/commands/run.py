@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
+from typing import Any
 
 from batchrun.commands.event_loop import in_loop
 from batchrun.commands.local_endpoint import as_before, keep_worker, local_worker, serving
@@ -80,16 +81,26 @@ def run(
             keep_worker(local, worker, opened.store)
         if given.retry_failed:
             observer.message(f"failed rows to run again: {opened.store.retry_failed(given.only):,}")
-        rng = random.Random()  # noqa: S311 - jitter, not a secret
         work = partial(drive, opened) if channel is None else partial(drive_requests, opened, channel=channel)
-        if worker is None:
-            outcome = in_loop(work(options.base_url, rng, leaving=leaving))
-        elif opened.has_work or channel is not None:
-            outcome = in_loop(_drive_locally(partial(work, leaving=leaving), worker, rng))
-        else:
-            outcome = Outcome("finished")  # without loading the model, which takes seconds
+        has_work = opened.has_work or channel is not None
+        outcome = _driven(partial(work, leaving=leaving), options.base_url, worker, has_work=has_work)
         summaries.append(conclude(opened, outcome))
     return summaries[0]
+
+
+def _driven(
+    work: Callable[[str, random.Random], Coroutine[Any, Any, Outcome]],
+    base_url: str,
+    worker: Worker | None,
+    *,
+    has_work: bool,
+) -> Outcome:
+    rng = random.Random()  # noqa: S311 - jitter, not a secret
+    if worker is None:
+        return in_loop(work(base_url, rng))
+    if has_work:
+        return in_loop(_drive_locally(work, worker, rng))
+    return Outcome("finished")  # without loading the model, which takes seconds
 
 
 async def _drive_locally(
