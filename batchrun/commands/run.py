@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
 
 from batchrun.commands.event_loop import in_loop
 from batchrun.commands.local_endpoint import as_before, keep_worker, local_worker, serving
@@ -70,8 +69,9 @@ def run(
     if len(options.endpoints) > 1 and not options.state.exists():
         in_loop(refuse_unknown_endpoints(options, key))
     leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)
-    on_inputs = partial(open_run, given=confirmed, resumed=resumed, redo=redo)
-    open_it = on_inputs if requests is None else partial(open_on_requests, requests=requests)
+    open_it = partial(open_run, given=confirmed, resumed=resumed, redo=redo)
+    if requests is not None:
+        open_it = partial(open_on_requests, requests=requests)
     with (
         cancellable(leaving),
         notifying(given.notify, options.state, observer, key) as summaries,
@@ -81,33 +81,23 @@ def run(
             keep_worker(local, worker, opened.store)
         if given.retry_failed:
             observer.message(f"failed rows to run again: {opened.store.retry_failed(given.only):,}")
+        rng = random.Random()  # noqa: S311 - jitter, not a secret
         work = partial(drive, opened) if channel is None else partial(drive_requests, opened, channel=channel)
-        has_work = opened.has_work or channel is not None
-        outcome = _driven(partial(work, leaving=leaving), options.base_url, worker, has_work=has_work)
+        if worker is not None and not opened.has_work and channel is None:
+            outcome = Outcome("finished")  # without loading the model, which takes seconds
+        else:
+            outcome = in_loop(_drive(partial(work, leaving=leaving), options.base_url, worker, rng))
         summaries.append(conclude(opened, outcome))
     return summaries[0]
 
 
-def _driven(
-    work: Callable[[str, random.Random], Coroutine[Any, Any, Outcome]],
-    base_url: str,
-    worker: Worker | None,
-    *,
-    has_work: bool,
+async def _drive(
+    work: Callable[[str, random.Random], Awaitable[Outcome]], base_url: str, worker: Worker | None, rng: random.Random
 ) -> Outcome:
-    rng = random.Random()  # noqa: S311 - jitter, not a secret
     if worker is None:
-        return in_loop(work(base_url, rng))
-    if has_work:
-        return in_loop(_drive_locally(work, worker, rng))
-    return Outcome("finished")  # without loading the model, which takes seconds
-
-
-async def _drive_locally(
-    drive: Callable[[str, random.Random], Awaitable[Outcome]], worker: Worker, rng: random.Random
-) -> Outcome:
-    async with serving(worker) as base_url:
-        return await drive(base_url, rng)
+        return await work(base_url, rng)
+    async with serving(worker) as local_url:
+        return await work(local_url, rng)
 
 
 def _refuse_wrong_kinds(given: SessionArguments) -> None:
