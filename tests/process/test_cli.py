@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrun.cli.app import main
-from batchrun.commands.definitions import EMULATED, GROUPS
+from batchrun.commands.definitions import EMULATED, GROUPS, ROWS
 from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 from tests.support.command import BATCHRUN, assert_one_clear_line, batchrun
@@ -173,7 +173,7 @@ def test_every_command_has_a_line_that_fits_80_columns():
 def test_the_options_of_a_run_are_under_headings_with_the_most_used_first():
     lines = CliRunner().invoke(main, ["run", "--help"]).output.splitlines()
     headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert headings == [f"{group}:" for group in GROUPS if group != EMULATED]
+    assert headings == [f"{group}:" for group in GROUPS if group not in (ROWS, EMULATED)]
     firsts = [lines[lines.index(heading) + 1].split()[0].rstrip(",") for heading in headings]
     assert firsts == ["-e", "--set", "-j", "--max-retries", "--deadline", "--price-per-hour", "--worker", "--progress"]
 
@@ -227,7 +227,7 @@ def test_failed_rows_are_exit_3_and_the_error_file_is_input_again(tmp_path: Path
     done = local("f.jsonl", "-o", "o.jsonl")
     assert done.returncode == 3
     assert "bad_request" in done.stderr
-    assert "o.errors.jsonl --set KEY=VALUE" in done.stderr
+    assert "o.jsonl.state --failed --only bad_request --set KEY=VALUE" in done.stderr
     (error,) = read_lines(tmp_path / "o.errors.jsonl")
     assert error["request"] == {"id": "no", "prompt": "y", "max_tokens": 0}
     again = local("o.errors.jsonl", "-o", "again.jsonl", "--set", "max_tokens=5")
