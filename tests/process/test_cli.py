@@ -179,7 +179,7 @@ def test_the_options_of_a_run_are_under_headings_with_the_most_used_first():
 
 
 def test_the_variables_of_options_that_are_called_otherwise_are_read():
-    done = local("p.jsonl", "--dry-run", BATCHRUN_OVERRIDE="max_tokens=3", BATCHRUN_DEFAULT="top_k=4")
+    done = local("p.jsonl", "--dry-run", "all", BATCHRUN_OVERRIDE="max_tokens=3", BATCHRUN_DEFAULT="top_k=4")
     assert b'"max_tokens":3' in done.stdout.encode()
     assert b'"top_k":4' in done.stdout.encode()
 
@@ -236,7 +236,7 @@ def test_failed_rows_are_exit_3_and_the_error_file_is_input_again(tmp_path: Path
 
 
 def test_a_dry_run_prints_what_would_be_sent_and_sends_nothing(tmp_path: Path):
-    done = batchrun("run", "p.jsonl", "-e", "abc", "--dry-run", "--set", "temperature=0", "--ttl", "60")
+    done = batchrun("run", "p.jsonl", "-e", "abc", "--dry-run", "all", "--set", "temperature=0", "--ttl", "60")
     assert done.returncode == 0, done.stderr
     bodies = [orjson.loads(line) for line in done.stdout.splitlines()]
     assert bodies[0] == {"input": {"prompt": "x y", "sampling_params": {"temperature": 0}}, "policy": {"ttl": 60000}}
@@ -572,7 +572,7 @@ def test_set_default_and_sweep_refuse_the_same_names_and_values(option: str, wor
 
 
 def test_a_parameter_that_is_not_known_yet_can_be_sent_all_the_same():
-    done = local("p.jsonl", "--dry-run", "--set", "sampling_params.brand_new=1", "--set", "max_tokens=3")
+    done = local("p.jsonl", "--dry-run", "all", "--set", "sampling_params.brand_new=1", "--set", "max_tokens=3")
     assert orjson.loads(done.stdout.splitlines()[0])["input"]["sampling_params"] == {"brand_new": 1, "max_tokens": 3}
     assert any("`brand_new` is not a parameter of vLLM" in line for line in warned(done))
 
