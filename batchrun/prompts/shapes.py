@@ -23,6 +23,7 @@ import orjson
 from batchrun.config import MAX_REQUEST_BYTES
 from batchrun.errors import InputError
 from batchrun.files.exactjson import dump, load
+from batchrun.prompts.formats import not_utf8
 from batchrun.prompts.routes import is_route, route_of
 from batchrun.prompts.sampling import FIRST_PARAMETERS, SAMPLING_PARAMETERS, WHOLE_NUMBERS
 
@@ -87,7 +88,7 @@ def parse_line(raw: bytes, reading: int = READING) -> Prompt:
     try:
         line = load(raw)
     except orjson.JSONDecodeError as error:
-        raise LineError(f"invalid JSON at column {_not_utf8(raw) or f'{error.colno}: {error.msg}'}") from error
+        raise LineError(f"invalid JSON at column {not_utf8(raw) or f'{error.colno}: {error.msg}'}") from error
     fallback_id = None
     if isinstance(line, dict) and "error" in line:
         fallback_id, line = _unwrap_error_line(line)
@@ -113,19 +114,6 @@ def parse_line(raw: bytes, reading: int = READING) -> Prompt:
     ):
         _refuse_what_cannot_be_sent(request)
     return Prompt(line_id, shape, request, carried, line)
-
-
-def _not_utf8(raw: bytes) -> str | None:
-    """The first column of a line that is not UTF-8, and what to do; None if all of it is UTF-8."""
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        column = len(raw[: error.start].decode()) + 1
-        return (
-            f"{column}: byte 0x{raw[error.start]:02x} is not UTF-8; convert a file in Latin-1 or cp1252 with:"
-            " iconv -f CP1252 -t UTF-8 FILE"
-        )
-    return None
 
 
 def _unwrap_error_line(line: dict[str, Any]) -> tuple[Any, Any]:
