@@ -7,7 +7,6 @@ text in a prompt line are read as JSON: sampling parameters such as `temperature
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from math import isfinite
@@ -25,6 +24,8 @@ BLOCK_BYTES = 1 << 16
 """Lines are passed on in blocks of at least this size."""
 _BOM = b"\xef\xbb\xbf"
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<fraction>(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)")
+_MOST_DIGITS = 4000
+"""Python reads no integers of many more."""
 _OBJECTS = frozenset({"messages", "input", "body", "sampling_params", "metadata"})
 """Columns whose cells may be objects or lists, besides the parameters."""
 
@@ -236,7 +237,7 @@ def _number_if_one(text: str) -> int | float | str:
     if number is None:
         return text
     if not number["fraction"]:
-        return json.loads(number[0]) if len(number[0]) <= 4000 else text  # noqa: PLR2004 - Python reads no longer ones
+        return int(number[0]) if len(number[0]) <= _MOST_DIGITS else text
     value = float(number[0])
     return value if isfinite(value) else text
 

@@ -7,6 +7,8 @@ from pathlib import PurePath
 
 import orjson
 
+from batchrun.files.urls import file_name, is_url
+
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -76,9 +78,10 @@ def form_of(name: str, begin: bytes) -> Form:
     return form
 
 
-def is_table(name: str) -> bool:
-    """Whether a file of this name is taken for a table: its rows have numbers, but are not lines."""
-    return _SUFFIXES.get(PurePath(unpacked_name(name)).suffix.lower(), Form.LINES) is not Form.LINES
+def is_table(path: str) -> bool:
+    """Whether the file at a path or URL is taken for a table by its name: its rows have numbers, but are not lines."""
+    name = unpacked_name(file_name(path) if is_url(path) else path)
+    return _SUFFIXES.get(PurePath(name).suffix.lower(), Form.LINES) is not Form.LINES
 
 
 def is_input_name(name: str) -> bool:

@@ -264,7 +264,7 @@ def places(path: str, origin: str | None, numbers: Collection[int]) -> dict[int,
         origin: The file of a table that may be read again for the lines on which its rows begin; None for JSON lines.
         numbers: The lines, or the rows.
     """
-    if origin is None or not is_table(file_name(path) if is_url(path) else path):
+    if origin is None or not is_table(path):
         return {number: f"{path}:{number}" for number in numbers}
     found: dict[int, int] = {}
     with suppress(InputError, OSError), Path(origin).open("rb") as file:
