@@ -107,7 +107,7 @@ def find_sources(
             sources.append(Source(name, SourceKind.STDIN))
             continue
         kept = [_kept(name, origin) for origin in sorted(copied) if resumed and _stands_for(name, origin)]
-        found = [] if kept and (is_url(name) or not Path(name).exists()) else _expand(name, results, tell)
+        found = [] if kept and not _is_there(name) else _expand(name, results, tell)
         origins = {source.origin for source in found}
         gone = [source for source in kept if source.origin not in origins]
         sources += sorted([*found, *gone], key=lambda source: source.origin) if gone else found
@@ -121,6 +121,11 @@ def find_sources(
             raise InputError(f"{source.path} is given twice (also as {seen[key]})", "give each input once")
         seen[key] = source.path
     return tuple(sources)
+
+
+def _is_there(name: str) -> bool:
+    """Whether any file can be found now; a URL is not asked."""
+    return not is_url(name) and (Path(name).exists() or (is_pattern(name) and bool(glob.glob(name, recursive=True))))  # noqa: PTH207
 
 
 def _stands_for(name: str, origin: str) -> bool:
