@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
@@ -81,6 +80,8 @@ def _columns(path: Path) -> set[str]:
     line = first_line(path)
     match form_of(path.name, line):
         case Form.CSV | Form.TSV:
+            import csv
+
             header = line.decode("utf-8-sig", errors="replace").strip()
             rows = csv.reader([header], delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
             return set(next(rows, []))

@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from tests.bench import queues, sizes, speed
+from tests.bench import queues, sizes, speed, tables
 from tests.bench.figures import Asked
 
 FIGURES = {
@@ -25,8 +25,14 @@ FIGURES = {
     "memory": sizes.memory,
     "cpu": speed.cpu,
     "start-up": speed.start_up,
+    "tables": tables.rates,
 }
-LONG = {"lognormal-wide": queues.lognormal_wide, "cold": queues.cold, "million": sizes.million}
+LONG = {
+    "lognormal-wide": queues.lognormal_wide,
+    "cold": queues.cold,
+    "million": sizes.million,
+    "million-tables": tables.memory,
+}
 """Only when they are asked for: minutes each."""
 
 
