@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+from threading import Event
 from typing import TYPE_CHECKING
 
 import orjson
@@ -18,12 +20,12 @@ from batchrun.errors import InputError
 from batchrun.files.urls import public_url
 from batchrun.prompts.sources import find_sources, iter_source
 from tests.support.claims import assert_adds_up
-from tests.support.command import assert_one_clear_line, batchrun
+from tests.support.command import BATCHRUN, ENVIRONMENT, assert_one_clear_line, batchrun
 from tests.support.rehearsal import read_lines
+from tests.support.waiting import wait_for
 from tests.support.web import serving_files
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
 CSV = b"id,prompt\n" + b"".join(b"r%d,so it goes\n" % n for n in range(1, 2001))
@@ -139,6 +141,23 @@ def test_parquet_is_read_from_a_server_without_ranges(tmp_path: Path):
         assert [orjson.loads(line)["id"] for line in read(f"{web.url}/r.parquet?download=true")] == ["a", "b"]
         checked = batchrun("check", "--json", f"{web.url}/r.parquet", cwd=tmp_path)
     assert json.loads(checked.stdout)["rows"] == 2
+
+
+def test_a_run_that_is_killed_while_it_copies_begins_again(tmp_path: Path):
+    rows = b"id,prompt\n" + b"".join(b"r%d,%s\n" % (n, b"x" * 500) for n in range(8000))
+    with serving_files(in_csv=rows) as web:
+        web.gate = Event()
+        command = [*BATCHRUN, "run", f"{web.url}/in.csv", "-e", "local", "--worker", "echo", "--limit", "3"]
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+        wait_for(lambda: any(part.stat().st_size > 1_000_000 for part in tmp_path.glob("*.part")))
+        process.kill()
+        process.wait()
+        web.gate.set()
+        assert list(tmp_path.glob("*.state.0-*")) == []
+        done = run(tmp_path, f"{web.url}/in.csv", "--limit", "3")
+    assert done.returncode == 0, done.stderr
+    assert len(read_lines(tmp_path / "in.results.jsonl")) == 3
+    assert_adds_up(tmp_path / "in.results.jsonl.state")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ class Web:
     """Where every path redirects to; empty for nowhere."""
     cut_after: int | None = None
     """Each answer breaks off after so many bytes; None for none."""
+    gate: threading.Event | None = None
+    """The second half of a file waits for it; None if nothing waits."""
     seen: list[dict[str, str]] = field(default_factory=list)
     """The headers of each request, and its path."""
 
@@ -50,6 +52,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", web.etag)
         self.end_headers()
         end = len(data) if web.cut_after is None else begin + web.cut_after
+        if web.gate is not None:
+            self.wfile.write(data[begin : end // 2])
+            begin = end // 2
+            web.gate.wait(30)
         self.wfile.write(data[begin:end])
         self.close_connection = True
 
