@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader, RawIOBase
-from tempfile import TemporaryFile
 from typing import Any, BinaryIO, cast
 
 from batchrun.prompts.forms import Form, form_of, packing_of
@@ -32,6 +30,9 @@ def json_lines(file: BinaryIO, name: str, path: str) -> Iterator[BinaryIO]:
             yield plain
             return
         if form is Form.PARQUET and (packing is not None or not file.seekable()):
+            import shutil
+            from tempfile import TemporaryFile
+
             # The end of a Parquet file says where everything is.
             whole = stack.enter_context(TemporaryFile())
             shutil.copyfileobj(plain, whole)
