@@ -14,7 +14,7 @@ from batchrun.prompts.identity import is_written_so
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.requests import build_request, with_turns
 from batchrun.prompts.shapes import LineError, Prompt, parse_line
-from batchrun.prompts.sweep import ENDPOINT, Sweep
+from batchrun.prompts.sweep import ENDPOINT, Sweep, with_parameter
 from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import openai_line
 from batchrun.results.record import JobInfo, error_line, result_line, shared_line
@@ -214,7 +214,7 @@ class RowLines:
         elif not isinstance(line, LineChangedError):
             with suppress(LineError):  # raised for a line that is invalid because a value of the sweep does not apply
                 line = self._sweep.apply(line, row.variant)
-            request = line.line
+            request = self._as_amended(row, line).line
         return error_line(
             row_id=row.id,
             status=failure.status,
@@ -230,6 +230,14 @@ class RowLines:
             part=None if failed.output is None else load(failed.output),
             write=write,
         )
+
+    def _as_amended(self, row: RowRecord, line: Prompt) -> Prompt:
+        """A row's line with the parameters of the row alone."""
+        amendment = None if self._amendments is None else self._amendments.get(row.row)
+        for key, value in () if amendment is None else amendment.override.items():
+            with suppress(LineError):  # raised for an `input` object that is not for vLLM
+                line = with_parameter(line, key, value)
+        return line
 
     def _failed_job(self, row: RowRecord, failure: FailureRecord, failed: FailedJob) -> JobInfo:
         return JobInfo(
