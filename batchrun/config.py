@@ -14,6 +14,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from batchrun.errors import UsageError
+from batchrun.files.urls import absolute_name
 
 VERSION = "0.1.0"
 
@@ -298,7 +299,7 @@ class RunOptions:
     """All options of `batchrun run`; kept in the state file, so that `resume` can use them."""
 
     inputs: tuple[str, ...]
-    """Files, folders or `-` for stdin, as given."""
+    """Files, folders, patterns, URLs or `-` for stdin, as given."""
     endpoint: str
     output: Path
     """A file for all results, or a folder with one results file for each input."""
@@ -350,7 +351,7 @@ class RunOptions:
         del data["state"], data["strict"]
         data["sweep"] = self.sweep.to_json()
         data["base_url"] = None if self.is_local else without_user(self.base_url)
-        data["inputs"] = [name if name == "-" else str(Path(name).absolute()) for name in self.inputs]
+        data["inputs"] = [absolute_name(name) for name in self.inputs]
         data["output"] = os.path.relpath(self.output, self.state.parent)
         return data
 

@@ -60,10 +60,10 @@ def run(
     `on_interrupt` says, and the summary's `outcome` is `interrupted`.
 
     Args:
-        inputs: A file or folder, several files as `Path` objects, or the requests themselves: dicts like the lines of
-            an input file, prompts as strings, dataclasses, pydantic models, or a table whose columns are the fields (a
-            DataFrame of pandas or polars, a table of pyarrow, a Dataset). All are validated before anything is sent,
-            and kept in `<state>.requests.jsonl`.
+        inputs: A file, folder, pattern or URL, several files as `Path` objects, or the requests themselves: dicts like
+            the lines of an input file, prompts as strings, dataclasses, pydantic models, or a table whose columns are
+            the fields (a DataFrame of pandas or polars, a table of pyarrow, a Dataset). All are validated before
+            anything is sent, and kept in `<state>.requests.jsonl`.
         endpoint: Endpoint ID; `local` is the built-in endpoint. None: the endpoints are in `sweep`.
         output: Results file, or folder (existing, or ending in /) for one results file per input.
         state: State file; None: `<output>.state`, or `batchrun.state` in a folder.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO
 
 from batchrun.config import RequestOptions, SweepOptions
@@ -13,7 +13,7 @@ from batchrun.prompts.identity import SeenIds
 from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.requests import prompt_chars
 from batchrun.prompts.shapes import LineError, Prompt
-from batchrun.prompts.sources import Source, iter_source
+from batchrun.prompts.sources import Source, SourceKind, iter_source, places
 from batchrun.prompts.sweep import Sweep
 
 PROBLEMS_KEPT = 1000
@@ -25,11 +25,13 @@ class LineProblem:
 
     file: str
     line: int
-    """1-based."""
+    """1-based; in a table, the number of the row, without the header."""
     message: str
+    place: str = ""
+    """The line in words, if it is the row of a table; empty if it is a line."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}"
+        return f"{self.place or f'{self.file}:{self.line}'}: {self.message}"
 
 
 @dataclass(slots=True)
@@ -72,6 +74,17 @@ class CheckReport:
         if len(self.problems) < PROBLEMS_KEPT:
             self.problems.append(LineProblem(file, line, message))
 
+    def name_rows(self, sources: Sequence[Source]) -> None:
+        """Say on which line of its file each invalid row of a table is, after all of them are known."""
+        for source in sources:
+            if source.kind is not SourceKind.FILE:
+                numbers = {problem.line for problem in self.problems if problem.file == source.path}
+                found = places(source.path, source.path, numbers) if numbers else {}
+                self.problems = [
+                    replace(problem, place=found[problem.line]) if problem.file == source.path else problem
+                    for problem in self.problems
+                ]
+
     def add_row(self, file: str, line: int, prompt: Prompt, size_bytes: int) -> None:
         """Count a valid line."""
         chars = prompt_chars(prompt.request)
@@ -85,7 +98,7 @@ class CheckReport:
 
 
 def inspect(
-    sources: Iterable[Source],
+    sources: Sequence[Source],
     *,
     stdin: BinaryIO,
     request: RequestOptions | None = None,
@@ -134,6 +147,7 @@ def inspect(
             fields.add(prompt, source.path, line.number)
     if not report.problem_count:
         rules.finish()
+    report.name_rows(sources)
     report.findings = fields.findings()
     if not report.rows and not report.problem_count:
         report.add_problem(files[0] if files else "-", 1, "the input has no lines")

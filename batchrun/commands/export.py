@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from batchrun.config import ResultFormat
 from batchrun.errors import BatchrunError, UsageError
-from batchrun.prompts.sources import first_line, is_own_line
+from batchrun.prompts.ownership import first_line, is_own_line
 from batchrun.results.reader import LinesByPosition
 from batchrun.results.superseded import superseded_path
 from batchrun.results.writer import errors_path, write_whole, writing

@@ -21,6 +21,7 @@ from batchrun.endpoint.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError
 from batchrun.files.exactjson import dump
 from batchrun.files.paths import behind_links, look_at
+from batchrun.files.urls import file_name, is_pattern, is_url
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
 from batchrun.runs.locations import results_name
@@ -312,9 +313,16 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
         if not path.name:
             raise UsageError(f"-o {output} is the root folder", "give a folder in it")
         return path, output.endswith("/") or _is_folder(found)
-    if len(inputs) != 1 or inputs[0] == "-" or _is_folder(look_at(inputs[0], "INPUT", InputError)):
+    (name, *others) = inputs or ("-",)
+    if (
+        others
+        or name == "-"
+        or is_pattern(name)
+        or (not is_url(name) and _is_folder(look_at(name, "INPUT", InputError)))
+    ):
         raise UsageError("no --output is given", "give -o results.jsonl, or -o results/ for one results file per input")
-    path = Path(inputs[0])
+    # The results of a remote file are written into the current folder.
+    path = Path(file_name(name) or "remote") if is_url(name) else Path(name)
     part = "" if shard is None else f".shard-{shard.index}-of-{shard.count}"
     return path.with_name(results_name(path.name, part)), False
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from batchrun.config import RequestOptions
 from batchrun.errors import InputError
+from batchrun.prompts.forms import is_table
 from batchrun.prompts.requests import build_request
 from batchrun.prompts.sampling import (
     COLUMN_NAMES,
@@ -66,7 +67,8 @@ class Finding:
 
     def __str__(self) -> str:
         level = "warning" if self.is_warning else "note"
-        return f"{self.file}:{self.line}: {level}: {self.text} ({self.count:,} line{'s' * (self.count != 1)})"
+        where = f"{self.file}: row {self.line}" if is_table(self.file) else f"{self.file}:{self.line}"
+        return f"{where}: {level}: {self.text} ({self.count:,} line{'s' * (self.count != 1)})"
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ import orjson
 from batchrun.config import MAX_REQUEST_BYTES
 from batchrun.errors import InputError
 from batchrun.files.exactjson import dump, load
+from batchrun.prompts.formats import not_utf8
 from batchrun.prompts.routes import is_route, route_of
 from batchrun.prompts.sampling import FIRST_PARAMETERS, SAMPLING_PARAMETERS, WHOLE_NUMBERS
 
@@ -125,20 +126,7 @@ def load_line(raw: bytes) -> Any:
     try:
         return load(raw)
     except orjson.JSONDecodeError as error:
-        raise LineError(f"invalid JSON at column {_not_utf8(raw) or f'{error.colno}: {error.msg}'}") from error
-
-
-def _not_utf8(raw: bytes) -> str | None:
-    """The first column of a line that is not UTF-8, and what to do; None if all of it is UTF-8."""
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        column = len(raw[: error.start].decode()) + 1
-        return (
-            f"{column}: byte 0x{raw[error.start]:02x} is not UTF-8; convert a file in Latin-1 or cp1252 with:"
-            " iconv -f CP1252 -t UTF-8 FILE"
-        )
-    return None
+        raise LineError(f"invalid JSON at column {not_utf8(raw) or f'{error.colno}: {error.msg}'}") from error
 
 
 def unwrap_error_line(line: dict[str, Any]) -> tuple[Any, Any]:

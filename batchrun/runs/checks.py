@@ -11,7 +11,8 @@ from typing import Any
 from batchrun.config import RunOptions
 from batchrun.errors import OutputError, StateError, UsageError, shown
 from batchrun.files.paths import refuse_unspeakable
-from batchrun.prompts.sources import Source, first_line, is_own_line
+from batchrun.prompts.ownership import first_line, is_own_line
+from batchrun.prompts.sources import Source
 from batchrun.prompts.sweep import Sweep
 from batchrun.results.reader import read_lines, size_of
 from batchrun.results.record import tells_of_job

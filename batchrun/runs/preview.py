@@ -15,7 +15,7 @@ from batchrun.prompts.identity import SeenIds, derived_id
 from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.shapes import READING, LineError, Prompt
 from batchrun.prompts.shard import Shard
-from batchrun.prompts.sources import Source, find_sources, iter_source
+from batchrun.prompts.sources import Source, find_sources, iter_source, place_of
 from batchrun.prompts.sweep import Sweep
 from batchrun.state.reader import StateReader
 
@@ -71,7 +71,7 @@ def _previewed(
                 fields.add(prompt, source.path, line.number)
                 yield from (sweep.apply(prompt, number) for number in range(sweep.size))
             except LineError as error:
-                problem = f"{source.path}:{line.number}: {error.message}"
+                problem = f"{place_of(source, line.number)}: {error.message}"
                 if tell is None:
                     raise InputError(problem, error.hint) from error
                 tell(f"{problem}; the line is skipped")

@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from tests.bench import queues, sizes, speed, templates
+from tests.bench import queues, sizes, speed, tables, templates
 from tests.bench.figures import Asked
 
 FIGURES = {
@@ -26,8 +26,14 @@ FIGURES = {
     "cpu": speed.cpu,
     "start-up": speed.start_up,
     "templates": templates.templates,
+    "tables": tables.rates,
 }
-LONG = {"lognormal-wide": queues.lognormal_wide, "cold": queues.cold, "million": sizes.million}
+LONG = {
+    "lognormal-wide": queues.lognormal_wide,
+    "cold": queues.cold,
+    "million": sizes.million,
+    "million-tables": tables.memory,
+}
 """Only when they are asked for: minutes each."""
 
 
