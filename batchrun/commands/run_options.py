@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from batchrun.commands.arguments import JobArguments, RunArguments
 from batchrun.commands.definitions import OFF
 from batchrun.commands.request_arguments import RequestArguments
 from batchrun.commands.session_arguments import ConfirmArguments, GuardArguments
+from batchrun.commands.templates import template_options
 from batchrun.config import without_user
 from batchrun.endpoint.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError
@@ -62,7 +64,11 @@ def watch_options(given: JobArguments, folder: Path, output: Path) -> config.Run
     """
     path, is_folder = _output(f"{output}/", (str(folder),), None)
     place = Place((str(folder),), path, is_folder, state_of(path, is_folder=is_folder))
-    return _job_options(given, place, is_begun=False)
+    options = _job_options(given, place, is_begun=False)
+    if options.request.inline_files is None:
+        return options
+    # Those who may put files into the folder need not be those who may read this machine's.
+    return replace(options, request=replace(options.request, inline_files="in_folder"))
 
 
 def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config.RunOptions:
@@ -131,9 +137,12 @@ def request_options(given: RequestArguments) -> tuple[config.RequestOptions, con
         _refuse_unsendable(option, value)
     sweep = _sweep_options(given)
     override, default = _own_names("--set", given.set), _own_names("--default", given.default)
-    if given.system is not None and any("\ud800" <= char <= "\udfff" for char in given.system):
-        raise UsageError("--system is not valid UTF-8", "check the terminal's encoding")
-    return config.RequestOptions(override, default, given.chat, given.system), sweep
+    for name, text in (("--system", given.system), ("--prompt", given.prompt)):
+        if text is not None and any("\ud800" <= char <= "\udfff" for char in text):
+            raise UsageError(f"{name} is not valid UTF-8", "check the terminal's encoding")
+    template, system = template_options(given)
+    files: config.InlineFiles | None = "anywhere" if given.inline_files or given.image_column is not None else None
+    return config.RequestOptions(override, default, given.chat, system, template, given.id_column, files), sweep
 
 
 _UNCHECKED = "sampling_params."
