@@ -172,6 +172,6 @@ def test_a_run_of_plain_json_lines_loads_nothing_of_all_this(tmp_path: Path):
         " print(*sorted({'pyarrow', 'fsspec', 'zstandard', 'batchrun.prompts.remote',"
         " 'batchrun.prompts.csvrows'} & sys.modules.keys()))"
     )
-    command = [sys.executable, "-c", program, "run", "in.jsonl", "-e", "local", "--dry-run"]
+    command = [sys.executable, "-c", program, "run", "in.jsonl", "-e", "local", "--dry-run", "all"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[len(ROWS) :] == [""]
