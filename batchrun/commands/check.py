@@ -145,9 +145,9 @@ def inspect(
                 continue
             report.add_row(source.path, line.number, prompt, len(line.raw))
             fields.add(prompt, source.path, line.number)
+    report.name_rows(sources)
     if not report.problem_count:
         rules.finish()
-    report.name_rows(sources)
     report.findings = fields.findings()
     if not report.rows and not report.problem_count:
         report.add_problem(files[0] if files else "-", 1, "the input has no lines")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 from io import BufferedReader, RawIOBase
 from typing import Any, BinaryIO, cast
 
@@ -30,12 +32,8 @@ def unpacked(file: BinaryIO, packing: Packing, path: str) -> BinaryIO:
         case Packing.GZIP:
             plain: Any = gzip.GzipFile(fileobj=file)
         case Packing.BZIP2:
-            import bz2
-
             plain = bz2.BZ2File(file)
         case Packing.XZ:
-            import lzma
-
             plain = lzma.LZMAFile(file)  # noqa: SIM115 - the file is the caller's
         case Packing.ZSTD:
             plain = _ZstdFile(file, path)

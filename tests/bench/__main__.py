@@ -25,8 +25,8 @@ FIGURES = {
     "memory": sizes.memory,
     "cpu": speed.cpu,
     "start-up": speed.start_up,
-    "templates": templates.templates,
     "tables": tables.rates,
+    "templates": templates.templates,
 }
 LONG = {
     "lognormal-wide": queues.lognormal_wide,

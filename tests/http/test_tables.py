@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import orjson
@@ -16,7 +18,6 @@ from tests.support.command import assert_one_clear_line, batchrun
 from tests.support.rehearsal import read_lines
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
 ROWS = [{"id": f"r{n}", "prompt": f"so it goes {n}", "max_tokens": 4, "topic": f"t{n % 3}"} for n in range(1, 9)]
@@ -162,3 +163,15 @@ def test_without_the_extra_one_line_says_how_to_get_it(tmp_path: Path, name: str
     (tmp_path / "hidden" / library / "__init__.py").write_text(f"raise ModuleNotFoundError(name={library!r})")
     done = run(tmp_path, name, PYTHONPATH=str(tmp_path / "hidden"))
     assert_one_clear_line(done, 2, f"which needs {library}\n  -> pip install 'runpod-batchrun[data]'")
+
+
+def test_a_run_of_plain_json_lines_loads_nothing_of_all_this(tmp_path: Path):
+    write(tmp_path, "in.jsonl")
+    program = (
+        "import sys; from batchrun.cli.app import main; main(standalone_mode=False);"
+        " print(*sorted({'pyarrow', 'fsspec', 'zstandard', 'batchrun.prompts.remote',"
+        " 'batchrun.prompts.csvrows'} & sys.modules.keys()))"
+    )
+    command = [sys.executable, "-c", program, "run", "in.jsonl", "-e", "local", "--dry-run", "all"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[len(ROWS) :] == [""]
