@@ -46,6 +46,9 @@ DEFAULT_SILENCE_S = 30.0
 DEFAULT_MEMORY_BYTES = 256_000_000
 """For answers that are arriving or waiting to be written: three of 10 MB at once, or any number of ordinary ones."""
 
+DEFAULT_CHECK_S = 10.0
+"""Far more than any rule needs: only a function that hangs takes as long."""
+
 RETENTION_S = 30 * 60.0
 """A finished job's result is kept for 30 minutes, then `/status` answers 404. This cannot be extended."""
 
@@ -149,6 +152,8 @@ class RequestOptions:
     """`--chat`: send a `prompt` line as one user message."""
     system: str | None = None
     """`--system`: a system message before the line's own messages; implies chat for prompt lines. None for none."""
+    schema: dict[str, object] | None = None
+    """`--schema`: the JSON schema that answers are asked to fit, and must fit; None for any text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +225,8 @@ class SchedulerOptions:
     """Further submissions of one row after a retryable failure; 0 for none."""
     unconfirmed: UnconfirmedPolicy = "resubmit"
     """What to do with a submission whose answer never arrived."""
+    reask: int = 0
+    """Further submissions of one row whose answers are not valid; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +263,18 @@ class GuardOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """What else an answer must be, to be a result. Each may differ from one session to the next."""
+
+    require_text: bool = False
+    """`--require-text`: it has a text that was not cut off."""
+    check: str | None = None
+    """`--check`: a function accepts it, `MODULE:FUNCTION` or `FILE.py:FUNCTION`, the file with its absolute path."""
+    check_timeout_s: float = DEFAULT_CHECK_S
+    """`--check-timeout`: how many seconds the function may take for one answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """All options of `batchrun run`; kept in the state file, so that `resume` can use them."""
 
@@ -272,6 +291,7 @@ class RunOptions:
     policy: JobPolicy = field(default_factory=JobPolicy)
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     guards: GuardOptions = field(default_factory=GuardOptions)
+    answers: AnswerOptions = field(default_factory=AnswerOptions)
     limit: int | None = None
     """Only the first N rows; None for all."""
     shard: str | None = None
@@ -338,5 +358,6 @@ class RunOptions:
                 "policy": JobPolicy(**data["policy"]),
                 "scheduler": SchedulerOptions(**scheduler),
                 "guards": GuardOptions(**guards),
+                "answers": AnswerOptions(**data.get("answers", {})),
             }
         )
