@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Self
 
 from batchrun.config import FormatChoice, RequestOptions, RunOptions, SweepOptions
@@ -11,12 +12,14 @@ from batchrun.errors import BatchrunError
 from batchrun.files.exactjson import load
 from batchrun.prompts.identity import is_written_so
 from batchrun.prompts.lines import LineReader
-from batchrun.prompts.shapes import LineError, Prompt, build_request, parse_line
+from batchrun.prompts.requests import build_request, with_turns
+from batchrun.prompts.shapes import LineError, Prompt, parse_line
 from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import openai_line
 from batchrun.results.record import JobInfo, error_line, result_line, shared_line
 from batchrun.results.text import Text
+from batchrun.state.amendments import Amendments
 from batchrun.state.records import FailedJob, FailureRecord, RowRecord, SourceRecord
 
 NO_SWEEP, AS_WRITTEN = SweepOptions(), RequestOptions()
@@ -52,6 +55,7 @@ class RowLines:
         request: How a line becomes a request.
         endpoint: The endpoint of the run's jobs; a variant may name another one.
         form: The format of the result lines.
+        amendments: The amendments of the rows; None: no row has one.
     """
 
     def __init__(
@@ -63,16 +67,20 @@ class RowLines:
         request: RequestOptions = AS_WRITTEN,
         endpoint: str = "",
         form: FormatChoice = "batchrun",
+        amendments: Amendments | None = None,
     ) -> None:
         self._sources = sources
         self._reader = reader
         self._sweep = Sweep(sweep, reader.reading)
         self._request = request
         self._endpoint = endpoint
+        self._amendments = amendments
         self._is_openai = form == "openai"
 
     @classmethod
-    def of(cls, options: RunOptions, sources: Mapping[int, SourceRecord], reader: LineReader) -> Self:
+    def of(
+        cls, options: RunOptions, sources: Mapping[int, SourceRecord], reader: LineReader, amendments: Amendments
+    ) -> Self:
         """The lines of a run with these options."""
         return cls(
             sources,
@@ -81,6 +89,7 @@ class RowLines:
             request=options.request,
             endpoint=options.endpoint,
             form=options.format,
+            amendments=amendments,
         )
 
     def output(self, row: RowRecord) -> int:
@@ -109,7 +118,12 @@ class RowLines:
         Raises:
             LineError: a value of the row's variant does not apply to the line.
         """
-        return build_request(self._sweep.apply(line, row.variant), self._request)
+        prompt = self._sweep.apply(line, row.variant)
+        amendment = None if self._amendments is None else self._amendments.get(row.row)
+        if amendment is None:
+            return build_request(prompt, self._request)
+        override = {**self._request.override, **amendment.override}
+        return with_turns(build_request(prompt, replace(self._request, override=override)), amendment.turns)
 
     def read_request(self, row: RowRecord) -> dict[str, Any] | None:
         """The request of a row, from its line read again; None if the line has changed."""
