@@ -319,6 +319,11 @@ class RunOptions:
         return self.endpoint == LOCAL_ENDPOINT
 
     @property
+    def checks_answers(self) -> bool:
+        """Whether an answer must keep rules to be a result."""
+        return self.request.schema is not None or self.answers.require_text or self.answers.check is not None
+
+    @property
     def endpoints(self) -> tuple[str, ...]:
         """The endpoints that rows are submitted to: the run's own, or those that the sweep compares."""
         return self.sweep.endpoints or (self.endpoint,)

@@ -66,13 +66,20 @@ def resume(given: ResumeArguments, state: Path) -> None:
       batchrun resume results.jsonl.state --max-cost 80
     """
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import confirms_base_url, guards
+    from batchrun.commands.run_options import answers, confirms_base_url, guards
     from batchrun.runs.resumed import resumed_options
 
     options = resumed_options(state, repair=given.repair)
-    options = replace(options, guards=guards(given, options.guards))
+    options = replace(options, guards=guards(given, options.guards), answers=answers(given, options.answers))
     refuse_local_options(given, options)
-    _run(options, given, given.api_key_file, resumed=True, confirmed_url=confirms_base_url(given, options))
+    _run(
+        options,
+        given,
+        given.api_key_file,
+        resumed=True,
+        confirmed_url=confirms_base_url(given, options),
+        confirmed_check=given.check is not None,
+    )
 
 
 @command
@@ -123,16 +130,18 @@ def cancel(given: CancelArguments, state: Path) -> None:
       batchrun cancel results.jsonl.state
     """
     from batchrun.commands import cancel as cancelling
-    from batchrun.commands.run_options import confirms_base_url
+    from batchrun.commands.run_options import answers, confirms_base_url
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.resumed import resumed_options
 
     options = resumed_options(state)
+    options = replace(options, answers=answers(given, options.answers))
     api_key = find_key(options, key_file=given.api_key_file)
     summary = cancelling.cancel(
         options,
         observer=make_observer(given, api_key),
         confirmed_url=confirms_base_url(given, options),
+        confirmed_check=given.check is not None,
         api_key=api_key,
         notify_url=given.notify,
     )
@@ -146,6 +155,7 @@ def _run(
     *,
     resumed: bool = False,
     confirmed_url: bool = False,
+    confirmed_check: bool = False,
 ) -> NoReturn:
     from batchrun.commands import run as running
     from batchrun.endpoint.credentials import find_key
@@ -153,7 +163,13 @@ def _run(
     api_key = find_key(options, key_file=key_file)
     observer = make_observer(given, api_key)
     summary = running.run(
-        options, given, observer=observer, api_key=api_key, resumed=resumed, confirmed_url=confirmed_url
+        options,
+        given,
+        observer=observer,
+        api_key=api_key,
+        resumed=resumed,
+        confirmed_url=confirmed_url,
+        confirmed_check=confirmed_check,
     )
     _finish(summary, given)
 

@@ -25,6 +25,7 @@ def cancel(
     *,
     observer: Observer,
     confirmed_url: bool = False,
+    confirmed_check: bool = False,
     api_key: str | None = None,
     notify_url: str | None = None,
 ) -> Summary:
@@ -34,6 +35,7 @@ def cancel(
         options: The options in the run's state file.
         observer: Receives messages for the user.
         confirmed_url: Whether the user has confirmed the run's base URL in this command.
+        confirmed_check: Whether the user has given the run's check in this command.
         api_key: None: it is looked up, see `find_key`.
         notify_url: URL that is notified at the end; None: no notification.
 
@@ -42,7 +44,7 @@ def cancel(
     """
     refuse_bad_urls(options, notify_url)
     key, state = find_key(options, api_key), options.state
-    confirmed = GivenByCommand(base_url=confirmed_url, paths=False)
+    confirmed = GivenByCommand(base_url=confirmed_url, paths=False, check=confirmed_check)
     ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
     wall, leaving = WallClock(steady_s, time.time), Leaving()
     with (

@@ -28,6 +28,13 @@ class RequestArguments(Arguments):
         None, (REQUESTS, 2), "Add a system message to lines that have none; implies --chat.", text_value("TEXT")
     )
     chat: bool = option(False, (REQUESTS, 2), "Send `prompt` lines as chat messages.")
+    schema: str | None = option(
+        None,
+        (REQUESTS, 2),
+        "JSON schema that answers must fit: a file, or in short 'name, age int, tags list'. Sent as `response_format`;"
+        " the value of each answer is `parsed` in its result.",
+        text_value("FILE|FIELDS"),
+    )
     sweep: Mapping[str, Sequence[Any]] | None = option(
         None,
         (REQUESTS, 3),

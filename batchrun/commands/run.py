@@ -36,6 +36,7 @@ def run(
     api_key: str | None = None,
     resumed: bool = False,
     confirmed_url: bool = False,
+    confirmed_check: bool = False,
     requests: Iterable[bytes] | None = None,
     channel: RunSide | None = None,
     leaving: Leaving | None = None,
@@ -50,6 +51,7 @@ def run(
         resumed: Whether the options come from the state file. Then stdin is read from its copy, and the state file must
             prove that the user chose its base URL, and its files outside its folder.
         confirmed_url: Whether the user has confirmed a resumed run's base URL in this command.
+        confirmed_check: Whether the user has given a resumed run's check in this command.
         requests: Input lines from a calling program; None: the inputs are files.
         channel: Where further requests of the program come from; None: there are none.
         leaving: Lets other threads ask the session to leave; None: none will.
@@ -61,7 +63,7 @@ def run(
     refuse_bad_urls(options, given.notify)
     key = find_key(options, api_key)
     worker = local_worker(given, observer) if options.is_local else None
-    confirmed = GivenByCommand(base_url=confirmed_url or not resumed, paths=not resumed)
+    confirmed = GivenByCommand(confirmed_url or not resumed, paths=not resumed, check=confirmed_check or not resumed)
     if len(options.endpoints) > 1 and not options.state.exists():
         in_loop(refuse_unknown_endpoints(options, key))
     leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)

@@ -93,7 +93,9 @@ def _compiled(schema: Mapping[str, Any]) -> Any:
         reason, _, place = str(error).partition("\n")
         where = re.search(r"^On (instance\S*):$", place, re.MULTILINE)
         at = where[1].replace("instance", "$") if where else "$"
-        raise UsageError(f"--schema is not a valid JSON schema, at {at}: {_clipped(reason)}", "fix the schema") from error
+        raise UsageError(
+            f"--schema is not a valid JSON schema, at {at}: {_clipped(reason)}", "fix the schema"
+        ) from error
 
 
 def _refuse_reference(uri: str) -> Any:
@@ -113,5 +115,3 @@ def _clipped(text: str) -> str:
     line = " ".join(text.split())
     half = _MOST_CHARS // 2
     return line if len(line) <= _MOST_CHARS else f"{line[:half]} … {line[-half:]}"
-
-

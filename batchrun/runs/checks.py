@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.config import RunOptions
-from batchrun.errors import OutputError, StateError, UsageError
+from batchrun.errors import OutputError, StateError, UsageError, shown
 from batchrun.files.paths import refuse_unspeakable
 from batchrun.prompts.sources import Source, first_line, is_own_line
 from batchrun.prompts.sweep import Sweep
@@ -28,7 +28,13 @@ _IDENTITY = {
     "shard": "--shard",
     "dedupe": "--dedupe",
 }
-_REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
+_REQUEST_IDENTITY = {
+    "override": "--set",
+    "default": "--default",
+    "chat": "--chat",
+    "system": "--system",
+    "schema": "--schema",
+}
 _SETTING = "files"
 """The setting that lists the files that the run has made, relative to the state file's folder."""
 
@@ -74,7 +80,9 @@ def new_place(options: RunOptions) -> str:
 
 def _given(option: str, value: Any) -> str:
     """An option with its value as it would be given on the command line; `no --chat` if it would not be given."""
-    if isinstance(value, dict):
+    if option == "--schema" and value is not None:
+        value = shown(value)
+    elif isinstance(value, dict):
         value = " ".join(f"{key}={item}" for key, item in value.items())
     if value in (None, False, ""):
         return f"no {option}"

@@ -27,6 +27,7 @@ from batchrun.runs.spending import cost_so_far
 from batchrun.scheduler.faulty_workers import ENDED_BY, FAILED_BY
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
+from batchrun.state.amendments import count_tries
 from batchrun.state.dedupe import count_shared
 from batchrun.state.reader import StateReader
 
@@ -109,6 +110,7 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
         calls={name.removeprefix("calls_"): n for name, n in counters.items() if name.startswith("calls_")},
         throttled=counters.get("throttled", 0),
         retries=counters.get("retries", 0),
+        reasks=counters.get("reasks", 0),
         workers=_workers(counters),
         unconfirmed=counters.get("unconfirmed", 0),
         mismatched=counters.get("mismatched", 0),
@@ -122,6 +124,10 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
     )
     for mark in (*MARKS, CONTEXT_FULL):
         setattr(summary, mark, counters.get(mark, 0))
+    if options.checks_answers:
+        more = count_tries(store)
+        at_once = summary.succeeded - summary.shared - sum(more.values())
+        summary.tries = {str(tries): rows for tries, rows in ({1: at_once} | more).items()}
     return summary
 
 

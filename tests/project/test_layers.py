@@ -54,6 +54,7 @@ LIBRARIES = {
     "matplotlib": {"display"},
     "click": {"cli"},
     "xllamacpp": {"local"},
+    "jsonschema_rs": {"results.structured"},
     "asyncio": {"endpoint", "local", "engine", "runs", "commands", "api"},
     "time": {"engine", "local", "commands"},
     "random": {"local", "commands"},
