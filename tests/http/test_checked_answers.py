@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchrun.config import AnswerOptions, GuardOptions, HaltOptions, RequestOptions, SweepOptions
+from batchrun.engine.signals import Leaving, Wish
 from batchrun.errors import StateError
 from batchrun.prompts.schemas import read_schema
-from batchrun.engine.signals import Leaving, Wish
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive
 from batchrun.runs.opening import open_run
