@@ -14,7 +14,7 @@ import orjson
 from batchrun.errors import UsageError
 from batchrun.files.exactjson import load
 
-_FENCED = re.compile(r"```(?:json|JSON)?[ \t]*\r?\n(.*?)\r?\n?[ \t]*```", re.DOTALL)
+_FENCE = "```"
 _END_OF_REASONING = "</think>"
 _MOST_SHOWN = 3
 """Violations that a message names."""
@@ -36,15 +36,27 @@ def json_in(text: str) -> Any:
     try:
         return load(text.encode())
     except ValueError as error:  # includes text that is not UTF-8
-        reason = _said(error)
-    _, _, rest = text.rpartition(_END_OF_REASONING)
-    block = _FENCED.search(rest)
-    if rest != text or block is not None:
+        problem = error
+    inner = _unwrapped(text)
+    if inner != text:
         try:
-            return load((rest if block is None else block[1]).encode())
+            return load(inner.encode())
         except ValueError as error:
-            reason = _said(error)
-    raise NotJsonError(reason)
+            problem = error
+    raise NotJsonError(_said(problem))
+
+
+def _unwrapped(text: str) -> str:
+    """What follows the reasoning, and of that the inside of the first fenced block."""
+    _, _, rest = text.rpartition(_END_OF_REASONING)
+    _, fence, block = rest.partition(_FENCE)
+    if not fence:
+        return rest
+    # A string may contain a fence, but not at the beginning of a line.
+    end = block.find(f"\n{_FENCE}")
+    if end < 0:
+        end = block.rfind(_FENCE)
+    return (block if end < 0 else block[:end]).removeprefix("json").removeprefix("JSON")
 
 
 def _said(error: ValueError) -> str:
