@@ -20,6 +20,7 @@ from batchrun.files.streams import stdout_bytes
 if TYPE_CHECKING:
     from batchrun.config import RunOptions
     from batchrun.display.summary import Summary
+    from batchrun.runs.trust import GivenByCommand
 
 
 @command
@@ -66,20 +67,13 @@ def resume(given: ResumeArguments, state: Path) -> None:
       batchrun resume results.jsonl.state --max-cost 80
     """
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import answers, confirms_base_url, guards
+    from batchrun.commands.run_options import answers, confirmed, guards
     from batchrun.runs.resumed import resumed_options
 
     options = resumed_options(state, repair=given.repair)
     options = replace(options, guards=guards(given, options.guards), answers=answers(given, options.answers))
     refuse_local_options(given, options)
-    _run(
-        options,
-        given,
-        given.api_key_file,
-        resumed=True,
-        confirmed_url=confirms_base_url(given, options),
-        confirmed_check=given.check is not None,
-    )
+    _run(options, given, given.api_key_file, confirmed=confirmed(given, options))
 
 
 @command
@@ -130,7 +124,7 @@ def cancel(given: CancelArguments, state: Path) -> None:
       batchrun cancel results.jsonl.state
     """
     from batchrun.commands import cancel as cancelling
-    from batchrun.commands.run_options import answers, confirms_base_url
+    from batchrun.commands.run_options import answers, confirmed
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.resumed import resumed_options
 
@@ -140,8 +134,7 @@ def cancel(given: CancelArguments, state: Path) -> None:
     summary = cancelling.cancel(
         options,
         observer=make_observer(given, api_key),
-        confirmed_url=confirms_base_url(given, options),
-        confirmed_check=given.check is not None,
+        confirmed=confirmed(given, options),
         api_key=api_key,
         notify_url=given.notify,
     )
@@ -153,12 +146,12 @@ def _run(
     given: SessionArguments,
     key_file: Path | None,
     *,
-    resumed: bool = False,
-    confirmed_url: bool = False,
-    confirmed_check: bool = False,
+    confirmed: GivenByCommand | None = None,
 ) -> NoReturn:
+    """Run or, with what the command confirms, resume."""
     from batchrun.commands import run as running
     from batchrun.endpoint.credentials import find_key
+    from batchrun.runs.trust import EVERYTHING
 
     api_key = find_key(options, key_file=key_file)
     observer = make_observer(given, api_key)
@@ -167,9 +160,8 @@ def _run(
         given,
         observer=observer,
         api_key=api_key,
-        resumed=resumed,
-        confirmed_url=confirmed_url,
-        confirmed_check=confirmed_check,
+        resumed=confirmed is not None,
+        confirmed=confirmed or EVERYTHING,
     )
     _finish(summary, given)
 

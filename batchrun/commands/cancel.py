@@ -24,8 +24,7 @@ def cancel(
     options: RunOptions,
     *,
     observer: Observer,
-    confirmed_url: bool = False,
-    confirmed_check: bool = False,
+    confirmed: GivenByCommand,
     api_key: str | None = None,
     notify_url: str | None = None,
 ) -> Summary:
@@ -34,8 +33,7 @@ def cancel(
     Args:
         options: The options in the run's state file.
         observer: Receives messages for the user.
-        confirmed_url: Whether the user has confirmed the run's base URL in this command.
-        confirmed_check: Whether the user has given the run's check in this command.
+        confirmed: Which options the command itself gives.
         api_key: None: it is looked up, see `find_key`.
         notify_url: URL that is notified at the end; None: no notification.
 
@@ -44,15 +42,16 @@ def cancel(
     """
     refuse_bad_urls(options, notify_url)
     key, state = find_key(options, api_key), options.state
-    confirmed = GivenByCommand(base_url=confirmed_url, paths=False, check=confirmed_check)
-    ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
+    was_asked = ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
     wall, leaving = WallClock(steady_s, time.time), Leaving()
     with (
         cancellable(leaving),
         notifying(notify_url, state, observer, key) as summaries,
         open_as_it_is(options, observer, clock=steady_s, wall=wall, api_key=key, given=confirmed) as opened,
     ):
-        if options.is_local:
+        if was_asked and not opened.has_jobs:
+            outcome = Outcome("cancelled")
+        elif options.is_local:
             observer.message("nothing to cancel: the jobs of a local endpoint end with its process")
             outcome = Outcome("cancelled")
         elif not opened.has_jobs:

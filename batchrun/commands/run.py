@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from batchrun.commands.event_loop import in_loop
-from batchrun.commands.local_endpoint import local_worker, serving
+from batchrun.commands.local_endpoint import as_before, keep_worker, local_worker, serving
 from batchrun.commands.notify import notifying, refuse_bad_urls
 from batchrun.commands.session_arguments import SessionArguments
 from batchrun.config import RunOptions
@@ -24,7 +24,7 @@ from batchrun.runs.channel import RunSide
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive, drive_requests
 from batchrun.runs.opening import open_on_requests, open_run
-from batchrun.runs.trust import GivenByCommand
+from batchrun.runs.trust import EVERYTHING, GivenByCommand
 from batchrun.scheduler.failures import FailureKind
 
 
@@ -35,8 +35,7 @@ def run(
     observer: Observer,
     api_key: str | None = None,
     resumed: bool = False,
-    confirmed_url: bool = False,
-    confirmed_check: bool = False,
+    confirmed: GivenByCommand = EVERYTHING,
     requests: Iterable[bytes] | None = None,
     channel: RunSide | None = None,
     leaving: Leaving | None = None,
@@ -50,8 +49,7 @@ def run(
         api_key: None: it is looked up, see `find_key`.
         resumed: Whether the options come from the state file. Then stdin is read from its copy, and the state file must
             prove that the user chose its base URL, and its files outside its folder.
-        confirmed_url: Whether the user has confirmed a resumed run's base URL in this command.
-        confirmed_check: Whether the user has given a resumed run's check in this command.
+        confirmed: Which options the command itself gives.
         requests: Input lines from a calling program; None: the inputs are files.
         channel: Where further requests of the program come from; None: there are none.
         leaving: Lets other threads ask the session to leave; None: none will.
@@ -62,8 +60,8 @@ def run(
     _refuse_wrong_kinds(given)
     refuse_bad_urls(options, given.notify)
     key = find_key(options, api_key)
-    worker = local_worker(given, observer) if options.is_local else None
-    confirmed = GivenByCommand(confirmed_url or not resumed, paths=not resumed, check=confirmed_check or not resumed)
+    local = as_before(given, options.state) if options.is_local else given
+    worker = local_worker(local, observer) if options.is_local else None
     if len(options.endpoints) > 1 and not options.state.exists():
         in_loop(refuse_unknown_endpoints(options, key))
     leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)
@@ -75,6 +73,8 @@ def run(
         notifying(given.notify, options.state, observer, key) as summaries,
         open_it(options, observer, clock=steady_s, wall=wall, api_key=key, repair=given.repair) as opened,
     ):
+        if worker is not None:
+            keep_worker(local, worker, opened.store)
         if given.retry_failed:
             observer.message(f"failed rows to run again: {opened.store.retry_failed(given.only):,}")
         rng = random.Random()  # noqa: S311 - jitter, not a secret

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from batchrun import config
 from batchrun.commands.arguments import JobArguments, RunArguments
+from batchrun.commands.definitions import OFF
 from batchrun.commands.request_arguments import RequestArguments
 from batchrun.commands.session_arguments import CheckArguments, ConfirmArguments, GuardArguments
 from batchrun.config import without_user
@@ -23,6 +24,7 @@ from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
 from batchrun.results.structured import AnswerSchema
 from batchrun.runs.locations import results_name
+from batchrun.runs.trust import GivenByCommand
 
 T = TypeVar("T")
 
@@ -265,7 +267,16 @@ def _sweep_options(given: RequestArguments) -> config.SweepOptions:
     return options
 
 
-def confirms_base_url(given: ConfirmArguments, options: config.RunOptions) -> bool:
+def confirmed(given: ConfirmArguments, options: config.RunOptions) -> GivenByCommand:
+    """What the command itself gives of a run that is known from its state file.
+
+    Raises:
+        UsageError: the command gives another base URL.
+    """
+    return GivenByCommand(_confirms_base_url(given, options), paths=False, check=given.check is not None)
+
+
+def _confirms_base_url(given: ConfirmArguments, options: config.RunOptions) -> bool:
     """Whether the command or the environment confirms the base URL of a run that is known from its state file.
 
     Raises:
@@ -296,9 +307,9 @@ def guards(given: GuardArguments, known: config.GuardOptions) -> config.GuardOpt
         canary=_chosen(given.canary, known.canary),
         canary_allow=_chosen(given.canary_allow, known.canary_allow),
         price_per_hour=_chosen(given.price_per_hour, known.price_per_hour),
-        max_cost=_chosen(given.max_cost, known.max_cost),
-        deadline_s=_chosen(given.deadline, known.deadline_s),
-        job_timeout_s=_chosen(given.job_timeout, known.job_timeout_s),
+        max_cost=_unless_off(_chosen(given.max_cost, known.max_cost)),
+        deadline_s=_unless_off(_chosen(given.deadline, known.deadline_s)),
+        job_timeout_s=_unless_off(_chosen(given.job_timeout, known.job_timeout_s)),
     )
     if chosen.max_cost is not None and chosen.price_per_hour is None:
         raise UsageError("--max-cost needs --price-per-hour", "give the hourly price of one worker, in dollars")
@@ -307,6 +318,10 @@ def guards(given: GuardArguments, known: config.GuardOptions) -> config.GuardOpt
 
 def _chosen(given: T | None, known: T) -> T:
     return known if given is None else given
+
+
+def _unless_off(limit: float | None) -> float | None:
+    return None if limit == OFF else limit
 
 
 def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) -> tuple[Path, bool]:

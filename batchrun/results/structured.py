@@ -15,6 +15,8 @@ from batchrun.errors import UsageError
 from batchrun.files.exactjson import load
 
 _FENCE = "```"
+_BEGINS = frozenset('{["-0123456789tfn')
+"""What JSON begins with."""
 _END_OF_REASONING = "</think>"
 _MOST_SHOWN = 3
 """Violations that a message names."""
@@ -33,15 +35,13 @@ def json_in(text: str) -> Any:
     Raises:
         NotJsonError: it has none; says why.
     """
-    try:
-        return load(text.encode())
-    except ValueError as error:  # includes text that is not UTF-8
-        problem = error
-    inner = _unwrapped(text)
-    if inner != text:
+    pieces = [text] if text.lstrip()[:1] in _BEGINS else []  # a failed try takes longer than this look
+    if not pieces or _FENCE in text or _END_OF_REASONING in text:
+        pieces.append(_unwrapped(text))
+    for piece in pieces:
         try:
-            return load(inner.encode())
-        except ValueError as error:
+            return load(piece.encode())
+        except ValueError as error:  # includes text that is not UTF-8
             problem = error
     raise NotJsonError(_said(problem))
 
