@@ -14,7 +14,13 @@ from batchrun.cli.options import takes
 from batchrun.cli.output import make_observer, show_ending, show_summary, show_total
 from batchrun.cli.values import STATE
 from batchrun.commands.arguments import RunArguments, WatchArguments
-from batchrun.commands.session_arguments import CancelArguments, ResumeArguments, SessionArguments, ShowArguments
+from batchrun.commands.session_arguments import (
+    CancelArguments,
+    ConfirmArguments,
+    ResumeArguments,
+    SessionArguments,
+    ShowArguments,
+)
 from batchrun.files.streams import stdout_bytes
 
 if TYPE_CHECKING:
@@ -67,13 +73,13 @@ def resume(given: ResumeArguments, state: Path) -> None:
       batchrun resume results.jsonl.state --max-cost 80
     """
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import answers, confirmed, guards
+    from batchrun.commands.run_options import answers, guards
     from batchrun.runs.resumed import resumed_options
 
     options = resumed_options(state, repair=given.repair)
     options = replace(options, guards=guards(given, options.guards), answers=answers(given, options.answers))
     refuse_local_options(given, options)
-    _run(options, given, given.api_key_file, confirmed=confirmed(given, options))
+    _run(options, given, given.api_key_file, confirmed=_confirmed(given, options))
 
 
 @command
@@ -124,7 +130,7 @@ def cancel(given: CancelArguments, state: Path) -> None:
       batchrun cancel results.jsonl.state
     """
     from batchrun.commands import cancel as cancelling
-    from batchrun.commands.run_options import answers, confirmed
+    from batchrun.commands.run_options import answers
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.resumed import resumed_options
 
@@ -134,11 +140,19 @@ def cancel(given: CancelArguments, state: Path) -> None:
     summary = cancelling.cancel(
         options,
         observer=make_observer(given, api_key),
-        confirmed=confirmed(given, options),
+        confirmed=_confirmed(given, options),
         api_key=api_key,
         notify_url=given.notify,
     )
     _finish(summary, given)
+
+
+def _confirmed(given: ConfirmArguments, options: RunOptions) -> GivenByCommand:
+    """What the command itself gives of a run that is known from its state file."""
+    from batchrun.commands.run_options import confirms_base_url
+    from batchrun.runs.trust import GivenByCommand
+
+    return GivenByCommand(confirms_base_url(given, options), paths=False, check=given.check is not None)
 
 
 def _run(

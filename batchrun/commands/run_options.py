@@ -24,7 +24,6 @@ from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
 from batchrun.results.structured import AnswerSchema
 from batchrun.runs.locations import results_name
-from batchrun.runs.trust import GivenByCommand
 
 T = TypeVar("T")
 
@@ -267,16 +266,7 @@ def _sweep_options(given: RequestArguments) -> config.SweepOptions:
     return options
 
 
-def confirmed(given: ConfirmArguments, options: config.RunOptions) -> GivenByCommand:
-    """What the command itself gives of a run that is known from its state file.
-
-    Raises:
-        UsageError: the command gives another base URL.
-    """
-    return GivenByCommand(_confirms_base_url(given, options), paths=False, check=given.check is not None)
-
-
-def _confirms_base_url(given: ConfirmArguments, options: config.RunOptions) -> bool:
+def confirms_base_url(given: ConfirmArguments, options: config.RunOptions) -> bool:
     """Whether the command or the environment confirms the base URL of a run that is known from its state file.
 
     Raises:
