@@ -15,6 +15,7 @@ from batchrun.config import ResultFormat
 from batchrun.errors import BatchrunError, UsageError
 from batchrun.prompts.sources import first_line, is_own_line
 from batchrun.results.reader import LinesByPosition
+from batchrun.results.superseded import superseded_path
 from batchrun.results.writer import errors_path, write_whole, writing
 from batchrun.runs.conversion import Conversion
 from batchrun.runs.manifest import manifest_path
@@ -80,7 +81,7 @@ def export(
         store = looking.enter_context(StateSnapshot(state))
         store.refuse_damaged()
         refuse_own_files(store, target, stdout)
-        paths = {output.output: store.results_path(output) for output in store.outputs()}
+        paths = {output.output: store.lines_path(output) for output in store.outputs()}
         counts = store.counts()
         placed = stack.enter_context(LinesByPosition(paths))
         find_positions(store, positions, counts[RowState.SUCCEEDED])
@@ -161,7 +162,7 @@ def _files_of(store: StateSnapshot) -> Iterator[Path]:
         yield manifest_path(options)
     for output in store.outputs():
         path = store.results_path(output)
-        yield from (path, errors_path(path))
+        yield from (path, errors_path(path), superseded_path(path))
     for source in store.sources():
         yield from (Path(source.file), Path(source.origin))
 

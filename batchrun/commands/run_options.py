@@ -13,8 +13,7 @@ from batchrun import config
 from batchrun.commands.arguments import JobArguments, RunArguments
 from batchrun.commands.definitions import OFF
 from batchrun.commands.request_arguments import RequestArguments
-from batchrun.commands.session_arguments import CheckArguments, ConfirmArguments, GuardArguments
-from batchrun.config import without_user
+from batchrun.commands.session_arguments import CheckArguments, GuardArguments
 from batchrun.endpoint.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError
 from batchrun.files.exactjson import dump
@@ -193,6 +192,24 @@ def _own_names(option: str, parameters: Mapping[str, Any] | None) -> dict[str, o
     return found
 
 
+def row_override(parameters: Mapping[str, Any] | None, sweep: config.SweepOptions) -> dict[str, object]:
+    """The parameters that are set for some rows of a run.
+
+    Args:
+        parameters: As given with --set; None: none.
+        sweep: The run's sweep.
+
+    Raises:
+        UsageError: a value cannot be sent, vLLM would refuse it, or it would override a value of the sweep.
+    """
+    _refuse_unsendable("--set", parameters)
+    _refuse_wrong("--set", parameters)
+    for key, _ in sweep.keys:
+        if key in (parameters or {}):
+            raise UsageError(f"--set {key} would override --sweep {key} of the run", "remove it")
+    return _own_names("--set", parameters)
+
+
 def refuse_wrong_parameters(given: RequestArguments) -> None:
     """Refuse --set, --default and --sweep parameters that vLLM would ignore or refuse.
 
@@ -200,12 +217,16 @@ def refuse_wrong_parameters(given: RequestArguments) -> None:
         UsageError: vLLM has no such parameter, or its value has the wrong type.
     """
     for option, parameters in (("--set", given.set), ("--default", given.default)):
-        for key, value in (parameters or {}).items():
-            if not key.startswith(_UNCHECKED) and key != "stream":
-                refuse_wrong_parameter(option, key, value)
+        _refuse_wrong(option, parameters)
     for key, values in (given.sweep or {}).items():
         for value in values if "." not in key and key != ENDPOINT else ():
             refuse_wrong_parameter("--sweep", key, value)
+
+
+def _refuse_wrong(option: str, parameters: Mapping[str, Any] | None) -> None:
+    for key, value in (parameters or {}).items():
+        if not key.startswith(_UNCHECKED) and key != "stream":
+            refuse_wrong_parameter(option, key, value)
 
 
 def _endpoint(given: JobArguments, sweep: config.SweepOptions) -> str:
@@ -264,25 +285,6 @@ def _sweep_options(given: RequestArguments) -> config.SweepOptions:
     options = config.SweepOptions(keys, given.repeat)
     Sweep(options)
     return options
-
-
-def confirms_base_url(given: ConfirmArguments, options: config.RunOptions) -> bool:
-    """Whether the command or the environment confirms the base URL of a run that is known from its state file.
-
-    Raises:
-        UsageError: the command gives another URL.
-    """
-    url = given.base_url
-    if url is None:
-        return False
-    if url.rstrip("/") != options.base_url:
-        if "base_url" not in given.from_environment:
-            raise UsageError(
-                f"--base-url {without_user(url)}: the run uses {without_user(options.base_url)}",
-                "give that URL, or start a new run with another --output",
-            )
-        return False
-    return given.insecure_http or not config.is_plain_http(url)
 
 
 def guards(given: GuardArguments, known: config.GuardOptions) -> config.GuardOptions:

@@ -42,8 +42,7 @@ def asked_again(
     if is_whole and own and isinstance(own[-1], dict) and own[-1].get("role") in ("user", "tool"):
         said = f"Your answer is not valid: {failure.message}\nAnswer again, with that corrected, and nothing else."
         turns = ({"role": "assistant", "content": failure.raw}, {"role": "user", "content": said})
-    override = {**known.override, "seed": (base + _SEEDS_APART) % _SEEDS}
-    return Amendment(override, turns, known.asks + 1)
+    return Amendment(known.override, turns, known.asks + 1, (base + _SEEDS_APART) % _SEEDS)
 
 
 def _parts(request: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Any]]:

@@ -14,7 +14,7 @@ from batchrun.prompts.identity import is_written_so
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.requests import build_request, with_turns
 from batchrun.prompts.shapes import LineError, Prompt, parse_line
-from batchrun.prompts.sweep import ENDPOINT, Sweep
+from batchrun.prompts.sweep import ENDPOINT, Sweep, with_parameter
 from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import openai_line
 from batchrun.results.record import JobInfo, error_line, result_line, shared_line, write_line
@@ -125,6 +125,8 @@ class RowLines:
         if amendment is None:
             return build_request(prompt, self._request)
         override = {**self._request.override, **amendment.override}
+        if amendment.seed is not None:
+            override["seed"] = amendment.seed
         return with_turns(build_request(prompt, replace(self._request, override=override)), amendment.turns)
 
     def amendment(self, row: int) -> Amendment | None:
@@ -250,7 +252,7 @@ class RowLines:
         elif not isinstance(line, LineChangedError):
             with suppress(LineError):  # raised for a line that is invalid because a value of the sweep does not apply
                 line = self._sweep.apply(line, row.variant)
-            request = line.line
+            request = self._as_amended(row, line).line
         return error_line(
             row_id=row.id,
             status=failure.status,
@@ -266,6 +268,14 @@ class RowLines:
             part=None if failed.output is None else load(failed.output),
             write=write,
         )
+
+    def _as_amended(self, row: RowRecord, line: Prompt) -> Prompt:
+        """A row's line with the parameters of the row alone."""
+        amendment = self.amendment(row.row)
+        for key, value in () if amendment is None else amendment.override.items():
+            with suppress(LineError):  # raised for an `input` object that is not for vLLM
+                line = with_parameter(line, key, value)
+        return line
 
     def _failed_job(self, row: RowRecord, failure: FailureRecord, failed: FailedJob) -> JobInfo:
         return JobInfo(

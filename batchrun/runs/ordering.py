@@ -74,7 +74,7 @@ def find_positions(store: StateSnapshot, positions: Positions, succeeded: int, a
     seen = bytearray(store.last_row() + 1)
     count = 0
     for output in store.outputs():
-        count += _find_in(store, output, store.results_path(output), positions, seen, after=after)
+        count += _find_in(store, output, store.lines_path(output), positions, seen, after=after)
     if count != succeeded:
         raise StateError(
             f"succeeded rows without a line in the results: {succeeded - count:,}",

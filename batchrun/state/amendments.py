@@ -72,6 +72,10 @@ def forget_asks(db: sqlite3.Connection, rows: str, values: tuple[str, ...]) -> N
     )
 
 
+ASKING_OTHERWISE = f"SELECT a.row FROM amendments a WHERE json_extract({_TEXT}, '$.override') <> '{{}}'"
+"""The query for the rows that ask for something else than their lines."""
+
+
 def write_amendments(db: sqlite3.Connection, amendments: Iterable[tuple[int, Amendment]]) -> None:
     """Replace the amendments of rows, within a transaction."""
     db.executemany(
@@ -82,4 +86,4 @@ def write_amendments(db: sqlite3.Connection, amendments: Iterable[tuple[int, Ame
 
 def _read(changes: bytes) -> Amendment:
     data = load(changes)
-    return Amendment(data["override"], tuple(data["turns"]), data["asks"])
+    return Amendment(data["override"], tuple(data["turns"]), data["asks"], data.get("seed"))

@@ -15,9 +15,12 @@ from batchrun.config import AnswerOptions, GuardOptions, HaltOptions, RequestOpt
 from batchrun.engine.signals import Leaving, Wish
 from batchrun.errors import StateError
 from batchrun.prompts.schemas import read_schema
+from batchrun.results.conditions import Conditions
+from batchrun.runs.choosing import Selection, choose
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive
 from batchrun.runs.opening import open_run
+from batchrun.runs.superseding import Redo
 from batchrun.state.reader import StateReader
 from tests.support.claims import assert_adds_up
 from tests.support.rehearsal import Listener, hurried, options_for, read_lines, rehearse, serving, write_lines
@@ -360,3 +363,32 @@ async def test_a_text_that_is_whole_is_enough(tmp_path: Path):
     assert done.summary.succeeded == 1
     assert json.loads((tmp_path / "out.jsonl").read_text())["text"] == "well"
     assert read_lines(tmp_path / "out.errors.jsonl") == []
+
+
+async def test_a_row_that_was_asked_again_still_asks_for_what_an_equal_row_asks_for(tmp_path: Path):
+    learner = Learner([chat(WRONG), chat(RIGHT)])
+    lines = [messages("who?", id=f"r{number}") for number in range(4)]
+    await run(tmp_path, learner, lines[:2], dedupe=True)
+    done = await run(tmp_path, Learner([]), lines, dedupe=True)
+    assert [record["parsed"]["age"] for record in done.results] == [36] * 4
+    assert len(learner.requests) == 2
+
+
+async def test_rows_that_are_run_again_with_other_parameters_keep_them_when_they_are_asked_again(tmp_path: Path):
+    learner = Learner([chat(WRONG)])
+    await run(tmp_path, learner, [messages("who?")])
+    learner.requests.clear()
+    learner.outputs.append(chat(RIGHT))
+    learner.turns.clear()
+    state = tmp_path / "out.jsonl.state"
+    chosen = choose(state, Selection(Conditions(()), None, failed=True))
+    options = options_for(tmp_path, request=ASK, scheduler={"reask": 2})
+    redo = Redo(chosen, {"max_tokens": 99})
+    async with serving(worker=learner.worker()) as server:
+        with open_run(options, Listener(), clock=hurried, wall=time.time, redo=redo) as opened:
+            conclude(opened, await drive(opened, server.endpoint.base_url, Random(0)))
+    assert [len(request["messages"]) for request in learner.requests] == [1, 3]
+    assert [sampling_of(request)["max_tokens"] for request in learner.requests] == [99, 99]
+    assert "seed" not in sampling_of(learner.requests[0])
+    assert read_lines(tmp_path / "out.jsonl")[0]["parsed"]["age"] == 36
+    assert_adds_up(state)
