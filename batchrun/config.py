@@ -24,6 +24,8 @@ ResultFormat = Literal["openai", "batchrun"]
 FormatChoice = Literal["auto", "openai", "batchrun"]
 ProgressMode = Literal["auto", "bar", "plain", "json", "none"]
 WorkerChoice = Literal["auto", "smollm2", "echo"]
+DryRun = Literal["first", "all"]
+InlineFiles = Literal["anywhere", "in_folder"]
 
 DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 """The only data-plane host in Runpod's documentation; jobs go to `<base>/<endpoint>/run`."""
@@ -45,9 +47,6 @@ DEFAULT_SILENCE_S = 30.0
 
 DEFAULT_MEMORY_BYTES = 256_000_000
 """For answers that are arriving or waiting to be written: three of 10 MB at once, or any number of ordinary ones."""
-
-DEFAULT_CHECK_S = 10.0
-"""Far more than any rule needs: only a function that hangs takes as long."""
 
 RETENTION_S = 30 * 60.0
 """A finished job's result is kept for 30 minutes, then `/status` answers 404. This cannot be extended."""
@@ -141,6 +140,26 @@ def is_plain_http(url: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateOptions:
+    """How a row of columns becomes a line. It has `prompt` or `messages`."""
+
+    prompt: str | None = None
+    """`--prompt`, or the text of `--prompt-file`: the template of the user's message."""
+    messages: str | None = None
+    """The text of `--messages-file`: the template of a list of messages."""
+    system: str | None = None
+    """`--system`, or the text of `--system-file`: the template of a system message before `prompt`. None for none."""
+    raw: bool = False
+    """`--raw`: a plain prompt instead of a message."""
+    columns: tuple[str, ...] | None = None
+    """`--columns`: the columns that are carried as `metadata`; None for all."""
+    image_column: str | None = None
+    """`--image-column`: the column with the picture for the user's message; None for none."""
+    files: tuple[tuple[str, str], ...] = ()
+    """The option and the path of each text that was read from a file: only messages name it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestOptions:
     """How a prompt line becomes a request. They decide what is sent, so a resumed run must have the same options."""
 
@@ -152,8 +171,24 @@ class RequestOptions:
     """`--chat`: send a `prompt` line as one user message."""
     system: str | None = None
     """`--system`: a system message before the line's own messages; implies chat for prompt lines. None for none."""
+    template: TemplateOptions | None = None
+    """How a row of columns becomes a line, its system message included; None: the lines are as they are."""
+    id_column: str | None = None
+    """`--id-column`: the column with the id of a row; None for `id` or `custom_id`."""
+    inline_files: InlineFiles | None = None
+    """`--inline-files`: send the content of files that a line names: any files, or (`watch`) only those in the folder
+    of its input. None: a path is sent as it is."""
     schema: dict[str, object] | None = None
     """`--schema`: the JSON schema that answers are asked to fit, and must fit; None for any text."""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RequestOptions:
+        """The inverse of `asdict`, after JSON has made lists of tuples."""
+        template = data.get("template")
+        if template is not None:
+            columns, files = template["columns"], tuple((option, path) for option, path in template["files"])
+            template = {**template, "columns": None if columns is None else tuple(columns), "files": files}
+        return cls(**{**data, "template": None if template is None else TemplateOptions(**template)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +305,8 @@ class AnswerOptions:
     """`--require-text`: it has a text that was not cut off."""
     check: str | None = None
     """`--check`: a function accepts it, `MODULE:FUNCTION` or `FILE.py:FUNCTION`, the file with its absolute path."""
-    check_timeout_s: float = DEFAULT_CHECK_S
-    """`--check-timeout`: how many seconds the function may take for one answer."""
+    check_timeout_s: float = 10.0
+    """`--check-timeout`: how many seconds the function may take for one answer: more than any rule needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,11 +354,6 @@ class RunOptions:
         return self.endpoint == LOCAL_ENDPOINT
 
     @property
-    def checks_answers(self) -> bool:
-        """Whether an answer must keep rules to be a result."""
-        return self.request.schema is not None or self.answers.require_text or self.answers.check is not None
-
-    @property
     def endpoints(self) -> tuple[str, ...]:
         """The endpoints that rows are submitted to: the run's own, or those that the sweep compares."""
         return self.sweep.endpoints or (self.endpoint,)
@@ -358,7 +388,7 @@ class RunOptions:
                 "format": data.get("format", "batchrun"),
                 "output": Path(os.path.normpath(state.absolute().parent / data["output"])),
                 "state": state,
-                "request": RequestOptions(**data["request"]),
+                "request": RequestOptions.from_json(data["request"]),
                 "sweep": SweepOptions.from_json(data.get("sweep", {})),
                 "policy": JobPolicy(**data["policy"]),
                 "scheduler": SchedulerOptions(**scheduler),

@@ -51,7 +51,7 @@ def run(given: RunArguments) -> None:
     options = run_options(given)
     refuse_local_options(given, options)
     if given.dry_run:
-        dry_run(options, stdout_bytes(), make_observer(given))
+        dry_run(options, stdout_bytes(), make_observer(given), every=given.dry_run == "all")
         return
     _run(options, given, given.api_key_file)
 
@@ -68,9 +68,10 @@ def resume(given: ResumeArguments, state: Path) -> None:
       batchrun resume results.jsonl.state --retry-failed --only timed_out
       batchrun resume results.jsonl.state --max-cost 80
     """
+    from batchrun.commands.answer_options import answers
     from batchrun.commands.confirming import confirmed
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import answers, guards
+    from batchrun.commands.run_options import guards
     from batchrun.runs.resumed import resumed_options
 
     options = resumed_options(state, repair=given.repair)
@@ -96,9 +97,10 @@ def redo(given: RedoArguments, state: Path) -> None:
       jq -r 'select(.score < 3).id' judged.jsonl | batchrun redo results.jsonl.state --ids - --yes
     """
     from batchrun.commands import redo as redoing
+    from batchrun.commands.answer_options import answers
     from batchrun.commands.confirming import confirmed
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import answers, guards
+    from batchrun.commands.run_options import guards
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.resumed import resumed_options
 
@@ -181,8 +183,8 @@ def cancel(given: CancelArguments, state: Path) -> None:
       batchrun cancel results.jsonl.state
     """
     from batchrun.commands import cancel as cancelling
+    from batchrun.commands.answer_options import answers
     from batchrun.commands.confirming import confirmed
-    from batchrun.commands.run_options import answers
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.resumed import resumed_options
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
 from typing import Any, BinaryIO
 
 from batchrun.config import RequestOptions, SweepOptions
 from batchrun.prompts.fields import Fields, Finding
+from batchrun.prompts.identity import SeenIds
+from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.requests import prompt_chars
-from batchrun.prompts.shapes import LineError, Prompt, parse_line
+from batchrun.prompts.shapes import LineError, Prompt
 from batchrun.prompts.sources import Source, iter_source
 from batchrun.prompts.sweep import Sweep
 
@@ -109,28 +110,30 @@ def inspect(
     report = CheckReport(strict=strict)
     variants = Sweep(sweep or SweepOptions())
     fields = Fields(request or RequestOptions(), variants)
-    seen: dict[int, tuple[int, int]] = {}
+    rules = LineRules(request)
+    ids = SeenIds()
     files: list[str] = []
     for source in sources:
         files.append(source.path)
         report.files += 1
+        media = rules.media(source.origin)
         for line in iter_source(source, stdin):
             try:
-                prompt = parse_line(line.raw)
+                prompt = rules.parse(line.raw)
+                if media is not None:
+                    media.check(prompt.request)
                 variants.apply(prompt, 0)
             except LineError as error:
                 report.add_problem(source.path, line.number, error.message)
                 continue
-            if prompt.id is not None:
-                key = int.from_bytes(blake2b(prompt.id.encode(), digest_size=8).digest(), "big")
-                first = seen.setdefault(key, (report.files - 1, line.number))
-                if first != (report.files - 1, line.number):
-                    where = f"{files[first[0]]}:{first[1]}"
-                    way = "" if first[0] == report.files - 1 else "; with -o FOLDER/ each file may use it once"
-                    report.add_problem(source.path, line.number, f"duplicate id {prompt.id!r}, first at {where}{way}")
-                    continue
+            if prompt.id is not None and (first := ids.first(prompt.id, source.path, line.number)):
+                way = "" if first.rpartition(":")[0] == source.path else "; with -o FOLDER/ each file may use it once"
+                report.add_problem(source.path, line.number, f"duplicate id {prompt.id!r}, first at {first}{way}")
+                continue
             report.add_row(source.path, line.number, prompt, len(line.raw))
             fields.add(prompt, source.path, line.number)
+    if not report.problem_count:
+        rules.finish()
     report.findings = fields.findings()
     if not report.rows and not report.problem_count:
         report.add_problem(files[0] if files else "-", 1, "the input has no lines")

@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from batchrun import config
+from batchrun.commands.answer_options import answers, reasks, schema_option
 from batchrun.commands.arguments import JobArguments, RunArguments
 from batchrun.commands.definitions import OFF
 from batchrun.commands.request_arguments import RequestArguments
-from batchrun.commands.session_arguments import CheckArguments, GuardArguments
+from batchrun.commands.session_arguments import GuardArguments
+from batchrun.commands.templates import template_options
 from batchrun.endpoint.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError
 from batchrun.files.exactjson import dump
 from batchrun.files.paths import behind_links, look_at
-from batchrun.prompts.schemas import FORMAT_NAMES, read_schema
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
-from batchrun.results.structured import AnswerSchema
 from batchrun.runs.locations import results_name
 
 T = TypeVar("T")
@@ -62,7 +63,11 @@ def watch_options(given: JobArguments, folder: Path, output: Path) -> config.Run
     """
     path, is_folder = _output(f"{output}/", (str(folder),), None)
     place = Place((str(folder),), path, is_folder, state_of(path, is_folder=is_folder))
-    return _job_options(given, place, is_begun=False)
+    options = _job_options(given, place, is_begun=False)
+    if options.request.inline_files is None:
+        return options
+    # Those who may put files into the folder need not be those who may read this machine's.
+    return replace(options, request=replace(options.request, inline_files="in_folder"))
 
 
 def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config.RunOptions:
@@ -92,7 +97,7 @@ def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config
             limits=limits,
             max_retries=given.max_retries,
             unconfirmed=given.unconfirmed,
-            reask=_reask(given),
+            reask=reasks(given),
         ),
         guards=guards(given, config.GuardOptions()),
         answers=answers(given, config.AnswerOptions(require_text=given.require_text)),
@@ -133,52 +138,14 @@ def request_options(given: RequestArguments) -> tuple[config.RequestOptions, con
         _refuse_unsendable(option, value)
     sweep = _sweep_options(given)
     override, default = _own_names("--set", given.set), _own_names("--default", given.default)
-    if given.system is not None and any("\ud800" <= char <= "\udfff" for char in given.system):
-        raise UsageError("--system is not valid UTF-8", "check the terminal's encoding")
-    return config.RequestOptions(override, default, given.chat, given.system, _schema(given)), sweep
-
-
-def _schema(given: RequestArguments) -> dict[str, object] | None:
-    if given.schema is None:
-        return None
-    for option, parameters in (("--set", given.set), ("--default", given.default)):
-        if name := next((name for name in FORMAT_NAMES if name in (parameters or {})), None):
-            raise UsageError(f"{option} {name} contradicts --schema", "remove one of them")
-    schema = read_schema(given.schema)
+    for name, text in (("--system", given.system), ("--prompt", given.prompt)):
+        if text is not None and any("\ud800" <= char <= "\udfff" for char in text):
+            raise UsageError(f"{name} is not valid UTF-8", "check the terminal's encoding")
+    template, system = template_options(given)
+    files: config.InlineFiles | None = "anywhere" if given.inline_files or given.image_column is not None else None
+    schema = schema_option(given)
     _refuse_unsendable("--schema", schema)
-    AnswerSchema(schema)
-    return schema
-
-
-_REASKS_WITH_SCHEMA = 2
-"""Of small models, most answers that do not fit are right the second or third time."""
-
-
-def _reask(given: JobArguments) -> int:
-    is_checked = given.schema is not None or given.check is not None or given.require_text
-    if given.reask and not is_checked:
-        raise UsageError("--reask needs --schema, --check or --require-text", "add one of them, or remove --reask")
-    return _chosen(given.reask, _REASKS_WITH_SCHEMA if given.schema is not None else 0)
-
-
-def answers(given: CheckArguments, known: config.AnswerOptions) -> config.AnswerOptions:
-    """What answers must be in a session: what is given, and else what is known.
-
-    Raises:
-        UsageError: a check is not written as MODULE:FUNCTION.
-    """
-    check = given.check
-    if check is not None:
-        place, _, function = check.rpartition(":")
-        if not place or not all(part.isidentifier() for part in function.split(".")):
-            raise UsageError(f"--check {check!r} names no function", "give MODULE:FUNCTION, or FILE.py:FUNCTION")
-        if place.endswith(".py"):
-            check = f"{Path(place).absolute()}:{function}"
-    return config.AnswerOptions(
-        require_text=known.require_text,
-        check=_chosen(check, known.check),
-        check_timeout_s=_chosen(given.check_timeout, known.check_timeout_s),
-    )
+    return config.RequestOptions(override, default, given.chat, system, template, given.id_column, files, schema), sweep
 
 
 _UNCHECKED = "sampling_params."

@@ -19,8 +19,8 @@ from batchrun.commands.definitions import (
     text_value,
 )
 from batchrun.config import (
-    DEFAULT_CHECK_S,
     MOST_ROWS,
+    AnswerOptions,
     Bounds,
     CanaryAllows,
     HaltOptions,
@@ -102,7 +102,8 @@ class CheckArguments(Arguments):
     check_timeout: float | None = option(
         None,
         (FAILURES, 5),
-        f"Give up a call of --check after this many seconds: the answer is not valid. [default: {DEFAULT_CHECK_S:g}]",
+        "Give up a call of --check after this many seconds: the answer is not valid."
+        f" [default: {AnswerOptions().check_timeout_s:g}]",
         numbers(0.1, 3600, metavar="S"),
     )
 

@@ -11,9 +11,10 @@ from batchrun.config import FormatChoice, RequestOptions, RunOptions, SweepOptio
 from batchrun.errors import BatchrunError
 from batchrun.files.exactjson import load
 from batchrun.prompts.identity import is_written_so
+from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.requests import build_request, with_turns
-from batchrun.prompts.shapes import LineError, Prompt, parse_line
+from batchrun.prompts.shapes import LineError, Prompt
 from batchrun.prompts.sweep import ENDPOINT, Sweep, with_parameter
 from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import openai_line
@@ -58,6 +59,7 @@ class RowLines:
         endpoint: The endpoint of the run's jobs; a variant may name another one.
         form: The format of the result lines.
         amendments: The amendments of the rows; None: no row has one.
+        since: When this session began, UTC epoch seconds: files that are changed later are not sent. None: all are.
     """
 
     def __init__(
@@ -70,9 +72,13 @@ class RowLines:
         endpoint: str = "",
         form: FormatChoice = "batchrun",
         amendments: Amendments | None = None,
+        since: float | None = None,
     ) -> None:
         self._sources = sources
         self._reader = reader
+        rules = LineRules(request, reader.reading)
+        self._parse = rules.parse
+        self._media = {number: rules.media(source.origin, since) for number, source in sources.items()}
         self._sweep = Sweep(sweep, reader.reading)
         self._request = request
         self._endpoint = endpoint
@@ -81,7 +87,12 @@ class RowLines:
 
     @classmethod
     def of(
-        cls, options: RunOptions, sources: Mapping[int, SourceRecord], reader: LineReader, amendments: Amendments
+        cls,
+        options: RunOptions,
+        sources: Mapping[int, SourceRecord],
+        reader: LineReader,
+        amendments: Amendments,
+        since: float | None = None,
     ) -> Self:
         """The lines of a run with these options."""
         return cls(
@@ -92,6 +103,7 @@ class RowLines:
             endpoint=options.endpoint,
             form=options.format,
             amendments=amendments,
+            since=since,
         )
 
     def output(self, row: RowRecord) -> int:
@@ -110,7 +122,7 @@ class RowLines:
             path = "" if source is None else source.path
             return LineChangedError(f"{path}:{row.line} has changed during the run")
         try:
-            return parse_line(raw, self._reader.reading)
+            return self._parse(raw)
         except LineError as error:
             return InvalidLineError(error.message, raw)
 
@@ -137,6 +149,15 @@ class RowLines:
         """Use amendments that the next commit writes; None: they are committed."""
         if self._amendments is not None:
             self._amendments.note(uncommitted or {})
+
+    def inlined(self, row: RowRecord, request: dict[str, Any]) -> dict[str, Any]:
+        """The request of a row with the content of the files that it names, if the run sends that.
+
+        Raises:
+            LineError: a file cannot be read, or has changed since the session began.
+        """
+        media = self._media.get(row.source)
+        return request if media is None else media.inlined(request)
 
     def read_request(self, row: RowRecord) -> dict[str, Any] | None:
         """The request of a row, from its line read again; None if the line has changed."""

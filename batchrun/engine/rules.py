@@ -39,7 +39,7 @@ class Rules:
         Raises:
             UsageError: the schema is not valid, or the library for it is missing.
         """
-        if not options.checks_answers:
+        if not has_rules(options):
             return None
         given, schema = options.answers, options.request.schema
         checker = None if given.check is None else Checker(given.check, given.check_timeout_s)
@@ -74,6 +74,12 @@ class Rules:
         """End the processes of the function."""
         if self._checker is not None:
             self._checker.close()
+
+
+def has_rules(options: RunOptions) -> bool:
+    """Whether an answer must keep rules to be a result."""
+    given = options.answers
+    return options.request.schema is not None or given.require_text or given.check is not None
 
 
 def refuse_unusable_rules(options: RunOptions) -> None:

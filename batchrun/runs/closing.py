@@ -15,6 +15,7 @@ from batchrun.config import RETENTION_S, VERSION
 from batchrun.display.summary import FailureGroup, Percentiles, Summary, WorkerGroup
 from batchrun.display.timeline import Timeline
 from batchrun.engine.driver import Outcome
+from batchrun.engine.rules import has_rules
 from batchrun.errors import OutputError, StoppedError
 from batchrun.results.superseded import superseded_path
 from batchrun.results.text import CONTEXT_FULL, MARKS
@@ -127,7 +128,7 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
     )
     for mark in (*MARKS, CONTEXT_FULL):
         setattr(summary, mark, counters.get(mark, 0))
-    if options.checks_answers:
+    if has_rules(options):
         more = count_tries(store)
         at_once = summary.succeeded - summary.shared - sum(more.values())
         summary.tries = {str(tries): rows for tries, rows in ({1: at_once} | more).items()}

@@ -111,6 +111,7 @@ def _merge(
         raise InputError(
             str(problems), f"fix the lines ({look} lists all of them), or run only the valid ones: --skip-invalid"
         )
+    validation.rules.finish()
     validation.fields.tell_all(partial(warn, observer), strict=options.strict)
     merged = merge(
         store,

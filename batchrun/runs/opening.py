@@ -338,7 +338,7 @@ class _Opening:
         for path in reader.missing:
             observer.message(f"{path} is missing: results collected without it lack the carried fields of its lines")
         amendments = Amendments(store)
-        lines = RowLines.of(self._options, sources, reader, amendments)
+        lines = RowLines.of(self._options, sources, reader, amendments, self._wall())
         if redo is not None:
             supersede(store, redo, lines, observer, session=self._session)
             amendments.note()

@@ -17,9 +17,10 @@ from batchrun.errors import UsageError
 from batchrun.files.streams import stdin_bytes
 from batchrun.prompts.fields import Fields
 from batchrun.prompts.identity import known_by, line_digest, parts, request_key
+from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.lines import RawLine
 from batchrun.prompts.requests import build_request
-from batchrun.prompts.shapes import READING, LineError, Prompt, Shape, parse_line
+from batchrun.prompts.shapes import READING, LineError, Prompt, Shape
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sources import STDIN, Source, SourceKind, iter_source
 from batchrun.prompts.sweep import ENDPOINT, MAX_ROWS, REPEAT, Sweep
@@ -98,7 +99,7 @@ class Validation:
     ) -> None:
         self._options = options
         self._records = records
-        self._reading = reading
+        self.rules = LineRules(options.request, reading)
         self._observer = observer
         self._sweep = Sweep(options.sweep, reading)
         self._shard = None if options.shard is None else Shard.parse(options.shard)
@@ -148,6 +149,8 @@ class Validation:
         shape, rows, size = None, 0, self._sweep.size
         is_swept = bool(self._sweep)
         is_plain = not is_swept and self._key_of is None
+        parse = self.rules.parse
+        media = {record.source: self.rules.media(record.origin) for record in self._records}
         for count, (record, line) in enumerate(self._plain_lines(), 1):
             if self.limit is not None and rows >= self.limit:
                 return
@@ -155,9 +158,11 @@ class Validation:
             if count % _PROGRESS_EVERY_LINES == 0:
                 self._observer.message(f"reading: {count:,} lines so far")
             try:
-                prompt = parse_line(line.raw, self._reading)
+                prompt = parse(line.raw)
                 if is_swept:
                     self._sweep.apply(prompt, 0)
+                if (files := media[record.source]) is not None:
+                    files.check(prompt.request)
             except LineError as error:
                 self.problems.add(f"{record.path}:{line.number}", error.message)
                 if self._options.skip_invalid:

@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from tests.bench import checks, queues, sizes, speed
+from tests.bench import checks, queues, sizes, speed, templates
 from tests.bench.figures import Asked
 
 FIGURES = {
@@ -26,6 +26,7 @@ FIGURES = {
     "cpu": speed.cpu,
     "start-up": speed.start_up,
     "schema": checks.schema,
+    "templates": templates.templates,
 }
 LONG = {"lognormal-wide": queues.lognormal_wide, "cold": queues.cold, "million": sizes.million}
 """Only when they are asked for: minutes each."""

@@ -76,7 +76,7 @@ def test_a_run_is_resumed_with_the_check_that_its_user_gives_again(folder: Path)
 
 
 def test_a_dry_run_shows_what_the_schema_adds(folder: Path):
-    done = run(folder, "--schema", "n int", "--dry-run")
+    done = run(folder, "--schema", "n int", "--dry-run", "all")
     first = orjson.loads(done.stdout.splitlines()[0])
     schema = first["input"]["sampling_params"]["response_format"]["json_schema"]["schema"]
     assert schema["properties"] == {"n": {"type": "integer"}}

@@ -55,6 +55,7 @@ LIBRARIES = {
     "click": {"cli"},
     "xllamacpp": {"local"},
     "jsonschema_rs": {"results.structured"},
+    "minijinja": {"prompts.jinja"},
     "asyncio": {"endpoint", "local", "engine", "runs", "commands", "api"},
     "time": {"engine", "local", "commands"},
     "random": {"local", "commands"},
