@@ -179,6 +179,8 @@ class RequestOptions:
     inline_files: InlineFiles | None = None
     """`--inline-files`: send the content of files that a line names: any files, or (`watch`) only those in the folder
     of its input. None: a path is sent as it is."""
+    schema: dict[str, object] | None = None
+    """`--schema`: the JSON schema that answers are asked to fit, and must fit; None for any text."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RequestOptions:
@@ -259,6 +261,8 @@ class SchedulerOptions:
     """Further submissions of one row after a retryable failure; 0 for none."""
     unconfirmed: UnconfirmedPolicy = "resubmit"
     """What to do with a submission whose answer never arrived."""
+    reask: int = 0
+    """Further submissions of one row whose answers are not valid; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +299,18 @@ class GuardOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """What else an answer must be, to be a result. Each may differ from one session to the next."""
+
+    require_text: bool = False
+    """`--require-text`: it has a text that was not cut off."""
+    check: str | None = None
+    """`--check`: a function accepts it, `MODULE:FUNCTION` or `FILE.py:FUNCTION`, the file with its absolute path."""
+    check_timeout_s: float = 10.0
+    """`--check-timeout`: how many seconds the function may take for one answer: more than any rule needs."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """All options of `batchrun run`; kept in the state file, so that `resume` can use them."""
 
@@ -311,6 +327,7 @@ class RunOptions:
     policy: JobPolicy = field(default_factory=JobPolicy)
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     guards: GuardOptions = field(default_factory=GuardOptions)
+    answers: AnswerOptions = field(default_factory=AnswerOptions)
     limit: int | None = None
     """Only the first N rows; None for all."""
     shard: str | None = None
@@ -377,5 +394,6 @@ class RunOptions:
                 "policy": JobPolicy(**data["policy"]),
                 "scheduler": SchedulerOptions(**scheduler),
                 "guards": GuardOptions(**guards),
+                "answers": AnswerOptions(**data.get("answers", {})),
             }
         )

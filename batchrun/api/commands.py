@@ -16,11 +16,12 @@ from batchrun.commands import report as reporting
 from batchrun.commands import status as looking
 from batchrun.commands import verify as verification
 from batchrun.commands.check import CheckReport
+from batchrun.commands.confirming import confirmed
 from batchrun.commands.export import Exported
 from batchrun.commands.findings import Verification
 from batchrun.commands.merge import MergeReport
 from batchrun.commands.request_arguments import RequestArguments
-from batchrun.commands.run_options import confirms_base_url, refuse_wrong_parameters, request_options
+from batchrun.commands.run_options import refuse_wrong_parameters, request_options
 from batchrun.commands.session_arguments import CancelArguments
 from batchrun.commands.status import RunStatus
 from batchrun.config import ResultFormat
@@ -152,5 +153,5 @@ def cancel(state: PathLike, *, api_key: str | None = None, base_url: str | None 
         BatchrunError: nothing was cancelled.
     """
     options = resumed_options(state_file(state))
-    confirmed = confirms_base_url(CancelArguments(base_url=base_url), options)
-    return cancelling.cancel(options, observer=NullObserver(), api_key=api_key, confirmed_url=confirmed)
+    given = confirmed(CancelArguments(base_url=base_url), options)
+    return cancelling.cancel(options, observer=NullObserver(), api_key=api_key, confirmed=given)

@@ -22,6 +22,7 @@ from batchrun.files.streams import stdout_bytes
 if TYPE_CHECKING:
     from batchrun.config import RunOptions
     from batchrun.display.summary import Summary
+    from batchrun.runs.trust import GivenByCommand
 
 
 @command
@@ -70,14 +71,16 @@ def resume(given: ResumeArguments, state: Path) -> None:
       batchrun resume results.jsonl.state --retry-failed --only timed_out
       batchrun resume results.jsonl.state --max-cost 80
     """
+    from batchrun.commands.answer_options import answers
+    from batchrun.commands.confirming import confirmed
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import confirms_base_url, guards
+    from batchrun.commands.run_options import guards
     from batchrun.runs.resumed import resumed_options
 
     options = resumed_options(state, repair=given.repair)
-    options = replace(options, guards=guards(given, options.guards))
+    options = replace(options, guards=guards(given, options.guards), answers=answers(given, options.answers))
     refuse_local_options(given, options)
-    _run(options, given, given.api_key_file, resumed=True, confirmed_url=confirms_base_url(given, options))
+    _run(options, given, given.api_key_file, confirmed=confirmed(given, options))
 
 
 @command
@@ -97,13 +100,15 @@ def redo(given: RedoArguments, state: Path) -> None:
       jq -r 'select(.score < 3).id' judged.jsonl | batchrun redo results.jsonl.state --ids - --yes
     """
     from batchrun.commands import redo as redoing
+    from batchrun.commands.answer_options import answers
+    from batchrun.commands.confirming import confirmed
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import confirms_base_url, guards
+    from batchrun.commands.run_options import guards
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.resumed import resumed_options
 
     options = resumed_options(state)
-    options = replace(options, guards=guards(given, options.guards))
+    options = replace(options, guards=guards(given, options.guards), answers=answers(given, options.answers))
     refuse_local_options(given, options)
     api_key = find_key(options, key_file=given.api_key_file)
     observer = make_observer(given, api_key)
@@ -113,7 +118,7 @@ def redo(given: RedoArguments, state: Path) -> None:
         observer=observer,
         confirm=observer.message if given.yes else _confirm,
         api_key=api_key,
-        confirmed_url=confirms_base_url(given, options),
+        confirmed=confirmed(given, options),
     )
     _finish(summary, given)
 
@@ -181,16 +186,18 @@ def cancel(given: CancelArguments, state: Path) -> None:
       batchrun cancel results.jsonl.state
     """
     from batchrun.commands import cancel as cancelling
-    from batchrun.commands.run_options import confirms_base_url
+    from batchrun.commands.answer_options import answers
+    from batchrun.commands.confirming import confirmed
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.resumed import resumed_options
 
     options = resumed_options(state)
+    options = replace(options, answers=answers(given, options.answers))
     api_key = find_key(options, key_file=given.api_key_file)
     summary = cancelling.cancel(
         options,
         observer=make_observer(given, api_key),
-        confirmed_url=confirms_base_url(given, options),
+        confirmed=confirmed(given, options),
         api_key=api_key,
         notify_url=given.notify,
     )
@@ -202,16 +209,22 @@ def _run(
     given: SessionArguments,
     key_file: Path | None,
     *,
-    resumed: bool = False,
-    confirmed_url: bool = False,
+    confirmed: GivenByCommand | None = None,
 ) -> NoReturn:
+    """Run or, with what the command confirms, resume."""
     from batchrun.commands import run as running
     from batchrun.endpoint.credentials import find_key
+    from batchrun.runs.trust import EVERYTHING
 
     api_key = find_key(options, key_file=key_file)
     observer = make_observer(given, api_key)
     summary = running.run(
-        options, given, observer=observer, api_key=api_key, resumed=resumed, confirmed_url=confirmed_url
+        options,
+        given,
+        observer=observer,
+        api_key=api_key,
+        resumed=confirmed is not None,
+        confirmed=confirmed or EVERYTHING,
     )
     _finish(summary, given)
 

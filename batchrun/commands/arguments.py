@@ -23,6 +23,7 @@ from batchrun.commands.definitions import (
 )
 from batchrun.commands.request_arguments import RequestArguments
 from batchrun.commands.session_arguments import (
+    CheckArguments,
     GuardArguments,
     KeyArguments,
     LocalArguments,
@@ -49,7 +50,7 @@ _DEFAULTS = SchedulerOptions()
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
-class JobArguments(RequestArguments, GuardArguments, KeyArguments, LocalArguments, ShowArguments):
+class JobArguments(RequestArguments, CheckArguments, GuardArguments, KeyArguments, LocalArguments, ShowArguments):
     """Options of a run, whatever its inputs and outputs are."""
 
     config: Path | None = option(
@@ -119,6 +120,16 @@ class JobArguments(RequestArguments, GuardArguments, KeyArguments, LocalArgument
         (FAILURES, 1),
         "Retries of a row after a failure that another try may fix; 0: none.",
         numbers(0, 1000, whole=True),
+    )
+    reask: int | None = option(
+        None,
+        (FAILURES, 1),
+        "Ask again, with another seed, when an answer does not fit --schema or is refused by --check or"
+        " --require-text: at most N times, each of them paid for. [default: 2 with --schema, else 0]",
+        numbers(0, 100, whole=True),
+    )
+    require_text: bool = option(
+        False, (FAILURES, 2), "Treat answers that are empty, filtered or cut off as failures (invalid_output)."
     )
     skip_invalid: bool = option(
         False,

@@ -24,7 +24,7 @@ def cancel(
     options: RunOptions,
     *,
     observer: Observer,
-    confirmed_url: bool = False,
+    confirmed: GivenByCommand,
     api_key: str | None = None,
     notify_url: str | None = None,
 ) -> Summary:
@@ -33,7 +33,7 @@ def cancel(
     Args:
         options: The options in the run's state file.
         observer: Receives messages for the user.
-        confirmed_url: Whether the user has confirmed the run's base URL in this command.
+        confirmed: Which options the command itself gives.
         api_key: None: it is looked up, see `find_key`.
         notify_url: URL that is notified at the end; None: no notification.
 
@@ -42,7 +42,6 @@ def cancel(
     """
     refuse_bad_urls(options, notify_url)
     key, state = find_key(options, api_key), options.state
-    confirmed = GivenByCommand(base_url=confirmed_url, paths=False)
     was_asked = ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
     wall, leaving = WallClock(steady_s, time.time), Leaving()
     with (

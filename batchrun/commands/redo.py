@@ -18,6 +18,7 @@ from batchrun.files.streams import stdin_bytes
 from batchrun.results.conditions import Conditions
 from batchrun.runs.choosing import Chosen, Selection, choose
 from batchrun.runs.superseding import Redo, refuse_foreign_superseded
+from batchrun.runs.trust import GivenByCommand
 from batchrun.state.lock import StateLock
 from batchrun.state.reader import StateReader
 
@@ -33,7 +34,7 @@ def redo(
     observer: Observer,
     confirm: Callable[[str], object],
     api_key: str | None = None,
-    confirmed_url: bool = False,
+    confirmed: GivenByCommand,
 ) -> Summary:
     """Run rows again that have ended.
 
@@ -43,7 +44,7 @@ def redo(
         observer: Receives messages and progress for the user.
         confirm: Called with what will be run and paid for; raises an error if the user does not agree.
         api_key: None: it is looked up, see `find_key`.
-        confirmed_url: Whether the user has confirmed the run's base URL in this command.
+        confirmed: Which options the command itself gives.
 
     Raises:
         BatchrunError: nothing was sent, or batchrun has a defect. Before the user has agreed, nothing has changed.
@@ -62,7 +63,7 @@ def redo(
         observer=observer,
         api_key=api_key,
         resumed=True,
-        confirmed_url=confirmed_url,
+        confirmed=confirmed,
         redo=Redo(chosen, override),
     )
 

@@ -25,7 +25,7 @@ from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive, drive_requests
 from batchrun.runs.opening import open_on_requests, open_run
 from batchrun.runs.superseding import Redo
-from batchrun.runs.trust import GivenByCommand
+from batchrun.runs.trust import EVERYTHING, GivenByCommand
 from batchrun.scheduler.failures import FailureKind
 
 
@@ -36,7 +36,7 @@ def run(
     observer: Observer,
     api_key: str | None = None,
     resumed: bool = False,
-    confirmed_url: bool = False,
+    confirmed: GivenByCommand = EVERYTHING,
     requests: Iterable[bytes] | None = None,
     channel: RunSide | None = None,
     leaving: Leaving | None = None,
@@ -51,7 +51,7 @@ def run(
         api_key: None: it is looked up, see `find_key`.
         resumed: Whether the options come from the state file. Then stdin is read from its copy, and the state file must
             prove that the user chose its base URL, and its files outside its folder.
-        confirmed_url: Whether the user has confirmed a resumed run's base URL in this command.
+        confirmed: Which options the command itself gives.
         requests: Input lines from a calling program; None: the inputs are files.
         channel: Where further requests of the program come from; None: there are none.
         leaving: Lets other threads ask the session to leave; None: none will.
@@ -65,7 +65,6 @@ def run(
     key = find_key(options, api_key)
     local = as_before(given, options.state) if options.is_local else given
     worker = local_worker(local, observer) if options.is_local else None
-    confirmed = GivenByCommand(base_url=confirmed_url or not resumed, paths=not resumed)
     if len(options.endpoints) > 1 and not options.state.exists():
         in_loop(refuse_unknown_endpoints(options, key))
     leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)

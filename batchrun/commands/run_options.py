@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from batchrun import config
+from batchrun.commands.answer_options import answers, reasks, schema_option
 from batchrun.commands.arguments import JobArguments, RunArguments
 from batchrun.commands.definitions import OFF
 from batchrun.commands.request_arguments import RequestArguments
-from batchrun.commands.session_arguments import ConfirmArguments, GuardArguments
+from batchrun.commands.session_arguments import GuardArguments
 from batchrun.commands.templates import template_options
-from batchrun.config import without_user
 from batchrun.endpoint.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError
 from batchrun.files.exactjson import dump
@@ -98,8 +98,10 @@ def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config
             limits=limits,
             max_retries=given.max_retries,
             unconfirmed=given.unconfirmed,
+            reask=reasks(given),
         ),
         guards=guards(given, config.GuardOptions()),
+        answers=answers(given, config.AnswerOptions(require_text=given.require_text)),
         limit=given.limit,
         shard=None if place.shard is None else str(place.shard),
         strict=given.strict,
@@ -142,7 +144,9 @@ def request_options(given: RequestArguments) -> tuple[config.RequestOptions, con
             raise UsageError(f"{name} is not valid UTF-8", "check the terminal's encoding")
     template, system = template_options(given)
     files: config.InlineFiles | None = "anywhere" if given.inline_files or given.image_column is not None else None
-    return config.RequestOptions(override, default, given.chat, system, template, given.id_column, files), sweep
+    schema = schema_option(given)
+    _refuse_unsendable("--schema", schema)
+    return config.RequestOptions(override, default, given.chat, system, template, given.id_column, files, schema), sweep
 
 
 _UNCHECKED = "sampling_params."
@@ -249,25 +253,6 @@ def _sweep_options(given: RequestArguments) -> config.SweepOptions:
     options = config.SweepOptions(keys, given.repeat)
     Sweep(options)
     return options
-
-
-def confirms_base_url(given: ConfirmArguments, options: config.RunOptions) -> bool:
-    """Whether the command or the environment confirms the base URL of a run that is known from its state file.
-
-    Raises:
-        UsageError: the command gives another URL.
-    """
-    url = given.base_url
-    if url is None:
-        return False
-    if url.rstrip("/") != options.base_url:
-        if "base_url" not in given.from_environment:
-            raise UsageError(
-                f"--base-url {without_user(url)}: the run uses {without_user(options.base_url)}",
-                "give that URL, or start a new run with another --output",
-            )
-        return False
-    return given.insecure_http or not config.is_plain_http(url)
 
 
 def guards(given: GuardArguments, known: config.GuardOptions) -> config.GuardOptions:

@@ -18,7 +18,16 @@ from batchrun.commands.definitions import (
     option,
     text_value,
 )
-from batchrun.config import MOST_ROWS, Bounds, CanaryAllows, HaltOptions, InterruptPolicy, ProgressMode, WorkerChoice
+from batchrun.config import (
+    MOST_ROWS,
+    AnswerOptions,
+    Bounds,
+    CanaryAllows,
+    HaltOptions,
+    InterruptPolicy,
+    ProgressMode,
+    WorkerChoice,
+)
 
 _HALT = Values("halt", "N|N%|off", Bounds(1, MOST_ROWS, whole=True))
 
@@ -80,6 +89,26 @@ class GuardArguments(Arguments):
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class CheckArguments(Arguments):
+    """The function that checks answers. None keeps the stored one."""
+
+    check: str | None = option(
+        None,
+        (FAILURES, 3),
+        "Call FUNCTION with each result, in a process of its own; it returns or raises why the answer is not valid."
+        " MODULE is imported from this folder, or is a FILE.py.",
+        text_value("MODULE:FUNCTION"),
+    )
+    check_timeout: float | None = option(
+        None,
+        (FAILURES, 5),
+        "Give up a call of --check after this many seconds: the answer is not valid."
+        f" [default: {AnswerOptions().check_timeout_s:g}]",
+        numbers(0.1, 3600, metavar="S"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class RetryArguments(Arguments):
     """What to repeat or repair when a run is resumed."""
 
@@ -112,8 +141,8 @@ class KeyArguments(Arguments):
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
-class ConfirmArguments(KeyArguments):
-    """Confirms the base URL of a run that is known only from its state file, which may come from somebody else."""
+class ConfirmArguments(KeyArguments, CheckArguments):
+    """Confirms what a run does that is known only from its state file, which may come from somebody else."""
 
     base_url: str | None = option(
         None,

@@ -152,6 +152,8 @@ def render(status: RunStatus) -> str:
         lines += [f"  cost  {first}", *(f"        {line}" for line in more)]
     if s.shared:
         lines.append(f"  rows that share the answer to an equal request: {s.shared:,}")
+    if s.counters.get("reasks"):
+        lines.append(f"  asked again because an answer was not valid: {s.counters['reasks']:,}")
     if s.counters.get("unconfirmed"):
         lines.append(f"  unconfirmed submissions (possible duplicates): {s.counters['unconfirmed']:,}")
     if s.counters.get("mismatched"):

@@ -20,6 +20,7 @@ from batchrun.display.summary import Observer, Summary
 from batchrun.endpoint.credentials import find_key
 from batchrun.engine.clock import WallClock, steady_s
 from batchrun.engine.driver import Outcome
+from batchrun.engine.rules import refuse_unusable_rules
 from batchrun.engine.signals import Leaving, cancellable
 from batchrun.errors import BatchrunError, OutputError, RefusedError, StoppedError, UsageError
 from batchrun.local.workers import Worker
@@ -51,6 +52,7 @@ def watch(
         BatchrunError: nothing more can be run, or batchrun has a defect. A refused or stopped file is only shown.
     """
     refuse_bad_urls(options, given.notify)
+    refuse_unusable_rules(options)
     key = find_key(options, api_key)
     worker = local_worker(given, observer) if options.is_local else None
     rng = random.Random()  # noqa: S311 - jitter, not a secret

@@ -216,6 +216,10 @@ class Summary:
     """API calls that were answered with 429 or 408."""
     retries: int = 0
     """Repeated submissions."""
+    reasks: int = 0
+    """Submissions made because the answer before was not valid; each is paid for."""
+    tries: dict[str, int] = field(default_factory=dict)
+    """For each number of answers that it took, how many rows have a result; empty if answers are not checked."""
     unconfirmed: int = 0
     """Submissions whose answer never arrived: each may have become a job that costs money."""
     results: list[Path] = field(default_factory=list)

@@ -62,6 +62,14 @@ def _failures(s: Summary) -> list[str]:
     return lines
 
 
+def _tries(s: Summary) -> list[str]:
+    if not s.reasks:
+        return []
+    valid = ", ".join(f"{number}: {rows:,}" for number, rows in s.tries.items())
+    again = f"  asked again {counted(s.reasks, 'time')}, because an answer was not valid"
+    return [again, f"  valid       rows by the number of tries: {valid}"] if valid else [again]
+
+
 def _broken(s: Summary) -> list[str]:
     others = sum(group.failed for group in s.workers) - sum(group.failed for group in s.broken)
     lines = [
@@ -96,7 +104,7 @@ def _figures(s: Summary) -> list[str]:
         lines.append(f"  window      {line} {min(s.windows):,} to {max(s.windows):,} jobs in flight")
     if s.retries:
         lines.append(f"  retries     {s.retries:,}")
-    lines += _broken(s)
+    lines += [*_tries(s), *_broken(s)]
     if s.shared:
         lines.append(f"  shared      {counted(s.shared, 'row')} with the answer to an equal request")
     if s.mismatched:

@@ -9,9 +9,10 @@ from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.transport import Transport
 from batchrun.engine.judging import find_flaw, judge, partial_output
+from batchrun.engine.rules import Draft, Rules
 from batchrun.engine.streamed import Streamed
 from batchrun.scheduler.events import RowAnswer
-from batchrun.scheduler.failures import Failure
+from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.state.records import OpenJob
 
 _JUDGED_ASIDE_BYTES = 1 << 17
@@ -26,14 +27,24 @@ class Answers:
         transport: Splits an answer into those of the job's rows.
         streamed: Reads the output of jobs that was only streamed.
         inspect_output: Whether to look for errors inside the output of completed jobs.
+        rules: What an answer must keep to be a result; None for no rules.
+        draft: Makes the record of an answer, for the rules.
     """
 
     def __init__(
-        self, client: EndpointClient, transport: Transport, streamed: Streamed, *, inspect_output: bool
+        self,
+        client: EndpointClient,
+        transport: Transport,
+        streamed: Streamed,
+        *,
+        inspect_output: bool = True,
+        rules: Rules | None = None,
+        draft: Draft | None = None,
     ) -> None:
         self._client = client
         self._transport = transport
-        self._streamed = streamed
+        self.streamed = streamed
+        self._refuse = None if rules is None or draft is None else partial(rules.refuse, draft=draft)
         self._judge = partial(judge, inspect_output=inspect_output, hide=client.hide)
         self._by_row: dict[int, JobAnswer] = {}
         self._sent: dict[int, tuple[int, ...]] = {}
@@ -56,7 +67,8 @@ class Answers:
             look_for_flaws: Whether to look for flaws in results.
 
         Returns:
-            The job's status, COMPLETED only if a row has a result; and what the answer means for each row.
+            The job's status, COMPLETED only if a row has a result or an invalid answer; and what the answer means for
+            each row.
         """
         sent = self._sent.pop(job, rows)
         said = []
@@ -66,10 +78,12 @@ class Answers:
                 failure = self._judge(part) if is_small else await asyncio.to_thread(self._judge, part)
                 if failure is not None:
                     failure = await self._failed(part, failure, is_alone=len(sent) == 1)
+                if failure is None and self._refuse is not None:
+                    failure = await self._refuse(row, part, aside=not is_small)
                 said.append(RowAnswer(failure, find_flaw(part.output) if look_for_flaws and failure is None else None))
                 self._by_row[row] = part
-        has_result = said[0].failure is None or any(each.failure is None for each in said)
-        status = "FAILED" if answer.status is JobStatus.COMPLETED and not has_result else answer.status.value
+        is_served = any(_is_answered(each.failure) for each in said)
+        status = "FAILED" if answer.status is JobStatus.COMPLETED and not is_served else answer.status.value
         return status, tuple(said)
 
     def pop(self, row: int) -> JobAnswer | None:
@@ -81,9 +95,13 @@ class Answers:
 
         The answer of a failed row keeps any partial output.
         """
-        found = await self._streamed.complete(answer, failure, self._judge) if is_alone else failure
+        found = await self.streamed.complete(answer, failure, self._judge) if is_alone else failure
         if found is not None:
             answer.output, answer.error = partial_output(answer), None
             if answer.output is None:
                 self._client.release(answer)
         return found
+
+
+def _is_answered(failure: Failure | None) -> bool:
+    return failure is None or failure.kind is FailureKind.INVALID_OUTPUT

@@ -10,7 +10,7 @@ from batchrun.engine.endings import Ending
 from batchrun.results.text import MARKS, AnswerTotals
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.budget import WorkerTime
-from batchrun.scheduler.failures import Failure
+from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 
@@ -55,6 +55,8 @@ class SessionCounts:
                 return ()
             case cmd.Finish():
                 self.failed += 1
+            case cmd.Requeue(failure=Failure(kind=FailureKind.INVALID_OUTPUT)):
+                return ("reasks",)
             case cmd.Requeue(failure=Failure()):
                 self.retries += 1
                 retried = ("retries",)

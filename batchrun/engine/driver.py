@@ -22,7 +22,6 @@ from batchrun.display.timeline import Timeline
 from batchrun.display.units import duration
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
-from batchrun.endpoint.transport import Transport
 from batchrun.engine.answers import Answers
 from batchrun.engine.commits import Commits
 from batchrun.engine.counts import SessionCounts
@@ -30,7 +29,6 @@ from batchrun.engine.endings import Ending
 from batchrun.engine.journal import Journal, Loaded, Outgoing
 from batchrun.engine.notices import Notices
 from batchrun.engine.signals import Wish
-from batchrun.engine.streamed import Streamed
 from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
@@ -64,12 +62,10 @@ class Engine:
         client: Talks to the endpoint.
         counts: Counts rows for the observer.
         observer: Shows the progress.
-        transport: Splits an answer into those of the job's rows.
-        streamed: Reads the output of jobs that was only streamed.
+        answers: Keeps and judges the answers of jobs.
         timeline: The course of the run so far; written now and then.
         thread: The thread in which the journal is written, shared by all that write the same state file.
         load: Loads further rows; None if all rows are in the journal.
-        inspect_output: Whether to look for errors inside the output of completed jobs.
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
     """
@@ -82,12 +78,10 @@ class Engine:
         counts: SessionCounts,
         observer: Observer,
         *,
-        transport: Transport,
-        streamed: Streamed,
+        answers: Answers,
         timeline: Timeline,
         thread: ThreadPoolExecutor,
         load: Callable[[int], Awaitable[Loaded]] | None = None,
-        inspect_output: bool = True,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -102,7 +96,7 @@ class Engine:
         self._wall = wall
         self._events: deque[ev.Event] = deque()
         self._wake = asyncio.Event()
-        self._answers = Answers(client, transport, streamed, inspect_output=inspect_output)
+        self._answers = answers
         self._requests: set[asyncio.Task[None]] = set()
         self._writing: asyncio.Task[None] | None = None
         self._interrupted = self._detaching = False
@@ -110,13 +104,13 @@ class Engine:
         self._failure: BaseException | None = None
         self._leaving = False
         self._tick_at = float("-inf")
-        self._calls = streamed.calls = self._commits.calls
+        self._calls = answers.streamed.calls = self._commits.calls
 
     def adopt(self) -> None:
         """Take over the jobs in flight of earlier sessions; call it before `run`."""
         now, wall_ms = self._clock(), self._wall() * 1000
         for job in self._journal.adopt():
-            tickets = tuple(ev.Ticket(row.row, row.attempts, row.retries, row.unconfirmed) for row in job.rows)
+            tickets = tuple(self._journal.ticket(row) for row in job.rows)
             self._answers.adopt(job)
             # If the wall clock was set since then, the job may seem to be in the future, or older than possible.
             age_s = min(max(wall_ms - job.submitted_ms, 0.0) / 1000, MAX_TTL_S)
@@ -226,7 +220,7 @@ class Engine:
             case cmd.Finish(failure=Failure(kind=kind, message=message)):
                 _LOG.info("row %d failed: %s: %s", ending.row, kind, message)
             case cmd.Requeue(failure=Failure(message=message)):
-                _LOG.info("row %d is retried: %s", ending.row, message)
+                _LOG.info("row %d is submitted again: %s", ending.row, message)
             case cmd.Hold():
                 _LOG.info("row %d is held: %s", ending.row, ending.message)
 
@@ -293,8 +287,9 @@ class Engine:
     async def _end(
         self, job: int, rows: tuple[int, ...], answer: JobAnswer, sent_at: float, *, was_polled: bool
     ) -> ev.JobEnded:
-        look = self._scheduler.canary.is_out
+        look, arrived_at = self._scheduler.canary.is_out, self._clock()
         status, said = await self._answers.take(job, rows, answer, look_for_flaws=look)
+        sent_at += self._clock() - arrived_at  # a slow check is no slow server
         delay_s = None if answer.delay_ms is None else answer.delay_ms / 1000
         execution_s = None if answer.execution_ms is None else answer.execution_ms / 1000
         return ev.JobEnded(job, status, said, delay_s, execution_s, sent_at, was_polled, answer.worker_id)

@@ -19,6 +19,7 @@ from batchrun.endpoint.transport import Transport
 from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.endings import Ending, failed_job, failure_record, job_end, job_info
+from batchrun.engine.reasking import asked_again
 from batchrun.engine.requests import RowRequests
 from batchrun.engine.rows import LineChangedError, RowLines
 from batchrun.errors import OutputError
@@ -28,6 +29,7 @@ from batchrun.results.text import CONTEXT_FULL, AnswerTotals, extract
 from batchrun.results.writer import ResultsFiles
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
+from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.state.records import Acceptance, Batch, FailureRecord, OpenJob, RowRecord, Share, Submission
 from batchrun.state.store import Store
 
@@ -146,8 +148,17 @@ class Journal:
             self._last_row = records[-1].row
         for record in records:
             self._rows[record.row] = record
-        tickets = [Ticket(record.row, record.attempts, record.retries, record.unconfirmed) for record in records]
-        return Loaded(tuple(tickets), exhausted=len(records) < count)
+        return Loaded(tuple([self.ticket(record) for record in records]), exhausted=len(records) < count)
+
+    def ticket(self, row: RowRecord) -> Ticket:
+        """A row as the scheduler knows it."""
+        amendment = self._lines.amendment(row.row)
+        asks = 0 if amendment is None else amendment.asks
+        return Ticket(row.row, row.attempts, row.retries, row.unconfirmed, asks)
+
+    def draft(self, row: int, answer: JobAnswer) -> bytes:
+        """See `RowLines.draft`."""
+        return self._lines.draft(self._rows[row], answer.output)
 
     def adopt(self) -> list[OpenJob]:
         """The jobs of earlier sessions that are still to be polled."""
@@ -183,9 +194,13 @@ class Journal:
         written = Written()
         digests = self._append_results(work, batch, written, now_ms)
         self._end_rows(work, batch, written, digests, now_ms)
+        if batch.amended:
+            self._lines.amend(dict(batch.amended))
         for submit in work.submits:
             self._submit(submit, batch, written, now_ms)
         self._store.commit(batch, self._session, now_ms)
+        if batch.amended:
+            self._lines.amend(None)
         for ending in work.endings:
             self._jobs.pop(ending.job, None)
             if not isinstance(ending, cmd.Requeue):
@@ -259,6 +274,14 @@ class Journal:
                 if is_completed:
                     batch.left.append((ending.row,))
                 self._rows[ending.row] = row._replace(retries=end.retries, unconfirmed=end.unconfirmed)
+                match ending.failure:
+                    case Failure(kind=FailureKind.INVALID_OUTPUT):
+                        self._amend(row, ending.failure, answer, batch)
+
+    def _amend(self, row: RowRecord, failure: Failure, answer: JobAnswer | None, batch: Batch) -> None:
+        request, known = self._lines.read_request(row), self._lines.amendment(row.row)
+        output = None if answer is None else answer.output
+        batch.amended.append((row.row, asked_again(request, known, failure, output, row.row)))
 
     def _fail(self, finish: cmd.Finish, answer: JobAnswer | None, batch: Batch, now_ms: int) -> None:
         assert finish.failure is not None  # noqa: S101 - a row without a result line

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.worker_errors import decode_error, find_hidden_error, is_empty_output
+from batchrun.results.structured import AnswerSchema
 from batchrun.results.text import broken_off, extract
 from batchrun.scheduler.events import Flaw
 from batchrun.scheduler.failures import Failure, FailureKind, classify_job, is_overrun
@@ -61,6 +62,42 @@ def find_flaw(output: Any) -> Flaw | None:
     return "cut off" if "truncated" in marks else None
 
 
+def refused(output: Any, *, schema: AnswerSchema | None, require_text: bool) -> Failure | None:
+    """Why a result is not valid; None if it is.
+
+    Args:
+        output: The output of a completed job.
+        schema: What the text of each choice must fit; None for anything.
+        require_text: Whether each answer must have a text that was not cut off.
+    """
+    found = extract(output)
+    if require_text and (flaw := _missing_text(found.marks)):
+        return Failure(FailureKind.INVALID_OUTPUT, flaw, found.text or "")
+    for number, text in enumerate(found.texts or ("",) if schema is not None else ()):
+        problem = schema.problem(text or "") if schema is not None else None
+        if problem is not None:
+            if "truncated" in found.marks:
+                problem = f"{_CUT_OFF}; {problem}"
+            elif not (text or "").strip():
+                problem = "the answer is empty"
+            which = f"choice {number}: " if len(found.texts) > 1 else ""
+            return Failure(FailureKind.INVALID_OUTPUT, which + problem, text or "")
+    return None
+
+
+def _missing_text(marks: Container[str]) -> str:
+    """What an answer lacks; empty if it has all of its text."""
+    if "truncated" in marks:
+        return _CUT_OFF
+    return next((said for mark, said in _NO_TEXT.items() if mark in marks), "")
+
+
+_CUT_OFF = "the answer was cut off, by max_tokens or by the end of the context"
+_NO_TEXT = {
+    "empty": "the answer is empty",
+    "filtered": "the answer was filtered, or refused by the model",
+    "reasoning_only": "the answer has only the model's reasoning",
+}
 _SILENT = {
     JobStatus.FAILED: (FailureKind.PLATFORM, "the job failed without an error message"),
     JobStatus.CANCELLED: (FailureKind.CANCELLED, "the job was cancelled by somebody else"),

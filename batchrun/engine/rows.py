@@ -18,12 +18,14 @@ from batchrun.prompts.shapes import LineError, Prompt
 from batchrun.prompts.sweep import ENDPOINT, Sweep, with_parameter
 from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import openai_line
-from batchrun.results.record import JobInfo, error_line, result_line, shared_line
-from batchrun.results.text import Text
+from batchrun.results.record import JobInfo, error_line, result_line, shared_line, write_line
+from batchrun.results.structured import NotJsonError, json_in
+from batchrun.results.text import Text, extract
 from batchrun.state.amendments import Amendments
-from batchrun.state.records import FailedJob, FailureRecord, RowRecord, SourceRecord
+from batchrun.state.records import Amendment, FailedJob, FailureRecord, RowRecord, SourceRecord
 
 NO_SWEEP, AS_WRITTEN = SweepOptions(), RequestOptions()
+_NO_JOB = JobInfo(None, "", 0, None, None, None, None, None)
 
 
 class LineChangedError(BatchrunError):
@@ -131,11 +133,22 @@ class RowLines:
             LineError: a value of the row's variant does not apply to the line.
         """
         prompt = self._sweep.apply(line, row.variant)
-        amendment = None if self._amendments is None else self._amendments.get(row.row)
+        amendment = self.amendment(row.row)
         if amendment is None:
             return build_request(prompt, self._request)
         override = {**self._request.override, **amendment.override}
+        if amendment.seed is not None:
+            override["seed"] = amendment.seed
         return with_turns(build_request(prompt, replace(self._request, override=override)), amendment.turns)
+
+    def amendment(self, row: int) -> Amendment | None:
+        """How a row's request differs from that of its line; None if it does not."""
+        return None if self._amendments is None else self._amendments.get(row)
+
+    def amend(self, uncommitted: Mapping[int, Amendment] | None) -> None:
+        """Use amendments that the next commit writes; None: they are committed."""
+        if self._amendments is not None:
+            self._amendments.note(uncommitted or {})
 
     def inlined(self, row: RowRecord, request: dict[str, Any]) -> dict[str, Any]:
         """The request of a row with the content of the files that it names, if the run sends that.
@@ -186,12 +199,37 @@ class RowLines:
             text=text,
             output=output,
             carried=carried,
+            read=self._read(text),
             variant=self._variant(row),
             file=self._sources[row.source].path,
             line=row.line,
             job=job,
             possible_duplicate=possible_duplicate,
             write=self._writer(row),
+        )
+
+    def _read(self, text: Text) -> dict[str, Any]:
+        """What was read from the text of an answer."""
+        if self._request.schema is not None and text.text is not None:
+            with suppress(NotJsonError):
+                return {"parsed": json_in(text.text)}
+        return {}
+
+    def draft(self, row: RowRecord, output: Any) -> bytes:
+        """The record that a row would have with an output, for a check: with its `request`, and without its `job`."""
+        text, line = extract(output), self.line(row)
+        carried, asked = ({}, {}) if isinstance(line, LineChangedError) else (line.carried, {"request": line.line})
+        return result_line(
+            row_id=row.id,
+            text=text,
+            output=output,
+            carried=carried,
+            read=self._read(text),
+            variant=self._variant(row),
+            file=self._sources[row.source].path,
+            line=row.line,
+            job=_NO_JOB,
+            write=lambda record: write_line({**{key: record[key] for key in record if key != "job"}, **asked}),
         )
 
     def shared(self, row: RowRecord, answer: Mapping[str, Any]) -> bytes:
@@ -254,7 +292,7 @@ class RowLines:
 
     def _as_amended(self, row: RowRecord, line: Prompt) -> Prompt:
         """A row's line with the parameters of the row alone."""
-        amendment = None if self._amendments is None else self._amendments.get(row.row)
+        amendment = self.amendment(row.row)
         for key, value in () if amendment is None else amendment.override.items():
             with suppress(LineError):  # raised for an `input` object that is not for vLLM
                 line = with_parameter(line, key, value)

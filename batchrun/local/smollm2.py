@@ -166,6 +166,8 @@ def _sequences(call: ModelCall) -> list[dict[str, Any]]:
     if not one.get("max_tokens"):
         default = _CHAT_MAX_TOKENS if is_chat else _COMPLETION_MAX_TOKENS
         one["max_tokens"] = one.pop("max_completion_tokens", None) or default
+    if not is_chat and (schema := _schema(one.get("response_format"))) is not None:
+        one["json_schema"] = schema  # llama.cpp knows `response_format` for chats alone
     if is_chat and one["stream"]:
         one["stream_options"] = {"include_usage": True}
     prompt = one.get("prompt")
@@ -180,6 +182,12 @@ def _sequences(call: ModelCall) -> list[dict[str, Any]]:
     if copies > 1 and isinstance(seed, int):
         return [{**body, "seed": seed + number} for body in bodies for number in range(copies)]
     return [body for body in bodies for _ in range(copies)]
+
+
+def _schema(response_format: Any) -> Any:
+    """The JSON schema that a request asks for; None if it asks for none."""
+    asked = response_format.get("json_schema") if isinstance(response_format, dict) else None
+    return asked.get("schema") if isinstance(asked, dict) else None
 
 
 def _joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:

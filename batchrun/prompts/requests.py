@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchrun.config import RequestOptions
+from batchrun.prompts.schemas import body_with_format, with_format
 from batchrun.prompts.shapes import Prompt, Shape
 
 
@@ -14,9 +15,10 @@ def build_request(prompt: Prompt, options: RequestOptions) -> dict[str, Any]:
 
     `--set` and `--default` go to the sampling parameters, or into the body of an OpenAI line. An `input` object gets
     them only if it is for vLLM, that is, if it has `prompt` or `messages`: other workers may not expect sampling
-    parameters. `--chat` and `--system` do not change `input` objects.
+    parameters. `--chat` and `--system` do not change `input` objects. `--schema` asks for its format in the same
+    places, unless the request asks for one of its own.
     """
-    if not (options.override or options.default or options.chat or options.system):
+    if not (options.override or options.default or options.chat or options.system or options.schema is not None):
         return prompt.request
     request = dict(prompt.request)
     match prompt.shape:
@@ -30,7 +32,7 @@ def build_request(prompt: Prompt, options: RequestOptions) -> dict[str, Any]:
             body = {**options.default, **request["openai_input"], **options.override}
             if isinstance(body.get("messages"), list):
                 body["messages"] = _with_system(body["messages"], options.system)
-            request["openai_input"] = body
+            request["openai_input"] = body_with_format(body, request["openai_route"], options.schema)
             return request
         case Shape.INPUT:
             if "prompt" not in request and "messages" not in request:
@@ -38,7 +40,7 @@ def build_request(prompt: Prompt, options: RequestOptions) -> dict[str, Any]:
     own = request.get("sampling_params")
     if own is not None and not isinstance(own, dict):
         return request  # an `input` object may be for any worker, which may use this name for something else
-    sampling = {**options.default, **(own or {}), **options.override}
+    sampling = with_format({**options.default, **(own or {}), **options.override}, options.schema)
     if sampling:
         request["sampling_params"] = sampling
     return request

@@ -70,17 +70,24 @@ def result_line(
     file: str,
     line: int,
     job: JobInfo,
+    read: Mapping[str, Any] | None = None,
     variant: Mapping[str, Any] | None = None,
     possible_duplicate: bool = False,
     write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
-    """The line of a row that succeeded, with its line end. `write` formats its record; None for our own format."""
+    """The line of a row that succeeded, with its line end.
+
+    `read` has what was read from the text, `parsed` if there is a schema. `write` formats the record; None for our own
+    format.
+    """
     record: dict[str, Any] = {"id": row_id, "status": "COMPLETED", "text": text.text}
     if len(text.texts) > 1:
         record["texts"] = text.texts
     record["finish_reason"] = text.finish_reason
     if len(text.finish_reasons) > 1:
         record["finish_reasons"] = text.finish_reasons
+    if read:
+        record |= read
     record["usage"] = {"input_tokens": text.input_tokens, "output_tokens": text.output_tokens}
     record["output"] = output
     _carry(record, carried)
@@ -273,7 +280,7 @@ TOO_DEEP = "nested too deeply to be written as JSON"
 _AROUND = 8
 """The levels of nesting that a record adds around a value."""
 
-_ANSWER = ("status", "text", "texts", "finish_reason", "finish_reasons", "usage", "output")
+_ANSWER = ("status", "text", "texts", "finish_reason", "finish_reasons", "parsed", "usage", "output")
 _OURS = frozenset({"id", *_ANSWER, "output_in_body", "variant", "source", "job", "carried"})
 
 

@@ -30,7 +30,7 @@ _IDENTITY = {
     "dedupe": "--dedupe",
 }
 _REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
-_REQUEST_IDENTITY |= {"id_column": "--id-column", "inline_files": "--inline-files"}
+_REQUEST_IDENTITY |= {"id_column": "--id-column", "inline_files": "--inline-files", "schema": "--schema"}
 _TEMPLATE_IDENTITY = {"prompt": "--prompt", "messages": "--messages-file", "raw": "--raw", "columns": "--columns"}
 _TEMPLATE_IDENTITY |= {"image_column": "--image-column"}
 _REQUEST_IDENTITY |= _TEMPLATE_IDENTITY
@@ -88,7 +88,9 @@ def new_place(options: RunOptions) -> str:
 
 def _given(option: str, value: Any) -> str:
     """An option with its value as it would be given on the command line; `no --chat` if it would not be given."""
-    if isinstance(value, dict):
+    if option == "--schema" and value is not None:
+        value = shown(value)
+    elif isinstance(value, dict):
         value = " ".join(f"{key}={item}" for key, item in value.items())
     if isinstance(value, tuple):
         value = ",".join(value)

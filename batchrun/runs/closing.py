@@ -15,6 +15,7 @@ from batchrun.config import RETENTION_S, VERSION
 from batchrun.display.summary import FailureGroup, Percentiles, Summary, WorkerGroup
 from batchrun.display.timeline import Timeline
 from batchrun.engine.driver import Outcome
+from batchrun.engine.rules import has_rules
 from batchrun.errors import OutputError, StoppedError
 from batchrun.results.superseded import superseded_path
 from batchrun.results.text import CONTEXT_FULL, MARKS
@@ -29,6 +30,7 @@ from batchrun.runs.superseding import committed_superseded
 from batchrun.scheduler.faulty_workers import ENDED_BY, FAILED_BY
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
+from batchrun.state.amendments import count_tries
 from batchrun.state.dedupe import count_shared
 from batchrun.state.reader import StateReader
 
@@ -112,6 +114,7 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
         calls={name.removeprefix("calls_"): n for name, n in counters.items() if name.startswith("calls_")},
         throttled=counters.get("throttled", 0),
         retries=counters.get("retries", 0),
+        reasks=counters.get("reasks", 0),
         workers=_workers(counters),
         unconfirmed=counters.get("unconfirmed", 0),
         mismatched=counters.get("mismatched", 0),
@@ -125,6 +128,10 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
     )
     for mark in (*MARKS, CONTEXT_FULL):
         setattr(summary, mark, counters.get(mark, 0))
+    if has_rules(options):
+        more = count_tries(store)
+        at_once = summary.succeeded - summary.shared - sum(more.values())
+        summary.tries = {str(tries): rows for tries, rows in ({1: at_once} | more).items()}
     return summary
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -14,12 +15,15 @@ from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
 from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.memory import MemoryBudget
+from batchrun.endpoint.protocol import JobAnswer
 from batchrun.endpoint.transport import OneRowPerJob
+from batchrun.engine.answers import Answers
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.fleet import Fleet
 from batchrun.engine.journal import Journal
+from batchrun.engine.rules import Rules
 from batchrun.engine.signals import Leaving
 from batchrun.engine.streamed import Streamed
 from batchrun.errors import StoppedError
@@ -156,6 +160,9 @@ class _Engines:
         self._first_job = run.store.next_job()
         self._memory = MemoryBudget(run.options.memory_bytes)
         self._transport = OneRowPerJob(run.options.policy)
+        self._rules = Rules.of(run.options)
+        if self._rules is not None:
+            stack.callback(self._rules.close)
 
     async def add(self, index: int, channel: RunSide | None = None) -> None:
         """Add the engine for one of the run's endpoints.
@@ -181,14 +188,27 @@ class _Engines:
             client,
             SessionCounts(run.store.counts(share), run.clock(), price_per_hour=options.guards.price_per_hour),
             self.fleet.observer_of(endpoint, alone=len(options.endpoints) == 1),
-            transport=self._transport,
-            streamed=Streamed(client, options.scheduler.limits.status, self._rng, run.clock),
+            answers=self._answers(client, journal),
             timeline=self._timeline,
             thread=self._thread,
             load=None if channel is None else channel.load,
-            inspect_output=options.inspect_output,
             clock=run.clock,
             wall=run.wall,
+        )
+
+    def _answers(self, client: EndpointClient, journal: Journal) -> Answers:
+        options = self._run.options
+
+        async def draft(row: int, answer: JobAnswer) -> bytes:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, journal.draft, row, answer)
+
+        return Answers(
+            client,
+            self._transport,
+            Streamed(client, options.scheduler.limits.status, self._rng, self._run.clock),
+            inspect_output=options.inspect_output,
+            rules=self._rules,
+            draft=draft,
         )
 
     def _client(self, endpoint: str) -> EndpointClient:

@@ -18,6 +18,7 @@ from batchrun.config import RunOptions
 from batchrun.display.summary import Observer
 from batchrun.display.units import counted
 from batchrun.engine.rows import RowLines
+from batchrun.engine.rules import refuse_unusable_rules
 from batchrun.errors import InputError
 from batchrun.files.folders import remove_empty
 from batchrun.files.urls import public_name
@@ -262,6 +263,7 @@ class _Opening:
             refuse_foreign_files(options, sources, None, repair=repair)
         else:
             self._is_changed = self._refuse_other_run()
+        refuse_unusable_rules(options)
 
     def _refuse_other_run(self) -> bool:
         """Refuse a state file of another run, or an outdated copy. It is opened read-only: a writer would change it.

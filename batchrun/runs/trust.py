@@ -1,9 +1,9 @@
 """Decides what a run may do only because its state file says so.
 
 A state file may come from somebody else, and it names the URL that the API key is sent to, files that are read and
-sent, and files that are written. What the command itself gives was chosen by its user. The state file keeps an HMAC of
-these choices under the API key, so `resume` needs no confirmation: nobody can make one without the key. The API's own
-URL, and files in the state file's folder, need no proof.
+sent, files that are written, and a function that is called. What the command itself gives was chosen by its user. The
+state file keeps an HMAC of these choices under the API key, so `resume` needs no confirmation: nobody can make one
+without the key. The API's own URL, and files in the state file's folder, need no proof.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class GivenByCommand(NamedTuple):
     base_url: bool = True
     paths: bool = True
     """Inputs and output."""
+    check: bool = True
+    """The function that checks answers."""
 
 
 EVERYTHING = GivenByCommand()
@@ -65,8 +67,8 @@ class Trust:
             sources: The run's inputs, as found.
 
         Raises:
-            StateError: it names another URL than the API's own, or a file outside its folder, and nothing proves that
-                a holder of the key chose it.
+            StateError: it names another URL than the API's own, a file outside its folder, or a function to call, and
+                nothing proves that a holder of the key chose it.
         """
         kept = store.get_setting(_SETTING)
         self._kept = set(map(str, kept)) if isinstance(kept, list) else set()
@@ -77,6 +79,9 @@ class Trust:
                 f"{state} sends the API key to {url}, and {_WHY}",
                 f"if you trust that URL, confirm it: --base-url {url}{flag}",
             )
+        check = self._options.answers.check
+        if not (self._given.check or check is None or self._is_confirmed("check", check)):
+            raise StateError(f"{state} calls {check}, and {_WHY}", f"if you trust it, confirm it: --check {check}")
         for source in sources if self._key is not None and not self._given.paths else ():
             if not self._may_use("input", source.path) and not self._is_moved(source.path):
                 self._refuse(f"sends {source.path}")
@@ -115,6 +120,8 @@ class Trust:
         options = self._options
         if options.base_url != DEFAULT_BASE_URL:
             yield "base-url", options.base_url
+        if options.answers.check is not None:
+            yield "check", options.answers.check
         # A link in an input folder may lead outside.
         inputs = dict.fromkeys([*map(absolute_name, options.inputs), *(source.path for source in sources)])
         for kind, names in (("input", inputs), ("output", (str(options.output),))):

@@ -70,6 +70,8 @@ class Requeue:
     """The row's unconfirmed submissions so far."""
     is_answered: bool = False
     """Whether this follows from an answer of the job."""
+    reasks: int = 0
+    """How often the row was asked again so far because of an invalid answer; with such a failure, including now."""
 
 
 class Finish(NamedTuple):

@@ -27,6 +27,8 @@ class Ticket(NamedTuple):
     """Those made after a retryable failure, at most `max_retries`."""
     unconfirmed: int = 0
     """Submissions whose answer never arrived."""
+    reasks: int = 0
+    """Those made because the answer before was not valid, at most `reask`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class JobEnded(NamedTuple):
 
     job: int
     status: str
-    """The final state, in Runpod's words; COMPLETED only if at least one row has a result."""
+    """The final state, in Runpod's words; COMPLETED only if at least one row has a result, or an invalid answer."""
     rows: tuple[RowAnswer, ...]
     """One for each of the job's rows that have not ended, in order."""
     delay_s: float | None
@@ -122,7 +124,7 @@ class JobEnded(NamedTuple):
 
     @property
     def failure(self) -> Failure | None:
-        """Why no row has a result; None if at least one has."""
+        """Why the worker has failed; None if it has answered at least one row."""
         if self.status == "COMPLETED":
             return None
         return self.rows[0].failure

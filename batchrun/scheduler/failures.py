@@ -43,6 +43,8 @@ class FailureKind(StrEnum):
     """The answers to all its submissions were lost."""
     INVALID = "invalid"
     """The input line is invalid, or changed during the run."""
+    INVALID_OUTPUT = "invalid_output"
+    """The answer does not fit the schema, or a check refuses it. The row is asked again, which is no retry."""
 
     @property
     def is_retryable(self) -> bool:

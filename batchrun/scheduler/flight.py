@@ -26,13 +26,14 @@ class CancelCause(Enum):
 class Row:
     """A row in memory: to be submitted, or of a job in flight."""
 
-    __slots__ = ("attempts", "retries", "row", "state", "unconfirmed")
+    __slots__ = ("attempts", "reasks", "retries", "row", "state", "unconfirmed")
 
     def __init__(self, ticket: Ticket, state: RowState) -> None:
         self.row = ticket.row
         self.attempts = ticket.attempts
         self.retries = ticket.retries
         self.unconfirmed = ticket.unconfirmed
+        self.reasks = ticket.reasks
         self.state = state
 
     def move(self, move: Move) -> None:

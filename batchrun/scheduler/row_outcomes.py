@@ -1,7 +1,8 @@
 """Decides what happens to a row when its submission or its job ends: it succeeds, fails, is held or submitted again.
 
 After a retryable failure a row is submitted again, at most `max_retries` times. Unconfirmed submissions are counted
-separately, with the same limit. The breaker and the canary see each row that ends.
+separately, with the same limit, and so are invalid answers, with `reask` as theirs: such a row is asked again at once,
+because nothing is broken. The breaker and the canary see each row that ends.
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ class RowOutcomes:
     def _retry_or_fail(
         self, job: int, row: Row, status: str, failure: Failure, now: float, *, is_answered: bool = False
     ) -> None:
-        if failure.is_retryable and row.retries < self._options.max_retries:
+        if failure.kind is FailureKind.INVALID_OUTPUT and row.reasks < self._options.reask:
+            row.reasks += 1
+            self._requeue(job, row, status, failure, now, is_answered=is_answered)
+        elif failure.is_retryable and row.retries < self._options.max_retries:
             row.retries += 1
             self._requeue(job, row, status, failure, now + self._backoff_s(row), is_answered=is_answered)
         else:
@@ -130,7 +134,9 @@ class RowOutcomes:
     ) -> None:
         row.move(Move.REQUEUE)
         self._backlog.put_back(row, at, job)
-        self.decided.append(cmd.Requeue(job, row.row, status, failure, row.retries, row.unconfirmed, is_answered))
+        self.decided.append(
+            cmd.Requeue(job, row.row, status, failure, row.retries, row.unconfirmed, is_answered, row.reasks)
+        )
 
     def _backoff_s(self, row: Row) -> float:
         failures = row.retries + row.unconfirmed

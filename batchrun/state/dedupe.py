@@ -9,11 +9,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from batchrun.state.amendments import ASKING_OTHERWISE
 from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 
 _INDEX = "CREATE INDEX IF NOT EXISTS rows_by_leader ON rows (same_as) WHERE same_as IS NOT NULL"
-_CHOOSE = """
+_CHOOSE = f"""
 UPDATE rows SET same_as = nullif(c.leader, rows.row)
 FROM (
     SELECT r.row, first_value(r.row) OVER (
@@ -22,13 +23,13 @@ FROM (
             r.same_as IS NOT NULL, r.attempts = 0, r.row
     ) AS leader
     FROM incoming i JOIN rows r ON r.id = i.id
-    WHERE r.row NOT IN (SELECT row FROM amendments)
+    WHERE r.row NOT IN ({ASKING_OTHERWISE})
 ) AS c
 WHERE c.row = rows.row AND rows.state IN (0, 4, 5) AND rows.same_as IS NOT nullif(c.leader, rows.row)
 """
 """The row closest to an answer leads. The order is: succeeded, in flight, held, pending, failed.
 
-An amended row asks for something else than its line, so no other row follows it from now on.
+No other row follows a row that asks for something else than its line from now on.
 """
 _ANSWERED = """
 FROM rows l WHERE l.state = 3 AND EXISTS (SELECT 1 FROM rows f WHERE f.same_as = l.row AND f.state = 0)

@@ -90,6 +90,8 @@ class Amendment(NamedTuple):
     """Messages that follow those of the line. A prompt has no messages, so it is sent without them."""
     asks: int = 0
     """Answers so far that were refused, each of them paid for."""
+    seed: int | None = None
+    """The seed of the next try, because of such an answer; None: that of the row. What is asked is still the same."""
 
 
 class OutputRecord(NamedTuple):

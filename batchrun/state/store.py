@@ -16,7 +16,7 @@ import orjson
 from batchrun.config import UnconfirmedPolicy
 from batchrun.errors import OutputError
 from batchrun.scheduler.states import RowState
-from batchrun.state.amendments import write_amendments
+from batchrun.state.amendments import forget_asks, write_amendments
 from batchrun.state.opening import Tell, with_log
 from batchrun.state.reader import StateReader
 from batchrun.state.records import Batch, SourceRecord
@@ -71,7 +71,7 @@ class Store(StateReader):
         return count
 
     def retry_failed(self, kinds: tuple[str, ...]) -> int:
-        """Make failed rows pending again, with all their retries; returns how many.
+        """Make failed rows pending again, with all their retries and re-asks; returns how many.
 
         Lines that were invalid from the start stay failed: once fixed, such a line is another row.
 
@@ -80,6 +80,7 @@ class Store(StateReader):
         """
         chosen = f" WHERE kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
         with self.transaction() as db:
+            forget_asks(db, f"SELECT row FROM failures{chosen}", kinds)
             count = db.execute(
                 f"UPDATE rows SET state = 0, retries = 0, unconfirmed = 0"
                 f" WHERE state = 4 AND row IN (SELECT row FROM failures{chosen})"

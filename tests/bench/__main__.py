@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from tests.bench import queues, sizes, speed, tables, templates
+from tests.bench import checks, queues, sizes, speed, tables, templates
 from tests.bench.figures import Asked
 
 FIGURES = {
@@ -26,6 +26,7 @@ FIGURES = {
     "cpu": speed.cpu,
     "start-up": speed.start_up,
     "tables": tables.rates,
+    "schema": checks.schema,
     "templates": templates.templates,
 }
 LONG = {

@@ -57,6 +57,7 @@ LIBRARIES = {
     "fsspec": {"prompts.remote"},
     "pyarrow": {"prompts.parquetrows"},
     "zstandard": {"prompts.packing"},
+    "jsonschema_rs": {"results.structured"},
     "minijinja": {"prompts.jinja"},
     "asyncio": {"endpoint", "local", "engine", "runs", "commands", "api"},
     "time": {"engine", "local", "commands"},

@@ -21,6 +21,7 @@ from batchrun.config import JobPolicy, SchedulerOptions
 from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.transport import OneRowPerJob
+from batchrun.engine.answers import Answers
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.journal import Journal
@@ -179,8 +180,9 @@ async def engine_of(run: OpenRun, base_url: str, scheduler: Story) -> AsyncItera
                 client,
                 SessionCounts(run.store.counts(), run.clock()),
                 run.observer,
-                transport=transport,
-                streamed=Streamed(client, options.scheduler.limits.status, Random(0), run.clock),
+                answers=Answers(
+                    client, transport, Streamed(client, options.scheduler.limits.status, Random(0), run.clock)
+                ),
                 timeline=Timeline(),
                 thread=thread,
                 clock=run.clock,

@@ -18,6 +18,9 @@ from batchrun.local.echo import EchoWorker
 from batchrun.local.smollm2 import SmolLM2Worker, missing, packaged_model
 from batchrun.local.upstream import UpstreamWorker
 from batchrun.local.workers import WorkerFailure
+from batchrun.prompts.schemas import response_format
+from batchrun.results.structured import AnswerSchema
+from batchrun.results.text import extract
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -245,6 +248,24 @@ async def test_the_usage_of_the_real_model_counts_every_choice_and_each_prompt_o
     assert once["usage"]["completion_tokens"] == 16
     assert once["usage"]["prompt_tokens"] == 3
     assert [choice["text"] for choice in once["choices"]] == [choice["text"] for choice in again["choices"]]
+
+
+@pytest.mark.slow
+async def test_the_real_model_keeps_to_a_schema_in_a_chat_and_in_a_completion(model_needed):
+    schema = AnswerSchema(asked := {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]})
+    sampling = {
+        "max_tokens": 40,
+        "seed": 1,
+        "response_format": response_format({**asked, "additionalProperties": False}),
+    }
+    worker = SmolLM2Worker(packaged_model())
+    await worker.start()
+    try:
+        for request in ({"prompt": "Is water wet?"}, {"messages": [{"role": "user", "content": "Is water wet?"}]}):
+            output = await worker.run({**request, "sampling_params": sampling})
+            assert schema.problem(extract(output).text or "") is None, output
+    finally:
+        await worker.close()
 
 
 @pytest.mark.slow

@@ -387,6 +387,22 @@ def test_a_failure_that_would_come_again_is_not_paid_for_again(status: str, fail
     assert polled(1).after(failed(failure, status), 1.0) == [finish]
 
 
+NOT_VALID = Failure(FailureKind.INVALID_OUTPUT, "$.age: 3 is not of type", "{}")
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "FAILED"])
+def test_a_row_whose_answer_is_not_valid_is_asked_again_at_once_and_no_retry_is_used_up(status: str):
+    desk = polled(1, tickets=(ev.Ticket(0, attempts=2, retries=1, reasks=1),), reask=2)
+    requeue = cmd.Requeue(1, 0, "FAILED", NOT_VALID, 1, 0, is_answered=True, reasks=2)
+    assert desk.after(failed(NOT_VALID, status), 1.0) == [requeue, submit(2, row=0, attempt=4)]
+
+
+def test_a_row_whose_answer_is_not_valid_fails_after_the_last_re_ask_whatever_retries_are_left():
+    desk = polled(1, tickets=(ev.Ticket(0, attempts=2, reasks=2),), reask=2)
+    finish = cmd.Finish(1, 0, "FAILED", NOT_VALID, attempts=3, unconfirmed=0, is_answered=True)
+    assert desk.after(failed(NOT_VALID), 1.0) == [finish]
+
+
 def test_an_answer_that_is_too_large_fails_its_row():
     failure = Failure(FailureKind.TOO_LARGE, "larger than 25 MB", "larger than 25 MB")
     commands = polled(1).after(unanswered(TooLargeError("larger than 25 MB")), 1.0)
