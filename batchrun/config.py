@@ -286,6 +286,10 @@ class RunOptions:
     """Format of the results and error files. `auto` is decided by the input when the run begins, once for all."""
     ordered: bool = False
     """`--ordered`: the results files of a finished run are put into input order."""
+    with_request: bool = False
+    """`--with-request`: result lines have the row's input line as `request`. A resumed run must have the same value."""
+    split_think: bool = False
+    """`--split-think`: `<think>` blocks are no part of `text`. A resumed run must have the same value."""
     inspect_output: bool = True
     """Look for errors inside the output of completed jobs."""
     timeout_s: float = DEFAULT_SILENCE_S

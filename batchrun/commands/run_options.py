@@ -99,6 +99,8 @@ def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config
         dedupe=given.dedupe,
         format=given.format,
         ordered=given.ordered,
+        with_request=given.with_request,
+        split_think=given.split_think,
         inspect_output=given.inspect_output,
         timeout_s=given.request_timeout,
         memory_bytes=given.memory,

@@ -16,7 +16,8 @@ from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import openai_line
 from batchrun.results.record import JobInfo, error_line, result_line, shared_line
-from batchrun.results.text import Text
+from batchrun.results.text import Text, extract
+from batchrun.results.thinking import split_think
 from batchrun.state.records import FailedJob, FailureRecord, RowRecord, SourceRecord
 
 NO_SWEEP, AS_WRITTEN = SweepOptions(), RequestOptions()
@@ -52,6 +53,8 @@ class RowLines:
         request: How a line becomes a request.
         endpoint: The endpoint of the run's jobs; a variant may name another one.
         form: The format of the result lines.
+        with_request: Whether result lines have the row's input line, as error lines do.
+        splits_think: Whether `<think>` blocks of a text are its reasoning.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class RowLines:
         request: RequestOptions = AS_WRITTEN,
         endpoint: str = "",
         form: FormatChoice = "batchrun",
+        with_request: bool = False,
+        splits_think: bool = False,
     ) -> None:
         self._sources = sources
         self._reader = reader
@@ -70,6 +75,8 @@ class RowLines:
         self._request = request
         self._endpoint = endpoint
         self._is_openai = form == "openai"
+        self._with_request = with_request
+        self._splits_think = splits_think
 
     @classmethod
     def of(cls, options: RunOptions, sources: Mapping[int, SourceRecord], reader: LineReader) -> Self:
@@ -81,6 +88,8 @@ class RowLines:
             request=options.request,
             endpoint=options.endpoint,
             form=options.format,
+            with_request=options.with_request,
+            splits_think=options.split_think,
         )
 
     def output(self, row: RowRecord) -> int:
@@ -126,6 +135,11 @@ class RowLines:
         endpoint: str = self._variant(row).get(ENDPOINT, self._endpoint)
         return endpoint
 
+    def text(self, output: Any) -> Text:
+        """The text of a job's output, and what the worker says about it."""
+        text = extract(output)
+        return split_think(text) if self._splits_think else text
+
     def result(
         self,
         row: RowRecord,
@@ -156,6 +170,7 @@ class RowLines:
             line=row.line,
             job=job,
             possible_duplicate=possible_duplicate,
+            request=self._as_asked(row, self.line(row)) if self._with_request else None,
             write=self._writer(row),
         )
 
@@ -175,8 +190,17 @@ class RowLines:
             file=self._sources[row.source].path,
             line=row.line,
             variant=self._variant(row),
+            request=self._as_asked(row, line) if self._with_request else None,
             write=self._writer(row),
         )
+
+    def _as_asked(self, row: RowRecord, line: Prompt | LineChangedError) -> Any:
+        """The JSON value of a row's line, with the values of its variant; None if the line has changed."""
+        if isinstance(line, LineChangedError):
+            return None
+        with suppress(LineError):  # raised for a line that is invalid because a value of the sweep does not apply
+            line = self._sweep.apply(line, row.variant)
+        return line.line
 
     def failure(
         self,
@@ -193,14 +217,10 @@ class RowLines:
             failed: Its last job.
             write: Makes the line from its record; None for batchrun's own format.
         """
-        raw, request = failure.raw, None
         line = self.line(row)
+        raw, request = failure.raw, self._as_asked(row, line)
         if isinstance(line, InvalidLineError):
             raw, request = line.raw.decode(errors="backslashreplace"), line.request
-        elif not isinstance(line, LineChangedError):
-            with suppress(LineError):  # raised for a line that is invalid because a value of the sweep does not apply
-                line = self._sweep.apply(line, row.variant)
-            request = line.line
         return error_line(
             row_id=row.id,
             status=failure.status,

@@ -18,6 +18,7 @@ import orjson
 
 from batchrun.files.exactjson import dump, load, on_one_line
 from batchrun.results.text import Text, extract, is_token_count
+from batchrun.results.thinking import split_think
 
 _MAX_PART_BYTES = 1_000_000
 _DIGEST_BYTES = 6
@@ -54,11 +55,31 @@ class Record:
     finish_reason: str | None
     output: Any = field(compare=False, repr=False)
     """The output as received; in OpenAI's format, the body made from it."""
+    text: Any = field(default=None, compare=False, repr=False)
+    """The text as written; None if the line has none that differs from that of the output."""
 
     @property
     def marks(self) -> tuple[str, ...]:
         """What is notable about the answer, see `text.MARKS`."""
-        return extract(self.output).marks
+        return marks_of(self.output, self.text)
+
+
+def marks_of(output: Any, written: Any) -> tuple[str, ...]:
+    """What is notable about an answer whose text was written so, perhaps without its `<think>` blocks."""
+    text = extract(output)
+    return (text if written is None or written == text.text else split_think(text)).marks
+
+
+def said_fields(text: Text) -> dict[str, Any]:
+    """The fields of a record with what the model said; all but `text` are only there if there is something to say."""
+    said: dict[str, Any] = {"text": text.text}
+    if len(text.texts) > 1:
+        said["texts"] = list(text.texts)
+    if text.reasoning is not None:
+        said["reasoning"] = text.reasoning
+    if text.tool_calls is not None:
+        said["tool_calls"] = text.tool_calls
+    return said
 
 
 def result_line(
@@ -72,17 +93,26 @@ def result_line(
     job: JobInfo,
     variant: Mapping[str, Any] | None = None,
     possible_duplicate: bool = False,
+    request: Any = None,
     write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
-    """The line of a row that succeeded, with its line end. `write` formats its record; None for our own format."""
-    record: dict[str, Any] = {"id": row_id, "status": "COMPLETED", "text": text.text}
-    if len(text.texts) > 1:
-        record["texts"] = text.texts
+    """The line of a row that succeeded, with its line end.
+
+    `request` is the row's input line, as in `error_line`; None: it is not written. `write` formats the record; None for
+    our own format.
+    """
+    record: dict[str, Any] = {"id": row_id, "status": "COMPLETED", **said_fields(text)}
     record["finish_reason"] = text.finish_reason
     if len(text.finish_reasons) > 1:
         record["finish_reasons"] = text.finish_reasons
-    record["usage"] = {"input_tokens": text.input_tokens, "output_tokens": text.output_tokens}
+    record["usage"] = usage = {"input_tokens": text.input_tokens, "output_tokens": text.output_tokens}
+    if text.reasoning_tokens is not None:
+        usage["reasoning_tokens"] = text.reasoning_tokens
+    if text.cached_tokens is not None:
+        usage["cached_tokens"] = text.cached_tokens
     record["output"] = output
+    if request is not None:
+        record["request"] = request
     _carry(record, carried)
     if variant:
         record["variant"] = variant
@@ -101,6 +131,7 @@ def shared_line(
     file: str,
     line: int,
     variant: Mapping[str, Any] | None = None,
+    request: Any = None,
     write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
     """The line of a row that another row's job has answered, with its line end; `job.same_as` names the other row.
@@ -112,9 +143,12 @@ def shared_line(
         file: Its input file, as the user named it.
         line: The number of its line, 1-based.
         variant: The sweep values; None or empty without a sweep.
+        request: The row's own input line, see `result_line`.
         write: Formats the record; None for our own format.
     """
     record = {"id": row_id, **{key: answer[key] for key in _ANSWER if key in answer}}
+    if request is not None:
+        record["request"] = request
     _carry(record, carried)
     if variant:
         record["variant"] = variant
@@ -193,7 +227,7 @@ def read_record(line: bytes) -> Record | None:
         return None
     if not all(count is None or is_token_count(count) for count in counts):
         return None
-    return Record(data["id"], delay_ms, execution_ms, *counts, reason, data.get("output"))
+    return Record(data["id"], delay_ms, execution_ms, *counts, reason, data.get("output"), data.get("text"))
 
 
 def read_job(line: bytes) -> JobInfo | None:
@@ -273,14 +307,16 @@ TOO_DEEP = "nested too deeply to be written as JSON"
 _AROUND = 8
 """The levels of nesting that a record adds around a value."""
 
-_ANSWER = ("status", "text", "texts", "finish_reason", "finish_reasons", "usage", "output")
+SAID = ("text", "texts", "reasoning", "tool_calls")
+"""The fields of `said_fields`."""
+_ANSWER = ("status", *SAID, "finish_reason", "finish_reasons", "usage", "output")
 _OURS = frozenset({"id", *_ANSWER, "output_in_body", "variant", "source", "job", "carried"})
 
 
 def _carry(record: dict[str, Any], carried: Mapping[str, Any]) -> None:
     hidden = {}
     for key, value in carried.items():
-        if key in _OURS:
+        if key in _OURS or key in record:
             hidden[key] = value
         else:
             record[key] = value
