@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from typing import Any, TypedDict, TypeVar, cast
 
 from batchrun.commands.arguments import RunArguments
-from batchrun.commands.definitions import arguments_of
+from batchrun.commands.definitions import OFF, arguments_of
 from batchrun.config import UnconfirmedPolicy, WorkerChoice
 from batchrun.errors import UsageError, shown
 from batchrun.files.exactjson import dump, load
@@ -32,9 +32,10 @@ class StreamKeywords(TypedDict, total=False):
         execution_timeout: Longest execution time of a job in seconds, 5 to 604,800; None: Runpod's default, 600.
         ttl: Longest life of a job in seconds, queue time included, 10 to 604,800; None: Runpod's default, 86,400.
         job_timeout: Seconds after which a job that has not finished is cancelled and retried; None: after its ttl.
-        deadline: Seconds from now by which the run must end; None: no deadline.
+        deadline: Seconds from now by which the run must end; None: that of earlier calls, or none; `math.inf`: none.
         price_per_hour: Hourly price of one worker in dollars; None: the cost is not estimated.
-        max_cost: Budget in dollars; nothing more is submitted once it is reached. None: no budget.
+        max_cost: Budget in dollars; nothing more is submitted once it is reached. None: that of earlier calls, or none;
+            `math.inf`: none.
         retry_failed: Whether to run the failed rows of earlier calls again.
         worker: Worker of the endpoint `local`: `smollm2`, `echo`, or `auto`, which is the model if it is installed.
     """
@@ -117,7 +118,7 @@ def checked(given: RunArguments) -> RunArguments:
     """
     for argument in arguments_of(type(given)):
         value, bounds = getattr(given, argument.name), argument.option.values.bounds
-        if value is None and argument.takes_none:
+        if (value is None and argument.takes_none) or (argument.option.values.may_be_off and value == OFF):
             continue
         if bounds is not None and argument.option.values.syntax != "halt":
             _refuse_unless(argument.name, value, str(bounds), true=bounds.hold(value))

@@ -84,7 +84,8 @@ def _type(argument: Argument) -> Any:
     if argument.choices:
         return click.Choice(argument.choices)
     if expected.bounds is not None and expected.syntax in ("number", "number or auto"):
-        return values.Number(expected.bounds, may_be_auto=expected.syntax == "number or auto")
+        may_be_auto = expected.syntax == "number or auto"
+        return values.Number(expected.bounds, may_be_auto=may_be_auto, may_be_off=expected.may_be_off)
     if argument.takes(Path):
         return values.PATH
     return values.NAME if expected.syntax == "name" else str
@@ -104,10 +105,12 @@ def _default(argument: Argument) -> dict[str, Any]:
 def _callback(argument: Argument) -> Callable[..., Any] | None:
     expected = argument.option.values
     match expected.syntax:
-        case "time" | "size" | "halt":
+        case "time":
             assert expected.bounds is not None  # noqa: S101 - their definitions have them
-            reader = {"time": values.duration, "size": values.size, "halt": values.halt}[expected.syntax]
-            return functools.partial(reader, expected.bounds)
+            return functools.partial(values.duration, expected.bounds, may_be_off=expected.may_be_off)
+        case "size" | "halt":
+            assert expected.bounds is not None  # noqa: S101 - their definitions have them
+            return functools.partial({"size": values.size, "halt": values.halt}[expected.syntax], expected.bounds)
         case "pairs":
             return values.key_values
         case "sweep":

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from batchrun.commands.definitions import OFF
 from batchrun.config import FOLDER_STATE, Bounds, HaltOptions
 from batchrun.errors import StateError, shown
 from batchrun.files.paths import behind_links, look_at, refuse_unspeakable
@@ -67,10 +68,14 @@ def sweeps(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     return keys
 
 
-def duration(bounds: Bounds, _ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """Parse `8h`, `90m`, `1h30m`, `45s` or `2d`; returns seconds > 0."""
+def duration(
+    bounds: Bounds, _ctx: click.Context, param: click.Parameter, value: str | None, *, may_be_off: bool = False
+) -> float | None:
+    """Parse `8h`, `90m`, `1h30m`, `45s`, `2d`, or `off` if it is accepted; returns seconds > 0."""
     if value is None:
         return None
+    if may_be_off and value.strip().lower() == "off":
+        return OFF
     if len(value) <= _MOST_DIGITS and value.strip().replace(".", "", 1).isdecimal():
         raise click.BadParameter(f"{value!r} has no unit: give {value}h, {value}m or {value}s", param=param)
     match = _DURATION.fullmatch(value.strip().lower())
@@ -119,11 +124,13 @@ class Number(click.FloatRange):
     Args:
         bounds: The numbers that are accepted.
         may_be_auto: Whether `auto` is accepted, too; it becomes None.
+        may_be_off: Whether `off` is accepted, too; it becomes `OFF`.
     """
 
-    def __init__(self, bounds: Bounds, *, may_be_auto: bool = False) -> None:
+    def __init__(self, bounds: Bounds, *, may_be_auto: bool = False, may_be_off: bool = False) -> None:
         self._bounds = bounds
         self._may_be_auto = may_be_auto
+        self._may_be_off = may_be_off
         self.name = "integer range" if bounds.whole else "float range"
         super().__init__(bounds.least, bounds.most, min_open=bounds.above)
 
@@ -135,6 +142,8 @@ class Number(click.FloatRange):
         """
         if self._may_be_auto and str(value).strip().lower() == "auto":
             return None
+        if self._may_be_off and str(value).strip().lower() == "off":
+            return OFF
         number = _number(value, self._bounds) if isinstance(value, str) else value
         if not self._bounds.hold(number):
             kind = f"neither auto nor {self._bounds}" if self._may_be_auto else f"not {self._bounds}"

@@ -21,8 +21,8 @@ _PATIENCE_S = 9.0
 
 def ask_to_cancel(
     state: Path, observer: Observer, *, clock: Callable[[], float], pause: Callable[[float], None]
-) -> None:
-    """Ask the process that drives a run to cancel its jobs, and wait until it has exited; do nothing if none drives it.
+) -> bool:
+    """Ask the process that drives a run to cancel its jobs, and wait until it has exited; False if none drives it.
 
     Args:
         state: The run's state file.
@@ -35,7 +35,7 @@ def ask_to_cancel(
     """
     who = holder(state)
     if who is None:
-        return
+        return False
     with closing(Request(state, CANCEL)):
         observer.message(f"this run is driven by {who}, which was asked to cancel its jobs and exit")
         seen, seen_at = signs_of_life(state, who), clock()
@@ -51,3 +51,4 @@ def ask_to_cancel(
                     else "end it where it runs, then give the same command again",
                 )
             pause(_LOOK_AGAIN_S)
+    return True

@@ -43,14 +43,16 @@ def cancel(
     refuse_bad_urls(options, notify_url)
     key, state = find_key(options, api_key), options.state
     confirmed = GivenByCommand(base_url=confirmed_url, paths=False)
-    ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
+    was_asked = ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
     wall, leaving = WallClock(steady_s, time.time), Leaving()
     with (
         cancellable(leaving),
         notifying(notify_url, state, observer, key) as summaries,
         open_as_it_is(options, observer, clock=steady_s, wall=wall, api_key=key, given=confirmed) as opened,
     ):
-        if options.is_local:
+        if was_asked and not opened.has_jobs:
+            outcome = Outcome("cancelled")
+        elif options.is_local:
             observer.message("nothing to cancel: the jobs of a local endpoint end with its process")
             outcome = Outcome("cancelled")
         elif not opened.has_jobs:

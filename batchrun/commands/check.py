@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 
 from batchrun.config import RequestOptions, SweepOptions
 from batchrun.prompts.fields import Fields, Finding
-from batchrun.prompts.shapes import LineError, Prompt, parse_line, prompt_chars
+from batchrun.prompts.requests import prompt_chars
+from batchrun.prompts.shapes import LineError, Prompt, parse_line
 from batchrun.prompts.sources import Source, iter_source
 from batchrun.prompts.sweep import Sweep
 

@@ -1,7 +1,8 @@
 """How an option is defined: a dataclass field with its default, its values, its help text and its place in the help."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import NoneType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
@@ -21,6 +22,9 @@ DISPLAY = "Display"
 GROUPS = (WHERE, REQUESTS, CONCURRENCY, FAILURES, GUARDS, MONEY, LOCAL, EMULATED, DISPLAY)
 """The headings of `--help`, in their order."""
 
+OFF = math.inf
+"""Takes off a limit that the run has had in earlier sessions."""
+
 Syntax = Literal["plain", "number", "number or auto", "time", "size", "halt", "pairs", "sweep", "name", "run file"]
 
 
@@ -34,6 +38,8 @@ class Values:
     """What the help calls a value; None: the name of its type."""
     bounds: Bounds | None = None
     """The numbers that are accepted: times in seconds, sizes in bytes, prices in dollars. None: not a number."""
+    may_be_off: bool = False
+    """Whether `off` is accepted, too, which means `OFF`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +89,25 @@ def text_value(metavar: str) -> Values:
 
 
 def numbers(
-    least: float, most: float, *, whole: bool = False, above: bool = False, metavar: str = "N", or_auto: bool = False
+    least: float,
+    most: float,
+    *,
+    whole: bool = False,
+    above: bool = False,
+    metavar: str = "N",
+    or_auto: bool = False,
+    or_off: bool = False,
 ) -> Values:
-    """Numbers within bounds, see `Bounds`; with `or_auto`, also `auto`, which means None."""
+    """Numbers within bounds, see `Bounds`; with `or_auto`, also `auto`, which means None; with `or_off`, also `off`."""
     bounds = Bounds(least, most, whole=whole, above=above)
-    return Values("number or auto", "N|auto", bounds) if or_auto else Values("number", metavar, bounds)
+    if or_auto:
+        return Values("number or auto", "N|auto", bounds)
+    return Values("number", f"{metavar}|off" if or_off else metavar, bounds, may_be_off=or_off)
 
 
 TIME = Values("time", "TIME", Bounds(0, 10 * 365 * 86400.0, above=True))
 """A time of at most 10 years: more must be a typing error."""
+TIME_OR_OFF = replace(TIME, metavar="TIME|off", may_be_off=True)
 BASE_URL_VARIABLES = ("BATCHRUN_BASE_URL", "RUNPOD_ENDPOINT_BASE_URL")
 
 

@@ -12,7 +12,7 @@ from batchrun.display.units import counted
 from batchrun.endpoint.protocol import run_body
 from batchrun.files.streams import stdin_bytes
 from batchrun.prompts.fields import Fields
-from batchrun.prompts.shapes import build_request
+from batchrun.prompts.requests import build_request
 from batchrun.prompts.sweep import Sweep
 from batchrun.runs.preview import preview
 from batchrun.runs.validation import RequestKeys

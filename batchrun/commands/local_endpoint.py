@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import cast, get_args
 
 from batchrun.commands.session_arguments import LocalArguments
-from batchrun.config import LOCAL_ENDPOINT, RunOptions
+from batchrun.config import LOCAL_ENDPOINT, RunOptions, WorkerChoice
 from batchrun.display.summary import Observer
-from batchrun.errors import UsageError
+from batchrun.errors import BatchrunError, UsageError
 from batchrun.local.workers import Worker
+from batchrun.state.reader import StateReader
+from batchrun.state.store import Store
+
+_SETTING = "worker"
 
 
 def refuse_local_options(given: LocalArguments, options: RunOptions) -> None:
@@ -39,6 +46,28 @@ def local_worker(given: LocalArguments, observer: Observer) -> Worker:
     if notice:
         observer.message(notice)
     return worker
+
+
+def as_before(given: LocalArguments, state: Path) -> LocalArguments:
+    """The options of the local endpoint, with the worker that a run has had, so that a resumed run keeps it.
+
+    Raises:
+        UsageError: it was a model file or another server, which must be named again.
+    """
+    if (given.worker, given.model_file, given.upstream) != ("auto", None, None):
+        return given
+    known = None
+    with suppress(BatchrunError), StateReader(state) as store:  # opening the run reports a file that cannot be read
+        known = store.get_setting(_SETTING)
+    if known in ("--model-file", "--upstream"):
+        raise UsageError(f"this run was started with {known}", "give it again, or another worker with --worker")
+    return replace(given, worker=cast("WorkerChoice", known)) if known in get_args(WorkerChoice) else given
+
+
+def keep_worker(given: LocalArguments, worker: Worker, store: Store) -> None:
+    """Store which worker a run has, for `as_before`."""
+    own = "--upstream" if given.upstream is not None else "--model-file" if given.model_file is not None else None
+    store.set_setting(_SETTING, own or ("echo" if worker.name == "echo" else "smollm2"))
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from batchrun.commands.event_loop import in_loop
-from batchrun.commands.local_endpoint import local_worker, serving
+from batchrun.commands.local_endpoint import as_before, keep_worker, local_worker, serving
 from batchrun.commands.notify import notifying, refuse_bad_urls
 from batchrun.commands.session_arguments import SessionArguments
 from batchrun.config import RunOptions
@@ -60,7 +60,8 @@ def run(
     _refuse_wrong_kinds(given)
     refuse_bad_urls(options, given.notify)
     key = find_key(options, api_key)
-    worker = local_worker(given, observer) if options.is_local else None
+    local = as_before(given, options.state) if options.is_local else given
+    worker = local_worker(local, observer) if options.is_local else None
     confirmed = GivenByCommand(base_url=confirmed_url or not resumed, paths=not resumed)
     if len(options.endpoints) > 1 and not options.state.exists():
         in_loop(refuse_unknown_endpoints(options, key))
@@ -73,6 +74,8 @@ def run(
         notifying(given.notify, options.state, observer, key) as summaries,
         open_it(options, observer, clock=steady_s, wall=wall, api_key=key, repair=given.repair) as opened,
     ):
+        if worker is not None:
+            keep_worker(local, worker, opened.store)
         if given.retry_failed:
             observer.message(f"failed rows to run again: {opened.store.retry_failed(given.only):,}")
         rng = random.Random()  # noqa: S311 - jitter, not a secret

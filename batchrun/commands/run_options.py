@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from batchrun import config
 from batchrun.commands.arguments import JobArguments, RunArguments
+from batchrun.commands.definitions import OFF
 from batchrun.commands.request_arguments import RequestArguments
 from batchrun.commands.session_arguments import ConfirmArguments, GuardArguments
 from batchrun.config import without_user
@@ -251,9 +252,9 @@ def guards(given: GuardArguments, known: config.GuardOptions) -> config.GuardOpt
         canary=_chosen(given.canary, known.canary),
         canary_allow=_chosen(given.canary_allow, known.canary_allow),
         price_per_hour=_chosen(given.price_per_hour, known.price_per_hour),
-        max_cost=_chosen(given.max_cost, known.max_cost),
-        deadline_s=_chosen(given.deadline, known.deadline_s),
-        job_timeout_s=_chosen(given.job_timeout, known.job_timeout_s),
+        max_cost=_unless_off(_chosen(given.max_cost, known.max_cost)),
+        deadline_s=_unless_off(_chosen(given.deadline, known.deadline_s)),
+        job_timeout_s=_unless_off(_chosen(given.job_timeout, known.job_timeout_s)),
     )
     if chosen.max_cost is not None and chosen.price_per_hour is None:
         raise UsageError("--max-cost needs --price-per-hour", "give the hourly price of one worker, in dollars")
@@ -262,6 +263,10 @@ def guards(given: GuardArguments, known: config.GuardOptions) -> config.GuardOpt
 
 def _chosen(given: T | None, known: T) -> T:
     return known if given is None else given
+
+
+def _unless_off(limit: float | None) -> float | None:
+    return None if limit == OFF else limit
 
 
 def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) -> tuple[Path, bool]:

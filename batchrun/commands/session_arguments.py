@@ -10,7 +10,7 @@ from batchrun.commands.definitions import (
     GUARDS,
     LOCAL,
     MONEY,
-    TIME,
+    TIME_OR_OFF,
     WHERE,
     Arguments,
     Values,
@@ -25,7 +25,10 @@ _HALT = Values("halt", "N|N%|off", Bounds(1, MOST_ROWS, whole=True))
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class GuardArguments(Arguments):
-    """What guards a run. Each may differ from session to session; None keeps the stored value, or else the default."""
+    """What guards a run. Each may differ from session to session; None keeps the stored value, or else the default.
+
+    A limit that is `OFF` holds no more, also in later sessions.
+    """
 
     on_interrupt: InterruptPolicy | None = option(
         None,
@@ -59,20 +62,20 @@ class GuardArguments(Arguments):
         None,
         (MONEY, 2),
         "Stop submitting when the cost so far plus that of the jobs in flight reaches this; needs --price-per-hour.",
-        numbers(0, 1_000_000_000, above=True, metavar="$"),
+        numbers(0, 1_000_000_000, above=True, metavar="$", or_off=True),
     )
     deadline: float | None = option(
         None,
         (GUARDS, 1),
         "Stop submitting in time for running jobs to finish by then, and exit at the deadline in any case: 8h, 90m.",
-        TIME,
+        TIME_OR_OFF,
     )
     job_timeout: float | None = option(
         None,
         (GUARDS, 1),
         "Cancel a job that has not finished this long after its submission, queue time included. It counts as"
         " TIMED_OUT, and is retried up to --max-retries times. [default: its ttl plus 10 min]",
-        TIME,
+        TIME_OR_OFF,
     )
 
 
@@ -91,7 +94,8 @@ class RetryArguments(Arguments):
     repair: bool = option(
         False,
         (FAILURES, 3),
-        "Recover lost or damaged results, free if the endpoint still has them; rebuild a lost state file.",
+        "Recover lost or damaged results, free if the endpoint still has them. `run --repair` also rebuilds a"
+        " lost state file.",
     )
 
 

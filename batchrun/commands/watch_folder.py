@@ -143,7 +143,7 @@ class Watch:
             if picture.ready:
                 ending = self._run(picture)
                 if ending.summary is not None and ending.summary.outcome in ("interrupted", "cancelled"):
-                    return self._total("interrupted")
+                    return self._total("interrupted", interrupted=ending.summary)
                 if ending.is_for_all:
                     return self._total("stopped", ending.error)
             elif picture.is_empty and self._until_empty:
@@ -292,7 +292,10 @@ class Watch:
             self._observer.message(text)
 
     def _total(
-        self, outcome: Literal["finished", "stopped", "interrupted"], error: BatchrunError | None = None
+        self,
+        outcome: Literal["finished", "stopped", "interrupted"],
+        error: BatchrunError | None = None,
+        interrupted: Summary | None = None,
     ) -> Total:
         picture = self._picture()
         records = [record for _, _, record in self._records.values()]
@@ -303,8 +306,9 @@ class Watch:
             failed=sum(not record.is_done for record in records),
             not_run=len(picture.changed) + len(picture.clashing) + len(self._unusable),
             left=len(picture.ready) + len(picture.settling) + len(picture.busy),
-            rows=sum(record.rows.get("total", 0) for record in records),
-            succeeded=sum(record.rows.get("succeeded", 0) for record in records),
+            rows=sum(record.rows.get("total", 0) for record in records) + (interrupted.total if interrupted else 0),
+            succeeded=sum(record.rows.get("succeeded", 0) for record in records)
+            + (interrupted.succeeded if interrupted else 0),
             reason=error.message if error else "",
             hint=error.hint if error else "",
         )

@@ -214,7 +214,10 @@ def _owners(found: list[Entry], records: Mapping[str, FileRecord], begun: Mappin
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """The totals of a watch, over the records of all files in the folder, whenever they were run."""
+    """The totals of a watch, over the records of all files in the folder, whenever they were run.
+
+    The rows of a run that was interrupted count as well.
+    """
 
     outcome: Literal["finished", "stopped", "interrupted"]
     done: int

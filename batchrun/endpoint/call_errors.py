@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from batchrun.endpoint.validation_errors import is_complaint, said
 from batchrun.endpoint.worker_errors import without_controls
 from batchrun.errors import AmbiguousError, CallError, DeniedError, NotFoundError, RejectedError, ThrottledError
 from batchrun.files.exactjson import dump
@@ -38,14 +39,14 @@ def call_error(http_status: int, headers: Mapping[str, str], body: bytes) -> Cal
         "from_api": is_api_error(body),
     }
     is_redirect = 300 <= http_status < 400
-    said = f"redirects to {_origin(headers.get('Location'))}" if is_redirect else body_message(body)
-    message = f"HTTP {http_status}: {said}"
+    what = f"redirects to {_origin(headers.get('Location'))}" if is_redirect else body_message(body)
+    message = f"HTTP {http_status}: {what}"
     retry_after_s = parse_retry_after(headers.get("Retry-After"))
     if http_status in (408, 429):
         return ThrottledError(message, retry_after_s=retry_after_s, **facts)
     if http_status in (404, 410):
         return NotFoundError(message, **facts)
-    if http_status in (401, 402, 403, 407, 425) or is_redirect or (http_status == 400 and _OTHER_KIND.search(said)):
+    if http_status in (401, 402, 403, 407, 425) or is_redirect or (http_status == 400 and _OTHER_KIND.search(what)):
         return DeniedError(message, **facts)
     if 400 <= http_status < 500:
         return RejectedError(message, **facts)
@@ -114,6 +115,8 @@ def _said(body: bytes) -> str:
         value = data.get(key) if isinstance(data, dict) else None
         if isinstance(value, dict):
             value = value.get("message", value)
+        if isinstance(value, list) and value and all(map(is_complaint, value)):
+            return said(value, len(value))
         if value:
             return value if isinstance(value, str) else _json_text(value)
     return text

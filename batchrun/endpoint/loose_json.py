@@ -32,7 +32,10 @@ def load(body: bytes) -> Any:
     try:
         return _parsed(text)
     except RecursionError:
-        return _parsed(_flattened(text))
+        marks = _without_escapes(text)
+        if not _is_balanced(marks):
+            raise ValueError("a bracket is not closed") from None
+        return _parsed(_flattened(text, marks))
 
 
 def _parsed(text: str) -> Any:
@@ -57,10 +60,18 @@ def _as_orjson(data: Any) -> Any:
         raise RecursionError from None
 
 
-def _flattened(text: str) -> str:
+def _without_escapes(text: str) -> str:
+    """JSON text with its escapes blanked: every quote begins or ends a string, so none is searched twice."""
+    return text.replace("\\\\", "  ").replace('\\"', "  ")
+
+
+def _is_balanced(marks: str) -> bool:
+    outside = "".join(marks.split('"')[::2])
+    return all(outside.count(opening) == outside.count(closing) for opening, closing in ("[]", "{}"))
+
+
+def _flattened(text: str, marks: str) -> str:
     """JSON text in which everything that is nested too deeply is replaced by a string that says so."""
-    # Escapes are blanked first, so that every quote begins or ends a string, and no string is searched twice.
-    marks = text.replace("\\\\", "  ").replace('\\"', "  ")
     kept, start, depth = [], 0, 0
     for match in _MARK.finditer(marks):
         run = match[0]

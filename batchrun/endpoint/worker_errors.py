@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from batchrun.endpoint import validation_errors
+from batchrun.files.event_stream import events, has_events, is_all_text
 from batchrun.files.exactjson import dump
 
 MAX_MESSAGE_CHARS = 500
@@ -79,7 +80,7 @@ def find_hidden_error(output: Any) -> Any | None:
     2.12.1 and runpod-python before December 2024 complete such jobs. Because an `error` field can be legitimate data of
     some handlers, callers must let the user turn this check off.
     """
-    if isinstance(output, list) and output and all(isinstance(part, str) for part in output):
+    if is_all_text(output):
         return _streamed_error(output)
     for part in output if isinstance(output, list) else (output,):
         if isinstance(part, list):
@@ -324,24 +325,14 @@ def _streamed_error(pieces: list[str]) -> Any | None:
     # A stream is cut at any byte, so events are complete only after the pieces are joined; but after pieces of plain
     # text, an event begins with a piece of its own.
     return _error_event("".join(pieces)) or _error_event(
-        "".join(f"\n{piece}" if piece.startswith(("data:", "event:")) else piece for piece in pieces)
+        "".join(f"\n{piece}" if has_events(piece) else piece for piece in pieces)
     )
 
 
 def _error_event(text: str) -> Any | None:
     if "data:" not in text or '"error"' not in text:
         return None
-    # Not splitlines: a line separator inside a JSON string does not end a line of an event.
-    for line in text.split("\n"):
-        if not line.startswith("data:") or '"error"' not in line:
-            continue
-        try:
-            event = orjson.loads(line.removeprefix("data:"))
-        except orjson.JSONDecodeError:
-            continue
-        if _is_error(event):
-            return event
-    return None
+    return next((event for event in events(text, '"error"') if _is_error(event)), None)
 
 
 def _raised(traceback: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Self
 
 from batchrun.config import FormatChoice, RequestOptions, RunOptions, SweepOptions
@@ -11,13 +12,15 @@ from batchrun.errors import BatchrunError
 from batchrun.files.exactjson import load
 from batchrun.prompts.identity import is_written_so
 from batchrun.prompts.lines import LineReader
-from batchrun.prompts.shapes import LineError, Prompt, build_request, parse_line
+from batchrun.prompts.requests import build_request, with_turns
+from batchrun.prompts.shapes import LineError, Prompt, parse_line
 from batchrun.prompts.sweep import ENDPOINT, Sweep
 from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import openai_line
 from batchrun.results.record import JobInfo, error_line, result_line, shared_line
 from batchrun.results.text import Text, extract
 from batchrun.results.thinking import split_think
+from batchrun.state.amendments import Amendments
 from batchrun.state.records import FailedJob, FailureRecord, RowRecord, SourceRecord
 
 NO_SWEEP, AS_WRITTEN = SweepOptions(), RequestOptions()
@@ -55,6 +58,7 @@ class RowLines:
         form: The format of the result lines.
         with_request: Whether result lines have the row's input line, as error lines do.
         splits_think: Whether `<think>` blocks of a text are its reasoning.
+        amendments: The amendments of the rows; None: no row has one.
     """
 
     def __init__(
@@ -68,18 +72,22 @@ class RowLines:
         form: FormatChoice = "batchrun",
         with_request: bool = False,
         splits_think: bool = False,
+        amendments: Amendments | None = None,
     ) -> None:
         self._sources = sources
         self._reader = reader
         self._sweep = Sweep(sweep, reader.reading)
         self._request = request
         self._endpoint = endpoint
+        self._amendments = amendments
         self._is_openai = form == "openai"
         self._with_request = with_request
         self._splits_think = splits_think
 
     @classmethod
-    def of(cls, options: RunOptions, sources: Mapping[int, SourceRecord], reader: LineReader) -> Self:
+    def of(
+        cls, options: RunOptions, sources: Mapping[int, SourceRecord], reader: LineReader, amendments: Amendments
+    ) -> Self:
         """The lines of a run with these options."""
         return cls(
             sources,
@@ -90,6 +98,7 @@ class RowLines:
             form=options.format,
             with_request=options.with_request,
             splits_think=options.split_think,
+            amendments=amendments,
         )
 
     def output(self, row: RowRecord) -> int:
@@ -112,13 +121,24 @@ class RowLines:
         except LineError as error:
             return InvalidLineError(error.message, raw)
 
-    def request(self, row: RowRecord, line: Prompt) -> dict[str, Any]:
+    def request(self, row: RowRecord, line: Prompt, *, has_turns: bool = True) -> dict[str, Any]:
         """The request of a row with this line.
+
+        Args:
+            row: The row.
+            line: Its line.
+            has_turns: Whether it has the messages that were appended to ask again.
 
         Raises:
             LineError: a value of the row's variant does not apply to the line.
         """
-        return build_request(self._sweep.apply(line, row.variant), self._request)
+        prompt = self._sweep.apply(line, row.variant)
+        amendment = None if self._amendments is None else self._amendments.get(row.row)
+        if amendment is None:
+            return build_request(prompt, self._request)
+        override = {**self._request.override, **amendment.override}
+        request = build_request(prompt, replace(self._request, override=override))
+        return with_turns(request, amendment.turns) if has_turns else request
 
     def read_request(self, row: RowRecord) -> dict[str, Any] | None:
         """The request of a row, from its line read again; None if the line has changed."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from batchrun.config import RequestOptions
 from batchrun.errors import InputError
+from batchrun.prompts.requests import build_request
 from batchrun.prompts.sampling import (
     REMOVED,
     SAMPLING_PARAMETERS,
@@ -20,7 +21,7 @@ from batchrun.prompts.sampling import (
     expected_type,
     suggestion,
 )
-from batchrun.prompts.shapes import LineError, Prompt, Shape, build_request
+from batchrun.prompts.shapes import LineError, Prompt, Shape
 from batchrun.prompts.sweep import Sweep
 
 _PROMPT, _MESSAGES, _OPENAI = Shape.PROMPT, Shape.MESSAGES, Shape.OPENAI  # as in `shapes`

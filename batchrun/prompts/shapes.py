@@ -1,4 +1,4 @@
-"""Parse a line of any known shape, and build the request that it makes.
+"""Parse a line of any known shape: its id, its request, and what is carried to its result.
 
     {"prompt": "...", ...} or a JSON string    {"prompt": ..., "sampling_params": {...}}
     {"messages": [...], ...}                   {"messages": ..., "sampling_params": {...}}
@@ -20,7 +20,7 @@ from unicodedata import category
 
 import orjson
 
-from batchrun.config import MAX_REQUEST_BYTES, RequestOptions
+from batchrun.config import MAX_REQUEST_BYTES
 from batchrun.errors import InputError
 from batchrun.files.exactjson import dump, load
 from batchrun.prompts.routes import is_route, route_of
@@ -148,58 +148,6 @@ _FAILED_STATUSES = frozenset(
     {"FAILED", "CANCELLED", "TIMED_OUT", "REJECTED", "EXPIRED", "UNCONFIRMED", "INVALID", "COMPLETED"}
 )
 """The possible statuses of a row in an error file."""
-
-
-def build_request(prompt: Prompt, options: RequestOptions) -> dict[str, Any]:
-    """The `input` object to send: the line's request with the options applied.
-
-    `--set` and `--default` go to the sampling parameters, or into the body of an OpenAI line. An `input` object gets
-    them only if it is for vLLM, that is, if it has `prompt` or `messages`: other workers may not expect sampling
-    parameters. `--chat` and `--system` do not change `input` objects.
-    """
-    if not (options.override or options.default or options.chat or options.system):
-        return prompt.request
-    request = dict(prompt.request)
-    match prompt.shape:
-        case Shape.PROMPT:
-            if (options.chat or options.system) and isinstance(request["prompt"], str):
-                request = {"messages": [{"role": "user", "content": request.pop("prompt")}], **request}
-                request["messages"] = _with_system(request["messages"], options.system)
-        case Shape.MESSAGES:
-            request["messages"] = _with_system(request["messages"], options.system)
-        case Shape.OPENAI:
-            body = {**options.default, **request["openai_input"], **options.override}
-            if isinstance(body.get("messages"), list):
-                body["messages"] = _with_system(body["messages"], options.system)
-            request["openai_input"] = body
-            return request
-        case Shape.INPUT:
-            if "prompt" not in request and "messages" not in request:
-                return request
-    own = request.get("sampling_params")
-    if own is not None and not isinstance(own, dict):
-        return request  # an `input` object may be for any worker, which may use this name for something else
-    sampling = {**options.default, **(own or {}), **options.override}
-    if sampling:
-        request["sampling_params"] = sampling
-    return request
-
-
-def prompt_chars(value: Any) -> int:
-    """The number of characters of text in a request, without keys and media: an estimate of what the model reads."""
-    total, stack = 0, [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str):
-            total += len(item)
-        elif isinstance(item, dict):
-            stack.extend(v for k, v in item.items() if k not in _NO_TEXT_KEYS)
-        elif isinstance(item, list):
-            stack.extend(item)
-    return total
-
-
-_NO_TEXT_KEYS = frozenset({"role", "type", "image_url", "input_audio", "openai_route", "sampling_params", "model"})
 
 
 def _refuse_what_cannot_be_sent(request: dict[str, Any]) -> None:
@@ -381,13 +329,6 @@ def _refuse_stream(fields: dict[str, Any]) -> None:
     """Streaming splits answers into pieces, which nobody reads early here, and can damage multi-byte text."""
     if fields.get("stream"):
         raise LineError("`stream` is not supported in batch runs: remove it")
-
-
-def _with_system(messages: list[Any], system: str | None) -> list[Any]:
-    first = messages[0] if messages else None
-    if system is None or (isinstance(first, dict) and first.get("role") in ("system", "developer")):
-        return messages
-    return [{"role": "system", "content": system}, *messages]
 
 
 def _kind(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrun.results.text import events
+from batchrun.files.event_stream import events, is_all_text
 from batchrun.results.tool_calls import Pieces, SplitCalls, joined
 
 
@@ -14,7 +14,7 @@ def chunks_of(output: Any) -> list[dict[str, Any]]:
     They may be server-sent events in strings that are split anywhere, lists of objects, or objects.
     """
     parts = output if isinstance(output, list) else [output]
-    if parts and all(isinstance(part, str) for part in parts):
+    if is_all_text(parts):
         chunks = list(events("".join(parts)))
     else:
         chunks = []

@@ -43,8 +43,9 @@ def kind_of(values: Sequence[Any], levels: int = _MOST_LEVELS) -> Kind:
             found = _SIMPLE[each]
         elif each is int:
             numbers = [value for value in values if type(value) is int]
-            largest = max(max(numbers), -min(numbers) - 1)
-            found = INT if largest < _EXACT else LONG if largest < _LONG else JSON
+            low, high = min(numbers), max(numbers)
+            is_long = -_LONG <= low and high < _LONG
+            found = INT if -_EXACT <= low and high <= _EXACT else LONG if is_long else JSON
         elif not levels:
             found = JSON
         elif each is list:

@@ -9,11 +9,10 @@ small handlers. Pure, and nothing here raises on any JSON value.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeGuard
 
-from batchrun.files.exactjson import load
+from batchrun.files.event_stream import events, has_events, is_all_text
 from batchrun.results.tool_calls import tool_calls_in
 
 _MOST_TOKENS = 2**40
@@ -91,7 +90,7 @@ class AnswerTotals:
 
 def extract(output: Any) -> Text:
     """The text, the finish reason and the token counts of a job's output."""
-    if _is_all_text(output):
+    if is_all_text(output):
         # Streams are split anywhere, so events are whole only after the pieces are joined.
         output = "".join(output)
     found = _Found()
@@ -102,14 +101,14 @@ def extract(output: Any) -> Text:
 
 def broken_off(output: Any) -> str | None:
     """The finish reason by which a server says that it broke off the generation; None if no choice has one."""
-    if _is_all_text(output):
+    if is_all_text(output):
         output = "".join(output)
     for part in output if isinstance(output, list) else (output,):
         if isinstance(part, dict):
             word = _broken_word(part)
         elif isinstance(part, list):
             word = next((said for chunk in part if isinstance(chunk, dict) and (said := _broken_word(chunk))), None)
-        elif isinstance(part, str) and _has_events(part) and any(f'"{word}"' in part for word in _BROKEN_REASONS):
+        elif isinstance(part, str) and has_events(part) and any(f'"{word}"' in part for word in _BROKEN_REASONS):
             word = next((said for chunk in events(part) if (said := _broken_word(chunk))), None)
         else:
             continue
@@ -134,12 +133,6 @@ def _broken_word(part: dict[str, Any]) -> str | None:
     return None
 
 
-def _is_all_text(output: Any) -> TypeGuard[list[str]]:
-    if not isinstance(output, list) or not output or not isinstance(output[0], str):
-        return False
-    return all(isinstance(part, str) for part in output)
-
-
 def reason_of(said: Any) -> str | None:
     """A finish reason, in OpenAI's words where they exist. SGLang returns an object with the reason in `type`."""
     if isinstance(said, dict):
@@ -149,23 +142,6 @@ def reason_of(said: Any) -> str | None:
     if not isinstance(said, str):
         return None
     return "length" if said in _LENGTH_REASONS else said
-
-
-def _has_events(text: str) -> bool:
-    return text.startswith(("data:", "event:"))
-
-
-def events(text: str) -> Iterator[dict[str, Any]]:
-    """The objects in the data of server-sent events; anything else is skipped."""
-    # Not splitlines: a line separator inside a JSON string does not end the line of an event.
-    for line in text.split("\n"):
-        if line.startswith("data:") and not line.endswith("[DONE]"):
-            try:
-                chunk = load(line[len("data:") :].encode())
-            except ValueError:
-                continue
-            if isinstance(chunk, dict):
-                yield chunk
 
 
 class _Found:
@@ -241,7 +217,7 @@ class _Found:
         if isinstance(part, dict):
             self._add_object(part)
         elif isinstance(part, str):
-            if _has_events(part):
+            if has_events(part):
                 self._add_events(part)
             else:
                 self.pieces.setdefault(0, []).append(part)

@@ -15,6 +15,7 @@ from batchrun.prompts.lines import LineReader
 from batchrun.results.openai import batchrun_record, is_openai, openai_error_line, openai_line
 from batchrun.results.record import write_line
 from batchrun.scheduler.states import RowState
+from batchrun.state.amendments import Amendments
 from batchrun.state.reader import StateReader
 from batchrun.state.records import RowRecord
 from batchrun.state.stored_options import find_options
@@ -80,7 +81,11 @@ class Conversion:
         files = {source.source: Path(source.file) for source in sources}
         self._reader = LineReader(files, missing_ok=True, reading=self._store.reading)
         by_number = {source.source: source for source in sources}
-        self._lines = RowLines.of(options, by_number, self._reader) if options else RowLines(by_number, self._reader)
+        self._lines = (
+            RowLines.of(options, by_number, self._reader, Amendments(self._store))
+            if options
+            else RowLines(by_number, self._reader)
+        )
 
     def __enter__(self) -> Self:
         return self

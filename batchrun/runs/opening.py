@@ -37,6 +37,7 @@ from batchrun.runs.repair import by_old_name, is_under_way, repair_results, take
 from batchrun.runs.requests import RowAppender, have_requests, refuse_strange_requests
 from batchrun.runs.trust import EVERYTHING, GivenByCommand, Trust
 from batchrun.scheduler.states import RowState
+from batchrun.state.amendments import Amendments
 from batchrun.state.lock import StateLock, identity
 from batchrun.state.opening import accept_lost_log, refuse_without_log
 from batchrun.state.reader import StateReader
@@ -345,7 +346,7 @@ class _Opening:
             lock=self._lock,
             store=store,
             session=self._session,
-            lines=RowLines.of(self._options, sources, reader),
+            lines=RowLines.of(self._options, sources, reader, Amendments(store)),
             results=results,
         )
 

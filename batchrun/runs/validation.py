@@ -18,7 +18,8 @@ from batchrun.files.streams import stdin_bytes
 from batchrun.prompts.fields import Fields
 from batchrun.prompts.identity import known_by, line_digest, parts, request_key
 from batchrun.prompts.lines import RawLine
-from batchrun.prompts.shapes import READING, LineError, Prompt, Shape, build_request, parse_line
+from batchrun.prompts.requests import build_request
+from batchrun.prompts.shapes import READING, LineError, Prompt, Shape, parse_line
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sources import STDIN, Source, SourceKind, iter_source
 from batchrun.prompts.sweep import ENDPOINT, MAX_ROWS, REPEAT, Sweep

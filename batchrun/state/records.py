@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -79,6 +79,17 @@ class SourceRecord(NamedTuple):
     stamp: str
     """Its size, time and inode when it was read; if they differ, it has to be read again."""
     output: int
+
+
+class Amendment(NamedTuple):
+    """How the request of a row differs from that of its line."""
+
+    override: Mapping[str, Any]
+    """Sampling parameters of this row alone; they win over those of its line and of the run."""
+    turns: tuple[dict[str, Any], ...] = ()
+    """Messages that follow those of the line. A prompt has no messages, so it is sent without them."""
+    asks: int = 0
+    """Answers so far that were refused, each of them paid for."""
 
 
 class OutputRecord(NamedTuple):
@@ -175,6 +186,8 @@ class Batch:
     left: list[tuple[int]] = field(default_factory=list)
     """Rows that are pending again while other rows of their job have results: they lose their job."""
     failures: list[FailureRecord] = field(default_factory=list)
+    amended: list[tuple[int, Amendment]] = field(default_factory=list)
+    """Rows that are submitted again with another request."""
     parts: list[tuple[int, int, bytes]] = field(default_factory=list)
     """The output of failed jobs: job, row, and the output as JSON."""
     leaders: list[tuple[int]] = field(default_factory=list)

@@ -5,6 +5,8 @@ which results, failures and people refer to it. Jobs have their own table: a row
 carries one or more rows. `carried` has their numbers in the order in which they were sent: an integer for one row,
 which takes four bytes, or a JSON array for several. `rows.job` is the row's last job, or the leader's if that answered.
 
+`amendments` says how the requests of some rows differ from those of their lines, as a JSON object.
+
 `variant` is the number of a row's combination of sweep values, `same_as` the row whose job also answers this one, and
 `result` the digest of its result line: 48 bits, NULL if there is none or an older version wrote it.
 
@@ -33,7 +35,7 @@ from batchrun.state.opening import (
 
 APPLICATION_ID = 0x62617263
 """`barc`: distinguishes a state file from any other SQLite file."""
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _UPGRADES = (
     (("variant", "INTEGER NOT NULL DEFAULT 0"), ("same_as", "INTEGER")),
     (("result", "INTEGER"),),
@@ -61,6 +63,8 @@ CREATE TABLE parts (job INTEGER, row INTEGER, output BLOB NOT NULL, PRIMARY KEY 
 """`parts` contains the output of failed jobs, as JSON."""
 _SEVERAL_ROWS_FROM = 4
 """The first version in which a job can carry several rows."""
+_AMENDMENTS = "TABLE amendments (row INTEGER PRIMARY KEY, changes BLOB NOT NULL)"
+"""Version 5 added it."""
 _UPGRADE_JOBS = f"""
 ALTER TABLE jobs RENAME TO old_jobs;
 ALTER TABLE parts RENAME TO old_parts;
@@ -74,6 +78,7 @@ _OLD_PARTS = "TABLE IF NOT EXISTS parts (job INTEGER PRIMARY KEY, output BLOB NO
 """Files of versions 1 to 3 may lack it."""
 
 _TABLES = f"""{_JOBS}
+CREATE {_AMENDMENTS};
 CREATE TABLE settings (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE outputs (output INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, committed_bytes INTEGER NOT NULL);
 CREATE TABLE sources (
@@ -218,7 +223,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> 
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     if version < SCHEMA_VERSION:
         columns = "".join(f"ALTER TABLE rows ADD COLUMN {name} {kind};" for name, kind in _added_since(version))
-        _in_one(connection, f"{columns} CREATE {_OLD_PARTS}; {_UPGRADE_JOBS}")
+        jobs = f"CREATE {_OLD_PARTS}; {_UPGRADE_JOBS}" if version < _SEVERAL_ROWS_FROM else ""
+        _in_one(connection, f"{columns} {jobs} CREATE {_AMENDMENTS};")
     if not tables:
         _in_one(connection, f"{_TABLES} PRAGMA application_id = {APPLICATION_ID};")
 
@@ -235,6 +241,8 @@ def _show_as_new(connection: sqlite3.Connection, version: int) -> None:
     if added := _added_since(version):
         defaults = ", ".join(f"{0 if 'DEFAULT 0' in kind else 'NULL'} AS {name}" for name, kind in added)
         connection.execute(f"CREATE TEMP VIEW rows AS SELECT *, {defaults} FROM main.rows")
+    if version < SCHEMA_VERSION:
+        connection.execute("CREATE TEMP VIEW amendments AS SELECT NULL AS row, NULL AS changes WHERE 0")
     if version < _SEVERAL_ROWS_FROM:
         connection.execute("CREATE TEMP VIEW jobs AS SELECT *, row AS carried FROM main.jobs")
         connection.execute(f"CREATE TEMP {_JOB_ROWS}")

@@ -16,6 +16,7 @@ import orjson
 from batchrun.config import UnconfirmedPolicy
 from batchrun.errors import OutputError
 from batchrun.scheduler.states import RowState
+from batchrun.state.amendments import write_amendments
 from batchrun.state.opening import Tell, with_log
 from batchrun.state.reader import StateReader
 from batchrun.state.records import Batch, SourceRecord
@@ -144,6 +145,8 @@ class Store(StateReader):
             _write(db, [e for e in batch.ended if e.status is None], _FORGET_JOBS, _FORGET_ROWS)
             if batch.failures:
                 db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", batch.failures)
+            if batch.amended:
+                write_amendments(db, batch.amended)
             if batch.parts:
                 db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", batch.parts)
             _write(db, batch.answered, _NOTE_RESULTS)

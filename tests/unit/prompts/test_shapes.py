@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from batchrun.config import MAX_REQUEST_BYTES, RequestOptions
 from batchrun.prompts.identity import derived_id
-from batchrun.prompts.shapes import LineError, Shape, build_request, parse_line, prompt_chars
+from batchrun.prompts.requests import build_request, prompt_chars
+from batchrun.prompts.shapes import LineError, Shape, parse_line
 
 CHAT = [{"role": "user", "content": "hi"}]
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from batchrun.config import RequestOptions, SweepOptions
 from batchrun.errors import UsageError
-from batchrun.prompts.shapes import LineError, build_request, parse_line
+from batchrun.prompts.requests import build_request
+from batchrun.prompts.shapes import LineError, parse_line
 from batchrun.prompts.sweep import MAX_ROWS, Sweep, shown
 
 PLAIN = RequestOptions()
