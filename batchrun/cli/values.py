@@ -202,4 +202,12 @@ class _Name(click.types.StringParamType):
     """The click type of a path that is kept as given, including a trailing slash."""
 
 
-PATH, STATE, NAME = _Path(), _Path(is_state=True), _Name()
+class _Target(_Path):
+    """The click type of a path, or of the name of a file of the Hugging Face Hub, which stays text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:  # type: ignore[override]
+        """Convert text to a path, unless it begins with `hf://`."""
+        return value if str(value).startswith("hf://") else super().convert(value, param, ctx)
+
+
+PATH, STATE, NAME, TARGET = _Path(), _Path(is_state=True), _Name(), _Target()

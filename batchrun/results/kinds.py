@@ -30,6 +30,9 @@ class Kind:
     """The names and types of the fields of an object, in the order of their first occurrence."""
 
 
+Schema = tuple[tuple[str, Kind], ...]
+"""The names and types of the columns of a table."""
+
 NONE, BOOL, INT, LONG, FLOAT, TEXT, JSON = map(Kind, ("none", "bool", "int", "long", "float", "text", "json"))
 _SIMPLE = {type(None): NONE, bool: BOOL, float: FLOAT, str: TEXT}
 _WIDER = {frozenset({INT, LONG}): LONG, frozenset({INT, FLOAT}): FLOAT}
@@ -44,8 +47,8 @@ def kind_of(values: Sequence[Any], levels: int = _MOST_LEVELS) -> Kind:
         elif each is int:
             numbers = [value for value in values if type(value) is int]
             low, high = min(numbers), max(numbers)
-            is_long = -_LONG <= low and high < _LONG
-            found = INT if -_EXACT <= low and high <= _EXACT else LONG if is_long else JSON
+            is_long = low >= -_LONG and high < _LONG
+            found = INT if low >= -_EXACT and high <= _EXACT else LONG if is_long else JSON
         elif not levels:
             found = JSON
         elif each is list:

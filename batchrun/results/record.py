@@ -113,7 +113,7 @@ def result_line(
     record["output"] = output
     if request is not None:
         record["request"] = request
-    _carry(record, carried)
+    carry(record, carried)
     if variant:
         record["variant"] = variant
     record["source"] = {"file": file, "line": line}
@@ -149,7 +149,7 @@ def shared_line(
     record = {"id": row_id, **{key: answer[key] for key in _ANSWER if key in answer}}
     if request is not None:
         record["request"] = request
-    _carry(record, carried)
+    carry(record, carried)
     if variant:
         record["variant"] = variant
     record["source"] = {"file": file, "line": line}
@@ -313,7 +313,8 @@ _ANSWER = ("status", *SAID, "finish_reason", "finish_reasons", "usage", "output"
 _OURS = frozenset({"id", *_ANSWER, "output_in_body", "variant", "source", "job", "carried"})
 
 
-def _carry(record: dict[str, Any], carried: Mapping[str, Any]) -> None:
+def carry(record: dict[str, Any], carried: Mapping[str, Any]) -> None:
+    """Add the fields of an input line to a record."""
     hidden = {}
     for key, value in carried.items():
         if key in _OURS or key in record:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from batchrun.errors import UsageError, shown
 from batchrun.results.chats import messages_of, prompt_of
-from batchrun.results.kinds import NONE, Kind, common, kind_of, settled
+from batchrun.results.kinds import NONE, Kind, Schema, common, kind_of, settled
 
 _MOST_COLUMNS = 1000
 """More are no table: the keys of the lines' metadata are then something other than names."""
@@ -69,6 +69,8 @@ _AFTER = (
 """The columns after them; those of the sweep follow."""
 _IF_ANY = frozenset({"parsed", "reasoning", "tool_calls", "reasoning_tokens", "cached_tokens"})
 """Columns that a table has only if some row has the field."""
+OWN_COLUMNS = (*_BEFORE, *(name for name in _AFTER if name not in _IF_ANY))
+"""The columns that every table has by itself."""
 _OURS = frozenset(
     {*_MADE, *_BEFORE, *_AFTER}
     | {"texts", "finish_reasons", "usage", "output", "metadata", "carried", "variant", "source", "job"}
@@ -174,7 +176,7 @@ class Columns:
         after = [column for column in after if column.is_found or column.name not in _IF_ANY]
         return [*before, *own, *after, *swept]
 
-    def schema(self) -> tuple[tuple[str, Kind], ...]:
+    def schema(self) -> Schema:
         """The names and types of the columns so far."""
         return tuple((column.name, column.kind) for column in self.all())
 
