@@ -14,7 +14,7 @@ from batchrun.config import ResultFormat
 from batchrun.errors import BatchrunError, UsageError
 from batchrun.prompts.sources import first_line, is_own_line
 from batchrun.results.chats import answered
-from batchrun.results.hub import HubFile, push
+from batchrun.results.hub import HubFile, push, refuse_missing_library
 from batchrun.results.record import write_line
 from batchrun.results.table_files import (
     JSON_LINES,
@@ -143,6 +143,7 @@ def export(state: Path, target: Path | HubFile | None, stdout: BinaryIO, wanted:
     """
     wanted.check()
     if isinstance(target, HubFile):
+        refuse_missing_library(target)
         with TemporaryDirectory(prefix="batchrun-") as folder:
             file = Path(folder) / Path(target.path).name
             exported = export(state, file, stdout, wanted)

@@ -44,15 +44,24 @@ def hub_file(name: str) -> HubFile:
     return HubFile(found["repo"], found["path"] or _PATH)
 
 
+def refuse_missing_library(target: HubFile) -> None:
+    """Refuse to write to the Hub without its library.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    with needs_extra(f"{target} is written by a library"):
+        import huggingface_hub  # noqa: F401
+
+
 def push(file: Path, target: HubFile) -> None:
     """Upload a file. A data set that does not exist is made, and is private. The token is the Hub's own.
 
     Raises:
-        UsageError: huggingface_hub is not installed.
         OutputError: the Hub refuses it, or cannot be reached.
     """
-    with needs_extra(f"{target} is written through the Hub's library"):
-        from huggingface_hub import HfApi
+    from huggingface_hub import HfApi
+
     try:
         api = HfApi(library_name="batchrun")
         api.create_repo(target.repo, repo_type="dataset", private=True, exist_ok=True)

@@ -72,7 +72,7 @@ def form_of(path: Path) -> Form:
         raise UsageError(f"{path}: a Parquet file is compressed by itself", f"leave out {compression}")
     if form == "parquet":
         with needs_extra(f"{path} is written by a library"):
-            pass
+            import batchrun.results.parquet  # noqa: F401
     if compression == ".zst":
         with needs_extra(f"{path} is compressed by a library"):
             import zstandard  # noqa: F401
@@ -87,7 +87,8 @@ def write_lines(path: Path, form: Form, lines: Iterable[bytes]) -> None:
     """
     with replacing(path) as file, _compressed(file, form) as out:
         if form.name != "json":
-            out.writelines(lines)
+            for line in lines:
+                out.write(line)
             return
         array = _JsonArray(out, ())
         array.put(lines)
@@ -218,7 +219,7 @@ class _JsonLines:
         self._names = [name for name, _ in schema]
 
     def write(self, values: list[list[Any]]) -> None:
-        self._out.writelines(self._lines(values))
+        self._out.write(b"".join(self._lines(values)))
 
     def _lines(self, values: list[list[Any]]) -> Iterator[bytes]:
         for row in zip(*values, strict=True):

@@ -132,6 +132,7 @@ class Columns:
         self._chosen = None if chosen is None else [Column(name, _finder(name)) for name in chosen]
         self._ours = [Column(name, _finder(name)) for name in (*_BEFORE, *_AFTER) if chosen is None]
         self._own: dict[tuple[str, ...], Column] = {}
+        self._has_rows = False
         self._seen: dict[str, set[str]] = {name: set() for name in ("", *_SPREAD)}
 
     @property
@@ -146,9 +147,11 @@ class Columns:
             UsageError: there are too many columns.
         """
         if self._chosen is not None:
+            if not self._has_rows:
+                self._find_own(rows)  # for the advice of `refuse_unknown`
+                self._has_rows = True
             return {column.name: column.values(rows) for column in self._chosen}
-        for row in rows:
-            self._find_own(row.record)
+        self._find_own(rows)
         if len(self._own) > _MOST_COLUMNS:
             raise UsageError(
                 f"the results have more than {_MOST_COLUMNS:,} fields of their own, too many for columns",
@@ -181,12 +184,12 @@ class Columns:
         return tuple((column.name, column.kind) for column in self.all())
 
     def refuse_unknown(self) -> None:
-        """Refuse the name of a column that no row has had.
+        """Refuse the name of a column that no row has had, if there was any row.
 
         Raises:
             UsageError: names it, and what there is.
         """
-        for column in self._chosen or ():
+        for column in self._chosen or () if self._has_rows else ():
             if not column.is_found and column.name not in _KNOWN:
                 near = get_close_matches(column.name, [*_KNOWN, *self._names()], 1)
                 hint = f"did you mean {near[0]}? " if near else ""
@@ -195,28 +198,26 @@ class Columns:
                     f"--columns: no row has {shown(column.name)}", f"{hint}there are, for example: {there}"
                 )
 
-    def notice(self, rows: Sequence[Row]) -> None:
-        """Note the fields of the rows' own, for the advice of `refuse_unknown`."""
-        for row in rows:
-            if len(self._own) < _MOST_COLUMNS:
-                self._find_own(row.record)
-
     def _names(self) -> list[str]:
         return [path[-1] if path[0] == "metadata" and path[-1] not in _OURS else ".".join(path) for path in self._own]
 
-    def _find_own(self, record: dict[str, Any]) -> None:
-        """Make columns of the fields of a record that are the row's own, as far as they are new."""
-        if not (record.keys() - _OURS) <= self._seen[""]:
-            self._add("", (name for name in record if name not in _OURS))
-        for name in _SPREAD:
-            inner = record.get(name)
-            if isinstance(inner, dict):
-                if not inner.keys() <= self._seen[name]:
-                    self._add(name, inner)
-            elif inner is not None and (name,) not in self._own:
-                self._own[name,] = Column(name, _unless_spread(name))
+    def _find_own(self, rows: Sequence[Row]) -> None:
+        """Make columns of the fields that are the rows' own, as far as they are new."""
+        for row in rows:
+            record = row.record
+            if not (record.keys() - _OURS) <= self._seen[""]:
+                self._add("", [name for name in record if name not in _OURS])
+            for name in _SPREAD:
+                inner = record.get(name)
+                if isinstance(inner, dict):
+                    if not inner.keys() <= self._seen[name]:
+                        self._add(name, list(inner))
+                elif inner is not None and (name,) not in self._own:
+                    self._own[name,] = Column(name, _unless_spread(name))
+            if len(self._own) > _MOST_COLUMNS:
+                return
 
-    def _add(self, place: str, names: Any) -> None:
+    def _add(self, place: str, names: list[str]) -> None:
         for name in names:
             path = (place, name) if place else (name,)
             if path not in self._own:
