@@ -30,8 +30,12 @@ class Row(NamedTuple):
     """What was sent for it; None if it is unknown, or not needed."""
 
 
-Find = Callable[[Row], Any]
-"""Finds a value in a row; `_MISSING` if its field is absent."""
+Find = Callable[[Sequence[Row]], list[Any]]
+"""Finds a value in each of some rows; `_MISSING` where its field is absent."""
+
+
+def _each(find: Callable[[Row], Any]) -> Find:
+    return lambda rows: list(map(find, rows))
 
 
 def _in_usage(name: str) -> Find:
@@ -39,7 +43,7 @@ def _in_usage(name: str) -> Find:
         usage = row.record.get("usage")
         return usage.get(name, _MISSING) if isinstance(usage, dict) else _MISSING
 
-    return find
+    return _each(find)
 
 
 def _error(row: Row) -> Any:
@@ -52,10 +56,10 @@ def _request(row: Row) -> Any:
 
 
 _MADE: dict[str, Find] = {
-    "prompt": lambda row: None if row.request is None else prompt_of(row.request),
-    "messages": lambda row: None if row.request is None else messages_of(row.request),
-    "request": _request,
-    "error": _error,
+    "prompt": lambda rows: [None if row.request is None else prompt_of(row.request) for row in rows],
+    "messages": lambda rows: [None if row.request is None else messages_of(row.request) for row in rows],
+    "request": _each(_request),
+    "error": _each(_error),
     **{name: _in_usage(name) for name in ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")},
 }
 """Columns that are made of a row; all others are fields of its record."""
@@ -108,8 +112,7 @@ class Column:
 
     def values(self, rows: Sequence[Row]) -> list[Any]:
         """Its values in some rows, which its type then includes."""
-        find = self._find
-        found = [find(row) for row in rows]
+        found = self._find(rows)
         types = set(map(type, found))
         if object in types:
             self.is_found = self.is_found or len(types) > 1
@@ -167,7 +170,7 @@ class Columns:
         taken = set(_OURS)
         for path in sorted(self._own, key=len):
             column, name = self._own[path], path[-1]
-            if name in taken or path[0] == "carried":
+            if len(path) > 1 and (name in taken or path[0] == "carried"):
                 name = ".".join(path)
                 while name in taken:
                     name += "_"
@@ -247,7 +250,7 @@ def _finder(name: str) -> Find:
     path = tuple(name.split("."))
     if path[0] in _OF_THE_REQUEST:
         make, rest = _MADE[path[0]], path[1:]
-        return lambda row: _follow(make(row), rest)
+        return lambda rows: [_follow(value, rest) for value in make(rows)]
     if path[0] in _OURS:
         return _at(path)
 
@@ -260,14 +263,14 @@ def _finder(name: str) -> Find:
                     return value
         return _MISSING
 
-    return find
+    return _each(find)
 
 
 def _at(path: tuple[str, ...]) -> Find:
     if len(path) == 1:
         (name,) = path
-        return lambda row: row.record.get(name, _MISSING)
-    return lambda row: _follow(row.record, path)
+        return lambda rows: [row.record.get(name, _MISSING) for row in rows]
+    return lambda rows: [_follow(row.record, path) for row in rows]
 
 
 def _unless_spread(name: str) -> Find:
@@ -275,7 +278,7 @@ def _unless_spread(name: str) -> Find:
         value = row.record.get(name, _MISSING)
         return _MISSING if isinstance(value, dict) else value
 
-    return find
+    return _each(find)
 
 
 def _follow(value: Any, path: Sequence[str]) -> Any:
