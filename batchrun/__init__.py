@@ -1,11 +1,13 @@
 """Run JSONL prompt files through a Runpod serverless queue endpoint, resumably.
 
-From Python: `run` for a file or a list of requests, `stream` for requests that arrive one at a time.
+From Python: `run` for files, tables and lists of requests, `stream` for requests that arrive one at a time; `check`,
+`status`, `verify`, `report`, `export`, `merge` and `cancel` like the commands.
 """
 
 TYPE_CHECKING = False  # not importing typing lets the command `batchrun` catch signals some milliseconds earlier
 if TYPE_CHECKING:
     from batchrun.api.calls import Stream, run, stream
+    from batchrun.api.commands import cancel, check, export, merge, report, status, verify
     from batchrun.config import VERSION as __version__  # noqa: N811 - its usual name
     from batchrun.display.summary import Summary
     from batchrun.errors import BatchrunError, InputError, StoppedError, UsageError
@@ -18,8 +20,15 @@ __all__ = [
     "Summary",
     "UsageError",
     "__version__",
+    "cancel",
+    "check",
+    "export",
+    "merge",
+    "report",
     "run",
+    "status",
     "stream",
+    "verify",
 ]
 
 _MODULES = {
@@ -30,8 +39,15 @@ _MODULES = {
     "Summary": "batchrun.display.summary",
     "UsageError": "batchrun.errors",
     "__version__": "batchrun.config",
+    "cancel": "batchrun.api.commands",
+    "check": "batchrun.api.commands",
+    "export": "batchrun.api.commands",
+    "merge": "batchrun.api.commands",
+    "report": "batchrun.api.commands",
     "run": "batchrun.api.calls",
+    "status": "batchrun.api.commands",
     "stream": "batchrun.api.calls",
+    "verify": "batchrun.api.commands",
 }
 
 

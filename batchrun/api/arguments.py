@@ -6,11 +6,12 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypedDict, TypeVar, cast
 
 from batchrun.commands.arguments import RunArguments
 from batchrun.commands.definitions import OFF, arguments_of
-from batchrun.config import UnconfirmedPolicy, WorkerChoice
+from batchrun.config import CanaryAllows, FormatChoice, HaltOptions, UnconfirmedPolicy, WorkerChoice
 from batchrun.errors import UsageError, shown
 from batchrun.files.exactjson import dump, load
 
@@ -37,7 +38,24 @@ class StreamKeywords(TypedDict, total=False):
         max_cost: Budget in dollars; nothing more is submitted once it is reached. None: that of earlier calls, or none;
             `math.inf`: none.
         retry_failed: Whether to run the failed rows of earlier calls again.
-        worker: Worker of the endpoint `local`: `smollm2`, `echo`, or `auto`, which is the model if it is installed.
+        only: With `retry_failed`, only rows that failed with one of these kinds of error; empty: all.
+        halt: Failed rows that stop the run, see `HaltOptions`; None: as in earlier calls, or when the first 20 rows or
+            any 200 in a row have failed.
+        canary: Rows that are run first, and must succeed before the others are; None: as in earlier calls, or 0.
+        canary_allow: `length`: the answers of the canary may be cut off. None: they must not.
+        format: Format of the results: `batchrun`, `openai`, or `auto`, which is `openai` if all lines are OpenAI's.
+        connections: HTTP connections; None: 64 to 256, by the distance.
+        low_priority: Whether jobs do not make the endpoint scale up.
+        run_limit: Submissions in any 10 s, 0: unlimited; None: 1000, or unlimited for the endpoint `local`.
+        status_limit: Status requests in any 10 s, 0: unlimited; None: 2000, or unlimited for the endpoint `local`.
+        memory: Bytes for all answers that are held at once.
+        inspect_output: Whether to look for errors in the output of completed jobs.
+        request_timeout: Seconds of silence after which a request is given up.
+        notify: URL that gets a JSON object when the run ends; None: no notification.
+        worker: Worker of the endpoint `local`: `smollm2`, `echo`, or `auto`, which is that of earlier calls, or the
+            model if it is installed.
+        model_file: GGUF file of the local model; None: the installed one.
+        upstream: URL of an OpenAI-compatible server that is the worker of the endpoint `local`; None: no server.
     """
 
     base_url: str
@@ -55,7 +73,22 @@ class StreamKeywords(TypedDict, total=False):
     price_per_hour: float | None
     max_cost: float | None
     retry_failed: bool
+    only: tuple[str, ...]
+    halt: HaltOptions | None
+    canary: int | None
+    canary_allow: CanaryAllows | None
+    format: FormatChoice
+    connections: int | None
+    low_priority: bool
+    run_limit: int | None
+    status_limit: int | None
+    memory: int
+    inspect_output: bool
+    request_timeout: float
+    notify: str | None
     worker: WorkerChoice
+    model_file: Path | None
+    upstream: str | None
 
 
 class RunKeywords(StreamKeywords, total=False):
@@ -67,6 +100,11 @@ class RunKeywords(StreamKeywords, total=False):
         limit: Run only the first `limit` rows; None: all rows. Not for a list of requests.
         unconfirmed: What to do with a row if the answer to its submission never arrived: `resubmit` or `hold`.
         repair: Whether to recover lost or damaged results, and to rebuild a lost state file.
+        ordered: Whether to put the results into input order when the run has finished.
+        shard: `I/N`: run only part I of N of the lines; None: all lines. Not for a list of requests.
+        dedupe: Whether to pay for equal requests once. Not for a list of requests.
+        skip_invalid: Whether to run the valid lines if others are invalid. Not for a list of requests.
+        strict: Whether to treat warnings about the fields of a line as errors. Not for a list of requests.
     """
 
     sweep: Mapping[str, Sequence[Any]] | None
@@ -74,6 +112,11 @@ class RunKeywords(StreamKeywords, total=False):
     limit: int | None
     unconfirmed: UnconfirmedPolicy
     repair: bool
+    ordered: bool
+    shard: str | None
+    dedupe: bool
+    skip_invalid: bool
+    strict: bool
 
 
 def spelled_out(*keywords: type) -> Callable[[F], F]:
@@ -124,6 +167,8 @@ def checked(given: RunArguments) -> RunArguments:
             _refuse_unless(argument.name, value, str(bounds), true=bounds.hold(value))
         if choices := argument.choices:
             _refuse_unless(argument.name, value, f"{', '.join(choices[:-1])} or {choices[-1]}", true=value in choices)
+    model_file = None if given.model_file is None else Path(given.model_file)
+    given = replace(given, only=tuple(given.only), model_file=model_file)
     sweep = _as_json("sweep", given.sweep)
     for key, values in sweep.items():
         _refuse_unless(f"sweep[{key!r}]", values, "a list of values", true=isinstance(values, list))

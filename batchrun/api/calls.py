@@ -21,6 +21,7 @@ from typing import IO, Any, Self, Unpack
 
 from batchrun import config
 from batchrun.api.arguments import RunKeywords, StreamKeywords, checked, spelled_out
+from batchrun.api.requests import rows_of
 from batchrun.commands import run as running
 from batchrun.commands.arguments import RunArguments
 from batchrun.commands.run_options import run_options
@@ -42,7 +43,7 @@ logging.getLogger("batchrun").addHandler(logging.NullHandler())
 
 @spelled_out(StreamKeywords, RunKeywords)
 def run(
-    inputs: str | os.PathLike[str] | Iterable[os.PathLike[str]] | Iterable[Mapping[str, Any]],
+    inputs: str | os.PathLike[str] | Iterable[Any],
     *,
     endpoint: str | None = None,
     output: str | os.PathLike[str],
@@ -59,7 +60,9 @@ def run(
 
     Args:
         inputs: A file or folder, several files as `Path` objects, or the requests themselves: dicts like the lines of
-            an input file. All are validated before anything is sent, and kept in `<state>.requests.jsonl`.
+            an input file, prompts as strings, dataclasses, pydantic models, or a table whose columns are the fields (a
+            DataFrame of pandas or polars, a table of pyarrow, a Dataset). All are validated before anything is sent,
+            and kept in `<state>.requests.jsonl`.
         endpoint: Endpoint ID; `local` is the built-in endpoint. None: the endpoints are in `sweep`.
         output: Results file, or folder (existing, or ending in /) for one results file per input.
         state: State file; None: `<output>.state`, or `batchrun.state` in a folder.
@@ -75,8 +78,8 @@ def run(
         BatchrunError: a file could not be written and nothing was sent, or batchrun has a defect.
     """
     names, requests = _inputs(inputs)
-    if requests is not None and (options.get("sweep") or options.get("repeat", 1) != 1 or options.get("limit")):
-        raise UsageError("sweep, repeat and limit need files", "write the requests to a file, or list all variants")
+    if requests is not None:
+        _refuse_for_requests(options)
     at = behind_links(Path(state) if state is not None else Path(f"{_text(output).rstrip('/')}.state"))
     given = checked(
         RunArguments(
@@ -89,23 +92,12 @@ def run(
             **options,
         )
     )
-    run_as = run_options(given)
-    if requests is not None and run_as.output_is_folder:
-        raise UsageError(f"output={run_as.output} is a folder", "give a file for all results")
-    with _temporary_file() as kept:
-        if requests is not None:
-            _keep(requests, kept)
-        work = partial(_run_shown, run_as, given, api_key=api_key, requests=None if requests is None else _lines(kept))
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return work()
-        return _run_in_thread(work, on_interrupt)
+    return _run(given, requests, api_key, on_interrupt)
 
 
 @spelled_out(StreamKeywords)
 def stream(
-    requests: Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str],
+    requests: Iterable[Any] | AsyncIterable[Any],
     *,
     endpoint: str,
     state: str | os.PathLike[str],
@@ -250,6 +242,23 @@ class Stream:
             raise
 
 
+def _run(
+    given: RunArguments, requests: Iterable[Any] | None, api_key: str | None, on_interrupt: config.InterruptPolicy
+) -> Summary:
+    run_as = run_options(given)
+    if requests is not None and run_as.output_is_folder:
+        raise UsageError(f"output={run_as.output} is a folder", "give a file for all results")
+    with _temporary_file() as kept:
+        if requests is not None:
+            _keep(requests, kept)
+        work = partial(_run_shown, run_as, given, api_key=api_key, requests=None if requests is None else _lines(kept))
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return work()
+        return _run_in_thread(work, on_interrupt)
+
+
 def _run_shown(
     options: config.RunOptions,
     given: RunArguments,
@@ -298,8 +307,8 @@ def _inputs(inputs: Any) -> tuple[tuple[str, ...], Iterable[Any] | None]:
         return (_text(inputs),), None
     if isinstance(inputs, AsyncIterable):
         raise UsageError("run does not accept an async iterable", "use `stream`")
-    if type(inputs).__name__ == "DataFrame":
-        raise UsageError("inputs is a DataFrame, not a list of requests", 'give df.to_dict("records")')
+    if (rows := rows_of(inputs)) is not None:
+        return (), rows
     if isinstance(inputs, (bytes, Mapping)) or not isinstance(inputs, Iterable):
         raise UsageError(
             f"inputs is of type {type(inputs).__name__}, not files or requests", "for one request give a list with it"
@@ -307,6 +316,20 @@ def _inputs(inputs: Any) -> tuple[tuple[str, ...], Iterable[Any] | None]:
     if isinstance(inputs, (list, tuple)) and inputs and all(isinstance(item, os.PathLike) for item in inputs):
         return tuple(map(_text, inputs)), None
     return (), inputs
+
+
+def _refuse_for_requests(options: RunKeywords) -> None:
+    """Refuse what needs the lines of files.
+
+    Raises:
+        UsageError: such an argument is given.
+    """
+    for name in _FOR_FILES:
+        if options.get(name) and not (name == "repeat" and options["repeat"] == 1):
+            raise UsageError(f"{name} needs files", "write the requests to a file, or list all variants")
+
+
+_FOR_FILES = ("sweep", "repeat", "limit", "shard", "dedupe", "skip_invalid", "strict")
 
 
 def _temporary_file() -> IO[bytes]:
@@ -332,11 +355,8 @@ def _keep(requests: Iterable[Any], file: Any) -> None:
     """
     count = 0
     for count, request in enumerate(requests, 1):
-        if isinstance(request, (str, os.PathLike)):
-            raise InputError(
-                f"{request!r} in a list may mean a prompt or a file",
-                "give a prompt as {'prompt': ...}, and files as Path objects only",
-            )
+        if isinstance(request, os.PathLike):
+            raise InputError(f"request {count:,} is a path", "give either files or requests")
         file.write(request_line(request, count) + b"\n")
     if not count:
         raise InputError("there are no requests", "give at least one")

@@ -27,6 +27,7 @@ _COMMANDS = {
     "export": Place("reading:export", "Write the results of a STATE file in input order."),
     "help": Place("guides:show_guide", "List the guides, or show one."),
     "merge": Place("reading:merge", "Merge the results of shards, in input order."),
+    "redo": Place("running:redo", "Run rows of a STATE file again, after asking."),
     "report": Place("reading:report", "Show the results of a run by the variants of its sweep."),
     "resume": Place("running:resume", "Resume the run of a STATE file, with its options."),
     "run": Place("running:run", "Run prompt files. The same command again resumes the run."),

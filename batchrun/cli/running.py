@@ -1,4 +1,4 @@
-"""The commands that drive a run: `run`, `resume`, `watch` and `cancel`."""
+"""The commands that drive a run: `run`, `resume`, `redo`, `watch` and `cancel`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import click
 
 from batchrun.cli.command import command
 from batchrun.cli.options import takes
-from batchrun.cli.output import make_observer, show_ending, show_summary, show_total
+from batchrun.cli.output import echo, make_observer, show_ending, show_summary, show_total
 from batchrun.cli.values import STATE
 from batchrun.commands.arguments import RunArguments, WatchArguments
+from batchrun.commands.redo_arguments import RedoArguments
 from batchrun.commands.session_arguments import CancelArguments, ResumeArguments, SessionArguments, ShowArguments
+from batchrun.errors import UsageError
 from batchrun.files.streams import stdout_bytes
 
 if TYPE_CHECKING:
@@ -73,6 +75,59 @@ def resume(given: ResumeArguments, state: Path) -> None:
     options = replace(options, guards=guards(given, options.guards))
     refuse_local_options(given, options)
     _run(options, given, given.api_key_file, resumed=True, confirmed_url=confirms_base_url(given, options))
+
+
+@command
+@click.argument("state", type=STATE)
+@takes(RedoArguments)
+def redo(given: RedoArguments, state: Path) -> None:
+    """Run rows of a STATE file again that have ended, in the same run.
+
+    Says how many rows it will pay for, and asks. Then their old results move to <output>.superseded.jsonl, and the run
+    is resumed. A row that fails this time has no result any more; its old one is still in that file.
+
+    \b
+    Examples:
+      batchrun redo results.jsonl.state --where finish_reason=length --set max_tokens=2048
+      batchrun redo results.jsonl.state --where 'text~(?i)as an ai' --where metadata.lang=en
+      batchrun redo results.jsonl.state --failed --only bad_request --set max_tokens=256 --yes
+      jq -r 'select(.score < 3).id' judged.jsonl | batchrun redo results.jsonl.state --ids - --yes
+    """
+    from batchrun.commands import redo as redoing
+    from batchrun.commands.local_endpoint import refuse_local_options
+    from batchrun.commands.run_options import confirms_base_url, guards
+    from batchrun.endpoint.credentials import find_key
+    from batchrun.runs.resumed import resumed_options
+
+    options = resumed_options(state)
+    options = replace(options, guards=guards(given, options.guards))
+    refuse_local_options(given, options)
+    api_key = find_key(options, key_file=given.api_key_file)
+    observer = make_observer(given, api_key)
+    summary = redoing.redo(
+        options,
+        given,
+        observer=observer,
+        confirm=observer.message if given.yes else _confirm,
+        api_key=api_key,
+        confirmed_url=confirms_base_url(given, options),
+    )
+    _finish(summary, given)
+
+
+def _confirm(what: str) -> None:
+    """Ask on the terminal.
+
+    Raises:
+        UsageError: the answer is no, or there is no terminal.
+    """
+    echo(what, err=True)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            "there is no terminal to ask on; nothing was sent, and nothing has changed", "add --yes to agree"
+        )
+    if not click.confirm("Run them?", err=True):
+        raise UsageError("not confirmed; nothing was sent, and nothing has changed")
 
 
 @command

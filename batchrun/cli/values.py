@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 import click
 
 from batchrun.commands.definitions import OFF
-from batchrun.config import FOLDER_STATE, Bounds, HaltOptions
-from batchrun.errors import StateError, shown
-from batchrun.files.paths import behind_links, look_at, refuse_unspeakable
+from batchrun.config import Bounds, HaltOptions
+from batchrun.errors import shown
+from batchrun.files.paths import look_at
+from batchrun.runs.state_path import state_file
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _DURATION = re.compile(f"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
@@ -176,21 +176,11 @@ class _Path(click.Path):
         Raises:
             UsageError: the path is not usable, see `look_at`.
         """
-        found = look_at(value, "the path" if param is None else called(param))
-        path = Path(value)
+        name = "the path" if param is None else called(param)
         if self._is_state:
-            if (path / FOLDER_STATE).is_file():
-                path /= FOLDER_STATE
-            path = behind_links(path)
-            refuse_unspeakable(path)
-            if not path.name:
-                raise StateError(
-                    f"{path} is a folder, not a state file",
-                    f"it is beside the results, as <output>.state, or in their folder, as {FOLDER_STATE}",
-                )
-            if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-                raise StateError(f"{path} is a device or a pipe, not a state file", "give the path of a state file")
-        return path
+            return state_file(value, name)
+        look_at(value, name)
+        return Path(value)
 
 
 def called(param: click.Parameter) -> str:

@@ -10,6 +10,7 @@ from batchrun.config import Bounds
 
 T = TypeVar("T")
 
+ROWS = "Rows to run again"
 WHERE = "Inputs, outputs and endpoint"
 REQUESTS = "Requests"
 CONCURRENCY = "Concurrency and limits"
@@ -19,7 +20,7 @@ MONEY = "Money"
 LOCAL = "Local endpoint"
 EMULATED = "Emulation"
 DISPLAY = "Display"
-GROUPS = (WHERE, REQUESTS, CONCURRENCY, FAILURES, GUARDS, MONEY, LOCAL, EMULATED, DISPLAY)
+GROUPS = (ROWS, WHERE, REQUESTS, CONCURRENCY, FAILURES, GUARDS, MONEY, LOCAL, EMULATED, DISPLAY)
 """The headings of `--help`, in their order."""
 
 OFF = math.inf

@@ -10,10 +10,12 @@ from batchrun.errors import OutputError
 from batchrun.files.exactjson import load
 from batchrun.results.record import iso_time
 from batchrun.runs.manifest import digest_file, manifest_path
+from batchrun.runs.superseding import committed_superseded, look_at_superseded
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
 from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import find_options
+from batchrun.state.superseded import Superseded
 
 
 def changed_originals(store: StateReader) -> Iterator[str]:
@@ -30,6 +32,23 @@ def changed_originals(store: StateReader) -> Iterator[str]:
             continue
         if list(recorded)[1:] != [found.size_bytes, found.sha256]:
             yield source.path
+
+
+def replaced_results(store: StateReader) -> Iterator[tuple[int, str]]:
+    """For each file with results that `redo` has replaced, how many there are, and what is wrong with it; or nothing.
+
+    A file is compared up to its committed length: beyond it, there may be the lines of an interrupted redo.
+    """
+    for path, known in committed_superseded(store).items():
+        try:
+            found = look_at_superseded(path, known.size_bytes) if path.exists() else Superseded()
+        except OutputError as error:
+            yield known.lines, error.message
+            continue
+        if found.size_bytes < known.size_bytes:
+            yield known.lines, f"{path} has {found.size_bytes:,} bytes, but {known.size_bytes:,} were written"
+        else:
+            yield known.lines, "" if found == known else f"{path} is not as it was written"
 
 
 def against_manifest(store: StateReader) -> Iterator[str]:

@@ -16,6 +16,7 @@ from batchrun.prompts.sources import first_line, is_own_line
 from batchrun.results.chats import answered
 from batchrun.results.hub import HubFile, push, refuse_missing_library
 from batchrun.results.record import write_line
+from batchrun.results.superseded import superseded_path
 from batchrun.results.table_files import (
     JSON_LINES,
     Form,
@@ -304,7 +305,7 @@ def _files_of(store: StateSnapshot) -> Iterator[Path]:
         yield manifest_path(options)
     for output in store.outputs():
         path = store.results_path(output)
-        yield from (path, errors_path(path))
+        yield from (path, errors_path(path), superseded_path(path))
     for source in store.sources():
         yield from (Path(source.file), Path(source.origin))
 

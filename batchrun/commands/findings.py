@@ -35,6 +35,7 @@ PROBLEMS = {
     "stray_error": "error records of rows that have not failed and are not held",
     "missing_error": "failed rows that are not in the error file",
     "ended": "uncommitted results of rows that have failed or are held",
+    "superseded": "replaced results that are missing or have changed",
     "manifest": "differences from the manifest",
 }
 """Kind of problem -> its description, which a count follows."""
@@ -76,6 +77,8 @@ class Verification:
     results_files: int = 0
     uncommitted: int = 0
     """Complete lines beyond the committed length."""
+    superseded: int = 0
+    """Results that `redo` has replaced, in their own files."""
     errors: int = 0
     """Failed rows whose record is in an error file."""
     lines: int = 0
@@ -113,6 +116,7 @@ def to_json(found: Verification) -> bytes:
         "lost": found.lost,
         "results_files": found.results_files,
         "uncommitted": found.uncommitted,
+        "superseded": found.superseded,
         "errors": found.errors,
         "lines": found.lines,
         "problem_count": found.problem_count,

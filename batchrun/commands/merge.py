@@ -90,7 +90,7 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
             refuse_own_files(store, target, stdout)
             if target is not None:
                 refuse_own_files(store, errors_path(target), stdout)
-            paths |= {after[0] + output.output: store.results_path(output) for output in store.outputs()}
+            paths |= {after[0] + output.output: store.lines_path(output) for output in store.outputs()}
             find_positions(store, positions, each[RowState.SUCCEEDED], after)
             after = (max(paths), after[1] + store.last_row())
         placed = stack.enter_context(LinesByPosition(paths))

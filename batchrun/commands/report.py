@@ -86,7 +86,7 @@ def _add_answers(store: StateSnapshot, variants: list[VariantReport], repeat: in
     output_tokens: defaultdict[int, Histogram] = defaultdict(Histogram)
     marked: Counter[tuple[int, str]] = Counter()
     for output in store.outputs():
-        path = store.results_path(output)
+        path = store.lines_path(output)
         if size_of(path) < output.committed_bytes:
             raise StateError(
                 f"{path} is shorter than the state file says: results are missing", "restore the complete file"

@@ -6,7 +6,7 @@ from typing import Any
 
 from batchrun.commands.definitions import REQUESTS, Arguments, Values, numbers, option, text_value
 
-_PAIRS = Values("pairs", "KEY=VALUE")
+PAIRS = Values("pairs", "KEY=VALUE")
 _SWEEP = Values("sweep", "KEY=V1,V2,...")
 
 
@@ -18,11 +18,11 @@ class RequestArguments(Arguments):
         None,
         (REQUESTS, 1),
         "Set a sampling parameter for every line, overriding the line's own value; repeatable.",
-        _PAIRS,
+        PAIRS,
         variables=("BATCHRUN_OVERRIDE",),
     )
     default: Mapping[str, Any] | None = option(
-        None, (REQUESTS, 1), "Set a sampling parameter for lines that do not have it; repeatable.", _PAIRS
+        None, (REQUESTS, 1), "Set a sampling parameter for lines that do not have it; repeatable.", PAIRS
     )
     system: str | None = option(
         None, (REQUESTS, 2), "Add a system message to lines that have none; implies --chat.", text_value("TEXT")

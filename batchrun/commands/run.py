@@ -24,6 +24,7 @@ from batchrun.runs.channel import RunSide
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive, drive_requests
 from batchrun.runs.opening import open_on_requests, open_run
+from batchrun.runs.superseding import Redo
 from batchrun.runs.trust import GivenByCommand
 from batchrun.scheduler.failures import FailureKind
 
@@ -39,6 +40,7 @@ def run(
     requests: Iterable[bytes] | None = None,
     channel: RunSide | None = None,
     leaving: Leaving | None = None,
+    redo: Redo | None = None,
 ) -> Summary:
     """Start or resume a run.
 
@@ -53,6 +55,7 @@ def run(
         requests: Input lines from a calling program; None: the inputs are files.
         channel: Where further requests of the program come from; None: there are none.
         leaving: Lets other threads ask the session to leave; None: none will.
+        redo: Rows to run again although they have ended; None: none.
 
     Raises:
         BatchrunError: nothing was sent, or batchrun has a defect. If a run stops early, the summary says so instead.
@@ -66,7 +69,7 @@ def run(
     if len(options.endpoints) > 1 and not options.state.exists():
         in_loop(refuse_unknown_endpoints(options, key))
     leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)
-    open_it = partial(open_run, given=confirmed, resumed=resumed)
+    open_it = partial(open_run, given=confirmed, resumed=resumed, redo=redo)
     if requests is not None:
         open_it = partial(open_on_requests, requests=requests)
     with (
@@ -80,26 +83,35 @@ def run(
             observer.message(f"failed rows to run again: {opened.store.retry_failed(given.only):,}")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
         work = partial(drive, opened) if channel is None else partial(drive_requests, opened, channel=channel)
-        if worker is None:
-            outcome = in_loop(work(options.base_url, rng, leaving=leaving))
-        elif opened.has_work or channel is not None:
-            outcome = in_loop(_drive_locally(partial(work, leaving=leaving), worker, rng))
-        else:
+        if worker is not None and not opened.has_work and channel is None:
             outcome = Outcome("finished")  # without loading the model, which takes seconds
+        else:
+            outcome = in_loop(_drive(partial(work, leaving=leaving), options.base_url, worker, rng))
         summaries.append(conclude(opened, outcome))
     return summaries[0]
 
 
-async def _drive_locally(
-    drive: Callable[[str, random.Random], Awaitable[Outcome]], worker: Worker, rng: random.Random
+async def _drive(
+    work: Callable[[str, random.Random], Awaitable[Outcome]], base_url: str, worker: Worker | None, rng: random.Random
 ) -> Outcome:
-    async with serving(worker) as base_url:
-        return await drive(base_url, rng)
+    if worker is None:
+        return await work(base_url, rng)
+    async with serving(worker) as local_url:
+        return await work(local_url, rng)
 
 
 def _refuse_wrong_kinds(given: SessionArguments) -> None:
     if given.only and not given.retry_failed:
         raise UsageError("--only needs --retry-failed", "add --retry-failed, or remove --only")
-    unknown = [kind for kind in given.only if kind not in set(FailureKind)]
+    refuse_unknown_kinds(given.only)
+
+
+def refuse_unknown_kinds(kinds: Iterable[str]) -> None:
+    """Refuse words of --only that are no kinds of failure.
+
+    Raises:
+        UsageError: there is no such kind.
+    """
+    unknown = [kind for kind in kinds if kind not in set(FailureKind)]
     if unknown:
         raise UsageError(f"--only {unknown[0]}: unknown kind of failure", f"the kinds are {', '.join(FailureKind)}")

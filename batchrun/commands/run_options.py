@@ -148,6 +148,24 @@ def _own_names(option: str, parameters: Mapping[str, Any] | None) -> dict[str, o
     return found
 
 
+def row_override(parameters: Mapping[str, Any] | None, sweep: config.SweepOptions) -> dict[str, object]:
+    """The parameters that are set for some rows of a run.
+
+    Args:
+        parameters: As given with --set; None: none.
+        sweep: The run's sweep.
+
+    Raises:
+        UsageError: a value cannot be sent, vLLM would refuse it, or it would override a value of the sweep.
+    """
+    _refuse_unsendable("--set", parameters)
+    _refuse_wrong("--set", parameters)
+    for key, _ in sweep.keys:
+        if key in (parameters or {}):
+            raise UsageError(f"--set {key} would override --sweep {key} of the run", "remove it")
+    return _own_names("--set", parameters)
+
+
 def refuse_wrong_parameters(given: RequestArguments) -> None:
     """Refuse --set, --default and --sweep parameters that vLLM would ignore or refuse.
 
@@ -155,12 +173,16 @@ def refuse_wrong_parameters(given: RequestArguments) -> None:
         UsageError: vLLM has no such parameter, or its value has the wrong type.
     """
     for option, parameters in (("--set", given.set), ("--default", given.default)):
-        for key, value in (parameters or {}).items():
-            if not key.startswith(_UNCHECKED) and key != "stream":
-                refuse_wrong_parameter(option, key, value)
+        _refuse_wrong(option, parameters)
     for key, values in (given.sweep or {}).items():
         for value in values if "." not in key and key != ENDPOINT else ():
             refuse_wrong_parameter("--sweep", key, value)
+
+
+def _refuse_wrong(option: str, parameters: Mapping[str, Any] | None) -> None:
+    for key, value in (parameters or {}).items():
+        if not key.startswith(_UNCHECKED) and key != "stream":
+            refuse_wrong_parameter(option, key, value)
 
 
 def _endpoint(given: JobArguments, sweep: config.SweepOptions) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from batchrun.commands.digests import against_manifest, changed_originals
+from batchrun.commands.digests import against_manifest, changed_originals, replaced_results
 from batchrun.commands.findings import PROBLEMS, UNSETTLED, Fault, Verification
 from batchrun.commands.input_lines import InputLines, where
 from batchrun.errors import StateError
@@ -29,6 +29,7 @@ from batchrun.state.records import OutputRecord
 from batchrun.state.shared_ids import has_shared_ids, is_shared_id, stored_ids
 from batchrun.state.snapshot import FoundRow, StateSnapshot
 from batchrun.state.stored_options import find_options
+from batchrun.state.superseded import redo_under_way, superseded_files
 
 _NAMED = 5
 """The number of places that are named for each kind of problem."""
@@ -49,7 +50,7 @@ def verify(state: Path, lost: Callable[[str], object] | None = None) -> Verifica
     """
     found = Verification(str(state), _pid_of(state))
     with StateSnapshot(state) as store:
-        session = store.last_session()
+        session, moved = store.last_session(), _moved(store)
         faults = store.damage()
         if faults:
             found.problems = [Fault("damaged", len(faults), faults)]
@@ -57,13 +58,15 @@ def verify(state: Path, lost: Callable[[str], object] | None = None) -> Verifica
         check = _Check(store, found, lost)
         check.rows()
         for output in store.outputs():
-            path = store.results_path(output)
-            check.results(output, path)
-            check.errors(output, errors_path(path))
+            check.results(output, store.lines_path(output))
+            check.errors(output, errors_path(store.results_path(output)))
+        check.superseded()
         check.lines()
     if found.pid is None:
         found.pid = _pid_of(state)
     with StateSnapshot(state) as now:
+        if _moved(now) != moved:
+            raise StateError(f"{state}: a redo has moved results while they were read", "give the same command again")
         is_settled = found.pid is None and session[1] is not None and session == now.last_session()
         check.conclude(now if is_settled else None)
     return found
@@ -74,8 +77,13 @@ def _pid_of(state: Path) -> int | None:
     return None if who is None else who.pid
 
 
+def _moved(store: StateSnapshot) -> tuple[object, object]:
+    """What a redo changes when it moves results."""
+    return superseded_files(store), redo_under_way(store)
+
+
 class _Check:
-    """The checks, to be called in this order: `rows`, `results` and `errors` of each output, `lines`, `conclude`."""
+    """The checks, to be called in this order: `rows`, `results` and `errors` of each output, the others, `conclude`."""
 
     def __init__(self, store: StateSnapshot, found: Verification, lost: Callable[[str], object] | None) -> None:
         self._store = store
@@ -194,6 +202,17 @@ class _Check:
                         self._held += row.state == RowState.HELD
         except StateError as error:
             self._add("file", error.message)
+
+    def superseded(self) -> None:
+        """Check the results that `redo` has replaced."""
+        for count, wrong in replaced_results(self._store):
+            self._found.superseded += count
+            if wrong:
+                self._add("superseded", wrong)
+        if self._found.superseded:
+            self._found.notes.append(f"older results, replaced by `redo` and kept: {self._found.superseded:,}")
+        if redo_under_way(self._store) is not None:
+            self._found.notes.append("a redo was interrupted; the next session finishes it, or undoes it")
 
     def lines(self) -> None:
         """Check the input line of each row, and find rows without a result or an error record."""

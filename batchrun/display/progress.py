@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TextIO, cast
 
 import orjson
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from batchrun.config import ProgressMode
 from batchrun.display.cost import money
+from batchrun.display.notebook import NotebookObserver, has_widgets, in_notebook
 from batchrun.display.printer import Printer
 from batchrun.display.summary import Observer, Snapshot
 from batchrun.display.text import clipped, columns_of, visible, visible_json
@@ -28,12 +30,14 @@ _NARROW_COLUMNS = 80
 
 
 def make_observer(mode: ProgressMode, stream: TextIO | Printer) -> Observer:
-    """The observer for a mode; `auto` means a bar on a terminal and plain lines elsewhere. No observer blocks."""
+    """The observer for a mode; `auto`: a bar on a terminal and in a notebook, plain lines elsewhere. None blocks."""
     printer = stream if isinstance(stream, Printer) else Printer(stream)
     if mode == "auto":
-        mode = "bar" if printer.isatty() else "plain"
+        mode = "bar" if printer.isatty() or in_notebook() else "plain"
     match mode:
         case "bar":
+            if in_notebook() and has_widgets():
+                return NotebookObserver(printer, partial(_fitting, columns=_NARROW_COLUMNS))
             return BarObserver(printer)
         case "plain":
             return PlainObserver(printer)

@@ -134,21 +134,26 @@ def _next_steps(s: Summary) -> list[str]:
         )
     if s.broken:
         steps += _wrapped("failing worker: check its log in Runpod's console, or terminate it there")
-    return steps + _about_answers(s)
+    return steps + _about_answers(s, state)
 
 
-def _about_answers(s: Summary) -> list[str]:
-    steps = []
+def _about_answers(s: Summary, state: str) -> list[str]:
+    steps: list[str] = []
     at_limit = s.truncated - s.context_full
     if at_limit > 0:
-        steps += _wrapped(f"texts cut off at max_tokens: {at_limit:,}; raise it in a new run, with another -o")
+        steps += _wrapped(f"texts cut off at max_tokens: {at_limit:,}; to run these rows again with more:")
+        steps.append(f"  batchrun redo {state} --where finish_reason=length --set max_tokens=N")
     if s.context_full:
         steps += _wrapped(
             f"texts cut off because the model's context was full: {s.context_full:,}; shorten their prompts, or serve"
             " the model with a larger max_model_len"
         )
     if without_text := s.empty + s.reasoning_only:
-        steps += _wrapped(f"answers without text: {without_text:,}; look at the `output` of their results")
+        steps += _wrapped(
+            f"answers without text: {without_text:,}; look at the `output` of their results; to run these rows again:"
+        )
+        with_text = " --where finish_reason!=tool_calls" * bool(s.tool_calls)
+        steps.append(f"  batchrun redo {state} --where text={with_text}")
     return steps
 
 
@@ -162,10 +167,9 @@ def _after_failures(s: Summary, state: str) -> list[str]:
         only = "".join(f" --only {kind}" for kind in others) if refused + invalid else ""
         steps.append(f"retry the failed rows: batchrun resume {state} --retry-failed{only}")
     if refused:
-        files = " ".join(shlex.quote(str(path)) for path in s.errors[:_FILES_SHOWN]) or "FILE"
-        steps += _wrapped(f"requests refused because of their content: {refused:,}; change it in a new run, such as")
-        skip = " --skip-invalid" if invalid else ""
-        steps.append(f"  batchrun run {files} --set KEY=VALUE{skip} -o {'NEW/' if len(s.errors) > 1 else 'NEW.jsonl'}")
+        kinds = "".join(f" --only {each.kind}" for each in s.failures if each.kind in _NEED_CHANGE[0])
+        steps += _wrapped(f"requests refused because of their content: {refused:,}; to change it, and run them again:")
+        steps.append(f"  batchrun redo {state} --failed{kinds} --set KEY=VALUE")
     return steps
 
 

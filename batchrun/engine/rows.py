@@ -14,7 +14,7 @@ from batchrun.prompts.identity import is_written_so
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.requests import build_request, with_turns
 from batchrun.prompts.shapes import LineError, Prompt, parse_line
-from batchrun.prompts.sweep import ENDPOINT, Sweep
+from batchrun.prompts.sweep import ENDPOINT, Sweep, with_parameter
 from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import openai_line
 from batchrun.results.record import JobInfo, error_line, result_line, shared_line
@@ -215,12 +215,20 @@ class RowLines:
         )
 
     def _as_asked(self, row: RowRecord, line: Prompt | LineChangedError) -> Any:
-        """The JSON value of a row's line, with the values of its variant; None if the line has changed."""
+        """The JSON value of a row's line, with the values of its variant and its own; None if the line has changed."""
         if isinstance(line, LineChangedError):
             return None
         with suppress(LineError):  # raised for a line that is invalid because a value of the sweep does not apply
             line = self._sweep.apply(line, row.variant)
-        return line.line
+        return self._as_amended(row, line).line
+
+    def _as_amended(self, row: RowRecord, line: Prompt) -> Prompt:
+        """A row's line with the parameters of the row alone."""
+        amendment = None if self._amendments is None else self._amendments.get(row.row)
+        for key, value in () if amendment is None else amendment.override.items():
+            with suppress(LineError):  # raised for an `input` object that is not for vLLM
+                line = with_parameter(line, key, value)
+        return line
 
     def failure(
         self,

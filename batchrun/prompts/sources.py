@@ -32,7 +32,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _BLOCK_BYTES = 1 << 17
 _MOST_BYTES_OF_A_FIRST_LINE = 16 << 20
-_OWN_FILES = (".results.jsonl", ".errors.jsonl")
+_OWN_FILES = (".results.jsonl", ".errors.jsonl", ".superseded.jsonl")
 """Files that a run writes. In a folder of prompts they are skipped; named explicitly, they are inputs."""
 _COPY = re.compile(r"(.+)\.(?:\d+(?:-[0-9a-f]{12})?|stdin|requests)\.jsonl")
 """The name of an input's copy, or of a program's requests: it begins with the name of the state file beside it."""

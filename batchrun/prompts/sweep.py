@@ -119,7 +119,7 @@ class Sweep:
                 if "." in key:
                     prompt = _with_path(prompt, key, value)
                 else:
-                    prompt = _with_parameter(prompt, key, value)
+                    prompt = with_parameter(prompt, key, value)
                     if value is None and not self._sends_null:
                         prompt = _without_parameter(prompt, key)
         return replace(prompt, id=None if prompt.id is None else prompt.id + variant.suffix)
@@ -193,7 +193,7 @@ def _expected_type(key: str, value: Any) -> str:
     return ""
 
 
-def _with_parameter(prompt: Prompt, key: str, value: Any) -> Prompt:
+def with_parameter(prompt: Prompt, key: str, value: Any) -> Prompt:
     """The line with a sampling parameter, in the place that its shape has for them."""
     request = dict(prompt.request)
     line: dict[str, Any] = dict(prompt.line) if isinstance(prompt.line, dict) else {"prompt": prompt.line}
@@ -208,9 +208,12 @@ def _with_parameter(prompt: Prompt, key: str, value: Any) -> Prompt:
             line["input"] = request
         case _:
             request["sampling_params"] = {**request.get("sampling_params", {}), key: value}
-            if isinstance(own := line.get("sampling_params"), dict) and key in own:
+            own = line.get("sampling_params")
+            if isinstance(own, dict) and key in own:
                 line["sampling_params"] = {**own, key: value}
                 line.pop(key, None)
+            elif key not in SAMPLING_PARAMETERS:  # beside the prompt, it would be another field
+                line["sampling_params"] = {**(own or {}), key: value}
             else:
                 line[key] = value
     return replace(prompt, request=request, line=line)
@@ -263,4 +266,4 @@ def _with_seed(prompt: Prompt, sample: int) -> Prompt:
         case _:
             own = prompt.request.get("sampling_params")
             has_seed = own is not None and (not isinstance(own, dict) or "seed" in own)
-    return prompt if has_seed else _with_parameter(prompt, "seed", sample)
+    return prompt if has_seed else with_parameter(prompt, "seed", sample)

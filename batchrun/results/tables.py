@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from batchrun.errors import UsageError, shown
 from batchrun.results.chats import messages_of, prompt_of
 from batchrun.results.kinds import NONE, Kind, Schema, common, kind_of, settled
+from batchrun.results.paths import values_at
 
 _MOST_COLUMNS = 1000
 """More are no table: the keys of the lines' metadata are then something other than names."""
@@ -250,27 +251,27 @@ def _finder(name: str) -> Find:
     path = tuple(name.split("."))
     if path[0] in _OF_THE_REQUEST:
         make, rest = _MADE[path[0]], path[1:]
-        return lambda rows: [_follow(value, rest) for value in make(rows)]
+        return lambda rows: [next(values_at(value, rest), _MISSING) for value in make(rows)]
     if path[0] in _OURS:
-        return _at(path)
+        return _at(path) if len(path) == 1 else _each(lambda row: next(values_at(row.record, path), _MISSING))
 
     def find(row: Row) -> Any:
-        record = row.record
-        for place in (record, *(record.get(key) for key in _SPREAD)):
-            if isinstance(place, dict):
-                value = place[name] if name in place else _follow(place, path)
-                if value is not _MISSING:
-                    return value
-        return _MISSING
+        places = (row.record, *(row.record.get(key) for key in _SPREAD))
+        return next((value for place in places for value in values_at(place, path)), _MISSING)
 
     return _each(find)
 
 
 def _at(path: tuple[str, ...]) -> Find:
+    name = path[-1]
     if len(path) == 1:
-        (name,) = path
         return lambda rows: [row.record.get(name, _MISSING) for row in rows]
-    return lambda rows: [_follow(row.record, path) for row in rows]
+
+    def find(row: Row) -> Any:
+        place = row.record.get(path[0])
+        return place.get(name, _MISSING) if isinstance(place, dict) else _MISSING
+
+    return _each(find)
 
 
 def _unless_spread(name: str) -> Find:
@@ -279,15 +280,3 @@ def _unless_spread(name: str) -> Find:
         return _MISSING if isinstance(value, dict) else value
 
     return _each(find)
-
-
-def _follow(value: Any, path: Sequence[str]) -> Any:
-    """What a path leads to: names in objects, and numbers in lists."""
-    for step in path:
-        if isinstance(value, dict):
-            value = value.get(step, _MISSING)
-        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            return _MISSING
-    return value

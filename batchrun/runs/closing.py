@@ -16,6 +16,7 @@ from batchrun.display.summary import FailureGroup, Percentiles, Summary, WorkerG
 from batchrun.display.timeline import Timeline
 from batchrun.engine.driver import Outcome
 from batchrun.errors import OutputError, StoppedError
+from batchrun.results.superseded import superseded_path
 from batchrun.results.text import CONTEXT_FULL, MARKS
 from batchrun.results.writer import errors_path, is_private, write_errors
 from batchrun.runs.checks import OwnFiles
@@ -24,6 +25,7 @@ from batchrun.runs.manifest import FileDigest, SessionTimes, digest_file, manife
 from batchrun.runs.opening import OpenRun
 from batchrun.runs.ordering import order_results
 from batchrun.runs.spending import cost_so_far
+from batchrun.runs.superseding import committed_superseded
 from batchrun.scheduler.faulty_workers import ENDED_BY, FAILED_BY
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
@@ -66,10 +68,11 @@ def conclude(run: OpenRun, outcome: Outcome) -> Summary:
 def _write_errors(run: OpenRun) -> list[Path]:
     """Write the error files; returns those that exist."""
     store, own, written = run.store, OwnFiles(run.store), []
-    own.adopt([errors_path(store.results_path(output)) for output in store.outputs()])
+    results = [store.results_path(output) for output in store.outputs()]
+    own.adopt([made for path in results for made in (errors_path(path), superseded_path(path))])
     for output in store.outputs():
-        results = store.results_path(output)
-        path = errors_path(results)
+        results_file = store.results_path(output)
+        path = errors_path(results_file)
         with closing(error_lines(store, run.options.format, run.lines, output.output)) as lines:
             first = next(lines, None)
             if first is not None:
@@ -77,7 +80,7 @@ def _write_errors(run: OpenRun) -> list[Path]:
             elif path not in own:
                 continue
             all_lines = (line for _, line in (lines if first is None else chain([first], lines)))
-            if write_errors(path, all_lines, token=store.token, private=is_private(results)):
+            if write_errors(path, all_lines, token=store.token, private=is_private(results_file)):
                 written.append(path)
     return written
 
@@ -138,6 +141,9 @@ def _write_manifest(run: OpenRun, summary: Summary, now: float) -> Path:
         summary=summary,
         inputs=[FileDigest(*entry) for entry in inputs] if isinstance(inputs, list) else [],
         results=[digest_file(path) for path in summary.results if path.exists()],
+        superseded=[
+            FileDigest(str(path), file.size_bytes, file.sha256) for path, file in committed_superseded(store).items()
+        ],
         sessions=[SessionTimes(*times) for times in figures.sessions(store)],
         token=store.token,
     )

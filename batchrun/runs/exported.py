@@ -54,7 +54,7 @@ class RunResults:
             self._store.refuse_damaged()
             check(self._store)
             self.counts = self._store.counts()
-            paths = {output.output: self._store.results_path(output) for output in self._store.outputs()}
+            paths = {output.output: self._store.lines_path(output) for output in self._store.outputs()}
             self._placed = stack.enter_context(LinesByPosition(paths))
             if with_results:
                 find_positions(self._store, self._positions, self.counts[RowState.SUCCEEDED])

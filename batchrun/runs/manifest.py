@@ -112,6 +112,7 @@ def write_manifest(
     summary: Summary,
     inputs: Sequence[FileDigest],
     results: Sequence[FileDigest],
+    superseded: Sequence[FileDigest],
     sessions: Sequence[SessionTimes],
     token: str | None = None,
 ) -> None:
@@ -125,6 +126,7 @@ def write_manifest(
         summary: The outcome of the run.
         inputs: The input files as they were read.
         results: The results files as they are.
+        superseded: The files with the results that `redo` has replaced.
         sessions: The sessions of the run.
         token: See `write_whole`.
 
@@ -143,6 +145,7 @@ def write_manifest(
         "base_url": options_json["base_url"],
         "inputs": [digest._asdict() for digest in inputs],
         "results": [digest._asdict() for digest in results],
+        "superseded": [digest._asdict() for digest in superseded],
         "errors": [str(path) for path in summary.errors],
         "state": str(summary.state),
         "options": options_json,

@@ -35,6 +35,7 @@ from batchrun.runs.locations import requests_path
 from batchrun.runs.recovery import recover_results, refuse_strange_lines
 from batchrun.runs.repair import by_old_name, is_under_way, repair_results, take_new_name
 from batchrun.runs.requests import RowAppender, have_requests, refuse_strange_requests
+from batchrun.runs.superseding import Redo, settle_redo, supersede
 from batchrun.runs.trust import EVERYTHING, GivenByCommand, Trust
 from batchrun.scheduler.states import RowState
 from batchrun.state.amendments import Amendments
@@ -45,6 +46,7 @@ from batchrun.state.schema import holds_run
 from batchrun.state.staging import MergedRows
 from batchrun.state.store import Store
 from batchrun.state.stored_options import store_options
+from batchrun.state.superseded import redo_under_way
 
 _REQUESTS_AT_ONCE = 1000
 
@@ -100,6 +102,7 @@ def open_run(
     given: GivenByCommand = EVERYTHING,
     resumed: bool = False,
     repair: bool = False,
+    redo: Redo | None = None,
 ) -> Iterator[OpenRun]:
     """Open a run of input files.
 
@@ -112,6 +115,7 @@ def open_run(
         given: Which options the command itself gives; the others are trusted only with a proof in the state file.
         resumed: Whether to read stdin from its copy.
         repair: Whether to recover lost or damaged results, and to rebuild a lost state file.
+        redo: Rows to run again although they have ended; None: none.
 
     Raises:
         UsageError: the options, the inputs or the state file are invalid; nothing was sent.
@@ -128,7 +132,7 @@ def open_run(
                 raise InputError("the input has no lines", f"files: {', '.join(options.inputs)}")
             opening.keep_options(are_read=rows is not None)
         opening.tell_growth(rows)
-        yield opening.begin()
+        yield opening.begin(redo=redo)
 
 
 @contextmanager
@@ -269,7 +273,7 @@ class _Opening:
             is_changed = refuse_other_options(store, by_old_name(store, options) if repair else options)
             self._trust.refuse_unproven(store, self._sources)
             refuse_foreign_files(options, self._sources, None if is_changed else store, repair=repair)
-            if not repair and not is_under_way(store):
+            if not repair and not is_under_way(store) and redo_under_way(store) is None:
                 refuse_strange_lines(store)
         return is_changed
 
@@ -320,7 +324,7 @@ class _Opening:
         if rows and not self.is_new and (rows.added or rows.dropped):
             self._observer.message(f"input changed: {counted(rows.added, 'row')} added, {rows.dropped:,} removed")
 
-    def begin(self, *, inputs_may_be_gone: bool = False) -> OpenRun:
+    def begin(self, *, inputs_may_be_gone: bool = False, redo: Redo | None = None) -> OpenRun:
         """Begin a session: make the results files and the state agree, and open the files."""
         store, observer = self._store, self._observer
         self._session = store.begin_session(os.getpid(), self._now_ms(), identity())
@@ -331,6 +335,11 @@ class _Opening:
         self._stack.enter_context(reader)
         for path in reader.missing:
             observer.message(f"{path} is missing: results collected without it lack the carried fields of its lines")
+        amendments = Amendments(store)
+        lines = RowLines.of(self._options, sources, reader, amendments)
+        if redo is not None:
+            supersede(store, redo, lines, observer, session=self._session)
+            amendments.note()
         results = ResultsFiles()
         self._stack.callback(results.close)
         for output in store.outputs():
@@ -346,7 +355,7 @@ class _Opening:
             lock=self._lock,
             store=store,
             session=self._session,
-            lines=RowLines.of(self._options, sources, reader, Amendments(store)),
+            lines=lines,
             results=results,
         )
 
@@ -357,6 +366,7 @@ class _Opening:
                 f"{self._options.state} is rebuilt: rows without a result are submitted, including failed ones;"
                 " those that were in flight may be paid for twice"
             )
+        settle_redo(self._store)
         if self._repair or is_under_way(self._store):
             repair_results(self._store, self._options, self._now_ms(), self._observer)
         else:

@@ -78,7 +78,7 @@ def find_positions(store: StateSnapshot, positions: Positions, succeeded: int, a
     seen = bytearray(store.last_row() + 1)
     count = 0
     for output in store.outputs():
-        count += _find_in(store, output, store.results_path(output), positions, seen, after=after)
+        count += _find_in(store, output, store.lines_path(output), positions, seen, after=after)
     if count != succeeded:
         raise StateError(
             f"succeeded rows without a line in the results: {succeeded - count:,}",
@@ -105,7 +105,9 @@ def _find_in(
     count = 0
     for group in in_groups(read_lines(path, end=output.committed_bytes)):
         found = list(_placed(store, path, group, seen, output.output))
-        positions.add(at._replace(output=after[0] + at.output, row=after[1] + at.row) for at in found)
+        if after != (0, 0):
+            found = [at._replace(output=after[0] + at.output, row=after[1] + at.row) for at in found]
+        positions.add(found)
         count += len(found)
     return count
 

@@ -22,6 +22,7 @@ from batchrun.results.reader import StoredLine, in_groups, read_lines, size_of
 from batchrun.results.record import read_job, read_record, result_digest, tells_of_job
 from batchrun.results.text import MARKS
 from batchrun.results.writer import ResultsFile, set_aside, write_whole
+from batchrun.runs.superseding import adopt_superseded
 from batchrun.scheduler.states import RowState
 from batchrun.state.reader import StateReader
 from batchrun.state.reconciliation import UNDER_WAY, FoundResult, RepairCounts, begin, reconcile, stage_results
@@ -81,6 +82,7 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
         OutputError: results or state cannot be written; the next start repairs again.
     """
     begin(store)
+    adopt_superseded(store, observer)
     sizes_bytes = {}
     with StateSnapshot(store.path) as rows:
         seen = bytearray(rows.last_row() + 1)

@@ -27,20 +27,25 @@ def request_line(request: Any, number: int) -> bytes:
     """A request as an input line, without the newline.
 
     Args:
-        request: What a parsed input line may be.
+        request: What a parsed input line may be, a dataclass, or a model of pydantic.
         number: Its number, 1-based.
 
     Raises:
         InputError: it is not a JSON value, or not of a known shape.
     """
     try:
-        line = dump(request, orjson.OPT_SERIALIZE_NUMPY)
+        line = dump(_plain(request), orjson.OPT_SERIALIZE_NUMPY)
         parse_line(line)
     except LineError as error:
         raise InputError(f"request {number:,}: {error.message}", error.hint or _EXPECTED) from error
     except (TypeError, ValueError) as error:
         raise InputError(f"request {number:,} cannot be written as JSON: {error}", _EXPECTED) from error
     return line
+
+
+def _plain(request: Any) -> Any:
+    dump_model = getattr(type(request), "model_dump", None)
+    return request if dump_model is None else dump_model(request, mode="json", exclude_none=True)
 
 
 class RowAppender:

@@ -22,10 +22,14 @@ FROM (
             r.same_as IS NOT NULL, r.attempts = 0, r.row
     ) AS leader
     FROM incoming i JOIN rows r ON r.id = i.id
+    WHERE r.row NOT IN (SELECT row FROM amendments)
 ) AS c
 WHERE c.row = rows.row AND rows.state IN (0, 4, 5) AND rows.same_as IS NOT nullif(c.leader, rows.row)
 """
-"""The row closest to an answer leads. The order is: succeeded, in flight, held, pending, failed."""
+"""The row closest to an answer leads. The order is: succeeded, in flight, held, pending, failed.
+
+An amended row asks for something else than its line, so no other row follows it from now on.
+"""
 _ANSWERED = """
 FROM rows l WHERE l.state = 3 AND EXISTS (SELECT 1 FROM rows f WHERE f.same_as = l.row AND f.state = 0)
 """

@@ -33,6 +33,8 @@ _OWNER = (
 )
 """The row that the job of row `r` belongs to: `r` itself, or its leader."""
 ALL = Share()
+REDOING = "redoing"
+"""The setting of an unfinished redo, see `superseded.redo_under_way`."""
 _WIDTH = len(RowRecord._fields)
 
 
@@ -58,6 +60,13 @@ class StateReader(Database):
     def results_path(self, output: OutputRecord) -> Path:
         """The absolute path of an output's results file, for messages."""
         return Path(os.path.abspath(self.path.parent / output.path))  # noqa: PTH100 - pathlib would keep a `..`
+
+    def lines_path(self, output: OutputRecord) -> Path:
+        """The file that has an output's committed lines: its results file, or what has yet to take the place of it."""
+        moving = self.get_setting(REDOING)
+        name = moving.get(str(output.output)) if isinstance(moving, dict) else None
+        path = self.results_path(output._replace(path=name)) if name else None
+        return path if path is not None and path.exists() else self.results_path(output)
 
     def sources(self) -> list[SourceRecord]:
         """The inputs, in order; if the state file was moved or copied, with their paths as seen from its new place."""

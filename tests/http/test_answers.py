@@ -162,7 +162,7 @@ async def test_where_the_context_was_full_nobody_is_told_to_raise_max_tokens(tmp
         done = await rehearse(tmp_path, server.endpoint.base_url)
     shown = " ".join(render(done.summary).split())
     assert ("the model's context was full" in shown) is (limit == 100)
-    assert ("cut off at max_tokens: 1; raise it" in shown) is (limit == 5)
+    assert ("cut off at max_tokens: 1; to run" in shown) is (limit == 5)
 
 
 @pytest.mark.parametrize("words", [["empty"], ["cut"], ["empty", "cut"], ["reasoning", "filtered"]])

@@ -11,12 +11,18 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
+from datetime import date
 from itertools import count
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import datasets
 import numpy as np
 import orjson
 import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pydantic
 import pytest
 from aiohttp import web
 
@@ -28,32 +34,38 @@ from tests.support.command import BATCHRUN
 from tests.support.rehearsal import read_lines, serving
 from tests.support.workers import Picky
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 RUN = (
-    "(inputs: 'str | os.PathLike[str] | Iterable[os.PathLike[str]] | Iterable[Mapping[str, Any]]', *, endpoint:"
-    " 'str | None' = None, output: 'str | os.PathLike[str]', state: 'str | os.PathLike[str] | None' = None,"
-    " api_key: 'str | None' = None, on_interrupt: 'config.InterruptPolicy' = 'drain', progress:"
-    " 'config.ProgressMode' = 'auto', base_url: 'str' = 'https://api.runpod.ai/v2', insecure_http: 'bool' = False,"
-    " set: 'Mapping[str, Any] | None' = None, default: 'Mapping[str, Any] | None' = None, system: 'str | None' ="
-    " None, chat: 'bool' = False, concurrency: 'int | None' = None, max_retries: 'int' = 3, execution_timeout:"
-    " 'float | None' = None, ttl: 'float | None' = None, job_timeout: 'float | None' = None, deadline: 'float |"
-    " None' = None, price_per_hour: 'float | None' = None, max_cost: 'float | None' = None, retry_failed: 'bool' ="
-    " False, worker: 'WorkerChoice' = 'auto', sweep: 'Mapping[str, Sequence[Any]] | None' = None, repeat: 'int' ="
-    " 1, limit: 'int | None' = None, unconfirmed: 'UnconfirmedPolicy' = 'resubmit', repair: 'bool' = False) ->"
-    " 'Summary'"
-)
-STREAM = (
-    "(requests: 'Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str]', *, endpoint: 'str',"
-    " state: 'str | os.PathLike[str]', output: 'str | os.PathLike[str] | None' = None, api_key: 'str | None' ="
-    " None, on_interrupt: 'config.InterruptPolicy' = 'drain', progress: 'config.ProgressMode' = 'none', base_url:"
-    " 'str' = 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, set: 'Mapping[str, Any] | None' = None,"
+    "(inputs: 'str | os.PathLike[str] | Iterable[Any]', *, endpoint: 'str | None' = None, output: 'str |"
+    " os.PathLike[str]', state: 'str | os.PathLike[str] | None' = None, api_key: 'str | None' = None,"
+    " on_interrupt: 'config.InterruptPolicy' = 'drain', progress: 'config.ProgressMode' = 'auto', base_url: 'str'"
+    " = 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, set: 'Mapping[str, Any] | None' = None,"
     " default: 'Mapping[str, Any] | None' = None, system: 'str | None' = None, chat: 'bool' = False, concurrency:"
     " 'int | None' = None, max_retries: 'int' = 3, execution_timeout: 'float | None' = None, ttl: 'float | None' ="
     " None, job_timeout: 'float | None' = None, deadline: 'float | None' = None, price_per_hour: 'float | None' ="
-    " None, max_cost: 'float | None' = None, retry_failed: 'bool' = False, worker: 'WorkerChoice' = 'auto') ->"
-    " 'Stream'"
+    " None, max_cost: 'float | None' = None, retry_failed: 'bool' = False, only: 'tuple[str, ...]' = (), halt:"
+    " 'HaltOptions | None' = None, canary: 'int | None' = None, canary_allow: 'CanaryAllows | None' = None,"
+    " format: 'FormatChoice' = 'auto', connections: 'int | None' = None, low_priority: 'bool' = False, run_limit:"
+    " 'int | None' = None, status_limit: 'int | None' = None, memory: 'int' = 256000000, inspect_output: 'bool' ="
+    " True, request_timeout: 'float' = 30.0, notify: 'str | None' = None, worker: 'WorkerChoice' = 'auto',"
+    " model_file: 'Path | None' = None, upstream: 'str | None' = None, sweep: 'Mapping[str, Sequence[Any]] | None'"
+    " = None, repeat: 'int' = 1, limit: 'int | None' = None, unconfirmed: 'UnconfirmedPolicy' = 'resubmit',"
+    " repair: 'bool' = False, ordered: 'bool' = False, shard: 'str | None' = None, dedupe: 'bool' = False,"
+    " skip_invalid: 'bool' = False, strict: 'bool' = False) -> 'Summary'"
+)
+STREAM = (
+    "(requests: 'Iterable[Any] | AsyncIterable[Any]', *, endpoint: 'str', state: 'str | os.PathLike[str]',"
+    " output: 'str | os.PathLike[str] | None' = None, api_key: 'str | None' = None, on_interrupt:"
+    " 'config.InterruptPolicy' = 'drain', progress: 'config.ProgressMode' = 'none', base_url: 'str' ="
+    " 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, set: 'Mapping[str, Any] | None' = None, default:"
+    " 'Mapping[str, Any] | None' = None, system: 'str | None' = None, chat: 'bool' = False, concurrency: 'int |"
+    " None' = None, max_retries: 'int' = 3, execution_timeout: 'float | None' = None, ttl: 'float | None' = None,"
+    " job_timeout: 'float | None' = None, deadline: 'float | None' = None, price_per_hour: 'float | None' = None,"
+    " max_cost: 'float | None' = None, retry_failed: 'bool' = False, only: 'tuple[str, ...]' = (), halt:"
+    " 'HaltOptions | None' = None, canary: 'int | None' = None, canary_allow: 'CanaryAllows | None' = None,"
+    " format: 'FormatChoice' = 'auto', connections: 'int | None' = None, low_priority: 'bool' = False, run_limit:"
+    " 'int | None' = None, status_limit: 'int | None' = None, memory: 'int' = 256000000, inspect_output: 'bool' ="
+    " True, request_timeout: 'float' = 30.0, notify: 'str | None' = None, worker: 'WorkerChoice' = 'auto',"
+    " model_file: 'Path | None' = None, upstream: 'str | None' = None) -> 'Stream'"
 )
 
 
@@ -72,11 +84,12 @@ def test_arguments_have_the_names_and_the_defaults_of_the_command_line(function)
         if name in ("inputs", "requests", "api_key", "progress"):
             continue
         assert name in options
-        if isinstance(parameter.default, (int, str)) and parameter.default is not False and name != "on_interrupt":
-            assert options[name].default == parameter.default
+        default = parameter.default
+        if isinstance(default, (int, str)) and not isinstance(default, bool) and name not in ("on_interrupt", "memory"):
+            assert options[name].default == default
 
 
-@pytest.mark.parametrize("keyword", ["dry_run", "shard", "from_environment", "temprature"])
+@pytest.mark.parametrize("keyword", ["dry_run", "config", "from_environment", "temprature"])
 def test_a_keyword_that_there_is_not_is_a_type_error(tmp_path: Path, keyword: str):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{keyword}'"):
         batchrun.run([{"prompt": "a"}], endpoint="local", output=tmp_path / "o.jsonl", **{keyword: None})
@@ -151,14 +164,105 @@ def test_a_wrong_request_is_named_and_nothing_is_left_behind(tmp_path: Path):
         ([{"prompt": {1, 2}}], "request 1 cannot be written as JSON"),
         ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "duplicate id 'x'"),
         ([], "there are no requests"),
-        (["a.jsonl"], "may mean a prompt or a file"),
+        (["a prompt", Path("a.jsonl")], "request 2 is a path"),
         ({"prompt": "a"}, "inputs is of type dict"),
-        (pd.DataFrame([{"prompt": "a"}]), "inputs is a DataFrame"),
+        (pd.DataFrame([{"promt": "a"}]), "request 1: no prompt in the line"),
     ):
         with pytest.raises(UsageError, match=re.escape(message)) as caught:
             run(requests, tmp_path)
         said(caught.value)
         assert list(tmp_path.iterdir()) == []
+
+
+@dataclass
+class Question:
+    id: str
+    prompt: str
+    max_tokens: int | None = None
+
+
+class Model(pydantic.BaseModel):
+    id: str
+    prompt: str
+    max_tokens: int | None = None
+
+
+COLUMNS = {"id": ["a", "b"], "prompt": ["one", "two"], "max_tokens": [3, None], "day": [date(2026, 1, 2), None]}
+FORMS = {
+    "pandas": lambda: pd.DataFrame(COLUMNS),
+    "pandas' own types": lambda: pd.DataFrame(COLUMNS).convert_dtypes(),
+    "polars": lambda: pl.DataFrame(COLUMNS),
+    "pyarrow": lambda: pa.table(COLUMNS),
+    "pyarrow's batch": lambda: pa.record_batch(COLUMNS),
+    "datasets": lambda: datasets.Dataset.from_dict(COLUMNS),
+    "dataclasses": lambda: [Question("a", "one", 3), Question("b", "two")],
+    "models": lambda: [Model(id="a", prompt="one", max_tokens=3), Model(id="b", prompt="two")],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_table_or_a_list_of_objects_makes_the_same_requests_as_the_lines_of_a_file(tmp_path: Path, form: str):
+    assert run(FORMS[form](), tmp_path).exit_code == 0
+    lines = read_lines(tmp_path / "out.jsonl.state.requests.jsonl")
+    has_day = {"day": "2026-01-02"} if form not in ("dataclasses", "models") else {}
+    expected = [{"id": "a", "prompt": "one", "max_tokens": 3, **has_day}, {"id": "b", "prompt": "two"}]
+    found = [{key: value for key, value in line.items() if value is not None} for line in lines]
+    days = [line.pop("day", None) for line in (*found, *expected)]
+    assert found == expected
+    assert [day and day[:10] for day in days[:2]] == days[2:]
+
+
+def test_a_list_of_strings_is_a_list_of_prompts(tmp_path: Path):
+    assert run(["one", "in.jsonl"], tmp_path).exit_code == 0
+    assert sorted(record["text"] for record in read_lines(tmp_path / "out.jsonl")) == ["in.jsonl", "one"]
+
+
+@pytest.mark.parametrize(
+    "given", [{"sweep": {"n": [1]}}, {"repeat": 2}, {"limit": 1}, {"shard": "1/2"}, {"dedupe": True}, {"strict": True}]
+)
+def test_what_needs_files_is_refused_for_a_list(tmp_path: Path, given: dict):
+    with pytest.raises(UsageError, match=f"{next(iter(given))} needs files"):
+        run(["one"], tmp_path, **given)
+
+
+def test_guards_and_options_of_the_command_line_hold_in_a_program(tmp_path: Path):
+    with pytest.raises(UsageError, match="canary=-1"):
+        run(["one"], tmp_path, canary=-1)
+    summary = run(
+        [f"bad {n}" for n in range(30)],
+        tmp_path,
+        canary=2,
+        ordered=True,
+        format="openai",
+        max_cost=1.0,
+        price_per_hour=1,
+    )
+    assert summary.exit_code == 0
+    assert [line["custom_id"] for line in read_lines(tmp_path / "out.jsonl")] == [
+        line["custom_id"] for line in sorted(read_lines(tmp_path / "out.jsonl"), key=position)
+    ]
+
+
+def position(line: dict) -> int:
+    return line["batchrun"]["source"]["line"]
+
+
+def test_the_other_commands_are_functions_that_print_nothing(tmp_path: Path, capfd):
+    (tmp_path / "in.jsonl").write_text('{"id": "a", "prompt": "one", "max_tokens": 5}\n')
+    checked = batchrun.check(tmp_path / "in.jsonl", set={"temperature": 0})
+    assert (checked.rows, checked.is_good) == (1, True)
+    summary = run(tmp_path / "in.jsonl", tmp_path)
+    status, verified = batchrun.status(summary.state), batchrun.verify(summary.state)
+    assert (status.total, status.succeeded, verified.is_whole) == (1, 1, True)
+    assert [variant.succeeded for variant in batchrun.report(summary.state).variants] == [1]
+    exported = batchrun.export(summary.state, tmp_path / "copy.jsonl", format="openai")
+    assert (exported.results, read_lines(tmp_path / "copy.jsonl")[0]["custom_id"]) == (1, "a")
+    assert batchrun.cancel(summary.state).succeeded == 1
+    shards = [run(tmp_path / "in.jsonl", tmp_path, output=tmp_path / f"{n}.jsonl", shard=f"{n}/2") for n in (1, 2)]
+    assert batchrun.merge([shard.state for shard in shards], tmp_path / "both.jsonl").results == 1
+    with pytest.raises(StateError, match="there is no such state file"):
+        batchrun.status(tmp_path / "none.state")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_numbers_of_a_table_are_numbers(tmp_path: Path):
@@ -218,7 +322,7 @@ def test_a_state_file_of_other_inputs_is_refused(tmp_path: Path):
         ({"on_interrupt": "flee"}, "on_interrupt='flee'"),
         ({"progress": "loud"}, "progress='loud'"),
         ({"worker": "llama"}, "worker='llama'"),
-        ({"repeat": 2}, "sweep, repeat and limit need files"),
+        ({"repeat": 2}, "repeat needs files"),
         ({"endpoint": None}, "no endpoint is given"),
         ({"endpoint": "a/b"}, "is not an endpoint ID"),
         ({"endpoint": "abc", "api_key": "two words"}, "api_key does not contain an API key"),

@@ -107,6 +107,13 @@ def test_what_to_do_next_is_said_for_everything_that_is_left():
         "texts cut off at max_tokens: 12",
     ):
         assert words in text
+    assert "    batchrun redo r.jsonl.state --where finish_reason=length --set max_tokens=N" in next_steps
+
+
+def test_answers_without_text_are_asked_for_again_but_not_tool_calls():
+    assert "\n    batchrun redo r.jsonl.state --where text=\n" in render(replace(DONE, empty=2))
+    text = render(replace(DONE, reasoning_only=2, tool_calls=3))
+    assert "\n    batchrun redo r.jsonl.state --where text= --where finish_reason!=tool_calls\n" in text
 
 
 NO_MODEL = FailureGroup("bad_request", 3, "r1", "The model `gpt-4o-mini` does not exist.")
@@ -118,9 +125,9 @@ def test_a_request_that_was_refused_for_itself_is_to_be_changed_not_tried_again(
     errors = [Path("my r.errors.jsonl")]
     text = render(replace(DONE, succeeded=9_997, failed=3, failures=[NO_MODEL], errors=errors))
     assert "--retry-failed" not in text
-    assert "\n    batchrun run 'my r.errors.jsonl' --set KEY=VALUE -o NEW.jsonl\n" in text
-    text = render(replace(DONE, succeeded=9_996, failed=4, failures=[NO_MODEL, WRONG], errors=[*errors, Path("b")]))
-    assert "\n    batchrun run 'my r.errors.jsonl' b --set KEY=VALUE --skip-invalid -o NEW/\n" in text
+    again = "\n    batchrun redo r.jsonl.state --failed --only bad_request --set KEY=VALUE\n"
+    assert again in text
+    assert again in render(replace(DONE, succeeded=9_996, failed=4, failures=[NO_MODEL, WRONG], errors=errors))
     text = render(replace(DONE, succeeded=9_995, failed=5, failures=[NO_MODEL, LOST], errors=errors))
     assert "batchrun resume r.jsonl.state --retry-failed --only platform\n" in text
     assert "requests refused because of their content: 3" in text

@@ -1,0 +1,168 @@
+"""The other commands, as functions: each returns what it found, and prints nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from batchrun.commands import cancel as cancelling
+from batchrun.commands import check as checking
+from batchrun.commands import export as exporting
+from batchrun.commands import merge as merging
+from batchrun.commands import report as reporting
+from batchrun.commands import status as looking
+from batchrun.commands import verify as verification
+from batchrun.commands.check import CheckReport
+from batchrun.commands.export import Exported, Only, Wanted
+from batchrun.commands.findings import Verification
+from batchrun.commands.merge import MergeReport
+from batchrun.commands.request_arguments import RequestArguments
+from batchrun.commands.run_options import confirms_base_url, refuse_wrong_parameters, request_options
+from batchrun.commands.session_arguments import CancelArguments
+from batchrun.commands.status import RunStatus
+from batchrun.config import ResultFormat
+from batchrun.display.progress import NullObserver
+from batchrun.display.summary import Summary
+from batchrun.display.variants import VariantTable
+from batchrun.files.paths import refuse_unspeakable
+from batchrun.prompts.sources import find_sources
+from batchrun.results.hub import hub_file, is_hub_name
+from batchrun.results.tables import parse_columns
+from batchrun.runs.resumed import resumed_options
+from batchrun.runs.state_path import state_file
+
+PathLike = str | os.PathLike[str]
+
+
+def check(
+    inputs: PathLike | Sequence[PathLike],
+    *,
+    set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
+    default: Mapping[str, Any] | None = None,
+    system: str | None = None,
+    chat: bool = False,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    repeat: int = 1,
+    strict: bool = False,
+) -> CheckReport:
+    """Validate every line of files and folders. `is_good` says whether they can be run, `problems` what is wrong.
+
+    Args:
+        inputs: A file or folder, or several.
+        set: This and the others are those of `run`.
+        default: Sampling parameters for lines that do not have them.
+        system: System message for lines that have none.
+        chat: Whether prompts are sent as chat messages.
+        sweep: Key -> values.
+        repeat: Samples of each line, or of each combination.
+        strict: Whether warnings count as errors.
+
+    Raises:
+        UsageError: an argument is invalid.
+        InputError: a file cannot be read.
+    """
+    names = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    given = RequestArguments(
+        set=set, default=default, system=system, chat=chat, sweep=sweep, repeat=repeat, strict=strict
+    )
+    request, variants = request_options(given)
+    refuse_wrong_parameters(given)
+    sources = find_sources([os.fsdecode(name) for name in names])
+    for source in sources:
+        refuse_unspeakable(Path(source.path))
+    return checking.inspect(sources, stdin=BytesIO(), request=request, sweep=variants, strict=strict)
+
+
+def status(state: PathLike) -> RunStatus:
+    """The status of a run, running or not.
+
+    Raises:
+        StateError: there is no such state file, or it cannot be read.
+    """
+    return looking.read_status(state_file(state))
+
+
+def verify(state: PathLike) -> Verification:
+    """Prove that a run is complete and undamaged; `is_whole` says whether it is, `problems` what is wrong.
+
+    Raises:
+        StateError: there is no such state file, or it cannot be read.
+    """
+    return verification.verify(state_file(state))
+
+
+def report(state: PathLike) -> VariantTable:
+    """The results of a run by the variants of its sweep.
+
+    Raises:
+        StateError: there is no such state file, or it cannot be read.
+    """
+    return reporting.read(state_file(state))
+
+
+def export(
+    state: PathLike,
+    output: PathLike,
+    *,
+    columns: Sequence[str] | None = None,
+    messages: bool = False,
+    format: ResultFormat | None = None,  # noqa: A002 - the option's name
+    with_errors: bool = False,
+    only: Only | None = None,
+) -> Exported:
+    """Write the results of a run to a file, in input order: as records or as a table, as its suffix says.
+
+    Args:
+        state: The state file.
+        output: The file, which is replaced by a rename; or `hf://datasets/OWNER/NAME[/FILE]`.
+        columns: The columns of a table, dotted paths among them; None: those that it has by itself.
+        messages: Whether to write each chat with its answer, for fine-tuning.
+        format: `batchrun` or `openai`; None: that of the results.
+        with_errors: Whether to write the error records of failed and held rows, too.
+        only: Only the `succeeded` or only the `failed` rows; None: as `with_errors` says.
+
+    Raises:
+        UsageError: the file belongs to a run, is not a regular file, or has an unknown suffix; or no row has a column.
+        StateError: the state file or the results cannot be read.
+        OutputError: the file cannot be written.
+    """
+    chosen = None if columns is None else parse_columns(",".join(columns))
+    wanted = Wanted(format, with_errors, only, chosen, messages)
+    name = os.fspath(output)
+    target = hub_file(name) if is_hub_name(name) else Path(name)
+    return exporting.export(state_file(state), target, BytesIO(), wanted)
+
+
+def merge(states: Sequence[PathLike], output: PathLike, *, partial: bool = False) -> MergeReport:
+    """Merge the results of shards, in input order.
+
+    Args:
+        states: The state files of all shards of one input, in any order.
+        output: The file; the failed rows go to the error file beside it.
+        partial: Whether shards may be missing or unfinished.
+
+    Raises:
+        StateError: the shards do not belong together, or are incomplete.
+        UsageError: the file belongs to a run, or is not a regular file.
+        OutputError: the file cannot be written.
+    """
+    return merging.merge([state_file(state) for state in states], Path(output), BytesIO(), partial=partial)
+
+
+def cancel(state: PathLike, *, api_key: str | None = None, base_url: str | None = None) -> Summary:
+    """Cancel the jobs in flight of a run. If another process is driving the run, it cancels the jobs and exits.
+
+    Args:
+        state: The state file.
+        api_key: None: that of RUNPOD_API_KEY, else that in `~/.runpod/config.toml`.
+        base_url: Confirms the URL of the run's jobs, if the state file does not prove that you chose it.
+
+    Raises:
+        BatchrunError: nothing was cancelled.
+    """
+    options = resumed_options(state_file(state))
+    confirmed = confirms_base_url(CancelArguments(base_url=base_url), options)
+    return cancelling.cancel(options, observer=NullObserver(), api_key=api_key, confirmed_url=confirmed)

@@ -1,0 +1,66 @@
+"""The requests that a program gives: dicts, strings, dataclasses, pydantic models, or the rows of a table.
+
+A table is recognized by the name of its type, so no library is imported that the program has not imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date, time
+from typing import Any
+
+_AT_ONCE = 1000
+"""Rows of a table that are converted together."""
+
+
+def rows_of(table: object) -> Iterator[dict[str, Any]] | None:
+    """The rows of a table; None if it is none of the known kinds.
+
+    They are a DataFrame of pandas or polars, a Table or RecordBatch of pyarrow, and a Dataset of `datasets`. A null is
+    an absent field, and a date an ISO string.
+    """
+    for kind in type(table).__mro__:
+        read = _TABLES.get((kind.__module__.partition(".")[0], kind.__name__))
+        if read is not None:
+            return ({name: _cell(cell) for name, cell in row.items() if not _is_null(cell)} for row in read(table))
+    return None
+
+
+def _pandas_rows(frame: Any) -> Iterator[dict[Any, Any]]:
+    for begin in range(0, len(frame), _AT_ONCE):
+        yield from frame.iloc[begin : begin + _AT_ONCE].to_dict("records")
+
+
+def _polars_rows(frame: Any) -> Iterable[dict[Any, Any]]:
+    rows: Iterable[dict[Any, Any]] = frame.iter_rows(named=True)
+    return rows
+
+
+def _arrow_rows(table: Any) -> Iterator[dict[Any, Any]]:
+    batches = table.to_batches(max_chunksize=_AT_ONCE) if hasattr(table, "to_batches") else [table]
+    for batch in batches:
+        yield from batch.to_pylist()
+
+
+_TABLES: dict[tuple[str, str], Callable[[Any], Iterable[dict[Any, Any]]]] = {
+    ("pandas", "DataFrame"): _pandas_rows,
+    ("polars", "DataFrame"): _polars_rows,
+    ("pyarrow", "Table"): _arrow_rows,
+    ("pyarrow", "RecordBatch"): _arrow_rows,
+    ("datasets", "Dataset"): iter,
+    ("datasets", "IterableDataset"): iter,
+}
+"""Package and type -> its rows."""
+
+
+def _is_null(cell: Any) -> bool:
+    # pandas has three nulls besides None: NaN and NaT differ from themselves, and NA is neither equal nor different.
+    return cell is None or type(cell).__name__ == "NAType" or (_is_scalar(cell) and cell != cell)  # noqa: PLR0124
+
+
+def _is_scalar(cell: Any) -> bool:
+    return not isinstance(cell, (str, bytes, list, tuple, dict)) and getattr(cell, "ndim", 0) == 0
+
+
+def _cell(cell: Any) -> Any:
+    return cell.isoformat() if isinstance(cell, (date, time)) else cell
