@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from tests.bench import queues, sizes, speed
+from tests.bench import exports, queues, sizes, speed
 from tests.bench.figures import Asked
 
 FIGURES = {
@@ -26,7 +26,12 @@ FIGURES = {
     "cpu": speed.cpu,
     "start-up": speed.start_up,
 }
-LONG = {"lognormal-wide": queues.lognormal_wide, "cold": queues.cold, "million": sizes.million}
+LONG = {
+    "lognormal-wide": queues.lognormal_wide,
+    "cold": queues.cold,
+    "million": sizes.million,
+    "exports": exports.exports,
+}
 """Only when they are asked for: minutes each."""
 
 
