@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import batchrun as batchrun_module
 import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
@@ -270,6 +271,14 @@ async def test_a_run_without_results_gives_an_empty_table_and_one_of_failures_it
     assert pq.read_table(path).to_pydict()["k"] == [0, 1, 2]
     assert str(told) == f"3 of 3 rows exported to {path}, 3 of them as error records"
     assert table(state, "x.parquet", columns=("id", "metadata.nothing"))[0].exists()
+
+
+def test_python_writes_the_same_table(state: Path):
+    path, told = table(state, columns=("id", "topic"), with_errors=True)
+    again = path.with_name("again.parquet")
+    said = batchrun_module.export(state, again, columns=["id", "topic"], with_errors=True)
+    assert again.read_bytes() == path.read_bytes()
+    assert (said.results, said.errors) == (told.results, told.errors)
 
 
 def test_only_the_failed_rows_are_told_apart_from_the_others(state: Path):
