@@ -14,6 +14,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from batchrun.errors import UsageError
+from batchrun.files.urls import absolute_name
 
 VERSION = "0.1.0"
 
@@ -24,6 +25,8 @@ ResultFormat = Literal["openai", "batchrun"]
 FormatChoice = Literal["auto", "openai", "batchrun"]
 ProgressMode = Literal["auto", "bar", "plain", "json", "none"]
 WorkerChoice = Literal["auto", "smollm2", "echo"]
+DryRun = Literal["first", "all"]
+InlineFiles = Literal["anywhere", "in_folder"]
 
 DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 """The only data-plane host in Runpod's documentation; jobs go to `<base>/<endpoint>/run`."""
@@ -138,6 +141,26 @@ def is_plain_http(url: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateOptions:
+    """How a row of columns becomes a line. It has `prompt` or `messages`."""
+
+    prompt: str | None = None
+    """`--prompt`, or the text of `--prompt-file`: the template of the user's message."""
+    messages: str | None = None
+    """The text of `--messages-file`: the template of a list of messages."""
+    system: str | None = None
+    """`--system`, or the text of `--system-file`: the template of a system message before `prompt`. None for none."""
+    raw: bool = False
+    """`--raw`: a plain prompt instead of a message."""
+    columns: tuple[str, ...] | None = None
+    """`--columns`: the columns that are carried as `metadata`; None for all."""
+    image_column: str | None = None
+    """`--image-column`: the column with the picture for the user's message; None for none."""
+    files: tuple[tuple[str, str], ...] = ()
+    """The option and the path of each text that was read from a file: only messages name it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestOptions:
     """How a prompt line becomes a request. They decide what is sent, so a resumed run must have the same options."""
 
@@ -149,6 +172,22 @@ class RequestOptions:
     """`--chat`: send a `prompt` line as one user message."""
     system: str | None = None
     """`--system`: a system message before the line's own messages; implies chat for prompt lines. None for none."""
+    template: TemplateOptions | None = None
+    """How a row of columns becomes a line, its system message included; None: the lines are as they are."""
+    id_column: str | None = None
+    """`--id-column`: the column with the id of a row; None for `id` or `custom_id`."""
+    inline_files: InlineFiles | None = None
+    """`--inline-files`: send the content of files that a line names: any files, or (`watch`) only those in the folder
+    of its input. None: a path is sent as it is."""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RequestOptions:
+        """The inverse of `asdict`, after JSON has made lists of tuples."""
+        template = data.get("template")
+        if template is not None:
+            columns, files = template["columns"], tuple((option, path) for option, path in template["files"])
+            template = {**template, "columns": None if columns is None else tuple(columns), "files": files}
+        return cls(**{**data, "template": None if template is None else TemplateOptions(**template)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +299,7 @@ class RunOptions:
     """All options of `batchrun run`; kept in the state file, so that `resume` can use them."""
 
     inputs: tuple[str, ...]
-    """Files, folders or `-` for stdin, as given."""
+    """Files, folders, patterns, URLs or `-` for stdin, as given."""
     endpoint: str
     output: Path
     """A file for all results, or a folder with one results file for each input."""
@@ -316,7 +355,7 @@ class RunOptions:
         del data["state"], data["strict"]
         data["sweep"] = self.sweep.to_json()
         data["base_url"] = None if self.is_local else without_user(self.base_url)
-        data["inputs"] = [name if name == "-" else str(Path(name).absolute()) for name in self.inputs]
+        data["inputs"] = [absolute_name(name) for name in self.inputs]
         data["output"] = os.path.relpath(self.output, self.state.parent)
         return data
 
@@ -337,7 +376,7 @@ class RunOptions:
                 "format": data.get("format", "batchrun"),
                 "output": Path(os.path.normpath(state.absolute().parent / data["output"])),
                 "state": state,
-                "request": RequestOptions(**data["request"]),
+                "request": RequestOptions.from_json(data["request"]),
                 "sweep": SweepOptions.from_json(data.get("sweep", {})),
                 "policy": JobPolicy(**data["policy"]),
                 "scheduler": SchedulerOptions(**scheduler),

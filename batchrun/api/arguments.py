@@ -27,6 +27,14 @@ class StreamKeywords(TypedDict, total=False):
         set: Sampling parameters for every request, overriding its own.
         default: Sampling parameters for requests that do not have them.
         system: System message for requests that have none; implies `chat`. None: no message is added.
+        prompt: Template of the user's message, over the fields of each request; None: requests are sent as they are.
+        raw: Whether to send what `prompt` makes as a plain prompt.
+        messages_file: File with a template of a list of messages, instead of `prompt`.
+        id_column: Field with the id of a request; None: `id` or `custom_id`.
+        columns: Fields that `prompt` carries to the records; None: all.
+        image_column: Field with a picture for the user's message; implies `inline_files`.
+        inline_files: Whether to send the content of pictures, sounds and videos whose paths are in a request, relative
+            to the folder of the file; for a list or a stream to that of the state file.
         chat: Whether to send prompts as chat messages.
         concurrency: Jobs in flight at once; None: just enough to keep every worker busy.
         max_retries: Retries of a row after a failure that another try may fix; 0: none.
@@ -63,6 +71,13 @@ class StreamKeywords(TypedDict, total=False):
     set: Mapping[str, Any] | None
     default: Mapping[str, Any] | None
     system: str | None
+    prompt: str | None
+    raw: bool
+    messages_file: Path | None
+    id_column: str | None
+    columns: Sequence[str] | None
+    image_column: str | None
+    inline_files: bool
     chat: bool
     concurrency: int | None
     max_retries: int

@@ -33,6 +33,7 @@ from batchrun.errors import InputError, OutputError, RunInterrupted, StoppedErro
 from batchrun.files.exactjson import load
 from batchrun.files.paths import behind_links
 from batchrun.files.streams import open_closed
+from batchrun.prompts.line_rules import LineRules
 from batchrun.runs.channel import ProgramSide, RunSide, open_channel
 from batchrun.runs.locations import requests_path
 from batchrun.runs.requests import request_line
@@ -59,10 +60,10 @@ def run(
     `on_interrupt` says, and the summary's `outcome` is `interrupted`.
 
     Args:
-        inputs: A file or folder, several files as `Path` objects, or the requests themselves: dicts like the lines of
-            an input file, prompts as strings, dataclasses, pydantic models, or a table whose columns are the fields (a
-            DataFrame of pandas or polars, a table of pyarrow, a Dataset). All are validated before anything is sent,
-            and kept in `<state>.requests.jsonl`.
+        inputs: A file, folder, pattern or URL, several files as `Path` objects, or the requests themselves: dicts like
+            the lines of an input file, prompts as strings, dataclasses, pydantic models, or a table whose columns are
+            the fields (a DataFrame of pandas or polars, a table of pyarrow, a Dataset). All are validated before
+            anything is sent, and kept in `<state>.requests.jsonl`.
         endpoint: Endpoint ID; `local` is the built-in endpoint. None: the endpoints are in `sweep`.
         output: Results file, or folder (existing, or ending in /) for one results file per input.
         state: State file; None: `<output>.state`, or `batchrun.state` in a folder.
@@ -250,7 +251,7 @@ def _run(
         raise UsageError(f"output={run_as.output} is a folder", "give a file for all results")
     with _temporary_file() as kept:
         if requests is not None:
-            _keep(requests, kept)
+            _keep(requests, kept, LineRules(run_as.request))
         work = partial(_run_shown, run_as, given, api_key=api_key, requests=None if requests is None else _lines(kept))
         try:
             asyncio.get_running_loop()
@@ -347,7 +348,7 @@ def _temporary_file() -> IO[bytes]:
         ) from error
 
 
-def _keep(requests: Iterable[Any], file: Any) -> None:
+def _keep(requests: Iterable[Any], file: Any, rules: LineRules) -> None:
     """Validate requests and write them to a file, before anything is sent.
 
     Raises:
@@ -357,7 +358,7 @@ def _keep(requests: Iterable[Any], file: Any) -> None:
     for count, request in enumerate(requests, 1):
         if isinstance(request, os.PathLike):
             raise InputError(f"request {count:,} is a path", "give either files or requests")
-        file.write(request_line(request, count) + b"\n")
+        file.write(request_line(request, count, rules) + b"\n")
     if not count:
         raise InputError("there are no requests", "give at least one")
     file.seek(0)

@@ -34,7 +34,7 @@ _COMMANDS = {
     "serve": Place("serving:serve", "Serve a local endpoint with Runpod's queue API."),
     "status": Place("reading:status", "Show the status of the run of a STATE file, running or not."),
     "verify": Place("reading:verify", "Prove that runs are complete and undamaged."),
-    "watch": Place("running:watch", "Run every JSONL file that arrives in FOLDER, one after another."),
+    "watch": Place("running:watch", "Run every file of prompts that arrives in FOLDER, one after another."),
 }
 """Each with a summary that fits 80 columns."""
 
@@ -47,7 +47,7 @@ _COMMANDS = {
 )
 @click.version_option(VERSION, "-V", "--version", prog_name="batchrun")
 def main() -> None:
-    """Run JSONL prompt files through a Runpod serverless queue endpoint.
+    """Run files of prompts through a Runpod serverless queue endpoint.
 
     Every prompt is submitted, tracked in a state file and collected into a JSONL results file.
     However a run is interrupted, the same command resumes it.

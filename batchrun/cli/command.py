@@ -16,7 +16,7 @@ import click
 from batchrun.cli.options import GroupedOption
 from batchrun.cli.output import echo, say
 from batchrun.cli.usage import as_usage_error, no_such_command, path_of
-from batchrun.cli.values import called
+from batchrun.cli.values import ALL, FIRST, OR_ALL, called
 from batchrun.commands.definitions import DISPLAY, GROUPS
 from batchrun.display.printer import printing_stderr
 from batchrun.errors import BatchrunError, OutputError, UsageError
@@ -35,6 +35,7 @@ class Command(click.Command):
         Raises:
             UsageError: an option is given twice.
         """
+        args = self._with_optional_values(args)
         try:
             _, _, given = self.make_parser(ctx).parse_args(args=list(args))
         except click.UsageError as error:
@@ -45,6 +46,22 @@ class Command(click.Command):
             if takes_one and param in given[:index]:
                 raise UsageError(f"{called(param)} is given twice, but takes one value", f"see {path_of(ctx)} --help")
         return super().parse_args(ctx, args)
+
+    def _with_optional_values(self, args: list[str]) -> list[str]:
+        """The arguments with a value for each option that may have none: click would take the next argument for it."""
+        options = [param for param in self.params if isinstance(param, click.Option)]
+        flags = {flag for param in options if param.type is OR_ALL for flag in param.opts}
+        takes_value = {flag for param in options if not (param.is_flag or param.count) for flag in param.opts} - flags
+        if flags.isdisjoint(args):
+            return args
+        done: list[str] = []
+        for index, arg in enumerate(args):
+            if arg == "--":
+                return [*done, *args[index:]]
+            if arg in flags and not (index and args[index - 1] in takes_value) and args[index + 1 : index + 2] != [ALL]:
+                arg = f"{arg}={FIRST}"  # noqa: PLW2901 - the argument with its value
+            done.append(arg)
+        return done
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings; options without a heading come under a common one."""

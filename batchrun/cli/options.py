@@ -63,7 +63,7 @@ def _parameter(argument: Argument) -> click.Parameter:
         [*flags.split(), argument.name],
         help=option.help,
         type=_type(argument),
-        is_flag=True if argument.kind is bool else None,
+        is_flag=True if argument.kind is bool else False if option.values.syntax == "or all" else None,
         multiple=is_many,
         required=argument.default is MISSING,
         **_default(argument),
@@ -81,13 +81,15 @@ def _type(argument: Argument) -> Any:
     expected = argument.option.values
     if argument.kind is bool:
         return bool
-    if argument.choices:
+    if argument.choices and argument.option.values.syntax != "or all":
         return click.Choice(argument.choices)
     if expected.bounds is not None and expected.syntax in ("number", "number or auto"):
         may_be_auto = expected.syntax == "number or auto"
         return values.Number(expected.bounds, may_be_auto=may_be_auto, may_be_off=expected.may_be_off)
     if argument.takes(Path):
         return values.PATH
+    if expected.syntax == "or all":
+        return values.OR_ALL
     return values.NAME if expected.syntax == "name" else str
 
 
@@ -111,13 +113,13 @@ def _callback(argument: Argument) -> Callable[..., Any] | None:
         case "size" | "halt":
             assert expected.bounds is not None  # noqa: S101 - their definitions have them
             return functools.partial({"size": values.size, "halt": values.halt}[expected.syntax], expected.bounds)
-        case "pairs":
-            return values.key_values
-        case "sweep":
-            return values.sweeps
-        case "run file":
-            return _use_run_file
-    return None
+    plain: dict[str, Callable[..., Any]] = {
+        "pairs": values.key_values,
+        "sweep": values.sweeps,
+        "names": values.names,
+        "run file": _use_run_file,
+    }
+    return plain.get(expected.syntax)
 
 
 def _use_run_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:

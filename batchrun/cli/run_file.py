@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from batchrun.cli.values import NAME, PATH, key_values, sweeps
+from batchrun.cli.values import NAME, OR_ALL, PATH, key_values, sweeps
 from batchrun.errors import UsageError
 
 
@@ -86,6 +86,8 @@ def _value(where: str, parameter: click.Parameter, value: Any) -> Any:
         if not isinstance(value, bool):
             raise UsageError(f"{where} must be true or false, not {_shown(value)}", "write it without quotes")
         return value
+    if parameter.type is OR_ALL and isinstance(value, bool):
+        return str(value)
     if not (parameter.multiple or parameter.nargs == -1):
         if isinstance(value, (bool, list, dict)):
             raise UsageError(f"{where} must be a single value, not {_shown(value)}", "see batchrun run --help")

@@ -29,14 +29,17 @@ if TYPE_CHECKING:
 def run(given: RunArguments) -> None:
     """Run the prompts in INPUT..., or resume a run: the same command again resumes it.
 
-    INPUT is a JSONL file (also .gz), a folder of such files, or `-` for stdin. A line is a prompt, chat
-    messages, an `input` object for any worker, or an OpenAI batch line. The API key comes from RUNPOD_API_KEY.
+    INPUT is a file (.jsonl, .csv, .tsv, .json, .parquet; also .gz, .bz2, .xz, .zst), a folder of such files, a quoted
+    pattern such as 'data/*.csv', a URL (https, s3, gs, hf), or `-` for JSON lines on stdin. A line, or a row of a
+    table, is a prompt, chat messages, an `input` object for any worker, or an OpenAI batch line. The API key comes
+    from RUNPOD_API_KEY.
 
     \b
     Examples:
       batchrun run prompts.jsonl -e abc123xyz -o results.jsonl
       batchrun run prompts.jsonl -e abc123xyz -o results.jsonl --set max_tokens=256 --system "Be brief."
       batchrun run shards/ -e abc123xyz -o out/
+      batchrun run 'data/*.csv' -e abc123xyz -o out/
       zcat big.jsonl.gz | batchrun run - -e abc123xyz -o results.jsonl --limit 100
       batchrun run prompts.jsonl -e abc123xyz --canary 10 --price-per-hour 2.5 --max-cost 40 --deadline 8h
       batchrun run questions.jsonl -e abc123xyz --sweep temperature=0,0.7 --repeat 4 --dry-run
@@ -50,7 +53,7 @@ def run(given: RunArguments) -> None:
     options = run_options(given)
     refuse_local_options(given, options)
     if given.dry_run:
-        dry_run(options, stdout_bytes(), make_observer(given))
+        dry_run(options, stdout_bytes(), make_observer(given), every=given.dry_run == "all")
         return
     _run(options, given, given.api_key_file)
 
@@ -133,7 +136,7 @@ def _confirm(what: str) -> None:
 @command
 @takes(WatchArguments)
 def watch(given: WatchArguments) -> None:
-    """Run every JSONL file that arrives in FOLDER, one after another.
+    """Run every file of prompts that arrives in FOLDER, one after another.
 
     Each file is a run of its own, with its own results and state file. The options are those of `batchrun run`; guards
     and --limit apply to each file. When a file is done, a record is written beside its results: NAME.done or

@@ -68,6 +68,11 @@ def sweeps(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     return keys
 
 
+def names(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Parse names with commas between them; None if there are none."""
+    return tuple(name.strip() for value in values for name in value.split(",") if name.strip()) or None
+
+
 def duration(
     bounds: Bounds, _ctx: click.Context, param: click.Parameter, value: str | None, *, may_be_off: bool = False
 ) -> float | None:
@@ -200,4 +205,25 @@ class _Target(_Path):
         return value if str(value).startswith("hf://") else super().convert(value, param, ctx)
 
 
-PATH, STATE, NAME, TARGET = _Path(), _Path(is_state=True), _Name(), _Target()
+class _OrAll(click.types.StringParamType):
+    """The click type of an option that is a flag, or has the value `all`."""
+
+    name = "or all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """`first`, `all`, or None if the flag is not set.
+
+        Raises:
+            click.BadParameter: it is another word.
+        """
+        word = str(value).strip().lower()
+        if word in _NO:
+            return None
+        if word not in (*_YES, FIRST, ALL):
+            self.fail(f"{shown(value)} is not `{ALL}`", param, ctx)
+        return ALL if word == ALL else FIRST
+
+
+FIRST, ALL = "first", "all"
+_YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
+PATH, STATE, NAME, TARGET, OR_ALL = _Path(), _Path(is_state=True), _Name(), _Target(), _OrAll()

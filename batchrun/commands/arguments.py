@@ -35,6 +35,7 @@ from batchrun.config import (
     DEFAULT_SILENCE_S,
     MOST_ROWS,
     Bounds,
+    DryRun,
     FormatChoice,
     SchedulerOptions,
     UnconfirmedPolicy,
@@ -191,7 +192,13 @@ class RunArguments(JobArguments, SessionArguments):
         " the results together.",
         text_value("I/N"),
     )
-    dry_run: bool = option(False, (WHERE, 2), "Print the request bodies that would be sent, and send nothing.")
+    dry_run: DryRun | None = option(
+        None,
+        (WHERE, 2),
+        "Show the first requests and the number of tokens, and send nothing; `all`: print every request body, one a"
+        " line.",
+        Values("or all", "[all]"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO
 
 from batchrun.config import RequestOptions, SweepOptions
 from batchrun.prompts.fields import Fields, Finding
+from batchrun.prompts.identity import SeenIds
+from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.requests import prompt_chars
-from batchrun.prompts.shapes import LineError, Prompt, parse_line
-from batchrun.prompts.sources import Source, iter_source
+from batchrun.prompts.shapes import LineError, Prompt
+from batchrun.prompts.sources import Source, SourceKind, iter_source, places
 from batchrun.prompts.sweep import Sweep
 
 PROBLEMS_KEPT = 1000
@@ -24,11 +25,13 @@ class LineProblem:
 
     file: str
     line: int
-    """1-based."""
+    """1-based; in a table, the number of the row, without the header."""
     message: str
+    place: str = ""
+    """The line in words, if it is the row of a table; empty if it is a line."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}"
+        return f"{self.place or f'{self.file}:{self.line}'}: {self.message}"
 
 
 @dataclass(slots=True)
@@ -71,6 +74,17 @@ class CheckReport:
         if len(self.problems) < PROBLEMS_KEPT:
             self.problems.append(LineProblem(file, line, message))
 
+    def name_rows(self, sources: Sequence[Source]) -> None:
+        """Say on which line of its file each invalid row of a table is, after all of them are known."""
+        for source in sources:
+            if source.kind is not SourceKind.FILE:
+                numbers = {problem.line for problem in self.problems if problem.file == source.path}
+                found = places(source.path, source.path, numbers) if numbers else {}
+                self.problems = [
+                    replace(problem, place=found[problem.line]) if problem.file == source.path else problem
+                    for problem in self.problems
+                ]
+
     def add_row(self, file: str, line: int, prompt: Prompt, size_bytes: int) -> None:
         """Count a valid line."""
         chars = prompt_chars(prompt.request)
@@ -84,7 +98,7 @@ class CheckReport:
 
 
 def inspect(
-    sources: Iterable[Source],
+    sources: Sequence[Source],
     *,
     stdin: BinaryIO,
     request: RequestOptions | None = None,
@@ -109,28 +123,31 @@ def inspect(
     report = CheckReport(strict=strict)
     variants = Sweep(sweep or SweepOptions())
     fields = Fields(request or RequestOptions(), variants)
-    seen: dict[int, tuple[int, int]] = {}
+    rules = LineRules(request)
+    ids = SeenIds()
     files: list[str] = []
     for source in sources:
         files.append(source.path)
         report.files += 1
+        media = rules.media(source.origin)
         for line in iter_source(source, stdin):
             try:
-                prompt = parse_line(line.raw)
+                prompt = rules.parse(line.raw)
+                if media is not None:
+                    media.check(prompt.request)
                 variants.apply(prompt, 0)
             except LineError as error:
                 report.add_problem(source.path, line.number, error.message)
                 continue
-            if prompt.id is not None:
-                key = int.from_bytes(blake2b(prompt.id.encode(), digest_size=8).digest(), "big")
-                first = seen.setdefault(key, (report.files - 1, line.number))
-                if first != (report.files - 1, line.number):
-                    where = f"{files[first[0]]}:{first[1]}"
-                    way = "" if first[0] == report.files - 1 else "; with -o FOLDER/ each file may use it once"
-                    report.add_problem(source.path, line.number, f"duplicate id {prompt.id!r}, first at {where}{way}")
-                    continue
+            if prompt.id is not None and (first := ids.first(prompt.id, source.path, line.number)):
+                way = "" if first.rpartition(":")[0] == source.path else "; with -o FOLDER/ each file may use it once"
+                report.add_problem(source.path, line.number, f"duplicate id {prompt.id!r}, first at {first}{way}")
+                continue
             report.add_row(source.path, line.number, prompt, len(line.raw))
             fields.add(prompt, source.path, line.number)
+    report.name_rows(sources)
+    if not report.problem_count:
+        rules.finish()
     report.findings = fields.findings()
     if not report.rows and not report.problem_count:
         report.add_problem(files[0] if files else "-", 1, "the input has no lines")

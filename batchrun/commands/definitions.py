@@ -26,7 +26,9 @@ GROUPS = (ROWS, WHERE, REQUESTS, CONCURRENCY, FAILURES, GUARDS, MONEY, LOCAL, EM
 OFF = math.inf
 """Takes off a limit that the run has had in earlier sessions."""
 
-Syntax = Literal["plain", "number", "number or auto", "time", "size", "halt", "pairs", "sweep", "name", "run file"]
+Syntax = Literal[
+    "plain", "number", "number or auto", "time", "size", "halt", "pairs", "sweep", "names", "name", "run file", "or all"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ class Argument(NamedTuple):
     @property
     def takes_many(self) -> bool:
         """Whether it may be given more than once."""
-        return get_origin(self.kind) is tuple or self.option.values.syntax in ("pairs", "sweep")
+        return get_origin(self.kind) is tuple or self.option.values.syntax in ("pairs", "sweep", "names")
 
     @property
     def takes_none(self) -> bool:

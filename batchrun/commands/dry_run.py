@@ -1,25 +1,37 @@
-"""`batchrun run --dry-run`: prints the body of each submission, one per line, and sends nothing."""
+"""`batchrun run --dry-run`: shows what would be sent, and sends nothing."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import BinaryIO
 
+import orjson
+
 from batchrun.config import RunOptions
 from batchrun.display.summary import Observer, warn
 from batchrun.display.text import visible_json
 from batchrun.display.units import counted
 from batchrun.endpoint.protocol import run_body
+from batchrun.files.exactjson import dump, load
 from batchrun.files.streams import stdin_bytes
 from batchrun.prompts.fields import Fields
-from batchrun.prompts.requests import build_request
+from batchrun.prompts.requests import build_request, prompt_chars
 from batchrun.prompts.sweep import Sweep
 from batchrun.runs.preview import preview
 from batchrun.runs.validation import RequestKeys
 
+_FIRST = 3
+_CHARS_PER_TOKEN = 4
 
-def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
-    """Print what would be sent.
+
+def dry_run(options: RunOptions, out: BinaryIO, observer: Observer, *, every: bool = False) -> None:
+    """Show what would be sent.
+
+    Args:
+        options: The run's options.
+        out: Receives the request bodies, as JSON.
+        observer: Receives the counts.
+        every: Whether every body is written, one a line, instead of the first three, which are indented.
 
     Raises:
         InputError: an input cannot be read, or a line of it is invalid.
@@ -27,7 +39,7 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
     sweep = Sweep(options.sweep)
     if sweep.size > 1:
         observer.message(f"sweep: {sweep}: {sweep.size:,} rows per line")
-    count = equal = 0
+    count = equal = chars = 0
     key_of, seen = RequestKeys(options), set[bytes]()
     fields = Fields(options.request, sweep)
     for number, prompt in enumerate(preview(options, stdin_bytes(), observer, fields)):
@@ -37,12 +49,26 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer) -> None:
                 equal += 1
                 continue
             seen.add(key)
-        body = run_body(build_request(prompt, options.request), options.policy)
-        out.write(visible_json(body).encode() + b"\n")
+        request = build_request(prompt, options.request)
+        if every or count < _FIRST:
+            body = run_body(request, options.policy)
+            shown = body if every else dump(load(body), orjson.OPT_INDENT_2)
+            out.write(visible_json(shown).encode() + b"\n")
+        chars += prompt_chars(request)
         count += 1
     out.flush()
     fields.tell_all(partial(warn, observer), strict=options.strict)
     urls = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
     where = "the local endpoint" if options.is_local else urls
     more = f"; equal requests that would share their answers: {equal:,}" if equal else ""
+    first = (
+        ""
+        if every or count <= _FIRST
+        else f"the first {_FIRST} of {count:,} requests are shown: --dry-run all prints all"
+    )
+    if first:
+        observer.message(first)
+    observer.message(
+        f"text of all prompts: {counted(chars, 'character')}, about {counted(chars // _CHARS_PER_TOKEN, 'token')}"
+    )
     observer.message(f"dry run: {counted(count, 'row')} would be sent to {where}{more}; nothing was sent")

@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal
 
 from batchrun.config import ResultFormat
 from batchrun.errors import BatchrunError, UsageError
-from batchrun.prompts.sources import first_line, is_own_line
+from batchrun.prompts.ownership import first_line, is_own_line
 from batchrun.results.chats import answered
 from batchrun.results.hub import HubFile, push, refuse_missing_library
 from batchrun.results.record import write_line

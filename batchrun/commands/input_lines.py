@@ -11,8 +11,9 @@ from typing import Self
 from batchrun.errors import InputError
 from batchrun.files.streams import stdin_bytes
 from batchrun.prompts.identity import derived_id, is_written_so, known_by, line_digest, parts
+from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.lines import LineReader, RawLine
-from batchrun.prompts.shapes import LineError, parse_line
+from batchrun.prompts.shapes import LineError
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sources import Source, SourceKind, iter_source
 from batchrun.state.records import SourceRecord
@@ -24,12 +25,12 @@ class InputLines:
 
     Args:
         add: Called for each problem, with its kind and its place.
-        reading: The version of the rules by which the run reads its lines.
+        rules: The rules by which the run reads its lines.
     """
 
-    def __init__(self, add: Callable[[str, str], None], reading: int) -> None:
+    def __init__(self, add: Callable[[str, str], None], rules: LineRules) -> None:
         self._add = add
-        self._reading = reading
+        self._rules = rules
         self._source: int | None = None
         self._reader: LineReader | None = None
         self.missing: set[int] = set()
@@ -112,10 +113,10 @@ class InputLines:
         for line in _lines(source):
             written, asked = line_digest(line.raw), b""
             if written not in names:
-                asked = parts(_known_by(line.raw, self._reading) or b"")[1]
+                asked = parts(_known_by(line.raw, self._rules) or b"")[1]
             name = names.get(written, asked)
             counts[name] -= size
-            if counts[name] < 0 and (shard is None or _is_in_shard(shard, line.raw, self._reading)):
+            if counts[name] < 0 and (shard is None or _is_in_shard(shard, line.raw, self._rules)):
                 yield line.number
 
     def _written_in(self, source: SourceRecord) -> set[bytes]:
@@ -134,7 +135,7 @@ class InputLines:
             self._requests = {}
             with suppress(InputError):  # which has been reported
                 for line in _lines(source):
-                    if known := _known_by(line.raw, self._reading):
+                    if known := _known_by(line.raw, self._rules):
                         _, asked, carried = parts(known)
                         self._requests.setdefault(asked, set()).add(carried)
         return self._requests
@@ -160,17 +161,17 @@ def _lines(source: SourceRecord) -> Iterator[RawLine]:
     return iter_source(Source(source.file, SourceKind.FILE), stdin_bytes())
 
 
-def _known_by(raw: bytes, reading: int) -> bytes | None:
+def _known_by(raw: bytes, rules: LineRules) -> bytes | None:
     """The digest by which a line is known; None if the line is invalid."""
     try:
-        return known_by(parse_line(raw, reading), raw)[1]
+        return known_by(rules.parse(raw), raw)[1]
     except LineError:
         return None
 
 
-def _is_in_shard(shard: Shard, raw: bytes, reading: int) -> bool:
+def _is_in_shard(shard: Shard, raw: bytes, rules: LineRules) -> bool:
     try:
-        prompt = parse_line(raw, reading)
+        prompt = rules.parse(raw)
     except LineError:
         return True
     return shard.holds(prompt.id or derived_id(prompt))

@@ -14,7 +14,7 @@ from batchrun.display.timeline import Point, Timeline
 from batchrun.display.units import duration
 from batchrun.display.variants import largest, tables
 from batchrun.errors import UsageError
-from batchrun.prompts.sources import first_line
+from batchrun.prompts.ownership import first_line
 from batchrun.results.writer import write_whole
 from batchrun.runs.spending import cost_so_far
 from batchrun.state import figures

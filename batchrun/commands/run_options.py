@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -14,11 +15,13 @@ from batchrun.commands.arguments import JobArguments, RunArguments
 from batchrun.commands.definitions import OFF
 from batchrun.commands.request_arguments import RequestArguments
 from batchrun.commands.session_arguments import ConfirmArguments, GuardArguments
+from batchrun.commands.templates import template_options
 from batchrun.config import without_user
 from batchrun.endpoint.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError
 from batchrun.files.exactjson import dump
 from batchrun.files.paths import behind_links, look_at
+from batchrun.files.urls import file_name, is_pattern, is_url
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
 from batchrun.runs.locations import results_name
@@ -61,7 +64,11 @@ def watch_options(given: JobArguments, folder: Path, output: Path) -> config.Run
     """
     path, is_folder = _output(f"{output}/", (str(folder),), None)
     place = Place((str(folder),), path, is_folder, state_of(path, is_folder=is_folder))
-    return _job_options(given, place, is_begun=False)
+    options = _job_options(given, place, is_begun=False)
+    if options.request.inline_files is None:
+        return options
+    # Those who may put files into the folder need not be those who may read this machine's.
+    return replace(options, request=replace(options.request, inline_files="in_folder"))
 
 
 def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config.RunOptions:
@@ -132,9 +139,12 @@ def request_options(given: RequestArguments) -> tuple[config.RequestOptions, con
         _refuse_unsendable(option, value)
     sweep = _sweep_options(given)
     override, default = _own_names("--set", given.set), _own_names("--default", given.default)
-    if given.system is not None and any("\ud800" <= char <= "\udfff" for char in given.system):
-        raise UsageError("--system is not valid UTF-8", "check the terminal's encoding")
-    return config.RequestOptions(override, default, given.chat, given.system), sweep
+    for name, text in (("--system", given.system), ("--prompt", given.prompt)):
+        if text is not None and any("\ud800" <= char <= "\udfff" for char in text):
+            raise UsageError(f"{name} is not valid UTF-8", "check the terminal's encoding")
+    template, system = template_options(given)
+    files: config.InlineFiles | None = "anywhere" if given.inline_files or given.image_column is not None else None
+    return config.RequestOptions(override, default, given.chat, system, template, given.id_column, files), sweep
 
 
 _UNCHECKED = "sampling_params."
@@ -305,9 +315,16 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
         if not path.name:
             raise UsageError(f"-o {output} is the root folder", "give a folder in it")
         return path, output.endswith("/") or _is_folder(found)
-    if len(inputs) != 1 or inputs[0] == "-" or _is_folder(look_at(inputs[0], "INPUT", InputError)):
+    (name, *others) = inputs or ("-",)
+    if (
+        others
+        or name == "-"
+        or is_pattern(name)
+        or (not is_url(name) and _is_folder(look_at(name, "INPUT", InputError)))
+    ):
         raise UsageError("no --output is given", "give -o results.jsonl, or -o results/ for one results file per input")
-    path = Path(inputs[0])
+    # The results of a remote file are written into the current folder.
+    path = Path(file_name(name) or "remote") if is_url(name) else Path(name)
     part = "" if shard is None else f".shard-{shard.index}-of-{shard.count}"
     return path.with_name(results_name(path.name, part)), False
 

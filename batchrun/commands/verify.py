@@ -15,6 +15,7 @@ from batchrun.commands.digests import against_manifest, changed_originals, repla
 from batchrun.commands.findings import PROBLEMS, UNSETTLED, Fault, Verification
 from batchrun.commands.input_lines import InputLines, where
 from batchrun.errors import StateError
+from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sweep import Sweep
 from batchrun.results.reader import StoredLine, in_groups, read_lines, size_of
@@ -217,7 +218,9 @@ class _Check:
     def lines(self) -> None:
         """Check the input line of each row, and find rows without a result or an error record."""
         absent: Counter[int] = Counter()
-        with InputLines(self._add, self._store.reading) as inputs:
+        options = find_options(self._store)
+        rules = LineRules(None if options is None else options.request, self._store.reading)
+        with InputLines(self._add, rules) as inputs:
             for row in self._store.scan():
                 source = self._sources.get(row.source)
                 if source is None:
@@ -235,7 +238,6 @@ class _Check:
                 if inputs.is_unchanged(source, row):
                     self._found.lines += 1
             self._find_lines_without_row(inputs)
-            options = find_options(self._store)
             if inputs.missing and options is not None:
                 again = new_place(options)
                 self._found.notes.append(f"inputs not found: {len(inputs.missing):,}; say where they are: {again}")

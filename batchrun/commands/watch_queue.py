@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from batchrun.prompts.forms import stem_of
 from batchrun.results.record import iso_time
 
 RECORD_VERSION = 1
@@ -31,7 +32,7 @@ class Entry(NamedTuple):
     @property
     def stem(self) -> str:
         """The name without suffixes, after which results and record are named: `haikus` for `haikus.jsonl.gz`."""
-        return self.name.removesuffix(".gz").removesuffix(".jsonl")
+        return stem_of(self.name)
 
     @property
     def shown(self) -> str:

@@ -40,11 +40,12 @@ class RowRequests:
             return line
         try:
             request = self._lines.request(row, line)
+            sent = self._lines.inlined(row, request)
         except LineError as error:
             return LineChangedError(error.message)
         if row.length <= _REMEMBERED_LINE_BYTES:
             self._asked[row.row] = Asked(line.carried, most_tokens(request))
-        return request
+        return sent
 
     def take(self, row: RowRecord) -> Asked:
         """What a row's result needs from its line: remembered since its submission, or read again."""

@@ -11,9 +11,10 @@ from batchrun.config import FormatChoice, RequestOptions, RunOptions, SweepOptio
 from batchrun.errors import BatchrunError
 from batchrun.files.exactjson import load
 from batchrun.prompts.identity import is_written_so
+from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.requests import build_request, with_turns
-from batchrun.prompts.shapes import LineError, Prompt, parse_line
+from batchrun.prompts.shapes import LineError, Prompt
 from batchrun.prompts.sweep import ENDPOINT, Sweep, with_parameter
 from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import openai_line
@@ -59,6 +60,7 @@ class RowLines:
         with_request: Whether result lines have the row's input line, as error lines do.
         splits_think: Whether `<think>` blocks of a text are its reasoning.
         amendments: The amendments of the rows; None: no row has one.
+        since: When this session began, UTC epoch seconds: files that are changed later are not sent. None: all are.
     """
 
     def __init__(
@@ -73,9 +75,13 @@ class RowLines:
         with_request: bool = False,
         splits_think: bool = False,
         amendments: Amendments | None = None,
+        since: float | None = None,
     ) -> None:
         self._sources = sources
         self._reader = reader
+        rules = LineRules(request, reader.reading)
+        self._parse = rules.parse
+        self._media = {number: rules.media(source.origin, since) for number, source in sources.items()}
         self._sweep = Sweep(sweep, reader.reading)
         self._request = request
         self._endpoint = endpoint
@@ -86,7 +92,12 @@ class RowLines:
 
     @classmethod
     def of(
-        cls, options: RunOptions, sources: Mapping[int, SourceRecord], reader: LineReader, amendments: Amendments
+        cls,
+        options: RunOptions,
+        sources: Mapping[int, SourceRecord],
+        reader: LineReader,
+        amendments: Amendments,
+        since: float | None = None,
     ) -> Self:
         """The lines of a run with these options."""
         return cls(
@@ -99,6 +110,7 @@ class RowLines:
             with_request=options.with_request,
             splits_think=options.split_think,
             amendments=amendments,
+            since=since,
         )
 
     def output(self, row: RowRecord) -> int:
@@ -117,7 +129,7 @@ class RowLines:
             path = "" if source is None else source.path
             return LineChangedError(f"{path}:{row.line} has changed during the run")
         try:
-            return parse_line(raw, self._reader.reading)
+            return self._parse(raw)
         except LineError as error:
             return InvalidLineError(error.message, raw)
 
@@ -139,6 +151,15 @@ class RowLines:
         override = {**self._request.override, **amendment.override}
         request = build_request(prompt, replace(self._request, override=override))
         return with_turns(request, amendment.turns) if has_turns else request
+
+    def inlined(self, row: RowRecord, request: dict[str, Any]) -> dict[str, Any]:
+        """The request of a row with the content of the files that it names, if the run sends that.
+
+        Raises:
+            LineError: a file cannot be read, or has changed since the session began.
+        """
+        media = self._media.get(row.source)
+        return request if media is None else media.inlined(request)
 
     def read_request(self, row: RowRecord) -> dict[str, Any] | None:
         """The request of a row, from its line read again; None if the line has changed."""

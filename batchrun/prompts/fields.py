@@ -11,8 +11,10 @@ from typing import Any
 
 from batchrun.config import RequestOptions
 from batchrun.errors import InputError
+from batchrun.prompts.forms import is_table
 from batchrun.prompts.requests import build_request
 from batchrun.prompts.sampling import (
+    COLUMN_NAMES,
     REMOVED,
     SAMPLING_PARAMETERS,
     TYPES,
@@ -42,8 +44,6 @@ _OF_WORKER = frozenset(
     | {"max_batch_size", "min_batch_size", "batch_size_growth_factor"}
 )
 """Fields of an `input` object that worker-vllm knows or once knew, besides `openai_route` and `openai_input`."""
-_COLUMNS = frozenset({"model", "n", "seed", "user", "priority", "documents", "suffix", "request_id", "session_id"})
-"""Parameters whose names datasets and other workers also use for things of their own."""
 
 
 @dataclass(slots=True)
@@ -67,7 +67,8 @@ class Finding:
 
     def __str__(self) -> str:
         level = "warning" if self.is_warning else "note"
-        return f"{self.file}:{self.line}: {level}: {self.text} ({self.count:,} line{'s' * (self.count != 1)})"
+        where = f"{self.file}: row {self.line}" if is_table(self.file) else f"{self.file}:{self.line}"
+        return f"{where}: {level}: {self.text} ({self.count:,} line{'s' * (self.count != 1)})"
 
 
 @dataclass(slots=True)
@@ -224,7 +225,7 @@ def _parameters(request: dict[str, Any]) -> tuple[Kind | None, dict[str, Any]]:
 
 def _describe_unsent(name: str, shape: Shape) -> tuple[str, str]:
     """The kind and the text of the finding about a field that is not sent."""
-    if name in SAMPLING_PARAMETERS and shape in (Shape.INPUT, Shape.OPENAI) and name not in _COLUMNS:
+    if name in SAMPLING_PARAMETERS and shape in (Shape.INPUT, Shape.OPENAI) and name not in COLUMN_NAMES:
         place = "body" if shape is Shape.OPENAI else "input"
         return "not_sent", f"`{name}` is beside `{place}` and is not sent: move it into `{place}`"
     if name in SAMPLING_PARAMETERS and shape in (Shape.PROMPT, Shape.MESSAGES):
@@ -239,7 +240,7 @@ def _misplaced(request: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     beside = request.keys() - _OF_WORKER
     is_vllm = "sampling_params" in request or "messages" in request
     if "prompt" in request and not is_vllm:
-        is_vllm = not beside <= _COLUMNS and all(name in SAMPLING_PARAMETERS or suggestion(name) for name in beside)
+        is_vllm = not beside <= COLUMN_NAMES and all(name in SAMPLING_PARAMETERS or suggestion(name) for name in beside)
     for name in request if is_vllm else ():
         if name in beside and name in SAMPLING_PARAMETERS:
             text = "is beside the prompt of an `input` object, where worker-vllm ignores it"

@@ -1,4 +1,4 @@
-"""Recognize an input that is not JSON lines by how it begins, and name the command that converts it."""
+"""Recognize an input that cannot be read as it is by how it begins, and say what to do."""
 
 from __future__ import annotations
 
@@ -17,23 +17,17 @@ _PACKED = {
     b"\x04\x22\x4d\x18": ("compressed with LZ4", "lz4cat"),
     b"PK\x03\x04": ("a zip archive", "unzip -p"),
 }
-"""First bytes of a file -> what it is, and the command that unpacks it to stdout."""
-_TABLES = {b"PAR1": ("a Parquet file", "parquet"), b"ARROW1": ("an Arrow file", "feather")}
+"""First bytes of a file -> what it is, and the command that unpacks it to stdout. A file is unpacked, a pipe is not."""
+_TABLES = {b"ARROW1": "an Arrow file", b"PAR1": "a Parquet file"}
+_WORKBOOKS = (".xlsx", ".ods", ".numbers")
 _UTF_32 = (b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{", b'"\x00', b'\x00"')
 _HEADER = re.compile(r'[\w "./-]+(?:[,;\t][\w "./-]+)+')
-# Not jq, which before 1.7 rounds integers beyond 53 bits.
-_READ_ARRAY = "import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]"
-_READ_VALUES = """\
-import json, sys; text, at = sys.stdin.read().strip(), 0
-while at < len(text):
-    row, at = json.JSONDecoder().raw_decode(text, at); print(json.dumps(row))
-    while text[at:at + 1].isspace(): at += 1"""
-_READ_CSV = "import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin{})]"
+_KINDS = "files are read by their suffix: .jsonl, .csv, .tsv, .json, .parquet, also with .gz, .bz2, .xz or .zst"
 
 
 def refuse_other_format(path: str, first: bytes, *, is_alone: bool) -> None:
-    """Refuse an input that as a whole is not JSON lines; a single invalid line is not found here.
+    """Refuse an input that is read as JSON lines but as a whole is not; a single invalid line is not found here.
 
     Args:
         path: The input.
@@ -43,21 +37,51 @@ def refuse_other_format(path: str, first: bytes, *, is_alone: bool) -> None:
     Raises:
         InputError: it has another format, which the message names.
     """
-    found = _packed(path, first) or _encoded(path, first) or _structured(path, first, is_alone=is_alone)
+    _refuse(path, _binary(path, first) or _structured(path, first, is_alone=is_alone), "JSON lines")
+
+
+def refuse_binary(path: str, begin: bytes) -> None:
+    """Refuse a table that is not text in UTF-8 at all.
+
+    Args:
+        path: The input.
+        begin: Its first bytes, or its first line.
+
+    Raises:
+        InputError: it is something else, which the message names.
+    """
+    _refuse(path, _binary(path, begin), "text in UTF-8")
+
+
+def _refuse(path: str, found: tuple[str, str] | None, expected: str) -> None:
     if found is not None:
         what, hint = found
-        raise InputError(f"{path}: this is {what}, not JSON lines", hint)
+        raise InputError(f"{path}: this is {what}, not {expected}", hint)
 
 
-def _packed(path: str, first: bytes) -> tuple[str, str] | None:
+def not_utf8(raw: bytes) -> str | None:
+    """The first column of a line that is not UTF-8, and what to do; None if all of it is UTF-8."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        column = len(raw[: error.start].decode()) + 1
+        return (
+            f"{column}: byte 0x{raw[error.start]:02x} is not UTF-8; convert a file in Latin-1 or cp1252 with:"
+            " iconv -f CP1252 -t UTF-8 FILE"
+        )
+    return None
+
+
+def _binary(path: str, first: bytes) -> tuple[str, str] | None:
+    if first.startswith(b"PK\x03\x04") and Path(path).suffix.lower() in (*_WORKBOOKS, ".csv"):
+        return "a spreadsheet's workbook", "save it as CSV in UTF-8, and give that file"
     for magic, (what, unpack) in _PACKED.items():
         if first.startswith(magic):
             return what, f"unpack it into a pipe: {unpack} {shlex.quote(path)} | batchrun run - -o results.jsonl ..."
-    for magic, (what, kind) in _TABLES.items():
+    for magic, what in _TABLES.items():
         if first.startswith(magic):
-            to = f'to_json("{_converted_path(path)}", orient="records", lines=True)'
-            return what, "convert it: python3 -c " + shlex.quote(f'import pandas; pandas.read_{kind}("{path}").{to}')
-    return None
+            return what, _named(path, ".parquet")
+    return _encoded(path, first)
 
 
 def _encoded(path: str, first: bytes) -> tuple[str, str] | None:
@@ -69,18 +93,16 @@ def _encoded(path: str, first: bytes) -> tuple[str, str] | None:
 
 def _structured(path: str, first: bytes, *, is_alone: bool) -> tuple[str, str] | None:
     if first.startswith(b"[") and (is_alone or not _is_json(first)):
-        return "a JSON array", _convert_by(path, _READ_ARRAY)
+        return "a JSON array", _named(path, ".json")
     if first == b"{":
-        return "JSON with several lines for each value", _convert_by(path, _READ_VALUES)
+        return "JSON with several lines for each value", _named(path, ".json")
     if _is_json(first):
         return None
     if b"\r" in first and _is_json(first.split(b"\r", 1)[0]):
         return "text whose lines end with CR only", _convert(path, r"tr '\r' '\n' <")
-    if Path(path).suffix.lower() in (".csv", ".tsv") or _HEADER.fullmatch(first.decode(errors="replace")):
-        delimiter = r"\t" if b"\t" in first else ";" if b"," not in first else ","
-        read = _READ_CSV.format("" if delimiter == "," else f', delimiter="{delimiter}"')
-        what = "tab-separated values" if delimiter == r"\t" else "CSV"
-        return what, _convert_by(path, read)
+    if _HEADER.fullmatch(first.decode(errors="replace")):
+        is_tabbed = b"\t" in first
+        return "tab-separated values" if is_tabbed else "CSV", _named(path, ".tsv" if is_tabbed else ".csv")
     return None
 
 
@@ -92,8 +114,12 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def _convert_by(path: str, program: str) -> str:
-    return _convert(path, f"python3 -c {shlex.quote(program)} <")
+def _named(path: str, suffix: str) -> str:
+    if path == "-":
+        return f"write it to a file whose name ends in {suffix}, and give that file"
+    if Path(path).suffix.lower() == suffix:
+        return _KINDS
+    return f"give it a name that ends in {suffix}; {_KINDS}"
 
 
 def _convert(path: str, command: str) -> str:
@@ -102,5 +128,7 @@ def _convert(path: str, command: str) -> str:
 
 def _converted_path(path: str) -> str:
     """A path for the converted file, beside the original."""
-    new = str(Path("prompts" if path == "-" else path).with_suffix(".jsonl"))
-    return new if new != path else str(Path(path).with_suffix(".utf8.jsonl"))
+    given = Path("prompts.jsonl" if path == "-" else path)
+    suffix = given.suffix if given.suffix.lower() in (".csv", ".tsv", ".json") else ".jsonl"
+    new = str(given.with_suffix(suffix))
+    return new if new != path else str(given.with_suffix(f".utf8{suffix}"))

@@ -11,7 +11,7 @@ from zlib import crc32
 import orjson
 
 from batchrun.files.exactjson import dump
-from batchrun.prompts.shapes import Prompt
+from batchrun.prompts.shapes import LineError, Prompt
 
 _DIGEST_BYTES = 16
 _ID_BYTES = 10
@@ -72,6 +72,42 @@ def derived_id(prompt: Prompt) -> str:
     same request has the same id in every run. Equal lines share it; if they meet in a run, they are also numbered.
     """
     return _as_id(_asked(prompt))
+
+
+class SeenIds:
+    """Finds ids that occur twice, by 8 bytes of their digests: about 150 bytes of memory for each id.
+
+    Args:
+        by_file: Whether each file may use an id once.
+    """
+
+    def __init__(self, *, by_file: bool = False) -> None:
+        self._by_file = by_file
+        self._files: dict[str, int] = {}
+        self._seen: dict[int, tuple[int, int]] = {}
+
+    def first(self, line_id: str, file: str, line: int) -> str | None:
+        """Where an id occurred before, as `file:line`; None if it is new.
+
+        Args:
+            line_id: The id.
+            file: The file of the line that has it.
+            line: The number of that line, 1-based.
+        """
+        number = self._files.setdefault(file, len(self._files))
+        name = f"{number}:{line_id}" if self._by_file else line_id
+        key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
+        first = self._seen.setdefault(key, (number, line))
+        return None if first == (number, line) else f"{list(self._files)[first[0]]}:{first[1]}"
+
+    def refuse_twice(self, line_id: str | None, file: str, line: int) -> None:
+        """Refuse an id that occurred before, see `first`; None, for a line without one, is not refused.
+
+        Raises:
+            LineError: it occurred before.
+        """
+        if line_id is not None and (first := self.first(line_id, file, line)):
+            raise LineError(f"duplicate id {line_id!r}, first at {first}")
 
 
 def _asked(prompt: Prompt) -> bytes:

@@ -69,7 +69,9 @@ def prompt_chars(value: Any) -> int:
     return total
 
 
-_NO_TEXT_KEYS = frozenset({"role", "type", "image_url", "input_audio", "openai_route", "sampling_params", "model"})
+_NO_TEXT_KEYS = frozenset(
+    {"role", "type", "image_url", "input_audio", "audio_url", "video_url", "openai_route", "sampling_params", "model"}
+)
 
 
 def _with_system(messages: list[Any], system: str | None) -> list[Any]:

@@ -36,6 +36,8 @@ SAMPLING_PARAMETERS = frozenset(TYPES[Kind.PROMPT]) | frozenset(TYPES[Kind.MESSA
 """Fields beside `prompt` or `messages` that are sampling parameters; any other is carried to the result."""
 FIRST_PARAMETERS = SAMPLING_PARAMETERS - frozenset(_DATA["later"])
 """Those of them that the first reading knows; see `shapes.READING`."""
+COLUMN_NAMES = frozenset({"model", "n", "seed", "user", "priority", "documents", "suffix", "request_id", "session_id"})
+"""Parameters whose names datasets and other workers also use for things of their own."""
 WHOLE_NUMBERS = frozenset(name for types in TYPES.values() for name, kind in types.items() if kind == "integer")
 
 _FITTING: dict[str, tuple[type, ...]] = {

@@ -23,6 +23,7 @@ import orjson
 from batchrun.config import MAX_REQUEST_BYTES
 from batchrun.errors import InputError
 from batchrun.files.exactjson import dump, load
+from batchrun.prompts.formats import not_utf8
 from batchrun.prompts.routes import is_route, route_of
 from batchrun.prompts.sampling import FIRST_PARAMETERS, SAMPLING_PARAMETERS, WHOLE_NUMBERS
 
@@ -74,23 +75,21 @@ class Prompt:
     """The line's JSON value; for a line of an error file, the original line in it."""
 
 
-def parse_line(raw: bytes, reading: int = READING) -> Prompt:
+def parse_line(raw: bytes, reading: int = READING, id_column: str | None = None) -> Prompt:
     """Parse a line.
 
     Args:
         raw: The line.
         reading: The rules of its run; see `READING`.
+        id_column: The field with the line's id; None: `id` or `custom_id`.
 
     Raises:
         LineError: it is not JSON, has no known shape, or its request is larger than `/run` accepts.
     """
-    try:
-        line = load(raw)
-    except orjson.JSONDecodeError as error:
-        raise LineError(f"invalid JSON at column {_not_utf8(raw) or f'{error.colno}: {error.msg}'}") from error
+    line = load_line(raw)
     fallback_id = None
     if isinstance(line, dict) and "error" in line:
-        fallback_id, line = _unwrap_error_line(line)
+        fallback_id, line = unwrap_error_line(line)
     line_object: dict[str, Any]
     if isinstance(line, dict):
         line_object = line
@@ -101,38 +100,40 @@ def parse_line(raw: bytes, reading: int = READING) -> Prompt:
     if None in line_object.values():
         line_object = _without_null_fields(line_object, reading)
     shape = _shape(line_object)
-    line_id = _id(line_object if fallback_id is None or reading < 3 else {}, fallback_id)  # noqa: PLR2004
+    if id_column is None or fallback_id is not None:
+        line_id = own_id(line_object if fallback_id is None or reading < 3 else {}, fallback_id)  # noqa: PLR2004
+    else:
+        line_id = id_in_column(line_object, id_column)
     if shape is _PROMPT:
-        request, carried = _read_prompt(line_object, reading)
+        request, carried = read_prompt(line_object, reading)
     elif shape is _MESSAGES:
-        request, carried = _read_messages(line_object, reading)
+        request, carried = read_messages(line_object, reading)
     else:
         request, carried = (_read_openai if shape is Shape.OPENAI else _read_input)(line_object)
     if len(raw) > 2 * _MOST_BRACKETS_UNCHECKED and (
         len(raw) > MAX_REQUEST_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS_UNCHECKED
     ):
-        _refuse_what_cannot_be_sent(request)
+        refuse_what_cannot_be_sent(request)
     return Prompt(line_id, shape, request, carried, line)
 
 
-def _not_utf8(raw: bytes) -> str | None:
-    """The first column of a line that is not UTF-8, and what to do; None if all of it is UTF-8."""
+def load_line(raw: bytes) -> Any:
+    """The JSON value of a line.
+
+    Raises:
+        LineError: it is not JSON.
+    """
     try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        column = len(raw[: error.start].decode()) + 1
-        return (
-            f"{column}: byte 0x{raw[error.start]:02x} is not UTF-8; convert a file in Latin-1 or cp1252 with:"
-            " iconv -f CP1252 -t UTF-8 FILE"
-        )
-    return None
+        return load(raw)
+    except orjson.JSONDecodeError as error:
+        raise LineError(f"invalid JSON at column {not_utf8(raw) or f'{error.colno}: {error.msg}'}") from error
 
 
-def _unwrap_error_line(line: dict[str, Any]) -> tuple[Any, Any]:
+def unwrap_error_line(line: dict[str, Any]) -> tuple[Any, Any]:
     """The row's id and the request in a line of an error file of either format; for another line, None and itself."""
     facts, error = line.get("batchrun", line), line["error"]
     if (
-        any(line.get(key) is not None for key in _PROMPT_KEYS)
+        any(line.get(key) is not None for key in PROMPT_KEYS)
         or not isinstance(facts, dict)
         or not isinstance(error, dict)
     ):
@@ -143,14 +144,20 @@ def _unwrap_error_line(line: dict[str, Any]) -> tuple[Any, Any]:
     return line.get("custom_id", line.get("id")), facts["request"]
 
 
-_PROMPT_KEYS = frozenset({"prompt", "messages", "input", "body"})
+PROMPT_KEYS = frozenset({"prompt", "messages", "input", "body"})
+"""A line with one of these fields says by itself what is sent."""
 _FAILED_STATUSES = frozenset(
     {"FAILED", "CANCELLED", "TIMED_OUT", "REJECTED", "EXPIRED", "UNCONFIRMED", "INVALID", "COMPLETED"}
 )
 """The possible statuses of a row in an error file."""
 
 
-def _refuse_what_cannot_be_sent(request: dict[str, Any]) -> None:
+def refuse_what_cannot_be_sent(request: dict[str, Any]) -> None:
+    """Refuse a request that cannot be written as JSON, or is larger than `/run` accepts.
+
+    Raises:
+        LineError: it is such a request.
+    """
     try:
         size_bytes = len(dump({"input": request}))
     except TypeError as error:
@@ -194,7 +201,37 @@ _SHAPES = {"prompt": Shape.PROMPT, "messages": Shape.MESSAGES, "input": Shape.IN
 _SHAPE_KEYS = frozenset(_SHAPES)
 
 
-def _id(line: dict[str, Any], fallback: Any) -> str | None:
+def id_in_column(line: dict[str, Any], name: str) -> str:
+    """The id in a field of a line.
+
+    Raises:
+        LineError: it has no such field, or the value cannot be an id.
+    """
+    try:
+        found = own_id({"id": line.get(name)}, None)
+    except LineError as error:
+        raise LineError(error.message.replace("`id`", f"--id-column `{name}`"), error.hint) from error
+    if found is None:
+        raise LineError(f"--id-column: there is no column `{name}`: {columns_of(line)}")
+    return found
+
+
+def columns_of(row: dict[str, Any]) -> str:
+    """The names of a row's columns, for a message."""
+    names = [f"`{name}`" for name, value in row.items() if value is not None]
+    more = ", ..." if len(names) > _MOST_NAMED else ""
+    return f"the row has {', '.join(names[:_MOST_NAMED])}{more}" if names else "the row has no columns"
+
+
+_MOST_NAMED = 12
+
+
+def own_id(line: dict[str, Any], fallback: Any) -> str | None:
+    """The `id` or `custom_id` of a line; None if it has none.
+
+    Raises:
+        LineError: the value cannot be an id, or there are two.
+    """
     value, other = line.get("id"), line.get("custom_id")
     if value is None:
         value = fallback if other is None else other
@@ -220,7 +257,12 @@ def _is_text(value: str) -> bool:
 _NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
-def _read_prompt(line: dict[str, Any], reading: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_prompt(line: dict[str, Any], reading: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The request of a line with a `prompt`, and what is carried.
+
+    Raises:
+        LineError: a field of it is not valid.
+    """
     prompt = line["prompt"]
     if type(prompt) is str and prompt:
         return _with_sampling({"prompt": prompt}, line, "prompt", reading)
@@ -230,7 +272,12 @@ def _read_prompt(line: dict[str, Any], reading: int) -> tuple[dict[str, Any], di
     return _with_sampling({"prompt": prompt}, line, "prompt", reading)
 
 
-def _read_messages(line: dict[str, Any], reading: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_messages(line: dict[str, Any], reading: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The request of a line with `messages`, and what is carried.
+
+    Raises:
+        LineError: a field of it is not valid.
+    """
     messages = line["messages"]
     if not isinstance(messages, list) or not messages:
         raise LineError("`messages` must be a non-empty list")

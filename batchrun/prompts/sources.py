@@ -1,43 +1,40 @@
-"""Find the files that a run reads, and read each from the beginning."""
+"""Find the files that a run reads, and read each from the beginning, as JSON lines."""
 
 from __future__ import annotations
 
-import gzip
+import glob
 import os
 import re
 import stat
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from io import BufferedIOBase, BufferedReader, RawIOBase
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import orjson
-
 from batchrun.errors import InputError
-from batchrun.files.exactjson import load
-from batchrun.files.locks import is_held_here
 from batchrun.files.paths import look_at
+from batchrun.files.urls import absolute_name, file_name, is_pattern, is_redacted, is_url, public_url
 from batchrun.prompts.formats import refuse_other_format
+from batchrun.prompts.forms import FIRST_SUFFIXES, Form, form_of, is_input_name, is_table, packing_of
 from batchrun.prompts.lines import LineTooLongError, RawLine, iter_lines
+from batchrun.prompts.ownership import OWN_SUFFIXES, has_own_name, is_own_file
+from batchrun.prompts.plain import json_lines, lines_of_rows
 
 STDIN = "-"
 """The name of stdin, as an input and as an origin."""
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_SQLITE_MAGIC = b"SQLite format 3\0"
 _BLOCK_BYTES = 1 << 17
-_MOST_BYTES_OF_A_FIRST_LINE = 16 << 20
-_OWN_FILES = (".results.jsonl", ".errors.jsonl", ".superseded.jsonl")
-"""Files that a run writes. In a folder of prompts they are skipped; named explicitly, they are inputs."""
-_COPY = re.compile(r"(.+)\.(?:\d+(?:-[0-9a-f]{12})?|stdin|requests)\.jsonl")
-"""The name of an input's copy, or of a program's requests: it begins with the name of the state file beside it."""
+_MAGIC_BYTES = 64
+_MOST_BYTES_OF_A_LINE = 16 << 20
 _PIPE = re.compile(r"/(?:dev|proc/self|proc/\d+)/fd/\d+")
 """The shell's name for the pipe of a process substitution: the number means nothing to a later process."""
+_NAMES_SHOWN = 3
+_FORMS = "give the files, or another folder; files of prompts end in .jsonl, .csv, .tsv, .json or .parquet"
 
 
 class SourceKind(StrEnum):
@@ -45,8 +42,10 @@ class SourceKind(StrEnum):
 
     FILE = "file"
     """Directly: any part of it at any time."""
-    GZIP = "gzip"
-    """Only from beginning to end, so a plain copy is kept."""
+    COPIED = "copied"
+    """From beginning to end: it is a table or compressed, so a copy as plain JSON lines is kept."""
+    REMOTE = "remote"
+    """Once, from a URL, so a copy as plain JSON lines is kept."""
     STDIN = "stdin"
     """Only once, so a plain copy is kept. A FIFO, such as a process substitution, counts as stdin."""
 
@@ -56,24 +55,29 @@ class Source:
     """One input."""
 
     path: str
-    """As given by the user, or as found in a folder that they gave; `-` for stdin."""
+    """As given by the user, or as found in a folder that they gave; `-` for stdin; a URL without its secrets."""
     kind: SourceKind
     pipe: int = 0
     """Its number among the pipes of the command line, 1-based; 0 if it has a name that a later process can use."""
     is_private: bool = False
     """Whether only its owner may read it."""
+    url: str = ""
+    """The URL that it is read from, with any secrets in it; empty if it is not remote."""
 
     @property
     def name(self) -> str:
         """The file's name without its folder; `stdin` for stdin."""
+        if self.kind is SourceKind.REMOTE:
+            return file_name(self.url) or "remote"
         return "stdin" if self.path == STDIN else Path(self.path).name
 
     @property
     def origin(self) -> str:
-        """How a later session identifies it: `-` for stdin, `pipe:1` for the first pipe, else its absolute path."""
+        """How a later session identifies it: `-`, `pipe:1` for the first pipe, a public URL, or an absolute path."""
         if self.pipe:
             return f"pipe:{self.pipe}"
-        return self.path if self.path == STDIN else str(Path(self.path).absolute())
+        is_no_path = self.path == STDIN or self.kind is SourceKind.REMOTE
+        return self.path if is_no_path else str(Path(self.path).absolute())
 
 
 def find_sources(
@@ -84,57 +88,102 @@ def find_sources(
     results: Path | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[Source, ...]:
-    """The inputs, with each folder replaced by its prompt files in name order.
+    """The inputs, with each folder and each pattern replaced by its files in name order.
 
     Args:
-        inputs: Files, folders or `-`, as given by the user.
+        inputs: Files, folders, patterns such as `data/*.csv`, URLs or `-`, as given by the user.
         copied: The origins of the inputs of which the run has copies.
         resumed: Whether an input that can be read only once, or is gone, is taken from its copy.
         results: The run's results file, which is never taken for a prompt file of a folder.
         tell: Called for each file of a folder that is skipped because a run wrote it.
 
     Raises:
-        InputError: a path does not exist, is not a file, cannot be read, or is given twice; a folder has no prompt
-            files.
+        InputError: a path does not exist, is not a file, cannot be read, or is given twice; a folder or a pattern has
+            no files of prompts; a URL has an unknown scheme.
     """
     sources: list[Source] = []
     for name in inputs:
-        if resumed and (_PIPE.fullmatch(name) or (str(Path(name).absolute()) in copied and not Path(name).is_file())):
+        if resumed and _PIPE.fullmatch(name):
             sources.append(Source(name, SourceKind.STDIN))
-        else:
-            sources.extend(_expand(name, results, tell))
+            continue
+        kept = [_kept(name, origin) for origin in sorted(copied) if resumed and _stands_for(name, origin)]
+        found = [] if kept and not _is_there(name) else _expand(name, results, tell)
+        origins = {source.origin for source in found}
+        gone = [source for source in kept if source.origin not in origins]
+        sources += sorted([*found, *gone], key=lambda source: source.origin) if gone else found
     pipes = [source for source in sources if source.kind is SourceKind.STDIN and _PIPE.fullmatch(source.path)]
-    sources = [
-        Source(source.path, source.kind, pipes.index(source) + 1) if source in pipes else source for source in sources
-    ]
+    sources = [replace(source, pipe=pipes.index(source) + 1) if source in pipes else source for source in sources]
     seen: dict[object, str] = {}
     for source in sources:
-        key = STDIN if source.path == STDIN else source.path if source.pipe else os.path.realpath(source.path)
+        is_no_path = source.path == STDIN or source.pipe or source.kind is SourceKind.REMOTE
+        key = source.path if is_no_path else os.path.realpath(source.path)
         if key in seen:
             raise InputError(f"{source.path} is given twice (also as {seen[key]})", "give each input once")
         seen[key] = source.path
     return tuple(sources)
 
 
+def _is_there(name: str) -> bool:
+    """Whether any file can be found now; a URL is not asked."""
+    return not is_url(name) and (Path(name).exists() or (is_pattern(name) and bool(glob.glob(name, recursive=True))))  # noqa: PTH207
+
+
+def _stands_for(name: str, origin: str) -> bool:
+    """Whether an input as it was given stands for that of a copy: it is the same, or its folder, or a pattern of it."""
+    if is_url(name) or is_url(origin):
+        return is_url(name) and (public_url(name) == origin or (is_pattern(name) and fnmatchcase(origin, name)))
+    whole = absolute_name(name)
+    if whole == origin:
+        return not Path(name).is_file()
+    if os.path.lexists(origin):
+        return False
+    return str(Path(origin).parent) == whole or (is_pattern(name) and Path(origin).match(whole))
+
+
+def _kept(name: str, origin: str) -> Source:
+    """The input of which a run has a copy, and perhaps nothing else."""
+    if is_url(origin):
+        return Source(origin, SourceKind.REMOTE, url=origin if is_pattern(name) else name)
+    return Source(name if absolute_name(name) == origin else origin, SourceKind.STDIN)
+
+
 def is_prompt_file(name: str) -> bool:
-    """Whether a file of this name in a folder of prompts is taken for one of them."""
-    return name.endswith((".jsonl", ".jsonl.gz")) and not name.endswith(_OWN_FILES)
+    """Whether a file of this name in a folder of prompts may be one of them."""
+    return is_input_name(name) and not name.endswith(OWN_SUFFIXES)
 
 
 @contextmanager
-def open_source(source: Source, stdin: BinaryIO) -> Iterator[BinaryIO]:
-    """Open the plain bytes of a source, from the beginning.
+def open_source(
+    source: Source, stdin: BinaryIO, *, stamped: Callable[[str], object] = lambda _: None
+) -> Iterator[BinaryIO]:
+    """Open a source as JSON lines, from the beginning.
+
+    Args:
+        source: The source.
+        stdin: The stream that `-` stands for.
+        stamped: Called with the stamp of a remote file, see `remote.Remote`.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: it cannot be opened; also while it is read, if it has not the form that it should have.
     """
     if source.path == STDIN:
         yield stdin
-        return
-    with _readable(source.path):
-        opened = Path(source.path).open("rb")  # noqa: SIM115 - the next line closes it
-    with opened as file:
-        yield cast("BinaryIO", gzip.GzipFile(fileobj=file)) if source.kind is SourceKind.GZIP else file
+    elif source.kind is SourceKind.REMOTE:
+        from batchrun.prompts.remote import open_remote
+
+        with open_remote(source.url) as remote:
+            stamped(remote.stamp)
+            with json_lines(remote.file, source.name, source.path) as lines:
+                yield lines
+    else:
+        with _readable(source.path):
+            opened = Path(source.path).open("rb")  # noqa: SIM115 - the next line closes it
+        with opened as file:
+            if source.kind is SourceKind.COPIED:
+                with json_lines(file, source.name, source.path) as lines:
+                    yield lines
+            else:
+                yield file
 
 
 class _Tapped(RawIOBase):
@@ -166,8 +215,8 @@ def iter_source(
         seen: Called with the plain bytes of the source, block by block; None for no such call.
 
     Raises:
-        InputError: it cannot be opened, breaks off, is not a valid gzip file, is not JSON lines as a whole, or has a
-            line of more than 64 MiB.
+        InputError: it cannot be opened, breaks off, has not the form that it should have, or has a line of more than
+            64 MiB.
     """
     with open_source(source, stdin) as file, reading(source):
         try:
@@ -183,43 +232,111 @@ def iter_source(
             raise InputError(f"{source.path}:{error.message}", error.hint) from error
 
 
+def present_stamp(source: Source) -> str | None:
+    """The present stamp of a remote source, see `remote.Remote`; None if its URL is known without its query alone.
+
+    Raises:
+        InputError: it cannot be reached.
+    """
+    from batchrun.prompts.remote import stamp_of
+
+    return None if is_redacted(source.url) else stamp_of(source.url)
+
+
 @contextmanager
 def reading(source: Source) -> Iterator[None]:
     """Turn the exceptions of reading an open source into an InputError.
 
     Raises:
-        InputError: it breaks off, or is not a valid gzip file.
+        InputError: it breaks off.
     """
     try:
         yield
-    except (OSError, EOFError, zlib.error) as error:
-        if source.kind is SourceKind.GZIP:
-            raise InputError(f"{source.path} is not a complete gzip file: {error}", "create it again") from error
+    except OSError as error:
         raise InputError(f"{source.path}: {error}", "check the file and its disk") from error
+
+
+def place_of(source: Source, number: int) -> str:
+    """How a message names a line of a source, see `places`."""
+    return places(source.path, None if source.kind is SourceKind.FILE else source.path, [number])[number]
+
+
+def places(path: str, origin: str | None, numbers: Collection[int]) -> dict[int, str]:
+    """How messages name lines of an input: `prompts.jsonl:3`, or `reviews.csv: row 3 (line 5)`.
+
+    Args:
+        path: The input, as given by the user.
+        origin: The file of a table that may be read again for the lines on which its rows begin; None for JSON lines.
+        numbers: The lines, or the rows.
+    """
+    if origin is None or not is_table(path):
+        return {number: f"{path}:{number}" for number in numbers}
+    found: dict[int, int] = {}
+    with suppress(InputError, OSError), Path(origin).open("rb") as file:
+        found = lines_of_rows(file, origin, path, numbers)
+    return {
+        number: f"{path}: row {number}" + (f" (line {found[number]})" if number in found else "") for number in numbers
+    }
 
 
 def _expand(name: str, results: Path | None, tell: Callable[[str], None]) -> list[Source]:
     if name == STDIN:
         return [Source(STDIN, SourceKind.STDIN)]
-    look_at(name, "INPUT", InputError)
+    if is_url(name):
+        return _expand_url(name)
+    status = look_at(name, "INPUT", InputError)
     path = Path(name)
+    if status is None and is_pattern(name):
+        return _matching(name, results, tell)
     with _readable(name):
         status = path.stat()
         if not stat.S_ISDIR(status.st_mode):
             return [_source(path, name, status)]
-        found = []
-        for entry in sorted(path.iterdir()):
-            if is_prompt_file(entry.name) and entry.is_file():
-                source = _source(entry, str(entry), entry.stat())
-                if results is not None and results.exists() and results.samefile(entry):
-                    continue
-                if is_own_file(entry):
-                    tell(f"{entry} is skipped: a run wrote it")
-                else:
-                    found.append(source)
+        names = [entry for entry in sorted(path.iterdir()) if is_prompt_file(entry.name)]
+        found = _without_own(names, results, tell)
+        first = [source for source in found if source.path.endswith(FIRST_SUFFIXES)]
         if not found:
-            raise InputError(f"{name}: the folder has no *.jsonl files", "give the files, or another folder")
-        return found
+            raise InputError(f"{name}: the folder has no files of prompts", _FORMS)
+        if first and len(first) < len(found):
+            others = [source.name for source in found if source not in first]
+            shown = ", ".join(others[:_NAMES_SHOWN]) + (", ..." if len(others) > _NAMES_SHOWN else "")
+            tell(f"{name}: the folder has JSONL files, so its tables are skipped: {shown}; to run them, give them")
+        return first or found
+
+
+def _matching(name: str, results: Path | None, tell: Callable[[str], None]) -> list[Source]:
+    with _readable(name):
+        paths = [path for found in sorted(glob.glob(name, recursive=True)) if (path := Path(found)).is_file()]  # noqa: PTH207 - keeps the name as it was given
+        found = _without_own(paths, results, tell, is_named=name.endswith(OWN_SUFFIXES))
+    if not found:
+        cause = FileNotFoundError(name)
+        raise InputError(f"{name}: no file of prompts matches", "check the pattern, and its folder") from cause
+    return found
+
+
+def _expand_url(url: str) -> list[Source]:
+    from batchrun.prompts.remote import expand_url, refuse_unreadable_url
+
+    refuse_unreadable_url(url)
+    urls = expand_url(url) if is_pattern(url) else [url]
+    if not urls:
+        raise InputError(f"{public_url(url)}: no file matches", "check the pattern")
+    return [Source(public_url(each), SourceKind.REMOTE, url=each) for each in urls]
+
+
+def _without_own(
+    paths: Sequence[Path], results: Path | None, tell: Callable[[str], None], *, is_named: bool = False
+) -> list[Source]:
+    """The files among these that no run has written, or all of them if they were named."""
+    found = []
+    for path in paths:
+        if not path.is_file() or (results is not None and results.exists() and results.samefile(path)):
+            continue
+        if not is_named and (has_own_name(path.name) or is_own_file(path)):
+            tell(f"{path} is skipped: a run wrote it")
+        else:
+            found.append(_source(path, str(path), path.stat()))
+    return found
 
 
 def _source(path: Path, name: str, status: os.stat_result) -> Source:
@@ -227,50 +344,11 @@ def _source(path: Path, name: str, status: os.stat_result) -> Source:
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
         return Source(name, SourceKind.STDIN)
     with path.open("rb") as file:
-        is_gzip = file.read(2) == _GZIP_MAGIC or path.suffix == ".gz"
-    return Source(name, SourceKind.GZIP if is_gzip else SourceKind.FILE, is_private=not mode & 0o077)
-
-
-def is_own_file(path: Path) -> bool:
-    """Whether a run wrote a file: results or failures, by its first line; or an input's copy, by the state beside it.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    copy = _COPY.fullmatch(path.name)
-    if copy is not None:
-        state = path.with_name(copy.group(1))
-        if is_held_here(state):
-            return True
-        if state.is_file():
-            with state.open("rb") as file:
-                if file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC:
-                    return True
-    return is_own_line(first_line(path))
-
-
-def first_line(path: Path) -> bytes:
-    """The first line of a file, or the first 16 MiB of a longer one.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        return file.readline(_MOST_BYTES_OF_A_FIRST_LINE)
-
-
-def is_own_line(line: bytes) -> bool:
-    """Whether a line is from a results or error file, in either format."""
-    if b'"source"' not in line:
-        return False
-    try:
-        data = load(line)
-    except orjson.JSONDecodeError:
-        return False
-    facts = data.get("batchrun", data) if isinstance(data, dict) else None
-    if not isinstance(facts, dict) or not isinstance(facts.get("source"), dict):
-        return False
-    return {"file", "line"} <= facts["source"].keys() and {"status", "job"} <= facts.keys()
+        begin = file.read(_MAGIC_BYTES)
+        if begin.startswith(b"{") and b"\n" not in begin and is_table(path.name):
+            begin += file.readline(_MOST_BYTES_OF_A_LINE)
+    is_plain = packing_of(path.name, begin) is None and form_of(path.name, begin) is Form.LINES
+    return Source(name, SourceKind.FILE if is_plain else SourceKind.COPIED, is_private=not mode & 0o077)
 
 
 @contextmanager

@@ -297,7 +297,7 @@ class RunSide:
         lines: list[bytes] = []
         unreadable: UsageError | None = None
         try:
-            lines.extend(request_line(request, number) for number, request in pulled)
+            lines.extend(request_line(request, number, self._appender.rules) for number, request in pulled)
         except UsageError as error:
             unreadable = error
         added, refused = self._appender.add(lines)

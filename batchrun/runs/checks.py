@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.config import RunOptions
-from batchrun.errors import OutputError, StateError, UsageError
+from batchrun.errors import OutputError, StateError, UsageError, shown
 from batchrun.files.paths import refuse_unspeakable
-from batchrun.prompts.sources import Source, first_line, is_own_line
+from batchrun.prompts.ownership import first_line, is_own_line
+from batchrun.prompts.sources import Source
 from batchrun.prompts.sweep import Sweep
 from batchrun.results.reader import read_lines, size_of
 from batchrun.results.record import tells_of_job
@@ -31,6 +32,10 @@ _IDENTITY = {
     "split_think": "--split-think",
 }
 _REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
+_REQUEST_IDENTITY |= {"id_column": "--id-column", "inline_files": "--inline-files"}
+_TEMPLATE_IDENTITY = {"prompt": "--prompt", "messages": "--messages-file", "raw": "--raw", "columns": "--columns"}
+_TEMPLATE_IDENTITY |= {"image_column": "--image-column"}
+_REQUEST_IDENTITY |= _TEMPLATE_IDENTITY
 _SETTING = "files"
 """The setting that lists the files that the run has made, relative to the state file's folder."""
 
@@ -52,7 +57,8 @@ def refuse_other_options(store: StateReader, options: RunOptions) -> bool:
     pairs.append(("--sweep", str(Sweep(stored.sweep)) or None, str(Sweep(options.sweep)) or None))
     if options.format != "auto":
         pairs.append(("--format", stored.format, options.format))
-    pairs += [(option, was_json["request"][key], now_json["request"][key]) for key, option in _REQUEST_IDENTITY.items()]
+    was_asked, now_asked = _asked(was_json["request"]), _asked(now_json["request"])
+    pairs += [(option, was_asked[key], now_asked[key]) for key, option in _REQUEST_IDENTITY.items()]
     differing = [
         f"{_given(option, was)} (now {_given(option, is_now)})"
         for option, was, is_now in pairs
@@ -68,6 +74,14 @@ def refuse_other_options(store: StateReader, options: RunOptions) -> bool:
     return bool(differing) or (stored.limit != options.limit and store.is_untouched)
 
 
+def _asked(request: dict[str, Any]) -> dict[str, Any]:
+    """The options of requests with those of the template among them. A template has the system message."""
+    template = request["template"]
+    if template is None:
+        return {**request, **dict.fromkeys(_TEMPLATE_IDENTITY), "raw": False}
+    return {**request, **{key: template[key] for key in (*_TEMPLATE_IDENTITY, "system")}}
+
+
 def new_place(options: RunOptions) -> str:
     """The command that continues a run whose inputs were moved."""
     folder = "/" if options.output_is_folder else ""
@@ -78,9 +92,18 @@ def _given(option: str, value: Any) -> str:
     """An option with its value as it would be given on the command line; `no --chat` if it would not be given."""
     if isinstance(value, dict):
         value = " ".join(f"{key}={item}" for key, item in value.items())
+    if isinstance(value, tuple):
+        value = ",".join(value)
     if value in (None, False, ""):
         return f"no {option}"
+    if option == "--inline-files":
+        return option
+    if isinstance(value, str) and ("\n" in value or len(value) > _SHOWN_CHARS):
+        value = shown(value)
     return option if value is True else f"{option} {value}"
+
+
+_SHOWN_CHARS = 120
 
 
 def refuse_unspeakable_names(options: RunOptions, sources: Sequence[Source]) -> None:

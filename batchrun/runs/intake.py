@@ -19,8 +19,9 @@ from batchrun.config import FormatChoice, RunOptions
 from batchrun.display.summary import Observer, warn
 from batchrun.errors import InputError
 from batchrun.files.streams import stdin_bytes
+from batchrun.files.urls import public_name
 from batchrun.prompts.shapes import READING, Shape
-from batchrun.prompts.sources import STDIN, Source, SourceKind
+from batchrun.prompts.sources import STDIN, Source, SourceKind, present_stamp
 from batchrun.results.writer import cut_torn_line
 from batchrun.runs.locations import output_paths, requests_path
 from batchrun.runs.manifest import digest_file
@@ -107,10 +108,11 @@ def _merge(
     problems = validation.problems
     stage(store, validation.lines())
     if problems.count and not options.skip_invalid:
-        look = "batchrun check " + shlex.join(options.inputs)
+        look = "batchrun check " + shlex.join(map(public_name, options.inputs))
         raise InputError(
             str(problems), f"fix the lines ({look} lists all of them), or run only the valid ones: --skip-invalid"
         )
+    validation.rules.finish()
     validation.fields.tell_all(partial(warn, observer), strict=options.strict)
     merged = merge(
         store,
@@ -191,7 +193,9 @@ def _prepare(
     if source.kind is SourceKind.FILE:
         return record._replace(stamp=_stamp(Path(record.origin)))
     copied = known if known and Path(known.file).exists() else None
-    if source.kind is SourceKind.GZIP:
+    if source.kind is SourceKind.REMOTE and not (resumed and copied is None):
+        return _prepare_remote(record, source, copied, state=state, observer=observer, made=made)
+    if source.kind is SourceKind.COPIED:
         stamp = _stamp(Path(record.origin))
         if copied and copied.stamp == stamp:
             return record._replace(file=copied.file, stamp=stamp)
@@ -209,6 +213,32 @@ def _prepare(
     assert copied is not None  # noqa: S101 - otherwise it was copied above
     if not resumed:
         observer.message(f"{source.path}: nothing is piped in, so its copy is used: {copied.file}")
+    return record._replace(file=copied.file, stamp=copied.stamp)
+
+
+def _prepare_remote(
+    record: SourceRecord,
+    source: Source,
+    copied: SourceRecord | None,
+    *,
+    state: Path,
+    observer: Observer,
+    made: list[Path],
+) -> SourceRecord:
+    """The record of a remote file. It is read once: later sessions use the copy, and say if the file has changed."""
+    if copied is None:
+        stamps: list[str] = []
+        copy = make_copy(source, record.source, state, stdin_bytes(), made, stamped=stamps.append)
+        return record._replace(file=str(copy), stamp=stamps[0])
+    if copied.stamp:
+        try:
+            if present_stamp(source) not in (None, copied.stamp):
+                observer.message(
+                    f"{source.path} has changed since it was read: the run goes on with the copy of what it was;"
+                    " to run the new file, give another --output"
+                )
+        except InputError as error:
+            observer.message(f"{error.message}; the run goes on with its copy")
     return record._replace(file=copied.file, stamp=copied.stamp)
 
 

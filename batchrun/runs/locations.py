@@ -7,6 +7,7 @@ from pathlib import Path
 
 from batchrun.config import RunOptions
 from batchrun.errors import UsageError
+from batchrun.prompts.forms import stem_of
 from batchrun.prompts.sources import Source
 
 
@@ -36,5 +37,5 @@ def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:
 
 
 def results_name(input_name: str, part: str = "") -> str:
-    """The results file of `haikus.jsonl` or `haikus.jsonl.gz`: `haikus.results.jsonl`, with `part` after the stem."""
-    return input_name.removesuffix(".gz").removesuffix(".jsonl") + f"{part}.results.jsonl"
+    """The results file of `haikus.jsonl.gz` or `haikus.csv`: `haikus.results.jsonl`, with `part` after the stem."""
+    return f"{stem_of(input_name)}{part}.results.jsonl"

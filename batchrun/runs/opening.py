@@ -20,6 +20,7 @@ from batchrun.display.units import counted
 from batchrun.engine.rows import RowLines
 from batchrun.errors import InputError
 from batchrun.files.folders import remove_empty
+from batchrun.files.urls import public_name
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.sources import Source, SourceKind, find_sources
 from batchrun.results.writer import ResultsFile, ResultsFiles
@@ -129,7 +130,7 @@ def open_run(
         with opening.undone_on_failure():
             rows = opening.take_in(resumed=resumed)
             if rows and not rows.rows and options.shard is None:
-                raise InputError("the input has no lines", f"files: {', '.join(options.inputs)}")
+                raise InputError("the input has no lines", f"files: {', '.join(map(public_name, options.inputs))}")
             opening.keep_options(are_read=rows is not None)
         opening.tell_growth(rows)
         yield opening.begin(redo=redo)
@@ -336,7 +337,7 @@ class _Opening:
         for path in reader.missing:
             observer.message(f"{path} is missing: results collected without it lack the carried fields of its lines")
         amendments = Amendments(store)
-        lines = RowLines.of(self._options, sources, reader, amendments)
+        lines = RowLines.of(self._options, sources, reader, amendments, self._wall())
         if redo is not None:
             supersede(store, redo, lines, observer, session=self._session)
             amendments.note()

@@ -14,28 +14,31 @@ import orjson
 from batchrun.errors import InputError, StateError, UsageError
 from batchrun.files.exactjson import dump
 from batchrun.prompts.identity import known_by
-from batchrun.prompts.shapes import LineError, parse_line
+from batchrun.prompts.line_rules import LineRules
+from batchrun.prompts.shapes import LineError
 from batchrun.results.writer import ResultsFile, writing
 from batchrun.runs.locations import requests_path
 from batchrun.state.appending import Arrival, append_rows, begin_arrivals
 from batchrun.state.store import Store
+from batchrun.state.stored_options import find_options
 
 _EXPECTED = "a request must be a dict or a string, like a line of an input file"
 
 
-def request_line(request: Any, number: int) -> bytes:
+def request_line(request: Any, number: int, rules: LineRules) -> bytes:
     """A request as an input line, without the newline.
 
     Args:
         request: What a parsed input line may be, a dataclass, or a model of pydantic.
         number: Its number, 1-based.
+        rules: The rules of its run.
 
     Raises:
         InputError: it is not a JSON value, or not of a known shape.
     """
     try:
         line = dump(_plain(request), orjson.OPT_SERIALIZE_NUMPY)
-        parse_line(line)
+        rules.parse(line)
     except LineError as error:
         raise InputError(f"request {number:,}: {error.message}", error.hint or _EXPECTED) from error
     except (TypeError, ValueError) as error:
@@ -63,7 +66,10 @@ class RowAppender:
         path = Path(source.file)
         size_bytes = path.stat().st_size
         self._store = store
-        self._reading = store.reading
+        options = find_options(store)
+        self.rules = LineRules(None if options is None else options.request, store.reading)
+        """The rules of the run."""
+        self._media = self.rules.media(source.origin)
         self._file = ResultsFile(path, size_bytes)
         self._end = begin_arrivals(store, source.source, size_bytes)
 
@@ -101,14 +107,15 @@ class RowAppender:
             self._file.append([lines[index] + b"\n" for index in new])
             self._file.sync()
 
-        count, self._end = append_rows(self._store, self._end, [_arrival(line, self._reading) for line in lines], write)
+        count, self._end = append_rows(self._store, self._end, [self._arrival(line) for line in lines], write)
         return count
 
-
-def _arrival(line: bytes, reading: int) -> Arrival:
-    prompt = parse_line(line, reading)
-    row_id, known = known_by(prompt, line)
-    return Arrival(row_id, prompt.id is None, len(line), known)
+    def _arrival(self, line: bytes) -> Arrival:
+        prompt = self.rules.parse(line)
+        if self._media is not None:
+            self._media.check(prompt.request)
+        row_id, known = known_by(prompt, line)
+        return Arrival(row_id, prompt.id is None, len(line), known)
 
 
 def have_requests(requests: Path, state: Path, *, is_new: bool) -> None:

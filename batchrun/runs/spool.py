@@ -1,4 +1,6 @@
-"""Plain copies of inputs that can be read only once: stdin, pipes and compressed files.
+"""Plain copies of inputs that can be read only from the beginning: stdin, pipes, tables, compressed and remote files.
+
+A table is copied as JSON lines, one for each row.
 
 A copy is beside the state file and named after its content: `<state>.<number of the input>-<digest>.jsonl`. So two
 inputs never share a copy, no copy is ever overwritten, and a start that is refused removes only the copies it has made.
@@ -9,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -33,10 +35,18 @@ def is_piped(source: Source, stdin: BinaryIO) -> bool:
         return True
 
 
-def make_copy(source: Source, number: int, state: Path, stdin: BinaryIO, made: list[Path]) -> Path:
+def make_copy(
+    source: Source,
+    number: int,
+    state: Path,
+    stdin: BinaryIO,
+    made: list[Path],
+    *,
+    stamped: Callable[[str], object] = lambda _: None,
+) -> Path:
     """Write a plain copy of an input beside the state file.
 
-    Only the owner may read the copy of a pipe, because it is unknown who may read what was piped.
+    Only the owner may read the copy of a pipe or of a remote file, because it is unknown who else may read that.
 
     Args:
         source: The input.
@@ -44,17 +54,18 @@ def make_copy(source: Source, number: int, state: Path, stdin: BinaryIO, made: l
         state: The state file.
         stdin: The stream that `-` stands for.
         made: The copy is added to this list if it is new.
+        stamped: See `open_source`.
 
     Raises:
-        InputError: the source cannot be read, or is not a valid gzip file.
+        InputError: the source cannot be read, or has not the form that it should have.
         OutputError: the copy cannot be written.
     """
     state = state.absolute()
     sha256 = hashlib.sha256()
     size_bytes = 0
-    private = source.is_private or source.kind is SourceKind.STDIN
+    private = source.is_private or source.kind in (SourceKind.STDIN, SourceKind.REMOTE)
     try:
-        with temporary_file(state, private=private) as part, open_source(source, stdin) as file:
+        with temporary_file(state, private=private) as part, open_source(source, stdin, stamped=stamped) as file:
             while block := _read_block(source, file):
                 sha256.update(block)
                 size_bytes += len(block)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from batchrun.config import DEFAULT_BASE_URL, RunOptions, is_plain_http, without_user
 from batchrun.errors import OutputError, StateError
+from batchrun.files.urls import absolute_name, is_url
 from batchrun.prompts.sources import Source
 from batchrun.runs.manifest import digest_file
 from batchrun.state.reader import StateReader
@@ -115,7 +116,7 @@ class Trust:
         if options.base_url != DEFAULT_BASE_URL:
             yield "base-url", options.base_url
         # A link in an input folder may lead outside.
-        inputs = dict.fromkeys([*options.inputs, *(source.path for source in sources)])
+        inputs = dict.fromkeys([*map(absolute_name, options.inputs), *(source.path for source in sources)])
         for kind, names in (("input", inputs), ("output", (str(options.output),))):
             for name in names:
                 if name != "-" and not self._is_inside(name):
@@ -139,7 +140,7 @@ class Trust:
             return False
 
     def _is_inside(self, name: str | Path) -> bool:
-        return Path(os.path.realpath(name)).is_relative_to(self._folder)
+        return not is_url(str(name)) and Path(os.path.realpath(name)).is_relative_to(self._folder)
 
     def _is_confirmed(self, kind: str, name: str) -> bool:
         if kind == "base-url" and name == DEFAULT_BASE_URL:
@@ -160,4 +161,6 @@ class Trust:
 
 
 def _absolute(name: str | Path) -> str:
+    if is_url(str(name)):
+        return str(name)
     return os.path.abspath(name)  # noqa: PTH100 - pathlib would keep a `..`

@@ -17,11 +17,12 @@ from batchrun.errors import UsageError
 from batchrun.files.streams import stdin_bytes
 from batchrun.prompts.fields import Fields
 from batchrun.prompts.identity import known_by, line_digest, parts, request_key
+from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.lines import RawLine
 from batchrun.prompts.requests import build_request
-from batchrun.prompts.shapes import READING, LineError, Prompt, Shape, parse_line
+from batchrun.prompts.shapes import READING, LineError, Prompt, Shape
 from batchrun.prompts.shard import LineSum, Shard
-from batchrun.prompts.sources import STDIN, Source, SourceKind, iter_source
+from batchrun.prompts.sources import STDIN, Source, SourceKind, iter_source, places
 from batchrun.prompts.sweep import ENDPOINT, MAX_ROWS, REPEAT, Sweep
 from batchrun.runs.manifest import FileDigest, FileHash, digest_file
 from batchrun.state.records import SourceRecord
@@ -55,22 +56,26 @@ class Problems:
 
     def __init__(self) -> None:
         self.count = 0
-        self._first: dict[str, str] = {}
+        self._first: dict[str, tuple[SourceRecord, int, str]] = {}
         self._counts = Counter[str]()
 
-    def add(self, where: str, reason: str) -> None:
+    def add(self, record: SourceRecord, number: int, reason: str) -> None:
         """Count an invalid line."""
         self.count += 1
         kind = _NUMBER.sub("N", reason)
         if kind in self._first or len(self._first) < _PROBLEMS_SHOWN:
-            self._first.setdefault(kind, f"{where}: {reason}")
+            self._first.setdefault(kind, (record, number, reason))
             self._counts[kind] += 1
 
     def __str__(self) -> str:
         lines = []
-        for kind, first in self._first.items():
+        numbers: dict[SourceRecord, list[int]] = {}
+        for record, number, _ in self._first.values():
+            numbers.setdefault(record, []).append(number)
+        where = {record: _places(record, found) for record, found in numbers.items()}
+        for kind, (record, number, reason) in self._first.items():
             more = self._counts[kind] - 1
-            lines.append(first + (f" (and {more:,} more like this)" if more else ""))
+            lines.append(f"{where[record][number]}: {reason}" + (f" (and {more:,} more like this)" if more else ""))
         rest = self.count - self._counts.total()
         lines += [f"... and {rest:,} more"] if rest else []
         return "\n".join([*lines, f"{self.count:,} lines are invalid"] if self.count > 1 else lines)
@@ -98,7 +103,7 @@ class Validation:
     ) -> None:
         self._options = options
         self._records = records
-        self._reading = reading
+        self.rules = LineRules(options.request, reading)
         self._observer = observer
         self._sweep = Sweep(options.sweep, reading)
         self._shard = None if options.shard is None else Shard.parse(options.shard)
@@ -148,6 +153,8 @@ class Validation:
         shape, rows, size = None, 0, self._sweep.size
         is_swept = bool(self._sweep)
         is_plain = not is_swept and self._key_of is None
+        parse = self.rules.parse
+        media = {record.source: self.rules.media(record.origin) for record in self._records}
         for count, (record, line) in enumerate(self._plain_lines(), 1):
             if self.limit is not None and rows >= self.limit:
                 return
@@ -155,11 +162,13 @@ class Validation:
             if count % _PROGRESS_EVERY_LINES == 0:
                 self._observer.message(f"reading: {count:,} lines so far")
             try:
-                prompt = parse_line(line.raw, self._reading)
+                prompt = parse(line.raw)
                 if is_swept:
                     self._sweep.apply(prompt, 0)
+                if (files := media[record.source]) is not None:
+                    files.check(prompt.request)
             except LineError as error:
-                self.problems.add(f"{record.path}:{line.number}", error.message)
+                self.problems.add(record, line.number, error.message)
                 if self._options.skip_invalid:
                     rows -= size - 1
                     yield _invalid(record, line, error.message)
@@ -207,6 +216,10 @@ class Validation:
 def given_file(record: SourceRecord) -> Path:
     """The file whose digest the user can compare: the input itself, or its copy if the input cannot be read again."""
     return Path(record.file if record.origin == STDIN or not Path(record.origin).is_file() else record.origin)
+
+
+def _places(record: SourceRecord, numbers: list[int]) -> dict[int, str]:
+    return places(record.path, None if record.file == record.origin else record.origin, numbers)
 
 
 def _invalid(record: SourceRecord, line: RawLine, problem: str) -> StagedLine:

@@ -83,7 +83,7 @@ class Store(StateReader):
             count = db.execute(
                 f"UPDATE rows SET state = 0, retries = 0, unconfirmed = 0"
                 f" WHERE state = 4 AND row IN (SELECT row FROM failures{chosen})"
-                " AND NOT (attempts = 0 AND row IN (SELECT row FROM failures WHERE kind = 'invalid'))",
+                " AND NOT (attempts = 0 AND id GLOB 'invalid-*')",
                 kinds,
             ).rowcount
             db.execute("DELETE FROM failures WHERE row IN (SELECT row FROM rows WHERE state = 0)")

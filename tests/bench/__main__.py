@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from tests.bench import exports, queues, sizes, speed
+from tests.bench import exports, queues, sizes, speed, tables, templates
 from tests.bench.figures import Asked
 
 FIGURES = {
@@ -25,11 +25,14 @@ FIGURES = {
     "memory": sizes.memory,
     "cpu": speed.cpu,
     "start-up": speed.start_up,
+    "tables": tables.rates,
+    "templates": templates.templates,
 }
 LONG = {
     "lognormal-wide": queues.lognormal_wide,
     "cold": queues.cold,
     "million": sizes.million,
+    "million-tables": tables.memory,
     "exports": exports.exports,
 }
 """Only when they are asked for: minutes each."""

@@ -36,12 +36,12 @@ class Ran:
     results: int
 
 
-def batchrun(folder: Path, base_url: str, output: str, *options: str) -> Ran:
-    """`batchrun run` of the folder's `in.jsonl`."""
+def batchrun(folder: Path, base_url: str, output: str, *options: str, source: str = "in.jsonl") -> Ran:
+    """`batchrun run` of a file in the folder."""
     target = folder / output
     ran = process(
         [
-            *(*BATCHRUN, "run", str(folder / "in.jsonl"), "-o", str(target), "-e", "x", "--base-url", base_url, "-q"),
+            *(*BATCHRUN, "run", str(folder / source), "-o", str(target), "-e", "x", "--base-url", base_url, "-q"),
             *options,
         ]
     )

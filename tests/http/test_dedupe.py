@@ -380,7 +380,7 @@ def _check_groups(rows: list, prompts: list[str]) -> None:
 
 def test_the_command_shares_resumes_and_exports(tmp_path: Path):
     write_lines(tmp_path, lines_of("p", "q", "p"))
-    dry = batchrun("run", "in.jsonl", "-e", "nowhere", "--dedupe", "--dry-run", cwd=tmp_path)
+    dry = batchrun("run", "in.jsonl", "-e", "nowhere", "--dedupe", "--dry-run", "all", cwd=tmp_path)
     assert len(dry.stdout.splitlines()) == 2
     assert "2 rows would be sent to" in dry.stderr
     assert "equal requests that would share their answers: 1;" in dry.stderr

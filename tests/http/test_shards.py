@@ -292,7 +292,7 @@ def test_the_sample_of_an_indexed_job_gives_every_index_its_shard(tmp_path: Path
     bodies = []
     for index in range(spec["completions"]):
         done = subprocess.run(
-            [*container["command"], f"{command} --dry-run"],
+            [*container["command"], f"{command} --dry-run all"],
             cwd=tmp_path,
             env={
                 **os.environ,

@@ -205,6 +205,7 @@ def test_a_dry_run_shows_the_matrix_and_the_rows_and_sends_nothing(tmp_path: Pat
             "--repeat",
             "3",
             "--dry-run",
+            "all",
         ],
         cwd=tmp_path,
     )

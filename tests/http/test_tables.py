@@ -1,440 +1,177 @@
-"""Results as tables: every reader of tables gets the same cells, of the same types, and nothing is lost on the way."""
+"""Runs of tables through the command: copied once, resumed, verified, sharded and watched like JSON lines."""
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
-import batchrun as batchrun_module
-import pandas as pd
-import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
-from batchrun.commands.export import Exported, Wanted, export
-from batchrun.config import SweepOptions
-from batchrun.errors import UsageError
-from batchrun.local.workers import WorkerFailure
-from batchrun.state.store import Store
+from tests.support.claims import assert_adds_up
 from tests.support.command import assert_one_clear_line, batchrun
-from tests.support.rehearsal import read_lines, rehearse, serving, write_lines
-from tests.support.workers import Answering
+from tests.support.rehearsal import read_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TEXT = 'a "quote", a comma,\r\na line end, ünicode \u2028 日本語 🎉, =1+1'
-OWN = ["id", "prompt", "text", "finish_reason", "input_tokens", "output_tokens", "status", "error"]
-CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+ROWS = [{"id": f"r{n}", "prompt": f"so it goes {n}", "max_tokens": 4, "topic": f"t{n % 3}"} for n in range(1, 9)]
+CSV = "id,prompt,max_tokens,topic\n" + "".join(f"{','.join(map(str, row.values()))}\n" for row in ROWS)
 
 
-def answer(request: dict[str, Any]) -> Any:
-    """The last message again, thought about."""
-    asked = request.get("openai_input", request)
-    said = asked["messages"][-1]["content"] if "messages" in asked else asked["prompt"]
-    if said.startswith("bad"):
-        return WorkerFailure("vLLM returned HTTP 400: no")
-    message: dict[str, Any] = {"role": "assistant", "content": said}
-    if said.startswith("think"):
-        message["reasoning"] = "hm"
-    if said.startswith("call"):
-        message |= {"content": None, "tool_calls": [CALL]}
-    usage = {"prompt_tokens": 3, "completion_tokens": 5}
-    return [{"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}]
+def run(folder: Path, *arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
+    local = ("-e", "local", "--worker", "echo")
+    return batchrun("run", *arguments, *local, cwd=folder, **environ)
 
 
-async def run(folder: Path, lines: list, **given: Any) -> Path:
-    write_lines(folder, lines)
-    async with serving(worker=Answering(answer)) as server:
-        await rehearse(folder, server.endpoint.base_url, **given)
-    return folder / "out.jsonl.state"
+def results(path: Path) -> dict[str, dict]:
+    return {line["id"]: line for line in read_lines(path)}
 
 
-@pytest.fixture
-async def state(tmp_path: Path) -> Path:
-    """A finished run of `LINES`, the last of which has failed."""
-    return await run(tmp_path, LINES)
+def write(folder: Path, name: str, rows: list[dict] = ROWS) -> None:
+    path = folder / name
+    if name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3)
+    elif name.endswith(".json"):
+        path.write_text(json.dumps(rows, indent=1))
+    elif name.endswith(".csv.gz"):
+        path.write_bytes(gzip.compress(CSV.encode()))
+    elif name.endswith(".csv"):
+        path.write_text(CSV)
+    else:
+        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
 
 
-def table(state: Path, name: str = "t.parquet", **wanted: Any) -> tuple[Path, Exported]:
-    target = state.with_name(name)
-    target.unlink(missing_ok=True)
-    return target, export(state, target, io.BytesIO(), Wanted(**wanted))
+@pytest.mark.parametrize("name", ["reviews.csv", "reviews.csv.gz", "reviews.parquet", "reviews.json"])
+def test_a_table_is_run_resumed_and_verified_as_the_same_rows_of_json_lines_are(tmp_path: Path, name: str):
+    write(tmp_path, name)
+    write(tmp_path, "lines.jsonl")
+    assert run(tmp_path, "lines.jsonl").returncode == 0
+    stem = "reviews.json" if name == "reviews.json" else "reviews"
+    output, state = tmp_path / f"{stem}.results.jsonl", f"{stem}.results.jsonl.state"
+    assert run(tmp_path, name, "--limit", "3").returncode == 0
+    (tmp_path / name).rename(tmp_path / "away")
+    resumed = batchrun("resume", state, "--worker", "echo", "--progress", "none", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    (tmp_path / "away").rename(tmp_path / name)
+    assert run(tmp_path, name).returncode == 0
+    found, expected = results(output), results(tmp_path / "lines.results.jsonl")
+    assert found.keys() == expected.keys()
+    for row_id, line in found.items():
+        assert line["source"] == {"file": name, "line": int(row_id[1:])}
+        assert (line["text"], line["topic"]) == (expected[row_id]["text"], expected[row_id]["topic"])
+    assert_adds_up(tmp_path / state)
+    manifest = orjson.loads((tmp_path / f"{stem}.results.manifest.json").read_bytes())
+    assert manifest["inputs"][0]["size_bytes"] == (tmp_path / name).stat().st_size
+    assert batchrun("verify", state, cwd=tmp_path).returncode == 0
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"\n")
+    assert "reviews" in batchrun("verify", state, cwd=tmp_path).stdout
+    assert batchrun("verify", state, cwd=tmp_path).returncode != 0
 
 
-LINES = [
-    {"id": "=1+1", "prompt": TEXT, "metadata": {"topic": "rain", "n": 1, "score": 1}, "lang": "de"},
-    {"id": "two", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "think"}], "lang": ""},
-    {"id": "三", "prompt": "x", "metadata": {"topic": None, "n": 2**53 + 1, "score": 0.5, "ok": True}},
-    {"id": "bad", "prompt": "bad", "metadata": {"topic": "no"}},
-]
-CELLS = {
-    "id": ["=1+1", "two", "三", "bad"],
-    "lang": ["de", "", None, None],
-    "topic": ["rain", None, None, "no"],
-    "n": [1, None, 2**53 + 1, None],
-    "score": [1.0, None, 0.5, None],
-    "ok": [None, None, True, None],
-    "prompt": [TEXT, "think", "x", "bad"],
-    "text": [TEXT, "think", "x", None],
-    "reasoning": [None, "hm", None, None],
-    "finish_reason": ["stop"] * 3 + [None],
-    "input_tokens": [3] * 3 + [None],
-    "output_tokens": [5] * 3 + [None],
-    "status": ["COMPLETED"] * 3 + ["FAILED"],
-    "error": [None] * 3 + ["bad_request: vLLM returned HTTP 400: no"],
-}
+def test_rows_added_to_a_table_are_picked_up_and_a_changed_one_is_refused_by_name(tmp_path: Path):
+    write(tmp_path, "r.csv")
+    assert run(tmp_path, "r.csv").returncode == 0
+    (tmp_path / "r.csv").write_text(CSV + "late,x,1,\n")
+    assert run(tmp_path, "r.csv").returncode == 0
+    assert results(tmp_path / "r.results.jsonl")["late"]["source"]["line"] == 9
+    (tmp_path / "r.csv").write_text(CSV.replace("so it goes 3", "changed") + "late,x,1,\n")
+    assert_one_clear_line(run(tmp_path, "r.csv"), 2, "r3")
 
 
-def test_every_reader_of_parquet_gets_the_same_cells(state: Path):
-    path, told = table(state, with_errors=True)
-    assert pq.read_table(path).to_pydict() == CELLS
-    assert pl.read_parquet(path).to_dict(as_series=False) == CELLS
-    frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
-    assert {name: [None if pd.isna(each) else each for each in frame[name].array] for name in frame} == CELLS
-    types = {field.name: str(field.type) for field in pq.read_schema(path)}
-    assert (types["n"], types["score"], types["ok"], types["topic"]) == ("int64", "double", "bool", "string")
-    assert str(told) == f"4 of 4 rows exported to {path}, 1 of them as error records"
+def test_what_is_wrong_with_a_row_is_told_with_its_row_and_its_line_and_nothing_is_left(tmp_path: Path):
+    (tmp_path / "r.csv").write_text('id,text\n"a\nb",x\nc,y\n')
+    for command in (("run", "r.csv"), ("run", "r.csv", "--dry-run")):
+        done = batchrun(*command, "-e", "local", "--worker", "echo", cwd=tmp_path)
+        assert_one_clear_line(done, 2, "r.csv: row 1 (line 2): no prompt in the line (it has `id`, `text`)")
+    checked = batchrun("check", "r.csv", cwd=tmp_path).stdout
+    assert "r.csv: row 2 (line 4): no prompt" in checked
+    (tmp_path / "r.csv").write_text("prompt,b\nx,y\nz\n")
+    assert_one_clear_line(run(tmp_path, "r.csv"), 2, "r.csv: row 2 (line 3): 1 cells")
+    (tmp_path / "r.parquet").write_bytes(b"PAR1 and no more")
+    assert_one_clear_line(run(tmp_path, "r.parquet"), 2, "r.parquet is not a complete Parquet file")
+    assert_one_clear_line(run(tmp_path, "no*.csv", "-o", "o.jsonl"), 2, "no*.csv: no file of prompts matches")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.csv", "r.parquet"]
 
 
-@pytest.mark.slow
-def test_datasets_reads_parquet_and_lines_of_columns(state: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    path, _ = table(state, with_errors=True)
-    lines, _ = table(state, "t.jsonl", with_errors=True, columns=tuple(CELLS))
-    code = (
-        "import datasets, json, sys; datasets.disable_progress_bars()\n"
-        "for kind, path in (('parquet', sys.argv[1]), ('json', sys.argv[2])):\n"
-        "    print(json.dumps(datasets.load_dataset(kind, data_files=path, split='train').to_dict()))"
+def test_a_pattern_is_expanded_in_name_order_without_what_runs_wrote_and_resumes_from_its_copies(tmp_path: Path):
+    for name, rows in (("b.csv", "id,prompt\nb,y\n"), ("a.csv", "id,prompt\na,x\n"), ("c.csv", "id,prompt\nc,z\n")):
+        (tmp_path / name).write_text(rows)
+    (tmp_path / "d.csv").write_text("id,prompt,text,finish_reason,status\nx,y,z,stop,COMPLETED\n")
+    done = run(tmp_path, "*.csv", "-o", "out.jsonl", "--ordered", "--limit", "2")
+    assert done.returncode == 0, done.stderr
+    assert "d.csv is skipped: a run wrote it" in done.stderr
+    (tmp_path / "b.csv").unlink()
+    resumed = batchrun("resume", "out.jsonl.state", "--worker", "echo", "--progress", "none", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [line["id"] for line in read_lines(tmp_path / "out.jsonl")] == ["a", "b"]
+    assert "no --output is given" in run(tmp_path, "*.csv").stderr
+    again = run(tmp_path, "*", "-o", "all.jsonl")
+    assert again.returncode == 0, again.stderr
+    assert results(tmp_path / "all.jsonl").keys() == {"a", "c"}
+
+
+def test_a_folder_with_json_lines_means_those_alone_and_one_without_means_its_tables(tmp_path: Path):
+    data = tmp_path / "data"
+    data.mkdir()
+    write(data, "a.jsonl", ROWS[:2])
+    write(data, "b.csv")
+    done = run(tmp_path, "data", "-o", "out/")
+    assert done.returncode == 0, done.stderr
+    assert "its tables are skipped: b.csv" in done.stderr
+    assert [path.name for path in sorted((tmp_path / "out").glob("*.results.jsonl"))] == ["a.results.jsonl"]
+    (data / "a.jsonl").unlink()
+    write(data, "c.parquet", ROWS[2:4])
+    assert run(tmp_path, "data", "-o", "data/").returncode == 0
+    assert run(tmp_path, "data", "-o", "data/").returncode == 0
+    assert len(read_lines(data / "b.results.jsonl")) == 8
+    assert len(read_lines(data / "c.results.jsonl")) == 2
+    assert_adds_up(data / "batchrun.state")
+
+
+def test_the_shards_of_a_table_are_merged_to_the_whole(tmp_path: Path):
+    write(tmp_path, "r.csv")
+    for shard in ("1/2", "2/2"):
+        assert run(tmp_path, "r.csv", "--shard", shard).returncode == 0
+    states = sorted(path.name for path in tmp_path.glob("*.state"))
+    merged = batchrun("merge", *states, "-o", "all.jsonl", cwd=tmp_path)
+    assert merged.returncode == 0, merged.stderr
+    assert results(tmp_path / "all.jsonl").keys() == {row["id"] for row in ROWS}
+
+
+def test_a_watch_runs_each_table_that_arrives(tmp_path: Path):
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    write(inbox, "r.csv")
+    write(inbox, "p.parquet", ROWS[:3])
+    watch = ("watch", "inbox", "-o", "out", "--until-empty", "--settle", "0.01s")
+    done = batchrun(*watch, "-e", "local", "--worker", "echo", "--progress", "none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [len(read_lines(tmp_path / "out" / f"{stem}.results.jsonl")) for stem in ("r", "p")] == [8, 3]
+    assert (tmp_path / "out" / "r.done").exists()
+
+
+@pytest.mark.parametrize(("name", "library"), [("r.parquet", "pyarrow"), ("r.jsonl.zst", "zstandard")])
+def test_without_the_extra_one_line_says_how_to_get_it(tmp_path: Path, name: str, library: str):
+    (tmp_path / name).write_bytes(b"PAR1" if name == "r.parquet" else b"\x28\xb5\x2f\xfd")
+    (tmp_path / "hidden" / library).mkdir(parents=True)
+    (tmp_path / "hidden" / library / "__init__.py").write_text(f"raise ModuleNotFoundError(name={library!r})")
+    done = run(tmp_path, name, PYTHONPATH=str(tmp_path / "hidden"))
+    assert_one_clear_line(done, 2, f"which needs {library}\n  -> pip install 'runpod-batchrun[data]'")
+
+
+def test_a_run_of_plain_json_lines_loads_nothing_of_all_this(tmp_path: Path):
+    write(tmp_path, "in.jsonl")
+    program = (
+        "import sys; from batchrun.cli.app import main; main(standalone_mode=False);"
+        " print(*sorted({'pyarrow', 'fsspec', 'zstandard', 'batchrun.prompts.remote',"
+        " 'batchrun.prompts.csvrows'} & sys.modules.keys()))"
     )
-    done = subprocess.run([sys.executable, "-c", code, path, lines], capture_output=True, text=True, check=True)
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [CELLS, CELLS]
-
-
-def test_every_reader_of_csv_gets_the_same_cells(state: Path):
-    path, _ = table(state, "t.csv", with_errors=True)
-    shown = {True: "true", None: ""}
-    expected = {name: [shown.get(each, str(each)) for each in cells] for name, cells in CELLS.items()}
-    expected["n"][0] = expected["score"][0] = "1"
-    expected["score"][0] = "1.0"
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, strict=True))
-    assert {name: [row[name] for row in rows] for name in rows[0]} == expected
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    assert frame.to_dict("list") == expected
-    assert pl.read_csv(path, infer_schema=False).fill_null("").to_dict(as_series=False) == expected
-    raw = path.read_bytes()
-    assert raw.startswith(b"id,")
-    assert raw.endswith(b"\r\n")
-    assert b"\n=1+1," in raw
-
-
-def test_arrays_and_compressed_files_hold_the_same_records(state: Path, tmp_path: Path):
-    plain, _ = table(state, "t.jsonl", with_errors=True)
-    records = read_lines(plain)
-    array, _ = table(state, "t.json", with_errors=True)
-    assert orjson.loads(array.read_bytes()) == records
-    packed = {".gz": gzip.decompress, ".zst": lambda data: zstandard.ZstdDecompressor().stream_reader(data).read()}
-    for suffix, unpacked in packed.items():
-        for name in ("t.jsonl", "t.json", "t.csv"):
-            whole, _ = table(state, name, with_errors=True)
-            path, _ = table(state, f"{name}{suffix}", with_errors=True)
-            assert unpacked(path.read_bytes()) == whole.read_bytes()
-            assert export(state, path, io.BytesIO()).results == 3, "an export of its own may be replaced"
-
-
-def test_chosen_columns_lead_anywhere_in_a_record(state: Path, tmp_path: Path):
-    names = (
-        "text",
-        "usage.output_tokens",
-        "output.0.choices.0.index",
-        "topic",
-        "metadata.topic",
-        "messages",
-        "source.line",
-    )
-    path, _ = table(state, "t.jsonl", columns=names)
-    assert read_lines(path)[0] == {
-        "text": TEXT,
-        "usage.output_tokens": 5,
-        "output.0.choices.0.index": 0,
-        "topic": "rain",
-        "metadata.topic": "rain",
-        "messages": [{"role": "user", "content": TEXT}],
-        "source.line": 1,
-    }
-    stdout = io.BytesIO()
-    export(state, None, stdout, Wanted(columns=names))
-    assert stdout.getvalue() == path.read_bytes()
-    arrow, _ = table(state, columns=("messages", "request.id", "error.kind", "job.attempts"), only="failed")
-    assert pq.read_table(arrow).to_pylist() == [
-        {
-            "messages": [{"role": "user", "content": "bad"}],
-            "request.id": "bad",
-            "error.kind": "bad_request",
-            "job.attempts": 1,
-        }
-    ]
-
-
-async def test_a_column_of_several_types_is_json_text_and_it_is_said(tmp_path: Path):
-    lines = [
-        {"id": "007", "prompt": "a", "metadata": {"k": 1, "big": 1, "map": {"a": 1}}},
-        {"id": "008", "prompt": "b", "metadata": {"k": "one", "big": 2**63, "map": {"b": [2, 2.5]}}},
-        {"id": "009", "prompt": "c", "metadata": "text"},
-    ]
-    path, told = table(await run(tmp_path, lines))
-    assert pd.read_parquet(path)["id"].tolist() == ["007", "008", "009"]
-    cells = pq.read_table(path).to_pydict()
-    assert cells["k"] == ["1", '"one"', None]
-    assert cells["big"] == ["1", "9223372036854775808", None]
-    assert cells["metadata"] == [None, None, "text"]
-    assert cells["map"] == [{"a": 1, "b": None}, {"a": None, "b": [2.0, 2.5]}, None]
-    assert str(told).endswith("\ncolumns of several types, written as JSON text: k, big")
-
-
-async def test_columns_and_types_that_come_late_are_in_every_row(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("batchrun.runs.exported._GROUP_ROWS", 2)
-    own = [{"n": n if n < 5 else 0.5, **({"late": n} if n > 6 else {})} for n in range(9)]
-    lines = [{"id": f"r{n}", "prompt": "x", "metadata": each} for n, each in enumerate(own)]
-    state = await run(tmp_path, lines)
-    readers = {
-        "t.parquet": pl.read_parquet,
-        "t.csv": pl.read_csv,
-        "t.json.gz": lambda data: pl.DataFrame(orjson.loads(gzip.decompress(data))),
-        "t.jsonl": pl.read_ndjson,
-    }
-    for name, read in readers.items():
-        chosen = {} if name.endswith(("parquet", "csv")) else {"columns": (*OWN, "n", "late")}
-        path, _ = table(state, name, **chosen)
-        frame = read(path.read_bytes())
-        assert frame["n"].to_list() == [0, 1, 2, 3, 4, 0.5, 0.5, 0.5, 0.5], name
-        assert frame["late"].to_list() == [None] * 7 + [7, 8], name
-
-
-async def test_names_that_are_taken_are_told_apart_by_their_path(tmp_path: Path):
-    own = {"text": "m", "topic": "in", "seed": 3}
-    line = {"id": "a", "prompt": "x", "status": "mine", "topic": "top", "temperature": 9, "metadata": own}
-    sweep = SweepOptions((("temperature", (0, 1)), ("seed", (5,))))
-    path, _ = table(await run(tmp_path, [line], sweep=sweep))
-    rows = pq.read_table(path).to_pylist()
-    assert [row["id"] for row in rows] == ["a/temperature=0/seed=5", "a/temperature=1/seed=5"]
-    assert {name: rows[1][name] for name in rows[1] if name not in OWN} == {
-        "topic": "top",
-        "metadata.text": "m",
-        "metadata.topic": "in",
-        "seed": 3,
-        "carried.status": "mine",
-        "temperature": 1,
-        "variant.seed": 5,
-    }
-    assert (rows[0]["text"], rows[0]["status"]) == ("x", "COMPLETED")
-
-
-async def test_chats_get_their_answers_for_fine_tuning(tmp_path: Path):
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    state = await run(
-        tmp_path, [*LINES, {"id": "c", "messages": [{"role": "user", "content": "call"}], "tools": tools}]
-    )
-    path, told = table(state, "train.jsonl", messages=True)
-    assert read_lines(path) == [
-        {"messages": [{"role": "user", "content": TEXT}, {"role": "assistant", "content": TEXT}]},
-        {"messages": [*LINES[1]["messages"], {"role": "assistant", "content": "think"}]},
-        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]},
-        {
-            "messages": [
-                {"role": "user", "content": "call"},
-                {"role": "assistant", "content": None, "tool_calls": [CALL]},
-            ],
-            "tools": tools,
-        },
-    ]
-    assert told.results == 4
-
-
-async def test_a_run_without_results_gives_an_empty_table_and_one_of_failures_its_errors(tmp_path: Path):
-    state = await run(tmp_path, [{"id": f"r{n}", "prompt": "bad", "metadata": {"k": n}} for n in range(3)])
-    path, told = table(state)
-    assert (pq.read_table(path).num_rows, pq.read_schema(path).names) == (0, OWN)
-    assert str(told) == f"0 of 3 rows exported to {path} (3 failed)"
-    assert table(state, "t.csv")[0].read_text() == ",".join(OWN) + "\n"
-    assert table(state, "t.json")[0].read_bytes() == b"[]\n"
-    path, told = table(state, only="failed")
-    assert pq.read_table(path).to_pydict()["k"] == [0, 1, 2]
-    assert str(told) == f"3 of 3 rows exported to {path}, 3 of them as error records"
-    assert table(state, "x.parquet", columns=("id", "metadata.nothing"))[0].exists()
-
-
-def test_python_writes_the_same_table(state: Path):
-    path, told = table(state, columns=("id", "topic"), with_errors=True)
-    again = path.with_name("again.parquet")
-    said = batchrun_module.export(state, again, columns=["id", "topic"], with_errors=True)
-    assert again.read_bytes() == path.read_bytes()
-    assert (said.results, said.errors) == (told.results, told.errors)
-
-
-def test_only_the_failed_rows_are_told_apart_from_the_others(state: Path):
-    path, told = table(state, "t.csv", only="failed")
-    assert str(told) == f"1 of 4 rows exported to {path}, 1 of them as error records (3 succeeded)"
-    assert pl.read_csv(path)["id"].to_list() == ["bad"]
-
-
-async def test_a_table_run_again_has_the_same_ids(tmp_path: Path):
-    lines = [{"prompt": f"x {n}"} for n in range(4)]
-    state = await run(tmp_path, lines)
-    path, _ = table(state, "again.jsonl", columns=("id", "prompt", "text"))
-    first = [record["id"] for record in read_lines(tmp_path / "out.jsonl")]
-    (tmp_path / "again").mkdir()
-    await run(tmp_path / "again", read_lines(path))
-    assert sorted(record["id"] for record in read_lines(tmp_path / "again" / "out.jsonl")) == sorted(first)
-    path, _ = table(state, "derived.jsonl", columns=("prompt",))
-    (tmp_path / "derived").mkdir()
-    await run(tmp_path / "derived", read_lines(path))
-    assert sorted(record["id"] for record in read_lines(tmp_path / "derived" / "out.jsonl")) == sorted(first)
-
-
-async def test_the_lines_of_an_openai_run_make_the_same_table(tmp_path: Path):
-    bodies = [{"messages": [{"role": "user", "content": "think"}], "model": "m"}, {"prompt": "x", "model": "m"}]
-    urls = ("/v1/chat/completions", "/v1/completions")
-    lines = [
-        {"custom_id": f"r{n}", "method": "POST", "url": url, "body": body, "topic": n}
-        for n, (url, body) in enumerate(zip(urls, bodies, strict=True))
-    ]
-    tables = []
-    for form in ("openai", "batchrun"):
-        (tmp_path / form).mkdir()
-        state = await run(tmp_path / form, lines, format=form)
-        assert ("batchrun" in read_lines(tmp_path / form / "out.jsonl")[0]) == (form == "openai")
-        tables.append(pq.read_table(table(state)[0]).to_pydict())
-    assert tables[0] == tables[1]
-    assert (tables[0]["prompt"], tables[0]["text"], tables[0]["topic"]) == (["think", "x"], ["think", "x"], [0, 1])
-
-
-async def test_ids_of_several_inputs_stay_apart_by_their_source(tmp_path: Path):
-    for name in ("a", "b"):
-        write_lines(tmp_path, [{"id": "same", "prompt": name, "metadata": {"of": name}}])
-        (tmp_path / "in.jsonl").rename(tmp_path / f"{name}.jsonl")
-    inputs = tuple(str(tmp_path / f"{name}.jsonl") for name in ("a", "b"))
-    async with serving(worker=Answering(answer)) as server:
-        folder = {"inputs": inputs, "output": tmp_path / "results", "output_is_folder": True}
-        await rehearse(tmp_path, server.endpoint.base_url, **folder)
-    path, told = table(tmp_path / "out.jsonl.state")
-    cells = pq.read_table(path).to_pydict()
-    assert (cells["id"], cells["of"], cells["prompt"]) == (["same", "same"], ["a", "b"], ["a", "b"])
-    assert "ids used in several inputs" in str(told)
-
-
-@pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.json", "t.jsonl.gz", "t.csv.zst"])
-def test_an_older_export_is_replaced_and_a_file_of_ones_own_is_not(state: Path, tmp_path: Path, name: str):
-    path, _ = table(state, name)
-    before = path.read_bytes()
-    export(state, path, io.BytesIO(), Wanted(with_errors=True))
-    assert path.read_bytes() != before
-    frame = pl.DataFrame({"id": ["x"], "prompt": ["mine"]})
-    own = {
-        "t.parquet": frame.write_parquet,
-        "t.csv": frame.write_csv,
-        "t.json": frame.write_json,
-        "t.jsonl.gz": lambda file: file.write(gzip.compress(b'{"prompt": "mine"}\n')),
-        "t.csv.zst": lambda file: file.write(b"no zst at all"),
-    }
-    with path.open("wb") as file:
-        own[name](file)
-    before = path.read_bytes()
-    with pytest.raises(UsageError, match="exists, and batchrun did not write it"):
-        export(state, path, io.BytesIO())
-    assert path.read_bytes() == before
-    assert not list(tmp_path.glob("*.part"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("-o", "t.xlsx"), "t.xlsx: a file with the suffix .xlsx cannot be written"),
-        (("-o", "t.txt.gz"), "the suffix .txt.gz cannot be written"),
-        (("-o", "t.parquet.gz"), "a Parquet file is compressed by itself"),
-        (("-o", "t.csv", "--columns", "id,topci"), "--columns: no row has 'topci'"),
-        (("-o", "t.parquet", "--columns", "id,usage.output_token"), "did you mean usage.output_tokens?"),
-        (("-o", "t.csv", "--columns", "id,,text"), "a name between commas is empty"),
-        (("-o", "t.csv", "--columns", "id,id"), "'id' is given twice"),
-        (("-o", "t.csv", "--format", "openai"), "--format: t.csv is a table"),
-        (("-o", "t.csv", "--messages"), "--messages: t.csv is a table"),
-        (("-o", "t.jsonl", "--messages", "--columns", "id"), "are two forms of a line"),
-        (("-o", "t.jsonl", "--messages", "--only", "failed"), "a row that failed has no answer"),
-        (("-o", "t.csv", "--with-errors", "--only", "succeeded"), "contradict each other"),
-        (("-o", "hf://models/a/b"), "is no file of a data set"),
-        (("-o", "in.jsonl", "--columns", "id"), "in.jsonl, a file of the run itself"),
-        (("-o", "t.csv", "--only", "none"), "is not one of"),
-    ],
-)
-def test_wrong_usage_is_one_clear_line_and_no_file(state: Path, tmp_path: Path, arguments: tuple[str, ...], words: str):
-    done = batchrun("export", "out.jsonl.state", *arguments, cwd=tmp_path)
-    assert_one_clear_line(done, 2, words)
-    assert done.stderr.count("\n") <= 2, "the message, and what to do"
-    assert not list(tmp_path.glob("t.*"))
-
-
-def test_without_the_library_one_line_says_how_to_get_it(state: Path, tmp_path: Path):
-    code = (
-        "import sys\nfor name in ('pyarrow', 'zstandard', 'huggingface_hub'): sys.modules[name] = None\n"
-        "from batchrun.__main__ import main\nmain()"
-    )
-    missing = {"t.parquet": "pyarrow", "t.csv.zst": "zstandard", "hf://datasets/a/b/t.csv": "huggingface_hub"}
-    for name, library in missing.items():
-        command = [sys.executable, "-c", code, "export", str(state), "-o", name]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert_one_clear_line(done, 2, f"needs {library}")
-        assert "pip install 'runpod-batchrun[data]'" in done.stderr
-    command = [sys.executable, "-c", code, "export", str(state), "-o", "t.csv.gz"]
-    assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
-
-
-async def test_a_run_that_is_going_on_gives_its_rows_so_far(tmp_path: Path):
-    write_lines(tmp_path, [{"id": f"r{n}", "prompt": "x"} for n in range(30)])
-    local = ("-e", "local", "--worker", "echo", "-q")
-    assert batchrun("run", "in.jsonl", *local, "-o", "out.jsonl", "--limit", "10", cwd=tmp_path).returncode == 0
-    path, told = table(tmp_path / "out.jsonl.state")
-    assert pq.read_table(path)["id"].to_pylist() == [f"r{n}" for n in range(10)]
-    assert told.results == 10
-
-
-def test_results_carry_their_line_and_their_thoughts_when_asked_and_a_resume_keeps_to_it(tmp_path: Path):
-    lines = [{"id": f"r{n}", "prompt": f"<think>t{n}</think>a{n}", "metadata": {"n": n}} for n in range(4)]
-    write_lines(tmp_path, lines)
-    local = ("-e", "local", "--worker", "echo", "-q")
-    asked = ("run", "in.jsonl", *local, "-o", "out.jsonl", "--with-request", "--split-think")
-    assert batchrun(*asked, "--limit", "2", "--sweep", "temperature=0,1", cwd=tmp_path).returncode == 0
-    assert batchrun("resume", "out.jsonl.state", "--worker", "echo", "-q", cwd=tmp_path).returncode == 0
-    refused = batchrun(*asked[:-1], "--limit", "2", "--sweep", "temperature=0,1", cwd=tmp_path)
-    assert_one_clear_line(refused, 2, "was created with --split-think (now no --split-think)")
-    assert batchrun(*asked, "--sweep", "temperature=0,1", cwd=tmp_path).returncode == 0
-    records = {record["id"]: record for record in read_lines(tmp_path / "out.jsonl")}
-    assert len(records) == 8
-    one = records["r3/temperature=1"]
-    assert (one["text"], one["reasoning"]) == ("a3", "t3")
-    assert one["request"] == {**lines[3], "temperature": 1}
-    assert batchrun("verify", "out.jsonl.state", cwd=tmp_path).returncode == 0
-    cells = pq.read_table(table(tmp_path / "out.jsonl.state")[0]).to_pydict()
-    assert (cells["prompt"][0], cells["text"][0], cells["reasoning"][0]) == ("<think>t0</think>a0", "a0", "t0")
-
-
-def test_the_options_of_an_older_state_file_say_neither(tmp_path: Path):
-    write_lines(tmp_path, [{"id": "a", "prompt": "x"}])
-    local = ("-e", "local", "--worker", "echo", "-q", "-o", "out.jsonl")
-    assert batchrun("run", "in.jsonl", *local, cwd=tmp_path).returncode == 0
-    with Store(tmp_path / "out.jsonl.state") as store:
-        options = store.get_setting("options")
-        del options["with_request"], options["split_think"]
-        store.set_setting("options", options)
-    write_lines(tmp_path, [{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "<think>x</think>y"}])
-    assert batchrun("run", "in.jsonl", *local, cwd=tmp_path).returncode == 0
-    assert [record["text"] for record in read_lines(tmp_path / "out.jsonl")] == ["x", "<think>x</think>y"]
-    assert all("request" not in record for record in read_lines(tmp_path / "out.jsonl"))
+    command = [sys.executable, "-c", program, "run", "in.jsonl", "-e", "local", "--dry-run", "all"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[len(ROWS) :] == [""]

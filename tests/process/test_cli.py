@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrun.cli.app import main
-from batchrun.commands.definitions import EMULATED, GROUPS
+from batchrun.commands.definitions import EMULATED, GROUPS, ROWS
 from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 from tests.support.command import BATCHRUN, assert_one_clear_line, batchrun
@@ -173,13 +173,13 @@ def test_every_command_has_a_line_that_fits_80_columns():
 def test_the_options_of_a_run_are_under_headings_with_the_most_used_first():
     lines = CliRunner().invoke(main, ["run", "--help"]).output.splitlines()
     headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert headings == [f"{group}:" for group in GROUPS if group != EMULATED]
+    assert headings == [f"{group}:" for group in GROUPS if group not in (ROWS, EMULATED)]
     firsts = [lines[lines.index(heading) + 1].split()[0].rstrip(",") for heading in headings]
     assert firsts == ["-e", "--set", "-j", "--max-retries", "--deadline", "--price-per-hour", "--worker", "--progress"]
 
 
 def test_the_variables_of_options_that_are_called_otherwise_are_read():
-    done = local("p.jsonl", "--dry-run", BATCHRUN_OVERRIDE="max_tokens=3", BATCHRUN_DEFAULT="top_k=4")
+    done = local("p.jsonl", "--dry-run", "all", BATCHRUN_OVERRIDE="max_tokens=3", BATCHRUN_DEFAULT="top_k=4")
     assert b'"max_tokens":3' in done.stdout.encode()
     assert b'"top_k":4' in done.stdout.encode()
 
@@ -227,7 +227,7 @@ def test_failed_rows_are_exit_3_and_the_error_file_is_input_again(tmp_path: Path
     done = local("f.jsonl", "-o", "o.jsonl")
     assert done.returncode == 3
     assert "bad_request" in done.stderr
-    assert "o.errors.jsonl --set KEY=VALUE" in done.stderr
+    assert "o.jsonl.state --failed --only bad_request --set KEY=VALUE" in done.stderr
     (error,) = read_lines(tmp_path / "o.errors.jsonl")
     assert error["request"] == {"id": "no", "prompt": "y", "max_tokens": 0}
     again = local("o.errors.jsonl", "-o", "again.jsonl", "--set", "max_tokens=5")
@@ -236,7 +236,7 @@ def test_failed_rows_are_exit_3_and_the_error_file_is_input_again(tmp_path: Path
 
 
 def test_a_dry_run_prints_what_would_be_sent_and_sends_nothing(tmp_path: Path):
-    done = batchrun("run", "p.jsonl", "-e", "abc", "--dry-run", "--set", "temperature=0", "--ttl", "60")
+    done = batchrun("run", "p.jsonl", "-e", "abc", "--dry-run", "all", "--set", "temperature=0", "--ttl", "60")
     assert done.returncode == 0, done.stderr
     bodies = [orjson.loads(line) for line in done.stdout.splitlines()]
     assert bodies[0] == {"input": {"prompt": "x y", "sampling_params": {"temperature": 0}}, "policy": {"ttl": 60000}}
@@ -572,7 +572,7 @@ def test_set_default_and_sweep_refuse_the_same_names_and_values(option: str, wor
 
 
 def test_a_parameter_that_is_not_known_yet_can_be_sent_all_the_same():
-    done = local("p.jsonl", "--dry-run", "--set", "sampling_params.brand_new=1", "--set", "max_tokens=3")
+    done = local("p.jsonl", "--dry-run", "all", "--set", "sampling_params.brand_new=1", "--set", "max_tokens=3")
     assert orjson.loads(done.stdout.splitlines()[0])["input"]["sampling_params"] == {"brand_new": 1, "max_tokens": 3}
     assert any("`brand_new` is not a parameter of vLLM" in line for line in warned(done))
 

@@ -101,6 +101,8 @@ def base_of(command: str, url: str) -> dict[str, list[str]]:
         "watch": {"folder": ["folder"], "output": ["-o", "out"], **there, **run}
         | {"until_empty": ["--until-empty"], "settle": ["--settle", "0.01s"]},
         "resume": {**state, "progress": ["-q"], "deadline": ["--deadline", "2s"]},
+        "redo": {**state, "progress": ["-q"], "deadline": ["--deadline", "2s"]}
+        | {"where": ["--where", "id=a"], "yes": ["--yes"]},
         "cancel": {**state, "progress": ["-q"]},
         "status": state,
         "verify": {"states": ["run.jsonl.state"]},

@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_options_of_a_file_are_those_of_the_run(folder: Path):
     (folder / "run.toml").write_text(
         'inputs = ["in.jsonl"]\nendpoint = "x"\nchat = true\nsystem = "Be brief."\nlimit = 1\nrepeat = 2\n'
-        'deadline = "8h"\ndry-run = true\n[set]\nmax_tokens = 7\nstop = ["a,b"]\n[sweep]\ntemperature = [0, 0.5]\n'
+        'deadline = "8h"\ndry-run = "all"\n[set]\nmax_tokens = 7\nstop = ["a,b"]\n[sweep]\ntemperature = [0, 0.5]\n'
     )
     found = bodies(batchrun("run", "--config", "run.toml", cwd=folder))
     assert found == [
@@ -55,7 +55,7 @@ def test_a_whole_run_leaves_its_files_where_the_file_says(folder: Path):
 
 def test_the_command_line_wins_over_the_environment_and_that_over_the_file(folder: Path):
     (folder / "run.toml").write_text('inputs = ["in.jsonl"]\nendpoint = "x"\nsystem = "file"\n')
-    arguments = ("run", "--config", "run.toml", "--dry-run")
+    arguments = ("run", "--config", "run.toml", "--dry-run", "all")
 
     def system(*more: str, **environment: str) -> str:
         return bodies(batchrun(*arguments, *more, **environment, cwd=folder))[0]["messages"][0]["content"]
@@ -70,7 +70,7 @@ def test_tables_within_a_sweep_are_paths(folder: Path):
     (folder / "run.toml").write_text(
         'inputs = ["in.jsonl"]\nendpoint = "x"\n[sweep.input]\nsteps = 4\n[sweep.input.image]\nwidth = [8, 9]\n'
     )
-    found = bodies(batchrun("run", "--config", "run.toml", "--dry-run", cwd=folder))
+    found = bodies(batchrun("run", "--config", "run.toml", "--dry-run", "all", cwd=folder))
     assert found == [{"image": {"width": width}, "steps": 4} for width in (8, 9)]
 
 
@@ -135,7 +135,7 @@ def test_every_option_of_run_may_stand_in_a_file(tmp_path: Path):
 
 def test_a_file_without_inputs_leaves_them_to_the_command_line(folder: Path):
     (folder / "run.toml").write_text('inputs = []\nendpoint = "x"\n')
-    assert len(bodies(batchrun("run", "in.jsonl", "--config", "run.toml", "--dry-run", cwd=folder))) == 2
+    assert len(bodies(batchrun("run", "in.jsonl", "--config", "run.toml", "--dry-run", "all", cwd=folder))) == 2
     done = batchrun("run", "--config", "run.toml", "--dry-run", cwd=folder)
     assert (done.returncode, "`batchrun run` needs INPUT..." in done.stderr) == (2, True)
 
@@ -143,7 +143,7 @@ def test_a_file_without_inputs_leaves_them_to_the_command_line(folder: Path):
 def test_a_path_from_home_is_not_one_in_the_folder_of_the_file(folder: Path):
     (folder / "sub").mkdir()
     (folder / "sub" / "run.toml").write_text('inputs = ["~/in.jsonl"]\nendpoint = "x"\n')
-    found = bodies(batchrun("run", "--config", "sub/run.toml", "--dry-run", HOME=str(folder), cwd=folder))
+    found = bodies(batchrun("run", "--config", "sub/run.toml", "--dry-run", "all", HOME=str(folder), cwd=folder))
     assert len(found) == 2
 
 

@@ -391,7 +391,7 @@ def test_results_go_into_the_folder_that_one_is_in(folder: Path):
 
 
 def test_only_prompt_files_are_taken_up(folder: Path):
-    for name in ("a.results.jsonl", "a.errors.jsonl", ".hidden.jsonl", "a.json", "a.jsonl.part"):
+    for name in ("a.results.jsonl", "a.errors.jsonl", ".hidden.jsonl", "a.txt", "a.manifest.json", "a.jsonl.part"):
         arrive(folder, name, ["x"])
     (folder / "in" / "folder.jsonl").mkdir()
     done = watch(folder, *ECHO, *UNTIL_EMPTY)

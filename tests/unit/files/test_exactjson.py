@@ -13,9 +13,9 @@ from batchrun.config import JobPolicy, RequestOptions
 from batchrun.endpoint.protocol import JobStatus, parse_job, run_body
 from batchrun.files.exactjson import dump, has_large_integer, load, on_one_line
 from batchrun.prompts.identity import derived_id, request_key
+from batchrun.prompts.ownership import is_own_line
 from batchrun.prompts.requests import build_request
 from batchrun.prompts.shapes import parse_line
-from batchrun.prompts.sources import is_own_line
 from batchrun.results.record import read_record, write_line
 from tests.support.rehearsal import rehearse, serving
 

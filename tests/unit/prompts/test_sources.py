@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrun.errors import InputError
-from batchrun.prompts.sources import Source, SourceKind, find_sources, is_own_line, iter_source
+from batchrun.prompts.ownership import is_own_line
+from batchrun.prompts.sources import Source, SourceKind, find_sources, iter_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,7 @@ def test_a_folder_means_its_prompt_files_in_name_order_without_our_own(folder: P
     assert [(source.name, source.kind) for source in found] == [
         ("a.jsonl", SourceKind.FILE),
         ("b.jsonl", SourceKind.FILE),
-        ("c.jsonl.gz", SourceKind.GZIP),
+        ("c.jsonl.gz", SourceKind.COPIED),
     ]
 
 
@@ -41,7 +42,7 @@ def test_an_error_file_that_is_named_is_taken(folder: Path):
 def test_gzip_is_known_by_its_content_and_stdin_by_its_dash(folder: Path):
     (folder / "packed").write_bytes(gzip.compress(LINES))
     kinds = [source.kind for source in find_sources([str(folder / "packed"), "-"])]
-    assert kinds == [SourceKind.GZIP, SourceKind.STDIN]
+    assert kinds == [SourceKind.COPIED, SourceKind.STDIN]
 
 
 def test_a_fifo_is_read_once_like_stdin(tmp_path: Path):
@@ -70,7 +71,7 @@ def test_wrong_inputs_are_named(folder: Path, monkeypatch, names, message):
 def test_every_kind_gives_the_same_lines(folder: Path, kind: str):
     source = {
         "plain": Source(str(folder / "a.jsonl"), SourceKind.FILE),
-        "gzip": Source(str(folder / "c.jsonl.gz"), SourceKind.GZIP),
+        "gzip": Source(str(folder / "c.jsonl.gz"), SourceKind.COPIED),
         "stdin": Source("-", SourceKind.STDIN),
     }[kind]
     assert [line.raw for line in iter_source(source, io.BytesIO(LINES))] == [b'"a"', b'"b"']
