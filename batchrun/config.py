@@ -6,14 +6,11 @@ Nothing here reads a file, an environment variable or a clock; the command line 
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import asdict, dataclass, field, fields
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-from batchrun.errors import UsageError
+from batchrun.files.server_urls import without_user
 from batchrun.files.urls import absolute_name
 
 VERSION = "0.1.0"
@@ -64,9 +61,6 @@ TTL_GRACE_S = 600.0
 MOST_ROWS = 2**31 - 1
 """The most rows that a state file can number."""
 
-_HOST = re.compile(r"[A-Za-z0-9._~:%-]{1,253}")
-"""A DNS name of at most 253 characters, or an IP address."""
-
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -90,54 +84,6 @@ class Bounds:
         if self.above:
             return f"{kind} above {self.least:,} and at most {self.most:,}"
         return f"{kind} from {self.least:,} to {self.most:,}"
-
-
-def checked_url(option: str, url: str, *, example: str, is_prefix: bool = False) -> str:
-    """Check that requests can be sent to a URL, and return it.
-
-    Args:
-        option: The option that set it; the message does not repeat the URL, which may contain a secret.
-        url: The URL.
-        example: A valid URL, for the hint.
-        is_prefix: Whether paths are appended to it, so that it may have neither a query nor a fragment.
-
-    Raises:
-        UsageError: it is not an http(s) URL, or its host or port is invalid.
-    """
-    hint = f"for example {example}"
-    if not url.startswith(("http://", "https://")) or not url.isprintable() or " " in url:
-        raise UsageError(f"{option} is not an http(s) URL", hint)
-    try:
-        parts = urlsplit(url)
-        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
-    except ValueError:  # includes UnicodeError
-        host, port = "", 0
-    if not _HOST.fullmatch(host) or port == 0:
-        raise UsageError(f"{option} has an invalid host or port", hint)
-    if is_prefix and (parts.query or parts.fragment or url.endswith(("?", "#"))):
-        raise UsageError(f"{option} must not have a query or a fragment: paths are appended to it", hint)
-    return url
-
-
-def without_user(url: str) -> str:
-    """A URL without its user name and password, if it has them."""
-    scheme, slashes, rest = url.partition("//")
-    place, slash, path = rest.partition("/")
-    return f"{scheme}{slashes}{place.rpartition('@')[2]}{slash}{path}"
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL points to this machine: `localhost`, 127.0.0.0/8 or ::1."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def is_plain_http(url: str) -> bool:
-    """Whether anyone on the network path can read what is sent to a URL."""
-    return url.startswith("http://") and not is_loopback(url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +288,10 @@ class RunOptions:
     """Format of the results and error files. `auto` is decided by the input when the run begins, once for all."""
     ordered: bool = False
     """`--ordered`: the results files of a finished run are put into input order."""
+    with_request: bool = False
+    """`--with-request`: result lines have the row's input line as `request`. A resumed run must have the same value."""
+    split_think: bool = False
+    """`--split-think`: `<think>` blocks are no part of `text`. A resumed run must have the same value."""
     inspect_output: bool = True
     """Look for errors inside the output of completed jobs."""
     timeout_s: float = DEFAULT_SILENCE_S

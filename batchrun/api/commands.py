@@ -17,7 +17,7 @@ from batchrun.commands import status as looking
 from batchrun.commands import verify as verification
 from batchrun.commands.check import CheckReport
 from batchrun.commands.confirming import confirmed
-from batchrun.commands.export import Exported
+from batchrun.commands.export import Exported, Only, Wanted
 from batchrun.commands.findings import Verification
 from batchrun.commands.merge import MergeReport
 from batchrun.commands.request_arguments import RequestArguments
@@ -30,6 +30,8 @@ from batchrun.display.summary import Summary
 from batchrun.display.variants import VariantTable
 from batchrun.files.paths import refuse_unspeakable
 from batchrun.prompts.sources import find_sources
+from batchrun.results.hub import hub_file, is_hub_name
+from batchrun.results.tables import parse_columns
 from batchrun.runs.resumed import resumed_options
 from batchrun.runs.state_path import state_file
 
@@ -106,23 +108,33 @@ def export(
     state: PathLike,
     output: PathLike,
     *,
+    columns: Sequence[str] | None = None,
+    messages: bool = False,
     format: ResultFormat | None = None,  # noqa: A002 - the option's name
     with_errors: bool = False,
+    only: Only | None = None,
 ) -> Exported:
-    """Write the results of a run to a file, in input order.
+    """Write the results of a run to a file, in input order: as records or as a table, as its suffix says.
 
     Args:
         state: The state file.
-        output: The file; it is replaced by a rename.
+        output: The file, which is replaced by a rename; or `hf://datasets/OWNER/NAME[/FILE]`.
+        columns: The columns of a table, dotted paths among them; None: those that it has by itself.
+        messages: Whether to write each chat with its answer, for fine-tuning.
         format: `batchrun` or `openai`; None: that of the results.
         with_errors: Whether to write the error records of failed and held rows, too.
+        only: Only the `succeeded` or only the `failed` rows; None: as `with_errors` says.
 
     Raises:
-        UsageError: the file belongs to a run, or is not a regular file.
+        UsageError: the file belongs to a run, is not a regular file, or has an unknown suffix; or no row has a column.
         StateError: the state file or the results cannot be read.
         OutputError: the file cannot be written.
     """
-    return exporting.export(state_file(state), Path(output), BytesIO(), format, with_errors=with_errors)
+    chosen = None if columns is None else parse_columns(",".join(columns))
+    wanted = Wanted(format, with_errors, only, chosen, messages)
+    name = os.fspath(output)
+    target = hub_file(name) if is_hub_name(name) else Path(name)
+    return exporting.export(state_file(state), target, BytesIO(), wanted)
 
 
 def merge(states: Sequence[PathLike], output: PathLike, *, partial: bool = False) -> MergeReport:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import click
 
 from batchrun.cli.command import command
 from batchrun.cli.output import echo
-from batchrun.cli.values import PATH, STATE
+from batchrun.cli.values import PATH, STATE, TARGET
 from batchrun.config import ResultFormat
 from batchrun.files.streams import stdout_bytes
+
+Only = Literal["succeeded", "failed"]
 
 
 @command
@@ -85,30 +87,66 @@ def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
 
 @command
 @click.argument("state", type=STATE)
-@click.option("-o", "--output", metavar="FILE", type=PATH, required=True, help="File to write; `-`: stdout.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=TARGET,
+    required=True,
+    help="File to write: .jsonl, .json, .csv (also with .gz or .zst) or .parquet; hf://datasets/OWNER/NAME[/FILE]"
+    " pushes it to the Hugging Face Hub; `-`: lines on stdout.",
+)
+@click.option(
+    "--columns",
+    metavar="NAME,...",
+    help="Columns, with dotted paths: id,prompt,text,metadata.topic. [default of a .csv or .parquet: id, the fields of"
+    " the line, prompt, text, finish_reason, tokens, status, error, values of the sweep]",
+)
+@click.option("--messages", is_flag=True, help="Write each chat with its answer, as lines for fine-tuning.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(get_args(ResultFormat)),
-    help="Format of the file. [default: that of the results]",
+    help="Format of the records in a .jsonl or .json file. [default: that of the results]",
 )
-@click.option("--all", "with_errors", is_flag=True, help="Write failed and held rows, too, as in the error file.")
-def export(state: Path, output: Path, form: ResultFormat | None, *, with_errors: bool) -> None:
-    """Write the results of a STATE file in input order.
+@click.option(
+    "--with-errors", "--all", "with_errors", is_flag=True, help="Write failed and held rows, too, as in the error file."
+)
+@click.option("--only", type=click.Choice(("succeeded", "failed")), help="Write only these rows. [default: succeeded]")
+def export(
+    state: Path,
+    output: Path | str,
+    columns: str | None,
+    form: ResultFormat | None,
+    only: Only | None,
+    *,
+    messages: bool,
+    with_errors: bool,
+) -> None:
+    """Write the results of a STATE file in input order, as records or as a table.
 
-    FILE gets the lines of all results files, and is written completely or not at all. During a run it gets the results
-    so far.
+    FILE gets the results of all files of the run, and is written completely or not at all. Its suffix says its form.
+    During a run it gets the results so far.
 
     \b
     Examples:
       batchrun export results.jsonl.state -o ordered.jsonl
-      batchrun export out.state -o - | gzip > ordered.jsonl.gz
+      batchrun export results.jsonl.state -o results.parquet
+      batchrun export results.jsonl.state -o results.csv --with-errors
+      batchrun export results.jsonl.state -o short.csv --columns id,prompt,text,metadata.topic
+      batchrun export results.jsonl.state -o train.jsonl --messages
+      batchrun export results.jsonl.state -o hf://datasets/OWNER/NAME
+      batchrun export out.state -o - --columns id,text | head
       batchrun export results.jsonl.state -o batch_output.jsonl --format openai --all
     """
     from batchrun.commands import export as exporting
+    from batchrun.results.hub import hub_file
+    from batchrun.results.tables import parse_columns
 
-    target = None if str(output) == "-" else output
-    echo(str(exporting.export(state, target, stdout_bytes(), form, with_errors=with_errors)), err=True)
+    chosen = None if columns is None else parse_columns(columns)
+    wanted = exporting.Wanted(form, with_errors, only, chosen, messages)
+    target = hub_file(output) if isinstance(output, str) else None if str(output) == "-" else output
+    echo(str(exporting.export(state, target, stdout_bytes(), wanted)), err=True)
 
 
 @command

@@ -197,6 +197,14 @@ class _Name(click.types.StringParamType):
     """The click type of a path that is kept as given, including a trailing slash."""
 
 
+class _Target(_Path):
+    """The click type of a path, or of the name of a file of the Hugging Face Hub, which stays text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:  # type: ignore[override]
+        """Convert text to a path, unless it begins with `hf://`."""
+        return value if str(value).startswith("hf://") else super().convert(value, param, ctx)
+
+
 class _OrAll(click.types.StringParamType):
     """The click type of an option that is a flag, or has the value `all`."""
 
@@ -218,4 +226,4 @@ class _OrAll(click.types.StringParamType):
 
 FIRST, ALL = "first", "all"
 _YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
-PATH, STATE, NAME, OR_ALL = _Path(), _Path(is_state=True), _Name(), _OrAll()
+PATH, STATE, NAME, TARGET, OR_ALL = _Path(), _Path(is_state=True), _Name(), _Target(), _OrAll()

@@ -83,6 +83,10 @@ class JobArguments(RequestArguments, CheckArguments, GuardArguments, KeyArgument
         " batch lines.",
     )
     ordered: bool = option(False, (WHERE, 5), "When the run has finished, put the results into input order.")
+    with_request: bool = option(False, (WHERE, 5), "Write each row's input line into its result, too, as `request`.")
+    split_think: bool = option(
+        False, (WHERE, 5), "Move the <think> blocks of an answer from its `text` to its `reasoning`."
+    )
     concurrency: int | None = option(
         None,
         (CONCURRENCY, 1),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from batchrun import config
 from batchrun.commands.session_arguments import ConfirmArguments
-from batchrun.config import without_user
 from batchrun.errors import UsageError
+from batchrun.files.server_urls import is_plain_http, without_user
 from batchrun.runs.trust import GivenByCommand
 
 
@@ -34,4 +34,4 @@ def _confirms_base_url(given: ConfirmArguments, options: config.RunOptions) -> b
                 "give that URL, or start a new run with another --output",
             )
         return False
-    return given.insecure_http or not config.is_plain_http(url)
+    return given.insecure_http or not is_plain_http(url)

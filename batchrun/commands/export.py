@@ -1,30 +1,42 @@
-"""`batchrun export`: writes the results of a run in input order to one file, in their own format or in the other."""
+"""`batchrun export`: writes the results of a run in input order to one file: as lines, as a table, as chats."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from heapq import merge
-from operator import itemgetter
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import TemporaryDirectory
+from typing import BinaryIO, Literal
 
 from batchrun.config import ResultFormat
 from batchrun.errors import BatchrunError, UsageError
 from batchrun.prompts.ownership import first_line, is_own_line
-from batchrun.results.reader import LinesByPosition
+from batchrun.results.chats import answered
+from batchrun.results.hub import HubFile, push, refuse_missing_library
 from batchrun.results.superseded import superseded_path
-from batchrun.results.writer import errors_path, write_whole, writing
-from batchrun.runs.conversion import Conversion
+from batchrun.results.table_files import (
+    JSON_LINES,
+    Form,
+    cells_of,
+    first_lines,
+    form_of,
+    is_own_parquet,
+    write_lines,
+    write_table,
+    write_table_to,
+)
+from batchrun.results.tables import OWN_COLUMNS, Columns, Row
+from batchrun.results.writer import errors_path, writing
+from batchrun.results.written import write_line
+from batchrun.runs.exported import RunResults
 from batchrun.runs.manifest import manifest_path
-from batchrun.runs.ordering import find_positions
 from batchrun.scheduler.states import RowState
-from batchrun.state.positions import Positions
-from batchrun.state.shared_ids import count_shared_ids
 from batchrun.state.snapshot import StateSnapshot
 from batchrun.state.stored_options import find_options
+
+Only = Literal["succeeded", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +53,21 @@ class Exported:
     """Error records that were written, of failed and held rows."""
     shared_ids: int = 0
     """Ids that more than one written line has."""
+    left_out: int = 0
+    """Succeeded rows that were not written: only failures were asked for, or there is no chat with an answer."""
+    mixed: tuple[str, ...] = ()
+    """The columns whose values have no one type, and are JSON."""
 
     def __str__(self) -> str:
         failed = 0 if self.errors else self.failed
-        rest = self.rows - self.results - (self.errors or self.failed)
-        parts = [f"{failed:,} failed"] * bool(failed) + [f"{rest:,} not finished"] * bool(rest)
+        rest = self.rows - self.results - self.left_out - (self.errors or self.failed)
+        counts = ((failed, "failed"), (rest, "not finished"), (self.left_out, "succeeded"))
+        parts = [f"{count:,} {word}" for count, word in counts if count]
         missing = f" ({', '.join(parts)})" if parts else ""
         with_errors = f", {self.errors:,} of them as error records" if self.errors else ""
         text = f"{self.results + self.errors:,} of {self.rows:,} rows exported to {self.target}{with_errors}{missing}"
-        return text + note_on(self.shared_ids)
+        mixed = f"\ncolumns of several types, written as JSON text: {', '.join(self.mixed)}" if self.mixed else ""
+        return text + note_on(self.shared_ids) + mixed
 
 
 def note_on(shared_ids: int) -> str:
@@ -58,64 +76,189 @@ def note_on(shared_ids: int) -> str:
     return f"\n{note}: {shared_ids:,}" if shared_ids else ""
 
 
-def export(
-    state: Path, target: Path | None, stdout: BinaryIO, form: ResultFormat | None = None, *, with_errors: bool = False
-) -> Exported:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be exported."""
+
+    form: ResultFormat | None = None
+    """The format of lines; None: each line unchanged."""
+    with_errors: bool = False
+    """Whether to write the error records of failed and held rows, too."""
+    only: Only | None = None
+    """`failed`: only those error records; `succeeded`: only the results."""
+    columns: tuple[str, ...] | None = None
+    """The columns of a table; None: those that it has by itself, and records for JSON."""
+    messages: bool = False
+    """Whether to write each chat with its answer, for fine-tuning."""
+
+    @property
+    def errors(self) -> bool:
+        """Whether error records are written."""
+        return self.with_errors or self.only == "failed"
+
+    def check(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            UsageError: names them.
+        """
+        if self.with_errors and self.only == "succeeded":
+            raise UsageError("--with-errors and --only succeeded contradict each other", "remove one of them")
+        if self.messages and self.errors:
+            raise UsageError("--messages: a row that failed has no answer", "remove --with-errors or --only failed")
+        if self.messages and self.columns is not None:
+            raise UsageError("--messages and --columns are two forms of a line", "remove one of them")
+        if self.form is not None and (self.messages or self.columns is not None):
+            option = "--messages" if self.messages else "--columns"
+            raise UsageError(f"--format is for records, {option} writes none", "remove one of them")
+
+    def check_form(self, form: Form, target: str) -> None:
+        """Refuse a form of file that the options do not fit.
+
+        Raises:
+            UsageError: names the option.
+        """
+        if form.has_columns and (self.messages or self.form is not None):
+            option = "--messages" if self.messages else "--format"
+            raise UsageError(f"{option}: {target} is a table", "write a .jsonl or .json file")
+
+
+AS_WRITTEN = Wanted()
+
+
+def export(state: Path, target: Path | HubFile | None, stdout: BinaryIO, wanted: Wanted = AS_WRITTEN) -> Exported:
     """Write the committed results in input order.
 
     Args:
         state: The run's state file; another process may be writing it.
-        target: The file to write, replaced by a rename; None: write to `stdout`.
+        target: The file to write, replaced by a rename, in the form that its suffix says; or a file of the Hugging Face
+            Hub. None: write lines to `stdout`.
         stdout: Where the lines go if there is no target.
-        form: The format to write; None: each line unchanged.
-        with_errors: Whether to write the error records of failed and held rows, too.
+        wanted: What to write.
 
     Raises:
-        UsageError: the target is a folder, a device, or a file of the run.
+        UsageError: the target is a folder, a device, a file of the run, or has an unknown suffix; options contradict
+            each other; or no row has a column.
         StateError: the state file or a results file cannot be read, or the two do not match.
         OutputError: the target cannot be written.
     """
-    with ExitStack() as stack:
-        positions = stack.enter_context(Positions())
-        looking = stack.enter_context(ExitStack())
-        store = looking.enter_context(StateSnapshot(state))
-        store.refuse_damaged()
-        refuse_own_files(store, target, stdout)
-        paths = {output.output: store.lines_path(output) for output in store.outputs()}
-        counts = store.counts()
-        placed = stack.enter_context(LinesByPosition(paths))
-        find_positions(store, positions, counts[RowState.SUCCEEDED])
-        shared_ids = count_shared_ids(store, with_errors=with_errors)
-        conversion = stack.enter_context(Conversion(state, form))
-        results = ((at[:3], conversion.line(at.row, placed.read(at.output, at.offset, at.length))) for at in positions)
-        errors = 0
-        if with_errors:
-            failed = (((row.source, row.line, row.row), line) for row, line in conversion.errors(store))
-            errors = counts[RowState.FAILED] + counts[RowState.HELD]
-            put((line for _, line in merge(results, failed, key=itemgetter(0))), target, stdout)
+    wanted.check()
+    if isinstance(target, HubFile):
+        refuse_missing_library(target)
+        with TemporaryDirectory(prefix="batchrun-") as folder:
+            file = Path(folder) / Path(target.path).name
+            exported = export(state, file, stdout, wanted)
+            push(file, target)
+        return replace(exported, target=str(target))
+    form = JSON_LINES
+
+    def check(store: StateSnapshot) -> None:
+        nonlocal form
+        refuse_own_files(store, target, stdout, is_export)
+        form = form if target is None else form_of(target)
+        wanted.check_form(form, str(target))
+
+    with_results = wanted.only != "failed"
+    with RunResults(state, wanted.form, with_results=with_results, with_errors=wanted.errors, check=check) as results:
+        counts = results.counts
+        mixed: list[str] = []
+        succeeded = counts[RowState.SUCCEEDED]
+        written = succeeded if with_results else 0
+        if wanted.messages:
+            chats = _Counted(_chats(results))
+            put(chats, target, stdout, form)
+            written = chats.count
+        elif wanted.columns is None and not form.has_columns:
+            put(results.lines(), target, stdout, form)
         else:
-            looking.close()  # so that a run in progress can truncate its log meanwhile
-            put((line for _, line in results), target, stdout)
-    name = "stdout" if target is None else str(target)
-    rows = sum(counts.values())
-    return Exported(name, counts[RowState.SUCCEEDED], rows, counts[RowState.FAILED], errors, shared_ids)
+            mixed = _put_table(results, target, stdout, form, wanted.columns)
+    return Exported(
+        "stdout" if target is None else str(target),
+        written,
+        sum(counts.values()),
+        counts[RowState.FAILED],
+        counts[RowState.FAILED] + counts[RowState.HELD] if wanted.errors else 0,
+        results.shared_ids,
+        succeeded - written,
+        tuple(mixed),
+    )
 
 
-def put(lines: Iterable[bytes], target: Path | None, stdout: BinaryIO) -> None:
+def _put_table(
+    results: RunResults, target: Path | None, stdout: BinaryIO, form: Form, chosen: tuple[str, ...] | None
+) -> list[str]:
+    columns = Columns(chosen)
+
+    def groups() -> Iterator[list[Row]]:
+        return results.groups(with_requests=columns.needs_requests)
+
+    if target is not None:
+        return write_table(target, form, columns, groups)
+    mixed = write_table_to(stdout, columns, groups)
+    stdout.flush()
+    return mixed
+
+
+def _chats(results: RunResults) -> Iterator[bytes]:
+    for group in results.groups(with_requests=True):
+        for row in group:
+            chat = None if row.request is None else answered(row.request, row.record)
+            if chat is not None:
+                yield write_line(chat)
+
+
+class _Counted:
+    """Lines that are counted as they are read."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = lines
+        self.count = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for line in self._lines:
+            self.count += 1
+            yield line
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file was written by an export, by its first line or its metadata.
+
+    Records name their source, and a table has a certain set of columns. A file of chosen columns, or of chats, may as
+    well be somebody's own.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        form = form_of(path)
+    except UsageError:
+        form = JSON_LINES
+    if form.name == "parquet":
+        return is_own_parquet(path)
+    first, second = first_lines(path, form)
+    if form.name == "csv":
+        return set(OWN_COLUMNS) <= set(cells_of(first))
+    return is_own_line(first if form.name == "jsonl" else second.strip().removesuffix(b","))
+
+
+def put(lines: Iterable[bytes], target: Path | None, stdout: BinaryIO, form: Form = JSON_LINES) -> None:
     """Write lines to a file, which is replaced by a rename, or to `stdout` if there is no target.
 
     Raises:
         OutputError: the file cannot be written.
     """
     if target is not None:
-        write_whole(target, lines)
+        write_lines(target, form, lines)
     else:
         stdout.writelines(lines)
         stdout.flush()
 
 
 def refuse_own_files(
-    store: StateSnapshot, target: Path | None, stdout: BinaryIO, is_ours: Callable[[bytes], bool] = is_own_line
+    store: StateSnapshot,
+    target: Path | None,
+    stdout: BinaryIO,
+    is_ours: Callable[[Path], bool] = lambda path: is_own_line(first_line(path)),
 ) -> None:
     """Refuse to overwrite a file of this run or of another, anything but a file, or a file that batchrun did not write.
 
@@ -123,7 +266,7 @@ def refuse_own_files(
         store: The run.
         target: The file to be written; None: `stdout`.
         stdout: Where the lines go if there is no target.
-        is_ours: Whether batchrun wrote the file that begins with this line, so that it may be replaced.
+        is_ours: Whether batchrun wrote a file, so that it may be replaced.
 
     Raises:
         UsageError: the target must not be overwritten.
@@ -143,7 +286,7 @@ def refuse_own_files(
     if not target.exists() or not target.stat().st_size:
         return
     with writing(target):
-        if not is_ours(first_line(target)):
+        if not is_ours(target):
             raise UsageError(f"{target} exists, and batchrun did not write it", "move it away, or give another name")
     for state in sorted(target.absolute().parent.glob("*.state")):
         is_taken = False

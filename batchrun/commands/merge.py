@@ -30,6 +30,8 @@ _SHARED_OPTIONS = {
     "request": "--set, --default, --chat or --system",
     "sweep": "--sweep or --repeat",
     "format": "--format",
+    "with_request": "--with-request",
+    "split_think": "--split-think",
 }
 """Field -> the options in which all shards must agree."""
 _LISTED = 5

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from batchrun.config import RunOptions, checked_url
+from batchrun.config import RunOptions
 from batchrun.display.cost import span
 from batchrun.display.summary import Observer, Summary
 from batchrun.display.units import duration
@@ -20,6 +20,7 @@ from batchrun.endpoint.proxies import proxy_for
 from batchrun.endpoint.secrets import Secrets
 from batchrun.engine.signals import wakeup_fd_kept
 from batchrun.errors import BatchrunError, UsageError
+from batchrun.files.server_urls import checked_url
 
 _TIMEOUT_S = 10.0
 

@@ -14,6 +14,7 @@ from batchrun.display.timeline import Point, Timeline
 from batchrun.display.units import duration
 from batchrun.display.variants import largest, tables
 from batchrun.errors import UsageError
+from batchrun.prompts.ownership import first_line
 from batchrun.results.writer import write_whole
 from batchrun.runs.spending import cost_so_far
 from batchrun.state import figures
@@ -48,7 +49,7 @@ def write(report: VariantTable, target: Path) -> None:
         OutputError: the target cannot be written.
     """
     with StateSnapshot(Path(report.state)) as store:
-        refuse_own_files(store, target, stdout.buffer, is_page)
+        refuse_own_files(store, target, stdout.buffer, lambda path: is_page(first_line(path)))
         write_whole(target, [_page(report, store)])
 
 

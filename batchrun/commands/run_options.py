@@ -21,6 +21,7 @@ from batchrun.endpoint.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError
 from batchrun.files.exactjson import dump
 from batchrun.files.paths import behind_links, look_at
+from batchrun.files.server_urls import checked_url
 from batchrun.files.urls import file_name, is_pattern, is_url
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
@@ -109,6 +110,8 @@ def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config
         dedupe=given.dedupe,
         format=given.format,
         ordered=given.ordered,
+        with_request=given.with_request,
+        split_think=given.split_think,
         inspect_output=given.inspect_output,
         timeout_s=given.request_timeout,
         memory_bytes=given.memory,
@@ -116,7 +119,7 @@ def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config
 
 
 def _base_url(given: JobArguments, *, is_local: bool) -> str:
-    url = config.checked_url("--base-url", given.base_url, example=config.DEFAULT_BASE_URL, is_prefix=True)
+    url = checked_url("--base-url", given.base_url, example=config.DEFAULT_BASE_URL, is_prefix=True)
     if "@" in urlsplit(url).netloc:
         raise UsageError("--base-url contains a user or a password", "put the API key into RUNPOD_API_KEY")
     if ".api.runpod.ai" in url:

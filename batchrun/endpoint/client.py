@@ -26,7 +26,7 @@ from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDict
 from yarl import URL
 
-from batchrun.config import DEFAULT_BASE_URL, DEFAULT_MEMORY_BYTES, checked_url
+from batchrun.config import DEFAULT_BASE_URL, DEFAULT_MEMORY_BYTES
 from batchrun.endpoint.call_errors import MAX_ERROR_BYTES
 from batchrun.endpoint.connections import make_connector, no_connection, reason
 from batchrun.endpoint.job_ids import JobIds, echo_asked
@@ -54,6 +54,7 @@ from batchrun.errors import (
     UnreachableError,
     UsageError,
 )
+from batchrun.files.server_urls import checked_url
 
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0

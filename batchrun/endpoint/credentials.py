@@ -8,8 +8,9 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from batchrun.config import RunOptions, is_loopback, is_plain_http
+from batchrun.config import RunOptions
 from batchrun.errors import UsageError
+from batchrun.files.server_urls import is_loopback, is_plain_http
 
 _WRAPPED = re.compile(r"""["'`]|^(export\s+)?[A-Za-z_]\w*=[^=]""")
 """As in a shell's `.env`. A key in base64 may end in `=`."""

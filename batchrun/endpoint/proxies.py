@@ -9,8 +9,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from batchrun.config import checked_url, is_loopback
 from batchrun.errors import UsageError
+from batchrun.files.server_urls import checked_url, is_loopback
 
 _PORTS = {"http": 80, "https": 443}
 _SOCKS = ("socks", "socks4", "socks4a", "socks5", "socks5h")

@@ -12,8 +12,7 @@ from batchrun.engine.rows import RowLines
 from batchrun.files.exactjson import load
 from batchrun.results.openai import batchrun_record, is_openai
 from batchrun.results.reader import in_groups, read_lines
-from batchrun.results.record import read_record, result_digest
-from batchrun.results.text import extract
+from batchrun.results.record import marks_of, read_record, result_digest
 from batchrun.results.writer import ResultsFiles
 from batchrun.state.dedupe import answered_leaders, count_followers, has_unanswered, promote_followers
 from batchrun.state.records import Batch
@@ -74,7 +73,7 @@ class SharedAnswers:
                 batch.answered.clear()
             rows = self._store.followers(leader, rows[-1].row, at_once)
         batch.leaders.append((leader,))
-        batch.count_answer(None, None, extract(record["output"]).marks if marks is None else marks, count)
+        batch.count_answer(None, None, marks_of(record["output"], record["text"]) if marks is None else marks, count)
         return count
 
     def end_with(self, leader: int, batch: Batch) -> int:

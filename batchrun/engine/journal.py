@@ -25,7 +25,7 @@ from batchrun.engine.rows import LineChangedError, RowLines
 from batchrun.errors import OutputError
 from batchrun.results.completion import is_context_full
 from batchrun.results.record import part_bytes, result_digest
-from batchrun.results.text import CONTEXT_FULL, AnswerTotals, extract
+from batchrun.results.text import CONTEXT_FULL, AnswerTotals
 from batchrun.results.writer import ResultsFiles
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.events import Ticket
@@ -241,7 +241,7 @@ class Journal:
     ) -> tuple[bytes, tuple[str, ...]]:
         """A row's result line, and the marks of its answer."""
         row = self._rows[finish.row]
-        text = extract(answer.output)
+        text = self._lines.text(answer.output)
         asked = self._requests.take(row)
         marks = text.marks
         if "truncated" in marks and is_context_full(text, asked.most_tokens):

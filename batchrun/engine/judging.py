@@ -9,6 +9,7 @@ from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.worker_errors import decode_error, find_hidden_error, is_empty_output
 from batchrun.results.structured import AnswerSchema
 from batchrun.results.text import broken_off, extract
+from batchrun.results.thinking import split_think
 from batchrun.scheduler.events import Flaw
 from batchrun.scheduler.failures import Failure, FailureKind, classify_job, is_overrun
 
@@ -56,7 +57,7 @@ def partial_output(answer: JobAnswer) -> Any:
 
 def find_flaw(output: Any) -> Flaw | None:
     """Why a result may be useless; None if it looks good."""
-    marks = extract(output).marks
+    marks = split_think(extract(output)).marks
     if not {"empty", "filtered", "reasoning_only"}.isdisjoint(marks):
         return "empty"
     return "cut off" if "truncated" in marks else None

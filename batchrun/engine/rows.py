@@ -18,9 +18,11 @@ from batchrun.prompts.shapes import LineError, Prompt
 from batchrun.prompts.sweep import ENDPOINT, Sweep, with_parameter
 from batchrun.results.completion import RequestTarget, target_of
 from batchrun.results.openai import openai_line
-from batchrun.results.record import JobInfo, error_line, result_line, shared_line, write_line
+from batchrun.results.record import JobInfo, error_line, result_line, shared_line
 from batchrun.results.structured import NotJsonError, json_in
 from batchrun.results.text import Text, extract
+from batchrun.results.thinking import split_think
+from batchrun.results.written import write_line
 from batchrun.state.amendments import Amendments
 from batchrun.state.records import Amendment, FailedJob, FailureRecord, RowRecord, SourceRecord
 
@@ -58,6 +60,8 @@ class RowLines:
         request: How a line becomes a request.
         endpoint: The endpoint of the run's jobs; a variant may name another one.
         form: The format of the result lines.
+        with_request: Whether result lines have the row's input line, as error lines do.
+        splits_think: Whether `<think>` blocks of a text are its reasoning.
         amendments: The amendments of the rows; None: no row has one.
         since: When this session began, UTC epoch seconds: files that are changed later are not sent. None: all are.
     """
@@ -71,6 +75,8 @@ class RowLines:
         request: RequestOptions = AS_WRITTEN,
         endpoint: str = "",
         form: FormatChoice = "batchrun",
+        with_request: bool = False,
+        splits_think: bool = False,
         amendments: Amendments | None = None,
         since: float | None = None,
     ) -> None:
@@ -84,6 +90,8 @@ class RowLines:
         self._endpoint = endpoint
         self._amendments = amendments
         self._is_openai = form == "openai"
+        self._with_request = with_request
+        self._splits_think = splits_think
 
     @classmethod
     def of(
@@ -102,6 +110,8 @@ class RowLines:
             request=options.request,
             endpoint=options.endpoint,
             form=options.format,
+            with_request=options.with_request,
+            splits_think=options.split_think,
             amendments=amendments,
             since=since,
         )
@@ -126,8 +136,13 @@ class RowLines:
         except LineError as error:
             return InvalidLineError(error.message, raw)
 
-    def request(self, row: RowRecord, line: Prompt) -> dict[str, Any]:
+    def request(self, row: RowRecord, line: Prompt, *, has_turns: bool = True) -> dict[str, Any]:
         """The request of a row with this line.
+
+        Args:
+            row: The row.
+            line: Its line.
+            has_turns: Whether it has the messages that were appended to ask again.
 
         Raises:
             LineError: a value of the row's variant does not apply to the line.
@@ -139,7 +154,8 @@ class RowLines:
         override = {**self._request.override, **amendment.override}
         if amendment.seed is not None:
             override["seed"] = amendment.seed
-        return with_turns(build_request(prompt, replace(self._request, override=override)), amendment.turns)
+        request = build_request(prompt, replace(self._request, override=override))
+        return with_turns(request, amendment.turns) if has_turns else request
 
     def amendment(self, row: int) -> Amendment | None:
         """How a row's request differs from that of its line; None if it does not."""
@@ -174,6 +190,11 @@ class RowLines:
         endpoint: str = self._variant(row).get(ENDPOINT, self._endpoint)
         return endpoint
 
+    def text(self, output: Any) -> Text:
+        """The text of a job's output, and what the worker says about it."""
+        text = extract(output)
+        return split_think(text) if self._splits_think else text
+
     def result(
         self,
         row: RowRecord,
@@ -205,6 +226,7 @@ class RowLines:
             line=row.line,
             job=job,
             possible_duplicate=possible_duplicate,
+            request=self._as_asked(row, self.line(row)) if self._with_request else None,
             write=self._writer(row),
         )
 
@@ -217,19 +239,19 @@ class RowLines:
 
     def draft(self, row: RowRecord, output: Any) -> bytes:
         """The record that a row would have with an output, for a check: with its `request`, and without its `job`."""
-        text, line = extract(output), self.line(row)
-        carried, asked = ({}, {}) if isinstance(line, LineChangedError) else (line.carried, {"request": line.line})
+        text, line = self.text(output), self.line(row)
         return result_line(
             row_id=row.id,
             text=text,
             output=output,
-            carried=carried,
+            carried={} if isinstance(line, LineChangedError) else line.carried,
             read=self._read(text),
             variant=self._variant(row),
             file=self._sources[row.source].path,
             line=row.line,
             job=_NO_JOB,
-            write=lambda record: write_line({**{key: record[key] for key in record if key != "job"}, **asked}),
+            request=self._as_asked(row, line),
+            write=lambda record: write_line({key: record[key] for key in record if key != "job"}),
         )
 
     def shared(self, row: RowRecord, answer: Mapping[str, Any]) -> bytes:
@@ -248,8 +270,25 @@ class RowLines:
             file=self._sources[row.source].path,
             line=row.line,
             variant=self._variant(row),
+            request=self._as_asked(row, line) if self._with_request else None,
             write=self._writer(row),
         )
+
+    def _as_asked(self, row: RowRecord, line: Prompt | LineChangedError) -> Any:
+        """The JSON value of a row's line, with the values of its variant and its own; None if the line has changed."""
+        if isinstance(line, LineChangedError):
+            return None
+        with suppress(LineError):  # raised for a line that is invalid because a value of the sweep does not apply
+            line = self._sweep.apply(line, row.variant)
+        return self._as_amended(row, line).line
+
+    def _as_amended(self, row: RowRecord, line: Prompt) -> Prompt:
+        """A row's line with the parameters of the row alone."""
+        amendment = self.amendment(row.row)
+        for key, value in () if amendment is None else amendment.override.items():
+            with suppress(LineError):  # raised for an `input` object that is not for vLLM
+                line = with_parameter(line, key, value)
+        return line
 
     def failure(
         self,
@@ -266,14 +305,10 @@ class RowLines:
             failed: Its last job.
             write: Makes the line from its record; None for batchrun's own format.
         """
-        raw, request = failure.raw, None
         line = self.line(row)
+        raw, request = failure.raw, self._as_asked(row, line)
         if isinstance(line, InvalidLineError):
             raw, request = line.raw.decode(errors="backslashreplace"), line.request
-        elif not isinstance(line, LineChangedError):
-            with suppress(LineError):  # raised for a line that is invalid because a value of the sweep does not apply
-                line = self._sweep.apply(line, row.variant)
-            request = self._as_amended(row, line).line
         return error_line(
             row_id=row.id,
             status=failure.status,
@@ -289,14 +324,6 @@ class RowLines:
             part=None if failed.output is None else load(failed.output),
             write=write,
         )
-
-    def _as_amended(self, row: RowRecord, line: Prompt) -> Prompt:
-        """A row's line with the parameters of the row alone."""
-        amendment = self.amendment(row.row)
-        for key, value in () if amendment is None else amendment.override.items():
-            with suppress(LineError):  # raised for an `input` object that is not for vLLM
-                line = with_parameter(line, key, value)
-        return line
 
     def _failed_job(self, row: RowRecord, failure: FailureRecord, failed: FailedJob) -> JobInfo:
         return JobInfo(

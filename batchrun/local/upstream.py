@@ -8,10 +8,10 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from batchrun.config import checked_url
 from batchrun.endpoint.call_errors import body_message
 from batchrun.errors import UsageError
 from batchrun.files.exactjson import load
+from batchrun.files.server_urls import checked_url
 from batchrun.local.workers import model_call, model_failure, worker_failure
 
 _REDIRECTS = range(300, 400)

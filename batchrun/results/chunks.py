@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchrun.files.event_stream import events, is_all_text
+from batchrun.results.tool_calls import Pieces, SplitCalls, joined
 
 
 def chunks_of(output: Any) -> list[dict[str, Any]]:
@@ -20,14 +21,6 @@ def chunks_of(output: Any) -> list[dict[str, Any]]:
         for part in parts:
             chunks += part if isinstance(part, list) else [part]
     return chunks if any(map(_has_choices, chunks)) and all(map(_is_chunk, chunks)) else []
-
-
-class _Text(list[str]):
-    """A text whose pieces are joined at the end: appending them one by one takes quadratic time."""
-
-
-class _Calls(dict[Any, dict[str, Any]]):
-    """Tool calls by their index."""
 
 
 def merge(chunks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -52,21 +45,9 @@ def merge(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _whole(choice: dict[str, Any]) -> dict[str, Any]:
     """A choice with the pieces of each text joined."""
-    whole = _joined(choice)
+    whole = joined(choice)
     if "message" in whole:
-        whole["message"] = _joined(whole["message"])
-    return whole
-
-
-def _joined(fields: dict[str, Any]) -> dict[str, Any]:
-    whole: dict[str, Any] = {}
-    for key, value in fields.items():
-        if type(value) is _Text:
-            whole[key] = "".join(value)
-        elif type(value) is _Calls:
-            whole[key] = [{**call, "function": _joined(call["function"])} for call in value.values()]
-        else:
-            whole[key] = value
+        whole["message"] = joined(whole["message"])
     return whole
 
 
@@ -91,7 +72,7 @@ def _add_piece(choice: dict[str, Any], piece: dict[str, Any]) -> None:
         if key == "delta" and isinstance(value, dict):
             _add_delta(choice.setdefault("message", {"role": "assistant", "content": None}), value)
         elif key == "text" and isinstance(value, str):
-            choice.setdefault("text", _Text()).append(value)
+            choice.setdefault("text", Pieces()).append(value)
         elif key == "logprobs" and isinstance(value, dict):
             _extend(choice.setdefault("logprobs", {}), value)
         elif key not in ("index", "delta", "text", "logprobs") and value is not None:
@@ -102,39 +83,17 @@ def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
     for key, value in delta.items():
         known = message.get(key)
         if key == "tool_calls" and isinstance(value, list):
-            if type(known) is not _Calls:
-                known = message[key] = _Calls()
-            _add_calls(known, value)
+            if type(known) is not SplitCalls:
+                known = message[key] = SplitCalls()
+            known.add(value)
         elif key == "role":
             continue
         elif isinstance(value, str):
-            if type(known) is not _Text:
-                known = message[key] = _Text()
+            if type(known) is not Pieces:
+                known = message[key] = Pieces()
             known.append(value)
         elif value is not None:
             message[key] = value
-
-
-def _add_calls(calls: _Calls, pieces: list[Any]) -> None:
-    """Add pieces of tool calls: the first piece of a call has its id and name, the others more of its arguments."""
-    for piece in pieces:
-        if not isinstance(piece, dict):
-            continue
-        index, function = piece.get("index"), piece.get("function")
-        place = index if isinstance(index, (int, str)) else None
-        function = function if isinstance(function, dict) else {}
-        known = calls.get(place)
-        if known is None:
-            given = {"name": "", "arguments": "", **{key: said for key, said in function.items() if said is not None}}
-            kept = {key: value for key, value in piece.items() if value is not None}
-            calls[place] = {"index": index, "id": "", "type": "function", **kept, "function": given}
-            continue
-        for key, value in function.items():
-            if isinstance(value, str):
-                said = known["function"].get(key)
-                if type(said) is not _Text:
-                    said = known["function"][key] = _Text([f"{said or ''}"])
-                said.append(value)
 
 
 def _extend(logprobs: dict[str, Any], more: dict[str, Any]) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from batchrun.errors import UsageError, shown
 from batchrun.files.exactjson import dump, load
+from batchrun.results.paths import values_at
 
 _WRITTEN = re.compile(r"([^=!~]+)(!=|=|~)(.*)", re.DOTALL)
-_POSITION = re.compile(r"[0-9]{1,9}")
 _ABSENT = object()
 
 
@@ -74,7 +74,7 @@ class _Condition:
             ) from error
 
     def holds(self, record: dict[str, Any]) -> bool:
-        found = next(_values(record, self._names), _ABSENT)
+        found = next(values_at(record, self._names), _ABSENT)
         self.is_known = self.is_known or found is not _ABSENT
         value = None if found is _ABSENT else found
         if self._operator == "~":
@@ -104,16 +104,3 @@ def _as_text(value: Any) -> str:
         return dump(value).decode()
     except TypeError:  # nested too deeply for any writer
         return str(value)
-
-
-def _values(value: Any, names: list[str]) -> Iterator[Any]:
-    """What a path may lead to, the likeliest first: the names of some fields, such as a variant's, contain dots."""
-    if not names:
-        yield value
-    elif isinstance(value, dict):
-        for count in range(len(names), 0, -1):
-            key = ".".join(names[:count])
-            if key in value:
-                yield from _values(value[key], names[count:])
-    elif isinstance(value, list) and _POSITION.fullmatch(names[0]) and int(names[0]) < len(value):
-        yield from _values(value[int(names[0])], names[1:])

@@ -4,7 +4,8 @@
 
 `batchrun` has the rest of our record, and readers of that format ignore it: status, usage, the line's own fields,
 variant, source, job. It includes the output only if that is not the body; otherwise `output_in_body` says how the body
-was made from the output. So a line can be converted to our record and back without loss.
+was made from the output. It includes the text, the reasoning and the tool calls only if the output alone does not tell
+them. So a line can be converted to our record and back without loss.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import orjson
 
 from batchrun.files.exactjson import dump, on_one_line
 from batchrun.results.completion import RequestTarget, body_of
-from batchrun.results.record import TOO_DEEP, deep_json, write_line
+from batchrun.results.record import SAID, said_fields
 from batchrun.results.text import extract
+from batchrun.results.written import TOO_DEEP, deep_json, write_line
 
 _IN_BODY = "output_in_body"
 
@@ -38,7 +40,8 @@ def openai_line(record: dict[str, Any], target: Callable[[], RequestTarget]) -> 
 
 def openai_record(record: Mapping[str, Any], target: Callable[[], RequestTarget]) -> dict[str, Any]:
     """A record in OpenAI's format."""
-    facts = {key: value for key, value in record.items() if key not in ("id", "text", "texts")}
+    is_told = {key: record[key] for key in SAID if key in record} == said_fields(extract(record["output"]))
+    facts = {key: value for key, value in record.items() if key != "id" and not (is_told and key in SAID)}
     body = body_of(record, target)
     if body.added is not None:
         place = {"in_list": isinstance(record["output"], list), "added": body.added}
@@ -63,10 +66,9 @@ def batchrun_record(data: Mapping[str, Any]) -> dict[str, Any]:
         body = data["response"]["body"]
         output = {key: value for key, value in body.items() if key not in place["added"]}
         output = [output] if place["in_list"] else output
-    text = extract(output)
-    record: dict[str, Any] = {"id": data["custom_id"], "status": facts["status"], "text": text.text}
-    if len(text.texts) > 1:
-        record["texts"] = list(text.texts)
+    record: dict[str, Any] = {"id": data["custom_id"], "status": facts["status"]}
+    if "text" not in facts:
+        record |= said_fields(extract(output))
     for key, value in facts.items():
         if key in (_IN_BODY, "output"):
             record["output"] = output

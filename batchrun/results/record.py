@@ -6,7 +6,6 @@ Additional fields of an input line are carried to its result. If one has the nam
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,8 +15,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batchrun.files.exactjson import dump, load, on_one_line
+from batchrun.files.exactjson import load
 from batchrun.results.text import Text, extract, is_token_count
+from batchrun.results.thinking import split_think
+from batchrun.results.written import write_line
 
 _MAX_PART_BYTES = 1_000_000
 _DIGEST_BYTES = 6
@@ -54,11 +55,31 @@ class Record:
     finish_reason: str | None
     output: Any = field(compare=False, repr=False)
     """The output as received; in OpenAI's format, the body made from it."""
+    text: Any = field(default=None, compare=False, repr=False)
+    """The text as written; None if the line has none that differs from that of the output."""
 
     @property
     def marks(self) -> tuple[str, ...]:
         """What is notable about the answer, see `text.MARKS`."""
-        return extract(self.output).marks
+        return marks_of(self.output, self.text)
+
+
+def marks_of(output: Any, written: Any) -> tuple[str, ...]:
+    """What is notable about an answer whose text was written so, perhaps without its `<think>` blocks."""
+    text = extract(output)
+    return (text if written is None or written == text.text else split_think(text)).marks
+
+
+def said_fields(text: Text) -> dict[str, Any]:
+    """The fields of a record with what the model said; all but `text` are only there if there is something to say."""
+    said: dict[str, Any] = {"text": text.text}
+    if len(text.texts) > 1:
+        said["texts"] = list(text.texts)
+    if text.reasoning is not None:
+        said["reasoning"] = text.reasoning
+    if text.tool_calls is not None:
+        said["tool_calls"] = text.tool_calls
+    return said
 
 
 def result_line(
@@ -73,24 +94,29 @@ def result_line(
     read: Mapping[str, Any] | None = None,
     variant: Mapping[str, Any] | None = None,
     possible_duplicate: bool = False,
+    request: Any = None,
     write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
     """The line of a row that succeeded, with its line end.
 
-    `read` has what was read from the text, `parsed` if there is a schema. `write` formats the record; None for our own
-    format.
+    `read` has what was read from the text, `parsed` if there is a schema. `request` is the row's input line, as in
+    `error_line`; None: it is not written. `write` formats the record; None for our own format.
     """
-    record: dict[str, Any] = {"id": row_id, "status": "COMPLETED", "text": text.text}
-    if len(text.texts) > 1:
-        record["texts"] = text.texts
+    record: dict[str, Any] = {"id": row_id, "status": "COMPLETED", **said_fields(text)}
     record["finish_reason"] = text.finish_reason
     if len(text.finish_reasons) > 1:
         record["finish_reasons"] = text.finish_reasons
     if read:
         record |= read
-    record["usage"] = {"input_tokens": text.input_tokens, "output_tokens": text.output_tokens}
+    record["usage"] = usage = {"input_tokens": text.input_tokens, "output_tokens": text.output_tokens}
+    if text.reasoning_tokens is not None:
+        usage["reasoning_tokens"] = text.reasoning_tokens
+    if text.cached_tokens is not None:
+        usage["cached_tokens"] = text.cached_tokens
     record["output"] = output
-    _carry(record, carried)
+    if request is not None:
+        record["request"] = request
+    carry(record, carried)
     if variant:
         record["variant"] = variant
     record["source"] = {"file": file, "line": line}
@@ -108,6 +134,7 @@ def shared_line(
     file: str,
     line: int,
     variant: Mapping[str, Any] | None = None,
+    request: Any = None,
     write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
     """The line of a row that another row's job has answered, with its line end; `job.same_as` names the other row.
@@ -119,10 +146,13 @@ def shared_line(
         file: Its input file, as the user named it.
         line: The number of its line, 1-based.
         variant: The sweep values; None or empty without a sweep.
+        request: The row's own input line, see `result_line`.
         write: Formats the record; None for our own format.
     """
     record = {"id": row_id, **{key: answer[key] for key in _ANSWER if key in answer}}
-    _carry(record, carried)
+    if request is not None:
+        record["request"] = request
+    carry(record, carried)
     if variant:
         record["variant"] = variant
     record["source"] = {"file": file, "line": line}
@@ -200,7 +230,7 @@ def read_record(line: bytes) -> Record | None:
         return None
     if not all(count is None or is_token_count(count) for count in counts):
         return None
-    return Record(data["id"], delay_ms, execution_ms, *counts, reason, data.get("output"))
+    return Record(data["id"], delay_ms, execution_ms, *counts, reason, data.get("output"), data.get("text"))
 
 
 def read_job(line: bytes) -> JobInfo | None:
@@ -276,18 +306,17 @@ def read_error_id(line: bytes) -> str | None:
     return row_id if isinstance(row_id, str) else None
 
 
-TOO_DEEP = "nested too deeply to be written as JSON"
-_AROUND = 8
-"""The levels of nesting that a record adds around a value."""
-
-_ANSWER = ("status", "text", "texts", "finish_reason", "finish_reasons", "parsed", "usage", "output")
+SAID = ("text", "texts", "reasoning", "tool_calls")
+"""The fields of `said_fields`."""
+_ANSWER = ("status", *SAID, "finish_reason", "finish_reasons", "parsed", "usage", "output")
 _OURS = frozenset({"id", *_ANSWER, "output_in_body", "variant", "source", "job", "carried"})
 
 
-def _carry(record: dict[str, Any], carried: Mapping[str, Any]) -> None:
+def carry(record: dict[str, Any], carried: Mapping[str, Any]) -> None:
+    """Add the fields of an input line to a record."""
     hidden = {}
     for key, value in carried.items():
-        if key in _OURS:
+        if key in _OURS or key in record:
             hidden[key] = value
         else:
             record[key] = value
@@ -327,35 +356,3 @@ def _iso_second(epoch_s: int) -> str:
 
 def _whole(number: float | None) -> int | float | None:
     return int(number) if number is not None and number == int(number) else number
-
-
-def write_line(record: dict[str, Any]) -> bytes:
-    """A record as a line with its line end; a field nested too deeply for any JSON writer is replaced by `TOO_DEEP`."""
-    try:
-        line = dump(record, orjson.OPT_APPEND_NEWLINE)
-    except TypeError:
-        line = orjson.dumps({key: _deep(value) for key, value in record.items()}, option=orjson.OPT_APPEND_NEWLINE)
-    return on_one_line(line)
-
-
-def _deep(value: Any) -> Any:
-    try:
-        return orjson.Fragment(deep_json(value))
-    except RecursionError:
-        return TOO_DEEP
-
-
-def deep_json(value: Any) -> str:
-    """A value as JSON text that can be read back inside a record.
-
-    orjson reads 1,024 levels and writes 254; the standard library writes nearly 1,000, and more from Python 3.12 on.
-
-    Raises:
-        RecursionError: it is nested too deeply.
-    """
-    text = json.dumps(value)
-    try:
-        load(b"[" * _AROUND + text.encode() + b"]" * _AROUND)
-    except orjson.JSONDecodeError:
-        raise RecursionError from None
-    return text

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeGuard
 
 from batchrun.files.event_stream import events, has_events, is_all_text
+from batchrun.results.tool_calls import tool_calls_in
 
 _MOST_TOKENS = 2**40
 """More than any model can read or write for one row."""
@@ -30,6 +31,8 @@ _LENGTH_REASONS = frozenset({"max_tokens", "max_output_tokens"})
 """The words of the Messages and the Responses API for `length`."""
 _INPUT_KEYS = ("prompt_tokens", "input_tokens", "input")
 _OUTPUT_KEYS = ("completion_tokens", "output_tokens", "output")
+_INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
+_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
 _FILTER_REASONS = frozenset({"content_filter", "refusal"})
 _BROKEN_REASONS = frozenset({"abort", "aborted", "cancelled", "error", "failed"})
 """The words of servers for a generation that they broke off: `abort` and `error` of vLLM, `abort` of SGLang."""
@@ -50,6 +53,14 @@ class Text(NamedTuple):
     """The finish reason of each choice, in the order of their indices; None where not reported."""
     marks: tuple[str, ...] = ()
     """Those of `MARKS` that apply."""
+    reasoning: str | None = None
+    """What the worker says that the model thought for the first choice; None if it says nothing."""
+    tool_calls: list[Any] | None = None
+    """The tool calls of the first choice, in the form of a chat's; None if there are none."""
+    reasoning_tokens: int | None = None
+    """How many of the output tokens were thought; None if not reported."""
+    cached_tokens: int | None = None
+    """How many of the input tokens came from a cache; None if not reported."""
 
     @property
     def text(self) -> str | None:
@@ -137,6 +148,8 @@ class _Found:
     """Collects the text and the facts in the parts of an output."""
 
     __slots__ = (
+        "cached_tokens",
+        "called",
         "has_audio",
         "has_calls",
         "has_reasoning",
@@ -144,6 +157,8 @@ class _Found:
         "is_answer",
         "output_tokens",
         "pieces",
+        "reasoning",
+        "reasoning_tokens",
         "reasons",
     )
 
@@ -152,6 +167,11 @@ class _Found:
         self.reasons: dict[int, str] = {}
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
+        self.reasoning_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        self.reasoning: list[str] = []
+        self.called: list[dict[str, Any]] = []
+        """The messages of the first choice that have tool calls."""
         self.is_answer = False
         """Whether it is a model's answer, so that it should have a text."""
         self.has_audio = False
@@ -166,7 +186,18 @@ class _Found:
             reasons.append(reasons_by_index.get(index))
         first = reasons_by_index.get(0) or next(iter(reasons_by_index.values()), None)
         shown = tuple(texts) if any(self.pieces.values()) else ()
-        return Text(shown, first, self.input_tokens, self.output_tokens, tuple(reasons), self._marks(texts))
+        return Text(
+            shown,
+            first,
+            self.input_tokens,
+            self.output_tokens,
+            tuple(reasons),
+            self._marks(texts),
+            "".join(self.reasoning) or None,
+            (tool_calls_in(self.called) or None) if self.called else None,
+            self.reasoning_tokens,
+            self.cached_tokens,
+        )
 
     def _marks(self, texts: list[str | None]) -> tuple[str, ...]:
         reasons = self.reasons.values()
@@ -246,13 +277,21 @@ class _Found:
         kinds = [said["type"]] if "type" in said else []
         if isinstance(content, list):
             kinds += [piece.get("type") for piece in content if isinstance(piece, dict)]
+        has_calls = said.get("tool_calls") or said.get("function_call")
+        reasoning = said.get("reasoning_content") or said.get("reasoning")
         if kinds:
-            self.has_calls = self.has_calls or "tool_use" in kinds or "function_call" in kinds
-            self.has_reasoning = self.has_reasoning or "reasoning" in kinds or "thinking" in kinds
-        if said.get("tool_calls") or said.get("function_call"):
+            has_calls = has_calls or "tool_use" in kinds or "function_call" in kinds
+            if "reasoning" in kinds or "thinking" in kinds:
+                self.has_reasoning = True
+                reasoning = reasoning or _thought(said)
+        if has_calls:
             self.has_calls = True
-        if said.get("reasoning_content") or said.get("reasoning"):
+            if index == 0:
+                self.called.append(said)
+        if reasoning:
             self.has_reasoning = True
+            if index == 0 and isinstance(reasoning, str):
+                self.reasoning.append(reasoning)
         if said.get("audio"):
             self.has_audio = True
 
@@ -279,6 +318,8 @@ class _Found:
         if isinstance(usage, dict):
             self.input_tokens = _largest(self.input_tokens, usage, _INPUT_KEYS)
             self.output_tokens = _largest(self.output_tokens, usage, _OUTPUT_KEYS)
+            self.cached_tokens = _detail(self.cached_tokens, usage, _INPUT_DETAILS, "cached_tokens")
+            self.reasoning_tokens = _detail(self.reasoning_tokens, usage, _OUTPUT_DETAILS, "reasoning_tokens")
 
     def _finish(self, said: Any, index: int) -> None:
         reason = reason_of(said)
@@ -297,6 +338,25 @@ def _largest(known: int | None, usage: dict[str, Any], keys: tuple[str, ...]) ->
         if key in usage and is_token_count(count := usage[key]):
             return count if known is None else max(known, count)
     return known
+
+
+def _detail(known: int | None, usage: dict[str, Any], keys: tuple[str, ...], name: str) -> int | None:
+    for key in keys:
+        if isinstance(details := usage.get(key), dict):
+            return _largest(known, details, (name,))
+    return known
+
+
+def _thought(said: dict[str, Any]) -> str:
+    """The text of a reasoning item of the Responses API, or of the thinking parts of the Messages API."""
+    content, summary = said.get("content"), said.get("summary")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    if said.get("type") == "reasoning":
+        parts = parts or [part for part in summary if isinstance(part, dict)] if isinstance(summary, list) else parts
+        texts = [part.get("text") for part in parts]
+    else:
+        texts = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
+    return "\n\n".join(text for text in texts if isinstance(text, str))
 
 
 def _content(content: Any) -> str | None:

@@ -279,8 +279,6 @@ def write_errors(path: Path, lines: Iterable[bytes], *, token: str | None = None
 def write_whole(path: Path, lines: Iterable[bytes], *, token: str | None = None, private: bool = False) -> int:
     """Write all lines of a file, replacing an older one atomically by rename; returns the number of lines.
 
-    The file gets the permissions of the older one.
-
     Args:
         path: The file.
         lines: The lines, with their line ends.
@@ -291,14 +289,21 @@ def write_whole(path: Path, lines: Iterable[bytes], *, token: str | None = None,
         OutputError: it cannot be written; an older file is unchanged.
     """
     written = 0
-    with writing(path), temporary_file(path, token=token, private=private) as file:
-        with suppress(OSError):
-            os.fchmod(file.fileno(), S_IMODE(path.stat().st_mode))
+    with replacing(path, token=token, private=private) as file:
         for line in lines:
             file.write(line)
             written += 1
-        put_in_place(file, path)
     return written
+
+
+@contextmanager
+def replacing(path: Path, *, token: str | None = None, private: bool = False) -> Iterator[BinaryIO]:
+    """A new file that replaces an older one at the end of the block, with its permissions; see `write_whole`."""
+    with writing(path), temporary_file(path, token=token, private=private) as file:
+        with suppress(OSError):
+            os.fchmod(file.fileno(), S_IMODE(path.stat().st_mode))
+        yield file
+        put_in_place(file, path)
 
 
 @contextmanager
@@ -359,10 +364,9 @@ def set_aside(path: Path, lines: Iterable[bytes]) -> Path:
 
 def is_private(path: Path) -> bool:
     """Whether only its owner may access a file; False if it does not exist."""
-    try:
+    with suppress(OSError):
         return not path.stat().st_mode & 0o077
-    except OSError:
-        return False
+    return False
 
 
 def _mode(*, private: bool) -> int:

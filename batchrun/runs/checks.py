@@ -28,6 +28,8 @@ _IDENTITY = {
     "output": "--output",
     "shard": "--shard",
     "dedupe": "--dedupe",
+    "with_request": "--with-request",
+    "split_think": "--split-think",
 }
 _REQUEST_IDENTITY = {"override": "--set", "default": "--default", "chat": "--chat", "system": "--system"}
 _REQUEST_IDENTITY |= {"id_column": "--id-column", "inline_files": "--inline-files", "schema": "--schema"}

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from batchrun.config import FormatChoice, ResultFormat
 from batchrun.endpoint.worker_errors import decode_error
-from batchrun.engine.rows import RowLines
+from batchrun.engine.rows import LineChangedError, RowLines
 from batchrun.files.exactjson import load
 from batchrun.prompts.lines import LineReader
+from batchrun.prompts.shapes import LineError, Prompt
 from batchrun.results.openai import batchrun_record, is_openai, openai_error_line, openai_line
-from batchrun.results.record import write_line
+from batchrun.results.record import carry
+from batchrun.results.tables import Row
+from batchrun.results.written import write_line
 from batchrun.scheduler.states import RowState
 from batchrun.state.amendments import Amendments
 from batchrun.state.reader import StateReader
 from batchrun.state.records import RowRecord
 from batchrun.state.stored_options import find_options
+
+
+class Line(NamedTuple):
+    """The line of a row that has ended."""
+
+    row: int
+    raw: bytes
+    is_error: bool = False
+
 
 _API_CODE = re.compile(r"HTTP (\d{3}): ")
 
@@ -106,6 +118,38 @@ class Conversion:
             if is_openai(data)
             else openai_line(data, lambda: self._lines.asked(self._store.row(row)))
         )
+
+    def rows(self, lines: Sequence[Line], *, with_requests: bool) -> Iterator[Row]:
+        """The lines of some rows, read for a table.
+
+        Args:
+            lines: The lines of results as they were written, and of failures in batchrun's own format.
+            with_requests: Whether to read what was asked, too.
+        """
+        by_number: dict[int, RowRecord] = {}
+        if with_requests:
+            by_number = {row.row: row for row in self._store.rows([line.row for line in lines])}
+        for line in lines:
+            record = load(line.raw)
+            if is_openai(record):
+                record = batchrun_record(record)
+            row = by_number.get(line.row)
+            if row is None and not line.is_error:
+                yield Row(record)
+                continue
+            asked = self._lines.line(self._store.row(line.row) if row is None else row)
+            if isinstance(asked, LineChangedError):
+                yield Row(record)
+                continue
+            if line.is_error:
+                carry(record, asked.carried)
+            yield Row(record, asked.line, None if row is None else self._request(row, asked))
+
+    def _request(self, row: RowRecord, line: Prompt) -> dict[str, Any] | None:
+        try:
+            return self._lines.request(row, line, has_turns=False)
+        except LineError:
+            return None
 
     def errors(self, store: StateReader) -> Generator[tuple[RowRecord, bytes]]:
         """The error lines of the rows without a result, in input order, each with its row.

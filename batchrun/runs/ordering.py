@@ -9,6 +9,7 @@ and after its rename, and a crash at any moment leaves one complete file or the 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from itertools import pairwise
@@ -22,7 +23,10 @@ from batchrun.scheduler.states import RowState
 from batchrun.state.positions import Position, Positions
 from batchrun.state.records import OutputRecord
 from batchrun.state.shared_ids import stored_ids
-from batchrun.state.snapshot import StateSnapshot
+from batchrun.state.snapshot import FoundRow, StateSnapshot
+
+_ID = re.compile(rb'\{"id":"([^"\\]*)"(?:,"custom_id":"([^"\\]*)")?[,}]')
+"""The id of a record in batchrun's own format, and in OpenAI's."""
 
 
 def order_results(state: Path, token: str | None = None) -> None:
@@ -101,7 +105,9 @@ def _find_in(
     count = 0
     for group in in_groups(read_lines(path, end=output.committed_bytes)):
         found = list(_placed(store, path, group, seen, output.output))
-        positions.add(at._replace(output=after[0] + at.output, row=after[1] + at.row) for at in found)
+        if after != (0, 0):
+            found = [at._replace(output=after[0] + at.output, row=after[1] + at.row) for at in found]
+        positions.add(found)
         count += len(found)
     return count
 
@@ -114,18 +120,21 @@ def _placed(
     Raises:
         StateError: a line is not the only result of a succeeded row.
     """
-    records = [read_record(line.raw) if line.raw.endswith(b"\n") else None for line in group]
-    named = [("" if record is None else record.id, line.raw) for line, record in zip(group, records, strict=True)]
-    rows = store.find(stored_ids(store, output, named, result_digest))
-    for line, record, row in zip(group, records, rows, strict=True):
-        if record is None:
+    ids = list(map(_likely_id, group))
+    rows = _rows(store, group, ids, output)
+    if not all(row and row.result == result_digest(line.raw) for row, line in zip(rows, group, strict=True)):
+        records = [read_record(line.raw) if line.raw.endswith(b"\n") else None for line in group]
+        ids = [None if record is None else record.id for record in records]
+        rows = _rows(store, group, ids, output)
+    for line, row_id, row in zip(group, ids, rows, strict=True):
+        if row_id is None:
             wrong = "is not a result"
         elif row is None:
-            wrong = f"belongs to no row of this run (id {record.id!r})"
+            wrong = f"belongs to no row of this run (id {row_id!r})"
         elif row.state != RowState.SUCCEEDED:
-            wrong = f"belongs to a row that has not succeeded (id {record.id!r})"
+            wrong = f"belongs to a row that has not succeeded (id {row_id!r})"
         elif seen[row.row]:
-            wrong = f"is a duplicate (id {record.id!r})"
+            wrong = f"is a duplicate (id {row_id!r})"
         else:
             seen[row.row] = 1
             yield Position(row.source, row.line, row.row, output, line.offset, len(line.raw))
@@ -134,6 +143,17 @@ def _placed(
             f"{path}:{line.number} {wrong}",
             f"list all problems: batchrun verify {shlex.quote(str(store.path))}",
         )
+
+
+def _rows(store: StateSnapshot, group: list[StoredLine], ids: list[str | None], output: int) -> list[FoundRow | None]:
+    named = [(row_id or "", line.raw) for row_id, line in zip(ids, group, strict=True)]
+    return store.find(stored_ids(store, output, named, result_digest))
+
+
+def _likely_id(line: StoredLine) -> str | None:
+    """The id at the beginning of a line; with the digest of its row, it is proven without reading the whole record."""
+    found = _ID.match(line.raw) if line.raw.endswith(b"\n") else None
+    return None if found is None else (found[2] or found[1]).decode(errors="replace")
 
 
 def _is_ordered(positions: Positions) -> bool:

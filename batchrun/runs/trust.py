@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from batchrun.config import DEFAULT_BASE_URL, RunOptions, is_plain_http, without_user
+from batchrun.config import DEFAULT_BASE_URL, RunOptions
 from batchrun.errors import OutputError, StateError
+from batchrun.files.server_urls import is_plain_http, without_user
 from batchrun.files.urls import absolute_name, is_url
 from batchrun.prompts.sources import Source
 from batchrun.runs.manifest import digest_file

@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from tests.bench import checks, queues, sizes, speed, tables, templates
+from tests.bench import checks, exports, queues, sizes, speed, tables, templates
 from tests.bench.figures import Asked
 
 FIGURES = {
@@ -34,6 +34,7 @@ LONG = {
     "cold": queues.cold,
     "million": sizes.million,
     "million-tables": tables.memory,
+    "exports": exports.exports,
 }
 """Only when they are asked for: minutes each."""
 

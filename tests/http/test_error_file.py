@@ -9,7 +9,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from batchrun.commands.export import export
+from batchrun.commands.export import Wanted, export
 from batchrun.commands.findings import render
 from batchrun.commands.verify import verify
 from batchrun.config import SweepOptions
@@ -93,7 +93,7 @@ async def test_an_error_record_says_how_long_its_job_was_in_the_queue_and_at_wor
 async def test_an_export_of_all_rows_has_results_and_errors_in_input_order(tmp_path: Path):
     await held_run(tmp_path)
     state, target = tmp_path / "out.jsonl.state", tmp_path / "all.jsonl"
-    told = str(export(state, target, io.BytesIO(), with_errors=True))
+    told = str(export(state, target, io.BytesIO(), Wanted(with_errors=True)))
     assert told == f"5 of 5 rows exported to {target}, 3 of them as error records"
     records = read_lines(target)
     assert [record["id"] for record in records] == ["r0", "r1", "r2", "r3", "r4"]
@@ -101,7 +101,7 @@ async def test_an_export_of_all_rows_has_results_and_errors_in_input_order(tmp_p
         record["id"]: record for name in ("out", "out.errors") for record in read_lines(tmp_path / f"{name}.jsonl")
     }
     assert records == [by_id[f"r{n}"] for n in range(5)]
-    export(state, target, io.BytesIO(), "openai", with_errors=True)
+    export(state, target, io.BytesIO(), Wanted("openai", with_errors=True))
     lines = read_lines(target)
     assert [(line["custom_id"], line["error"] is None) for line in lines] == [(f"r{n}", n in (0, 4)) for n in range(5)]
     export(state, target, io.BytesIO())
@@ -114,7 +114,7 @@ async def test_an_export_of_all_rows_follows_an_input_that_was_reordered(tmp_pat
         async with serving(worker=Picky()) as server:
             await rehearse(tmp_path, server.endpoint.base_url)
     stdout = io.BytesIO()
-    export(tmp_path / "out.jsonl.state", None, stdout, with_errors=True)
+    export(tmp_path / "out.jsonl.state", None, stdout, Wanted(with_errors=True))
     assert [orjson.loads(line)["id"] for line in stdout.getvalue().splitlines()] == ["r4", "r3", "r2", "r1", "r0"]
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from batchrun.commands import export as module
 from batchrun.commands.export import Exported, export
 from batchrun.errors import OutputError, StateError, UsageError
+from batchrun.runs import exported as module
 from batchrun.state.positions import Position, Positions
 from batchrun.state.store import Store
 from tests.support.command import BATCHRUN

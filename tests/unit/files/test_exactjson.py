@@ -16,7 +16,8 @@ from batchrun.prompts.identity import derived_id, request_key
 from batchrun.prompts.ownership import is_own_line
 from batchrun.prompts.requests import build_request
 from batchrun.prompts.shapes import parse_line
-from batchrun.results.record import read_record, write_line
+from batchrun.results.record import read_record
+from batchrun.results.written import write_line
 from tests.support.rehearsal import rehearse, serving
 
 UINT128 = 340282366920938463463374607431768211455

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrun.config import without_user
+from batchrun.files.server_urls import without_user
 
 
 def test_a_url_is_told_without_its_user():

@@ -1,0 +1,80 @@
+"""Pushes a file to a data set of the Hugging Face Hub. huggingface_hub is imported only when it is needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from batchrun.errors import OutputError, UsageError, shown
+from batchrun.files.extras import needs_extra
+
+_SCHEME = "hf://"
+_NAME = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<path>.+[^/]))?/?")
+_PATH = "data/train-00000-of-00001.parquet"
+"""Where `load_dataset` finds the split `train`."""
+
+
+class HubFile(NamedTuple):
+    """A file in a data set of the Hub."""
+
+    repo: str
+    """OWNER/NAME."""
+    path: str
+    """Its path in the data set."""
+
+    def __str__(self) -> str:
+        return f"{_SCHEME}datasets/{self.repo}/{self.path}"
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name is that of a file of the Hub, if it is any."""
+    return name.startswith(_SCHEME)
+
+
+def hub_file(name: str) -> HubFile:
+    """The file that `hf://datasets/OWNER/NAME[/FILE]` names; without FILE, the Parquet file of the split `train`.
+
+    Raises:
+        UsageError: it has another form.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise UsageError(f"{shown(name)} is no file of a data set", "give hf://datasets/OWNER/NAME[/FILE]")
+    return HubFile(found["repo"], found["path"] or _PATH)
+
+
+def refuse_missing_library(target: HubFile) -> None:
+    """Refuse to write to the Hub without its library.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    with needs_extra(f"{target} is written by a library"):
+        import huggingface_hub  # noqa: F401
+
+
+def push(file: Path, target: HubFile) -> None:
+    """Upload a file. A data set that does not exist is made, and is private. The token is the Hub's own.
+
+    Raises:
+        OutputError: the Hub refuses it, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi(library_name="batchrun")
+        api.create_repo(target.repo, repo_type="dataset", private=True, exist_ok=True)
+        api.upload_file(
+            path_or_fileobj=file,
+            path_in_repo=target.path,
+            repo_id=target.repo,
+            repo_type="dataset",
+            commit_message="Results of batchrun",
+        )
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise OutputError(
+            f"{target} cannot be written: {said}",
+            "log in with `hf auth login` or set HF_TOKEN to a token that may write; check the owner and the network",
+        ) from error

@@ -1,0 +1,104 @@
+"""The results of a run in input order, as they were at one moment: as lines, or as the rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from heapq import merge
+from operator import itemgetter
+from pathlib import Path
+from typing import Self
+
+from batchrun.config import ResultFormat
+from batchrun.results.reader import LinesByPosition
+from batchrun.results.tables import Row
+from batchrun.runs.conversion import Conversion, Line
+from batchrun.runs.ordering import find_positions
+from batchrun.scheduler.states import RowState
+from batchrun.state.positions import Positions
+from batchrun.state.shared_ids import count_shared_ids
+from batchrun.state.snapshot import StateSnapshot
+
+_GROUP_ROWS = 1000
+_GROUP_BYTES = 4 << 20
+
+
+class RunResults:
+    """The committed results of a run in input order, with the error records of its failed and held rows if wanted.
+
+    Another process may be writing the run meanwhile. To be used in a `with` statement.
+
+    Args:
+        state: The run's state file.
+        form: The format of the lines; None: results are unchanged.
+        with_results: Whether to give the results.
+        with_errors: Whether to give the error records.
+        check: Called with the state before anything else is read.
+
+    Raises:
+        StateError: the state file or a results file cannot be read, or the two do not match; any method raises it.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        form: ResultFormat | None = None,
+        *,
+        with_results: bool = True,
+        with_errors: bool = False,
+        check: Callable[[StateSnapshot], None] = lambda _: None,
+    ) -> None:
+        with ExitStack() as stack:
+            self._positions = stack.enter_context(Positions())
+            self._store = stack.enter_context(StateSnapshot(state))
+            self._store.refuse_damaged()
+            check(self._store)
+            self.counts = self._store.counts()
+            paths = {output.output: self._store.lines_path(output) for output in self._store.outputs()}
+            self._placed = stack.enter_context(LinesByPosition(paths))
+            if with_results:
+                find_positions(self._store, self._positions, self.counts[RowState.SUCCEEDED])
+            self.shared_ids = count_shared_ids(self._store, with_errors=with_errors) if with_results else 0
+            """Ids that more than one row has."""
+            self._conversion = stack.enter_context(Conversion(state, form))
+            self._with_errors = with_errors
+            if not with_errors:
+                self._store.close()  # so that a run in progress can truncate its log meanwhile
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def lines(self) -> Iterator[bytes]:
+        """All lines in the format, with their line ends."""
+        for line in self._merged(self._conversion):
+            yield line.raw if line.is_error else self._conversion.line(line.row, line.raw)
+
+    def groups(self, *, with_requests: bool) -> Iterator[list[Row]]:
+        """All rows for a table, in groups of up to a thousand, fewer if they are long.
+
+        Args:
+            with_requests: Whether to read what was asked, too.
+        """
+        group: list[Line] = []
+        size_bytes = 0
+        for line in self._merged(self._conversion):
+            group.append(line)
+            size_bytes += len(line.raw)
+            if len(group) == _GROUP_ROWS or size_bytes > _GROUP_BYTES:
+                yield list(self._conversion.rows(group, with_requests=with_requests))
+                group, size_bytes = [], 0
+        if group:
+            yield list(self._conversion.rows(group, with_requests=with_requests))
+
+    def _merged(self, conversion: Conversion) -> Iterator[Line]:
+        read = self._placed.read
+        results = ((at[:3], Line(at.row, read(at.output, at.offset, at.length))) for at in self._positions)
+        if not self._with_errors:
+            return (line for _, line in results)
+        errors = conversion.errors(self._store)
+        failed = (((row.source, row.line, row.row), Line(row.row, raw, is_error=True)) for row, raw in errors)
+        return (line for _, line in merge(results, failed, key=itemgetter(0)))
