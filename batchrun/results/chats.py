@@ -24,6 +24,8 @@ def messages_of(request: Mapping[str, Any]) -> list[Any] | None:
 
 def prompt_of(request: Mapping[str, Any]) -> Any:
     """The text of the user's last message, or the prompt; None if there is none."""
+    if "messages" not in request and isinstance(prompt := request.get("prompt"), str):
+        return prompt
     for message in reversed(messages_of(request) or ()):
         if isinstance(message, dict) and message.get("role") == "user":
             return _text(message.get("content"))

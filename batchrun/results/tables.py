@@ -17,6 +17,7 @@ from batchrun.results.paths import values_at
 
 _MOST_COLUMNS = 1000
 """More are no table: the keys of the lines' metadata are then something other than names."""
+_MOST_SHAPES = 1000
 _MISSING: Any = object()
 
 
@@ -40,16 +41,16 @@ def _each(find: Callable[[Row], Any]) -> Find:
 
 
 def _in_usage(name: str) -> Find:
-    def find(row: Row) -> Any:
-        usage = row.record.get("usage")
-        return usage.get(name, _MISSING) if isinstance(usage, dict) else _MISSING
+    def find(rows: Sequence[Row]) -> list[Any]:
+        every = [row.record.get("usage") for row in rows]
+        return [usage.get(name, _MISSING) if isinstance(usage, dict) else _MISSING for usage in every]
 
-    return _each(find)
+    return find
 
 
-def _error(row: Row) -> Any:
-    error = row.record.get("error")
-    return f"{error['kind']}: {error['message']}" if isinstance(error, dict) else _MISSING
+def _errors(rows: Sequence[Row]) -> list[Any]:
+    every = [row.record.get("error") for row in rows]
+    return [f"{each['kind']}: {each['message']}" if isinstance(each, dict) else _MISSING for each in every]
 
 
 def _request(row: Row) -> Any:
@@ -60,7 +61,7 @@ _MADE: dict[str, Find] = {
     "prompt": lambda rows: [None if row.request is None else prompt_of(row.request) for row in rows],
     "messages": lambda rows: [None if row.request is None else messages_of(row.request) for row in rows],
     "request": _each(_request),
-    "error": _each(_error),
+    "error": _errors,
     **{name: _in_usage(name) for name in ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")},
 }
 """Columns that are made of a row; all others are fields of its record."""
@@ -138,6 +139,8 @@ class Columns:
         self._own: dict[tuple[str, ...], Column] = {}
         self._has_rows = False
         self._seen: dict[str, set[str]] = {name: set() for name in ("", *_SPREAD)}
+        self._shapes: set[tuple[str, ...]] = set()
+        """The names in records of which the fields are known."""
 
     @property
     def needs_requests(self) -> bool:
@@ -209,8 +212,9 @@ class Columns:
         """Make columns of the fields that are the rows' own, as far as they are new."""
         for row in rows:
             record = row.record
-            if not (record.keys() - _OURS) <= self._seen[""]:
-                self._add("", [name for name in record if name not in _OURS])
+            if (names := tuple(record)) not in self._shapes:
+                self._shapes = {*self._shapes, names} if len(self._shapes) < _MOST_SHAPES else {names}
+                self._add("", [name for name in names if name not in _OURS])
             for name in _SPREAD:
                 inner = record.get(name)
                 if isinstance(inner, dict):
