@@ -185,7 +185,7 @@ class RunArguments(JobArguments, SessionArguments):
     output: str | None = option(
         None,
         (WHERE, 1),
-        "File for all results, or folder (existing, or ending in /) for one results file per input."
+        "File for all results (JSON lines), or folder (existing, or ending in /) for one results file per input."
         " [default: <input>.results.jsonl]",
         Values("name", "PATH"),
         flags="-o --output",
