@@ -175,11 +175,10 @@ async def test_a_table_of_reviews_becomes_a_table_of_labels(folder: Path):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(missing(None) is not None, reason="the extra `local` is not installed")
-def test_a_real_model_labels_reviews(folder: Path):
-    do(folder, shlex.join(["bash", "-euc", recipe("Labels")]), timeout_s=280, BATCHRUN_LIMIT="2")
-    labels = parquet.read_table(folder / "labels.parquet").to_pylist()
-    assert [row["id"] for row in labels] == ["kettle-1", "kettle-2"]
-    assert {row["parsed.sentiment"] for row in labels} <= {"positive", "negative"}
+def test_a_real_model_labels_a_review(folder: Path):
+    do(folder, shlex.join(["bash", "-euc", recipe("Labels")]), timeout_s=280, BATCHRUN_LIMIT="1")
+    (row,) = parquet.read_table(folder / "labels.parquet").to_pylist()
+    assert (row["id"], row["parsed.sentiment"] in ("positive", "negative")) == ("kettle-1", True)
 
 
 async def test_pictures_are_sent_and_their_captions_stand_beside_their_names(folder: Path):
