@@ -1,4 +1,4 @@
-"""Run JSONL prompt files through a Runpod serverless queue endpoint, resumably.
+"""Run prompt files and tables through a Runpod serverless queue endpoint, resumably.
 
 From Python: `run` for files, tables and lists of requests, `stream` for requests that arrive one at a time; `check`,
 `status`, `verify`, `report`, `export`, `merge`, `redo` and `cancel` like the commands; `load` for results.
