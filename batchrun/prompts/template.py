@@ -34,6 +34,7 @@ from batchrun.prompts.shapes import (
     unwrap_error_line,
 )
 
+_RENDERED_KEYS = PROMPT_KEYS | {"openai_input"}
 _ROW = "row"
 """The name by which a template reaches all columns, also those whose names are no identifiers."""
 _TAGS = ("{{", "{%", "{#")
@@ -110,7 +111,7 @@ class Template:
             row = {"prompt": row}
         if self._content is None:
             self.compile()
-        self._refuse_rendered(row)
+        row = self._unrendered(row)
         if self._unseen:
             self._unseen.difference_update(row)
             self._seen.update(dict.fromkeys(row))
@@ -144,18 +145,28 @@ class Template:
             listed = columns_of(dict.fromkeys(self._seen, True)).replace("the row has", "there are")
             raise InputError(f"--columns: no row has {names}", listed)
 
-    def _refuse_rendered(self, row: dict[str, Any]) -> None:
-        """Refuse a row that already says what is sent."""
+    def _unrendered(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row, or the one in a line of an error file that could not be rendered.
+
+        Raises:
+            LineError: it already says what is sent.
+        """
         if _ROW not in self._names and not PROMPT_KEYS.isdisjoint(row) and all(row.get(n) is None for n in self._names):
             own = next(key for key in row if key in PROMPT_KEYS)
             raise LineError(
                 f"the line has `{own}` of its own, and the template uses none of its columns: {columns_of(row)}",
                 "run it without the template",
             )
-        if "error" in row and unwrap_error_line(row)[1] is not row:
+        if "error" not in row:
+            return row
+        request = unwrap_error_line(row)[1]
+        if request is row:
+            return row
+        if type(request) is not dict or not _RENDERED_KEYS.isdisjoint(request):
             raise LineError(
                 "a line of an error file, whose request is rendered already: run that file without the template"
             )
+        return request
 
     def _rendered(self, row: dict[str, Any]) -> Any:
         context = {}
