@@ -159,14 +159,13 @@ class Template:
             )
         if "error" not in row:
             return row
-        request = unwrap_error_line(row)[1]
-        if request is row:
-            return row
-        if type(request) is not dict or not _RENDERED_KEYS.isdisjoint(request):
+        request: Any = unwrap_error_line(row)[1]
+        if request is not row and (type(request) is not dict or not _RENDERED_KEYS.isdisjoint(request)):
             raise LineError(
                 "a line of an error file, whose request is rendered already: run that file without the template"
             )
-        return request
+        found: dict[str, Any] = request
+        return found
 
     def _rendered(self, row: dict[str, Any]) -> Any:
         context = {}

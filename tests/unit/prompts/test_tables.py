@@ -258,6 +258,12 @@ def test_white_space_in_json_takes_no_memory(tmp_path: Path):
         tracemalloc.stop()
 
 
+def test_a_row_that_is_too_large_for_a_line_is_told_as_a_row(tmp_path: Path):
+    pq.write_table(pa.table({"prompt": ["a", "x" * (65 << 20)]}), tmp_path / "r.parquet")
+    with pytest.raises(InputError, match=r"r\.parquet: row 2 is longer than 64 MiB$"):
+        read(tmp_path / "r.parquet")
+
+
 def test_a_hundred_thousand_columns_are_read(tmp_path: Path):
     names = ",".join(f"c{number}" for number in range(100_000))
     (tmp_path / "r.csv").write_text(f"{names}\n{names}\n")
