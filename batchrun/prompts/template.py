@@ -245,6 +245,8 @@ def _message_list(texts: Texts, text: str, name: str) -> Callable[[dict[str, Any
 def _compiled(texts: Texts, value: Any, name: str) -> Any:
     """A JSON value with functions in the places of the strings that are templates."""
     if isinstance(value, dict):
+        if name_of_field := next((key for key in value if any(tag in key for tag in _TAGS)), None):
+            raise UsageError(f"{name}: the name {shown(name_of_field)} is a template", "only values can be templates")
         return {key: _compiled(texts, item, name) for key, item in value.items()}
     if isinstance(value, list):
         return [_compiled(texts, item, name) for item in value]

@@ -92,6 +92,11 @@ def _json(value: Any) -> bytes:
     return str(value).encode() if isinstance(value, int) else orjson.dumps(value)
 
 
+def test_a_name_in_a_list_of_messages_is_no_template():
+    with pytest.raises(UsageError, match=r"--messages-file: the name '\{\{ a \}\}' is a template"):
+        rules(messages='[{"role": "user", "{{ a }}": "{{ b }}"}]').parse(b'{"a": "x", "b": "y"}')
+
+
 def test_a_column_may_be_named_like_a_function_of_jinja():
     row = {"range": "wide", "dict": "d", "namespace": "n", "a": "x"}
     assert text(row, "{{ range }} {{ dict }} {{ namespace }}") == "wide d n"
