@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO
 
 from batchrun.config import RequestOptions, SweepOptions
+from batchrun.files.urls import place_in
 from batchrun.prompts.fields import Fields, Finding
 from batchrun.prompts.identity import SeenIds
 from batchrun.prompts.line_rules import LineRules
@@ -49,7 +50,7 @@ class CheckReport:
     largest_chars: int = 0
     largest_line_bytes: int = 0
     largest_line_at: str = ""
-    """`file:line`."""
+    """Its place, see `place_in`."""
     problem_count: int = 0
     problems: list[LineProblem] = field(default_factory=list)
     """The first `PROBLEMS_KEPT` of them."""
@@ -94,7 +95,7 @@ class CheckReport:
         self.chars += chars
         self.largest_chars = max(self.largest_chars, chars)
         if size_bytes > self.largest_line_bytes:
-            self.largest_line_bytes, self.largest_line_at = size_bytes, f"{file}:{line}"
+            self.largest_line_bytes, self.largest_line_at = size_bytes, place_in(file, line)
 
 
 def inspect(

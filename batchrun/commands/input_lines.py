@@ -10,6 +10,7 @@ from typing import Self
 
 from batchrun.errors import InputError
 from batchrun.files.streams import stdin_bytes
+from batchrun.files.urls import place_in
 from batchrun.prompts.identity import derived_id, is_written_so, known_by, line_digest, parts
 from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.lines import LineReader, RawLine
@@ -179,4 +180,4 @@ def _is_in_shard(shard: Shard, raw: bytes, rules: LineRules) -> bool:
 
 def where(source: SourceRecord, row: ScannedRow) -> str:
     """The place of a row's line, for a message."""
-    return f"{source.path}:{row.line} ({row.id})"
+    return f"{place_in(source.path, row.line)} ({row.id})"

@@ -15,6 +15,7 @@ from batchrun.commands.digests import against_manifest, changed_originals, repla
 from batchrun.commands.findings import PROBLEMS, UNSETTLED, Fault, Verification
 from batchrun.commands.input_lines import InputLines, where
 from batchrun.errors import StateError
+from batchrun.files.urls import place_in
 from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sweep import Sweep
@@ -269,7 +270,7 @@ class _Check:
         for number in sorted(short):
             source = self._sources[number]
             for line in inputs.without_row(source, self._store.rows_by_line(number, size), size, shard):
-                self._add("no_row", f"{source.path}:{line}")
+                self._add("no_row", place_in(source.path, line))
         taken = mark.get("rows", 0) if isinstance(mark, dict) else 0
         gone = taken - self._found.rows - self._problems["no_row"].count
         if gone > 0:

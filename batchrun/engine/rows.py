@@ -10,6 +10,7 @@ from typing import Any, Self
 from batchrun.config import FormatChoice, RequestOptions, RunOptions, SweepOptions
 from batchrun.errors import BatchrunError
 from batchrun.files.exactjson import load
+from batchrun.files.urls import place_in
 from batchrun.prompts.identity import is_written_so
 from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.lines import LineReader
@@ -130,7 +131,7 @@ class RowLines:
         if not is_written_so(raw, row.digest):
             source = self._sources.get(row.source)
             path = "" if source is None else source.path
-            return LineChangedError(f"{path}:{row.line} has changed during the run")
+            return LineChangedError(f"{place_in(path, row.line)} has changed during the run")
         try:
             return self._parse(raw)
         except LineError as error:

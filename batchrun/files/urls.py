@@ -103,3 +103,16 @@ def without_secrets(text: str, url: str) -> str:
         if len(secret) >= _LEAST_SECRET_CHARS:
             text = text.replace(secret, "[redacted]")
     return text
+
+
+def is_table(path: str) -> bool:
+    """Whether the file at a path or URL is taken for a table by its name: its rows have numbers, but are not lines."""
+    return _TABLE.search(file_name(path) if is_url(path) else path) is not None
+
+
+def place_in(path: str, number: int) -> str:
+    """How a message names a line of an input, or a row of a table: `prompts.jsonl:3`, `reviews.csv: row 3`."""
+    return f"{path}: row {number}" if is_table(path) else f"{path}:{number}"
+
+
+_TABLE = re.compile(r"[^/]\.(?:csv|tsv|json|parquet)(?:\.(?:gz|bz2|xz|zst))?$", re.IGNORECASE)

@@ -69,16 +69,16 @@ class CsvRows:
         columns = self._next(0, 1)
         if not columns:
             raise InputError(f"{self._path}: the file has no header", "its first line must name the columns")
+        first: dict[str, int] = {}
         for at, name in enumerate(columns, 1):
             if not name.strip():
                 raise InputError(
                     f"{self._path}: column {at} has no name in the header",
                     "name it, or leave it out (in pandas: to_csv(..., index=False))",
                 )
-            if name in columns[: at - 1]:
-                first = columns.index(name) + 1
+            if first.setdefault(name, at) != at:
                 raise InputError(
-                    f"{self._path}: columns {first} and {at} are both named `{name}`", "rename one of them"
+                    f"{self._path}: columns {first[name]} and {at} are both named `{name}`", "rename one of them"
                 )
         return columns
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from batchrun.config import RequestOptions
 from batchrun.errors import InputError
-from batchrun.prompts.forms import is_table
+from batchrun.files.urls import place_in
 from batchrun.prompts.requests import build_request
 from batchrun.prompts.sampling import (
     COLUMN_NAMES,
@@ -67,8 +67,7 @@ class Finding:
 
     def __str__(self) -> str:
         level = "warning" if self.is_warning else "note"
-        where = f"{self.file}: row {self.line}" if is_table(self.file) else f"{self.file}:{self.line}"
-        return f"{where}: {level}: {self.text} ({self.count:,} line{'s' * (self.count != 1)})"
+        return f"{place_in(self.file, self.line)}: {level}: {self.text} ({self.count:,} line{'s' * (self.count != 1)})"
 
 
 @dataclass(slots=True)

@@ -81,6 +81,8 @@ def _binary(path: str, first: bytes) -> tuple[str, str] | None:
     for magic, what in _TABLES.items():
         if first.startswith(magic):
             return what, _named(path, ".parquet")
+    if first.lstrip()[:20].lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page", "perhaps one to log in: give the address of the file itself"
     return _encoded(path, first)
 
 

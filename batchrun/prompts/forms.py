@@ -7,8 +7,6 @@ from pathlib import PurePath
 
 import orjson
 
-from batchrun.files.urls import file_name, is_url
-
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -76,12 +74,6 @@ def form_of(name: str, begin: bytes) -> Form:
         if form is Form.JSON and not first.startswith((b"[", b"{")):
             return Form.LINES
     return form
-
-
-def is_table(path: str) -> bool:
-    """Whether the file at a path or URL is taken for a table by its name: its rows have numbers, but are not lines."""
-    name = unpacked_name(file_name(path) if is_url(path) else path)
-    return _SUFFIXES.get(PurePath(name).suffix.lower(), Form.LINES) is not Form.LINES
 
 
 def is_input_name(name: str) -> bool:

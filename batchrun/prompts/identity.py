@@ -11,6 +11,7 @@ from zlib import crc32
 import orjson
 
 from batchrun.files.exactjson import dump
+from batchrun.files.urls import place_in
 from batchrun.prompts.shapes import LineError, Prompt
 
 _DIGEST_BYTES = 16
@@ -87,7 +88,7 @@ class SeenIds:
         self._seen: dict[int, tuple[int, int]] = {}
 
     def first(self, line_id: str, file: str, line: int) -> str | None:
-        """Where an id occurred before, as `file:line`; None if it is new.
+        """Where an id occurred before, see `place_in`; None if it is new.
 
         Args:
             line_id: The id.
@@ -98,7 +99,7 @@ class SeenIds:
         name = f"{number}:{line_id}" if self._by_file else line_id
         key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
         first = self._seen.setdefault(key, (number, line))
-        return None if first == (number, line) else f"{list(self._files)[first[0]]}:{first[1]}"
+        return None if first == (number, line) else place_in(list(self._files)[first[0]], first[1])
 
     def refuse_twice(self, line_id: str | None, file: str, line: int) -> None:
         """Refuse an id that occurred before, see `first`; None, for a line without one, is not refused.

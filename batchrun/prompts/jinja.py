@@ -16,6 +16,8 @@ from batchrun.prompts.shapes import LineError
 
 _FUEL = 10_000_000
 """Steps of one rendering: a second of work, so a template that never ends is an error."""
+_FUNCTIONS = frozenset({"namespace", "range"})
+"""The functions of Jinja. In a template that calls none, its name is that of a column."""
 _MOST_BITS = 127
 """minijinja rounds larger integers."""
 
@@ -36,7 +38,8 @@ class Texts:
         strict: Any = "semi_strict"  # strict, but `{% if name %}` may ask for what is undefined; its stub lacks it
         self._environment = minijinja.Environment(undefined_behavior=strict, fuel=_FUEL)
         self._environment.add_filter("tojson", lambda value, indent=None: minijinja.safe(_to_json(value, indent)))
-        self._environment.remove_global("debug")
+        for name in self._environment.globals.keys() - _FUNCTIONS:
+            self._environment.remove_global(name)
         self._error = minijinja.TemplateError
         self._count = 0
         self.names: set[str] = set()
@@ -62,7 +65,8 @@ class Texts:
             environment.add_template(own_name, text)
         except self._error as error:
             raise UsageError(_explained(error, name, text), "fix the template") from error
-        names = environment.undeclared_variables_in_template(own_name) - environment.globals.keys()
+        called = {function for function in _FUNCTIONS if re.search(rf"\b{function}\s*\(", text)}
+        names = environment.undeclared_variables_in_template(own_name) - called
         self.names |= names
         render_template = environment.render_template
 

@@ -55,6 +55,7 @@ class _Values:
         self._at = 0
         self._line = 1
         self._rows = 0
+        self._is_first = True
         self._is_over = False
 
     def each(self) -> Iterator[str]:
@@ -97,38 +98,40 @@ class _Values:
     def _value(self) -> str:
         self._rows += 1
         self._next_char()
-        if self._at:
-            self._text, self._at = self._text[self._at :], 0
         while True:
             try:
-                _, end = self._read_value(self._text, 0)
+                _, end = self._read_value(self._text, self._at)
                 if end < len(self._text) or not self._read_more():
                     break
             except (json.JSONDecodeError, RecursionError) as error:
-                if len(self._text) > MAX_LINE_BYTES or not self._read_more():
+                if len(self._text) - self._at > MAX_LINE_BYTES or not self._read_more():
                     self._fail(self._reason(error))
-        text, self._at = self._text[:end], end
+        text = self._text[self._at : end]
+        self._at = end
         self._line += text.count("\n")
         return text
 
     def _read_more(self) -> bool:
-        """Read as much again as there is, so that a long value is not begun too often; False at the end."""
+        """Read as much again as is left, so that a long value is not begun too often; False at the end."""
         if self._is_over:
             return False
         block = self._file.read(max(_READ_BYTES, len(self._text) - self._at))
-        if not (self._text or self._rows):
+        if self._is_first:
             refuse_binary(self._path, block[:64])
-        self._is_over = not block
+        self._is_first, self._is_over = False, not block
         try:
-            self._text += self._decoder.decode(block, final=not block)
+            more = self._decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             self._fail(f"byte 0x{error.object[error.start]:02x} after it is not UTF-8")
+        if block:
+            self._text, self._at = self._text[self._at :] + more, 0
         return not self._is_over
 
     def _reason(self, error: json.JSONDecodeError | RecursionError) -> str:
         if isinstance(error, RecursionError):
             return "it is nested too deeply"
-        return f"invalid JSON on line {self._line + error.lineno - 1}: {error.msg}"
+        line = self._line + self._text.count("\n", self._at, error.pos)
+        return f"invalid JSON on line {line}: {error.msg}"
 
     def _fail(self, what: str) -> NoReturn:
         raise InputError(

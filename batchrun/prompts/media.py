@@ -115,7 +115,9 @@ class MediaFiles:
         for place in places:
             path = self._path(place.field, place.text)
             status = _status(path, place)
-            if self._since is not None and status.st_mtime > self._since + _CLOCK_MARGIN_S:
+            # The time of the content may lie in the future, as a camera's clock set it; that of the inode does not.
+            changed = min(status.st_mtime, status.st_ctime)
+            if self._since is not None and changed > self._since + _CLOCK_MARGIN_S:
                 raise LineError(f"`{place.field}`: {place.text} has changed during the run")
             size_bytes += (status.st_size + 2) // 3 * 4
         if size_bytes > MAX_REQUEST_BYTES:
@@ -126,7 +128,10 @@ class MediaFiles:
     def _path(self, field: str, text: str) -> Path:
         """The path of a file that may be read."""
         if text.startswith("file:"):
-            parts = urlsplit(text)
+            try:
+                parts = urlsplit(text)
+            except ValueError as error:
+                raise LineError(f"`{field}`: {text} is not a file:// URL") from error
             if parts.netloc not in ("", "localhost"):
                 raise LineError(f"`{field}`: {text} is on another machine")
             text = unquote(parts.path)

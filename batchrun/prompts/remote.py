@@ -72,7 +72,7 @@ def expand_url(url: str) -> list[str]:
         InputError: the files cannot be listed.
     """
     with _told(url):
-        found = _filesystem(url).glob(url)
+        found = _filesystem(url).glob(_known(url))
     return sorted(f"{scheme_of(url)}://{name}" for name in found)
 
 
@@ -84,7 +84,7 @@ def stamp_of(url: str) -> str:
     """
     with _told(url):
         if not is_web(url):
-            return _stamp(_filesystem(url).info(url))
+            return _stamp(_filesystem(url).info(_known(url)))
         with _request(url) as answer:
             return _web_stamp(answer)
 
@@ -104,8 +104,8 @@ def open_remote(url: str) -> Iterator[Remote]:
         return
     with _told(url):
         files = _filesystem(url)
-        stamp = _stamp(files.info(url))
-        opened = files.open(url, "rb", block_size=4 * _BLOCK_BYTES, cache_type="readahead")
+        stamp = _stamp(files.info(_known(url)))
+        opened = files.open(_known(url), "rb", block_size=4 * _BLOCK_BYTES, cache_type="readahead")
     with BufferedReader(_Told(opened, url), _BLOCK_BYTES) as file:
         yield Remote(cast("BinaryIO", file), stamp)
 
@@ -211,6 +211,11 @@ def _stamp(info: dict[str, Any]) -> str:
     return f"{info.get('size', '')} bytes, {time}" if time else ""
 
 
+def _known(url: str) -> str:
+    """The URL with its scheme in small letters, as the libraries know it."""
+    return f"{scheme_of(url)}://{url.partition('://')[2]}"
+
+
 def _filesystem(url: str) -> Any:
     module, install = _LIBRARIES[scheme_of(url)]
     with needs_extra(f"{public_url(url)} is read through fsspec", _DATA, InputError):
@@ -241,7 +246,7 @@ def _refuse(url: str, error: Exception) -> NoReturn:
     status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, urllib.error.HTTPError):
         error.close()
-        reason = f"HTTP {error.code} {error.reason}"
+        reason = " ".join(f"HTTP {error.code} {error.reason}".split())
     elif isinstance(error, urllib.error.URLError):
         reason = without_secrets(str(error.reason), url)
     is_denied = status in (401, 403) or isinstance(error, PermissionError) or "redentials" in name + reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def _fits(value: Any, wanted: str) -> bool:
     return isinstance(value, _FITTING[wanted])
 
 
+@lru_cache(maxsize=4096)  # a sparse table has other columns in each row
 def suggestion(name: str) -> str:
     """Advice on what a name that is not a parameter probably means; empty if it resembles none.
 

@@ -18,9 +18,18 @@ from typing import Any, BinaryIO, cast
 
 from batchrun.errors import InputError
 from batchrun.files.paths import look_at
-from batchrun.files.urls import absolute_name, file_name, is_pattern, is_redacted, is_url, public_url
+from batchrun.files.urls import (
+    absolute_name,
+    file_name,
+    is_pattern,
+    is_redacted,
+    is_table,
+    is_url,
+    place_in,
+    public_url,
+)
 from batchrun.prompts.formats import refuse_other_format
-from batchrun.prompts.forms import FIRST_SUFFIXES, Form, form_of, is_input_name, is_table, packing_of
+from batchrun.prompts.forms import FIRST_SUFFIXES, Form, form_of, is_input_name, packing_of
 from batchrun.prompts.lines import LineTooLongError, RawLine, iter_lines
 from batchrun.prompts.ownership import OWN_SUFFIXES, has_own_name, is_own_file
 from batchrun.prompts.plain import json_lines, lines_of_rows
@@ -229,7 +238,11 @@ def iter_source(
             yield from begin
             yield from lines
         except LineTooLongError as error:
-            raise InputError(f"{source.path}:{error.message}", error.hint) from error
+            name = shown or source.path
+            if is_table(name):
+                place = place_in(name, int(error.message.partition(":")[0]))
+                raise InputError(f"{place} is longer than 64 MiB", "leave out its large columns") from error
+            raise InputError(f"{name}:{error.message}", error.hint) from error
 
 
 def present_stamp(source: Source) -> str | None:

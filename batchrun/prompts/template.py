@@ -34,6 +34,7 @@ from batchrun.prompts.shapes import (
     unwrap_error_line,
 )
 
+_RENDERED_KEYS = PROMPT_KEYS | {"openai_input"}
 _ROW = "row"
 """The name by which a template reaches all columns, also those whose names are no identifiers."""
 _TAGS = ("{{", "{%", "{#")
@@ -110,7 +111,7 @@ class Template:
             row = {"prompt": row}
         if self._content is None:
             self.compile()
-        self._refuse_rendered(row)
+        row = self._unrendered(row)
         if self._unseen:
             self._unseen.difference_update(row)
             self._seen.update(dict.fromkeys(row))
@@ -144,18 +145,27 @@ class Template:
             listed = columns_of(dict.fromkeys(self._seen, True)).replace("the row has", "there are")
             raise InputError(f"--columns: no row has {names}", listed)
 
-    def _refuse_rendered(self, row: dict[str, Any]) -> None:
-        """Refuse a row that already says what is sent."""
+    def _unrendered(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row, or the one in a line of an error file that could not be rendered.
+
+        Raises:
+            LineError: it already says what is sent.
+        """
         if _ROW not in self._names and not PROMPT_KEYS.isdisjoint(row) and all(row.get(n) is None for n in self._names):
             own = next(key for key in row if key in PROMPT_KEYS)
             raise LineError(
                 f"the line has `{own}` of its own, and the template uses none of its columns: {columns_of(row)}",
                 "run it without the template",
             )
-        if "error" in row and unwrap_error_line(row)[1] is not row:
+        if "error" not in row:
+            return row
+        request: Any = unwrap_error_line(row)[1]
+        if request is not row and (type(request) is not dict or not _RENDERED_KEYS.isdisjoint(request)):
             raise LineError(
                 "a line of an error file, whose request is rendered already: run that file without the template"
             )
+        found: dict[str, Any] = request
+        return found
 
     def _rendered(self, row: dict[str, Any]) -> Any:
         context = {}
@@ -235,6 +245,8 @@ def _message_list(texts: Texts, text: str, name: str) -> Callable[[dict[str, Any
 def _compiled(texts: Texts, value: Any, name: str) -> Any:
     """A JSON value with functions in the places of the strings that are templates."""
     if isinstance(value, dict):
+        if name_of_field := next((key for key in value if any(tag in key for tag in _TAGS)), None):
+            raise UsageError(f"{name}: the name {shown(name_of_field)} is a template", "only values can be templates")
         return {key: _compiled(texts, item, name) for key, item in value.items()}
     if isinstance(value, list):
         return [_compiled(texts, item, name) for item in value]

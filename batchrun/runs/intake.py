@@ -109,6 +109,8 @@ def _merge(
     stage(store, validation.lines())
     if problems.count and not options.skip_invalid:
         look = "batchrun check " + shlex.join(map(public_name, options.inputs))
+        if (request := options.request).template or request.id_column or request.inline_files:
+            look += " with the same options"
         raise InputError(
             str(problems), f"fix the lines ({look} lists all of them), or run only the valid ones: --skip-invalid"
         )

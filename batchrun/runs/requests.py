@@ -113,7 +113,11 @@ class RowAppender:
     def _arrival(self, line: bytes) -> Arrival:
         prompt = self.rules.parse(line)
         if self._media is not None:
-            self._media.check(prompt.request)
+            try:
+                self._media.check(prompt.request)
+            except LineError as error:
+                name = "a request" if prompt.id is None else f"request {prompt.id!r}"
+                raise InputError(f"{name}: {error.message}") from error
         row_id, known = known_by(prompt, line)
         return Arrival(row_id, prompt.id is None, len(line), known)
 

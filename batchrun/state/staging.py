@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from batchrun.errors import InputError, StateError
+from batchrun.files.urls import place_in
 from batchrun.state.dedupe import choose_leaders
 from batchrun.state.records import OutputRecord, SourceRecord, public_id
 from batchrun.state.shared_ids import make_ids_unique
@@ -221,7 +222,9 @@ def _invalidate_twice(db: sqlite3.Connection) -> int:
 
 def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:
     twice = [(public_id(row_id), *places) for row_id, *places in db.execute(_TWICE)]
-    listed = "; ".join(f"{row_id!r}: {names[s1]}:{l1} and {names[s2]}:{l2}" for row_id, s1, l1, s2, l2 in twice)
+    listed = "; ".join(
+        f"{row_id!r}: {place_in(names[s1], l1)} and {place_in(names[s2], l2)}" for row_id, s1, l1, s2, l2 in twice
+    )
     hint = "give each line its own id, or none at all"
     if all(first != second for _, first, _, second, _ in twice):
         hint += "; or use -o FOLDER/: each file then gets its own results, and may reuse the ids of others"
@@ -231,7 +234,9 @@ def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:
 def _refuse_changed(store: Store, db: sqlite3.Connection, names: dict[int, str], *, whole: bool) -> None:
     changed = db.execute(_CHANGED).fetchall()
     if changed:
-        listed = ", ".join(f"{names[source]}:{line} (id {public_id(row_id)!r})" for row_id, source, line in changed)
+        listed = ", ".join(
+            f"{place_in(names[source], line)} (id {public_id(row_id)!r})" for row_id, source, line in changed
+        )
         raise StateError(
             f"a line has changed since it was submitted: {listed}",
             "restore the old line, give the new one another id, or start a new run with another --output",
@@ -240,7 +245,7 @@ def _refuse_changed(store: Store, db: sqlite3.Connection, names: dict[int, str],
     if missing:
         old = dict(db.execute("SELECT source, path FROM sources").fetchall())
         listed = ", ".join(
-            f"{old.get(source, '?')}:{line} (id {public_id(row_id)!r})" for row_id, source, line in missing
+            f"{place_in(old.get(source, '?'), line)} (id {public_id(row_id)!r})" for row_id, source, line in missing
         )
         raise StateError(
             f"a line that was submitted is missing from the input: {listed}",

@@ -99,6 +99,20 @@ def test_what_is_wrong_with_a_row_is_told_with_its_row_and_its_line_and_nothing_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.csv", "r.parquet"]
 
 
+def test_messages_about_two_rows_name_rows_of_a_table_not_lines_of_its_file(tmp_path: Path):
+    (tmp_path / "r.csv").write_text('id,prompt\na,"x\ny"\na,z\n')
+    assert_one_clear_line(run(tmp_path, "r.csv"), 2, "duplicate id: 'a': r.csv: row 1 and r.csv: row 2")
+    checked = batchrun("check", "r.csv", cwd=tmp_path).stdout
+    assert "r.csv: row 2 (line 4): duplicate id 'a', first at r.csv: row 1\n" in checked
+    (tmp_path / "r.csv").write_text('id,prompt\na,"x\ny"\nb,z\n')
+    assert run(tmp_path, "r.csv").returncode == 0
+    assert "bytes at r.csv: row 1\n" in batchrun("check", "r.csv", cwd=tmp_path).stdout
+    (tmp_path / "r.csv").write_text('id,prompt\na,"x\ny"\nb,other\n')
+    assert_one_clear_line(run(tmp_path, "r.csv"), 2, "a line has changed since it was submitted: r.csv: row 2 (id 'b')")
+    (tmp_path / "r.csv").write_text('id,prompt\na,"x\ny"\n')
+    assert_one_clear_line(run(tmp_path, "r.csv"), 2, "is missing from the input: r.csv: row 2 (id 'b')")
+
+
 def test_a_pattern_is_expanded_in_name_order_without_what_runs_wrote_and_resumes_from_its_copies(tmp_path: Path):
     for name, rows in (("b.csv", "id,prompt\nb,y\n"), ("a.csv", "id,prompt\na,x\n"), ("c.csv", "id,prompt\nc,z\n")):
         (tmp_path / name).write_text(rows)

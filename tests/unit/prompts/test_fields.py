@@ -169,3 +169,12 @@ def test_the_first_reading_knows_what_the_version_before_knew():
     assert {"temperature", "guided_json", "model", "tools"} <= FIRST_PARAMETERS
     assert {"documents", "priority", "user", "thinking_token_budget"} <= SAMPLING_PARAMETERS - FIRST_PARAMETERS
     assert json.dumps(sorted(FIRST_PARAMETERS - SAMPLING_PARAMETERS)) == "[]"
+
+
+def test_advice_on_a_name_is_looked_for_once_however_many_sets_of_names_lines_have():
+    before = suggestion.cache_info().misses
+    fields = Fields(RequestOptions(), Sweep(SweepOptions()))
+    for number in range(3000):
+        row = {f"sparse{bit}": 1 for bit in range(12) if number >> bit & 1}
+        fields.add(parse_line(orjson.dumps({"prompt": "x", **row})), "r.csv", number + 1)
+    assert suggestion.cache_info().misses - before == 12

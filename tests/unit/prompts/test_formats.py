@@ -84,6 +84,13 @@ def test_what_cannot_be_read_is_named_and_its_command_converts_it(tmp_path: Path
     assert [parse_line(line).id for line in read(str(made))] == ["1", "2"]
 
 
+@pytest.mark.parametrize("name", ["page.csv", "page.json", "page.jsonl", "page.tsv"])
+def test_a_web_page_is_named(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"<!DOCTYPE html>\n<html><body>Log in</body></html>\n")
+    with pytest.raises(InputError, match="this is a web page, not"):
+        read(str(tmp_path / name))
+
+
 def test_what_is_piped_is_named_too(tmp_path: Path):
     with pytest.raises(InputError, match=r"^-: this is a zip archive"):
         list(iter_source(find_sources(["-"])[0], io.BytesIO(zipped())))

@@ -98,6 +98,7 @@ def test_each_kind_of_file_is_found_wherever_it_is(folder: Path):
         ("v.mp4", "does not end like that of a file with image"),
         ("file://elsewhere/a.png", "is on another machine"),
         ("a\0.png", "NUL character"),
+        ("file://[/a.png", "is not a file:// URL"),
     ],
 )
 def test_a_file_that_cannot_be_sent_says_why(folder: Path, url: str, words: str):
@@ -145,6 +146,13 @@ def test_files_that_are_too_large_together_are_refused_without_being_read(folder
 def test_a_file_that_has_changed_since_the_session_began_is_refused(folder: Path):
     now = time.time()
     assert sent(files(folder, since=now).inlined(picture("a.png"))) == DATA
-    os.utime(folder / "in" / "a.png", (now + 60, now + 60))
     with pytest.raises(LineError, match=r"a\.png has changed during the run"):
-        files(folder, since=now).inlined(picture("a.png"))
+        files(folder, since=now - 60).inlined(picture("a.png"))
+
+
+def test_a_file_whose_time_lies_in_the_future_has_not_changed_for_that(folder: Path):
+    now = time.time()
+    os.utime(folder / "in" / "a.png", (now + 10**6, now + 10**6))
+    assert sent(files(folder, since=now).inlined(picture("a.png"))) == DATA
+    with pytest.raises(LineError, match=r"a\.png has changed during the run"):
+        files(folder, since=now - 60).inlined(picture("a.png"))

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -232,6 +233,44 @@ def test_an_array_streams(tmp_path: Path):
     item = b'{"prompt":"' + b"x" * 300_000 + b'"}'
     (tmp_path / "r.json").write_bytes(b"[" + b" ,\n".join([item] * 20) + b"]")
     assert [number for number, _ in read(tmp_path / "r.json")] == list(range(1, 21))
+
+
+def test_a_place_in_json_is_right_after_large_values_and_much_white_space(tmp_path: Path):
+    large = b'{"prompt":\n"' + b"x" * 1_000_000 + b'"},' + b"\n" * 1_000_000
+    (tmp_path / "r.json").write_bytes(b"[" + large + b'{"a":1},\n' * 20_000 + b'{"b":\ny}]')
+    with pytest.raises(InputError, match=r"row 20002 \(line 1020002\): invalid JSON on line 1020003: Expecting value"):
+        read(tmp_path / "r.json")
+    (tmp_path / "r.json").write_bytes(b"[" + large + b'{"a":1},\n' * 20_000 + b'{"b":2')
+    with pytest.raises(InputError, match=r"row 20002 \(line 1020002\): invalid JSON on line 1020002"):
+        read(tmp_path / "r.json")
+
+
+def test_white_space_in_json_takes_no_memory(tmp_path: Path):
+    with (tmp_path / "r.json").open("wb") as file:
+        file.write(b"[")
+        file.writelines([b" " * 1_000_000] * 100)
+        file.write(b'{"a":1}]')
+    tracemalloc.start()
+    try:
+        assert read(tmp_path / "r.json") == [(1, {"a": 1})]
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_row_that_is_too_large_for_a_line_is_told_as_a_row(tmp_path: Path):
+    pq.write_table(pa.table({"prompt": ["a", "x" * (65 << 20)]}), tmp_path / "r.parquet")
+    with pytest.raises(InputError, match=r"r\.parquet: row 2 is longer than 64 MiB$"):
+        read(tmp_path / "r.parquet")
+
+
+def test_a_hundred_thousand_columns_are_read(tmp_path: Path):
+    names = ",".join(f"c{number}" for number in range(100_000))
+    (tmp_path / "r.csv").write_text(f"{names}\n{names}\n")
+    assert len(rows_of(tmp_path / "r.csv")[0]) == 100_000
+    (tmp_path / "r.csv").write_text(f"{names},c7\n")
+    with pytest.raises(InputError, match="columns 8 and 100001 are both named `c7`"):
+        read(tmp_path / "r.csv")
 
 
 def test_the_types_of_parquet_survive(tmp_path: Path):

@@ -92,6 +92,19 @@ def _json(value: Any) -> bytes:
     return str(value).encode() if isinstance(value, int) else orjson.dumps(value)
 
 
+def test_a_name_in_a_list_of_messages_is_no_template():
+    with pytest.raises(UsageError, match=r"--messages-file: the name '\{\{ a \}\}' is a template"):
+        rules(messages='[{"role": "user", "{{ a }}": "{{ b }}"}]').parse(b'{"a": "x", "b": "y"}')
+
+
+def test_a_column_may_be_named_like_a_function_of_jinja():
+    row = {"range": "wide", "dict": "d", "namespace": "n", "a": "x"}
+    assert text(row, "{{ range }} {{ dict }} {{ namespace }}") == "wide d n"
+    assert text(row, "{% for i in range(2) %}{{ a }}{{ i }}{% endfor %}") == "x0x1"
+    with pytest.raises(LineError, match="`dict` is undefined"):
+        text({"a": "x"}, "{{ a }}{{ dict }}")
+
+
 @pytest.mark.parametrize("row", [{"other": 1, "note": None}, {"other": 1}])
 def test_a_null_column_is_one_that_is_not_there(row: dict):
     assert text(row, "{{ note | default('none') }}{% if note %}!{% endif %}{{ other }}") == "none1"
@@ -226,6 +239,16 @@ def test_a_line_of_an_error_file_is_refused_because_it_is_rendered_already():
     }
     with pytest.raises(LineError, match="run that file without the template"):
         render(line, prompt="{{ id }}")
+
+
+def test_a_row_that_could_not_be_rendered_is_rendered_from_the_error_file():
+    row = {"asin": "B1", "note": "x"}
+    line = {"id": "invalid-1", "status": "INVALID", "error": {"kind": "invalid", "message": "", "raw": ""}}
+    line |= {"request": row, "source": {}, "job": None}
+    for template in (rules("asin", prompt="{{ note }}"), rules("asin", prompt="{{ row.note }}")):
+        again = template.parse(orjson.dumps(line))
+        assert (again.id, again.request) == ("B1", template.parse(orjson.dumps(row)).request)
+        assert again.carried == template.parse(orjson.dumps(row)).carried
 
 
 def test_a_column_that_no_row_has_cannot_be_carried():
