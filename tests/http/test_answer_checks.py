@@ -278,3 +278,21 @@ async def test_a_function_that_a_holder_of_the_key_has_chosen_is_called(rules: P
     for given in (GivenByCommand(), GivenByCommand(paths=False, check=False)):
         with open_run(options, Listener(), clock=hurried, wall=time.time, api_key="rpa_mine", given=given):
             pass
+
+
+async def test_a_function_chosen_in_one_folder_is_not_called_in_another(rules: Path, tmp_path_factory, monkeypatch):
+    write_lines(rules.parent, [{"prompt": "one"}])
+    options = options_for(rules.parent, answers=AnswerOptions(check="rules.py:fine"))
+    monkeypatch.chdir(rules.parent)
+    with open_run(options, Listener(), clock=hurried, wall=time.time, api_key="rpa_mine"):
+        pass
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "rules.py").write_text("open('called', 'w').close()\ndef fine(record): pass\n")
+    monkeypatch.chdir(elsewhere)
+    given = GivenByCommand(paths=False, check=False)
+    with (
+        pytest.raises(StateError, match=r"calls rules\.py:fine"),
+        open_run(options, Listener(), clock=hurried, wall=time.time, api_key="rpa_mine", given=given),
+    ):
+        pass
+    assert not (elsewhere / "called").exists()
