@@ -169,8 +169,8 @@ class Trust:
 
 
 def _found_here(check: str) -> str:
-    """A function with the current folder: in another one, the same name may lead to somebody else's."""
-    return f"{check} in {Path.cwd()}"
+    """A function of a module with the current folder: in another one, that may be somebody else's."""
+    return check if os.path.isabs(check) else f"{check} in {Path.cwd()}"  # noqa: PTH117 - it is no path
 
 
 def _absolute(name: str | Path) -> str:

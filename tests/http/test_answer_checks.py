@@ -280,9 +280,9 @@ async def test_a_function_that_a_holder_of_the_key_has_chosen_is_called(rules: P
             pass
 
 
-async def test_a_function_chosen_in_one_folder_is_not_called_in_another(rules: Path, tmp_path_factory, monkeypatch):
+async def test_a_module_chosen_in_one_folder_is_not_called_in_another(rules: Path, tmp_path_factory, monkeypatch):
     write_lines(rules.parent, [{"prompt": "one"}])
-    options = options_for(rules.parent, answers=AnswerOptions(check="rules.py:fine"))
+    options = options_for(rules.parent, answers=AnswerOptions(check="rules:fine"))
     monkeypatch.chdir(rules.parent)
     with open_run(options, Listener(), clock=hurried, wall=time.time, api_key="rpa_mine"):
         pass
@@ -291,7 +291,7 @@ async def test_a_function_chosen_in_one_folder_is_not_called_in_another(rules: P
     monkeypatch.chdir(elsewhere)
     given = GivenByCommand(paths=False, check=False)
     with (
-        pytest.raises(StateError, match=r"calls rules\.py:fine"),
+        pytest.raises(StateError, match="calls rules:fine"),
         open_run(options, Listener(), clock=hurried, wall=time.time, api_key="rpa_mine", given=given),
     ):
         pass
