@@ -1,20 +1,21 @@
-"""Run JSONL prompt files through a Runpod serverless queue endpoint, resumably.
+"""Run prompt files and tables through a Runpod serverless queue endpoint, resumably.
 
 From Python: `run` for files, tables and lists of requests, `stream` for requests that arrive one at a time; `check`,
-`status`, `verify`, `report`, `export`, `merge` and `cancel` like the commands.
+`status`, `verify`, `report`, `export`, `merge`, `redo` and `cancel` like the commands; `load` for results.
 """
 
 TYPE_CHECKING = False  # not importing typing lets the command `batchrun` catch signals some milliseconds earlier
 if TYPE_CHECKING:
     from batchrun.api.calls import Stream, run, stream
-    from batchrun.api.commands import cancel, check, export, merge, report, status, verify
+    from batchrun.api.commands import cancel, check, export, merge, redo, report, status, verify
+    from batchrun.api.loaded import Results, Summary, load
     from batchrun.config import VERSION as __version__  # noqa: N811 - its usual name
-    from batchrun.display.summary import Summary
     from batchrun.errors import BatchrunError, InputError, StoppedError, UsageError
 
 __all__ = [
     "BatchrunError",
     "InputError",
+    "Results",
     "StoppedError",
     "Stream",
     "Summary",
@@ -23,7 +24,9 @@ __all__ = [
     "cancel",
     "check",
     "export",
+    "load",
     "merge",
+    "redo",
     "report",
     "run",
     "status",
@@ -36,13 +39,16 @@ _MODULES = {
     "InputError": "batchrun.errors",
     "StoppedError": "batchrun.errors",
     "Stream": "batchrun.api.calls",
-    "Summary": "batchrun.display.summary",
+    "Results": "batchrun.api.loaded",
+    "Summary": "batchrun.api.loaded",
     "UsageError": "batchrun.errors",
     "__version__": "batchrun.config",
     "cancel": "batchrun.api.commands",
     "check": "batchrun.api.commands",
     "export": "batchrun.api.commands",
+    "load": "batchrun.api.loaded",
     "merge": "batchrun.api.commands",
+    "redo": "batchrun.api.commands",
     "report": "batchrun.api.commands",
     "run": "batchrun.api.calls",
     "status": "batchrun.api.commands",

@@ -18,12 +18,10 @@ from batchrun.files.exactjson import dump, load
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class StreamKeywords(TypedDict, total=False):
-    """Keyword arguments that `run` and `stream` have in common. Their defaults are those of the command line.
+class RequestKeywords(TypedDict, total=False):
+    """How requests are made. The defaults are those of the command line.
 
     Args:
-        base_url: Jobs are submitted to `<base_url>/<endpoint>/run`.
-        insecure_http: Whether the API key and the requests may be sent by plain http to another machine.
         set: Sampling parameters for every request, overriding its own.
         default: Sampling parameters for requests that do not have them.
         system: System message for requests that have none; implies `chat`. None: no message is added.
@@ -36,8 +34,37 @@ class StreamKeywords(TypedDict, total=False):
         inline_files: Whether to send the content of pictures, sounds and videos whose paths are in a request, relative
             to the folder of the file; for a list or a stream to that of the state file.
         chat: Whether to send prompts as chat messages.
+        schema: JSON schema that answers must fit: a dict, a model of pydantic, a file, or in short `name, age int`; the
+            value of each answer is then `parsed` in its record. None: answers are not checked.
+    """
+
+    set: Mapping[str, Any] | None
+    default: Mapping[str, Any] | None
+    system: str | None
+    prompt: str | None
+    raw: bool
+    messages_file: Path | None
+    id_column: str | None
+    columns: Sequence[str] | None
+    image_column: str | None
+    inline_files: bool
+    chat: bool
+    schema: str | Mapping[str, Any] | type[Any] | None
+
+
+class StreamKeywords(RequestKeywords, total=False):
+    """Further keyword arguments that `run` and `stream` have in common.
+
+    Args:
+        base_url: Jobs are submitted to `<base_url>/<endpoint>/run`.
+        insecure_http: Whether the API key and the requests may be sent by plain http to another machine.
         concurrency: Jobs in flight at once; None: just enough to keep every worker busy.
         max_retries: Retries of a row after a failure that another try may fix; 0: none.
+        reask: How often to ask again when an answer is not valid, each time paid for; None: 2 with `schema`, else 0.
+        require_text: Whether an answer that is empty or cut off is not valid.
+        check: `MODULE:FUNCTION` or `FILE.py:FUNCTION`, called with each record in a process of its own; it returns or
+            raises why the answer is not valid. None: as in earlier calls.
+        check_timeout: Seconds that a call of `check` may take; None: 10.
         execution_timeout: Longest execution time of a job in seconds, 5 to 604,800; None: Runpod's default, 600.
         ttl: Longest life of a job in seconds, queue time included, 10 to 604,800; None: Runpod's default, 86,400.
         job_timeout: Seconds after which a job that has not finished is cancelled and retried; None: after its ttl.
@@ -52,6 +79,8 @@ class StreamKeywords(TypedDict, total=False):
         canary: Rows that are run first, and must succeed before the others are; None: as in earlier calls, or 0.
         canary_allow: `length`: the answers of the canary may be cut off. None: they must not.
         format: Format of the results: `batchrun`, `openai`, or `auto`, which is `openai` if all lines are OpenAI's.
+        with_request: Whether each record has its `request`.
+        split_think: Whether `<think>` blocks of a text are its reasoning.
         connections: HTTP connections; None: 64 to 256, by the distance.
         low_priority: Whether jobs do not make the endpoint scale up.
         run_limit: Submissions in any 10 s, 0: unlimited; None: 1000, or unlimited for the endpoint `local`.
@@ -68,19 +97,12 @@ class StreamKeywords(TypedDict, total=False):
 
     base_url: str
     insecure_http: bool
-    set: Mapping[str, Any] | None
-    default: Mapping[str, Any] | None
-    system: str | None
-    prompt: str | None
-    raw: bool
-    messages_file: Path | None
-    id_column: str | None
-    columns: Sequence[str] | None
-    image_column: str | None
-    inline_files: bool
-    chat: bool
     concurrency: int | None
     max_retries: int
+    reask: int | None
+    require_text: bool
+    check: str | None
+    check_timeout: float | None
     execution_timeout: float | None
     ttl: float | None
     job_timeout: float | None
@@ -93,6 +115,8 @@ class StreamKeywords(TypedDict, total=False):
     canary: int | None
     canary_allow: CanaryAllows | None
     format: FormatChoice
+    with_request: bool
+    split_think: bool
     connections: int | None
     low_priority: bool
     run_limit: int | None

@@ -14,20 +14,22 @@ import sys
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import IO, Any, Self, Unpack
+from typing import IO, Any, Self, TypeVar, Unpack
 
 from batchrun import config
-from batchrun.api.arguments import RunKeywords, StreamKeywords, checked, spelled_out
+from batchrun.api.arguments import RequestKeywords, RunKeywords, StreamKeywords, checked, spelled_out
+from batchrun.api.loaded import Summary
 from batchrun.api.requests import rows_of
 from batchrun.commands import run as running
 from batchrun.commands.arguments import RunArguments
 from batchrun.commands.run_options import run_options
 from batchrun.display.printer import Printer
 from batchrun.display.progress import make_observer
-from batchrun.display.summary import Summary
+from batchrun.display.summary import Observer
 from batchrun.engine.signals import Leaving, Wish, cancellable, interruptible
 from batchrun.errors import InputError, OutputError, RunInterrupted, StoppedError, UsageError
 from batchrun.files.exactjson import load
@@ -38,11 +40,13 @@ from batchrun.runs.channel import ProgramSide, RunSide, open_channel
 from batchrun.runs.locations import requests_path
 from batchrun.runs.requests import request_line
 
+T = TypeVar("T")
+
 # Errors that are logged are also raised, or reported in the summary.
 logging.getLogger("batchrun").addHandler(logging.NullHandler())
 
 
-@spelled_out(StreamKeywords, RunKeywords)
+@spelled_out(RequestKeywords, StreamKeywords, RunKeywords)
 def run(
     inputs: str | os.PathLike[str] | Iterable[Any],
     *,
@@ -72,7 +76,8 @@ def run(
         progress: Progress on stderr: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal.
 
     Returns:
-        Counts, files (`results`, `errors`), `exit_code`, and why it stopped early: `outcome`, `reason`, `hint`.
+        Counts, files (`results`, `errors`), `exit_code`, and why it stopped early: `outcome`, `reason`, `hint`. Its
+        `records()`, `to_pandas()` and `to_arrow()` give the results.
 
     Raises:
         UsageError: an argument, an input or the state file is invalid; nothing was sent.
@@ -96,7 +101,7 @@ def run(
     return _run(given, requests, api_key, on_interrupt)
 
 
-@spelled_out(StreamKeywords)
+@spelled_out(RequestKeywords, StreamKeywords)
 def stream(
     requests: Iterable[Any] | AsyncIterable[Any],
     *,
@@ -253,11 +258,7 @@ def _run(
         if requests is not None:
             _keep(requests, kept, LineRules(run_as.request))
         work = partial(_run_shown, run_as, given, api_key=api_key, requests=None if requests is None else _lines(kept))
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return work()
-        return _run_in_thread(work, on_interrupt)
+        return run_to_end(work, on_interrupt)
 
 
 def _run_shown(
@@ -270,27 +271,39 @@ def _run_shown(
     leaving: Leaving | None = None,
 ) -> Summary:
     """Run, and show the progress on stderr."""
+    with observing(given.progress) as observer:
+        return Summary.of(
+            running.run(
+                options, given, observer=observer, api_key=api_key, requests=requests, channel=channel, leaving=leaving
+            )
+        )
+
+
+@contextmanager
+def observing(mode: config.ProgressMode) -> Iterator[Observer]:
+    """An observer that shows progress on stderr; at the end of the block, all of it has been written."""
     open_closed()
     printer = Printer(sys.stderr)
-    observer = make_observer(given.progress, printer)
     try:
-        return running.run(
-            options, given, observer=observer, api_key=api_key, requests=requests, channel=channel, leaving=leaving
-        )
+        yield make_observer(mode, printer)
     finally:
         printer.settle()
 
 
-def _run_in_thread(work: Callable[..., Summary], policy: config.InterruptPolicy) -> Summary:
-    """Run in another thread, because an event loop is running in this one, and wait for it."""
+def run_to_end(work: Callable[..., T], policy: config.InterruptPolicy) -> T:
+    """Do work that drives a run, in another thread if an event loop is running in this one, and wait for it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return work()
     leaving = Leaving()
     with cancellable(leaving), interruptible(leaving, policy):
         return _started(partial(work, leaving=leaving)).result()
 
 
-def _started(work: Callable[[], Summary]) -> Future[Summary]:
+def _started(work: Callable[[], T]) -> Future[T]:
     """Start work in a daemon thread: if the program exits, the run ends as if it was killed."""
-    future: Future[Summary] = Future()
+    future: Future[T] = Future()
 
     def body() -> None:
         try:

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from tempfile import NamedTemporaryFile
+from typing import Any, Unpack
 
+from batchrun.api.arguments import RequestKeywords, spelled_out
+from batchrun.api.calls import observing, run_to_end
+from batchrun.api.loaded import Summary
 from batchrun.commands import cancel as cancelling
 from batchrun.commands import check as checking
 from batchrun.commands import export as exporting
 from batchrun.commands import merge as merging
+from batchrun.commands import redo as redoing
 from batchrun.commands import report as reporting
 from batchrun.commands import status as looking
 from batchrun.commands import verify as verification
+from batchrun.commands.answer_options import answers
 from batchrun.commands.check import CheckReport
 from batchrun.commands.confirming import confirmed
 from batchrun.commands.export import Exported, Only, Wanted
 from batchrun.commands.findings import Verification
 from batchrun.commands.merge import MergeReport
+from batchrun.commands.redo_arguments import RedoArguments
 from batchrun.commands.request_arguments import RequestArguments
-from batchrun.commands.run_options import refuse_wrong_parameters, request_options
+from batchrun.commands.run_options import guards, refuse_wrong_parameters, request_options
 from batchrun.commands.session_arguments import CancelArguments
 from batchrun.commands.status import RunStatus
-from batchrun.config import ResultFormat
+from batchrun.config import ProgressMode, ResultFormat
 from batchrun.display.progress import NullObserver
-from batchrun.display.summary import Summary
 from batchrun.display.variants import VariantTable
 from batchrun.files.paths import refuse_unspeakable
 from batchrun.prompts.sources import find_sources
@@ -38,37 +46,32 @@ from batchrun.runs.state_path import state_file
 PathLike = str | os.PathLike[str]
 
 
+@spelled_out(RequestKeywords)
 def check(
     inputs: PathLike | Sequence[PathLike],
     *,
-    set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
-    default: Mapping[str, Any] | None = None,
-    system: str | None = None,
-    chat: bool = False,
     sweep: Mapping[str, Sequence[Any]] | None = None,
     repeat: int = 1,
     strict: bool = False,
+    **options: Unpack[RequestKeywords],
 ) -> CheckReport:
     """Validate every line of files and folders. `is_good` says whether they can be run, `problems` what is wrong.
 
     Args:
         inputs: A file or folder, or several.
-        set: This and the others are those of `run`.
-        default: Sampling parameters for lines that do not have them.
-        system: System message for lines that have none.
-        chat: Whether prompts are sent as chat messages.
-        sweep: Key -> values.
+        sweep: Key -> values, as for `run`.
         repeat: Samples of each line, or of each combination.
         strict: Whether warnings count as errors.
+
+    Returns:
+        What was found.
 
     Raises:
         UsageError: an argument is invalid.
         InputError: a file cannot be read.
     """
     names = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
-    given = RequestArguments(
-        set=set, default=default, system=system, chat=chat, sweep=sweep, repeat=repeat, strict=strict
-    )
+    given = RequestArguments(sweep=sweep, repeat=repeat, strict=strict, **options)
     request, variants = request_options(given)
     refuse_wrong_parameters(given)
     sources = find_sources([os.fsdecode(name) for name in names])
@@ -153,6 +156,72 @@ def merge(states: Sequence[PathLike], output: PathLike, *, partial: bool = False
     return merging.merge([state_file(state) for state in states], Path(output), BytesIO(), partial=partial)
 
 
+def redo(
+    state: PathLike,
+    *,
+    where: Sequence[str] = (),
+    ids: Iterable[str] | None = None,
+    failed: bool = False,
+    only: Sequence[str] = (),
+    set: Mapping[str, Any] | None = None,  # noqa: A002 - the option's name
+    api_key: str | None = None,
+    base_url: str | None = None,
+    max_cost: float | None = None,
+    deadline: float | None = None,
+    progress: ProgressMode = "none",
+) -> Summary:
+    """Run rows again that have ended, in the same run, and pay for them. Their old results move to another file.
+
+    Args:
+        state: The state file.
+        where: Conditions on the record, such as `finish_reason=length`; all must hold.
+        ids: Only rows with these ids; None: all.
+        failed: Rows that failed, and no others.
+        only: With `failed`, only rows that failed with one of these kinds of error.
+        set: Sampling parameters for these rows alone.
+        api_key: None: that of RUNPOD_API_KEY, else that in `~/.runpod/config.toml`.
+        base_url: Confirms the URL of the run's jobs, if the state file does not prove that you chose it.
+        max_cost: Budget of the whole run in dollars; None: as before.
+        deadline: Seconds from now by which the run must end; None: as before.
+        progress: Progress on stderr, as for `run`.
+
+    Raises:
+        UsageError: no row is chosen, or an argument is invalid; nothing has changed.
+        BatchrunError: nothing was sent.
+    """
+    found = resumed_options(state_file(state))
+    with NamedTemporaryFile("w", encoding="utf-8") as listed:
+        if ids is not None:
+            listed.writelines(f"{each}\n" for each in ids)
+            listed.flush()
+        given = RedoArguments(
+            where=tuple(where),
+            ids=None if ids is None else Path(listed.name),
+            failed=failed,
+            kinds=tuple(only),
+            set=set,
+            base_url=base_url,
+            max_cost=max_cost,
+            deadline=deadline,
+        )
+        options = replace(found, guards=guards(given, found.guards), answers=answers(given, found.answers))
+        with observing(progress) as observer:
+            work = partial(
+                redoing.redo,
+                options,
+                given,
+                observer=observer,
+                confirm=_agree,
+                api_key=api_key,
+                confirmed=confirmed(given, options),
+            )
+            return Summary.of(run_to_end(work, options.guards.on_interrupt))
+
+
+def _agree(_: str) -> None:
+    """Do nothing: a program that calls the function has decided."""
+
+
 def cancel(state: PathLike, *, api_key: str | None = None, base_url: str | None = None) -> Summary:
     """Cancel the jobs in flight of a run. If another process is driving the run, it cancels the jobs and exits.
 
@@ -166,4 +235,5 @@ def cancel(state: PathLike, *, api_key: str | None = None, base_url: str | None 
     """
     options = resumed_options(state_file(state))
     given = confirmed(CancelArguments(base_url=base_url), options)
-    return cancelling.cancel(options, observer=NullObserver(), api_key=api_key, confirmed=given)
+    work = partial(cancelling.cancel, options, observer=NullObserver(), api_key=api_key, confirmed=given)
+    return Summary.of(run_to_end(work, options.guards.on_interrupt))

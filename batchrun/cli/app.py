@@ -47,14 +47,15 @@ _COMMANDS = {
 )
 @click.version_option(VERSION, "-V", "--version", prog_name="batchrun")
 def main() -> None:
-    """Run files of prompts through a Runpod serverless queue endpoint.
+    """Run prompt files and tables through a Runpod serverless queue endpoint.
 
-    Every prompt is submitted, tracked in a state file and collected into a JSONL results file.
-    However a run is interrupted, the same command resumes it.
+    Every prompt is submitted and tracked in a state file. The results are JSON lines, and `export` makes a table of
+    them. However a run is interrupted, the same command resumes it.
 
     \b
     Examples:
       batchrun run samples/haikus.jsonl --endpoint local -o haikus.results.jsonl
       batchrun run prompts.jsonl -e abc123xyz -o out/results.jsonl
       batchrun status out/results.jsonl.state
+      batchrun export out/results.jsonl.state -o results.parquet
     """

@@ -21,12 +21,14 @@ from batchrun.files.streams import stdin_bytes
 def check(given: RequestArguments, inputs: tuple[str, ...], *, as_json: bool) -> None:
     """Validate INPUT... and report every invalid line, or summarize the inputs if there is none.
 
-    Also shows how each field is used. Give the options of `run` that change what is sent, and they are applied.
+    INPUT is what `run` takes. Also shows how each field is used. Give the options of `run` that change what is sent,
+    and they are applied.
 
     \b
     Examples:
       batchrun check prompts.jsonl
       batchrun check prompts.jsonl --chat --default max_tokens=256 --strict
+      batchrun check reviews.csv --prompt 'Summarise: {{ review }}'
       batchrun check shards/ --json
     """
     import orjson

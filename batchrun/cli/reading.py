@@ -98,9 +98,9 @@ def merge(states: tuple[Path, ...], output: Path, *, partial: bool) -> None:
 )
 @click.option(
     "--columns",
-    metavar="NAME,...",
-    help="Columns, with dotted paths: id,prompt,text,metadata.topic. [default of a .csv or .parquet: id, the fields of"
-    " the line, prompt, text, finish_reason, tokens, status, error, values of the sweep]",
+    metavar="A,B,...",
+    help="Columns, with dotted paths: id,prompt,text,metadata.topic. [default of a .csv or .parquet: id, those of the"
+    " input, prompt, text, finish_reason, tokens, status, error, values of the sweep]",
 )
 @click.option("--messages", is_flag=True, help="Write each chat with its answer, as lines for fine-tuning.")
 @click.option(

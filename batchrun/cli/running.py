@@ -32,15 +32,16 @@ def run(given: RunArguments) -> None:
 
     INPUT is a file (.jsonl, .csv, .tsv, .json, .parquet; also .gz, .bz2, .xz, .zst), a folder of such files, a quoted
     pattern such as 'data/*.csv', a URL (https, s3, gs, hf), or `-` for JSON lines on stdin. A line, or a row of a
-    table, is a prompt, chat messages, an `input` object for any worker, or an OpenAI batch line. The API key comes
-    from RUNPOD_API_KEY.
+    table, is a prompt, chat messages, an `input` object for any worker, or an OpenAI batch line; --prompt makes one of
+    any other columns. The results are JSON lines; `export` makes a table of them. The API key comes from
+    RUNPOD_API_KEY.
 
     \b
     Examples:
       batchrun run prompts.jsonl -e abc123xyz -o results.jsonl
       batchrun run prompts.jsonl -e abc123xyz -o results.jsonl --set max_tokens=256 --system "Be brief."
       batchrun run shards/ -e abc123xyz -o out/
-      batchrun run 'data/*.csv' -e abc123xyz -o out/
+      batchrun run reviews.csv -e abc123xyz -o labels.jsonl --prompt 'Label: {{ review }}' --schema 'mood, topic'
       zcat big.jsonl.gz | batchrun run - -e abc123xyz -o results.jsonl --limit 100
       batchrun run prompts.jsonl -e abc123xyz --canary 10 --price-per-hour 2.5 --max-cost 40 --deadline 8h
       batchrun run questions.jsonl -e abc123xyz --sweep temperature=0,0.7 --repeat 4 --dry-run
@@ -87,10 +88,10 @@ def resume(given: ResumeArguments, state: Path) -> None:
 @click.argument("state", type=STATE)
 @takes(RedoArguments)
 def redo(given: RedoArguments, state: Path) -> None:
-    """Run rows of a STATE file again that have ended, in the same run.
+    """Run finished rows of a STATE file again, in the same run.
 
-    Says how many rows it will pay for, and asks. Then their old results move to <output>.superseded.jsonl, and the run
-    is resumed. A row that fails this time has no result any more; its old one is still in that file.
+    Says how many rows it will pay for, and asks. Then their old results move to <output stem>.superseded.jsonl, and
+    the run is resumed. A row that fails this time has no result any more; its old one is still in that file.
 
     \b
     Examples:
@@ -141,7 +142,7 @@ def _confirm(what: str) -> None:
 @command
 @takes(WatchArguments)
 def watch(given: WatchArguments) -> None:
-    """Run every file of prompts that arrives in FOLDER, one after another.
+    """Run every input file that arrives in FOLDER, one after another.
 
     Each file is a run of its own, with its own results and state file. The options are those of `batchrun run`; guards
     and --limit apply to each file. When a file is done, a record is written beside its results: NAME.done or

@@ -133,11 +133,11 @@ class JobArguments(RequestArguments, CheckArguments, GuardArguments, KeyArgument
         numbers(0, 100, whole=True),
     )
     require_text: bool = option(
-        False, (FAILURES, 2), "Treat answers that are empty, filtered or cut off as failures (invalid_output)."
+        False, (FAILURES, 1), "Treat answers that are empty, filtered or cut off as failures (invalid_output)."
     )
     skip_invalid: bool = option(
         False,
-        (FAILURES, 1),
+        (FAILURES, 4),
         "Run the valid lines, and write the invalid ones to the error file as INVALID (exit code 3).",
     )
     unconfirmed: UnconfirmedPolicy = option(
@@ -185,7 +185,7 @@ class RunArguments(JobArguments, SessionArguments):
     output: str | None = option(
         None,
         (WHERE, 1),
-        "File for all results, or folder (existing, or ending in /) for one results file per input."
+        "File for all results (JSON lines), or folder (existing, or ending in /) for one results file per input."
         " [default: <input>.results.jsonl]",
         Values("name", "PATH"),
         flags="-o --output",
@@ -206,7 +206,7 @@ class RunArguments(JobArguments, SessionArguments):
     dry_run: DryRun | None = option(
         None,
         (WHERE, 2),
-        "Show the first requests and the number of tokens, and send nothing; `all`: print every request body, one a"
+        "Show the first requests and the number of tokens, and send nothing; `all`: print every request body, one per"
         " line.",
         Values("or all", "[all]"),
     )

@@ -27,6 +27,7 @@ def cancel(
     confirmed: GivenByCommand,
     api_key: str | None = None,
     notify_url: str | None = None,
+    leaving: Leaving | None = None,
 ) -> Summary:
     """Cancel the jobs in flight.
 
@@ -36,6 +37,7 @@ def cancel(
         confirmed: Which options the command itself gives.
         api_key: None: it is looked up, see `find_key`.
         notify_url: URL that is notified at the end; None: no notification.
+        leaving: Lets other threads ask the session to leave; None: none will.
 
     Raises:
         BatchrunError: nothing was cancelled, or batchrun has a defect.
@@ -43,7 +45,7 @@ def cancel(
     refuse_bad_urls(options, notify_url)
     key, state = find_key(options, api_key), options.state
     was_asked = ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
-    wall, leaving = WallClock(steady_s, time.time), Leaving()
+    leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)
     with (
         cancellable(leaving),
         notifying(notify_url, state, observer, key) as summaries,

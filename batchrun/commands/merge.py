@@ -18,6 +18,7 @@ from batchrun.errors import StateError
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.results.reader import LinesByPosition
 from batchrun.results.writer import errors_path, write_errors
+from batchrun.runs.locations import refuse_other_forms
 from batchrun.runs.ordering import find_positions
 from batchrun.scheduler.states import RowState
 from batchrun.state.positions import Positions
@@ -74,9 +75,11 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
 
     Raises:
         StateError: the shards belong to different inputs, overlap or are incomplete; or a file cannot be read.
-        UsageError: the target or its error file is a folder, a device, or a file of a shard.
+        UsageError: the target or its error file is a folder, a device, or a file of a shard; or it is named as a table.
         OutputError: the target cannot be written.
     """
+    if target is not None:
+        refuse_other_forms(target, "give -o results.jsonl; `batchrun export` makes a table of each shard")
     with ExitStack() as stack:
         stores = [stack.enter_context(StateSnapshot(state)) for state in states]
         shards = _refuse_mismatched(stores)

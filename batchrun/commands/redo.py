@@ -12,6 +12,7 @@ from batchrun.commands.run import refuse_unknown_kinds, run
 from batchrun.commands.run_options import row_override
 from batchrun.config import RunOptions
 from batchrun.display.summary import Observer, Summary
+from batchrun.engine.signals import Leaving
 from batchrun.errors import InputError, UsageError
 from batchrun.files.exactjson import dump
 from batchrun.files.streams import stdin_bytes
@@ -35,6 +36,7 @@ def redo(
     confirm: Callable[[str], object],
     api_key: str | None = None,
     confirmed: GivenByCommand,
+    leaving: Leaving | None = None,
 ) -> Summary:
     """Run rows again that have ended.
 
@@ -45,6 +47,7 @@ def redo(
         confirm: Called with what will be run and paid for; raises an error if the user does not agree.
         api_key: None: it is looked up, see `find_key`.
         confirmed: Which options the command itself gives.
+        leaving: Lets other threads ask the session to leave; None: none will.
 
     Raises:
         BatchrunError: nothing was sent, or batchrun has a defect. Before the user has agreed, nothing has changed.
@@ -65,6 +68,7 @@ def redo(
         resumed=True,
         confirmed=confirmed,
         redo=Redo(chosen, override),
+        leaving=leaving,
     )
 
 

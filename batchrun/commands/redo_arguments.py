@@ -17,12 +17,12 @@ class RedoArguments(ResumeArguments):
     where: tuple[str, ...] = option(
         (),
         (ROWS, 1),
-        "Rows whose record meets this: PATH=VALUE, PATH!=VALUE, or PATH~REGEX. PATH is a field of the results, with"
-        " dots into objects and lists; an absent field is null. Repeatable: then all must hold.",
+        "Rows whose result meets this: PATH=VALUE, PATH!=VALUE, or PATH~REGEX. PATH is a field of the results, with"
+        " dots into objects and lists; an absent field is null. Repeatable: all must hold.",
         text_value("CONDITION"),
     )
     ids: Path | None = option(
-        None, (ROWS, 1), "Only rows with the ids in this file, one a line; `-` reads stdin, and needs --yes."
+        None, (ROWS, 1), "Rows whose ids are in this file, one per line; `-` reads stdin, and needs --yes."
     )
     failed: bool = option(False, (ROWS, 1), "Rows that failed, and no others; --where then looks at error records.")
     kinds: tuple[str, ...] = option(

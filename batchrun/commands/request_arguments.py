@@ -69,7 +69,7 @@ class RequestArguments(Arguments):
     )
     system_file: Path | None = option(None, (REQUESTS, 2), "File with the text of --system.", _FILE)
     chat: bool = option(False, (REQUESTS, 2), "Send `prompt` lines as chat messages.")
-    schema: str | None = option(
+    schema: str | Mapping[str, Any] | type[Any] | None = option(
         None,
         (REQUESTS, 2),
         "JSON schema that answers must fit: a file, or in short 'name, age int, tags list'. Sent as `response_format`;"

@@ -23,9 +23,10 @@ from batchrun.files.exactjson import dump
 from batchrun.files.paths import behind_links, look_at
 from batchrun.files.server_urls import checked_url
 from batchrun.files.urls import file_name, is_pattern, is_url, public_name
+from batchrun.prompts.forms import stem_of
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
-from batchrun.runs.locations import results_name
+from batchrun.runs.locations import refuse_other_forms, results_name
 
 T = TypeVar("T")
 
@@ -52,6 +53,9 @@ def run_options(given: RunArguments) -> config.RunOptions:
     shard = None if given.shard is None else Shard.parse(given.shard)
     output, is_folder = _output(given.output, given.inputs, shard)
     state = _state(given.state, output, is_folder=is_folder)
+    if not (is_folder or state.exists() or output.exists()):
+        lines = output.with_name(f"{stem_of(output.name)}.jsonl")
+        refuse_other_forms(output, f"give -o {lines}; `batchrun export {lines}.state -o FILE` makes a table of them")
     place = Place(given.inputs, output, is_folder, state, shard)
     # A run that has been started is resumed with its parameters, whatever is known of them since.
     return _job_options(given, place, is_begun=state.is_file())

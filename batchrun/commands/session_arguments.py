@@ -94,14 +94,14 @@ class CheckArguments(Arguments):
 
     check: str | None = option(
         None,
-        (FAILURES, 3),
+        (FAILURES, 2),
         "Call FUNCTION with each result, in a process of its own; it returns or raises why the answer is not valid."
         " MODULE is imported from this folder, or is a FILE.py.",
         text_value("MODULE:FUNCTION"),
     )
     check_timeout: float | None = option(
         None,
-        (FAILURES, 5),
+        (FAILURES, 2),
         "Give up a call of --check after this many seconds: the answer is not valid."
         f" [default: {AnswerOptions().check_timeout_s:g}]",
         numbers(0.1, 3600, metavar="S"),
@@ -112,10 +112,10 @@ class CheckArguments(Arguments):
 class RetryArguments(Arguments):
     """What to repeat or repair when a run is resumed."""
 
-    retry_failed: bool = option(False, (FAILURES, 2), "Run the failed rows again, with a full set of retries.")
+    retry_failed: bool = option(False, (FAILURES, 3), "Run the failed rows again, with a full set of retries.")
     only: tuple[str, ...] = option(
         (),
-        (FAILURES, 2),
+        (FAILURES, 3),
         "With --retry-failed: only rows that failed with this kind of error; repeatable.",
         text_value("KIND"),
         variables=("BATCHRUN_KINDS",),

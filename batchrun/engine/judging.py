@@ -72,7 +72,7 @@ def refused(output: Any, *, schema: AnswerSchema | None, require_text: bool) -> 
         require_text: Whether each answer must have a text that was not cut off.
     """
     found = extract(output)
-    if require_text and (flaw := _missing_text(found.marks)):
+    if require_text and (flaw := _missing_text(split_think(found).marks)):
         return Failure(FailureKind.INVALID_OUTPUT, flaw, found.text or "")
     for number, text in enumerate(found.texts or ("",) if schema is not None else ()):
         problem = schema.problem(text or "") if schema is not None else None

@@ -31,15 +31,20 @@ _NAME = re.compile(r"[^\s,:\"'{}\[\]]+")
 _SHORT = "write it as 'name, age int, tags list, bio: one sentence', or give a .json file"
 
 
-def read_schema(given: str | Mapping[str, Any]) -> dict[str, Any]:
+def read_schema(given: str | Mapping[str, Any] | type[Any]) -> dict[str, Any]:
     """The JSON schema that `--schema` stands for.
 
     Args:
-        given: A path of a JSON file, a schema as JSON text or as a mapping, or fields in the short form.
+        given: A path of a JSON file, a schema as JSON text or as a mapping, fields in the short form, or a model of
+            pydantic.
 
     Raises:
         UsageError: the file cannot be read, or it is not a schema. Whether a schema is valid is not checked here.
     """
+    if isinstance(given, type):
+        if not hasattr(given, "model_json_schema"):
+            raise UsageError(f"schema={given.__name__} is not a model of pydantic", "give one, or a JSON schema")
+        given = given.model_json_schema()
     if isinstance(given, Mapping):
         return _as_schema("--schema", dump(dict(given)))
     text = given.strip()

@@ -1,4 +1,4 @@
-"""Pushes a file to a data set of the Hugging Face Hub. huggingface_hub is imported only when it is needed."""
+"""Pushes a file to a dataset of the Hugging Face Hub. huggingface_hub is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _PATH = "data/train-00000-of-00001.parquet"
 
 
 class HubFile(NamedTuple):
-    """A file in a data set of the Hub."""
+    """A file in a dataset of the Hub."""
 
     repo: str
     """OWNER/NAME."""
     path: str
-    """Its path in the data set."""
+    """Its path in the dataset."""
 
     def __str__(self) -> str:
         return f"{_SCHEME}datasets/{self.repo}/{self.path}"
@@ -46,7 +46,7 @@ def hub_file(name: str) -> HubFile:
         )
     found = _NAME.fullmatch(name)
     if found is None:
-        raise UsageError(f"{shown(name)} is no file of a data set", "give hf://datasets/OWNER/NAME[/FILE]")
+        raise UsageError(f"{shown(name)} is no file of a dataset", "give hf://datasets/OWNER/NAME[/FILE]")
     return HubFile(found["repo"], found["path"] or _PATH)
 
 
@@ -61,7 +61,7 @@ def refuse_missing_library(target: HubFile) -> None:
 
 
 def push(file: Path, target: HubFile) -> None:
-    """Upload a file. A data set that does not exist is made, and is private. The token is the Hub's own.
+    """Upload a file. A dataset that does not exist is created, as a private one. The token is the Hub's own.
 
     Raises:
         OutputError: the Hub refuses it, or cannot be reached.

@@ -151,10 +151,11 @@ class Conversion:
         except LineError:
             return None
 
-    def errors(self, store: StateReader) -> Generator[tuple[RowRecord, bytes]]:
+    def errors(self, store: StateReader, form: ResultFormat | None = None) -> Generator[tuple[RowRecord, bytes]]:
         """The error lines of the rows without a result, in input order, each with its row.
 
         Args:
             store: The run's state at the same moment as its results.
+            form: The format of the lines; None: that of the conversion, or else that of the run.
         """
-        return error_lines(store, self._form or self._run_form, self._lines)
+        return error_lines(store, form or self._form or self._run_form, self._lines)

@@ -74,7 +74,7 @@ class RunResults:
 
     def lines(self) -> Iterator[bytes]:
         """All lines in the format, with their line ends."""
-        for line in self._merged(self._conversion):
+        for line in self._merged():
             yield line.raw if line.is_error else self._conversion.line(line.row, line.raw)
 
     def groups(self, *, with_requests: bool) -> Iterator[list[Row]]:
@@ -85,7 +85,7 @@ class RunResults:
         """
         group: list[Line] = []
         size_bytes = 0
-        for line in self._merged(self._conversion):
+        for line in self._merged("batchrun"):
             group.append(line)
             size_bytes += len(line.raw)
             if len(group) == _GROUP_ROWS or size_bytes > _GROUP_BYTES:
@@ -94,11 +94,11 @@ class RunResults:
         if group:
             yield list(self._conversion.rows(group, with_requests=with_requests))
 
-    def _merged(self, conversion: Conversion) -> Iterator[Line]:
+    def _merged(self, errors_form: ResultFormat | None = None) -> Iterator[Line]:
         read = self._placed.read
         results = ((at[:3], Line(at.row, read(at.output, at.offset, at.length))) for at in self._positions)
         if not self._with_errors:
             return (line for _, line in results)
-        errors = conversion.errors(self._store)
+        errors = self._conversion.errors(self._store, errors_form)
         failed = (((row.source, row.line, row.row), Line(row.row, raw, is_error=True)) for row, raw in errors)
         return (line for _, line in merge(results, failed, key=itemgetter(0)))

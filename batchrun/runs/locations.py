@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from batchrun.config import RunOptions
 from batchrun.errors import UsageError
@@ -34,6 +34,24 @@ def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:
             )
         taken[path] = source
     return paths
+
+
+_OTHER_FORMS = (".csv", ".tsv", ".parquet", ".gz", ".bz2", ".xz", ".zst")
+
+
+def refuse_other_forms(output: Path, hint: str) -> None:
+    """Refuse to write results, which are plain JSON lines, to a file that is named as another form.
+
+    Args:
+        output: The results file.
+        hint: What to do instead.
+
+    Raises:
+        UsageError: its suffix is that of a table or of a compressed file.
+    """
+    suffix = PurePath(output.name).suffix.lower()
+    if suffix in _OTHER_FORMS:
+        raise UsageError(f"-o {output}: the results are plain JSON lines, not a {suffix} file", hint)
 
 
 def results_name(input_name: str, part: str = "") -> str:

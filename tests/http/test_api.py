@@ -30,46 +30,53 @@ import batchrun
 from batchrun.cli.app import main
 from batchrun.commands import verify as verification
 from batchrun.errors import BatchrunError, InputError, StateError, StoppedError, UsageError
+from batchrun.local.echo import EchoWorker
 from tests.support.command import BATCHRUN
 from tests.support.rehearsal import read_lines, serving
-from tests.support.workers import Picky
+from tests.support.workers import Answering, Picky
 
 RUN = (
     "(inputs: 'str | os.PathLike[str] | Iterable[Any]', *, endpoint: 'str | None' = None, output: 'str |"
     " os.PathLike[str]', state: 'str | os.PathLike[str] | None' = None, api_key: 'str | None' = None,"
-    " on_interrupt: 'config.InterruptPolicy' = 'drain', progress: 'config.ProgressMode' = 'auto', base_url: 'str'"
-    " = 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, set: 'Mapping[str, Any] | None' = None,"
-    " default: 'Mapping[str, Any] | None' = None, system: 'str | None' = None, prompt: 'str | None' = None, raw:"
-    " 'bool' = False, messages_file: 'Path | None' = None, id_column: 'str | None' = None, columns: 'Sequence[str]"
-    " | None' = None, image_column: 'str | None' = None, inline_files: 'bool' = False, chat: 'bool' = False,"
-    " concurrency: 'int | None' = None, max_retries: 'int' = 3, execution_timeout: 'float | None' = None, ttl:"
-    " 'float | None' = None, job_timeout: 'float | None' = None, deadline: 'float | None' = None, price_per_hour:"
-    " 'float | None' = None, max_cost: 'float | None' = None, retry_failed: 'bool' = False, only: 'tuple[str,"
-    " ...]' = (), halt: 'HaltOptions | None' = None, canary: 'int | None' = None, canary_allow: 'CanaryAllows |"
-    " None' = None, format: 'FormatChoice' = 'auto', connections: 'int | None' = None, low_priority: 'bool' ="
-    " False, run_limit: 'int | None' = None, status_limit: 'int | None' = None, memory: 'int' = 256000000,"
-    " inspect_output: 'bool' = True, request_timeout: 'float' = 30.0, notify: 'str | None' = None, worker:"
-    " 'WorkerChoice' = 'auto', model_file: 'Path | None' = None, upstream: 'str | None' = None, sweep:"
-    " 'Mapping[str, Sequence[Any]] | None' = None, repeat: 'int' = 1, limit: 'int | None' = None, unconfirmed:"
-    " 'UnconfirmedPolicy' = 'resubmit', repair: 'bool' = False, ordered: 'bool' = False, shard: 'str | None' ="
-    " None, dedupe: 'bool' = False, skip_invalid: 'bool' = False, strict: 'bool' = False) -> 'Summary'"
+    " on_interrupt: 'config.InterruptPolicy' = 'drain', progress: 'config.ProgressMode' = 'auto', set:"
+    " 'Mapping[str, Any] | None' = None, default: 'Mapping[str, Any] | None' = None, system: 'str | None' = None,"
+    " prompt: 'str | None' = None, raw: 'bool' = False, messages_file: 'Path | None' = None, id_column: 'str |"
+    " None' = None, columns: 'Sequence[str] | None' = None, image_column: 'str | None' = None, inline_files:"
+    " 'bool' = False, chat: 'bool' = False, schema: 'str | Mapping[str, Any] | type[Any] | None' = None, base_url:"
+    " 'str' = 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, concurrency: 'int | None' = None,"
+    " max_retries: 'int' = 3, reask: 'int | None' = None, require_text: 'bool' = False, check: 'str | None' ="
+    " None, check_timeout: 'float | None' = None, execution_timeout: 'float | None' = None, ttl: 'float | None' ="
+    " None, job_timeout: 'float | None' = None, deadline: 'float | None' = None, price_per_hour: 'float | None' ="
+    " None, max_cost: 'float | None' = None, retry_failed: 'bool' = False, only: 'tuple[str, ...]' = (), halt:"
+    " 'HaltOptions | None' = None, canary: 'int | None' = None, canary_allow: 'CanaryAllows | None' = None,"
+    " format: 'FormatChoice' = 'auto', with_request: 'bool' = False, split_think: 'bool' = False, connections:"
+    " 'int | None' = None, low_priority: 'bool' = False, run_limit: 'int | None' = None, status_limit: 'int |"
+    " None' = None, memory: 'int' = 256000000, inspect_output: 'bool' = True, request_timeout: 'float' = 30.0,"
+    " notify: 'str | None' = None, worker: 'WorkerChoice' = 'auto', model_file: 'Path | None' = None, upstream:"
+    " 'str | None' = None, sweep: 'Mapping[str, Sequence[Any]] | None' = None, repeat: 'int' = 1, limit: 'int |"
+    " None' = None, unconfirmed: 'UnconfirmedPolicy' = 'resubmit', repair: 'bool' = False, ordered: 'bool' ="
+    " False, shard: 'str | None' = None, dedupe: 'bool' = False, skip_invalid: 'bool' = False, strict: 'bool' ="
+    " False) -> 'Summary'"
 )
 STREAM = (
     "(requests: 'Iterable[Any] | AsyncIterable[Any]', *, endpoint: 'str', state: 'str | os.PathLike[str]',"
     " output: 'str | os.PathLike[str] | None' = None, api_key: 'str | None' = None, on_interrupt:"
-    " 'config.InterruptPolicy' = 'drain', progress: 'config.ProgressMode' = 'none', base_url: 'str' ="
-    " 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, set: 'Mapping[str, Any] | None' = None, default:"
-    " 'Mapping[str, Any] | None' = None, system: 'str | None' = None, prompt: 'str | None' = None, raw: 'bool' ="
-    " False, messages_file: 'Path | None' = None, id_column: 'str | None' = None, columns: 'Sequence[str] | None'"
-    " = None, image_column: 'str | None' = None, inline_files: 'bool' = False, chat: 'bool' = False, concurrency:"
-    " 'int | None' = None, max_retries: 'int' = 3, execution_timeout: 'float | None' = None, ttl: 'float | None' ="
-    " None, job_timeout: 'float | None' = None, deadline: 'float | None' = None, price_per_hour: 'float | None' ="
-    " None, max_cost: 'float | None' = None, retry_failed: 'bool' = False, only: 'tuple[str, ...]' = (), halt:"
+    " 'config.InterruptPolicy' = 'drain', progress: 'config.ProgressMode' = 'none', set: 'Mapping[str, Any] |"
+    " None' = None, default: 'Mapping[str, Any] | None' = None, system: 'str | None' = None, prompt: 'str | None'"
+    " = None, raw: 'bool' = False, messages_file: 'Path | None' = None, id_column: 'str | None' = None, columns:"
+    " 'Sequence[str] | None' = None, image_column: 'str | None' = None, inline_files: 'bool' = False, chat: 'bool'"
+    " = False, schema: 'str | Mapping[str, Any] | type[Any] | None' = None, base_url: 'str' ="
+    " 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, concurrency: 'int | None' = None, max_retries:"
+    " 'int' = 3, reask: 'int | None' = None, require_text: 'bool' = False, check: 'str | None' = None,"
+    " check_timeout: 'float | None' = None, execution_timeout: 'float | None' = None, ttl: 'float | None' = None,"
+    " job_timeout: 'float | None' = None, deadline: 'float | None' = None, price_per_hour: 'float | None' = None,"
+    " max_cost: 'float | None' = None, retry_failed: 'bool' = False, only: 'tuple[str, ...]' = (), halt:"
     " 'HaltOptions | None' = None, canary: 'int | None' = None, canary_allow: 'CanaryAllows | None' = None,"
-    " format: 'FormatChoice' = 'auto', connections: 'int | None' = None, low_priority: 'bool' = False, run_limit:"
-    " 'int | None' = None, status_limit: 'int | None' = None, memory: 'int' = 256000000, inspect_output: 'bool' ="
-    " True, request_timeout: 'float' = 30.0, notify: 'str | None' = None, worker: 'WorkerChoice' = 'auto',"
-    " model_file: 'Path | None' = None, upstream: 'str | None' = None) -> 'Stream'"
+    " format: 'FormatChoice' = 'auto', with_request: 'bool' = False, split_think: 'bool' = False, connections:"
+    " 'int | None' = None, low_priority: 'bool' = False, run_limit: 'int | None' = None, status_limit: 'int |"
+    " None' = None, memory: 'int' = 256000000, inspect_output: 'bool' = True, request_timeout: 'float' = 30.0,"
+    " notify: 'str | None' = None, worker: 'WorkerChoice' = 'auto', model_file: 'Path | None' = None, upstream:"
+    " 'str | None' = None) -> 'Stream'"
 )
 
 
@@ -249,6 +256,98 @@ def test_guards_and_options_of_the_command_line_hold_in_a_program(tmp_path: Path
 
 def position(line: dict) -> int:
     return line["batchrun"]["source"]["line"]
+
+
+REVIEWS = pd.DataFrame({"name": ["a", "b"], "review": ["Good.", "Bad."], "stars": [5, 1]})
+
+
+def test_a_table_and_a_template_make_requests_whose_columns_come_back(tmp_path: Path):
+    given = {"prompt": "Sum up: {{ review }}", "system": "Be brief.", "id_column": "name"}
+    summary = run(REVIEWS, tmp_path, **given)
+    assert [(record["id"], record["text"]) for record in summary.records()] == [
+        ("a", "Sum up: Good."),
+        ("b", "Sum up: Bad."),
+    ]
+    frame = summary.to_pandas()
+    assert frame[["id", "review", "stars", "prompt", "text"]].to_dict("records")[1] == {
+        "id": "b",
+        "review": "Bad.",
+        "stars": 1,
+        "prompt": "Sum up: Bad.",
+        "text": "Sum up: Bad.",
+    }
+    with pytest.raises(UsageError, match="--prompt"):
+        run(REVIEWS, tmp_path, **{**given, "prompt": "Other: {{ review }}"})
+
+
+class Label(pydantic.BaseModel):
+    mood: str
+    stars: int
+
+
+def answer_with(text: str):
+    def answer(request: dict) -> object:
+        assert request["sampling_params"]["response_format"]["json_schema"]["schema"]["required"] == ["mood", "stars"]
+        return [{"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}]
+
+    return answer
+
+
+async def test_a_model_is_a_schema_and_each_value_is_parsed(tmp_path: Path):
+    requests = [{"id": "a", "messages": [{"role": "user", "content": "Good."}]}]
+    async with serving(worker=Answering(answer_with('{"mood": "glad", "stars": 5}'))) as server:
+        given = {"endpoint": "ep", "base_url": server.endpoint.base_url, "api_key": "k", "schema": Label}
+        summary = await asyncio.to_thread(run, requests, tmp_path, **given)
+        with pytest.raises(UsageError, match="schema=int is not a model"):
+            run(requests, tmp_path, schema=int)
+    assert [record["parsed"] for record in summary.records()] == [{"mood": "glad", "stars": 5}]
+    assert summary.to_arrow(["id", "parsed.mood"]).to_pylist() == [{"id": "a", "parsed.mood": "glad"}]
+
+
+def test_a_run_is_loaded_later_with_its_failures_and_shown_in_a_notebook(tmp_path: Path):
+    lines = [{"id": "good", "prompt": "a", "max_tokens": 3}, {"id": "bad", "prompt": "b", "max_tokens": -1}]
+    (tmp_path / "in.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    summary = run(tmp_path / "in.jsonl", tmp_path, format="openai")
+    results = batchrun.load(tmp_path / "out.jsonl.state")
+    assert [record["id"] for record in results.records()] == ["good"]
+    assert [record["status"] for record in results.records(with_errors=True)] == ["COMPLETED", "FAILED"]
+    table = results.to_arrow(with_errors=True)
+    assert table.column("id").to_pylist() == ["good", "bad"]
+    shown = summary._repr_html_()
+    assert "1 of 2 rows succeeded" in shown
+    assert str(tmp_path / "out.jsonl") in shown
+    with pytest.raises(UsageError, match="no row has"):
+        results.to_arrow(["nonsense"])
+    with pytest.raises(StateError, match="there is no such state file"):
+        next(batchrun.load(tmp_path / "none.state").records())
+
+
+async def test_rows_are_redone_from_a_program_even_in_an_event_loop(tmp_path: Path):
+    asked = []
+
+    def answer(request: dict) -> object:
+        asked.append(request["sampling_params"]["max_tokens"])
+        return EchoWorker().answer(request)
+
+    requests = [{"id": name, "prompt": "one two three", "max_tokens": 1} for name in "ab"]
+    async with serving(worker=Answering(answer)) as server:
+        given = {"endpoint": "ep", "base_url": server.endpoint.base_url, "api_key": "k"}
+        summary = await asyncio.to_thread(run, requests, tmp_path, **given)
+        with pytest.raises(UsageError, match=r"no row of .* is chosen"):
+            batchrun.redo(summary.state, where=["finish_reason=stop"], api_key="k", base_url=given["base_url"])
+        assert asked == [1, 1]
+        # It blocks this loop, in which the server runs: the run has a thread, the server needs one, too.
+        again = await asyncio.to_thread(
+            batchrun.redo,
+            summary.state,
+            where=["finish_reason=length"],
+            ids=["b"],
+            set={"max_tokens": 3},
+            api_key="k",
+            base_url=given["base_url"],
+        )
+    assert asked == [1, 1, 3]
+    assert [record["text"] for record in again.records()] == ["one", "one two three"]
 
 
 def test_the_other_commands_are_functions_that_print_nothing(tmp_path: Path, capfd):

@@ -175,3 +175,24 @@ def test_a_run_of_plain_json_lines_loads_nothing_of_all_this(tmp_path: Path):
     command = [sys.executable, "-c", program, "run", "in.jsonl", "-e", "local", "--dry-run", "all"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[len(ROWS) :] == [""]
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.parquet", "labels.jsonl.gz", "labels.TSV"])
+def test_results_are_not_written_to_a_file_that_is_named_as_a_table(tmp_path: Path, name: str):
+    write(tmp_path, "in.csv")
+    done = run(tmp_path, "in.csv", "-o", name)
+    assert_one_clear_line(done, 2, f"-o {name}: the results are plain JSON lines")
+    assert "give -o labels.jsonl; `batchrun export labels.jsonl.state -o FILE`" in done.stderr
+    assert run(tmp_path, "in.csv", "-o", "labels.jsonl", "--shard", "1/1").returncode == 0
+    merged = batchrun("merge", "labels.jsonl.state", "-o", name, cwd=tmp_path)
+    assert_one_clear_line(merged, 2, f"-o {name}: the results are plain JSON lines")
+    assert not (tmp_path / name).exists()
+
+
+def test_a_run_that_has_such_a_file_already_goes_on(tmp_path: Path):
+    write(tmp_path, "in.csv")
+    (tmp_path / "labels.csv").touch()
+    assert run(tmp_path, "in.csv", "-o", "labels.csv", "--limit", "3").returncode == 0
+    assert run(tmp_path, "in.csv", "-o", "labels.csv").returncode == 0
+    assert len(read_lines(tmp_path / "labels.csv")) == len(ROWS)
+    assert batchrun("verify", "labels.csv.state", cwd=tmp_path).returncode == 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import configparser
-import importlib.util
+import csv
+import json
 import operator
 import os
 import re
@@ -15,10 +16,13 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from batchrun import errors
 from batchrun.local.echo import EchoWorker
@@ -26,6 +30,7 @@ from batchrun.local.server import LocalEndpoint, LocalOptions
 from batchrun.local.smollm2 import missing
 from tests.support.places import SAMPLES
 from tests.support.rehearsal import read_lines, write_lines
+from tests.support.workers import Answering
 
 SCRIPTS = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}", "RUNPOD_API_KEY": "rpa_SECRET"}
@@ -40,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def do(folder: Path, command: str, *, exit_code: int = 0, **environment: str) -> str:
+def do(folder: Path, command: str, *, exit_code: int = 0, timeout_s: float = 100, **environment: str) -> str:
     """What a command says on stdout."""
     done = subprocess.run(
         shlex.split(command),
@@ -48,7 +53,7 @@ def do(folder: Path, command: str, *, exit_code: int = 0, **environment: str) ->
         env={**ENVIRONMENT, **environment},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=timeout_s,
         check=False,
     )
     assert done.returncode == exit_code, done.stdout + done.stderr
@@ -116,36 +121,93 @@ def test_the_references_of_the_evaluation_are_right():
             assert meaning[sign](int(first), int(second)) == int(result), line["id"]
 
 
-# A dataset
+# Tables and pictures
 
 
-def a_dataset(folder: Path) -> None:
-    """Made, run with one line more that fails."""
-    assert do(folder, "python samples/make_dataset.py prompts.jsonl") == "12 prompts in prompts.jsonl\n"
-    with (folder / "prompts.jsonl").open("a") as lines:
-        lines.write(
-            '{"id": "007", "prompt": "x", "max_tokens": 0, "metadata": {"topic": "none", "reader": "nobody"}}\n'
-        )
-    do(folder, "batchrun run prompts.jsonl -e local --worker echo -o results.jsonl -q", exit_code=3)
+def recipe(title: str) -> str:
+    """The commands of a recipe in samples/README.md."""
+    return (
+        (SAMPLES / "README.md")
+        .read_text()
+        .split(f"**{title}.**")[1]
+        .split("```sh")[1]
+        .split("\n", 1)[1]
+        .split("```")[0]
+    )
 
 
-def test_a_dataset_is_made_from_a_frame_and_loaded_into_one(folder: Path):
-    a_dataset(folder)
-    said = do(folder, "python samples/load_results.py results.jsonl results.errors.jsonl")
-    rows = {words[0]: words[1] for words in map(str.split, said.splitlines()) if len(words) > 2}
-    assert rows["007"] == "FAILED", "and its id is not the number 7"
-    assert rows["magnets-for-poet"] == "COMPLETED"
-    assert "Explain rain to an engineer in one sentence." in said
-    assert float(rows["usage.output_tokens"]) == 12
+async def do_recipe(folder: Path, title: str, worker: EchoWorker) -> None:
+    """Follow a recipe with another worker than its own."""
+    commands = re.sub("-e local( --worker echo)?", "-e abc", recipe(title))
+    async with LocalEndpoint(LocalOptions(), worker) as endpoint:
+        command = shlex.join(["bash", "-euc", commands])
+        await asyncio.to_thread(do, folder, command, RUNPOD_ENDPOINT_BASE_URL=endpoint.base_url)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="`datasets` is not installed")
-def test_a_dataset_is_one_of_the_library_of_that_name_too(folder: Path):
-    a_dataset(folder)
-    said = do(folder, "python samples/load_results.py results.jsonl results.errors.jsonl")
-    assert "num_rows: 13" in said
-    counted = "import datasets; print(len(set(datasets.Dataset.from_parquet('results.parquet')['metadata.topic'])))"
-    assert do(folder, f'python -c "{counted}"', HF_HOME=str(folder)) == "5\n"
+def chat(text: str) -> list[dict]:
+    return [{"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}]
+
+
+async def test_a_table_of_reviews_becomes_a_table_of_labels(folder: Path):
+    schema = json.loads((SAMPLES / "reviews.schema.json").read_text())
+    asked = Counter()
+
+    def answer(request: dict) -> object:
+        assert request["sampling_params"]["response_format"]["json_schema"]["schema"] == schema
+        prompt = request["messages"][0]["content"]
+        asked[prompt] += 1
+        topic = "postage" if asked[prompt] == 1 and "late" in prompt else "delivery"
+        return chat(json.dumps({"sentiment": "negative" if "late" in prompt else "positive", "topic": topic}))
+
+    await do_recipe(folder, "Labels", Answering(answer))
+    with (SAMPLES / "reviews.csv").open(newline="") as file:
+        reviews = list(csv.DictReader(file))
+    assert len(asked) == len(reviews) == 12
+    assert sorted(asked.values()) == [1] * 11 + [2], "a label that does not exist is asked for again"
+    labels = parquet.read_table(folder / "labels.parquet").to_pylist()
+    assert labels == [
+        {name: review[name] for name in ("id", "stars", "review")}
+        | {"parsed.sentiment": "negative" if "late" in review["review"] else "positive", "parsed.topic": "delivery"}
+        for review in reviews
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(missing(None) is not None, reason="the extra `local` is not installed")
+def test_a_real_model_labels_a_review(folder: Path):
+    do(folder, shlex.join(["bash", "-euc", recipe("Labels")]), timeout_s=280, BATCHRUN_LIMIT="1")
+    (row,) = parquet.read_table(folder / "labels.parquet").to_pylist()
+    assert (row["id"], row["parsed.sentiment"] in ("positive", "negative")) == ("kettle-1", True)
+
+
+async def test_pictures_are_sent_and_their_captions_stand_beside_their_names(folder: Path):
+    sent = []
+
+    def answer(request: dict) -> object:
+        text, picture = request["messages"][0]["content"]
+        sent.append(picture["image_url"]["url"])
+        return chat(f"{text['text']} A picture.")
+
+    await do_recipe(folder, "Captions", Answering(answer))
+    pictures = sorted((SAMPLES / "pictures").glob("*.png"))
+    urls = [f"data:image/png;base64,{b64encode(picture.read_bytes()).decode()}" for picture in pictures]
+    assert sorted(sent) == sorted(urls)
+    assert all(picture.stat().st_size < 2000 for picture in pictures)
+    with (folder / "captions.csv").open(newline="") as file:
+        captions = {row["file"]: row["text"] for row in csv.DictReader(file)}
+    assert set(captions) == {f"pictures/{picture.name}" for picture in pictures}
+    assert captions["pictures/sunset.png"] == "Describe this picture in one sentence, in German. A picture."
+
+
+async def test_a_dataset_for_fine_tuning_has_each_chat_with_its_answer(folder: Path):
+    await do_recipe(
+        folder, "A dataset for fine-tuning", Answering(lambda request: chat(f"Haiku {request['messages']}"))
+    )
+    chats = [line["messages"] for line in read_lines(SAMPLES / "haikus.jsonl")]
+    assert [line["messages"] for line in read_lines(folder / "train.jsonl")] == [
+        [*messages, {"role": "assistant", "content": f"Haiku {messages}"}] for messages in chats
+    ]
 
 
 # A night

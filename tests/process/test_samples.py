@@ -70,7 +70,7 @@ def test_the_stream_gives_an_answer_to_each_question_and_the_same_again(tmp_path
 def test_all_samples_are_valid_and_described():
     assert batchrun("check", str(SAMPLES)).returncode == 0
     described = (SAMPLES / "README.md").read_text()
-    kinds = ("*.jsonl", "*.py", "*.sh", "*.toml", "*.yaml", "*.service")
+    kinds = ("*.jsonl", "*.py", "*.sh", "*.toml", "*.yaml", "*.service", "*.csv", "*.json")
     for sample in (path for kind in kinds for path in SAMPLES.glob(kind)):
         if not sample.name.endswith((".results.jsonl", ".errors.jsonl")):
             assert sample.name in described, sample.name

@@ -55,7 +55,7 @@ LIBRARIES = {
     "click": {"cli"},
     "xllamacpp": {"local"},
     "fsspec": {"prompts.remote"},
-    "pyarrow": {"prompts.parquetrows", "results.parquet"},
+    "pyarrow": {"prompts.parquetrows", "results.parquet", "api.loaded"},
     "zstandard": {"prompts.packing", "results.table_files"},
     "jsonschema_rs": {"results.structured"},
     "minijinja": {"prompts.jinja"},

@@ -28,6 +28,22 @@ def a_summary_has_counts_files_and_a_reason(summary: batchrun.Summary) -> None:
     assert_type(summary.input_tokens, int | None)
 
 
+def results_are_read_later(state: Path) -> None:
+    results = batchrun.load(state)
+    assert_type(results, batchrun.Results)
+    for record in results.records(with_errors=True):
+        assert_type(record, dict[str, Any])
+    batchrun.run(
+        "reviews.csv", endpoint="abc", output="r.jsonl", prompt="Sum up: {{ review }}", schema={"type": "object"}
+    )
+    assert_type(batchrun.check(["a.jsonl", Path("b.csv")], prompt="{{ review }}").is_good, bool)
+    assert_type(batchrun.status(state).succeeded, int)
+    assert_type(batchrun.verify(state).is_whole, bool)
+    assert_type(batchrun.export(state, "r.parquet", columns=["id", "text"]).results, int)
+    assert_type(batchrun.redo(state, where=["finish_reason=length"], set={"max_tokens": 512}), batchrun.Summary)
+    assert_type(batchrun.cancel(state), batchrun.Summary)
+
+
 async def questions() -> AsyncIterator[Mapping[str, Any]]:
     yield {"prompt": "x"}
 
