@@ -12,6 +12,7 @@ from batchrun.commands.definitions import OFF
 from batchrun.config import Bounds, HaltOptions
 from batchrun.errors import shown
 from batchrun.files.paths import look_at
+from batchrun.files.urls import is_url
 from batchrun.runs.state_path import state_file
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
@@ -198,11 +199,11 @@ class _Name(click.types.StringParamType):
 
 
 class _Target(_Path):
-    """The click type of a path, or of the name of a file of the Hugging Face Hub, which stays text."""
+    """The click type of a path, or of a URL, such as that of a file of the Hugging Face Hub, which stays text."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:  # type: ignore[override]
-        """Convert text to a path, unless it begins with `hf://`."""
-        return value if str(value).startswith("hf://") else super().convert(value, param, ctx)
+        """Convert text to a path, unless it is a URL."""
+        return value if is_url(str(value)) else super().convert(value, param, ctx)
 
 
 class _OrAll(click.types.StringParamType):

@@ -18,11 +18,11 @@ from batchrun.commands.request_arguments import RequestArguments
 from batchrun.commands.session_arguments import GuardArguments
 from batchrun.commands.templates import template_options
 from batchrun.endpoint.credentials import refuse_plain_http
-from batchrun.errors import InputError, UsageError
+from batchrun.errors import InputError, UsageError, shown
 from batchrun.files.exactjson import dump
 from batchrun.files.paths import behind_links, look_at
 from batchrun.files.server_urls import checked_url
-from batchrun.files.urls import file_name, is_pattern, is_url
+from batchrun.files.urls import file_name, is_pattern, is_url, public_name
 from batchrun.prompts.forms import stem_of
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
@@ -300,6 +300,11 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
             )
         found = look_at(output, "--output")
         path = Path(output)
+        if is_url(output) and found is None and not state_of(path, is_folder=output.endswith("/")).is_file():
+            raise UsageError(
+                f"-o {shown(public_name(output))}: a run writes its results to this machine",
+                "give a path here, and copy the results when the run has finished",
+            )
         if not path.name or path.name == "..":
             path = path.resolve()
         if not path.name:

@@ -65,7 +65,7 @@ def _failures(s: Summary) -> list[str]:
 def _tries(s: Summary) -> list[str]:
     if not s.reasks:
         return []
-    valid = ", ".join(f"{number}: {rows:,}" for number, rows in s.tries.items())
+    valid = ", ".join(f"{number}: {rows:,}" for number, rows in s.tries.items() if rows)
     again = f"  asked again {counted(s.reasks, 'time')}, because an answer was not valid"
     return [again, f"  valid       rows by the number of tries: {valid}"] if valid else [again]
 

@@ -44,7 +44,7 @@ class Answers:
         self._client = client
         self._transport = transport
         self.streamed = streamed
-        self._refuse = None if rules is None or draft is None else partial(rules.refuse, draft=draft)
+        self._refuse = None if rules is None or draft is None else partial(rules.refuse, draft=draft, hide=client.hide)
         self._judge = partial(judge, inspect_output=inspect_output, hide=client.hide)
         self._by_row: dict[int, JobAnswer] = {}
         self._sent: dict[int, tuple[int, ...]] = {}

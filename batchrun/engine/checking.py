@@ -9,11 +9,13 @@ import asyncio
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -140,14 +142,18 @@ class _Process:
         """End it, whatever it does; to be called by the thread that speaks to it."""
         running, self._running = self._running, None
         if running is not None:
-            running.kill()
-            running.communicate()
+            _kill_group(running)
+            # What the function has started may hold the pipes open: nothing is read from them any more.
+            for pipe in (running.stdin, running.stdout):
+                if pipe is not None:
+                    pipe.close()
+            running.wait()
 
     def close(self) -> None:
         """End it for good; to be called by any thread."""
         self._closed.set()
         if (running := self._running) is not None:
-            running.kill()
+            _kill_group(running)
 
     def _exchange(self, line: bytes, limit_s: float) -> dict[str, Any] | None:
         """Send a line and read one; None, and the process is killed, if that takes too long.
@@ -190,3 +196,9 @@ class _Process:
         code = running.wait()
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         return CheckFailedError(f"the check's process ended {how}")
+
+
+def _kill_group(leader: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session, and what it has started, unless that has a session of its own."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGKILL)

@@ -45,7 +45,9 @@ class Rules:
         checker = None if given.check is None else Checker(given.check, given.check_timeout_s)
         return cls(None if schema is None else AnswerSchema(schema), require_text=given.require_text, checker=checker)
 
-    async def refuse(self, row: int, answer: JobAnswer, draft: Draft, *, aside: bool) -> Failure | None:
+    async def refuse(
+        self, row: int, answer: JobAnswer, draft: Draft, *, aside: bool, hide: Callable[[str], str] = str
+    ) -> Failure | None:
         """Why the answer for a row is not a result; None if it is.
 
         Args:
@@ -53,6 +55,7 @@ class Rules:
             answer: The answer of its job.
             draft: Makes its record.
             aside: Whether the answer is so large that it is looked at in a thread.
+            hide: Redacts secrets in what the function says; the default redacts nothing.
         """
 
         def look() -> Failure | None:
@@ -67,7 +70,9 @@ class Rules:
             reason = str(error)
         if reason is None:
             return None
-        said = " ".join(reason.split())[:_MOST_CHARS] or f"refused by {self._checker.name}"
+        # A function may return a text that is not Unicode, which no file can hold.
+        said = " ".join(reason.split())[:_MOST_CHARS].encode(errors="backslashreplace").decode()
+        said = hide(said) or f"refused by {self._checker.name}"
         return Failure(FailureKind.INVALID_OUTPUT, said, extract(answer.output).text or "")
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from batchrun.errors import OutputError, UsageError, shown
 from batchrun.files.extras import needs_extra
+from batchrun.files.urls import is_url, public_name
 
 _SCHEME = "hf://"
 _NAME = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<path>.+[^/]))?/?")
@@ -28,8 +29,8 @@ class HubFile(NamedTuple):
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name is that of a file of the Hub, if it is any."""
-    return name.startswith(_SCHEME)
+    """Whether a name is that of a file of the Hub, and of none of this machine: only `hub_file` says whether it is."""
+    return is_url(name)
 
 
 def hub_file(name: str) -> HubFile:
@@ -38,6 +39,11 @@ def hub_file(name: str) -> HubFile:
     Raises:
         UsageError: it has another form.
     """
+    if not name.startswith(_SCHEME):
+        raise UsageError(
+            f"-o {shown(public_name(name))}: an export is a file of this machine or of the Hugging Face Hub",
+            "give a path, or hf://datasets/OWNER/NAME[/FILE]",
+        )
     found = _NAME.fullmatch(name)
     if found is None:
         raise UsageError(f"{shown(name)} is no file of a dataset", "give hf://datasets/OWNER/NAME[/FILE]")

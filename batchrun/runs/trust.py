@@ -81,7 +81,7 @@ class Trust:
                 f"if you trust that URL, confirm it: --base-url {url}{flag}",
             )
         check = self._options.answers.check
-        if not (self._given.check or check is None or self._is_confirmed("check", check)):
+        if not (self._given.check or check is None or self._is_confirmed("check", _found_here(check))):
             raise StateError(f"{state} calls {check}, and {_WHY}", f"if you trust it, confirm it: --check {check}")
         for source in sources if self._key is not None and not self._given.paths else ():
             if not self._may_use("input", source.path) and not self._is_moved(source.path):
@@ -122,7 +122,7 @@ class Trust:
         if options.base_url != DEFAULT_BASE_URL:
             yield "base-url", options.base_url
         if options.answers.check is not None:
-            yield "check", options.answers.check
+            yield "check", _found_here(options.answers.check)
         # A link in an input folder may lead outside.
         inputs = dict.fromkeys([*map(absolute_name, options.inputs), *(source.path for source in sources)])
         for kind, names in (("input", inputs), ("output", (str(options.output),))):
@@ -166,6 +166,11 @@ class Trust:
         if not self._given.paths:
             hint = "if you trust it, give the run's original command: batchrun run INPUT... -o OUTPUT"
         raise StateError(f"{self._options.state} {what}, which is outside its folder, and {_WHY}", hint)
+
+
+def _found_here(check: str) -> str:
+    """A function of a module with the current folder: in another one, that may be somebody else's."""
+    return check if os.path.isabs(check) else f"{check} in {Path.cwd()}"  # noqa: PTH117 - it is no path
 
 
 def _absolute(name: str | Path) -> str:

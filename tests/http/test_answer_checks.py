@@ -53,6 +53,12 @@ def waits(record):
     while not os.path.exists(FOLDER + "/go"): time.sleep(0.01)
 def pid(record): return str(os.getpid())
 FOLDER = os.path.dirname(__file__)
+def halves(record): return "half of \\ud83d"
+def leaks(record): raise ValueError("GET /?key=rpa_rehearsal")
+def leaves(record):
+    child = os.fork()
+    if not child: time.sleep(600)
+    return str(child)
 class Deep:
     @staticmethod
     def rule(record): return "deep"
@@ -92,6 +98,7 @@ async def test_an_answer_that_the_function_accepts_is_a_result(rules: Path, func
         ("exits", "SystemExit: 3"),
         ("dies", "the check's process ended by signal 9"),
         ("wrong", "the check returned a value of type int; expected None, True, False or a text"),
+        ("halves", "half of \\ud83d"),
         ("Deep.rule", "deep"),
     ],
 )
@@ -204,6 +211,26 @@ async def test_its_processes_end_with_the_run(rules: Path):
             os.kill(pid, 0)
 
 
+async def test_the_key_is_redacted_in_what_the_function_says(rules: Path):
+    done = await checked(rules.parent, "leaks", "one", key="rpa_rehearsal")
+    assert [record["error"]["message"] for record in done.errors] == ["ValueError: GET /?key=[redacted]"]
+
+
+async def test_what_the_function_has_started_neither_delays_the_end_of_the_run_nor_outlives_it(rules: Path):
+    began = time.monotonic()
+    done = await checked(rules.parent, "leaves", "one")
+    assert time.monotonic() - began < 120
+    (record,) = done.errors
+    wait_until_gone(int(record["error"]["message"]))
+
+
+def wait_until_gone(pid: int) -> None:
+    """Wait until a process has ended; one that nobody waits for may be left as a zombie."""
+    stat = Path(f"/proc/{pid}/stat")
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+
+
 async def test_it_runs_at_the_side_of_the_event_loop(rules: Path):
     checker = Checker(f"{rules}:hangs", 0.5)
     began = time.monotonic()
@@ -251,3 +278,21 @@ async def test_a_function_that_a_holder_of_the_key_has_chosen_is_called(rules: P
     for given in (GivenByCommand(), GivenByCommand(paths=False, check=False)):
         with open_run(options, Listener(), clock=hurried, wall=time.time, api_key="rpa_mine", given=given):
             pass
+
+
+async def test_a_module_chosen_in_one_folder_is_not_called_in_another(rules: Path, tmp_path_factory, monkeypatch):
+    write_lines(rules.parent, [{"prompt": "one"}])
+    options = options_for(rules.parent, answers=AnswerOptions(check="rules:fine"))
+    monkeypatch.chdir(rules.parent)
+    with open_run(options, Listener(), clock=hurried, wall=time.time, api_key="rpa_mine"):
+        pass
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "rules.py").write_text("open('called', 'w').close()\ndef fine(record): pass\n")
+    monkeypatch.chdir(elsewhere)
+    given = GivenByCommand(paths=False, check=False)
+    with (
+        pytest.raises(StateError, match="calls rules:fine"),
+        open_run(options, Listener(), clock=hurried, wall=time.time, api_key="rpa_mine", given=given),
+    ):
+        pass
+    assert not (elsewhere / "called").exists()

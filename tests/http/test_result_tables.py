@@ -373,6 +373,7 @@ def test_an_older_export_is_replaced_and_a_file_of_ones_own_is_not(state: Path, 
         (("-o", "t.jsonl", "--messages", "--only", "failed"), "a row that failed has no answer"),
         (("-o", "t.csv", "--with-errors", "--only", "succeeded"), "contradict each other"),
         (("-o", "hf://models/a/b"), "is no file of a dataset"),
+        (("-o", "s3://bucket/t.csv"), "an export is a file of this machine or of the Hugging Face Hub"),
         (("-o", "in.jsonl", "--columns", "id"), "in.jsonl, a file of the run itself"),
         (("-o", "t.csv", "--only", "none"), "is not one of"),
     ],
@@ -381,7 +382,7 @@ def test_wrong_usage_is_one_clear_line_and_no_file(state: Path, tmp_path: Path, 
     done = batchrun("export", "out.jsonl.state", *arguments, cwd=tmp_path)
     assert_one_clear_line(done, 2, words)
     assert done.stderr.count("\n") <= 2, "the message, and what to do"
-    assert not list(tmp_path.glob("t.*"))
+    assert not [*tmp_path.glob("t.*"), *tmp_path.glob("s3:*")]
 
 
 def test_without_the_library_one_line_says_how_to_get_it(state: Path, tmp_path: Path):

@@ -41,6 +41,7 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["p.jsonl", "-", "-e", "local"], "no --output is given"),
         (["-", "-e", "local"], "no --output is given"),
         (["p.jsonl", "-e", "local", "-o", "-"], "results cannot go to stdout"),
+        (["p.jsonl", "-e", "local", "-o", "s3://bucket/r.jsonl"], "a run writes its results to this machine"),
         (["p.jsonl", "-e", "local", "-j", "0"], "'0' is neither auto nor a whole number from 1 to 1,000,000"),
         (["p.jsonl", "-e", "local", "--connections", "few"], "'few' is neither auto nor a whole number"),
         (["p.jsonl", "-e", "local", "--set", "temperature"], "is not KEY=VALUE"),

@@ -186,3 +186,9 @@ def test_a_summary_is_the_last_event_of_a_run():
 def test_the_time_that_is_left_is_unknown_without_a_rate(changes, eta_s):
     snapshot = replace(EMPTY, **changes)
     assert (snapshot.eta_s, snapshot.to_json()["eta_s"]) == (eta_s, eta_s)
+
+
+def test_only_numbers_of_tries_that_a_row_took_are_shown():
+    asked = replace(DONE, reasks=9)
+    assert "rows by the number of tries: 1: 7, 3: 2\n" in render(replace(asked, tries={"1": 7, "2": 0, "3": 2}))
+    assert "number of tries" not in render(replace(asked, succeeded=0, tries={"1": 0}))
