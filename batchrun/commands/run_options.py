@@ -26,7 +26,7 @@ from batchrun.files.urls import file_name, is_pattern, is_url, public_name
 from batchrun.prompts.forms import stem_of
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
-from batchrun.runs.locations import refuse_other_forms, results_name
+from batchrun.runs.locations import refuse_other_forms, results_path
 
 T = TypeVar("T")
 
@@ -321,7 +321,7 @@ def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) ->
     # The results of a remote file are written into the current folder.
     path = Path(file_name(name) or "remote") if is_url(name) else Path(name)
     part = "" if shard is None else f".shard-{shard.index}-of-{shard.count}"
-    return path.with_name(results_name(path.name, part)), False
+    return results_path(path.parent, path.name, part), False
 
 
 def state_of(output: Path, *, is_folder: bool) -> Path:

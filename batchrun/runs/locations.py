@@ -24,7 +24,7 @@ def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:
     """
     if not options.output_is_folder:
         return [options.output] * len(sources)
-    paths = [options.output / results_name(source.name) for source in sources]
+    paths = [results_path(options.output, source.name) for source in sources]
     taken: dict[Path, Source] = {}
     for path, source in zip(paths, sources, strict=True):
         if path in taken:
@@ -52,6 +52,16 @@ def refuse_other_forms(output: Path, hint: str) -> None:
     suffix = PurePath(output.name).suffix.lower()
     if suffix in _OTHER_FORMS:
         raise UsageError(f"-o {output}: the results are plain JSON lines, not a {suffix} file", hint)
+
+
+def results_path(folder: Path, input_name: str, part: str = "") -> Path:
+    """The results file of an input in a folder.
+
+    Earlier versions read JSON lines in a file of any name, and kept its suffix: such a run is resumed.
+    """
+    path = folder / results_name(input_name, part)
+    earlier = folder / f"{input_name.removesuffix('.gz').removesuffix('.jsonl')}{part}.results.jsonl"
+    return earlier if earlier.exists() and not path.exists() else path
 
 
 def results_name(input_name: str, part: str = "") -> str:
