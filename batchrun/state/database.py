@@ -15,7 +15,15 @@ from typing import Any, Literal, Self, TypeVar
 
 from batchrun.errors import OutputError, StateError
 from batchrun.files.exactjson import dump, load
-from batchrun.state.opening import AT_CHECKPOINT, COMMITS, Tell, log_preserved, retry_while_locked, sqlite_errors
+from batchrun.state.opening import (
+    AT_CHECKPOINT,
+    COMMITS,
+    Tell,
+    damaged_hint,
+    log_preserved,
+    retry_while_locked,
+    sqlite_errors,
+)
 from batchrun.state.schema import connect
 
 T = TypeVar("T")
@@ -127,10 +135,18 @@ class Database:
                 yield row
 
     def get_setting(self, name: str) -> object:
-        """A setting's JSON value; None if it is not set."""
+        """A setting's JSON value; None if it is not set.
+
+        Raises:
+            StateError: it is not JSON: the file is damaged.
+        """
         # A value that another program has changed is text.
         rows = self.query("SELECT CAST(value AS BLOB) FROM settings WHERE name = ?", (name,))
-        return load(rows[0][0]) if rows else None
+        try:
+            return load(rows[0][0]) if rows else None
+        except ValueError as error:
+            message = f"{self.path}: the state file is damaged (the setting `{name}` cannot be read)"
+            raise StateError(message, damaged_hint(self.path)) from error
 
     def set_setting(self, name: str, value: object) -> None:
         """Store a JSON value under a name."""
