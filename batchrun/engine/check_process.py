@@ -81,6 +81,8 @@ def _serve(name: str, limit_s: float) -> None:
     def say(verdict: dict[str, Any]) -> None:
         verdicts.write(json.dumps(verdict).encode() + b"\n")
 
+    # A folder of the user gets no files of ours, and rules that were just edited are not mistaken for older ones.
+    sys.dont_write_bytecode = True
     sys.path.insert(0, str(Path.cwd()))
     try:
         function = _find(name)

@@ -73,6 +73,7 @@ def test_a_run_is_resumed_with_the_check_that_its_user_gives_again(folder: Path)
     (folder / "rules.py").write_text(RULES.replace("20", "50"))
     done = batchrun(*again, "--check", "rules:short", "--progress", "none", cwd=folder)
     assert done.returncode == 0, done.stderr
+    assert not (folder / "__pycache__").exists()
 
 
 def test_a_dry_run_shows_what_the_schema_adds(folder: Path):
