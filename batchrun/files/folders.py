@@ -1,11 +1,13 @@
-"""Create and sync folders, so that their contents survive a loss of power."""
+"""Create and sync folders and new files, so that they survive a loss of power."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from stat import S_IMODE
 
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 
@@ -43,3 +45,21 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def write_beside(path: Path, new: Path, lines: Iterable[bytes]) -> None:
+    """Write lines to a new file in the folder of another, with the permissions of that, and to the disk.
+
+    Raises:
+        OSError: it cannot be written, or there is such a file.
+    """
+
+    def create(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o600)
+
+    with open(new, "xb", opener=create) as file:
+        os.fchmod(file.fileno(), S_IMODE(path.stat().st_mode))
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)

@@ -17,11 +17,9 @@ import orjson
 from batchrun.errors import InputError
 from batchrun.files.exactjson import dump, load
 from batchrun.prompts.formats import not_utf8, refuse_binary
-from batchrun.prompts.lines import MAX_LINE_BYTES
+from batchrun.prompts.lines import MAX_LINE_BYTES, in_blocks
 from batchrun.prompts.sampling import TYPES
 
-BLOCK_BYTES = 1 << 16
-"""Lines are passed on in blocks of at least this size."""
 _BOM = b"\xef\xbb\xbf"
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<fraction>(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)")
 _MOST_DIGITS = 4000
@@ -177,30 +175,24 @@ def csv_lines(file: BinaryIO, path: str, *, is_tabbed: bool) -> Iterator[bytes]:
     Raises:
         InputError: see `CsvRows`.
     """
-    rows = CsvRows(file, path, is_tabbed=is_tabbed)
+    yield from in_blocks(_json_lines(CsvRows(file, path, is_tabbed=is_tabbed)))
+
+
+def _json_lines(rows: CsvRows) -> Iterator[bytes]:
     columns = rows.columns
     readers = [(name, reader) for name in columns if (reader := _reader_of(name))]
     write = dump if readers else orjson.dumps
-    lines: list[bytes] = []
-    size_bytes = written = 0
+    written = 0
     for number, _, cells in rows:
         row: dict[str, Any] = {name: cell for name, cell in zip(columns, cells, strict=True) if cell}
         for name, read in readers:
             if name in row:
                 row[name] = read(row[name])
         while written < number - 1:
-            lines.append(b"")
+            yield b""
             written += 1
-        line = write(row) if row else b""
-        lines.append(line)
+        yield write(row) if row else b""
         written += 1
-        size_bytes += len(line)
-        if size_bytes >= BLOCK_BYTES:
-            lines.append(b"")
-            yield b"\n".join(lines)
-            lines, size_bytes = [], 0
-    lines.append(b"")
-    yield b"\n".join(lines)
 
 
 def lines_of_rows(file: BinaryIO, path: str, numbers: Collection[int], *, is_tabbed: bool) -> dict[int, int]:

@@ -94,13 +94,13 @@ def _encoded(path: str, first: bytes) -> tuple[str, str] | None:
 
 
 def _structured(path: str, first: bytes, *, is_alone: bool) -> tuple[str, str] | None:
-    if first.startswith(b"[") and (is_alone or not _is_json(first)):
+    if first.startswith(b"[") and (is_alone or not is_json(first)):
         return "a JSON array", _named(path, ".json")
     if first == b"{":
         return "JSON with several lines for each value", _named(path, ".json")
-    if _is_json(first):
+    if is_json(first):
         return None
-    if b"\r" in first and _is_json(first.split(b"\r", 1)[0]):
+    if b"\r" in first and is_json(first.split(b"\r", 1)[0]):
         return "text whose lines end with CR only", _convert(path, r"tr '\r' '\n' <")
     if _HEADER.fullmatch(first.decode(errors="replace")):
         is_tabbed = b"\t" in first
@@ -108,7 +108,8 @@ def _structured(path: str, first: bytes, *, is_alone: bool) -> tuple[str, str] |
     return None
 
 
-def _is_json(text: bytes) -> bool:
+def is_json(text: bytes) -> bool:
+    """Whether a text is one JSON value."""
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import PurePath
 
-import orjson
+from batchrun.prompts.formats import is_json
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -69,7 +69,7 @@ def form_of(name: str, begin: bytes) -> Form:
     form = _SUFFIXES.get(PurePath(unpacked_name(name)).suffix.lower(), Form.LINES)
     if form in (Form.CSV, Form.TSV, Form.JSON):
         first = begin.removeprefix(_BOM).lstrip()
-        if first.startswith(b"{" if form is not Form.JSON else (b"{", b'"')) and _is_json(first.partition(b"\n")[0]):
+        if first.startswith(b"{" if form is not Form.JSON else (b"{", b'"')) and is_json(first.partition(b"\n")[0]):
             return Form.LINES
         if form is Form.JSON and not first.startswith((b"[", b"{")):
             return Form.LINES
@@ -100,11 +100,3 @@ def stem_of(name: str) -> str:
 
 _UPPER_STAYS = (".GZ", ".Gz", ".gZ")
 """They have always stayed in the names of results, as has `.JSONL`."""
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return False
-    return True

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
 from batchrun.errors import InputError
-from batchrun.prompts.csvrows import BLOCK_BYTES
 from batchrun.prompts.formats import refuse_binary
-from batchrun.prompts.lines import MAX_LINE_BYTES
+from batchrun.prompts.lines import MAX_LINE_BYTES, in_blocks
 
 _READ_BYTES = 1 << 16
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
@@ -29,18 +28,10 @@ def json_values(file: BinaryIO, path: str) -> Iterator[bytes]:
     Raises:
         InputError: it is not JSON, ends too early, or has a value of more than 64 MiB.
     """
-    lines: list[bytes] = []
-    size_bytes = 0
-    for text in _Values(file, path).each():
-        line = _LINE_END.sub("", text).encode() if "\n" in text or "\r" in text else text.encode()
-        lines.append(line)
-        size_bytes += len(line)
-        if size_bytes >= BLOCK_BYTES:
-            lines.append(b"")
-            yield b"\n".join(lines)
-            lines, size_bytes = [], 0
-    lines.append(b"")
-    yield b"\n".join(lines)
+    yield from in_blocks(
+        (_LINE_END.sub("", text) if "\n" in text or "\r" in text else text).encode()
+        for text in _Values(file, path).each()
+    )
 
 
 class _Values:

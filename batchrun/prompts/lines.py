@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
@@ -13,6 +13,7 @@ MAX_LINE_BYTES = 64 << 20
 """A longer line is not a prompt: the API accepts 10 MB, and no metadata needs the rest."""
 _MOST_OPEN_FILES = 200
 """Input files that are open at once; the usual limit of a process is 1,024 files."""
+_BLOCK_BYTES = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 _FIRST = (b"{", b'"')
 """A line that begins with one of them has no byte order mark or white space before it."""
@@ -56,6 +57,21 @@ def iter_lines(file: BinaryIO) -> Iterator[RawLine]:
             raw = stripped
         if raw:
             yield RawLine(number, start, raw)
+
+
+def in_blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines without their line ends, joined with them to blocks of at least 64 KiB; the last may be smaller."""
+    block: list[bytes] = []
+    size_bytes = 0
+    for line in lines:
+        block.append(line)
+        size_bytes += len(line)
+        if size_bytes >= _BLOCK_BYTES:
+            block.append(b"")
+            yield b"\n".join(block)
+            block, size_bytes = [], 0
+    block.append(b"")
+    yield b"\n".join(block)
 
 
 class LineReader:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
-from stat import S_IMODE
 
-from batchrun.files.folders import sync_folder
+from batchrun.files.folders import sync_folder, write_beside
 from batchrun.results.writer import writing
 
 _PART_NAME_CHARS = 100
@@ -33,18 +31,9 @@ def write_part(path: Path, lines: Iterable[bytes], token: str) -> Path:
         OutputError: it cannot be written.
     """
     part = part_of(path, token)
-
-    def create(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW, 0o600)
-
     with writing(path):
         part.unlink(missing_ok=True)
-        with open(part, "xb", opener=create) as file:
-            os.fchmod(file.fileno(), S_IMODE(path.stat().st_mode))
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(path.parent)
+        write_beside(path, part, lines)
     return part
 
 

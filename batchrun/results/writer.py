@@ -13,7 +13,7 @@ from stat import S_IMODE
 from typing import BinaryIO
 
 from batchrun.errors import OutputError, StateError
-from batchrun.files.folders import make_folder, sync_folder
+from batchrun.files.folders import make_folder, sync_folder, write_beside
 from batchrun.files.locks import lock_file, unlock_file
 
 _BLOCK_BYTES = 1 << 20
@@ -343,21 +343,12 @@ def set_aside(path: Path, lines: Iterable[bytes]) -> Path:
     Raises:
         OutputError: it cannot be written.
     """
-
-    def create(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW, _mode(private=True))
-
     with writing(path):
         for number in count(1):
             aside = path.with_name(f"{path.name}.damaged{f'-{number}' if number > 1 else ''}")
             if os.path.lexists(aside):
                 continue
-            with open(aside, "xb", opener=create) as file:
-                os.fchmod(file.fileno(), S_IMODE(path.stat().st_mode))
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            sync_folder(path.parent)
+            write_beside(path, aside, lines)
             return aside
     raise AssertionError
 
