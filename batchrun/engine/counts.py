@@ -57,6 +57,8 @@ class SessionCounts:
                 self.failed += 1
             case cmd.Requeue(failure=Failure(kind=FailureKind.INVALID_OUTPUT)):
                 return ("reasks",)
+            case cmd.Requeue(failure=Failure(), is_retry=False):
+                retried = ("separated",)
             case cmd.Requeue(failure=Failure()):
                 self.retries += 1
                 retried = ("retries",)
