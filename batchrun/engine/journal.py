@@ -148,13 +148,21 @@ class Journal:
             self._last_row = records[-1].row
         for record in records:
             self._rows[record.row] = record
-        return Loaded(tuple([self.ticket(record) for record in records]), exhausted=len(records) < count)
+        make = self.ticket if self._transport.rows_per_job == 1 else self._ticket_with_kind
+        return Loaded(tuple([make(record) for record in records]), exhausted=len(records) < count)
 
     def ticket(self, row: RowRecord) -> Ticket:
         """A row as the scheduler knows it."""
         amendment = self._lines.amendment(row.row)
         asks = 0 if amendment is None else amendment.asks
         return Ticket(row.row, row.attempts, row.retries, row.unconfirmed, asks)
+
+    def _ticket_with_kind(self, row: RowRecord) -> Ticket:
+        ticket, request = self.ticket(row), self._requests.prepare(row)
+        if request is None:
+            return ticket
+        number, most = self._transport.kind(request, row.length)
+        return ticket._replace(kind=number, most=most, size_bytes=row.length)
 
     def draft(self, row: int, answer: JobAnswer) -> bytes:
         """See `RowLines.draft`."""
@@ -320,4 +328,4 @@ class Journal:
         for row, attempt in rows:
             batch.submitted.append(Submission(submit.job, row, attempt, now_ms, carried))
             carried = None
-        written.outgoing.append(Outgoing(submit.job, numbers, self._transport.body(requests)))
+        written.outgoing.append(Outgoing(submit.job, numbers, self._transport.body(requests, submit.job)))

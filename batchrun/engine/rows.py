@@ -167,6 +167,10 @@ class RowLines:
         if self._amendments is not None:
             self._amendments.note(uncommitted or {})
 
+    def has_files(self, row: RowRecord) -> bool:
+        """Whether the run sends the content of files that the lines of the row's input name."""
+        return self._media.get(row.source) is not None
+
     def inlined(self, row: RowRecord, request: dict[str, Any]) -> dict[str, Any]:
         """The request of a row with the content of the files that it names, if the run sends that.
 

@@ -16,7 +16,7 @@ from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.memory import MemoryBudget
 from batchrun.endpoint.protocol import JobAnswer
-from batchrun.endpoint.transport import OneRowPerJob
+from batchrun.endpoint.packing import Packing
 from batchrun.engine.answers import Answers
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.dedupe import SharedAnswers
@@ -159,7 +159,7 @@ class _Engines:
         self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
         self._first_job = run.store.next_job()
         self._memory = MemoryBudget(run.options.memory_bytes)
-        self._transport = OneRowPerJob(run.options.policy)
+        self._transport = Packing(run.options.policy, run.rows_per_job, f"batchrun-{run.store.token[:8]}")
         self._rules = Rules.of(run.options)
         if self._rules is not None:
             stack.callback(self._rules.close)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -36,7 +35,7 @@ class PackedNights(Nights):
 @pytest.fixture
 def pack(monkeypatch):
     """Have runs send up to a number of rows in each job."""
-    return lambda rows: monkeypatch.setattr("batchrun.runs.driving.OneRowPerJob", partial(Packed, rows_per_job=rows))
+    return lambda rows: monkeypatch.setattr("batchrun.runs.driving.Packing", lambda policy, *_: Packed(policy, rows))
 
 
 def sizes(state: Path) -> set[int]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from batchrun.config import JobPolicy
+from batchrun.endpoint.packing import Kind
 from batchrun.endpoint.protocol import JobAnswer, JobStatus, run_body
 from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import WorkerFailure
@@ -19,11 +20,14 @@ class Packed:
         self._policy = policy
         self.rows_per_job = rows_per_job
 
-    def body(self, requests: Sequence[Mapping[str, Any]]) -> bytes:
+    def kind(self, request: Mapping[str, Any], size_bytes: int) -> Kind:
+        return Kind(1, self.rows_per_job)
+
+    def body(self, requests: Sequence[Mapping[str, Any]], job: int) -> bytes:
         assert 1 <= len(requests) <= self.rows_per_job
         return run_body({"rows": list(requests)}, self._policy)
 
-    def split(self, answer: JobAnswer, rows: int) -> list[JobAnswer]:
+    def split(self, answer: JobAnswer, rows: int, job: int) -> list[JobAnswer]:
         held, rest = divmod(answer.held_bytes, rows)
         parts = [replace(answer, held_bytes=held + (rest if number == 0 else 0)) for number in range(rows)]
         if answer.status is JobStatus.COMPLETED:

@@ -13,7 +13,7 @@ import pytest
 
 from batchrun.config import JobPolicy
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
-from batchrun.endpoint.transport import OneRowPerJob
+from batchrun.endpoint.packing import Packing
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.journal import Journal, Outgoing, PendingWrites, Unusable, Written
 from batchrun.errors import OutputError
@@ -126,7 +126,7 @@ def desk_of(folder: Path, lines: list, *submits: cmd.Submit, transport: Any = No
             run.session,
             run.lines,
             run.results,
-            transport or OneRowPerJob(JobPolicy()),
+            transport or Packing(JobPolicy(), 1, "run"),
             share=Share(),
             shared_answers=SharedAnswers(store, run.lines, run.results) if shares else None,
             deliver=None if shares else lambda lines: log.note(f"deliver {ids_of(lines)}"),
