@@ -163,7 +163,11 @@ def is_prompt_file(name: str) -> bool:
 
 @contextmanager
 def open_source(
-    source: Source, stdin: BinaryIO, *, stamped: Callable[[str], object] = lambda _: None
+    source: Source,
+    stdin: BinaryIO,
+    *,
+    stamped: Callable[[str], object] = lambda _: None,
+    received: Callable[[memoryview], object] | None = None,
 ) -> Iterator[BinaryIO]:
     """Open a source as JSON lines, from the beginning.
 
@@ -171,6 +175,7 @@ def open_source(
         source: The source.
         stdin: The stream that `-` stands for.
         stamped: Called with the stamp of a remote file, see `remote.Remote`.
+        received: Called with each block of a remote file; None for no such call.
 
     Raises:
         InputError: it cannot be opened; also while it is read, if it has not the form that it should have.
@@ -182,7 +187,7 @@ def open_source(
 
         with open_remote(source.url) as remote:
             stamped(remote.stamp)
-            with json_lines(remote.file, source.name, source.path) as lines:
+            with json_lines(_tapped(remote.file, received), source.name, source.path) as lines:
                 yield lines
     else:
         with _readable(source.path):
@@ -212,6 +217,10 @@ class _Tapped(RawIOBase):
         return count
 
 
+def _tapped(file: BinaryIO, seen: Callable[[memoryview], object] | None) -> BinaryIO:
+    return file if seen is None else BufferedReader(_Tapped(cast("BufferedIOBase", file), seen), _BLOCK_BYTES)
+
+
 def iter_source(
     source: Source, stdin: BinaryIO, shown: str | None = None, *, seen: Callable[[memoryview], object] | None = None
 ) -> Iterator[RawLine]:
@@ -229,9 +238,7 @@ def iter_source(
     """
     with open_source(source, stdin) as file, reading(source):
         try:
-            lines = iter_lines(
-                file if seen is None else BufferedReader(_Tapped(cast("BufferedIOBase", file), seen), _BLOCK_BYTES)
-            )
+            lines = iter_lines(_tapped(file, seen))
             begin = list(islice(lines, 2))
             if begin:
                 refuse_other_format(shown or source.path, begin[0].raw, is_alone=len(begin) == 1)
