@@ -25,6 +25,9 @@ from batchrun.files.streams import take_over
 _COLLECT_EVERY = 20_000
 """Allocations between two garbage collections: we make few reference cycles, and the default of 700 costs much time."""
 
+_READER_GONE = 141
+"""How a shell reports a program that SIGPIPE ended, as in `batchrun ... | head`."""
+
 
 class Command(click.Command):
     """A command that shows its options under headings, and refuses a single-value option that is given twice."""
@@ -188,4 +191,5 @@ def _raise_file_limit() -> None:
 
 def _exit_with(error: BatchrunError) -> NoReturn:
     say(error.message, error.hint)
-    sys.exit(error.exit_code)
+    # Without a message, the reader of stdout has gone, see `streams`.
+    sys.exit(error.exit_code if error.message else _READER_GONE)

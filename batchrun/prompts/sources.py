@@ -312,16 +312,30 @@ def _expand(name: str, results: Path | None, tell: Callable[[str], None]) -> lis
         status = path.stat()
         if not stat.S_ISDIR(status.st_mode):
             return [_source(path, name, status)]
-        names = [entry for entry in sorted(path.iterdir()) if is_prompt_file(entry.name)]
+        names = [entry for entry in sorted(path.iterdir()) if is_input_name(entry.name)]
+        own = [entry.name for entry in names if _is_others(entry.name, results)]
+        if own:
+            tell(f"{name}: files that a run wrote are skipped: {_first_of(own)}")
+        names = [entry for entry in names if is_prompt_file(entry.name)]
         found = _without_own(names, results, tell)
         first = [source for source in found if source.path.endswith(FIRST_SUFFIXES)]
         if not found:
             raise InputError(f"{name}: the folder has no files of prompts", _FORMS)
         if first and len(first) < len(found):
             others = [source.name for source in found if source not in first]
-            shown = ", ".join(others[:_NAMES_SHOWN]) + (", ..." if len(others) > _NAMES_SHOWN else "")
+            shown = _first_of(others)
             tell(f"{name}: the folder has JSONL files, so its tables are skipped: {shown}; to run them, give them")
         return first or found
+
+
+def _is_others(name: str, results: Path | None) -> bool:
+    """Whether a name is one that runs give to lines that they write, but not this run with these results."""
+    is_ours = results is not None and name.startswith(f"{results.stem}.")
+    return name.endswith(OWN_SUFFIXES) and name.endswith(FIRST_SUFFIXES) and not is_ours
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
 
 
 def _matching(name: str, results: Path | None, tell: Callable[[str], None]) -> list[Source]:
