@@ -11,7 +11,7 @@ from typing import Any, TypedDict, TypeVar, cast
 
 from batchrun.commands.arguments import RunArguments
 from batchrun.commands.definitions import OFF, arguments_of
-from batchrun.config import CanaryAllows, FormatChoice, HaltOptions, UnconfirmedPolicy, WorkerChoice
+from batchrun.config import CanaryAllows, FormatChoice, HaltOptions, Switch, UnconfirmedPolicy, WorkerChoice
 from batchrun.errors import UsageError, shown
 from batchrun.files.exactjson import dump, load
 
@@ -150,6 +150,8 @@ class RunKeywords(StreamKeywords, total=False):
     repeat: int
     limit: int | None
     unconfirmed: UnconfirmedPolicy
+    pack: int | None
+    pack_check: Switch
     repair: bool
     ordered: bool
     shard: str | None

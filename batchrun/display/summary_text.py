@@ -105,6 +105,9 @@ def _figures(s: Summary) -> list[str]:
     if len(s.windows) > 1 and max(s.windows) > min(s.windows):
         line = sparkline(s.windows, _SPARK_COLUMNS)
         lines.append(f"  window      {line} {min(s.windows):,} to {max(s.windows):,} jobs in flight")
+    if s.packed_jobs:
+        again = f"; {counted(s.separated, 'row')} sent again, because a shared job failed" if s.separated else ""
+        lines.append(f"  shared jobs {counted(s.packed_jobs, 'job')} for {counted(s.packed_rows, 'row')}{again}")
     if s.retries:
         lines.append(f"  retries     {s.retries:,}")
     lines += [*_tries(s), *_broken(s)]
@@ -132,7 +135,7 @@ def _next_steps(s: Summary) -> list[str]:
     steps = _wrapped(s.hint)
     if s.in_flight and s.rescue_by is not None:
         by = datetime.fromtimestamp(s.rescue_by).astimezone().strftime("%H:%M")
-        steps += _wrapped(f"jobs still at the endpoint: {s.in_flight:,}; resume by {by}, or results may expire")
+        steps += _wrapped(f"{'rows whose jobs are' if s.packed_jobs else 'jobs'} still at the endpoint: {s.in_flight:,}; resume by {by}, or results may expire")
     state = shlex.join([str(s.state), *s.to_confirm])
     if s.in_flight or s.not_run:
         steps.append(f"resume: batchrun resume {state}")

@@ -98,6 +98,7 @@ class SessionCounts:
             input_tokens=said.input,
             output_tokens=said.output,
             window=scheduler.window.size,
+            jobs=scheduler.in_flight,
             note=scheduler.note(now),
             cost=self._cost(scheduler.meter.total),
             **{mark: said.marks[mark] for mark in MARKS},

@@ -159,7 +159,7 @@ class _Engines:
         self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
         self._first_job = run.store.next_job()
         self._memory = MemoryBudget(run.options.memory_bytes)
-        self._transport = Packing(run.options.policy, run.rows_per_job, f"batchrun-{run.store.token[:8]}")
+        self._transport = Packing(run.options.policy, rows_per_job(run), f"batchrun-{run.store.token[:8]}")
         self._rules = Rules.of(run.options)
         if self._rules is not None:
             stack.callback(self._rules.close)
