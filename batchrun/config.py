@@ -23,6 +23,7 @@ ResultFormat = Literal["openai", "batchrun"]
 FormatChoice = Literal["auto", "openai", "batchrun"]
 ProgressMode = Literal["auto", "bar", "plain", "json", "none"]
 WorkerChoice = Literal["auto", "smollm2", "echo"]
+ScalingRule = Literal["queue-delay", "request-count"]
 DryRun = int | Literal["first", "all"]
 InlineFiles = Literal["anywhere", "in_folder"]
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
+from batchrun.local.packs import joined, split
 from batchrun.local.routes import other_answer
+from batchrun.local.shapes import answer, choice
 from batchrun.local.workers import CHAT_ROUTE, COMPLETIONS_ROUTE, ModelCall, model_call
 
 _MODEL = "echo"
 _DEFAULT_MAX_TOKENS = 1_000_000
+_VOCABULARY = 49_152
+"""Number of tokens that have a number."""
 
 
 class EchoWorker:
@@ -31,49 +36,60 @@ class EchoWorker:
         """The output for a job's input.
 
         Raises:
-            WorkerFailure: vLLM would refuse a sampling value, or the echo does not support the route.
+            WorkerFailure: vLLM would refuse the request, or the echo does not support the route.
         """
         call = model_call(request)
         if call is None:
             return {"echo": request}
-        is_completion = call.route in (CHAT_ROUTE, COMPLETIONS_ROUTE)
-        return [_completion(call) if is_completion else other_answer(call, _MODEL)]
+        singles = split(call)
+        if singles[0].route not in (CHAT_ROUTE, COMPLETIONS_ROUTE):
+            return [other_answer(call, _MODEL)]
+        answers = [_completion(single) for single in singles]
+        return answers if singles[0] is call else [joined(call, answers)]
 
 
 def _completion(call: ModelCall) -> dict[str, Any]:
+    """The answer to a single prompt or conversation."""
     body, is_chat = call.body, call.route == CHAT_ROUTE
-    prompts = _prompts(body)
+    prompt = _prompt(body)
+    words = prompt.split()
     most = body.get("max_completion_tokens") or body.get("max_tokens") or _DEFAULT_MAX_TOKENS
     copies = body.get("n") if isinstance(body.get("n"), int) else 1
-    choices: list[dict[str, Any]] = []
-    made = 0
-    for prompt in prompts:
-        words = prompt.split()
-        said = " ".join(words[:most])
-        for _ in range(max(copies or 1, 1)):
-            made += min(len(words), most)
-            choice: dict[str, Any] = {"index": len(choices)}
-            choice |= {"message": {"role": "assistant", "content": said}} if is_chat else {"text": said}
-            choice["finish_reason"] = "length" if len(words) > most else "stop"
-            choices.append(choice)
-    used = sum(len(prompt.split()) for prompt in prompts)
-    return {
-        "id": f"{'chatcmpl' if is_chat else 'cmpl'}-echo",
-        "object": "chat.completion" if is_chat else "text_completion",
-        "model": body.get("model", _MODEL),
-        "choices": choices,
-        "usage": {"prompt_tokens": used, "completion_tokens": made, "total_tokens": used + made},
-    }
+    said = words[:most]
+    text = " ".join(said)
+    has_ids = bool(body.get("return_token_ids"))
+    choices = [
+        choice(
+            {"content": text} if is_chat else text,
+            "length" if len(words) > most else "stop",
+            token_ids=_ids(said) if has_ids else None,
+        )
+        for _ in range(max(copies or 1, 1))
+    ]
+    return answer(
+        call,
+        choices,
+        model=body.get("model", _MODEL),
+        number="echo",
+        created=0,
+        tokens=(len(words), len(said) * len(choices)),
+        prompt_token_ids=_ids(words) if has_ids else None,
+    )
 
 
-def _prompts(body: dict[str, Any]) -> list[str]:
-    """The texts to return: each prompt, or the last message."""
+def _ids(words: list[str]) -> list[int]:
+    """A number for each word that depends only on the word."""
+    return [crc32(word.encode("utf-8", "surrogatepass")) % _VOCABULARY for word in words]
+
+
+def _prompt(body: dict[str, Any]) -> str:
+    """The text to return: the prompt, or the last message."""
     if "prompt" in body:
         prompt = body["prompt"]
-        return [str(text) for text in prompt] if isinstance(prompt, list) else [str(prompt)]
+        return " ".join(map(str, prompt)) if isinstance(prompt, list) else str(prompt)
     messages = body.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else {}
     content = last.get("content", "") if isinstance(last, dict) else last
     if isinstance(content, list):
         content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return [str(content)]
+    return str(content)
