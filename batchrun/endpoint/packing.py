@@ -23,8 +23,8 @@ MOST_ROWS = 64
 BATCH_ROUTE = "/v1/chat/completions/batch"
 _COMPLETIONS = "/v1/completions"
 _CHAT = "/v1/chat/completions"
-_ALONE = frozenset({"tools", "tool_choice", "functions", "function_call", "stream", "request_id", "use_beam_search"})
-"""Parameters that the batch route ignores or refuses, or that would be the same for several rows."""
+_ALONE = frozenset({"tools", "tool_choice", "functions", "function_call", "request_id", "use_beam_search"})
+"""Parameters that the batch route ignores or refuses, or that are a row's own."""
 _ANSWER_BYTES = 4_000_000
 """The maximum size of an answer: a worker loses one that is too large."""
 _TOKEN_BYTES = 6
@@ -34,7 +34,7 @@ _KINDS_MOST = 10_000
 """With more kinds of rows, hardly any would share a job."""
 _PROMPTS_AT_ONCE = 256
 """How many prompts a worker serves at once (MAX_NUM_SEQS of worker-vllm, by default)."""
-_JOBS_AT_ONCE = 30
+JOBS_AT_ONCE = 30
 """How many jobs a worker takes at once (MAX_CONCURRENCY of worker-vllm, by default)."""
 _TIMEOUT_S = 600.0
 """Runpod's default for the execution timeout of a job."""
@@ -111,7 +111,7 @@ class Packing:
         return run_body({"openai_route": first.route, "openai_input": body}, self._policy_for(len(requests)))
 
     def _policy_for(self, rows: int) -> JobPolicy:
-        waves = -(-rows * _JOBS_AT_ONCE // _PROMPTS_AT_ONCE)
+        waves = -(-rows * JOBS_AT_ONCE // _PROMPTS_AT_ONCE)
         if self._policy.execution_timeout_s is not None or waves == 1:
             return self._policy
         return replace(self._policy, execution_timeout_s=_TIMEOUT_S * waves)
@@ -142,36 +142,33 @@ class Packing:
 
 def _asked(request: Mapping[str, Any]) -> _Asked | None:
     """What a request asks for; None if it must have a job of its own."""
-    fields: Any
-    if "openai_input" in request:
-        route, fields = request.get("openai_route"), request["openai_input"]
-        if len(request) > 2 or not isinstance(fields, dict):  # noqa: PLR2004 - the route and the body
-            return None
-    else:
-        route = _CHAT if "messages" in request else _COMPLETIONS
-        sampling = request.get("sampling_params", {})
-        if not isinstance(sampling, dict) or len(request) != 1 + ("sampling_params" in request):
-            return None
-        key = "messages" if route == _CHAT else "prompt"
-        if key in sampling or key not in request:
-            return None
-        fields = {**sampling, key: request[key]}
-    if route == _COMPLETIONS:
-        prompt, is_usable = fields.get("prompt"), isinstance(fields.get("prompt"), str)
-    elif route == _CHAT:
-        prompt, is_usable = fields.get("messages"), isinstance(fields.get("messages"), list)
-    else:
-        return None
+    route, fields = _of_openai(request) if "openai_input" in request else _of_worker(request)
+    key = _PROMPT_KEYS.get(route)
+    prompt = None if key is None else fields.get(key)
     samples = fields.get("n", 1)
-    if not is_usable or not _ALONE.isdisjoint(fields) or type(samples) is not int or samples < 1:
+    if not isinstance(prompt, list if route == _CHAT else str) or not prompt or type(samples) is not int:
         return None
-    if route == _CHAT:
-        return _Asked(BATCH_ROUTE, _without(fields, "messages"), prompt, 1) if samples == 1 else None
-    return _Asked(route, _without(fields, "prompt"), prompt, samples)
+    if not _ALONE.isdisjoint(fields) or fields.get("stream") or samples < 1 or (route == _CHAT and samples > 1):
+        return None
+    others = {name: value for name, value in fields.items() if name != key}
+    return _Asked(BATCH_ROUTE if route == _CHAT else _COMPLETIONS, others, prompt, samples)
 
 
-def _without(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if key != name}
+_PROMPT_KEYS = {_COMPLETIONS: "prompt", _CHAT: "messages"}
+
+
+def _of_openai(request: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    route, fields = request.get("openai_route"), request["openai_input"]
+    is_plain = len(request) == 2 and isinstance(fields, dict)  # noqa: PLR2004 - the route and the body
+    return (route, fields) if is_plain else ("", {})
+
+
+def _of_worker(request: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The route and the body that worker-vllm makes of its own form of a request."""
+    route = _CHAT if "messages" in request else _COMPLETIONS
+    key, sampling = _PROMPT_KEYS[route], request.get("sampling_params", {})
+    is_plain = request.keys() <= {key, "sampling_params"} and isinstance(sampling, dict) and key not in sampling
+    return (route, {**sampling, key: request.get(key)}) if is_plain else ("", {})
 
 
 def _most_rows(asked: _Asked) -> int:

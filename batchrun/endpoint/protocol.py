@@ -72,7 +72,7 @@ class PackPart(NamedTuple):
 
     size: int
     """The number of rows that the job was submitted with."""
-    index: int
+    number: int
     """From 0."""
     usage: Mapping[str, Any] | None
     """The tokens of all rows, as the worker reports them; None if it does not."""

@@ -96,7 +96,10 @@ class Answers:
         """The answer of a job of several rows that has no answer for each of them."""
         failure, whole = await self._judged(answer), Whole.FAILED
         if failure is None:
-            failure, whole = Failure(FailureKind.WORKER_ERROR, wrong, self._client.hide(decode_error(answer.output).raw)), Whole.GARBLED
+            failure, whole = (
+                Failure(FailureKind.WORKER_ERROR, wrong, self._client.hide(decode_error(answer.output).raw)),
+                Whole.GARBLED,
+            )
         elif failure.message.startswith(NO_ROUTE):
             whole = Whole.UNKNOWN
         self._client.release(answer)

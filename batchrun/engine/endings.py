@@ -88,7 +88,7 @@ def job_info(
 def pack_info(pack: PackPart) -> PackInfo:
     """What a result line says about the job that a row shared."""
     usage = extract({"usage": pack.usage})
-    return PackInfo(pack.size, pack.index, usage.input_tokens, usage.output_tokens)
+    return PackInfo(pack.size, pack.number, usage.input_tokens, usage.output_tokens)
 
 
 def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:

@@ -29,7 +29,7 @@ class PackInfo(NamedTuple):
     """The place of a row in a job of several rows."""
 
     size: int
-    index: int
+    number: int
     """From 0."""
     input_tokens: int | None
     """Those of all rows of the job; None if not reported. The same applies to `output_tokens`."""
@@ -338,7 +338,7 @@ def carry(record: dict[str, Any], carried: Mapping[str, Any]) -> None:
 
 
 def _job(job: JobInfo) -> dict[str, Any]:
-    data = {
+    data: dict[str, Any] = {
         "id": job.id,
         "endpoint": job.endpoint,
         "attempts": job.attempts,
@@ -351,10 +351,10 @@ def _job(job: JobInfo) -> dict[str, Any]:
     if job.retries:
         data["platform_retries"] = job.retries
     if job.pack is not None:
-        size, index, input_tokens, output_tokens = job.pack
-        data["execution_ms"] = None if job.execution_ms is None else round(job.execution_ms / size, 3)
+        size, number, input_tokens, output_tokens = job.pack
+        data["execution_ms"] = None if job.execution_ms is None else _whole(round(job.execution_ms / size, 3))
         usage = {"input_tokens": input_tokens, "output_tokens": output_tokens}
-        data["pack"] = {"size": size, "index": index, "usage": usage, "execution_ms": _whole(job.execution_ms)}
+        data["pack"] = {"size": size, "index": number, "usage": usage, "execution_ms": _whole(job.execution_ms)}
     return data
 
 

@@ -111,7 +111,7 @@ class RowOutcomes:
                 row.is_suspect = True
             at += self._backoff_s(rows[0])
         if whole is Whole.UNKNOWN or (whole is Whole.GARBLED and is_suspect):
-            parts = [(row,) for row in rows]
+            parts: list[tuple[Row, ...]] = [(row,) for row in rows]
         elif is_counted and not is_suspect:
             parts = [rows]
         else:
@@ -201,7 +201,9 @@ class RowOutcomes:
         for row in rows:
             row.move(Move.REQUEUE)
             self.decided.append(
-                cmd.Requeue(job, row.row, status, failure, row.retries, row.unconfirmed, is_answered, row.reasks, is_retry)
+                cmd.Requeue(
+                    job, row.row, status, failure, row.retries, row.unconfirmed, is_answered, row.reasks, is_retry
+                )
             )
         self._backlog.put_back(rows, at, job)
 

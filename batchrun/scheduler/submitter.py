@@ -29,8 +29,8 @@ _SUBMITTING_PER_CONNECTION = 2
 after a crash."""
 _LAST_JOBS = 4
 """For each worker there are at least this many further jobs as long as jobs have several rows."""
-_ASSUMED_WORKERS = 3
-"""The most workers of an endpoint, by default (Runpod docs, endpoint settings), until `/health` says how many it has."""
+ASSUMED_WORKERS = 3
+"""The most workers of an endpoint by default (Runpod docs, endpoint settings), until `/health` counts them."""
 
 
 class Submitter:
@@ -66,7 +66,7 @@ class Submitter:
         rows_per_job: int = 1,
     ) -> None:
         self._rows_per_job = rows_per_job
-        self.workers = _ASSUMED_WORKERS
+        self.workers = ASSUMED_WORKERS
         """The workers of the endpoint, >= 1."""
         self._window = window
         self._connections = connections

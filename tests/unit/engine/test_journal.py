@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchrun.config import JobPolicy
-from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.packing import Packing
+from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.journal import Journal, Outgoing, PendingWrites, Unusable, Written
 from batchrun.errors import OutputError
