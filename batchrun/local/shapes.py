@@ -42,11 +42,11 @@ def choice(
         "finish_reason": finish_reason,
         "stop_reason": stop_reason,
         "token_ids": token_ids,
-        "routed_experts": None,
     }
     if isinstance(said, str):
-        return {"index": 0, "text": said, **end, "prompt_logprobs": None, "prompt_token_ids": None}
-    return {"index": 0, "message": {**_MESSAGE, **said}, **end}
+        prompt = {"prompt_logprobs": None, "prompt_token_ids": None}
+        return {"index": 0, "text": said, **end, **prompt, "routed_experts": None}
+    return {"index": 0, "message": {**_MESSAGE, **said}, **end, "routed_experts": None}
 
 
 def answer(

@@ -19,6 +19,7 @@ CHAT_ROUTE = "/v1/chat/completions"
 BATCH_ROUTE = "/v1/chat/completions/batch"
 """Takes a list of conversations, and answers with a choice for each."""
 COMPLETIONS_ROUTE = "/v1/completions"
+_MOST_FOUND_CHARS = 200
 _ROUTE = re.compile(r"(?:/[A-Za-z0-9_.:-]{1,100}){1,20}")
 
 
@@ -93,9 +94,11 @@ def model_failure(
 
 def invalid(kind: str, place: str, message: str, value: Any) -> WorkerFailure:
     """The failure of a job whose request is not of vLLM's form: at `place`, such as `body.messages.0`, is `value`."""
-    is_whole = not isinstance(value, (list, dict))
-    found = str(value) if is_whole else f"<{type(value).__name__} of {len(value)} items>"
-    problem = str({"type": kind, "loc": place, "msg": message, "input": shown(found)})
+    if isinstance(value, (list, dict)):
+        found = f"<{type(value).__name__} of {len(value)} items>"
+    else:
+        found = value[:_MOST_FOUND_CHARS] if isinstance(value, str) else shown(value)
+    problem = str({"type": kind, "loc": place, "msg": message, "input": found})
     return model_failure(400, f"1 validation error:\n  {problem}", "Bad Request", place)
 
 
