@@ -167,7 +167,7 @@ class _Engines:
         self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
         self._first_job = run.store.next_job()
         self._memory = MemoryBudget(run.options.memory_bytes)
-        self._transport = self._packing(rows_per_job(run.options, run.store.count_rows()))
+        self._transport = self._packing(rows_per_job(run.options, run.store.count_rows))
         self._rules = Rules.of(run.options)
         if self._rules is not None:
             stack.callback(self._rules.close)

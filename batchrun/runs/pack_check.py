@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class Verdict(NamedTuple):
     """What to tell the user."""
 
 
-def rows_per_job(options: RunOptions, rows: int) -> int:
+def rows_per_job(options: RunOptions, count_rows: Callable[[], int]) -> int:
     """The most rows of one job.
 
     With `--pack auto`, there are at least twice as many jobs as the workers take at once, and at most 16 rows in each:
@@ -60,11 +60,11 @@ def rows_per_job(options: RunOptions, rows: int) -> int:
 
     Args:
         options: The run's options.
-        rows: The rows of the run.
+        count_rows: Counts the rows of the run.
     """
     if options.scheduler.pack is not None:
         return options.scheduler.pack
-    return max(min(_AUTO_MOST, rows // (2 * JOBS_AT_ONCE * ASSUMED_WORKERS)), 1)
+    return max(min(_AUTO_MOST, count_rows() // (2 * JOBS_AT_ONCE * ASSUMED_WORKERS)), 1)
 
 
 def candidates(store: StateReader, lines: RowLines, packing: Packing) -> list[Candidate]:

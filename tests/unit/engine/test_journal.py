@@ -22,7 +22,6 @@ from batchrun.runs.opening import open_run
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.state.records import Acceptance, Share
-from tests.support.packing import Packed
 from tests.support.rehearsal import Listener, options_for, read_lines, write_lines
 from tests.support.state_files import told
 
@@ -158,7 +157,7 @@ def shared(tmp_path: Path) -> Iterator[Desk]:
 def packed(tmp_path: Path) -> Iterator[Desk]:
     """Rows a and b in flight as job 1."""
     lines = [{"id": name, "prompt": f"p {name}"} for name in ("a", "b")]
-    with desk_of(tmp_path, lines, submit(1, 1, 2), transport=Packed(JobPolicy(), 2)) as desk:
+    with desk_of(tmp_path, lines, submit(1, 1, 2), transport=Packing(JobPolicy(), 2, "run")) as desk:
         yield desk
 
 
