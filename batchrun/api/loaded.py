@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from batchrun.commands import export as exporting
 from batchrun.commands.export import Wanted
+from batchrun.commands.request_arguments import several
 from batchrun.display import summary
 from batchrun.display.cost import money
 from batchrun.files.exactjson import load as parsed
@@ -63,7 +64,7 @@ class Results:
         """
         with needs_extra("a table needs pyarrow"):
             from pyarrow import parquet  # noqa: PLC0415 - an extra
-        chosen = None if columns is None else parse_columns(",".join(columns))
+        chosen = None if columns is None else parse_columns(",".join(several(columns)))
         with TemporaryDirectory(prefix="batchrun-") as folder:
             file = Path(folder) / "results.parquet"
             exporting.export(self.state, file, BytesIO(), Wanted(with_errors=with_errors, columns=chosen))

@@ -144,7 +144,7 @@ class MediaFiles:
             path = self._folder / path
         kind = _FIELDS[field]
         if path.suffix.lower() not in _SUFFIXES[kind]:
-            raise LineError(f"`{field}`: the name {text} does not end like that of a file with {kind} ({_TYPES[kind]})")
+            raise LineError(f"`{field}`: {text} does not have a suffix of {kind} files ({_TYPES[kind]})")
         if self._is_confined and (
             self._folder is None or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._folder))
         ):
