@@ -50,7 +50,7 @@ _CLOCK_MARGIN_S = 2.0
 """A file server's clock may differ by this much."""
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """A place in a request that names a file."""
 
     holder: dict[str, Any]
@@ -80,7 +80,7 @@ class MediaFiles:
         Raises:
             LineError: one cannot be read, or together they are larger than `/run` accepts.
         """
-        places = _places(request)
+        places = places_of(request)
         if places:
             self._sizes(request, places)
 
@@ -90,10 +90,10 @@ class MediaFiles:
         Raises:
             LineError: see `check`; or a file has changed.
         """
-        if not _places(request):
+        if not places_of(request):
             return request
         request = deepcopy(request)
-        places = _places(request)
+        places = places_of(request)
         self._sizes(request, places)
         for holder, key, field, text in places:
             path = self._path(field, text)
@@ -110,7 +110,7 @@ class MediaFiles:
                 holder[key] = {"data": data, "format": suffix}
         return request
 
-    def _sizes(self, request: dict[str, Any], places: list[_Place]) -> None:
+    def _sizes(self, request: dict[str, Any], places: list[Place]) -> None:
         size_bytes = len(dump({"input": request}))
         for place in places:
             path = self._path(place.field, place.text)
@@ -152,7 +152,7 @@ class MediaFiles:
         return path
 
 
-def _status(path: Path, place: _Place) -> os.stat_result:
+def _status(path: Path, place: Place) -> os.stat_result:
     try:
         status = path.stat()
     except OSError as error:
@@ -166,9 +166,9 @@ def _status(path: Path, place: _Place) -> os.stat_result:
     return status
 
 
-def _places(request: dict[str, Any]) -> list[_Place]:
+def places_of(request: dict[str, Any]) -> list[Place]:
     """The places in a request that name a file, in any depth."""
-    found: list[_Place] = []
+    found: list[Place] = []
     stack: list[Any] = [request]
     while stack:
         item = stack.pop()
@@ -184,7 +184,7 @@ def _places(request: dict[str, Any]) -> list[_Place]:
                         holder, key = value, "data" if name == "input_audio" else "url"
                     text = holder.get(key)
                     if type(text) is str and _is_local(text, is_data=key == "data"):
-                        found.append(_Place(holder, key, name, text))
+                        found.append(Place(holder, key, name, text))
     return found
 
 
