@@ -85,7 +85,7 @@ def describe(chosen: Chosen, override: Mapping[str, Any], reasks: int) -> str:
         lines.append(f"rows left alone, because they have not finished or were never valid: {chosen.unfinished:,}")
     if chosen.waiting:
         lines.append(f"rows that have not finished, which are run, too: {chosen.waiting:,}")
-    jobs = chosen.jobs + chosen.waiting
+    jobs = chosen.jobs(amended=bool(override))
     more = f", and up to {jobs * reasks:,} more for answers that are not valid" if reasks else ""
     return "\n".join([*lines, f"jobs to pay for: {jobs:,}{more}"])
 
