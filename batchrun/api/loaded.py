@@ -62,7 +62,7 @@ class Results:
             StateError: the state file or a results file cannot be read.
             OutputError: there is no room for a temporary file.
         """
-        with needs_extra("a table needs pyarrow"):
+        with needs_extra("the results are a pyarrow Table"):
             from pyarrow import parquet  # noqa: PLC0415 - an extra
         chosen = None if columns is None else parse_columns(",".join(several(columns)))
         with TemporaryDirectory(prefix="batchrun-") as folder:
