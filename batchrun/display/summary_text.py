@@ -65,9 +65,11 @@ def _failures(s: Summary) -> list[str]:
 def _tries(s: Summary) -> list[str]:
     if not s.reasks:
         return []
-    valid = ", ".join(f"{number}: {rows:,}" for number, rows in s.tries.items() if rows)
+    valid = ", ".join(
+        f"{rows:,} after {tries} {'try' if tries == '1' else 'tries'}" for tries, rows in s.tries.items() if rows
+    )
     again = f"  asked again {counted(s.reasks, 'time')}, because an answer was not valid"
-    return [again, f"  valid       rows by the number of tries: {valid}"] if valid else [again]
+    return [again, *([f"  valid       {valid}"] if valid else [])]
 
 
 def _broken(s: Summary) -> list[str]:
@@ -190,6 +192,9 @@ def _after_failures(s: Summary, state: str) -> list[str]:
         kinds = "".join(f" --only {each.kind}" for each in s.failures if each.kind in _NEED_CHANGE[0])
         steps += _wrapped(f"requests refused because of their content: {refused:,}; to change it, and run them again:")
         steps.append(f"  batchrun redo {state} --failed{kinds} --set KEY=VALUE")
+    if not_valid := sum(each.rows for each in s.failures if each.kind == "invalid_output"):
+        steps += _wrapped(f"answers that were not valid: {not_valid:,}; to ask again in another way:")
+        steps.append(f"  batchrun redo {state} --failed --only invalid_output --set KEY=VALUE")
     return steps
 
 

@@ -171,7 +171,10 @@ def _keep_matching(store: StateSnapshot, marks: bytearray, selection: Selection)
     if unknown := where.unknown_fields():
         raise UsageError(
             f"--where: no record has the field {' or '.join(map(shown, unknown))}",
-            "fields have the names that they have in the results, for example usage.output_tokens",
+            "with --failed, fields have the names that they have in the error file, for example error.message or"
+            " request.metadata.topic"
+            if selection.failed
+            else "fields have the names that they have in the results, for example usage.output_tokens",
         )
 
 

@@ -111,9 +111,9 @@ def _merge(
         look = "batchrun check " + shlex.join(map(public_name, options.inputs))
         if (request := options.request).template or request.id_column or request.inline_files:
             look += " with the same options"
-        raise InputError(
-            str(problems), f"fix the lines ({look} lists all of them), or run only the valid ones: --skip-invalid"
-        )
+        wrong = "the template or the lines" if request.template else "the lines"
+        rest = ", or run only the valid ones: --skip-invalid" if validation.shapes else ""
+        raise InputError(str(problems), f"fix {wrong} ({look} lists all of them){rest}")
     validation.rules.finish()
     validation.fields.tell_all(partial(warn, observer), strict=options.strict)
     merged = merge(

@@ -358,7 +358,7 @@ def test_a_run_is_loaded_later_with_its_failures_and_shown_in_a_notebook(tmp_pat
     assert "1 of 2 rows succeeded" in shown
     assert str(tmp_path / "out.jsonl") in shown
     with pytest.raises(UsageError, match="no row has"):
-        results.to_arrow(["nonsense"])
+        results.to_arrow("nonsense")
     with pytest.raises(StateError, match="there is no such state file"):
         next(batchrun.load(tmp_path / "none.state").records())
 
@@ -381,7 +381,7 @@ async def test_rows_are_redone_from_a_program_even_in_an_event_loop(tmp_path: Pa
         again = await asyncio.to_thread(
             batchrun.redo,
             summary.state,
-            where=["finish_reason=length"],
+            where="finish_reason=length",
             ids=["b"],
             set={"max_tokens": 3},
             api_key="k",
@@ -393,6 +393,9 @@ async def test_rows_are_redone_from_a_program_even_in_an_event_loop(tmp_path: Pa
 
 def test_the_other_commands_are_functions_that_print_nothing(tmp_path: Path, capfd):
     (tmp_path / "in.jsonl").write_text('{"id": "a", "prompt": "one", "max_tokens": 5}\n')
+    for no_files in (pd.DataFrame([{"prompt": "a"}]), [{"prompt": "a"}]):
+        with pytest.raises(UsageError, match="not one or several paths"):
+            batchrun.check(no_files)
     checked = batchrun.check(tmp_path / "in.jsonl", set={"temperature": 0})
     assert (checked.rows, checked.is_good) == (1, True)
     summary = run(tmp_path / "in.jsonl", tmp_path)

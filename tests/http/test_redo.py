@@ -168,6 +168,9 @@ async def test_failed_rows_are_run_again_by_their_kind_and_their_record(tmp_path
     assert (both.succeeded, both.failed) == (1, 1)
     with pytest.raises(UsageError, match=r"no row of .* is chosen"):
         chosen(tmp_path, failed=True, kinds=("platform",))
+    with pytest.raises(UsageError, match=r"no record has the field 'metadata\.topic'") as refused:
+        chosen(tmp_path, "metadata.topic=x", failed=True)
+    assert "in the error file, for example error.message" in refused.value.hint
     async with serving() as server:
         summary, _ = await session(tmp_path, server, Redo(both, {}))
         assert server.seen["run"] == 2

@@ -154,7 +154,10 @@ def test_a_killed_run_is_resumed_without_the_template_and_refuses_another(tmp_pa
         (("--image-column", "a"), "--image-column needs a template"),
         (("--raw",), "--raw needs a template"),
         (("--prompt", PROMPT, "--columns", "stars,nothing"), "--columns: no row has `nothing`"),
-        (("--prompt", PROMPT, "--id-column", "nothing"), "in.jsonl:1: --id-column: there is no column `nothing`"),
+        (
+            ("--prompt", PROMPT, "--id-column", "nothing"),
+            "in.jsonl:1: --id-column: `nothing` is absent or empty: the row has",
+        ),
         (("--prompt", PROMPT, "--id-column", "same"), "duplicate id: '1': in.jsonl:1 and in.jsonl:2"),
         (("--prompt", PROMPT, "--image-column", "same"), "--image-column: `same` must have a path or URL"),
         (("--prompt", PROMPT, "--image-column", "pic"), "in.jsonl:1: `image_url`: "),
@@ -166,6 +169,7 @@ def test_what_cannot_be_rendered_is_refused_before_anything_is_sent(tmp_path: Pa
     (tmp_path / "latin.j2").write_bytes(b"x\xe9 {{ review }}")
     done = run(tmp_path, *options)
     assert_one_clear_line(done, 2, words)
+    assert "lines are invalid" not in done.stderr or "fix the template or the lines" in done.stderr
     assert not (tmp_path / "out.jsonl.state").exists()
     dry = run(tmp_path, *options, "--dry-run")
     assert (dry.returncode, "Traceback" in dry.stderr) == (2, False), dry.stderr
