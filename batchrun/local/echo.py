@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from zlib import crc32
 
-from batchrun.local.packs import joined, split
+from batchrun.local.packs import split
 from batchrun.local.routes import other_answer
 from batchrun.local.shapes import answer, choice
 from batchrun.local.workers import CHAT_ROUTE, COMPLETIONS_ROUTE, ModelCall, model_call
@@ -44,36 +44,37 @@ class EchoWorker:
         singles = split(call)
         if singles[0].route not in (CHAT_ROUTE, COMPLETIONS_ROUTE):
             return [other_answer(call, _MODEL)]
-        answers = [_completion(single) for single in singles]
-        return answers if singles[0] is call else [joined(call, answers)]
+        return [_completion(call, singles)]
 
 
-def _completion(call: ModelCall) -> dict[str, Any]:
-    """The answer to a single prompt or conversation."""
-    body, is_chat = call.body, call.route == CHAT_ROUTE
-    prompt = _prompt(body)
-    words = prompt.split()
+def _completion(call: ModelCall, singles: list[ModelCall]) -> dict[str, Any]:
+    """The answer to a request that consists of these single prompts or conversations."""
+    body, is_chat = call.body, singles[0].route == CHAT_ROUTE
     most = body.get("max_completion_tokens") or body.get("max_tokens") or _DEFAULT_MAX_TOKENS
-    copies = body.get("n") if isinstance(body.get("n"), int) else 1
-    said = words[:most]
-    text = " ".join(said)
+    given = body.get("n")
+    copies = max(given, 1) if isinstance(given, int) else 1
     has_ids = bool(body.get("return_token_ids"))
-    choices = [
-        choice(
-            {"content": text} if is_chat else text,
-            "length" if len(words) > most else "stop",
-            token_ids=_ids(said) if has_ids else None,
-        )
-        for _ in range(max(copies or 1, 1))
-    ]
+    choices: list[dict[str, Any]] = []
+    used = made = 0
+    prompt_ids = None
+    for single in singles:
+        words = _prompt(single.body).split()
+        said = words[:most]
+        text = " ".join(said)
+        ids, prompt_ids = (_ids(said), _ids(words)) if has_ids else (None, None)
+        reason = "length" if len(words) > most else "stop"
+        message = {"content": text} if is_chat else text
+        choices += [choice(message, reason, token_ids=ids, prompt_token_ids=prompt_ids) for _ in range(copies)]
+        used += len(words)
+        made += len(said) * copies
     return answer(
         call,
         choices,
         model=body.get("model", _MODEL),
         number="echo",
         created=0,
-        tokens=(len(words), len(said) * len(choices)),
-        prompt_token_ids=_ids(words) if has_ids else None,
+        tokens=(used, made),
+        prompt_token_ids=prompt_ids if call.route == CHAT_ROUTE else None,
     )
 
 
