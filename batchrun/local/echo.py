@@ -8,19 +8,27 @@ from zlib import crc32
 from batchrun.local.packs import split
 from batchrun.local.routes import other_answer
 from batchrun.local.shapes import answer, choice
-from batchrun.local.workers import CHAT_ROUTE, COMPLETIONS_ROUTE, ModelCall, model_call
+from batchrun.local.workers import CHAT_ROUTE, COMPLETIONS_ROUTE, ModelCall, WorkerFailure, model_call, model_failure
 
 _MODEL = "echo"
-_DEFAULT_MAX_TOKENS = 1_000_000
+_UNLIMITED_TOKENS = 100_000_000
 _VOCABULARY = 49_152
 """Number of tokens that have a number."""
 
 
 class EchoWorker:
-    """Returns the prompt; a word counts as a token. An input that is not a prompt is returned as `{"echo": input}`."""
+    """Returns the prompt; a word counts as a token. An input that is not a prompt is returned as `{"echo": input}`.
+
+    Args:
+        context: How many words a prompt and its answer may have together; a longer prompt is refused.
+    """
 
     name = "echo"
     parallel = 8
+    _context = _UNLIMITED_TOKENS  # of subclasses with an `__init__` of their own
+
+    def __init__(self, context: int = _UNLIMITED_TOKENS) -> None:
+        self._context = context
 
     async def start(self) -> None:
         """Do nothing."""
@@ -44,13 +52,13 @@ class EchoWorker:
         singles = split(call)
         if singles[0].route not in (CHAT_ROUTE, COMPLETIONS_ROUTE):
             return [other_answer(call, _MODEL)]
-        return [_completion(call, singles)]
+        return [_completion(call, singles, self._context)]
 
 
-def _completion(call: ModelCall, singles: list[ModelCall]) -> dict[str, Any]:
+def _completion(call: ModelCall, singles: list[ModelCall], context: int) -> dict[str, Any]:
     """The answer to a request that consists of these single prompts or conversations."""
     body, is_chat = call.body, singles[0].route == CHAT_ROUTE
-    most = body.get("max_completion_tokens") or body.get("max_tokens") or _DEFAULT_MAX_TOKENS
+    most = body.get("max_completion_tokens") or body.get("max_tokens") or context
     given = body.get("n")
     copies = max(given, 1) if isinstance(given, int) else 1
     has_ids = bool(body.get("return_token_ids"))
@@ -59,10 +67,12 @@ def _completion(call: ModelCall, singles: list[ModelCall]) -> dict[str, Any]:
     prompt_ids = None
     for single in singles:
         words = _prompt(single.body).split()
-        said = words[:most]
+        if len(words) > context:
+            raise _too_long(context)
+        said = words[: min(most, context - len(words))]
         text = " ".join(said)
         ids, prompt_ids = (_ids(said), _ids(words)) if has_ids else (None, None)
-        reason = "length" if len(words) > most else "stop"
+        reason = "length" if len(words) > len(said) else "stop"
         message = {"content": text} if is_chat else text
         choices += [choice(message, reason, token_ids=ids, prompt_token_ids=prompt_ids) for _ in range(copies)]
         used += len(words)
@@ -76,6 +86,15 @@ def _completion(call: ModelCall, singles: list[ModelCall]) -> dict[str, Any]:
         tokens=(used, made),
         prompt_token_ids=prompt_ids if call.route == CHAT_ROUTE else None,
     )
+
+
+def _too_long(context: int) -> WorkerFailure:
+    message = (
+        f"This model's maximum context length is {context} tokens. However, your prompt contains at least "
+        f"{context + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce the "
+        f"length of the input prompt. (parameter=input_tokens, value={context + 1})"
+    )
+    return model_failure(400, message, param="input_tokens")
 
 
 def _ids(words: list[str]) -> list[int]:
