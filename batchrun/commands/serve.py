@@ -12,6 +12,7 @@ from batchrun.commands.serve_arguments import ServeArguments
 from batchrun.display.summary import Observer
 from batchrun.endpoint.credentials import checked
 from batchrun.errors import UsageError
+from batchrun.local.echo import EchoWorker
 from batchrun.local.fleet import Scaling
 from batchrun.local.server import LocalEndpoint, LocalOptions
 from batchrun.local.workers import Worker
@@ -41,7 +42,12 @@ def serve(given: ServeArguments, observer: Observer, tell: Callable[[str], None]
         cold_start_s=given.cold_start,
         scaling=_scaling(given),
     )
-    in_loop(_serve(options, local_worker(given, observer), tell))
+    worker = local_worker(given, observer)
+    if given.context is not None:
+        if not isinstance(worker, EchoWorker):
+            raise UsageError("--context needs --worker echo", "models have a context of their own")
+        worker = EchoWorker(given.context)
+    in_loop(_serve(options, worker, tell))
 
 
 def _scaling(given: ServeArguments) -> Scaling | None:

@@ -55,5 +55,11 @@ class ServeArguments(LocalArguments):
     cold_start: float = option(
         0.0, (EMULATED, 2), "Seconds from the start of a worker until it is ready.", numbers(0, _WEEK_S)
     )
+    context: int | None = option(
+        None,
+        (EMULATED, 2),
+        "Words that a prompt and its answer may have with --worker echo; a longer prompt is refused.",
+        numbers(1, 10_000_000, whole=True),
+    )
     fail_rate: float = option(0.0, (EMULATED, 2), "Fraction of the jobs that fail, 0 to 1.", numbers(0, 1))
     seed: int = option(0, (EMULATED, 2), "Random seed.", numbers(-(2**63), 2**63 - 1, whole=True))

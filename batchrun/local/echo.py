@@ -5,22 +5,30 @@ from __future__ import annotations
 from typing import Any
 from zlib import crc32
 
-from batchrun.local.packs import joined, split
+from batchrun.local.packs import split
 from batchrun.local.routes import other_answer
 from batchrun.local.shapes import answer, choice
-from batchrun.local.workers import CHAT_ROUTE, COMPLETIONS_ROUTE, ModelCall, model_call
+from batchrun.local.workers import CHAT_ROUTE, COMPLETIONS_ROUTE, ModelCall, WorkerFailure, model_call, model_failure
 
 _MODEL = "echo"
-_DEFAULT_MAX_TOKENS = 1_000_000
+_UNLIMITED_TOKENS = 100_000_000
 _VOCABULARY = 49_152
 """Number of tokens that have a number."""
 
 
 class EchoWorker:
-    """Returns the prompt; a word counts as a token. An input that is not a prompt is returned as `{"echo": input}`."""
+    """Returns the prompt; a word counts as a token. An input that is not a prompt is returned as `{"echo": input}`.
+
+    Args:
+        context: How many words a prompt and its answer may have together; a longer prompt is refused.
+    """
 
     name = "echo"
     parallel = 8
+    _context = _UNLIMITED_TOKENS  # of subclasses with an `__init__` of their own
+
+    def __init__(self, context: int = _UNLIMITED_TOKENS) -> None:
+        self._context = context
 
     async def start(self) -> None:
         """Do nothing."""
@@ -44,37 +52,49 @@ class EchoWorker:
         singles = split(call)
         if singles[0].route not in (CHAT_ROUTE, COMPLETIONS_ROUTE):
             return [other_answer(call, _MODEL)]
-        answers = [_completion(single) for single in singles]
-        return answers if singles[0] is call else [joined(call, answers)]
+        return [_completion(call, singles, self._context)]
 
 
-def _completion(call: ModelCall) -> dict[str, Any]:
-    """The answer to a single prompt or conversation."""
-    body, is_chat = call.body, call.route == CHAT_ROUTE
-    prompt = _prompt(body)
-    words = prompt.split()
-    most = body.get("max_completion_tokens") or body.get("max_tokens") or _DEFAULT_MAX_TOKENS
-    copies = body.get("n") if isinstance(body.get("n"), int) else 1
-    said = words[:most]
-    text = " ".join(said)
+def _completion(call: ModelCall, singles: list[ModelCall], context: int) -> dict[str, Any]:
+    """The answer to a request that consists of these single prompts or conversations."""
+    body, is_chat = call.body, singles[0].route == CHAT_ROUTE
+    most = body.get("max_completion_tokens") or body.get("max_tokens") or context
+    given = body.get("n")
+    copies = max(given, 1) if isinstance(given, int) else 1
     has_ids = bool(body.get("return_token_ids"))
-    choices = [
-        choice(
-            {"content": text} if is_chat else text,
-            "length" if len(words) > most else "stop",
-            token_ids=_ids(said) if has_ids else None,
-        )
-        for _ in range(max(copies or 1, 1))
-    ]
+    choices: list[dict[str, Any]] = []
+    used = made = 0
+    prompt_ids = None
+    for single in singles:
+        words = _prompt(single.body).split()
+        if len(words) > context:
+            raise _too_long(context)
+        said = words[: min(most, context - len(words))]
+        text = " ".join(said)
+        ids, prompt_ids = (_ids(said), _ids(words)) if has_ids else (None, None)
+        reason = "length" if len(words) > len(said) else "stop"
+        message = {"content": text} if is_chat else text
+        choices += [choice(message, reason, token_ids=ids, prompt_token_ids=prompt_ids) for _ in range(copies)]
+        used += len(words)
+        made += len(said) * copies
     return answer(
         call,
         choices,
         model=body.get("model", _MODEL),
         number="echo",
         created=0,
-        tokens=(len(words), len(said) * len(choices)),
-        prompt_token_ids=_ids(words) if has_ids else None,
+        tokens=(used, made),
+        prompt_token_ids=prompt_ids if call.route == CHAT_ROUTE else None,
     )
+
+
+def _too_long(context: int) -> WorkerFailure:
+    message = (
+        f"This model's maximum context length is {context} tokens. However, your prompt contains at least "
+        f"{context + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce the "
+        f"length of the input prompt. (parameter=input_tokens, value={context + 1})"
+    )
+    return model_failure(400, message, param="input_tokens")
 
 
 def _ids(words: list[str]) -> list[int]:

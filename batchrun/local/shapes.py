@@ -27,6 +27,7 @@ def choice(
     logprobs: Any = None,
     stop_reason: Any = None,
     token_ids: Sequence[int] | None = None,
+    prompt_token_ids: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """One choice of an answer.
 
@@ -36,17 +37,29 @@ def choice(
         logprobs: As the model server gives them.
         stop_reason: The stop text or token that was met.
         token_ids: Numbers of the tokens, if the request asked for them.
+        prompt_token_ids: Those of the prompt; in a chat they are no part of a choice.
     """
-    end = {
+    if isinstance(said, str):
+        return {
+            "index": 0,
+            "text": said,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+            "stop_reason": stop_reason,
+            "token_ids": token_ids,
+            "prompt_logprobs": None,
+            "prompt_token_ids": prompt_token_ids,
+            "routed_experts": None,
+        }
+    return {
+        "index": 0,
+        "message": {**_MESSAGE, **said},
         "logprobs": logprobs,
         "finish_reason": finish_reason,
         "stop_reason": stop_reason,
         "token_ids": token_ids,
+        "routed_experts": None,
     }
-    if isinstance(said, str):
-        prompt = {"prompt_logprobs": None, "prompt_token_ids": None}
-        return {"index": 0, "text": said, **end, **prompt, "routed_experts": None}
-    return {"index": 0, "message": {**_MESSAGE, **said}, **end, "routed_experts": None}
 
 
 def answer(
@@ -59,7 +72,7 @@ def answer(
     tokens: tuple[int, int],
     prompt_token_ids: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """The answer to a request with a single prompt or conversation.
+    """The answer to a request.
 
     Args:
         call: The request.
@@ -67,15 +80,13 @@ def answer(
         model: Name of the model.
         number: Ends the answer's `id`, unless the request has a `request_id`.
         created: Seconds since the epoch.
-        tokens: How many the prompt had, and how many were made.
-        prompt_token_ids: Numbers of the prompt's tokens, if the request asked for them.
+        tokens: How many the prompts had, and how many were made.
+        prompt_token_ids: Numbers of the tokens of a single chat, if the request asked for them.
     """
     is_chat = call.route != COMPLETIONS_ROUTE
     used, made = tokens
     for index, each in enumerate(choices):
         each["index"] = index
-        if not is_chat:
-            each["prompt_token_ids"] = prompt_token_ids
     return {
         "id": answer_id(call, number),
         "object": "chat.completion" if is_chat else "text_completion",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import BATCH_ROUTE, CHAT_ROUTE, COMPLETIONS_ROUTE, WorkerFailure
+from tests.support.packs import POISONED
 
 RECORDED = [orjson.loads(line) for line in Path(__file__).with_name("packing.jsonl").read_bytes().splitlines()]
 GOOD = [each for each in RECORDED if each["status"] == 200]
@@ -127,3 +128,13 @@ def test_the_worker_s_own_list_is_answered_as_the_route_s():
 def test_token_numbers_are_one_prompt_and_a_list_of_them_several():
     assert len(asked(COMPLETIONS_ROUTE, {"prompt": [5, 6, 7]})["choices"]) == 1
     assert len(asked(COMPLETIONS_ROUTE, {"prompt": [[5, 6], [7]]})["choices"]) == 2
+
+
+def test_a_prompt_beyond_the_context_fails_the_list_in_the_recorded_words():
+    echo = EchoWorker(1024)
+    with pytest.raises(WorkerFailure) as caught:
+        echo.answer({"prompt": ["a", "word " * 1025]})
+    assert str(caught.value) == POISONED
+    (answer,) = echo.answer({"prompt": ["a", "word " * 1020], "sampling_params": {"max_tokens": 50}})
+    assert [len(choice["text"].split()) for choice in answer["choices"]] == [1, 4]
+    assert [choice["finish_reason"] for choice in answer["choices"]] == ["stop", "length"]
