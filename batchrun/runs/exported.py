@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from heapq import merge
-from operator import itemgetter
 from pathlib import Path
 from typing import Self
 
@@ -15,7 +14,7 @@ from batchrun.results.tables import Row
 from batchrun.runs.conversion import Conversion, Line
 from batchrun.runs.ordering import find_positions
 from batchrun.scheduler.states import RowState
-from batchrun.state.positions import Positions
+from batchrun.state.positions import Position, Positions
 from batchrun.state.shared_ids import count_shared_ids
 from batchrun.state.snapshot import StateSnapshot
 
@@ -74,8 +73,9 @@ class RunResults:
 
     def lines(self) -> Iterator[bytes]:
         """All lines in the format, with their line ends."""
-        for line in self._merged():
-            yield line.raw if line.is_error else self._conversion.line(line.row, line.raw)
+        for group in self._groups():
+            for line in group:
+                yield line.raw if line.is_error else self._conversion.line(line.row, line.raw)
 
     def groups(self, *, with_requests: bool) -> Iterator[list[Row]]:
         """All rows for a table, in groups of up to a thousand, fewer if they are long.
@@ -83,22 +83,37 @@ class RunResults:
         Args:
             with_requests: Whether to read what was asked, too.
         """
-        group: list[Line] = []
-        size_bytes = 0
-        for line in self._merged("batchrun"):
-            group.append(line)
-            size_bytes += len(line.raw)
-            if len(group) == _GROUP_ROWS or size_bytes > _GROUP_BYTES:
-                yield list(self._conversion.rows(group, with_requests=with_requests))
-                group, size_bytes = [], 0
-        if group:
-            yield list(self._conversion.rows(group, with_requests=with_requests))
+        for group in self._groups("batchrun"):
+            yield self._conversion.rows(group, with_requests=with_requests)
 
-    def _merged(self, errors_form: ResultFormat | None = None) -> Iterator[Line]:
-        read = self._placed.read
-        results = ((at[:3], Line(at.row, read(at.output, at.offset, at.length))) for at in self._positions)
+    def _groups(self, errors_form: ResultFormat | None = None) -> Iterator[list[Line]]:
+        for group in _grouped(self._merged(errors_form)):
+            places = [(at.output, at.result_offset, at.result_length) for at in group if isinstance(at, Position)]
+            raws = iter(self._placed.read_all(places))
+            yield [Line(each, next(raws)) if isinstance(each, Position) else each for each in group]
+
+    def _merged(self, errors_form: ResultFormat | None) -> Iterator[Position | Line]:
+        """The positions of the results and the error lines, in input order."""
         if not self._with_errors:
-            return (line for _, line in results)
+            return iter(self._positions)
         errors = self._conversion.errors(self._store, errors_form)
-        failed = (((row.source, row.line, row.row), Line(row.row, raw, is_error=True)) for row, raw in errors)
-        return (line for _, line in merge(results, failed, key=itemgetter(0)))
+        failed = (Line(row, raw, is_error=True) for row, raw in errors)
+        return merge(self._positions, failed, key=_place)
+
+
+def _place(each: Position | Line) -> tuple[int, int, int]:
+    row = each if isinstance(each, Position) else each.row
+    return row.source, row.line, row.row
+
+
+def _grouped(merged: Iterator[Position | Line]) -> Iterator[list[Position | Line]]:
+    group: list[Position | Line] = []
+    size_bytes = 0
+    for each in merged:
+        group.append(each)
+        size_bytes += each.result_length if isinstance(each, Position) else len(each.raw)
+        if len(group) == _GROUP_ROWS or size_bytes > _GROUP_BYTES:
+            yield group
+            group, size_bytes = [], 0
+    if group:
+        yield group
