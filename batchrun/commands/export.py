@@ -13,6 +13,7 @@ from typing import BinaryIO, Literal
 from batchrun.config import ResultFormat
 from batchrun.errors import BatchrunError, UsageError
 from batchrun.prompts.ownership import first_line, is_own_line
+from batchrun.results.cells import OWN_COLUMNS, Found
 from batchrun.results.chats import answered
 from batchrun.results.hub import HubFile, push, refuse_missing_library
 from batchrun.results.superseded import superseded_path
@@ -27,7 +28,7 @@ from batchrun.results.table_files import (
     write_table,
     write_table_to,
 )
-from batchrun.results.tables import OWN_COLUMNS, Columns, Row
+from batchrun.results.tables import Columns
 from batchrun.results.writer import errors_path, writing
 from batchrun.results.written import write_line
 from batchrun.runs.exported import RunResults
@@ -189,8 +190,8 @@ def _put_table(
 ) -> list[str]:
     columns = Columns(chosen)
 
-    def groups() -> Iterator[list[Row]]:
-        return results.groups(with_requests=columns.needs_requests)
+    def groups() -> Iterator[Found]:
+        return results.cells(chosen)
 
     if target is not None:
         return write_table(target, form, columns, groups)

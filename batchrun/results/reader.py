@@ -102,14 +102,16 @@ class LinesByPosition:
 
     Args:
         paths: Output number -> results file.
+        found: The files that another object like this has found there, see `found`; None: those that are there now.
 
     Raises:
         StateError: a file cannot be accessed.
     """
 
-    def __init__(self, paths: Mapping[int, Path]) -> None:
-        self._paths = paths
-        self._found = {output: _identity(path) for output, path in paths.items()}
+    def __init__(self, paths: Mapping[int, Path], found: Mapping[int, tuple[int, int] | None] | None = None) -> None:
+        self.paths = paths
+        self.found = {output: _identity(path) for output, path in paths.items()} if found is None else found
+        """For each output, the numbers by which its file is recognized; None if there is no file."""
         self._output = 0
         self._fd = -1
 
@@ -136,16 +138,16 @@ class LinesByPosition:
         raws = read_places(places, self._read)
         for (output, _, length), raw in zip(places, raws, strict=True):
             if len(raw) != length or raw[-1:] != b"\n":
-                raise _changed(self._paths[output])
+                raise _changed(self.paths[output])
         return raws
 
     def _read(self, output: int, offset: int, length: int) -> bytes:
-        path = self._paths[output]
+        path = self.paths[output]
         try:
             if self._fd < 0 or output != self._output:
                 self.close()
                 self._fd, self._output = os.open(path, os.O_RDONLY | os.O_CLOEXEC), output
-                if _numbers(os.fstat(self._fd)) != self._found[output]:
+                if _numbers(os.fstat(self._fd)) != self.found[output]:
                     raise _changed(path)
             return os.pread(self._fd, length, offset)
         except OSError as error:

@@ -13,13 +13,14 @@ from batchrun.engine.rows import LineChangedError, RowLines
 from batchrun.files.exactjson import load, load_all
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.shapes import LineError, Prompt
+from batchrun.results.cells import Row
 from batchrun.results.openai import batchrun_record, is_openai, openai_error_line, openai_line
+from batchrun.results.reader import LinesByPosition
 from batchrun.results.record import carry
-from batchrun.results.tables import Row
 from batchrun.results.written import write_line
 from batchrun.scheduler.states import RowState
 from batchrun.state.amendments import Amendments
-from batchrun.state.positions import RowWithLine
+from batchrun.state.positions import Position, RowWithLine
 from batchrun.state.reader import StateReader
 from batchrun.state.records import RowRecord
 from batchrun.state.stored_options import find_options
@@ -34,6 +35,17 @@ class Line(NamedTuple):
 
 
 _API_CODE = re.compile(r"HTTP (\d{3}): ")
+
+
+def lines_at(placed: LinesByPosition, group: Sequence[Position | Line]) -> list[Line]:
+    """The result lines at some positions, and the error lines between them.
+
+    Raises:
+        StateError: a results file cannot be read, or has changed.
+    """
+    places = [(at.output, at.result_offset, at.result_length) for at in group if isinstance(at, Position)]
+    raws = iter(placed.read_all(places))
+    return [Line(each, next(raws)) if isinstance(each, Position) else each for each in group]
 
 
 def error_lines(
@@ -117,6 +129,10 @@ class Conversion:
         return (
             write_line(batchrun_record(data)) if is_openai(data) else openai_line(data, lambda: self._lines.asked(row))
         )
+
+    def rows_at(self, placed: LinesByPosition, group: Sequence[Position | Line], *, with_requests: bool) -> list[Row]:
+        """The results at some positions, read for a table, and the failures between them; see `rows`."""
+        return self.rows(lines_at(placed, group), with_requests=with_requests)
 
     def rows(self, lines: Sequence[Line], *, with_requests: bool) -> list[Row]:
         """The lines of some rows, read for a table.

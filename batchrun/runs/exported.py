@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from heapq import merge
 from pathlib import Path
 from typing import Self
 
 from batchrun.config import ResultFormat
+from batchrun.results.cells import CellFinder, Found, Row
 from batchrun.results.reader import LinesByPosition
-from batchrun.results.tables import Row
-from batchrun.runs.conversion import Conversion, Line
+from batchrun.runs.conversion import Conversion, Line, lines_at
 from batchrun.runs.ordering import find_positions
+from batchrun.runs.table_workers import TableWorkers
 from batchrun.scheduler.states import RowState
 from batchrun.state.positions import Position, Positions
 from batchrun.state.shared_ids import count_shared_ids
@@ -20,6 +21,8 @@ from batchrun.state.snapshot import StateSnapshot
 
 _GROUP_ROWS = 1000
 _GROUP_BYTES = 4 << 20
+_ROWS_FOR_WORKERS = 20_000
+"""Reading fewer takes about as long as starting a process."""
 
 
 class RunResults:
@@ -61,6 +64,9 @@ class RunResults:
             """Ids that more than one row has."""
             self._conversion = stack.enter_context(Conversion(state, form))
             self._with_errors = with_errors
+            self._state = state
+            self._rows = self.counts[RowState.SUCCEEDED] if with_results else 0
+            self._workers: TableWorkers | None = None
             if not with_errors:
                 self._store.close()  # so that a run in progress can truncate its log meanwhile
             self._stack = stack.pop_all()
@@ -73,24 +79,39 @@ class RunResults:
 
     def lines(self) -> Iterator[bytes]:
         """All lines in the format, with their line ends."""
-        for group in self._groups():
-            for line in group:
+        for group in self._grouped():
+            for line in lines_at(self._placed, group):
                 yield line.raw if line.is_error else self._conversion.line(line.row, line.raw)
 
     def groups(self, *, with_requests: bool) -> Iterator[list[Row]]:
-        """All rows for a table, in groups of up to a thousand, fewer if they are long.
+        """All rows as for a table, in groups of up to a thousand, fewer if they are long.
 
         Args:
             with_requests: Whether to read what was asked, too.
         """
-        for group in self._groups("batchrun"):
-            yield self._conversion.rows(group, with_requests=with_requests)
+        for group in self._grouped("batchrun"):
+            yield self._conversion.rows_at(self._placed, group, with_requests=with_requests)
 
-    def _groups(self, errors_form: ResultFormat | None = None) -> Iterator[list[Line]]:
-        for group in _grouped(self._merged(errors_form)):
-            places = [(at.output, at.result_offset, at.result_length) for at in group if isinstance(at, Position)]
-            raws = iter(self._placed.read_all(places))
-            yield [Line(each, next(raws)) if isinstance(each, Position) else each for each in group]
+    def cells(self, chosen: Sequence[str] | None) -> Iterator[Found]:
+        """The cells of all rows for a table, in such groups.
+
+        Many rows are read in several processes; what is found is the same.
+
+        Args:
+            chosen: The columns, see `Columns`.
+        """
+        if self._workers is None and self._rows >= _ROWS_FOR_WORKERS:
+            self._workers = self._stack.enter_context(TableWorkers(self._state, self._placed, chosen))
+        if self._workers is not None and self._workers.are_ready():
+            yield from self._workers.find(self._grouped("batchrun"))
+            return
+        finder = CellFinder(chosen)
+        for group in self._grouped("batchrun"):
+            rows = self._conversion.rows_at(self._placed, group, with_requests=finder.needs_requests)
+            yield finder.find(rows)
+
+    def _grouped(self, errors_form: ResultFormat | None = None) -> Iterator[list[Position | Line]]:
+        return _in_groups(self._merged(errors_form))
 
     def _merged(self, errors_form: ResultFormat | None) -> Iterator[Position | Line]:
         """The positions of the results and the error lines, in input order."""
@@ -106,7 +127,7 @@ def _place(each: Position | Line) -> tuple[int, int, int]:
     return row.source, row.line, row.row
 
 
-def _grouped(merged: Iterator[Position | Line]) -> Iterator[list[Position | Line]]:
+def _in_groups(merged: Iterator[Position | Line]) -> Iterator[list[Position | Line]]:
     group: list[Position | Line] = []
     size_bytes = 0
     for each in merged:
