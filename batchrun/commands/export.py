@@ -153,11 +153,12 @@ def export(state: Path, target: Path | HubFile | None, stdout: BinaryIO, wanted:
         return replace(exported, target=str(target))
     form = JSON_LINES
 
-    def check(store: StateSnapshot) -> None:
+    def check(store: StateSnapshot) -> bool:
         nonlocal form
         refuse_own_files(store, target, stdout, is_export)
         form = form if target is None else form_of(target)
         wanted.check_form(form, str(target))
+        return form.has_columns or wanted.columns is not None
 
     with_results = wanted.only != "failed"
     with RunResults(state, wanted.form, with_results=with_results, with_errors=wanted.errors, check=check) as results:

@@ -35,7 +35,7 @@ class RunResults:
         form: The format of the lines; None: results are unchanged.
         with_results: Whether to give the results.
         with_errors: Whether to give the error records.
-        check: Called with the state before anything else is read.
+        check: Called with the state before anything else is read; returns whether a table is made of the results.
 
     Raises:
         StateError: the state file or a results file cannot be read, or the two do not match; any method raises it.
@@ -48,14 +48,17 @@ class RunResults:
         *,
         with_results: bool = True,
         with_errors: bool = False,
-        check: Callable[[StateSnapshot], None] = lambda _: None,
+        check: Callable[[StateSnapshot], bool] = lambda _: False,
     ) -> None:
         with ExitStack() as stack:
             self._positions = stack.enter_context(Positions())
             self._store = stack.enter_context(StateSnapshot(state))
             self._store.refuse_damaged()
-            check(self._store)
+            is_table = check(self._store)
             self.counts = self._store.counts()
+            self._workers: TableWorkers | None = None
+            if is_table and with_results and self.counts[RowState.SUCCEEDED] >= _ROWS_FOR_WORKERS:
+                self._workers = stack.enter_context(TableWorkers())  # they start while the results are found
             paths = {output.output: self._store.lines_path(output) for output in self._store.outputs()}
             self._placed = stack.enter_context(LinesByPosition(paths))
             if with_results:
@@ -65,8 +68,6 @@ class RunResults:
             self._conversion = stack.enter_context(Conversion(state, form))
             self._with_errors = with_errors
             self._state = state
-            self._rows = self.counts[RowState.SUCCEEDED] if with_results else 0
-            self._workers: TableWorkers | None = None
             if not with_errors:
                 self._store.close()  # so that a run in progress can truncate its log meanwhile
             self._stack = stack.pop_all()
@@ -100,9 +101,7 @@ class RunResults:
         Args:
             chosen: The columns, see `Columns`.
         """
-        if self._workers is None and self._rows >= _ROWS_FOR_WORKERS:
-            self._workers = self._stack.enter_context(TableWorkers(self._state, self._placed, chosen))
-        if self._workers is not None and self._workers.are_ready():
+        if self._workers is not None and self._workers.begin(self._state, self._placed, chosen):
             yield from self._workers.find(self._grouped("batchrun"))
             return
         finder = CellFinder(chosen)

@@ -40,8 +40,7 @@ def receive(pipe: BinaryIO) -> Any:
 def _serve() -> None:
     asked, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-    setup = receive(asked)
-    sys.path[:] = setup["path"]
+    sys.path[:] = receive(asked)
     from batchrun.errors import BatchrunError  # noqa: PLC0415 - found only now
     from batchrun.runs.table_reading import reader_of  # noqa: PLC0415
 
@@ -58,11 +57,11 @@ def _serve() -> None:
 
     find: Any = None
 
-    def begin(value: Any) -> None:
+    def begin(setup: Any) -> None:
         nonlocal find
-        find = reader_of(value)
+        find = reader_of(setup)
 
-    send(answers, told(begin, setup))
+    send(answers, told(begin, receive(asked)))
     while True:
         send(answers, told(find, receive(asked)))
 

@@ -38,24 +38,16 @@ def processes() -> int:
 
 
 class TableWorkers:
-    """The processes; to be used in a `with` statement.
+    """The processes, which start now; to be used in a `with` statement."""
 
-    Args:
-        state: The run's state file.
-        placed: The results files.
-        chosen: The columns, see `Columns`.
-    """
-
-    def __init__(self, state: Path, placed: LinesByPosition, chosen: Sequence[str] | None) -> None:
-        setup = {"path": [str(Path(place).absolute()) for place in sys.path], **setup_of(state, placed, chosen)}
+    def __init__(self) -> None:
         self._workers: list[_Worker] = []
+        self._have_begun = False
         try:
             for _ in range(processes()):
-                self._workers.append(_Worker(setup))
-            for worker in self._workers:
-                worker.take()
-        except (OSError, BatchrunError):
-            self.close()  # without them, the rows are read in this process
+                self._workers.append(_Worker())
+        except OSError:
+            self.close()
         except BaseException:
             self.close()
             raise
@@ -71,8 +63,24 @@ class TableWorkers:
         while self._workers:
             self._workers.pop().kill()
 
-    def are_ready(self) -> bool:
-        """Whether there are any: a system may refuse to start them."""
+    def begin(self, state: Path, placed: LinesByPosition, chosen: Sequence[str] | None) -> bool:
+        """Let them open the files; whether they can read them. A system may refuse to start a process.
+
+        Args:
+            state: The run's state file.
+            placed: The results files.
+            chosen: The columns, see `Columns`.
+        """
+        if not self._have_begun:
+            setup = setup_of(state, placed, chosen)
+            try:
+                for worker in self._workers:
+                    worker.give(setup)
+                for worker in self._workers:
+                    worker.take()
+            except BatchrunError:
+                self.close()
+            self._have_begun = True
         return bool(self._workers)
 
     def find(self, groups: Iterator[list[Position | Line]]) -> Iterator[Found]:
@@ -98,7 +106,7 @@ class TableWorkers:
 class _Worker:
     """One process."""
 
-    def __init__(self, setup: dict[str, Any]) -> None:
+    def __init__(self) -> None:
         # In a session of its own, Ctrl-C does not reach it: this process ends it.
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", str(_PROGRAM)],
@@ -107,7 +115,7 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self.give(setup)
+        self.give([str(Path(place).absolute()) for place in sys.path])
 
     def give(self, value: Any) -> None:
         """Send it something to answer."""
