@@ -85,7 +85,7 @@ def describe(chosen: Chosen, override: Mapping[str, Any]) -> str:
         lines.append(f"rows left alone, because they have not finished or were never valid: {chosen.unfinished:,}")
     if chosen.waiting:
         lines.append(f"rows that have not finished, which are run, too: {chosen.waiting:,}")
-    return "\n".join([*lines, f"jobs to pay for: {chosen.jobs + chosen.waiting:,}"])
+    return "\n".join([*lines, f"jobs to pay for: {chosen.jobs(amended=bool(override)):,}"])
 
 
 def _shown(value: Any) -> str:

@@ -93,6 +93,9 @@ def _figures(s: Summary) -> list[str]:
             lines.append(f"  {name:<10}  p50 {p50}, p90 {p90}, p99 {p99}")
     if s.input_tokens is not None and s.output_tokens is not None:
         lines.append(f"  tokens      {s.input_tokens:,} in, {s.output_tokens:,} out")
+    if s.refused_input_tokens or s.refused_output_tokens:
+        refused = f"{s.refused_input_tokens:,} in, {s.refused_output_tokens:,} out"
+        lines.append(f"  refused     answers that were not valid: {refused}")
     if s.cost is not None:
         first, *more = cost_lines(s.cost, is_over=not (s.not_run or s.in_flight))
         lines += [f"  cost        {first}", *(f"  {'':<10}  {line}" for line in more)]
@@ -130,7 +133,7 @@ def _next_steps(s: Summary) -> list[str]:
     if s.in_flight and s.rescue_by is not None:
         by = datetime.fromtimestamp(s.rescue_by).astimezone().strftime("%H:%M")
         steps += _wrapped(f"jobs still at the endpoint: {s.in_flight:,}; resume by {by}, or results may expire")
-    state = shlex.quote(str(s.state))
+    state = shlex.join([str(s.state), *s.to_confirm])
     if s.in_flight or s.not_run:
         steps.append(f"resume: batchrun resume {state}")
     if s.failed:

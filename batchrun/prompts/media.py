@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from base64 import b64encode
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from batchrun.config import MAX_REQUEST_BYTES, InlineFiles
 from batchrun.files.exactjson import dump
-from batchrun.prompts.shapes import LineError
+from batchrun.prompts.shapes import PROMPT_KEYS, LineError
 
 _FIELDS = {"image_url": "image", "video_url": "video", "audio_url": "audio", "input_audio": "audio"}
 """Field -> what its file must be."""
@@ -110,6 +111,17 @@ class MediaFiles:
                 holder[key] = {"data": data, "format": suffix}
         return request
 
+    def absolute(self, line: Any) -> Any:
+        """The JSON value of a line, with absolute paths: it may be written to a file in another folder."""
+        if not isinstance(line, dict):
+            return line
+        line = {key: deepcopy(value) if key in PROMPT_KEYS else value for key, value in line.items()}
+        for holder, key, field, text in _places({key: line[key] for key in PROMPT_KEYS & line.keys()}):
+            if not text.startswith("file:/"):
+                with suppress(LineError):  # raised for what is no path
+                    holder[key] = str(self._located(field, text))
+        return line
+
     def _sizes(self, request: dict[str, Any], places: list[_Place]) -> None:
         size_bytes = len(dump({"input": request}))
         for place in places:
@@ -125,8 +137,8 @@ class MediaFiles:
                 f"the request has {size_bytes:,} bytes with its files, but /run accepts at most {MAX_REQUEST_BYTES:,}"
             )
 
-    def _path(self, field: str, text: str) -> Path:
-        """The path of a file that may be read."""
+    def _located(self, field: str, text: str) -> Path:
+        """The path of a file, absolute if the input has a folder."""
         if text.startswith("file:"):
             try:
                 parts = urlsplit(text)
@@ -142,7 +154,11 @@ class MediaFiles:
             if self._folder is None:
                 raise LineError(f"`{field}`: {text} is relative, but this input has no folder: give absolute paths")
             path = self._folder / path
-        kind = _FIELDS[field]
+        return path
+
+    def _path(self, field: str, text: str) -> Path:
+        """The path of a file that may be read."""
+        path, kind = self._located(field, text), _FIELDS[field]
         if path.suffix.lower() not in _SUFFIXES[kind]:
             raise LineError(f"`{field}`: the name {text} does not end like that of a file with {kind} ({_TYPES[kind]})")
         if self._is_confined and (

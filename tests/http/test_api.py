@@ -236,6 +236,47 @@ def test_what_needs_files_is_refused_for_a_list(tmp_path: Path, given: dict):
         run(["one"], tmp_path, **given)
 
 
+async def no_requests():
+    yield "one"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "given", "message", "hint"),
+    [
+        (7, {}, "inputs is of type int, not files or requests", "for one request give a list with it"),
+        ({"prompt": "a"}, {}, "inputs is of type dict", "for one request give a list with it"),
+        (no_requests(), {}, "run does not accept an async iterable", "use `stream`"),
+        (["one"], {"output": "."}, "is a folder", "give a file for all results"),
+        ([{"text": "one"}], {}, "request 1: no prompt in the line", "a request must be a dict or a string"),
+        ([object()], {}, "request 1 cannot be written as JSON", "a request must be a dict or a string"),
+    ],
+)
+def test_wrong_arguments_of_a_program_say_what_to_give_and_nothing_is_written(
+    tmp_path: Path, monkeypatch, inputs: object, given: dict, message: str, hint: str
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        run(inputs, tmp_path, **given)
+    assert hint in caught.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "words"), [("gone.png", "No such file"), ("empty.png", "is empty")])
+def test_a_request_whose_picture_cannot_be_sent_is_named_and_nothing_is_written(tmp_path: Path, name: str, words: str):
+    (tmp_path / "good.png").write_bytes(b"PNG")
+    (tmp_path / "empty.png").touch()
+    before = sorted(tmp_path.iterdir())
+    requests = [
+        {"id": each, "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": each}}]}]}
+        for each in ("good.png", name)
+    ]
+    with pytest.raises(InputError, match=f"request '{name}': `image_url`: .*{words}") as caught:
+        run(requests, tmp_path, inline_files=True)
+    said(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+    assert run(requests[:1], tmp_path, inline_files=True).succeeded == 1, "a path begins at the state file's folder"
+
+
 def test_guards_and_options_of_the_command_line_hold_in_a_program(tmp_path: Path):
     with pytest.raises(UsageError, match="canary=-1"):
         run(["one"], tmp_path, canary=-1)

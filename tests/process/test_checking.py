@@ -65,7 +65,13 @@ def test_the_summary_the_status_and_the_report_say_what_was_asked_again(folder: 
 
 
 def test_a_run_is_resumed_with_the_check_that_its_user_gives_again(folder: Path):
-    assert run(folder, "--check", "rules:short").returncode == 3
+    first = run(folder, "--check", "rules:short")
+    assert first.returncode == 3
+    # Nothing proves the choice without an API key, so the hint names it.
+    assert (
+        f"retry the failed rows: batchrun resume {folder}/p.results.jsonl.state --check rules:short --re"
+        in first.stderr
+    )
     again = ("resume", "p.results.jsonl.state", "--retry-failed", "--only", "invalid_output", "--worker", "echo")
     refused = batchrun(*again, cwd=folder)
     assert_one_clear_line(refused, 2, "calls rules:short, and nothing proves that you chose it")

@@ -188,6 +188,11 @@ def test_the_time_that_is_left_is_unknown_without_a_rate(changes, eta_s):
     assert (snapshot.eta_s, snapshot.to_json()["eta_s"]) == (eta_s, eta_s)
 
 
+def test_tokens_of_refused_answers_are_shown_apart():
+    asked = replace(DONE, input_tokens=5, output_tokens=6, refused_input_tokens=1_000, refused_output_tokens=20)
+    assert "  tokens      5 in, 6 out\n  refused     answers that were not valid: 1,000 in, 20 out\n" in render(asked)
+
+
 def test_only_numbers_of_tries_that_a_row_took_are_shown():
     asked = replace(DONE, reasks=9)
     assert "rows by the number of tries: 1: 7, 3: 2\n" in render(replace(asked, tries={"1": 7, "2": 0, "3": 2}))
