@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -107,6 +106,8 @@ class _Worker:
     """One process."""
 
     def __init__(self) -> None:
+        import subprocess  # noqa: PLC0415 - most exports start none
+
         # In a session of its own, Ctrl-C does not reach it: this process ends it.
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", str(_PROGRAM)],
