@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from tests.bench import checks, exports, queues, sizes, speed, tables, templates
+from tests.bench import checks, exports, packs, queues, sizes, speed, tables, templates
 from tests.bench.figures import Asked
 
 FIGURES = {
@@ -35,6 +35,7 @@ LONG = {
     "million": sizes.million,
     "million-tables": tables.memory,
     "exports": exports.exports,
+    "packs": packs.packs,
 }
 """Only when they are asked for: minutes each."""
 
