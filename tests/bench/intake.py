@@ -61,7 +61,7 @@ def intake(asked: Asked) -> Figures:
 _CHANGES = {
     "unchanged": lambda lines: lines[:_ROWS],
     "one line changed": lambda lines: [*lines[:1000], lines[1000].replace(b"sea", b"lake"), *lines[1001:_ROWS]],
-    "10 lines inserted": lambda lines: [*lines[:_ROWS // 2], *lines[_ROWS:], *lines[_ROWS // 2 : _ROWS]],
+    "10 lines inserted": lambda lines: [*lines[: _ROWS // 2], *lines[_ROWS:], *lines[_ROWS // 2 : _ROWS]],
     "grown by 10 lines": lambda lines: lines,
 }
 
