@@ -23,6 +23,7 @@ _ASKED_BYTES = 8
 _ASKED_CHARS = 12
 """The letters of an id that depend on these bytes alone."""
 _CARRIED_BYTES = 2
+_SORTED = orjson.OPT_SORT_KEYS
 _NOTHING_CARRIED = bytes(_CARRIED_BYTES)
 
 
@@ -43,10 +44,10 @@ def known_by(prompt: Prompt, raw: bytes) -> tuple[str, bytes]:
         line_id = _as_id(asked)
         asked = asked[:_ASKED_BYTES]
     else:
-        asked = blake2b(_canonical([line_id, prompt.request]), digest_size=_ASKED_BYTES).digest()
+        asked = blake2b(dump([line_id, prompt.request], _SORTED), digest_size=_ASKED_BYTES).digest()
     carried = _NOTHING_CARRIED
     if prompt.carried:
-        carried = (crc32(_canonical(prompt.carried)) & 0xFFFF).to_bytes(_CARRIED_BYTES, "big")
+        carried = (crc32(dump(prompt.carried, _SORTED)) & 0xFFFF).to_bytes(_CARRIED_BYTES, "big")
     return line_id, blake2b(raw, digest_size=DIGEST_BYTES).digest() + asked + carried
 
 
@@ -135,6 +136,3 @@ def _as_id(digest: bytes) -> str:
 
 def _canonical(value: Any) -> bytes:
     return dump(value, _SORTED)
-
-
-_SORTED = orjson.OPT_SORT_KEYS

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import chain, groupby, islice
 from typing import NamedTuple
 
 from batchrun.errors import InputError, StateError
@@ -64,6 +64,8 @@ UPDATE incoming SET id = 'invalid-' || lower(hex(substr(digest, 1, 8))) || iif(a
     problem = 'duplicate id ' || json_quote(substr(id, 1, length(id) - length(suffix)))
 FROM temp.twice t WHERE t.n = incoming.n
 """
+_AT_ONCE = 100
+"""Lines that one statement inserts: that takes two thirds of the time of as many statements."""
 _UNSENT = "attempts = 0 AND (state = 0 OR (state = 4 AND same_as IS NULL))"
 """Rows that were never submitted, including invalid ones: their lines may change or disappear."""
 _MISTAKEN = """
@@ -155,8 +157,14 @@ def stage(store: Store, lines: Iterable[StagedLine | PlainLine]) -> None:
         db.execute("DROP TABLE IF EXISTS temp.incoming")
         db.execute(_STAGE)
         for width, alike in groupby(lines, len):
-            names = ", ".join(StagedLine._fields[:width])
-            db.executemany(f"INSERT INTO incoming ({names}) VALUES ({', '.join('?' * width)})", alike)
+            insert = f"INSERT INTO incoming ({', '.join(StagedLine._fields[:width])}) VALUES "
+            values = f"({', '.join('?' * width)})"
+            insert_many = insert + ", ".join([values] * _AT_ONCE)
+            while batch := list(islice(alike, _AT_ONCE)):
+                if len(batch) == _AT_ONCE:
+                    db.execute(insert_many, list(chain.from_iterable(batch)))
+                else:
+                    db.executemany(insert + values, batch)
 
 
 def merge(
