@@ -1,7 +1,8 @@
 """Turns input files into the rows of a run: makes copies, validates every line, and adds the rows to the state file.
 
 Nothing is sent before every line of every input has been read and validated. This is skipped if the inputs of a resumed
-run have the same size, time and inode as before; each line is checked again by its digest before it is sent.
+run have the same size, time and inode as before; each line is checked again by its digest before it is sent. If an
+input has changed, all of its bytes are read, and its new lines are validated.
 
 Until the rows are committed, no existing file has changed: a start that is refused leaves everything as it was.
 """
@@ -152,10 +153,10 @@ def _known_lines(
 ) -> KnownLines | None:
     """The lines that need not be parsed again; None if all must be.
 
-    That is so for equal requests and named files, which must be compared, and for a run that has not begun: the form of
-    its results is not known yet.
+    Equal requests and named files must be compared, and `--strict` is about all lines. While a run has not begun, the
+    form of its results depends on its lines.
     """
-    if options.dedupe or options.request.inline_files is not None or find_options(store) is None:
+    if options.dedupe or options.request.inline_files is not None or options.strict or find_options(store) is None:
         return None
     numbers = {record.path: record.source for record in before}
     numbers |= {record.origin: record.source for record in before}

@@ -157,6 +157,18 @@ def test_lines_behind_a_file_that_is_gone_are_recognized(tmp_path: Path, monkeyp
     assert (merged.dropped, parsed) == (700, [])
 
 
+def test_a_strict_resume_is_about_all_lines(tmp_path: Path):
+    wrong = b'{"prompt": "p", "max_tokens": "5"}'
+    write(tmp_path, [[wrong], [], []])
+    take(tmp_path)
+    write(tmp_path, [[wrong, b'{"prompt": "q", "max_tokens": 5}'], [], []])
+    refused, words = take(tmp_path, strict=True)
+    assert refused is InputError
+    assert "a.jsonl:1" in words
+    merged, *_ = take(tmp_path)
+    assert merged.added == 1
+
+
 def test_named_files_are_looked_at_again(tmp_path: Path):
     (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     line = b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "cat.png"}}]}]}'
