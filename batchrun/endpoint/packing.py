@@ -88,7 +88,7 @@ class Packing:
         if self.rows_per_job == 1:
             return ALONE
         asked = _asked(request)
-        if asked is None or (most := _most_rows(asked)) == 1:
+        if asked is None:
             return ALONE
         size_class = size_bytes.bit_length() // 3
         key = dump([asked.route, size_class, asked.fields], orjson.OPT_SORT_KEYS)
@@ -96,18 +96,20 @@ class Packing:
         if kind is None:
             if len(self._kinds) >= _KINDS_MOST:
                 return ALONE
-            kind = self._kinds[key] = Kind(len(self._kinds) + 1, most)
+            most = _most_rows(asked)
+            kind = self._kinds[key] = ALONE if most == 1 else Kind(len(self._kinds) + 1, most)
         return kind
 
     def body(self, requests: Sequence[Mapping[str, Any]], job: int) -> bytes:
         """See `Transport.body`."""
         if len(requests) == 1:
             return run_body(requests[0], self._policy)
-        asked = [found for request in requests if (found := _asked(request)) is not None]
-        first = asked[0]
+        first = _asked(requests[0])
+        assert first is not None  # noqa: S101 - otherwise the row is alone
         key = "messages" if first.route == BATCH_ROUTE else "prompt"
+        prompts = [request.get("openai_input", request)[key] for request in requests]
         request_id = self._request_id(job, len(requests), first.samples)
-        body = {**first.fields, key: [each.prompt for each in asked], "request_id": request_id}
+        body = {**first.fields, key: prompts, "request_id": request_id}
         return run_body({"openai_route": first.route, "openai_input": body}, self._policy_for(len(requests)))
 
     def _policy_for(self, rows: int) -> JobPolicy:
@@ -185,6 +187,7 @@ def _most_rows(asked: _Asked) -> int:
     return max(_ANSWER_BYTES // (limit * asked.samples * token_bytes), 1)
 
 
+_MOST_TOKENS = 2**40
 _LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs")
 
 
@@ -192,16 +195,29 @@ def _parts(answer: JobAnswer, whole: dict[str, Any], choices: list[dict[str, Any
     """The answer of each row, as if it had a job of its own."""
     samples = len(choices) // rows
     held, rest = divmod(answer.held_bytes, rows)
-    usage = whole.get("usage")
+    used, made = _tokens(whole.get("usage"))
+    id_, status, delay_ms, execution_ms = answer.id, answer.status, answer.delay_ms, answer.execution_ms
     is_list = isinstance(answer.output, list)
     parts = []
     for number in range(rows):
         own = [{**choice, "index": i} for i, choice in enumerate(choices[number * samples : (number + 1) * samples])]
         body = {**whole, "id": f"{whole['id']}-{number}", "choices": own, "usage": _usage(own)}
-        pack = PackPart(rows, number, usage if isinstance(usage, dict) else None)
         output = [body] if is_list else body
-        parts.append(replace(answer, output=output, pack=pack, held_bytes=held + (rest if number == 0 else 0)))
+        part = JobAnswer(id_, status, delay_ms, execution_ms, answer.worker_id, answer.retries, output, True)
+        part.held_bytes = held + (rest if number == 0 else 0)
+        part.pack = PackPart(rows, number, used, made)
+        parts.append(part)
     return parts
+
+
+def _tokens(usage: Any) -> tuple[int | None, int | None]:
+    """The tokens of all rows that the worker reports; None if it does not."""
+    found = usage if isinstance(usage, dict) else {}
+    used, made = (
+        count if type(count := found.get(name)) is int and 0 <= count <= _MOST_TOKENS else None
+        for name in ("prompt_tokens", "completion_tokens")
+    )
+    return used, made
 
 
 def _usage(choices: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
