@@ -150,8 +150,11 @@ class Journal:
             self._last_row = records[-1].row
         for record in records:
             self._rows[record.row] = record
-        make = self.ticket if self._transport.rows_per_job == 1 else self._ticket_with_kind
-        return Loaded(tuple([make(record) for record in records]), exhausted=len(records) < count)
+        tickets = [self.ticket(record) for record in records]
+        if self._transport.rows_per_job > 1:
+            requests = self._requests.prepare(records)
+            tickets = [self._of_kind(*each) for each in zip(tickets, records, requests, strict=True)]
+        return Loaded(tuple(tickets), exhausted=len(records) < count)
 
     def ticket(self, row: RowRecord) -> Ticket:
         """A row as the scheduler knows it."""
@@ -159,8 +162,7 @@ class Journal:
         asks = 0 if amendment is None else amendment.asks
         return Ticket(row.row, row.attempts, row.retries, row.unconfirmed, asks)
 
-    def _ticket_with_kind(self, row: RowRecord) -> Ticket:
-        ticket, request = self.ticket(row), self._requests.prepare(row)
+    def _of_kind(self, ticket: Ticket, row: RowRecord, request: dict[str, Any] | None) -> Ticket:
         if request is None:
             return ticket
         number, most = self._transport.kind(request, row.length)
