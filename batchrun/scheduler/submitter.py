@@ -113,9 +113,9 @@ class Submitter:
         return rows
 
     def _most_rows(self) -> int:
-        """The most rows of the next job: fewer near the end, so that the workers finish together."""
+        """The most rows of the next job: fewer near the end if the workers are the bound, so that they end together."""
         most = self._rows_per_job if self._outcomes.shares_jobs else 1
-        if most == 1 or not self._backlog.is_exhausted:
+        if most == 1 or not self._backlog.is_exhausted or self._window.has_idle_workers:
             return most
         return min(most, ceil(len(self._backlog) / (_LAST_JOBS * self.workers)) or 1)
 

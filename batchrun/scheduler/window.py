@@ -147,6 +147,16 @@ class Window:
     def _horizon_s(self) -> float:
         predictor = self._predictor
         horizon_s = _RESERVE_S + min(_RESERVE_SHARE * predictor.execution_s, _RESERVE_MOST_S)
-        if self._limit and WINDOW_S / predictor.pace_s >= _BOUND_BY_RATE * self._limit:
+        if self._is_bound_by_rate:
             horizon_s += WINDOW_S
         return horizon_s
+
+    @property
+    def _is_bound_by_rate(self) -> bool:
+        return bool(self._limit) and WINDOW_S / self._predictor.pace_s >= _BOUND_BY_RATE * self._limit
+
+    @property
+    def has_idle_workers(self) -> bool:
+        """Whether workers are known to wait for jobs: then more jobs would only take longer to submit."""
+        predictor = self._predictor
+        return predictor.version > 0 and not (predictor.has_queue and not self._is_bound_by_rate)
