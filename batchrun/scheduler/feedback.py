@@ -60,7 +60,7 @@ class Feedback:
             event.execution_s,
         )
         if self._faulty_workers.ended(flight.rows[0].row, event, now, usual_s):
-            self._plan.remove(flight.job)
+            self._plan.remove(flight.job, now)
             window.faulty_limit.failed(flight.submitted_at, len(self._flights), now, usual_s)
             self._glance(2 * ((delay_s or 0.0) + (execution_s or 0.0)))
             return True

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import deque
+from itertools import cycle
 from typing import NamedTuple
 
 _KEEP = 256
@@ -62,22 +63,23 @@ FIRST_QUANTILE = 0.85
 """The share of jobs expected to have ended at their first poll."""
 NEXT_QUANTILE = 0.7
 """The same for a later poll, among those that have not ended."""
-_EAGER_FIRST_QUANTILE = 0.6
+_EAGER_FIRST_QUANTILE = 0.5
 _EAGER_NEXT_QUANTILE = 0.5
 """The same if many requests are allowed and times vary much: twice the requests, half the lateness."""
 _PLENTY = 6.0
 """This many status requests allowed for each job that ends are many."""
-_WIDE = 0.25
-"""Times vary much if the middle 70% span more than this share of the typical execution time."""
 _UNLIMITED_PER_S = 1000.0
 """The status requests a second that are assumed to be allowed if there is no limit."""
 _NEARLY_ALL = 0.98
 _LEAST_GAP_S = 0.02
 _DOUBLINGS = 5
 """How many times the least gap doubles: a job that has not ended is polled less and less often."""
-_TAIL_DOUBLINGS = 2
 _MOST_GAP_S = 15.0
 _AGE_SHARE = 0.05
+_LAST_SHARE = 0.025
+_EARLY = 0.15
+_KNOWN_SHARE = 0.25
+_HOPE = 0.05
 
 
 class _Seen(NamedTuple):
@@ -111,12 +113,11 @@ class Predictor:
         "_refresh_every",
         "_seen",
         "_spread",
+        "_took",
         "_unseen",
         "execution_s",
         "has_queue",
-        "is_tail",
         "pace_s",
-        "steady_s",
         "version",
         "waited_s",
     )
@@ -125,14 +126,11 @@ class Predictor:
         self._polls_per_s = polls_per_s or _UNLIMITED_PER_S
         self._first_quantile = FIRST_QUANTILE
         self._next_quantile = NEXT_QUANTILE
-        self.is_tail = False
-        """Whether nothing more is submitted."""
-        self.steady_s = 0.0
-        """The least execution time, if all jobs take about the same; 0 if they do not."""
         self._jobs: list[tuple[int, float, float, float]] = []
         self._ages: deque[float] = deque(maxlen=_KEEP)
         self._spread: list[float] = []
         self._executions: list[float] = []
+        self._took: deque[float] = deque(maxlen=_KEEP)
         self._seen: _Seen | None = None
         self._last: tuple[int, float] | None = None
         self.pace_s = 0.0
@@ -166,17 +164,12 @@ class Predictor:
             self._ages.append(age_s)
         else:
             start = submitted_at + delay_s
+            self._took.append(execution_s)
             insort(self._jobs, (sequence, submitted_at, start, start + execution_s))
             if len(self._jobs) > _KEEP:
                 del self._jobs[0]
         self._unseen += 1
         if self._unseen >= self._refresh_every or self.version <= _REFRESH_EACH_OF_FIRST:
-            self._refresh()
-
-    def enter_tail(self) -> None:
-        """Nothing more is submitted: from now on, noticing an end late delays the end of the run."""
-        if self._spread and not self.is_tail:
-            self.is_tail = True
             self._refresh()
 
     def saw_queued(self, sequence: int, at: float) -> None:
@@ -237,41 +230,56 @@ class Predictor:
             return 0.0
         return (sequence - self._last[0]) * self.pace_s - _NEWS_IN_EXECUTIONS * self.execution_s - _NEWS_S
 
-    def first_poll_at(self, sequence: int, submitted_at: float) -> float | None:
-        """When to poll a job first; None if nothing has been learnt yet."""
+    def first_poll_at(self, sequence: int, queued_at: float, *, started_by: float = float("inf")) -> float | None:
+        """When to poll a job first; None if nothing has been learnt yet. See `next_poll_at`."""
         if not self._spread:
             return None
-        return self.expected_start(sequence, submitted_at) + _quantile(self._spread, self._first_quantile)
+        start, spread = self._start(sequence, queued_at, started_by)
+        return start + _quantile(spread, self._first_quantile)
 
     def likely_end(self, sequence: int, submitted_at: float) -> float | None:
         """When a job will almost certainly have ended; None if nothing has been learnt yet."""
         if not self._spread:
             return None
-        return self.expected_start(sequence, submitted_at) + _quantile(self._spread, _NEARLY_ALL)
+        return self.expected_start(sequence, submitted_at) + max(
+            _quantile(self._spread, _NEARLY_ALL), _NEWS_IN_EXECUTIONS * self.execution_s + _NEWS_S
+        )
 
     def next_poll_at(
-        self, sequence: int, submitted_at: float, polled_at: float, polls: int, *, started_by: float = float("inf")
+        self, sequence: int, queued_at: float, polled_at: float, polls: int, *, started_by: float = float("inf")
     ) -> float:
         """When to poll a job again that had not ended at `polled_at`, after `polls` (>= 1) polls.
 
-        `started_by` is the latest time by which it had started; inf if unknown.
+        Args:
+            sequence: Its sequence number.
+            queued_at: When it was last known not to have started.
+            polled_at: When it was last polled.
+            polls: How often it was polled.
+            started_by: The latest time by which it had started; inf if unknown.
         """
-        start = self.expected_start(sequence, submitted_at)
-        gap_s = self._gap_s(polled_at - start, polls, self._spread)
-        if self.is_tail and started_by < float("inf"):
-            gap_s = min(gap_s, self._gap_s(polled_at - min(start, started_by), polls, self._executions))
-        return polled_at + gap_s
-
-    def _gap_s(self, passed_s: float, polls: int, spread: list[float]) -> float:
+        start, spread = self._start(sequence, queued_at, started_by)
+        passed_s = polled_at - start
         most_s = max(_MOST_GAP_S, _AGE_SHARE * self.execution_s)
-        share = _AGE_SHARE / 2 if self.is_tail else _AGE_SHARE
-        doublings = min(polls - 1, _TAIL_DOUBLINGS if self.is_tail else _DOUBLINGS)
-        gap_s = min(most_s, max(share * passed_s, _LEAST_GAP_S * 2.0**doublings))
+        gap_s = min(most_s, max(_AGE_SHARE * passed_s, _LEAST_GAP_S * 2.0 ** min(polls - 1, _DOUBLINGS)))
         above = bisect_right(spread, passed_s)
         left = len(spread) - above
         if left:
             gap_s = max(gap_s, spread[above + min(int(left * self._next_quantile), left - 1)] - passed_s)
-        return gap_s
+        return polled_at + gap_s
+
+    def _start(self, sequence: int, queued_at: float, started_by: float) -> tuple[float, list[float]]:
+        """When a job has started, and how long after that jobs end."""
+        if started_by - queued_at <= _KNOWN_SHARE * self.execution_s:
+            return (queued_at + started_by) / 2, self._executions
+        return min(self.expected_start(sequence, queued_at), started_by), self._spread
+
+    def last_poll_at(self, sequence: int, queued_at: float, polled_at: float, *, started_by: float) -> float:
+        """When to poll one of the last jobs of a run, whose lateness delays the end of the run; see `next_poll_at`."""
+        start = queued_at
+        if started_by == float("inf"):
+            start += _HOPE * (self.expected_start(sequence, queued_at) - queued_at)
+        gap_s = max(_LAST_SHARE * (polled_at - queued_at), _LEAST_GAP_S)
+        return max(start + _quantile(self._executions or self._spread, _EARLY), polled_at + gap_s)
 
     def _refresh(self) -> None:
         self._unseen = 0
@@ -283,7 +291,7 @@ class Predictor:
         last_sequence, _, last_start, _ = jobs[-1]
         delays = [start - submitted for _, submitted, start, _ in jobs]
         self.waited_s = waited_from_s = _WAITED_S + min(*delays, _IDLE_DELAY_MOST_S)
-        executions = self._executions = sorted(end - start for _, _, start, end in jobs[-_KEEP_FOR_PACE:])
+        executions = self._executions = sorted(self._took)
         least_span_s = _SPAN_IN_EXECUTIONS * executions[len(executions) // 2]
         waited_s, waiting, first = 0.0, 0, len(jobs) - 1
         while first > 0:
@@ -297,29 +305,27 @@ class Predictor:
                 break
         pace_s = max(waited_s / waiting, 0.0) if waiting else 0.0
         self.execution_s = executions[len(executions) // 2]
-        least_s = _quantile(executions, 0.15)
-        self.steady_s = least_s if _quantile(executions, 0.85) - least_s <= _WIDE * self.execution_s else 0.0
         self._last, self.pace_s = (last_sequence, last_start), self._credible(pace_s)
         self._hurry()
         self.has_queue = self.pace_s > 0 and waiting >= min(_LEAST_WAITING, len(jobs) - first)
         self._longest_wait_s = _WAITS_GROW * max(delays) + self.execution_s
-        spread, expected = [], last_start
+        lates, expected = [], last_start
         for index in range(len(jobs) - 1, first - 1, -1):
-            sequence, submitted_at, start, end = jobs[index]
-            spread.append(end - max(submitted_at, expected))
+            sequence, submitted_at, start, _ = jobs[index]
+            lates.append(start - max(submitted_at, expected))
             if start - submitted_at > waited_from_s:
                 expected -= (sequence - jobs[index - 1][0]) * pace_s
             else:
                 expected = jobs[index - 1][2]
-        spread.sort()
-        self._spread = spread
+        spread = self._spread = sorted(
+            map(sum, zip(cycle(self._took), lates * -(-len(self._took) // len(lates)), strict=False))
+        )
         ends = [end for *_, end in jobs]
         span_s = max(ends) - min(ends)
         in_gap = int(_REFRESH_GAP_S * len(jobs) / max(span_s, _REFRESH_GAP_S))
         self._refresh_every = max(in_gap, _REFRESH_EVERY)
         per_job = self._polls_per_s * span_s / len(jobs)
-        is_wide = _quantile(spread, 0.85) - _quantile(spread, 0.15) > _WIDE * self.execution_s
-        eager = self.is_tail or (is_wide and per_job >= _PLENTY)
+        eager = per_job >= _PLENTY
         self._first_quantile = _EAGER_FIRST_QUANTILE if eager else FIRST_QUANTILE
         self._next_quantile = _EAGER_NEXT_QUANTILE if eager else NEXT_QUANTILE
 
