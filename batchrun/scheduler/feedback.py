@@ -84,7 +84,8 @@ class Feedback:
             next_sequence: The same at `now`.
         """
         self._faulty_workers.saw_health(health)
-        self._window.saw_health(health, len(self._flights), next_sequence, now)
+        arrived = len(self._plan) - (next_sequence - sequence)
+        self._window.saw_health(health, len(self._flights), next_sequence, now, arrived=arrived)
         self._plan.saw_health(health, sequence, now, is_shared=self._window.is_shared)
 
     def _glance(self, after_s: float) -> None:

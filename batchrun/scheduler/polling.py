@@ -95,6 +95,9 @@ class PollPlan:
         self.glance_s: float | None = None
         """The longest time from a submission to the job's first poll; None for no bound."""
 
+    def __len__(self) -> int:
+        return len(self._watches)
+
     def add(self, job: int, sequence: int, submitted_at: float, now: float) -> None:
         """Add a job."""
         watch = self._watches[job] = _Watch(job, sequence, submitted_at)

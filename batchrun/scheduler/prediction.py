@@ -63,7 +63,7 @@ FIRST_QUANTILE = 0.85
 """The share of jobs expected to have ended at their first poll."""
 NEXT_QUANTILE = 0.7
 """The same for a later poll, among those that have not ended."""
-_EAGER_FIRST_QUANTILE = 0.5
+_EAGER_FIRST_QUANTILE = 0.6
 _EAGER_NEXT_QUANTILE = 0.5
 """The same if many requests are allowed and times vary much: twice the requests, half the lateness."""
 _PLENTY = 6.0

@@ -25,7 +25,7 @@ from batchrun.scheduler.faulty_worker_limit import FaultyWorkerLimit
 from batchrun.scheduler.health import EndpointHealth
 from batchrun.scheduler.prediction import Predictor
 
-FIRST = 64
+FIRST = 48
 """The size before anything is known: what the smallest endpoint with short jobs finishes in half a minute."""
 LEAST = 16
 MOST = 10_000
@@ -33,7 +33,7 @@ MOST = 10_000
 kept."""
 SHARED = 400
 """The limit of the least size that follows other people's jobs."""
-_OTHERS = 4
+_OTHERS = 8
 """For this many of their jobs there is at least one of ours, a fifth of the total: otherwise two runs would push each
 other down."""
 _PER_WORKER = 2
@@ -71,6 +71,7 @@ class Window:
         self._held_until = float("-inf")
         self._idle_until = float("-inf")
         self._least = LEAST
+        self._others = 0
         self.faulty_limit = FaultyWorkerLimit()
         """The bound while a worker is faulty; it also applies to a fixed size."""
         self.is_shared = False
@@ -105,7 +106,7 @@ class Window:
             self.size = self._grown
             return
         wait_s = max(predictor.expected_start(sequence, now) - now, predictor.least_wait_s(sequence))
-        wanted = in_flight + int((self._horizon_s() - wait_s) / predictor.pace_s)
+        wanted = in_flight + int((self._horizon_s(in_flight) - wait_s) / predictor.pace_s)
         self.size = max(min(wanted, self._most), self._least)
         if now < self._idle_until:
             self.size = max(self.size, self._grown)
@@ -117,15 +118,19 @@ class Window:
             waited = delay_s > self._predictor.waited_s
             self._grow(in_flight, next_sequence, now, to=0 if waited else 2 * self._grown)
 
-    def saw_health(self, health: EndpointHealth, in_flight: int, next_sequence: int, now: float) -> None:
-        """`/health` answered."""
-        others = health.in_queue + health.in_progress - in_flight
+    def saw_health(
+        self, health: EndpointHealth, in_flight: int, next_sequence: int, now: float, *, arrived: int
+    ) -> None:
+        """`/health` answered; `arrived` of the jobs in flight were submitted before it was asked."""
+        others = self._others = max(health.in_queue + health.in_progress - in_flight, 0)
         self.is_shared = others > in_flight
         self._least = max(LEAST, min(others // _OTHERS, SHARED)) if self.is_shared else LEAST
         if self._predictor.version == 0:
             self._grown = max(self._grown, min(_PER_WORKER * health.serving, _FIRST_MOST))
-        if health.serving and health.in_queue * 10 <= in_flight:
-            self._grow(in_flight, next_sequence, now, to=max(2 * self._grown, in_flight + _PER_WORKER * health.idle))
+            if others > 0:
+                self._grown = min(self._grown, max(others, LEAST))
+        if health.serving and health.in_queue * 10 <= arrived:
+            self._grow(arrived, next_sequence, now, to=max(2 * self._grown, in_flight + _PER_WORKER * health.idle))
             self._idle_until = now + _IDLE_S if health.idle else float("-inf")
 
     def refused(self, in_flight: int, now: float) -> None:
@@ -144,9 +149,10 @@ class Window:
             self._most = max(self._most, self._grown)
             self._mark = next_sequence + int(_SHOWN * (self._grown - in_flight))
 
-    def _horizon_s(self) -> float:
+    def _horizon_s(self, in_flight: int) -> float:
         predictor = self._predictor
         horizon_s = _RESERVE_S + min(_RESERVE_SHARE * predictor.execution_s, _RESERVE_MOST_S)
+        horizon_s *= min(1 + self._others / max(in_flight, 1), _OTHERS)
         if self._limit and WINDOW_S / predictor.pace_s >= _BOUND_BY_RATE * self._limit:
             horizon_s += WINDOW_S
         return horizon_s
