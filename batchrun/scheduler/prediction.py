@@ -9,19 +9,21 @@ their submission. Two things are learnt from the last jobs that ended:
   extrapolated with the pace from the last known start, but is never before its submission. It follows the number of
   workers immediately: after a cold start no job is expected to wait the minute that the first jobs did, and while a
   queue builds up each job is expected to wait longer than the one before.
-- *The spread around it*: how long after their expected starts the same jobs really ended. It includes the execution
-  time and the unevenness of the starts, and is kept as a distribution, not as one number.
+- *The spread around it*: how long after their expected starts jobs end. It is the sum of the unevenness of the starts
+  and of what jobs take, and is kept as a distribution, not as one number. What jobs take is learnt from those that
+  *ended* last, whenever they started: of those that started last, only the short ones have ended.
 
 Other answers refine the pace. IN_QUEUE means that no later job has started by then either. `/health` gives the length
 of the queue, and so the last job that has started, minutes before that job ends. It also gives the number of running
 jobs, which together with the typical execution time yields a second pace: starts come in clusters, so the observed pace
-is limited to a range around that one. So workers that come or go are noticed within one sample.
+is limited to a range around that one. So workers that come or go are noticed within one sample. Where such answers say
+when a job started, to within a quarter of a typical job, they replace the extrapolation.
 
 A job is polled when most of the spread has passed. If it has not ended by then, it is polled again according to the
 rest of the spread, but never more often than is useful for its age. If the limit allows many status requests for each
-job that ends, and times vary much, jobs are polled earlier: twice the requests for half the lateness. The same holds
-for the last jobs of a run, whose lateness delays the end of the run. If requests are scarce, the plan polls the job
-that has been due longest.
+job that ends, jobs are polled earlier: half a request more for half the lateness. If requests are scarce, the plan
+polls the job that has been due longest. The last jobs of a run, whose lateness delays its end, are polled from the
+time on that a short job takes, at intervals of a fortieth of their age.
 
 The same code handles an endpoint that reports no delayTime: the start is then the submission, and the spread is that of
 the total time. `max_tokens` and the length of the prompt are not used: in simulations of long answers (log-normal
@@ -65,7 +67,7 @@ NEXT_QUANTILE = 0.7
 """The same for a later poll, among those that have not ended."""
 _EAGER_FIRST_QUANTILE = 0.6
 _EAGER_NEXT_QUANTILE = 0.5
-"""The same if many requests are allowed and times vary much: twice the requests, half the lateness."""
+"""The same if many requests are allowed: half a request more for each job, half the lateness."""
 _PLENTY = 6.0
 """This many status requests allowed for each job that ends are many."""
 _UNLIMITED_PER_S = 1000.0
@@ -76,10 +78,14 @@ _DOUBLINGS = 5
 """How many times the least gap doubles: a job that has not ended is polled less and less often."""
 _MOST_GAP_S = 15.0
 _AGE_SHARE = 0.05
-_LAST_SHARE = 0.025
-_EARLY = 0.15
 _KNOWN_SHARE = 0.25
-_HOPE = 0.05
+"""A start is known if it was observed to within this share of a typical execution time."""
+_LAST_SHARE = 0.025
+"""The interval between two polls of a last job, as a share of its age."""
+_LAST_QUANTILE = 0.15
+"""A last job is polled first when this share of jobs would have ended."""
+_LAST_WAIT_SHARE = 0.05
+"""While a last job is queued, this share of its expected wait is waited: the pace of the last starts is uneven."""
 
 
 class _Seen(NamedTuple):
@@ -277,9 +283,9 @@ class Predictor:
         """When to poll one of the last jobs of a run, whose lateness delays the end of the run; see `next_poll_at`."""
         start = queued_at
         if started_by == float("inf"):
-            start += _HOPE * (self.expected_start(sequence, queued_at) - queued_at)
+            start += _LAST_WAIT_SHARE * (self.expected_start(sequence, queued_at) - queued_at)
         gap_s = max(_LAST_SHARE * (polled_at - queued_at), _LEAST_GAP_S)
-        return max(start + _quantile(self._executions or self._spread, _EARLY), polled_at + gap_s)
+        return max(start + _quantile(self._executions or self._spread, _LAST_QUANTILE), polled_at + gap_s)
 
     def _refresh(self) -> None:
         self._unseen = 0
@@ -317,9 +323,7 @@ class Predictor:
                 expected -= (sequence - jobs[index - 1][0]) * pace_s
             else:
                 expected = jobs[index - 1][2]
-        spread = self._spread = sorted(
-            map(sum, zip(cycle(self._took), lates * -(-len(self._took) // len(lates)), strict=False))
-        )
+        self._spread = sorted(map(sum, zip(cycle(self._took), lates * -(-len(self._took) // len(lates)), strict=False)))
         ends = [end for *_, end in jobs]
         span_s = max(ends) - min(ends)
         in_gap = int(_REFRESH_GAP_S * len(jobs) / max(span_s, _REFRESH_GAP_S))

@@ -5,6 +5,8 @@ how long a job submitted now would wait for its start. The predictor knows this 
 the last known start. Jobs are submitted until that wait reaches the horizon:
 
 - one second plus a quarter of a job's time, because it takes this long to learn that a worker is free;
+- that divided by our share of the jobs, if others use the endpoint: so each of several runs has the same number of jobs
+  queued, and gets the same pace, whoever came first. If all had the same horizon, any division would be stable;
 - ten seconds more if the rate limit of `/run` is the bottleneck: the queue must last from one burst of submissions to
   the next.
 
@@ -15,7 +17,7 @@ few workers do not open the window: no other jobs were ahead of theirs. The firs
 lost. It reacts to only one kind of 429: `/run` may refuse because its queue is full, so a refusal stops the growth.
 
 If most of the queue is other people's, we cannot shorten the wait, and our share of the finished jobs is our share of
-the queue. The window is then at least a quarter of the number of their jobs.
+the queue. The window is then at least an eighth of the number of their jobs, and it begins with no more than they have.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from batchrun.scheduler.health import EndpointHealth
 from batchrun.scheduler.prediction import Predictor
 
 FIRST = 48
-"""The size before anything is known: what the smallest endpoint with short jobs finishes in half a minute."""
+"""The size before anything is known: for 5 workers and jobs of a second, ten seconds of work."""
 LEAST = 16
 MOST = 10_000
 """At 200 status requests a second, this many jobs are polled in 50 s, well within the 30 minutes that results are
@@ -34,8 +36,8 @@ kept."""
 SHARED = 400
 """The limit of the least size that follows other people's jobs."""
 _OTHERS = 8
-"""For this many of their jobs there is at least one of ours, a fifth of the total: otherwise two runs would push each
-other down."""
+"""For this many of their jobs there is at least one of ours, and our share counts as no less than one of so many. More
+than this many runs that follow each other would push each other up."""
 _PER_WORKER = 2
 _FIRST_MOST = 1000
 _RESERVE_S = 1.0
