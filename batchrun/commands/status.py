@@ -12,7 +12,7 @@ import orjson
 
 from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
-from batchrun.display.text import fitted
+from batchrun.display.text import clipped, fitted
 from batchrun.display.units import duration
 from batchrun.results.text import MARK_NAMES
 from batchrun.runs.spending import cost_so_far
@@ -152,6 +152,8 @@ def render(status: RunStatus) -> str:
         lines += [f"  cost  {first}", *(f"        {line}" for line in more)]
     if s.shared:
         lines.append(f"  rows that share the answer to an equal request: {s.shared:,}")
+    if packed := s.counters.get("packed_jobs"):
+        lines.append(f"  rows that shared jobs: {s.counters.get('packed_rows', 0):,} in {packed:,} jobs")
     if s.counters.get("reasks"):
         lines.append(f"  asked again because an answer was not valid: {s.counters['reasks']:,}")
     if s.counters.get("unconfirmed"):
@@ -160,7 +162,9 @@ def render(status: RunStatus) -> str:
         lines.append(f"  dropped answers that belonged to other jobs: {s.counters['mismatched']:,}")
     if s.failures:
         lines += ["", "failures"]
-        lines += [f"  {kind:<14} {count:>9,}  {row_id}: {message[:80]}" for kind, count, row_id, message in s.failures]
+        lines += [
+            f"  {kind:<14} {count:>9,}  {row_id}: {clipped(message, 80)}" for kind, count, row_id, message in s.failures
+        ]
     if s.jobs:
         lines += ["", f"oldest jobs in flight ({len(s.jobs)} of {s.in_flight:,})"]
         lines += [

@@ -54,7 +54,7 @@ class Parts:
             options, rng, flights=self.flights, plan=self.plan, connections=self.connections, life_s=life_s
         )
         self.gate = SubmissionGate(rng, metered=price is not None)
-        self.backlog = Backlog((options.concurrency or MOST) * rows_per_job)
+        self.backlog = Backlog(options.concurrency or MOST, rows_per_job)
         self.outcomes = RowOutcomes(options, guards, self.backlog, rng)
         self.stopping = Stopping(self.outcomes)
         self.poller = Poller(

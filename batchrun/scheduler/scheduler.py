@@ -362,6 +362,7 @@ class Scheduler:
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
         self._stopping.refusals.answered("health")
         self.meter.sample(event.health, now)
+        self._submitter.workers = max(event.health.workers, 1)
         self._feedback.saw_health(event.health, now, self._health_sequence, self._next_sequence)
         if self._gate.answered(event.health, now):
             self._submitter.pacer.restart(now)
