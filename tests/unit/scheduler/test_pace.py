@@ -139,3 +139,27 @@ def test_the_end_of_a_single_job_is_seen_soon_after_it(service_s: float):
     world = World(Setting(rows=1, workers=1, service_s=lambda _: service_s)).run()
     assert world.now - ideal_s(world) <= 0.1 + 0.04 * service_s
     assert world.requests["status"] <= 200
+
+
+@pytest.mark.parametrize(("rows", "service_s"), [(200, 120.0), (500, 600.0)])
+def test_long_jobs_that_take_about_the_same_are_polled_twice_at_most_and_seen_within_a_twentieth(rows, service_s):
+    setting = Setting(
+        rows=rows,
+        workers=90,
+        service_s=lambda rng: rng.uniform(0.9, 1.1) * service_s,
+        latency_s=lambda _: 0.05,
+        guards=UNGUARDED,
+    )
+    world = World(setting).run()
+    assert world.requests["status"] <= 2.1 * rows
+    assert sum(world.lateness_s) / rows <= 0.055 * service_s
+    assert ideal_s(world) / world.now >= 0.985
+
+
+def test_exponential_times_cost_little_more_than_one_and_a_half_polls_when_requests_are_scarce():
+    setting = Setting(
+        rows=2000, workers=100, service_s=lambda rng: rng.expovariate(1.0), latency_s=lambda _: 0.025, guards=UNGUARDED
+    )
+    world = World(setting).run()
+    assert world.requests["status"] <= 1.8 * setting.rows
+    assert ideal_s(world) / world.now >= 0.94
