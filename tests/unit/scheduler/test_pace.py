@@ -141,7 +141,7 @@ def test_the_end_of_a_single_job_is_seen_soon_after_it(service_s: float):
     assert world.requests["status"] <= 200
 
 
-@pytest.mark.parametrize(("rows", "service_s"), [(200, 120.0), (500, 600.0)])
+@pytest.mark.parametrize(("rows", "service_s"), [(200, 120.0), (1000, 600.0)])
 def test_long_jobs_that_take_about_the_same_are_polled_twice_at_most_and_seen_within_a_twentieth(rows, service_s):
     setting = Setting(
         rows=rows,
@@ -158,8 +158,8 @@ def test_long_jobs_that_take_about_the_same_are_polled_twice_at_most_and_seen_wi
 
 def test_exponential_times_cost_little_more_than_one_and_a_half_polls_when_requests_are_scarce():
     setting = Setting(
-        rows=2000, workers=100, service_s=lambda rng: rng.expovariate(1.0), latency_s=lambda _: 0.025, guards=UNGUARDED
+        rows=3000, workers=100, service_s=lambda rng: rng.expovariate(1.0), latency_s=lambda _: 0.025, guards=UNGUARDED
     )
     world = World(setting).run()
-    assert world.requests["status"] <= 1.8 * setting.rows
+    assert world.requests["status"] <= 1.75 * setting.rows
     assert ideal_s(world) / world.now >= 0.94
