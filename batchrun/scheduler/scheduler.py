@@ -32,8 +32,6 @@ from batchrun.scheduler.flight import CancelCause, Flight, Row
 from batchrun.scheduler.parts import Parts
 from batchrun.scheduler.states import RowState
 
-_TAIL = 128
-"""The last jobs in flight are polled early: they determine when the run ends, and cost few requests."""
 _STALL_S = 5.0
 """A gap this long between two calls means that the machine slept: all jobs are due, and requests start slowly."""
 
@@ -208,13 +206,15 @@ class Scheduler:
             return out
         if not self._stopping.is_stopping and (count := self._backlog.wanted()):
             out.append(cmd.LoadRows(count))
-        if len(self._flights) <= _TAIL and self._backlog.is_empty:
-            self._plan.enter_tail()
+        if self._backlog.is_empty or self._stopping.is_stopping:
+            self._plan.enter_tail(now)
         self._poller.commands(out, now)
         self._canceller.commands(out, now)
         self._submit(out, now)
         if self.window.follows and len(self._flights) >= self.window.size:
             self._gate.hasten(now)
+        elif (after_s := self._plan.health_gap_s(now)) is not None:
+            self._gate.hasten(now, after_s)
         if self._gate.due(now):
             self._gate.requested(now)
             self._health_sequence = self._next_sequence
@@ -395,4 +395,4 @@ class Scheduler:
         self._ended_at = now
         self.running -= flight.in_progress
         if watched and flight.remote_id:
-            self._plan.remove(flight.job)
+            self._plan.remove(flight.job, now)
