@@ -140,6 +140,8 @@ class Submission(NamedTuple):
     submitted_ms: int
     carried: int | tuple[int, ...] | None
     """For the first row of the job, the numbers of all its rows in order, or of its only row; None for the others."""
+    endpoint: int = 0
+    """The number of the endpoint, see `endpoints.endpoint_numbers`."""
 
 
 class Acceptance(NamedTuple):

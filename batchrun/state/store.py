@@ -177,8 +177,9 @@ def _add(db: sqlite3.Connection, counters: dict[str, int]) -> None:
 # GIL. Row by row, the GIL would change hands each time, in competition with a busy event loop.
 
 _INSERT_JOBS = """
-INSERT INTO jobs (job, carried, submitted_ms)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[4]'), json_extract(value, '$[3]') FROM json_each(?)
+INSERT INTO jobs (job, carried, submitted_ms, endpoint)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[4]'), json_extract(value, '$[3]'),
+    json_extract(value, '$[5]') FROM json_each(?)
 WHERE json_extract(value, '$[4]') IS NOT NULL
 """
 _MARK_SUBMITTING = """
