@@ -40,6 +40,11 @@ class Backlog:
         return len(self._waiting)
 
     @property
+    def is_exhausted(self) -> bool:
+        """Whether all rows have been loaded."""
+        return self._exhausted
+
+    @property
     def is_empty(self) -> bool:
         """Whether no row is left, here or in the state file."""
         return self._exhausted and not self._ready and not self._waiting
@@ -60,6 +65,9 @@ class Backlog:
     def put_back(self, row: Row, at: float, job: int) -> None:
         """Submit a row again, at `at` or later."""
         heapq.heappush(self._waiting, (at, job, row.row, row))
+
+    def written(self, rows: tuple[int, ...]) -> None:
+        """The ends of these rows are on disk."""
 
     def take(self, now: float, *, fresh: bool) -> Row | None:
         """The next row to submit, or None. Unless `fresh`, only rows that were submitted before are considered."""

@@ -29,6 +29,8 @@ class Ticket(NamedTuple):
     """Submissions whose answer never arrived."""
     reasks: int = 0
     """Those made because the answer before was not valid, at most `reask`."""
+    home: int | None = None
+    """The number of the only endpoint that may submit it, because an unconfirmed job of it may be there; else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,13 @@ class NotSubmitted:
     job: int
 
 
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """The commands that made these rows pending again are on disk."""
+
+    rows: tuple[int, ...]
+
+
 class JobSeen(NamedTuple):
     """`/status` says that the job has not ended."""
 
@@ -102,6 +111,8 @@ class RowAnswer(NamedTuple):
     """None if the row has a result."""
     flaw: Flaw | None = None
     """What is wrong with the result; None if nothing, or if no canary is out and it was not checked."""
+    kind: str | None = None
+    """Which model answered, and in which form; None if it does not say, or if nobody wants to know."""
 
 
 class JobEnded(NamedTuple):
@@ -188,6 +199,7 @@ Event = (
     | SubmitFailed
     | LineUnusable
     | NotSubmitted
+    | Requeued
     | JobSeen
     | JobEnded
     | PollFailed

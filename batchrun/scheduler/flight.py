@@ -26,7 +26,7 @@ class CancelCause(Enum):
 class Row:
     """A row in memory: to be submitted, or of a job in flight."""
 
-    __slots__ = ("attempts", "reasks", "retries", "row", "state", "unconfirmed")
+    __slots__ = ("attempts", "is_unconfirmed", "reasks", "retries", "row", "state", "unconfirmed")
 
     def __init__(self, ticket: Ticket, state: RowState) -> None:
         self.row = ticket.row
@@ -34,6 +34,8 @@ class Row:
         self.retries = ticket.retries
         self.unconfirmed = ticket.unconfirmed
         self.reasks = ticket.reasks
+        self.is_unconfirmed = ticket.home is not None
+        """Whether its last submission is unconfirmed: only the same endpoint may know its job."""
         self.state = state
 
     def move(self, move: Move) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from random import Random
 
-from batchrun.config import GuardOptions, SchedulerOptions
+from batchrun.config import SchedulerOptions
 from batchrun.errors import CallError, StoppedError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.backlog import Backlog
@@ -30,17 +30,26 @@ class RowOutcomes:
 
     Args:
         options: How often a row may be submitted.
-        guards: How many failures stop the run.
         backlog: Takes the rows that are submitted again.
         rng: Source of jitter.
+        canary: The first rows.
+        breaker: Stops the run when too many rows fail.
     """
 
-    def __init__(self, options: SchedulerOptions, guards: GuardOptions, backlog: Backlog, rng: Random) -> None:
+    def __init__(
+        self,
+        options: SchedulerOptions,
+        backlog: Backlog,
+        rng: Random,
+        *,
+        canary: Canary,
+        breaker: Breaker,
+    ) -> None:
         self._options = options
         self._backlog = backlog
         self._rng = rng
-        self._breaker = Breaker(guards.halt)
-        self.canary = Canary(guards.canary, allow=guards.canary_allow)
+        self._breaker = breaker
+        self.canary = canary
         self._spared: dict[int, int] = {}
         self.decided: list[cmd.Command] = []
         """Commands that the driver has not been given yet."""
@@ -107,6 +116,7 @@ class RowOutcomes:
     def unconfirmed(self, job: int, row: Row, error: CallError, now: float) -> None:
         """The answer to the submission was lost."""
         row.unconfirmed += 1
+        row.is_unconfirmed = True
         if self._options.unconfirmed == "hold":
             row.move(Move.HOLD)
             self.decided.append(cmd.Hold(job, row.row, row.unconfirmed, error.message))
