@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import NamedTuple
 
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.transport import Transport
-from batchrun.engine.judging import find_flaw, judge, partial_output
+from batchrun.engine.judging import find_flaw, find_kind, judge, partial_output
 from batchrun.engine.rules import Draft, Rules
 from batchrun.engine.streamed import Streamed
 from batchrun.scheduler.events import RowAnswer
@@ -17,6 +18,13 @@ from batchrun.state.records import OpenJob
 
 _JUDGED_ASIDE_BYTES = 1 << 17
 """An answer that takes more memory is judged in a thread: an error of 16 kB may take 10 ms to decode."""
+
+
+class Look(NamedTuple):
+    """What the scheduler wants to know of results."""
+
+    flaws: bool = False
+    kind: bool = False
 
 
 class Answers:
@@ -56,7 +64,7 @@ class Answers:
             self._sent[job.job] = job.all_rows
 
     async def take(
-        self, job: int, rows: tuple[int, ...], answer: JobAnswer, *, look_for_flaws: bool
+        self, job: int, rows: tuple[int, ...], answer: JobAnswer, look: Look
     ) -> tuple[str, tuple[RowAnswer, ...]]:
         """Keep the final answer of a job for each of its rows.
 
@@ -64,7 +72,7 @@ class Answers:
             job: The job's number.
             rows: Its rows that have not ended, in order.
             answer: The answer.
-            look_for_flaws: Whether to look for flaws in results.
+            look: What else the scheduler wants to know.
 
         Returns:
             The job's status, COMPLETED only if a row has a result or an invalid answer; and what the answer means for
@@ -80,7 +88,9 @@ class Answers:
                     failure = await self._failed(part, failure, is_alone=len(sent) == 1)
                 if failure is None and self._refuse is not None:
                     failure = await self._refuse(row, part, aside=not is_small)
-                said.append(RowAnswer(failure, find_flaw(part.output) if look_for_flaws and failure is None else None))
+                is_good = failure is None
+                flaw = find_flaw(part.output) if is_good and look.flaws else None
+                said.append(RowAnswer(failure, flaw, find_kind(part.output) if is_good and look.kind else None))
                 self._by_row[row] = part
         is_served = any(_is_answered(each.failure) for each in said)
         status = "FAILED" if answer.status is JobStatus.COMPLETED and not is_served else answer.status.value

@@ -25,6 +25,11 @@ _JOBS_FOR_MEAN = 5
 _COUNTERS = ("running_ms", "idle_ms", "initializing_ms", "unwatched_ms")
 
 
+def _counters(endpoint: int) -> list[str]:
+    """The names of the counters of an endpoint: those of the first have no number."""
+    return [f"{name}{f' {endpoint}' * (endpoint > 0)}" for name in _COUNTERS]
+
+
 @dataclass(slots=True)
 class WorkerTime:
     """Worker-seconds."""
@@ -41,14 +46,15 @@ class WorkerTime:
         return self.running_s + self.idle_s + self.initializing_s
 
     @classmethod
-    def from_counters(cls, counters: Mapping[str, int], *, share: float = 1.0) -> WorkerTime:
-        """The time stored in a run's counters, or a share (0 to 1) of it."""
-        return cls(*(counters.get(name, 0) / 1000 * share for name in _COUNTERS))
+    def from_counters(cls, counters: Mapping[str, int], endpoint: int = 0, *, share: float = 1.0) -> WorkerTime:
+        """The time stored in a run's counters for the endpoint of a number, or a share (0 to 1) of it."""
+        return cls(*(counters.get(name, 0) / 1000 * share for name in _counters(endpoint)))
 
-    def to_counters(self) -> dict[str, int]:
+    def to_counters(self, endpoint: int = 0) -> dict[str, int]:
         """The time as counters to add to those of a run, in milliseconds; zero values are left out."""
         times = (self.running_s, self.idle_s, self.initializing_s, self.unwatched_s)
-        return {name: round(time_s * 1000) for name, time_s in zip(_COUNTERS, times, strict=True) if time_s}
+        names = _counters(endpoint)
+        return {name: round(time_s * 1000) for name, time_s in zip(names, times, strict=True) if time_s}
 
     def add(self, other: WorkerTime) -> None:
         """Add another time to this one."""
@@ -63,9 +69,11 @@ class WorkerMeter:
 
     Args:
         before: The worker time of earlier sessions.
+        endpoint: The number of the endpoint, by which its time is stored.
     """
 
-    def __init__(self, before: WorkerTime) -> None:
+    def __init__(self, before: WorkerTime, endpoint: int = 0) -> None:
+        self.endpoint = endpoint
         self.total = before
         """The worker time of all sessions."""
         self._untold = WorkerTime()

@@ -76,7 +76,7 @@ class Scheduler:
             member=member,
             next_sequence=lambda: self._next_sequence,
         )
-        self._member, self._flights = member, parts.flights
+        self.member, self._flights = member, parts.flights
         self._poller, self._plan, self._canceller = parts.poller, parts.plan, parts.canceller
         self._submitter, self._backlog, self._gate = parts.submitter, parts.backlog, parts.gate
         self._outcomes, self._stopping, self._deadline = parts.outcomes, parts.stopping, parts.deadline
@@ -118,9 +118,9 @@ class Scheduler:
     @property
     def stop(self) -> StoppedError | None:
         """Why the run stops early; None if it does not, or if the user stops it."""
-        if self._stopping.is_stopping or self._member is None:
+        if self._stopping.is_stopping or self.member is None:
             return self._stopping.error
-        return self._member.reason if self._member.pool.is_over else None
+        return self.member.reason if self.member.pool.is_over else None
 
     @property
     def is_done(self) -> bool:
@@ -129,8 +129,8 @@ class Scheduler:
             return True
         if self._outcomes.decided:
             return False
-        if self._member is not None and not self._stopping.is_stopping:
-            return self._member.pool.is_over
+        if self.member is not None and not self._stopping.is_stopping:
+            return self.member.pool.is_over
         return not self._flights and (self._stopping.is_stopping or self._backlog.is_empty)
 
     @property
@@ -221,7 +221,7 @@ class Scheduler:
     def decided(self) -> list[cmd.Command]:
         """The commands that record what was decided about rows; they start nothing new."""
         outcomes = self._outcomes
-        stop = outcomes.stop if self._member is None else self._member.reason_to_stop(outcomes.stop)
+        stop = outcomes.stop if self.member is None else self.member.reason_to_stop(outcomes.stop)
         if stop is not None and not self._backlog.is_empty:
             self._stopping.drain(stop)
         out, outcomes.decided = outcomes.decided, []
@@ -308,8 +308,8 @@ class Scheduler:
             self._call_off(flight, now)
         else:
             self._outcomes.answered(flight, event, now, usual_s=self._feedback.usual_s if is_blamed else None)
-            if self._member is not None:
-                self._member.answered(event.rows, now, is_blamed=is_blamed)
+            if self.member is not None:
+                self.member.answered(event.rows, now, is_blamed=is_blamed)
 
     def _poll_failed(self, event: ev.PollFailed, now: float) -> None:
         flight = self._polled(event.job)
@@ -376,8 +376,8 @@ class Scheduler:
         """`/health` answered (None: without usable data)."""
         if self._gate.answered(health, now):
             self._submitter.pacer.restart(now)
-        if self._member is not None:
-            self._member.saw_health(health, now)
+        if self.member is not None:
+            self.member.saw_health(health, now)
 
     def _stop_requested(self, event: ev.StopRequested | ev.CancelRequested, _: float) -> None:
         self._stopping.leave()

@@ -23,13 +23,15 @@ def known_endpoints(store: StateReader, options: RunOptions) -> list[str]:
     return [str(endpoint) for endpoint in known] if isinstance(known, list) else list(options.endpoints)
 
 
-def note_endpoints(store: Store, known: list[str], endpoints: tuple[str, ...]) -> None:
-    """Number the endpoints of a session that have no number yet."""
-    found = [*known, *(endpoint for endpoint in endpoints if endpoint not in known)]
+def note_endpoints(store: Store, was: RunOptions | None, options: RunOptions) -> None:
+    """Number the endpoints of a session that have no number yet.
+
+    Args:
+        store: The run's state.
+        was: The options of earlier sessions; None for a new run.
+        options: Those of this session.
+    """
+    known = known_endpoints(store, was or options)
+    found = [*known, *(endpoint for endpoint in options.endpoints if endpoint not in known)]
     if store.get_setting(_SETTING) != found:
         store.set_setting(_SETTING, found)
-
-
-def endpoint_numbers(store: StateReader, options: RunOptions) -> dict[str, int]:
-    """The number of each endpoint."""
-    return {endpoint: number for number, endpoint in enumerate(known_endpoints(store, options))}

@@ -111,15 +111,16 @@ def percentiles(store: StateReader, column: TimeColumn, shares: tuple[float, ...
     return tuple(found)
 
 
-def execution(store: StateReader) -> Execution:
-    """The number and execution time of the jobs that have ended."""
+def execution(store: StateReader, endpoint: int | None = None) -> Execution:
+    """The number and execution time of the jobs that have ended, at the endpoint of this number; None: at all."""
     sql = (
         "SELECT coalesce(sum(status IN ('COMPLETED', 'FAILED') OR execution_ms IS NOT NULL), 0),"
         " coalesce(sum(execution_ms), 0),"
         " coalesce(sum(CASE WHEN status <> 'COMPLETED' THEN execution_ms END), 0)"
         " FROM jobs WHERE status IS NOT NULL AND status NOT IN ('UNCONFIRMED', 'CANCELLING')"
+        " AND (endpoint = ?1 OR ?1 IS NULL)"
     )
-    return Execution(*store.query(sql)[0])
+    return Execution(*store.query(sql, (endpoint,))[0])
 
 
 def usual_time_ms(store: StateReader) -> int:
