@@ -293,6 +293,8 @@ class RunOptions:
     """Only the first N rows; None for all."""
     shard: str | None = None
     """`I/N`: only the lines of this shard; None for all lines."""
+    abandon: bool = False
+    """`--abandon`: give up jobs at endpoints that the pool has lost. For this session only: it is not stored."""
     strict: bool = False
     """`--strict`: treat probable mistakes in the lines as errors. For this session only: it is not stored."""
     skip_invalid: bool = False
@@ -330,7 +332,7 @@ class RunOptions:
         The built-in endpoint has no base URL.
         """
         data = asdict(self)
-        del data["state"], data["strict"]
+        del data["state"], data["strict"], data["abandon"]
         data["sweep"] = self.sweep.to_json()
         data["base_url"] = None if self.is_local else without_user(self.base_url)
         data["inputs"] = [absolute_name(name) for name in self.inputs]
