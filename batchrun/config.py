@@ -246,8 +246,11 @@ class GuardOptions:
     """Seconds from a job's submission to its end; None if only its ttl limits it."""
 
     def price_of(self, endpoint: str) -> float | None:
-        """The price of one worker of an endpoint in dollars per hour; None if it is not known."""
-        return (self.prices or {}).get(endpoint, self.price_per_hour)
+        """The price of one worker of an endpoint in dollars per hour; None if no price is known.
+
+        An endpoint that the pool has lost may have none: the highest is then the safe one.
+        """
+        return self.prices.get(endpoint, max(self.prices.values())) if self.prices else self.price_per_hour
 
     @property
     def have_price(self) -> bool:

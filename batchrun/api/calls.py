@@ -91,7 +91,7 @@ def run(
     given = checked(
         RunArguments(
             inputs=names if requests is None else (str(requests_path(at)),),
-            endpoint=_endpoints(endpoint),
+            endpoint=None if endpoint is None else _endpoints(endpoint),
             output=_text(output),
             state=None if requests is None and state is None else str(at),
             on_interrupt=on_interrupt,
@@ -384,9 +384,7 @@ def _lines(file: Any) -> Iterator[bytes]:
     return (line.rstrip(b"\n") for line in file)
 
 
-def _endpoints(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    if given is None:
-        return None
+def _endpoints(given: str | Sequence[str]) -> tuple[str, ...]:
     names = given.split(",") if isinstance(given, str) else given
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise UsageError(f"endpoint={shown(given)} is not valid", "give an endpoint ID, or a list of them")
