@@ -152,8 +152,8 @@ def render(status: RunStatus) -> str:
         f"  {s.rows_per_s:,.1f} rows/s over a running time of {duration(s.elapsed_s)}",
     ]
     lines += [
-        f"  endpoint {each.endpoint}: {each.succeeded:,} succeeded, {each.failed:,} failed, {each.in_flight:,} in flight,"
-        f" {each.rows_per_s:,.1f} rows/s"
+        f"  endpoint {each.endpoint}: {each.succeeded:,} succeeded, {each.failed:,} failed,"
+        f" {each.in_flight:,} in flight, {each.rows_per_s:,.1f} rows/s"
         for each in s.endpoints
     ]
     if s.cost is not None:

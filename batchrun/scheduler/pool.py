@@ -30,14 +30,21 @@ from batchrun.scheduler.pooled_backlog import PooledBacklog
 from batchrun.scheduler.prediction import Predictor
 from batchrun.scheduler.refusal import Refusals
 from batchrun.scheduler.row_outcomes import RowOutcomes
-from batchrun.scheduler.window import MOST, Window
+from batchrun.scheduler.window import Window
 
 _AWAY_S = 30.0
 _AWAY_MOST_S = 600.0
 """How long an endpoint is away at least: twice as long each time, until it has done a row."""
+_QUIET_S, _QUIET_TIMES = 5.0, 2.0
+"""An endpoint of which no job has ended for this long, plus so many times what one takes, may have stopped."""
 _IDLE_S = 60.0
 """An endpoint without workers leaves when no job of it has ended for this long."""
 _HINT = "fix the endpoint, then resume: the other endpoints of the pool had no part in this"
+_TRIALS = 2
+"""An endpoint that has not done a row yet leaves after this many failures, if there is another."""
+_PER_WORKER, _PER_END, _FIRST = 2, 2, 4
+_LONGEST_S, _LONGEST_TIMES = 20.0, 0.25
+"""The longest wait in the queue of an endpoint: this, plus so many times what a job takes, but always one job."""
 _NOT_OF_ENDPOINT = (FailureKind.INVALID_OUTPUT, FailureKind.CANCELLED)
 _DIFFER = "give endpoints that serve the same model; --mixed accepts these"
 
@@ -79,6 +86,10 @@ class Pool:
         """Whether every endpoint has left."""
         return all(member.is_away for member in self.members)
 
+    def has_others(self, member: Member) -> bool:
+        """Whether any other endpoint may submit rows."""
+        return any(other.is_active for other in self.members if other is not member)
+
     @property
     def is_over(self) -> bool:
         """Whether no endpoint can do anything more."""
@@ -110,6 +121,7 @@ class Member:
         self._empty_since: float | None = None
         self._away_s = _AWAY_S
         self._failures = 0
+        self._ended, self._ended_at = 0, 0.0
 
     def connect(
         self,
@@ -162,10 +174,22 @@ class Member:
         return not self.backlog.has_unwritten and not (self.is_active and self.backlog.has_own)
 
     def room(self, in_flight: int) -> int:
-        """How many more jobs its place in the pool allows beside those in flight."""
+        """How many more jobs its place in the pool allows beside those in flight.
+
+        It gets no jobs that would wait for long: another endpoint may have done them by then. While no job waits in its
+        queue the pace is unknown. It then gets a few for each worker, and two for each job that has ended.
+        """
         if self.is_away:
             return 0
-        return MOST if self.is_proven else 1 - in_flight
+        if not self.is_proven:
+            return 1 - in_flight
+        predictor = self._predictor
+        if predictor.has_queue:
+            waiting = (_LONGEST_S + _LONGEST_TIMES * predictor.execution_s) / predictor.pace_s
+            return int(predictor.execution_s / predictor.pace_s + max(waiting, 1.0)) + 1 - in_flight
+        health = self._gate.health
+        first = _PER_WORKER * health.serving if health is not None else 0
+        return max(first, _FIRST) + _PER_END * self._ended - in_flight
 
     def answered(self, rows: tuple[RowAnswer, ...], now: float, *, is_blamed: bool) -> None:
         """A job has ended: if the endpoint only fails, it leaves.
@@ -175,6 +199,8 @@ class Member:
             now: The current time.
             is_blamed: Whether one worker is to blame for the failure.
         """
+        self._ended_at = now
+        self._ended += 1
         good = next((row for row in rows if row.failure is None), None)
         if good is not None:
             self._failures = 0
@@ -182,13 +208,14 @@ class Member:
                 self._prove(good.kind)
             return
         failures = [row.failure for row in rows if row.failure and row.failure.kind not in _NOT_OF_ENDPOINT]
-        if is_blamed or not failures:
+        if is_blamed or not failures or not self.pool.leaves_on_failures:
             return
         self._failures += 1
-        is_trial = not self.is_proven and self._away_s > _AWAY_S
-        if not self.pool.leaves_on_failures or self._failures < (1 if is_trial else FIRST_ROWS):
+        # Another try of the row may succeed elsewhere, and must not be used up here.
+        is_trial = not self.is_proven and failures[0].is_retryable and self.pool.has_others(self)
+        if self._failures < (_TRIALS if is_trial else FIRST_ROWS):
             return
-        told = f"the last {self._failures} jobs all failed" if self._failures > 1 else "its first job failed again"
+        told = f"the last {self._failures} jobs all failed"
         self.leave(StoppedError(f"{told}: {failures[0].message}", _HINT), now)
 
     def _prove(self, kind: str | None) -> None:
@@ -212,9 +239,9 @@ class Member:
         """
         if not self.is_away:
             self.reason = reason
-            self.is_proven = False
+            self.is_proven, self._ended = False, 0
             self._until_workers = until_workers
-            self._failures = 0
+            self._failures = _TRIALS - 1
             self._back_at = now + self._away_s
             self._away_s = min(2 * self._away_s, _AWAY_MOST_S)
             if not self.pool.is_deserted:
@@ -255,13 +282,14 @@ class Member:
         if not rows.is_exhausted or (mine := self._end(1, now)) is None:
             return False
         jobs = math.ceil(len(rows) / self.pool.rows_per_job)
-        ends = (other._end(jobs, now) for other in self.pool.members if other is not self and other.is_open)  # noqa: SLF001
+        ends = (other._end(jobs, now) for other in self.pool.members if other is not self and other._is_at_work(now))  # noqa: SLF001
         return any(end is not None and end < mine for end in ends)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it can take any number of rows."""
-        return self.is_active and self.is_proven and self._gate.is_open
+    def _is_at_work(self, now: float) -> bool:
+        """Whether its predictions count: it takes rows, and jobs of it end."""
+        quiet_s = now - self._ended_at
+        is_quiet = quiet_s > _QUIET_S + _QUIET_TIMES * self._predictor.execution_s
+        return self.is_active and self.is_proven and self._gate.is_open and not is_quiet
 
     def _end(self, jobs: int, now: float) -> float | None:
         """When the last of so many more jobs would end here; None if nothing has been learnt yet."""
