@@ -22,7 +22,7 @@ ResultFormat = Literal["openai", "batchrun"]
 FormatChoice = Literal["auto", "openai", "batchrun"]
 ProgressMode = Literal["auto", "bar", "plain", "json", "none"]
 WorkerChoice = Literal["auto", "smollm2", "echo"]
-DryRun = Literal["first", "all"]
+DryRun = int | Literal["first", "all"]
 InlineFiles = Literal["anywhere", "in_folder"]
 
 DEFAULT_BASE_URL = "https://api.runpod.ai/v2"

@@ -29,13 +29,14 @@ from batchrun.commands.export import Exported, Only, Wanted
 from batchrun.commands.findings import Verification
 from batchrun.commands.merge import MergeReport
 from batchrun.commands.redo_arguments import RedoArguments
-from batchrun.commands.request_arguments import RequestArguments
+from batchrun.commands.request_arguments import RequestArguments, several
 from batchrun.commands.run_options import guards, refuse_wrong_parameters, request_options
 from batchrun.commands.session_arguments import CancelArguments
 from batchrun.commands.status import RunStatus
 from batchrun.config import ProgressMode, ResultFormat
 from batchrun.display.progress import NullObserver
 from batchrun.display.variants import VariantTable
+from batchrun.errors import UsageError
 from batchrun.files.paths import refuse_unspeakable
 from batchrun.prompts.sources import find_sources
 from batchrun.results.hub import hub_file, is_hub_name
@@ -58,7 +59,7 @@ def check(
     """Validate every line of files and folders. `is_good` says whether they can be run, `problems` what is wrong.
 
     Args:
-        inputs: A file or folder, or several.
+        inputs: A file or folder, or a list of several.
         sweep: Key -> values, as for `run`.
         repeat: Samples of each line, or of each combination.
         strict: Whether warnings count as errors.
@@ -70,7 +71,12 @@ def check(
         UsageError: an argument is invalid.
         InputError: a file cannot be read.
     """
-    names = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    names = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, os.PathLike)) for name in names):
+        raise UsageError(
+            f"inputs is of type {type(inputs).__name__}, not one or several paths",
+            "check reads files; run checks the requests of a program before it sends any",
+        )
     given = RequestArguments(sweep=sweep, repeat=repeat, strict=strict, **options)
     request, variants = request_options(given)
     refuse_wrong_parameters(given)
@@ -133,7 +139,7 @@ def export(
         StateError: the state file or the results cannot be read.
         OutputError: the file cannot be written.
     """
-    chosen = None if columns is None else parse_columns(",".join(columns))
+    chosen = None if columns is None else parse_columns(",".join(several(columns)))
     wanted = Wanted(format, with_errors, only, chosen, messages)
     name = os.fspath(output)
     target = hub_file(name) if is_hub_name(name) else Path(name)
@@ -192,13 +198,13 @@ def redo(
     found = resumed_options(state_file(state))
     with NamedTemporaryFile("w", encoding="utf-8") as listed:
         if ids is not None:
-            listed.writelines(f"{each}\n" for each in ids)
+            listed.writelines(f"{each}\n" for each in several(ids))
             listed.flush()
         given = RedoArguments(
-            where=tuple(where),
+            where=tuple(several(where)),
             ids=None if ids is None else Path(listed.name),
             failed=failed,
-            kinds=tuple(only),
+            kinds=tuple(several(only)),
             set=set,
             base_url=base_url,
             max_cost=max_cost,

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from batchrun.commands import export as exporting
 from batchrun.commands.export import Wanted
+from batchrun.commands.request_arguments import several
 from batchrun.display import summary
 from batchrun.display.cost import money
 from batchrun.files.exactjson import load as parsed
@@ -61,9 +62,9 @@ class Results:
             StateError: the state file or a results file cannot be read.
             OutputError: there is no room for a temporary file.
         """
-        with needs_extra("a table needs pyarrow"):
+        with needs_extra("the results are a pyarrow Table"):
             from pyarrow import parquet  # noqa: PLC0415 - an extra
-        chosen = None if columns is None else parse_columns(",".join(columns))
+        chosen = None if columns is None else parse_columns(",".join(several(columns)))
         with TemporaryDirectory(prefix="batchrun-") as folder:
             file = Path(folder) / "results.parquet"
             exporting.export(self.state, file, BytesIO(), Wanted(with_errors=with_errors, columns=chosen))

@@ -16,7 +16,7 @@ import click
 from batchrun.cli.options import GroupedOption
 from batchrun.cli.output import echo, say
 from batchrun.cli.usage import as_usage_error, no_such_command, path_of
-from batchrun.cli.values import ALL, FIRST, OR_ALL, called
+from batchrun.cli.values import FIRST, HOW_MANY, OR_ALL, called
 from batchrun.commands.definitions import DISPLAY, GROUPS
 from batchrun.display.printer import printing_stderr
 from batchrun.errors import BatchrunError, OutputError, UsageError
@@ -24,6 +24,9 @@ from batchrun.files.streams import take_over
 
 _COLLECT_EVERY = 20_000
 """Allocations between two garbage collections: we make few reference cycles, and the default of 700 costs much time."""
+
+_READER_GONE = 141
+"""How a shell reports a program that SIGPIPE ended, as in `batchrun ... | head`."""
 
 
 class Command(click.Command):
@@ -58,7 +61,8 @@ class Command(click.Command):
         for index, arg in enumerate(args):
             if arg == "--":
                 return [*done, *args[index:]]
-            if arg in flags and not (index and args[index - 1] in takes_value) and args[index + 1 : index + 2] != [ALL]:
+            is_flag = arg in flags and not (index and args[index - 1] in takes_value)
+            if is_flag and not any(map(HOW_MANY.fullmatch, args[index + 1 : index + 2])):
                 arg = f"{arg}={FIRST}"  # noqa: PLW2901 - the argument with its value
             done.append(arg)
         return done
@@ -187,4 +191,5 @@ def _raise_file_limit() -> None:
 
 def _exit_with(error: BatchrunError) -> NoReturn:
     say(error.message, error.hint)
-    sys.exit(error.exit_code)
+    # Without a message, the reader of stdout has gone, see `streams`.
+    sys.exit(error.exit_code if error.message else _READER_GONE)

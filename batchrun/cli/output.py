@@ -43,19 +43,19 @@ def show_summary(summary: Summary, given: ShowArguments) -> None:
     from batchrun.display.summary import to_event
     from batchrun.display.summary_text import render
 
-    if given.progress == "json":
+    if given.quiet:
+        say(summary.reason, summary.hint if summary.reason else "")
+    elif given.progress == "json":
         echo(to_event(summary), err=True)
-    elif not given.quiet:
+    else:
         echo(render(summary), err=True, nl=False)
-    elif summary.reason:
-        say(summary.reason, summary.hint)
 
 
 def show_ending(file: str, ending: FileOutcome, given: ShowArguments) -> None:
     """Print the outcome of a file in a watched folder."""
     if ending.summary is not None:
         show_summary(ending.summary, given)
-    elif given.progress == "json":
+    elif given.progress == "json" and not given.quiet:
         _show_event({"event": "refused", "file": file, **ending.to_json()})
     elif ending.error is not None:
         say(f"{file} was refused, and none of it was sent: {ending.error.message}", ending.error.hint)
@@ -63,9 +63,11 @@ def show_ending(file: str, ending: FileOutcome, given: ShowArguments) -> None:
 
 def show_total(total: Total, given: ShowArguments) -> None:
     """Print the totals of a watch."""
+    if given.quiet:
+        return
     if given.progress == "json":
         _show_event({"event": "total", **total.to_json()})
-    elif not given.quiet:
+    else:
         echo(f"\n{total}", err=True)
 
 

@@ -55,7 +55,7 @@ def run(given: RunArguments) -> None:
     options = run_options(given)
     refuse_local_options(given, options)
     if given.dry_run:
-        dry_run(options, stdout_bytes(), make_observer(given), every=given.dry_run == "all")
+        dry_run(options, stdout_bytes(), make_observer(given), given.dry_run)
         return
     _run(options, given, given.api_key_file)
 

@@ -224,12 +224,12 @@ class _Target(_Path):
 
 
 class _OrAll(click.types.StringParamType):
-    """The click type of an option that is a flag, or has the value `all`."""
+    """The click type of an option that is a flag, or has a number above 0 or `all` as its value."""
 
     name = "or all"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """`first`, `all`, or None if the flag is not set.
+        """A number, `first`, `all`, or None if the flag is not set.
 
         Raises:
             click.BadParameter: it is another word.
@@ -237,11 +237,15 @@ class _OrAll(click.types.StringParamType):
         word = str(value).strip().lower()
         if word in _NO:
             return None
+        if HOW_MANY.fullmatch(word) and word != ALL:
+            return int(word)
         if word not in (*_YES, FIRST, ALL):
-            self.fail(f"{shown(value)} is not `{ALL}`", param, ctx)
+            self.fail(f"{shown(value)} is neither a number of requests nor `{ALL}`", param, ctx)
         return ALL if word == ALL else FIRST
 
 
 FIRST, ALL = "first", "all"
-_YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
+HOW_MANY = re.compile(f"[1-9][0-9]{{0,8}}|{ALL}")
+"""What is taken as the value of such an option, if it follows one."""
+_YES, _NO = ("true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
 PATH, STATE, NAME, TARGET, OR_ALL = _Path(), _Path(is_state=True), _Name(), _Target(), _OrAll()

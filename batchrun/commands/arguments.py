@@ -208,9 +208,9 @@ class RunArguments(JobArguments, SessionArguments):
     dry_run: DryRun | None = option(
         None,
         (WHERE, 2),
-        "Show the first requests and the number of tokens, and send nothing; `all`: print every request body, one per"
-        " line.",
-        Values("or all", "[all]"),
+        "Show the first 3, or N, requests and the number of tokens, and send nothing; `all`: print every request body,"
+        " one per line.",
+        Values("or all", "[N|all]"),
     )
 
 

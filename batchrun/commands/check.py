@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO
 
 from batchrun.config import RequestOptions, SweepOptions
+from batchrun.display.units import counted
 from batchrun.files.urls import place_in
 from batchrun.prompts.fields import Fields, Finding
 from batchrun.prompts.identity import SeenIds
@@ -171,7 +172,7 @@ def render(report: CheckReport) -> str:
         f"  rows          {report.rows:,}: {shapes}\n"
         f"  with an id    {report.with_id:,}\n"
         f"  prompt text   {report.chars:,} characters (mean {mean:,.0f}, maximum {report.largest_chars:,}),"
-        f" about {report.chars // 4:,} tokens\n"
+        f" about {counted(report.chars // 4, 'token')}\n"
         f"  largest line  {report.largest_line_bytes:,} bytes at {report.largest_line_at}\n"
         + ("all lines are valid\n" if report.is_good else f"warnings that --strict refuses: {len(report.warnings):,}\n")
     )

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import orjson
 
-from batchrun.config import RunOptions
+from batchrun.config import DryRun, RunOptions
 from batchrun.display.summary import Observer, warn
 from batchrun.display.text import visible_json
 from batchrun.display.units import counted
@@ -24,18 +24,19 @@ _FIRST = 3
 _CHARS_PER_TOKEN = 4
 
 
-def dry_run(options: RunOptions, out: BinaryIO, observer: Observer, *, every: bool = False) -> None:
+def dry_run(options: RunOptions, out: BinaryIO, observer: Observer, wanted: DryRun) -> None:
     """Show what would be sent.
 
     Args:
         options: The run's options.
         out: Receives the request bodies, as JSON.
         observer: Receives the counts.
-        every: Whether every body is written, one a line, instead of the first three, which are indented.
+        wanted: How many requests are written, indented; or all, one a line.
 
     Raises:
         InputError: an input cannot be read, or a line of it is invalid.
     """
+    every, first = wanted == "all", wanted if isinstance(wanted, int) else _FIRST
     sweep = Sweep(options.sweep)
     if sweep.size > 1:
         observer.message(f"sweep: {sweep}: {sweep.size:,} rows per line")
@@ -50,7 +51,7 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer, *, every: bo
                 continue
             seen.add(key)
         request = build_request(prompt, options.request)
-        if every or count < _FIRST:
+        if every or count < first:
             body = run_body(request, options.policy)
             shown = body if every else dump(load(body), orjson.OPT_INDENT_2)
             out.write(visible_json(shown).encode() + b"\n")
@@ -61,13 +62,8 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer, *, every: bo
     urls = " and ".join(f"{options.base_url}/{endpoint}/run" for endpoint in options.endpoints)
     where = "the local endpoint" if options.is_local else urls
     more = f"; equal requests that would share their answers: {equal:,}" if equal else ""
-    first = (
-        ""
-        if every or count <= _FIRST
-        else f"the first {_FIRST} of {count:,} requests are shown: --dry-run all prints all"
-    )
-    if first:
-        observer.message(first)
+    if not every and count > first:
+        observer.message(f"the first {first:,} of {count:,} requests are shown: --dry-run all prints all")
     observer.message(
         f"text of all prompts: {counted(chars, 'character')}, about {counted(chars // _CHARS_PER_TOKEN, 'token')}"
     )

@@ -287,7 +287,10 @@ def refuse_own_files(
         return
     with writing(target):
         if not is_ours(target):
-            raise UsageError(f"{target} exists, and batchrun did not write it", "move it away, or give another name")
+            raise UsageError(
+                f"{target} exists, and nothing in it shows that batchrun wrote it",
+                "move it away, or give another name; a file of chosen columns or of --messages is never replaced",
+            )
     for state in sorted(target.absolute().parent.glob("*.state")):
         is_taken = False
         with suppress(BatchrunError), StateSnapshot(state) as other:

@@ -5,6 +5,7 @@ A guide is a Markdown file: a title, an empty line, and a summary in one line.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -27,10 +28,23 @@ def guide(topic: str) -> str:
     """
     known = topics()
     if topic not in known:
-        nearest = get_close_matches(topic.lower(), known, n=1)
-        advice = f"try batchrun help {nearest[0]}" if nearest else "batchrun help lists the guides"
+        found = get_close_matches(topic.lower(), known, n=1) or _about(topic, known)
+        advice = f"try batchrun help {' or '.join(found)}" if found else "batchrun help lists the guides"
         raise UsageError(f"there is no guide {shown(topic)}: {advice}")
     return (_GUIDES / f"{topic}.md").read_text(encoding="utf-8")
+
+
+def _about(word: str, known: Iterable[str]) -> list[str]:
+    """The two guides that mention a word most often."""
+    stem = word.lower().removesuffix("s")
+    if not stem:
+        return []
+    counts = {topic: guide(topic).lower().count(stem) for topic in known if topic not in _GENERAL}
+    return sorted(filter(counts.__getitem__, counts), key=lambda topic: -counts[topic])[:2]
+
+
+_GENERAL = frozenset({"commands", "internals"})
+"""Guides that mention nearly everything."""
 
 
 def contents() -> str:

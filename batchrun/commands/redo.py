@@ -59,7 +59,7 @@ def redo(
     with StateReader(options.state) as store:
         refuse_foreign_superseded(store)
     chosen = choose(options.state, selection)
-    confirm(describe(chosen, override))
+    confirm(describe(chosen, override, options.scheduler.reask))
     return run(
         options,
         given,
@@ -72,8 +72,8 @@ def redo(
     )
 
 
-def describe(chosen: Chosen, override: Mapping[str, Any]) -> str:
-    """What is about to be run and paid for."""
+def describe(chosen: Chosen, override: Mapping[str, Any], reasks: int) -> str:
+    """What is about to be run and paid for; `reasks` is how often each row may be asked again."""
     kinds = [f"{chosen.succeeded:,} with a result, which is set aside"] * bool(chosen.succeeded)
     kinds += [f"{chosen.failed:,} failed"] * bool(chosen.failed)
     lines = [f"rows to run again: {chosen.rows:,} ({', '.join(kinds)})"]
@@ -85,7 +85,9 @@ def describe(chosen: Chosen, override: Mapping[str, Any]) -> str:
         lines.append(f"rows left alone, because they have not finished or were never valid: {chosen.unfinished:,}")
     if chosen.waiting:
         lines.append(f"rows that have not finished, which are run, too: {chosen.waiting:,}")
-    return "\n".join([*lines, f"jobs to pay for: {chosen.jobs + chosen.waiting:,}"])
+    jobs = chosen.jobs(amended=bool(override))
+    more = f", and up to {jobs * reasks:,} more for answers that are not valid" if reasks else ""
+    return "\n".join([*lines, f"jobs to pay for: {jobs:,}{more}"])
 
 
 def _shown(value: Any) -> str:

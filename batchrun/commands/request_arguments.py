@@ -1,6 +1,6 @@
 """The options that say how a line becomes its requests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,3 +92,8 @@ class RequestArguments(Arguments):
     strict: bool = option(
         False, (REQUESTS, 4), "Treat warnings about the fields of a line as errors, and send nothing."
     )
+
+
+def several(given: str | Iterable[str]) -> Iterable[str]:
+    """Several texts of a program, which may give a single one as it is."""
+    return (given,) if isinstance(given, str) else given

@@ -12,7 +12,7 @@ import orjson
 
 from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
-from batchrun.display.text import fitted
+from batchrun.display.text import clipped, fitted
 from batchrun.display.units import duration
 from batchrun.results.text import MARK_NAMES
 from batchrun.runs.spending import cost_so_far
@@ -169,7 +169,9 @@ def render(status: RunStatus) -> str:
         lines.append(f"  dropped answers that belonged to other jobs: {s.counters['mismatched']:,}")
     if s.failures:
         lines += ["", "failures"]
-        lines += [f"  {kind:<14} {count:>9,}  {row_id}: {message[:80]}" for kind, count, row_id, message in s.failures]
+        lines += [
+            f"  {kind:<14} {count:>9,}  {row_id}: {clipped(message, 80)}" for kind, count, row_id, message in s.failures
+        ]
     if s.jobs:
         lines += ["", f"oldest jobs in flight ({len(s.jobs)} of {s.in_flight:,})"]
         lines += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchrun.commands.request_arguments import RequestArguments
+from batchrun.commands.request_arguments import RequestArguments, several
 from batchrun.config import TemplateOptions
 from batchrun.errors import InputError, UsageError
 from batchrun.prompts.template import Template
@@ -56,7 +56,7 @@ def template_options(given: RequestArguments) -> tuple[TemplateOptions | None, s
         messages,
         system,
         given.raw,
-        None if given.columns is None else tuple(given.columns),
+        None if given.columns is None else tuple(several(given.columns)),
         given.image_column,
         tuple((option, str(path)) for option, path in files.items()),
     )

@@ -228,7 +228,7 @@ def _figures(snapshot: Snapshot) -> list[str]:
     parts = [f"{s.rows_per_s:,.1f}/s"]
     if s.note:
         parts.append(visible(s.note))
-    elif s.eta_s is not None and s.done < s.total:
+    elif s.eta_s is not None and s.done < s.total and s.in_flight:
         parts.append(f"ETA {duration(s.eta_s)}")
     if s.failed:
         parts.append(f"{s.failed:,} failed")

@@ -198,6 +198,9 @@ class Summary:
     input_tokens: int | None = None
     output_tokens: int | None = None
     """None if the worker reports none."""
+    refused_input_tokens: int = 0
+    refused_output_tokens: int = 0
+    """Tokens of answers that were not valid, which are paid for as well and not in the two above."""
     truncated: int = 0
     """Rows with a text that was cut off, by max_tokens or by the end of the context."""
     context_full: int = 0
@@ -235,6 +238,8 @@ class Summary:
     """Rows that succeeded with the answer to the equal request of another row."""
     mismatched: int = 0
     """Answers that belonged to other jobs, and were dropped."""
+    to_confirm: list[str] = field(default_factory=list)
+    """Arguments that `resume` and `redo` need, because no API key proves that the user chose them."""
 
     @property
     def exit_code(self) -> int:

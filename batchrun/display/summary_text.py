@@ -65,9 +65,11 @@ def _failures(s: Summary) -> list[str]:
 def _tries(s: Summary) -> list[str]:
     if not s.reasks:
         return []
-    valid = ", ".join(f"{number}: {rows:,}" for number, rows in s.tries.items() if rows)
+    valid = ", ".join(
+        f"{rows:,} after {tries} {'try' if tries == '1' else 'tries'}" for tries, rows in s.tries.items() if rows
+    )
     again = f"  asked again {counted(s.reasks, 'time')}, because an answer was not valid"
-    return [again, f"  valid       rows by the number of tries: {valid}"] if valid else [again]
+    return [again, *([f"  valid       {valid}"] if valid else [])]
 
 
 def _broken(s: Summary) -> list[str]:
@@ -93,6 +95,9 @@ def _figures(s: Summary) -> list[str]:
             lines.append(f"  {name:<10}  p50 {p50}, p90 {p90}, p99 {p99}")
     if s.input_tokens is not None and s.output_tokens is not None:
         lines.append(f"  tokens      {s.input_tokens:,} in, {s.output_tokens:,} out")
+    if s.refused_input_tokens or s.refused_output_tokens:
+        refused = f"{s.refused_input_tokens:,} in, {s.refused_output_tokens:,} out"
+        lines.append(f"  refused     answers that were not valid: {refused}")
     if s.cost is not None:
         first, *more = cost_lines(s.cost, is_over=not (s.not_run or s.in_flight))
         lines += [f"  cost        {first}", *(f"  {'':<10}  {line}" for line in more)]
@@ -130,7 +135,7 @@ def _next_steps(s: Summary) -> list[str]:
     if s.in_flight and s.rescue_by is not None:
         by = datetime.fromtimestamp(s.rescue_by).astimezone().strftime("%H:%M")
         steps += _wrapped(f"jobs still at the endpoint: {s.in_flight:,}; resume by {by}, or results may expire")
-    state = shlex.quote(str(s.state))
+    state = shlex.join([str(s.state), *s.to_confirm])
     if s.in_flight or s.not_run:
         steps.append(f"resume: batchrun resume {state}")
     if s.failed:
@@ -178,6 +183,9 @@ def _after_failures(s: Summary, state: str) -> list[str]:
         kinds = "".join(f" --only {each.kind}" for each in s.failures if each.kind in _NEED_CHANGE[0])
         steps += _wrapped(f"requests refused because of their content: {refused:,}; to change it, and run them again:")
         steps.append(f"  batchrun redo {state} --failed{kinds} --set KEY=VALUE")
+    if not_valid := sum(each.rows for each in s.failures if each.kind == "invalid_output"):
+        steps += _wrapped(f"answers that were not valid: {not_valid:,}; to ask again in another way:")
+        steps.append(f"  batchrun redo {state} --failed --only invalid_output --set KEY=VALUE")
     return steps
 
 

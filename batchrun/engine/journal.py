@@ -274,11 +274,19 @@ class Journal:
                 if is_completed:
                     batch.left.append((ending.row,))
                 self._rows[ending.row] = row._replace(retries=end.retries, unconfirmed=end.unconfirmed)
-                match ending.failure:
-                    case Failure(kind=FailureKind.INVALID_OUTPUT):
-                        self._amend(row, ending.failure, answer, batch)
+            match ending:
+                case cmd.Requeue(failure=Failure(kind=FailureKind.INVALID_OUTPUT) as failure):
+                    self._amend(row, failure, answer, batch)
+                case cmd.Finish(failure=Failure(kind=FailureKind.INVALID_OUTPUT)):
+                    self._count_refused(answer, batch)
+
+    def _count_refused(self, answer: JobAnswer | None, batch: Batch) -> None:
+        if answer is not None:
+            text = self._lines.text(answer.output)
+            batch.count_refused(text.input_tokens, text.output_tokens)
 
     def _amend(self, row: RowRecord, failure: Failure, answer: JobAnswer | None, batch: Batch) -> None:
+        self._count_refused(answer, batch)
         request, known = self._lines.read_request(row), self._lines.amendment(row.row)
         output = None if answer is None else answer.output
         batch.amended.append((row.row, asked_again(request, known, failure, output, row.row)))

@@ -28,6 +28,8 @@ from batchrun.state.amendments import Amendments
 from batchrun.state.records import Amendment, FailedJob, FailureRecord, RowRecord, SourceRecord
 
 NO_SWEEP, AS_WRITTEN = SweepOptions(), RequestOptions()
+NEVER_VALID = "invalid-"
+"""The id of a line that was invalid from the start begins so: it has one row, whatever the sweep."""
 _NO_JOB = JobInfo(None, "", 0, None, None, None, None, None)
 
 
@@ -309,9 +311,14 @@ class RowLines:
             write: Makes the line from its record; None for batchrun's own format.
         """
         line = self.line(row)
-        raw, request = failure.raw, self._as_asked(row, line)
+        raw, request, variant = failure.raw, self._as_asked(row, line), self._variant(row)
         if isinstance(line, InvalidLineError):
             raw, request = line.raw.decode(errors="backslashreplace"), line.request
+        if not row.attempts and row.id.startswith(NEVER_VALID):
+            variant = {}
+            request = line.line if isinstance(line, Prompt) else request
+        if (media := self._media.get(row.source)) is not None:
+            request = media.absolute(request)
         return error_line(
             row_id=row.id,
             status=failure.status,
@@ -319,7 +326,7 @@ class RowLines:
             message=failure.message,
             raw=raw,
             request=request,
-            variant=self._variant(row),
+            variant=variant,
             file=self._sources[row.source].path,
             line=row.line,
             job=self._failed_job(row, failure, failed) if row.attempts else None,

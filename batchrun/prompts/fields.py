@@ -12,6 +12,7 @@ from typing import Any
 from batchrun.config import RequestOptions
 from batchrun.errors import InputError
 from batchrun.files.urls import place_in
+from batchrun.prompts.media import places_of
 from batchrun.prompts.requests import build_request
 from batchrun.prompts.sampling import (
     COLUMN_NAMES,
@@ -51,7 +52,7 @@ class Finding:
     """An observation about a field, with the number of lines that it applies to."""
 
     kind: str
-    """`sent`, `carried` or `no_limit`; or a warning: `not_sent`, `ignored`, `wrong_type` or `no_max_tokens`."""
+    """`sent`, `carried` or `no_limit`; or a warning: `not_sent`, `ignored`, `wrong_type`, `path` or `no_max_tokens`."""
     field: str
     text: str
     file: str
@@ -92,6 +93,7 @@ class Fields:
         self._request = request
         self._sweep = sweep
         self._is_chat = request.chat or request.system is not None
+        self._sends_paths = not request.inline_files
         self._sets: dict[tuple[Any, ...], _Set] = {}
         self._found: dict[tuple[str, str, str], Finding] = {}
 
@@ -126,6 +128,11 @@ class Fields:
         if known.has_strange_type:
             for name, wanted in self._wrong_types(prompt):
                 self._find("wrong_type", name, f"`{name}` is not {wanted}", file, line).count += 1
+
+        if self._sends_paths and shape is not _PROMPT and _has_parts(request):
+            for name in {place.field for place in places_of(request) if not place.text.startswith("file:")}:
+                text = f"`{name}` is the path of a file, and is sent as it is: --inline-files sends the content"
+                self._find("path", name, text, file, line).count += 1
 
     def _other_key(self, prompt: Prompt) -> tuple[Any, ...]:
         """The key of a line with an `input` object, which may be for any worker."""
@@ -210,6 +217,13 @@ class Fields:
             if value is not None and (text := _why_ignored(name, kind)):
                 yield name, "ignored", text
         yield from _without_limit(prompt.shape, kind, request, parameters)
+
+
+def _has_parts(request: dict[str, Any]) -> bool:
+    """Whether a message of a chat has parts, such as pictures."""
+    messages = request.get("openai_input", request)
+    messages = messages.get("messages") if type(messages) is dict else None
+    return type(messages) is list and any(type(each) is dict and type(each.get("content")) is list for each in messages)
 
 
 def _parameters(request: dict[str, Any]) -> tuple[Kind | None, dict[str, Any]]:

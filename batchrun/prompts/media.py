@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from base64 import b64encode
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from batchrun.config import MAX_REQUEST_BYTES, InlineFiles
 from batchrun.files.exactjson import dump
-from batchrun.prompts.shapes import LineError
+from batchrun.prompts.shapes import PROMPT_KEYS, LineError
 
 _FIELDS = {"image_url": "image", "video_url": "video", "audio_url": "audio", "input_audio": "audio"}
 """Field -> what its file must be."""
@@ -50,7 +51,7 @@ _CLOCK_MARGIN_S = 2.0
 """A file server's clock may differ by this much."""
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """A place in a request that names a file."""
 
     holder: dict[str, Any]
@@ -80,7 +81,7 @@ class MediaFiles:
         Raises:
             LineError: one cannot be read, or together they are larger than `/run` accepts.
         """
-        places = _places(request)
+        places = places_of(request)
         if places:
             self._sizes(request, places)
 
@@ -90,10 +91,10 @@ class MediaFiles:
         Raises:
             LineError: see `check`; or a file has changed.
         """
-        if not _places(request):
+        if not places_of(request):
             return request
         request = deepcopy(request)
-        places = _places(request)
+        places = places_of(request)
         self._sizes(request, places)
         for holder, key, field, text in places:
             path = self._path(field, text)
@@ -110,7 +111,18 @@ class MediaFiles:
                 holder[key] = {"data": data, "format": suffix}
         return request
 
-    def _sizes(self, request: dict[str, Any], places: list[_Place]) -> None:
+    def absolute(self, line: Any) -> Any:
+        """The JSON value of a line, with absolute paths: it may be written to a file in another folder."""
+        if not isinstance(line, dict):
+            return line
+        line = {key: deepcopy(value) if key in PROMPT_KEYS else value for key, value in line.items()}
+        for holder, key, field, text in places_of({key: line[key] for key in PROMPT_KEYS & line.keys()}):
+            if not text.startswith("file:/"):
+                with suppress(LineError):  # raised for what is no path
+                    holder[key] = str(self._located(field, text))
+        return line
+
+    def _sizes(self, request: dict[str, Any], places: list[Place]) -> None:
         size_bytes = len(dump({"input": request}))
         for place in places:
             path = self._path(place.field, place.text)
@@ -125,8 +137,8 @@ class MediaFiles:
                 f"the request has {size_bytes:,} bytes with its files, but /run accepts at most {MAX_REQUEST_BYTES:,}"
             )
 
-    def _path(self, field: str, text: str) -> Path:
-        """The path of a file that may be read."""
+    def _located(self, field: str, text: str) -> Path:
+        """The path of a file, absolute if the input has a folder."""
         if text.startswith("file:"):
             try:
                 parts = urlsplit(text)
@@ -142,9 +154,13 @@ class MediaFiles:
             if self._folder is None:
                 raise LineError(f"`{field}`: {text} is relative, but this input has no folder: give absolute paths")
             path = self._folder / path
-        kind = _FIELDS[field]
+        return path
+
+    def _path(self, field: str, text: str) -> Path:
+        """The path of a file that may be read."""
+        path, kind = self._located(field, text), _FIELDS[field]
         if path.suffix.lower() not in _SUFFIXES[kind]:
-            raise LineError(f"`{field}`: the name {text} does not end like that of a file with {kind} ({_TYPES[kind]})")
+            raise LineError(f"`{field}`: {text} does not have a suffix of {kind} files ({_TYPES[kind]})")
         if self._is_confined and (
             self._folder is None or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._folder))
         ):
@@ -152,7 +168,7 @@ class MediaFiles:
         return path
 
 
-def _status(path: Path, place: _Place) -> os.stat_result:
+def _status(path: Path, place: Place) -> os.stat_result:
     try:
         status = path.stat()
     except OSError as error:
@@ -166,9 +182,9 @@ def _status(path: Path, place: _Place) -> os.stat_result:
     return status
 
 
-def _places(request: dict[str, Any]) -> list[_Place]:
+def places_of(request: dict[str, Any]) -> list[Place]:
     """The places in a request that name a file, in any depth."""
-    found: list[_Place] = []
+    found: list[Place] = []
     stack: list[Any] = [request]
     while stack:
         item = stack.pop()
@@ -184,7 +200,7 @@ def _places(request: dict[str, Any]) -> list[_Place]:
                         holder, key = value, "data" if name == "input_audio" else "url"
                     text = holder.get(key)
                     if type(text) is str and _is_local(text, is_data=key == "data"):
-                        found.append(_Place(holder, key, name, text))
+                        found.append(Place(holder, key, name, text))
     return found
 
 

@@ -47,6 +47,8 @@ def read_schema(given: str | Mapping[str, Any] | type[Any]) -> dict[str, Any]:
         given = given.model_json_schema()
     if isinstance(given, Mapping):
         return _as_schema("--schema", dump(dict(given)))
+    if not isinstance(given, str):
+        raise UsageError(f"schema is of type {type(given).__name__}, not a schema", "give a dict, a model, or text")
     text = given.strip()
     if text.startswith(("{", "[")):
         return _as_schema("--schema", text.encode("utf-8", "surrogatepass"))
@@ -69,7 +71,7 @@ def _as_schema(name: str, raw: bytes) -> dict[str, Any]:
     try:
         schema = load(raw)
     except orjson.JSONDecodeError as error:
-        raise UsageError(f"{name} is not JSON: {error}", "give a JSON schema, such as {'type': 'object'}") from error
+        raise UsageError(f"{name} is not JSON: {error}", 'give a JSON schema, such as {"type": "object"}') from error
     if not isinstance(schema, dict):
         raise UsageError(f"{name} is not a schema: expected an object", "a schema is an object: see json-schema.org")
     return schema

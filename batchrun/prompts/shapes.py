@@ -13,6 +13,7 @@ the worker's version of vLLM. A null counts as an absent field, because tables w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -39,7 +40,10 @@ all of its rows, and a line that was submitted keeps its derived id.
 _MOST_BRACKETS_UNCHECKED = 200
 """A line with fewer is not nested too deeply to be written as JSON again, for which the limit is 254 levels."""
 _OPENAI_KEYS = frozenset({"id", "custom_id", "method", "url", "body"})
-_EXPECTED = "expected `prompt`, `messages`, `input`, or an OpenAI batch line (`custom_id`, `method`, `url`, `body`)"
+_EXPECTED = (
+    "expected `prompt`, `messages`, `input`, or an OpenAI batch line (`custom_id`, `method`, `url`, `body`); a template"
+    " makes a prompt of other columns, for example --prompt 'Summarise: {{ column }}'"
+)
 _MAX_ID_CHARS = 512
 
 
@@ -212,11 +216,11 @@ def id_in_column(line: dict[str, Any], name: str) -> str:
     except LineError as error:
         raise LineError(error.message.replace("`id`", f"--id-column `{name}`"), error.hint) from error
     if found is None:
-        raise LineError(f"--id-column: there is no column `{name}`: {columns_of(line)}")
+        raise LineError(f"--id-column: `{name}` is absent or empty: {columns_of(line)}")
     return found
 
 
-def columns_of(row: dict[str, Any]) -> str:
+def columns_of(row: Mapping[str, Any]) -> str:
     """The names of a row's columns, for a message."""
     names = [f"`{name}`" for name, value in row.items() if value is not None]
     more = ", ..." if len(names) > _MOST_NAMED else ""

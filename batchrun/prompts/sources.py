@@ -163,7 +163,11 @@ def is_prompt_file(name: str) -> bool:
 
 @contextmanager
 def open_source(
-    source: Source, stdin: BinaryIO, *, stamped: Callable[[str], object] = lambda _: None
+    source: Source,
+    stdin: BinaryIO,
+    *,
+    stamped: Callable[[str], object] = lambda _: None,
+    received: Callable[[memoryview], object] | None = None,
 ) -> Iterator[BinaryIO]:
     """Open a source as JSON lines, from the beginning.
 
@@ -171,6 +175,7 @@ def open_source(
         source: The source.
         stdin: The stream that `-` stands for.
         stamped: Called with the stamp of a remote file, see `remote.Remote`.
+        received: Called with each block of a remote file; None for no such call.
 
     Raises:
         InputError: it cannot be opened; also while it is read, if it has not the form that it should have.
@@ -182,7 +187,7 @@ def open_source(
 
         with open_remote(source.url) as remote:
             stamped(remote.stamp)
-            with json_lines(remote.file, source.name, source.path) as lines:
+            with json_lines(_tapped(remote.file, received), source.name, source.path) as lines:
                 yield lines
     else:
         with _readable(source.path):
@@ -212,6 +217,10 @@ class _Tapped(RawIOBase):
         return count
 
 
+def _tapped(file: BinaryIO, seen: Callable[[memoryview], object] | None) -> BinaryIO:
+    return file if seen is None else BufferedReader(_Tapped(cast("BufferedIOBase", file), seen), _BLOCK_BYTES)
+
+
 def iter_source(
     source: Source, stdin: BinaryIO, shown: str | None = None, *, seen: Callable[[memoryview], object] | None = None
 ) -> Iterator[RawLine]:
@@ -229,9 +238,7 @@ def iter_source(
     """
     with open_source(source, stdin) as file, reading(source):
         try:
-            lines = iter_lines(
-                file if seen is None else BufferedReader(_Tapped(cast("BufferedIOBase", file), seen), _BLOCK_BYTES)
-            )
+            lines = iter_lines(_tapped(file, seen))
             begin = list(islice(lines, 2))
             if begin:
                 refuse_other_format(shown or source.path, begin[0].raw, is_alone=len(begin) == 1)
@@ -305,16 +312,30 @@ def _expand(name: str, results: Path | None, tell: Callable[[str], None]) -> lis
         status = path.stat()
         if not stat.S_ISDIR(status.st_mode):
             return [_source(path, name, status)]
-        names = [entry for entry in sorted(path.iterdir()) if is_prompt_file(entry.name)]
+        names = [entry for entry in sorted(path.iterdir()) if is_input_name(entry.name)]
+        own = [entry.name for entry in names if _is_others(entry.name, results)]
+        if own:
+            tell(f"{name}: files that a run wrote are skipped: {_first_of(own)}")
+        names = [entry for entry in names if is_prompt_file(entry.name)]
         found = _without_own(names, results, tell)
         first = [source for source in found if source.path.endswith(FIRST_SUFFIXES)]
         if not found:
             raise InputError(f"{name}: the folder has no files of prompts", _FORMS)
         if first and len(first) < len(found):
             others = [source.name for source in found if source not in first]
-            shown = ", ".join(others[:_NAMES_SHOWN]) + (", ..." if len(others) > _NAMES_SHOWN else "")
+            shown = _first_of(others)
             tell(f"{name}: the folder has JSONL files, so its tables are skipped: {shown}; to run them, give them")
         return first or found
+
+
+def _is_others(name: str, results: Path | None) -> bool:
+    """Whether a name is one that runs give to lines that they write, but not this run with these results."""
+    is_ours = results is not None and name.startswith(f"{results.stem}.")
+    return name.endswith(OWN_SUFFIXES) and name.endswith(FIRST_SUFFIXES) and not is_ours
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
 
 
 def _matching(name: str, results: Path | None, tell: Callable[[str], None]) -> list[Source]:

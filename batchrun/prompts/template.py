@@ -281,7 +281,9 @@ def _add_images(messages: list[Any], row: Mapping[str, Any], column: str) -> Non
     """Add the pictures of a column to the last message of the user."""
     value = row.get(column)
     pictures = value if isinstance(value, list) else [value]
-    if value is None or not pictures or not all(isinstance(each, str) and each for each in pictures):
+    if not pictures or not all(isinstance(each, str) and each for each in pictures):
+        if value is None:
+            raise LineError(f"--image-column: `{column}` is absent or empty: {columns_of(row)}")
         raise LineError(f"--image-column: `{column}` must have a path or URL, or a list of them")
     message = next((each for each in reversed(messages) if isinstance(each, dict) and each.get("role") == "user"), None)
     if message is None:

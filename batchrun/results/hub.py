@@ -56,7 +56,7 @@ def refuse_missing_library(target: HubFile) -> None:
     Raises:
         UsageError: it is not installed.
     """
-    with needs_extra(f"{target} is written by a library"):
+    with needs_extra(f"{target} is on the Hugging Face Hub"):
         import huggingface_hub  # noqa: F401
 
 

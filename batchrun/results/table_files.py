@@ -71,10 +71,10 @@ def form_of(path: Path) -> Form:
     if form == "parquet" and compression:
         raise UsageError(f"{path}: a Parquet file is compressed by itself", f"leave out {compression}")
     if form == "parquet":
-        with needs_extra(f"{path} is written by a library"):
+        with needs_extra(f"{path} is a Parquet file"):
             import batchrun.results.parquet  # noqa: F401
     if compression == ".zst":
-        with needs_extra(f"{path} is compressed by a library"):
+        with needs_extra(f"{path} is compressed with zstd"):
             import zstandard  # noqa: F401
     return Form(form, compression)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from batchrun.config import RunOptions
 from batchrun.errors import OutputError, StateError, UsageError, shown
+from batchrun.files.exactjson import dump
 from batchrun.files.paths import refuse_unspeakable
 from batchrun.prompts.ownership import first_line, is_own_line
 from batchrun.prompts.sources import Source
@@ -96,7 +97,7 @@ def new_place(options: RunOptions) -> str:
 def _given(option: str, value: Any) -> str:
     """An option with its value as it would be given on the command line; `no --chat` if it would not be given."""
     if option == "--schema" and value is not None:
-        value = shown(value)
+        value = dump(value).decode()
     elif isinstance(value, dict):
         value = " ".join(f"{key}={item}" for key, item in value.items())
     if isinstance(value, tuple):

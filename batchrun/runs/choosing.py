@@ -17,6 +17,7 @@ from batchrun.results.reader import in_groups, read_lines
 from batchrun.results.record import read_record, result_digest
 from batchrun.runs.conversion import Conversion
 from batchrun.scheduler.states import RowState
+from batchrun.state.dedupe import waiting_groups
 from batchrun.state.shared_ids import rows_of_ids, stored_ids
 from batchrun.state.snapshot import StateSnapshot
 from batchrun.state.superseded import ended_rows
@@ -58,16 +59,19 @@ class Chosen:
     """Rows that were asked for by their ids, but have not ended, or were invalid from the start."""
     waiting: int = 0
     """Rows that have not ended; the session runs them, too."""
+    answered: int = 0
+    """Rows among those that wait for the answer of another."""
+    parting: int = 0
+    """How many jobs they need if the chosen rows ask for something else from now on."""
 
     @property
     def rows(self) -> int:
         """How many there are."""
         return self.succeeded + self.failed
 
-    @property
-    def jobs(self) -> int:
-        """How many of them are paid for."""
-        return self.rows - self.shared
+    def jobs(self, *, amended: bool) -> int:
+        """How many jobs are paid for; `amended`: the chosen rows ask for something else from now on."""
+        return self.rows - self.shared + self.waiting - self.answered + (self.parting if amended else 0)
 
     def __contains__(self, row: int) -> bool:
         """Whether a row is among them."""
@@ -110,6 +114,10 @@ def choose(state: Path, selection: Selection) -> Chosen:
             _keep_matching(store, found.marks, selection)
         _join_equal(store, found)
         found.waiting = sum(count for each, count in store.counts().items() if each.is_open)
+        for leader, row_state, followers in waiting_groups(store):
+            needs_job = row_state == RowState.FAILED and leader not in found
+            found.answered += followers - needs_job
+            found.parting += leader in found
     if not found.rows:
         left = f" (not finished, or never valid: {found.unfinished:,})" if found.unfinished else ""
         raise UsageError(
@@ -163,7 +171,10 @@ def _keep_matching(store: StateSnapshot, marks: bytearray, selection: Selection)
     if unknown := where.unknown_fields():
         raise UsageError(
             f"--where: no record has the field {' or '.join(map(shown, unknown))}",
-            "fields have the names that they have in the results, for example usage.output_tokens",
+            "with --failed, fields have the names that they have in the error file, for example error.message or"
+            " request.metadata.topic"
+            if selection.failed
+            else "fields have the names that they have in the results, for example usage.output_tokens",
         )
 
 

@@ -92,7 +92,7 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
     counts, counters = store.counts(), store.counters()
     wall_s = figures.sessions_ms(store) / 1000
     ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
-    tokens = "input_tokens" in counters or "output_tokens" in counters
+    tokens = any(name.endswith("put_tokens") for name in counters)
     summary = Summary(
         outcome=outcome.kind if error is outcome.error else "stopped",
         reason=error.message if error else "",
@@ -109,6 +109,8 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
         rows_per_s=ended / wall_s if wall_s else 0.0,
         delay_ms=_percentiles(store, "delay_ms"),
         execution_ms=_percentiles(store, "execution_ms"),
+        refused_input_tokens=counters.get("refused_input_tokens", 0),
+        refused_output_tokens=counters.get("refused_output_tokens", 0),
         input_tokens=counters.get("input_tokens", 0) if tokens else None,
         output_tokens=counters.get("output_tokens", 0) if tokens else None,
         calls={name.removeprefix("calls_"): n for name, n in counters.items() if name.startswith("calls_")},
@@ -125,6 +127,7 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
         cost=cost_so_far(store, counts, counters, options),
         rescue_by=rescue_by(store, now),
         shared=count_shared(store) if options.dedupe else 0,
+        to_confirm=["--check", options.answers.check] if options.answers.check and run.api_key is None else [],
     )
     for mark in (*MARKS, CONTEXT_FULL):
         setattr(summary, mark, counters.get(mark, 0))

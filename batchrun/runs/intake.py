@@ -111,9 +111,9 @@ def _merge(
         look = "batchrun check " + shlex.join(map(public_name, options.inputs))
         if (request := options.request).template or request.id_column or request.inline_files:
             look += " with the same options"
-        raise InputError(
-            str(problems), f"fix the lines ({look} lists all of them), or run only the valid ones: --skip-invalid"
-        )
+        wrong = "the template or the lines" if request.template else "the lines"
+        rest = ", or run only the valid ones: --skip-invalid" if validation.shapes else ""
+        raise InputError(str(problems), f"fix {wrong} ({look} lists all of them){rest}")
     validation.rules.finish()
     validation.fields.tell_all(partial(warn, observer), strict=options.strict)
     merged = merge(
@@ -201,7 +201,7 @@ def _prepare(
         stamp = _stamp(Path(record.origin))
         if copied and copied.stamp == stamp:
             return record._replace(file=copied.file, stamp=stamp)
-        copy = make_copy(source, record.source, state, stdin_bytes(), made)
+        copy = make_copy(source, record.source, state, stdin_bytes(), made, tell=observer.message)
         return record._replace(file=str(copy), stamp=stamp)
     if resumed and copied is None:
         raise InputError(
@@ -209,7 +209,7 @@ def _prepare(
             "give the original command again, with the same input",
         )
     if not resumed and (copied is None or is_piped(source, stdin_bytes())):
-        copy = make_copy(source, record.source, state, stdin_bytes(), made)
+        copy = make_copy(source, record.source, state, stdin_bytes(), made, tell=observer.message)
         if copied is None or copy.stat().st_size:
             return record._replace(file=str(copy), stamp=copy.name)
     assert copied is not None  # noqa: S101 - otherwise it was copied above
@@ -230,7 +230,9 @@ def _prepare_remote(
     """The record of a remote file. It is read once: later sessions use the copy, and say if the file has changed."""
     if copied is None:
         stamps: list[str] = []
-        copy = make_copy(source, record.source, state, stdin_bytes(), made, stamped=stamps.append)
+        copy = make_copy(
+            source, record.source, state, stdin_bytes(), made, tell=observer.message, stamped=stamps.append
+        )
         return record._replace(file=str(copy), stamp=stamps[0])
     if copied.stamp:
         try:

@@ -117,7 +117,7 @@ class RowAppender:
                 self._media.check(prompt.request)
             except LineError as error:
                 name = "a request" if prompt.id is None else f"request {prompt.id!r}"
-                raise InputError(f"{name}: {error.message}") from error
+                raise InputError(f"{name}: {error.message}", "correct it, or leave out the request") from error
         row_id, known = known_by(prompt, line)
         return Arrival(row_id, prompt.id is None, len(line), known)
 

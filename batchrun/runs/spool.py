@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from batchrun.engine.clock import steady_s
 from batchrun.errors import OutputError
 from batchrun.prompts.sources import Source, SourceKind, open_source, reading
 from batchrun.results.writer import put_in_place, temporary_file
@@ -23,6 +24,8 @@ from batchrun.state.records import SourceRecord
 
 _BLOCK_BYTES = 1 << 20
 _DIGEST_CHARS = 12
+_TOKEN_CHARS = 8
+_FIRST_TOLD_S = 3.0
 
 
 def is_piped(source: Source, stdin: BinaryIO) -> bool:
@@ -43,6 +46,8 @@ def make_copy(
     made: list[Path],
     *,
     stamped: Callable[[str], object] = lambda _: None,
+    tell: Callable[[str], object] = lambda _: None,
+    clock: Callable[[], float] = steady_s,
 ) -> Path:
     """Write a plain copy of an input beside the state file.
 
@@ -55,6 +60,8 @@ def make_copy(
         stdin: The stream that `-` stands for.
         made: The copy is added to this list if it is new.
         stamped: See `open_source`.
+        tell: Receives the progress of a copy that takes longer.
+        clock: Monotonic seconds.
 
     Raises:
         InputError: the source cannot be read, or has not the form that it should have.
@@ -62,13 +69,20 @@ def make_copy(
     """
     state = state.absolute()
     sha256 = hashlib.sha256()
-    size_bytes = 0
+    progress = _Progress(source.path, tell, clock)
+    is_remote = source.kind is SourceKind.REMOTE
+    # The state file is locked, so a file of this name is the leftover of a crash.
+    token = hashlib.sha256(state.name.encode("utf-8", "surrogateescape")).hexdigest()[:_TOKEN_CHARS]
     private = source.is_private or source.kind in (SourceKind.STDIN, SourceKind.REMOTE)
     try:
-        with temporary_file(state, private=private) as part, open_source(source, stdin, stamped=stamped) as file:
+        with (
+            temporary_file(state, token=token, private=private) as part,
+            open_source(source, stdin, stamped=stamped, received=progress.add) as file,
+        ):
             while block := _read_block(source, file):
                 sha256.update(block)
-                size_bytes += len(block)
+                if not is_remote:
+                    progress.add(block)
                 part.write(block)
             copy = state.with_name(f"{state.name}.{number}-{sha256.hexdigest()[:_DIGEST_CHARS]}.jsonl")
             if not copy.exists():
@@ -80,6 +94,25 @@ def make_copy(
             "make room, or give another --state, beside which the copy is written",
         ) from error
     return copy
+
+
+class _Progress:
+    """Tells how much of an input has been read, after 3 s, 6 s, 12 s, and so on."""
+
+    def __init__(self, path: str, tell: Callable[[str], object], clock: Callable[[], float]) -> None:
+        self._path = path
+        self._tell = tell
+        self._clock = clock
+        self._began = clock()
+        self._next_s = _FIRST_TOLD_S
+        self._size_bytes = 0
+
+    def add(self, block: Sized) -> None:
+        """Count a block."""
+        self._size_bytes += len(block)
+        if self._clock() - self._began >= self._next_s:
+            self._next_s *= 2
+            self._tell(f"copying {self._path}: {self._size_bytes / 1e6:,.0f} MB so far")
 
 
 def remove_copies(records: Iterable[SourceRecord], kept: Iterable[SourceRecord], state: Path) -> None:

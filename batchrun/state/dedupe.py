@@ -7,7 +7,7 @@ leads directly to the row whose job answers.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from batchrun.state.amendments import ASKING_OTHERWISE
 from batchrun.state.reader import StateReader
@@ -54,6 +54,12 @@ def choose_leaders(db: sqlite3.Connection) -> None:
 def count_followers(store: StateReader, leader: int) -> int:
     """The number of pending followers of a row."""
     return int(store.query("SELECT count(*) FROM rows WHERE same_as = ? AND state = 0", (leader,))[0][0])
+
+
+def waiting_groups(store: StateReader) -> Iterator[tuple[int, int, int]]:
+    """Each leader with pending followers: its row and state, and how many they are."""
+    sql = "FROM rows f JOIN rows l ON l.row = f.same_as WHERE f.same_as IS NOT NULL AND f.state = 0 GROUP BY l.row"
+    yield from store.each(f"SELECT l.row, l.state, count(*) {sql}")
 
 
 def has_unanswered(store: StateReader) -> bool:

@@ -223,6 +223,12 @@ class Batch:
     may_end_in_part: bool = False
     """Whether rows of the ended jobs may still be open: these jobs are then polled again."""
 
+    def count_refused(self, used: int | None, made: int | None) -> None:
+        """Count the tokens of an answer that was not valid."""
+        for name, count in (("refused_input_tokens", used), ("refused_output_tokens", made)):
+            if count is not None:
+                self.counters[name] = self.counters.get(name, 0) + count
+
     def count_answer(self, used: int | None, made: int | None, marks: Iterable[str], rows: int = 1) -> None:
         """Count the tokens of an answer once, and what is notable about it once for each of its rows."""
         counters = self.counters

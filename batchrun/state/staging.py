@@ -225,7 +225,7 @@ def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:
     listed = "; ".join(
         f"{row_id!r}: {place_in(names[s1], l1)} and {place_in(names[s2], l2)}" for row_id, s1, l1, s2, l2 in twice
     )
-    hint = "give each line its own id, or none at all"
+    hint = "give each line its own id, or none at all, or name another column with --id-column"
     if all(first != second for _, first, _, second, _ in twice):
         hint += "; or use -o FOLDER/: each file then gets its own results, and may reuse the ids of others"
     raise InputError(f"duplicate id: {listed}", hint)

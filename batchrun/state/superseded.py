@@ -25,10 +25,14 @@ UPDATE rows SET state = 0, retries = 0, unconfirmed = 0, job = NULL, result = NU
 WHERE row IN (SELECT row FROM temp.chosen) AND state IN (3, 4)
 """
 _PART_COMPANY = """
-UPDATE rows SET same_as = NULL
-WHERE state = 0 AND same_as IN (SELECT row FROM temp.chosen) AND row NOT IN (SELECT row FROM temp.chosen)
+UPDATE rows SET same_as = nullif(c.leader, rows.row)
+FROM (
+    SELECT row, min(row) OVER (PARTITION BY same_as) AS leader FROM rows
+    WHERE state = 0 AND same_as IN (SELECT row FROM temp.chosen) AND row NOT IN (SELECT row FROM temp.chosen)
+) AS c
+WHERE c.row = rows.row
 """
-"""A row that waits for the answer of another has asked for something else once that one is amended."""
+"""Rows that wait for the answer of another have asked for something else once that one is amended: one leads them."""
 
 
 class Superseded(NamedTuple):

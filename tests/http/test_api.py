@@ -236,6 +236,47 @@ def test_what_needs_files_is_refused_for_a_list(tmp_path: Path, given: dict):
         run(["one"], tmp_path, **given)
 
 
+async def no_requests():
+    yield "one"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "given", "message", "hint"),
+    [
+        (7, {}, "inputs is of type int, not files or requests", "for one request give a list with it"),
+        ({"prompt": "a"}, {}, "inputs is of type dict", "for one request give a list with it"),
+        (no_requests(), {}, "run does not accept an async iterable", "use `stream`"),
+        (["one"], {"output": "."}, "is a folder", "give a file for all results"),
+        ([{"text": "one"}], {}, "request 1: no prompt in the line", "a request must be a dict or a string"),
+        ([object()], {}, "request 1 cannot be written as JSON", "a request must be a dict or a string"),
+    ],
+)
+def test_wrong_arguments_of_a_program_say_what_to_give_and_nothing_is_written(
+    tmp_path: Path, monkeypatch, inputs: object, given: dict, message: str, hint: str
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        run(inputs, tmp_path, **given)
+    assert hint in caught.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "words"), [("gone.png", "No such file"), ("empty.png", "is empty")])
+def test_a_request_whose_picture_cannot_be_sent_is_named_and_nothing_is_written(tmp_path: Path, name: str, words: str):
+    (tmp_path / "good.png").write_bytes(b"PNG")
+    (tmp_path / "empty.png").touch()
+    before = sorted(tmp_path.iterdir())
+    requests = [
+        {"id": each, "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": each}}]}]}
+        for each in ("good.png", name)
+    ]
+    with pytest.raises(InputError, match=f"request '{name}': `image_url`: .*{words}") as caught:
+        run(requests, tmp_path, inline_files=True)
+    said(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+    assert run(requests[:1], tmp_path, inline_files=True).succeeded == 1, "a path begins at the state file's folder"
+
+
 def test_guards_and_options_of_the_command_line_hold_in_a_program(tmp_path: Path):
     with pytest.raises(UsageError, match="canary=-1"):
         run(["one"], tmp_path, canary=-1)
@@ -317,7 +358,7 @@ def test_a_run_is_loaded_later_with_its_failures_and_shown_in_a_notebook(tmp_pat
     assert "1 of 2 rows succeeded" in shown
     assert str(tmp_path / "out.jsonl") in shown
     with pytest.raises(UsageError, match="no row has"):
-        results.to_arrow(["nonsense"])
+        results.to_arrow("nonsense")
     with pytest.raises(StateError, match="there is no such state file"):
         next(batchrun.load(tmp_path / "none.state").records())
 
@@ -340,7 +381,7 @@ async def test_rows_are_redone_from_a_program_even_in_an_event_loop(tmp_path: Pa
         again = await asyncio.to_thread(
             batchrun.redo,
             summary.state,
-            where=["finish_reason=length"],
+            where="finish_reason=length",
             ids=["b"],
             set={"max_tokens": 3},
             api_key="k",
@@ -352,6 +393,9 @@ async def test_rows_are_redone_from_a_program_even_in_an_event_loop(tmp_path: Pa
 
 def test_the_other_commands_are_functions_that_print_nothing(tmp_path: Path, capfd):
     (tmp_path / "in.jsonl").write_text('{"id": "a", "prompt": "one", "max_tokens": 5}\n')
+    for no_files in (pd.DataFrame([{"prompt": "a"}]), [{"prompt": "a"}]):
+        with pytest.raises(UsageError, match="not one or several paths"):
+            batchrun.check(no_files)
     checked = batchrun.check(tmp_path / "in.jsonl", set={"temperature": 0})
     assert (checked.rows, checked.is_good) == (1, True)
     summary = run(tmp_path / "in.jsonl", tmp_path)

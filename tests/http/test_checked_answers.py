@@ -202,6 +202,8 @@ async def test_a_worker_that_is_wrong_twice_and_then_right_is_asked_three_times(
     assert (record["parsed"]["age"], record["job"]["attempts"]) == (36, 3)
     summary = done.summary
     assert (summary.reasks, summary.retries, summary.tries) == (2, 0, {"1": 0, "3": 1})
+    assert (summary.input_tokens, summary.output_tokens) == (9, 7)
+    assert (summary.refused_input_tokens, summary.refused_output_tokens) == (18, 14), "they are paid for, too"
     with StateReader(tmp_path / "out.jsonl.state") as store:
         assert store.query("SELECT status FROM jobs ORDER BY job") == [("FAILED",), ("FAILED",), ("COMPLETED",)]
     assert_adds_up(tmp_path / "out.jsonl.state")
@@ -247,6 +249,7 @@ async def test_after_the_last_re_ask_the_row_fails_with_its_last_answer(tmp_path
     done = await run(tmp_path, learner, [messages("who?")])
     (record,) = done.errors
     assert (record["error"]["raw"], record["job"]["attempts"]) == ("three", 3)
+    assert (done.summary.input_tokens, done.summary.refused_input_tokens) == (0, 27)
     assert record["request"] == messages("who?"), "its line asks what it asked at first"
 
 

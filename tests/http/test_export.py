@@ -146,7 +146,7 @@ def test_the_files_of_the_run_are_never_written_over(state: Path, tmp_path: Path
 def test_a_file_that_is_not_an_export_is_never_written_over(state: Path, tmp_path: Path):
     for name, content in (("prompts.jsonl", b'{"prompt": "mine"}\n'), ("notes.txt", b"mine"), ("data", b"\0" * 100)):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UsageError, match="exists, and batchrun did not write it"):
+        with pytest.raises(UsageError, match="exists, and nothing in it shows that batchrun wrote it"):
             export(state, tmp_path / name, io.BytesIO())
         assert (tmp_path / name).read_bytes() == content
 
@@ -158,7 +158,7 @@ async def test_the_files_of_another_run_are_never_written_over(state: Path, tmp_
         await rehearse(tmp_path, server.endpoint.base_url, inputs=(str(tmp_path / "other.jsonl"),), **other)
     for name in ("other.out.jsonl", "other.out.jsonl.state", "other.out.manifest.json", "other.jsonl"):
         before = (tmp_path / name).read_bytes()
-        with pytest.raises(UsageError, match=r"belongs to the run of|batchrun did not write it"):
+        with pytest.raises(UsageError, match=r"belongs to the run of|shows that batchrun wrote it"):
             export(state, tmp_path / name, io.BytesIO())
         assert (tmp_path / name).read_bytes() == before
 

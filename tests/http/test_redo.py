@@ -91,7 +91,7 @@ async def test_cut_off_answers_are_asked_for_again_with_more_and_the_old_ones_ar
         old = [line for line in lines_of(results) if b'"length"' in line]
         kept = [line for line in lines_of(results) if b'"length"' not in line]
         rows = chosen(tmp_path, *CUT)
-        assert (rows.rows, rows.jobs, rows.succeeded, rows.failed) == (2, 2, 2, 0)
+        assert (rows.rows, rows.jobs(amended=False), rows.succeeded, rows.failed) == (2, 2, 2, 0)
         summary, listener = await session(tmp_path, server, Redo(rows, {"max_tokens": 64}))
         assert server.seen["run"] == ROWS + 2
     assert lines_of(aside) == old
@@ -168,6 +168,9 @@ async def test_failed_rows_are_run_again_by_their_kind_and_their_record(tmp_path
     assert (both.succeeded, both.failed) == (1, 1)
     with pytest.raises(UsageError, match=r"no row of .* is chosen"):
         chosen(tmp_path, failed=True, kinds=("platform",))
+    with pytest.raises(UsageError, match=r"no record has the field 'metadata\.topic'") as refused:
+        chosen(tmp_path, "metadata.topic=x", failed=True)
+    assert "in the error file, for example error.message" in refused.value.hint
     async with serving() as server:
         summary, _ = await session(tmp_path, server, Redo(both, {}))
         assert server.seen["run"] == 2
@@ -182,7 +185,7 @@ async def test_rows_that_share_an_answer_are_run_again_together_and_paid_for_onc
     async with serving(worker=Answering(limited)) as server:
         await session(tmp_path, server, dedupe=True)
         rows = chosen(tmp_path, ids=["r3"])
-        assert (rows.rows, rows.jobs, rows.shared, rows.joined) == (4, 1, 3, 3)
+        assert (rows.rows, rows.jobs(amended=False), rows.shared, rows.joined) == (4, 1, 3, 3)
         # A line that is equal, but is added now, asks for what it says.
         write_lines(tmp_path, [*lines, {"id": "new", "prompt": "p1", "max_tokens": 8, "metadata": 8}])
         summary, _ = await session(tmp_path, server, Redo(rows, {"max_tokens": 64}), dedupe=True)
@@ -191,6 +194,28 @@ async def test_rows_that_share_an_answer_are_run_again_together_and_paid_for_onc
     assert found == {f"r{n}": (f"p1: {NEEDED}" if n % 2 else "p0: 8", n) for n in range(8)} | {"new": ("p1: 8", 8)}
     assert (summary.shared, summary.truncated) == (6, 5)
     assert set(texts(tmp_path / "out.superseded.jsonl")) == {"r1", "r3", "r5", "r7"}
+    assert_adds_up(tmp_path / "out.jsonl.state")
+
+
+@pytest.mark.parametrize("override", [{}, {"max_tokens": 64}])
+async def test_as_many_jobs_are_paid_for_as_were_counted_although_rows_wait_for_the_answer(tmp_path: Path, override):
+    lines = [{"id": f"r{n}", "prompt": f"p{n % 2}", "max_tokens": 8} for n in range(4)]
+    write_lines(tmp_path, lines)
+    async with serving(worker=Answering(limited)) as server:
+        await session(tmp_path, server, dedupe=True)
+        late = [{"id": f"n{n}", "prompt": "p1", "max_tokens": 8} for n in range(3)]
+        write_lines(tmp_path, [*lines, *late, {"id": "other", "prompt": "p2", "max_tokens": 8}])
+        with open_run(options_for(tmp_path, dedupe=True), Listener(), clock=hurried, wall=time.time):
+            pass  # cut off before anything is sent
+        rows = chosen(tmp_path, ids=["r3"])
+        assert (rows.rows, rows.waiting) == (2, 4)
+        before = server.seen["run"]
+        await session(tmp_path, server, Redo(rows, override), dedupe=True)
+        assert server.seen["run"] - before == rows.jobs(amended=bool(override)) == (3 if override else 2)
+    found = texts(tmp_path / "out.jsonl")
+    assert {row_id for row_id, text in found.items() if text == f"p1: {NEEDED}"} == (
+        {"r1", "r3"} if override else set()
+    )
     assert_adds_up(tmp_path / "out.jsonl.state")
 
 

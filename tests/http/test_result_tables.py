@@ -351,7 +351,7 @@ def test_an_older_export_is_replaced_and_a_file_of_ones_own_is_not(state: Path, 
     with path.open("wb") as file:
         own[name](file)
     before = path.read_bytes()
-    with pytest.raises(UsageError, match="exists, and batchrun did not write it"):
+    with pytest.raises(UsageError, match="exists, and nothing in it shows that batchrun wrote it"):
         export(state, path, io.BytesIO())
     assert path.read_bytes() == before
     assert not list(tmp_path.glob("*.part"))

@@ -75,6 +75,9 @@ async def test_of_lines_that_share_an_id_the_first_is_run_and_the_others_are_inv
         assert (done.summary.succeeded, done.summary.failed, server.seen["run"]) == (rows, 3, rows)
         assert [error["source"]["line"] for error in done.errors] == [3, 4, 5]
         assert {error["error"]["message"] for error in done.errors} == {'duplicate id "r1"'}
+        assert [(error.get("variant"), error["request"]) for error in done.errors] == [
+            (None, orjson.loads(line)) for line in doubled
+        ], "a line that was never multiplied has the values of no variant"
         assert verify(done.summary.state).is_whole
         (tmp_path / "in.jsonl").write_bytes(doubled[2] + b"\n" + (tmp_path / "in.jsonl").read_bytes())
         again = await rehearse(tmp_path, server.endpoint.base_url, skip_invalid=True, sweep=sweep)

@@ -89,6 +89,8 @@ def test_what_is_wrong_with_a_row_is_told_with_its_row_and_its_line_and_nothing_
     for command in (("run", "r.csv"), ("run", "r.csv", "--dry-run")):
         done = batchrun(*command, "-e", "local", "--worker", "echo", cwd=tmp_path)
         assert_one_clear_line(done, 2, "r.csv: row 1 (line 2): no prompt in the line (it has `id`, `text`)")
+        assert "--prompt 'Summarise: {{ column }}'" in done.stderr
+        assert "--skip-invalid" not in done.stderr  # no row is valid
     checked = batchrun("check", "r.csv", cwd=tmp_path).stdout
     assert "r.csv: row 2 (line 4): no prompt" in checked
     (tmp_path / "r.csv").write_text("prompt,b\nx,y\nz\n")

@@ -154,7 +154,10 @@ def test_a_killed_run_is_resumed_without_the_template_and_refuses_another(tmp_pa
         (("--image-column", "a"), "--image-column needs a template"),
         (("--raw",), "--raw needs a template"),
         (("--prompt", PROMPT, "--columns", "stars,nothing"), "--columns: no row has `nothing`"),
-        (("--prompt", PROMPT, "--id-column", "nothing"), "in.jsonl:1: --id-column: there is no column `nothing`"),
+        (
+            ("--prompt", PROMPT, "--id-column", "nothing"),
+            "in.jsonl:1: --id-column: `nothing` is absent or empty: the row has",
+        ),
         (("--prompt", PROMPT, "--id-column", "same"), "duplicate id: '1': in.jsonl:1 and in.jsonl:2"),
         (("--prompt", PROMPT, "--image-column", "same"), "--image-column: `same` must have a path or URL"),
         (("--prompt", PROMPT, "--image-column", "pic"), "in.jsonl:1: `image_url`: "),
@@ -166,6 +169,7 @@ def test_what_cannot_be_rendered_is_refused_before_anything_is_sent(tmp_path: Pa
     (tmp_path / "latin.j2").write_bytes(b"x\xe9 {{ review }}")
     done = run(tmp_path, *options)
     assert_one_clear_line(done, 2, words)
+    assert "lines are invalid" not in done.stderr or "fix the template or the lines" in done.stderr
     assert not (tmp_path / "out.jsonl.state").exists()
     dry = run(tmp_path, *options, "--dry-run")
     assert (dry.returncode, "Traceback" in dry.stderr) == (2, False), dry.stderr
@@ -174,7 +178,7 @@ def test_what_cannot_be_rendered_is_refused_before_anything_is_sent(tmp_path: Pa
         assert (check.returncode, words in check.stdout) == (2, True)
 
 
-def test_a_dry_run_shows_the_first_requests_and_all_prints_every_one(tmp_path: Path):
+def test_a_dry_run_shows_the_first_requests_or_as_many_as_asked_for_and_all_prints_every_one(tmp_path: Path):
     write_lines(tmp_path, ROWS)
     command = ("run", "-e", "x", "--prompt", PROMPT)
     for arguments in (("--dry-run", "in.jsonl"), ("in.jsonl", "--dry-run"), ("in.jsonl", "--dry-run=first")):
@@ -187,6 +191,11 @@ def test_a_dry_run_shows_the_first_requests_and_all_prints_every_one(tmp_path: P
         assert "the first 3 of 5 requests are shown" in done.stderr
         assert "text of all prompts: 89 characters, about 22 tokens" in done.stderr
         assert "5 rows would be sent" in done.stderr
+    for arguments in (("--dry-run", "4", "in.jsonl"), ("in.jsonl", "--dry-run=4"), ("in.jsonl", "--dry-run", "4")):
+        done = batchrun(*command, *arguments, cwd=tmp_path)
+        assert (done.stdout.count("}\n{"), "the first 4 of 5 requests" in done.stderr) == (3, True), done.stderr
+    none = batchrun(*command, "--dry-run", "0", "in.jsonl", "-o", "out.jsonl", cwd=tmp_path)
+    assert_one_clear_line(none, 2, "0: no such file")
     for arguments in (
         ("--dry-run", "all", "in.jsonl"),
         ("in.jsonl", "--dry-run", "all"),
@@ -243,7 +252,7 @@ async def test_pictures_are_sent_and_stay_out_of_what_is_written(tmp_path: Path)
     (error,) = done.errors
     assert (error["id"], error["status"], error["error"]["kind"]) == ("b", "INVALID", "invalid")
     assert "b.png: No such file or directory" in error["error"]["message"]
-    assert error["request"]["messages"][0]["content"][1]["image_url"]["url"] == "b.png"
+    assert error["request"]["messages"][0]["content"][1]["image_url"]["url"] == str(tmp_path / "b.png")
     state = (tmp_path / "out.jsonl.state").read_bytes() + (tmp_path / "out.errors.jsonl").read_bytes()
     assert b64encode(PNG) not in state
     assert verify(done.summary.state).is_whole
@@ -252,6 +261,22 @@ async def test_pictures_are_sent_and_stay_out_of_what_is_written(tmp_path: Path)
     async with serving() as server:
         again = await rehearse(tmp_path, server.endpoint.base_url, request=request, retry=())
     assert again.summary.exit_code == 0
+
+
+def test_an_error_file_in_another_folder_names_the_same_pictures(tmp_path: Path):
+    for name, data in (("in", PNG), ("out", b"another picture")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(data)
+    line = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}]}
+    write_lines(tmp_path / "in", [{**line, "metadata": {"image_url": "a.png"}, "max_tokens": 0}])
+    first = ("in/in.jsonl", "-o", "out/r.jsonl", "--inline-files", "--schema", "n int", "--reask", "0")
+    done = batchrun("run", *first, *LOCAL, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    (error,) = read_lines(tmp_path / "out" / "r.errors.jsonl")
+    assert error["request"]["metadata"] == {"image_url": "a.png"}
+    again = batchrun("run", "out/r.errors.jsonl", "-e", "x", "--inline-files", "--dry-run", "all", cwd=tmp_path)
+    url = orjson.loads(again.stdout)["input"]["messages"][0]["content"][0]["image_url"]["url"]
+    assert url == str(tmp_path / "in" / "a.png")
 
 
 def test_a_watched_folder_gives_away_only_its_own_files(tmp_path: Path):

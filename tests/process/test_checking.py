@@ -52,11 +52,15 @@ def test_the_summary_the_status_and_the_report_say_what_was_asked_again(folder: 
     done = run(folder, "--schema", "n int", "--check", "rules:short", "--max-retries", "0")
     assert done.returncode == 3
     assert "asked again 2 times, because an answer was not valid" in done.stderr
-    assert "valid       rows by the number of tries: 1: 1" in done.stderr
+    assert "valid       1 after 1 try" in done.stderr
     (failed,) = read_lines(folder / "p.results.errors.jsonl")
     assert failed["error"]["message"] == "too long"
     said = batchrun("status", "p.results.jsonl.state", cwd=folder).stdout
     assert "asked again because an answer was not valid: 2" in said
+    offer = batchrun("redo", "p.results.jsonl.state", "--failed", cwd=folder).stderr
+    assert "jobs to pay for: 1, and up to 2 more for answers that are not valid" in offer
+    other = run(folder, "--schema", "m int", "--check", "rules:short", "--max-retries", "0")
+    assert_one_clear_line(other, 2, '(now --schema {"type":"object","properties":{"m":')
     assert "invalid_output" in said
     assert "invalid_output" in batchrun("report", "p.results.jsonl.state", cwd=folder).stdout
     assert batchrun("verify", "p.results.jsonl.state", cwd=folder).returncode == 0
@@ -65,7 +69,13 @@ def test_the_summary_the_status_and_the_report_say_what_was_asked_again(folder: 
 
 
 def test_a_run_is_resumed_with_the_check_that_its_user_gives_again(folder: Path):
-    assert run(folder, "--check", "rules:short").returncode == 3
+    first = run(folder, "--check", "rules:short")
+    assert first.returncode == 3
+    # Nothing proves the choice without an API key, so the hint names it.
+    assert (
+        f"retry the failed rows: batchrun resume {folder}/p.results.jsonl.state --check rules:short --re"
+        in first.stderr
+    )
     again = ("resume", "p.results.jsonl.state", "--retry-failed", "--only", "invalid_output", "--worker", "echo")
     refused = batchrun(*again, cwd=folder)
     assert_one_clear_line(refused, 2, "calls rules:short, and nothing proves that you chose it")

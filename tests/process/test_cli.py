@@ -309,9 +309,10 @@ def test_a_folder_that_is_no_state_file_is_one_clear_line(command: str):
     assert (done.exit_code, done.output.splitlines()[0]) == (2, "batchrun: . is a folder, not a state file")
 
 
-def test_quiet_says_nothing_when_all_is_well():
-    done = batchrun("run", "p.jsonl", "-e", "local", "--worker", "echo", "-q")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+def test_quiet_says_nothing_when_all_is_well_whatever_the_progress():
+    for progress in ((), ("--progress", "json")):
+        done = batchrun("run", "p.jsonl", "-e", "local", "--worker", "echo", "-q", *progress)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_missing_extra_is_one_line_and_the_echo_answers():

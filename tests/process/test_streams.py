@@ -82,7 +82,7 @@ def test_a_reader_who_has_seen_enough_ends_a_command_without_a_word(state: str):
         os.close(read)
         done = batchrun(*command, stdout=write)
         os.close(write)
-        assert (done.returncode, done.stderr) == (4, b""), command
+        assert (done.returncode, done.stderr) == (141, b""), command
 
 
 def test_a_run_whose_messages_nobody_reads_any_more_ends_with_its_own_code():

@@ -81,9 +81,12 @@ def test_a_guide_piped_into_a_command_is_plain_text():
         ("Sweeps", "try batchrun help sweeps"),
         ("../../README", "batchrun help lists the guides"),
         ("zzz", "batchrun help lists the guides"),
+        ("", "batchrun help lists the guides"),
+        ("tables", "try batchrun help input or output"),
+        ("jinja", "try batchrun help templates"),
     ],
 )
-def test_an_unknown_topic_is_one_line_with_the_nearest_name(topic: str, advice: str):
+def test_an_unknown_topic_is_one_line_with_the_nearest_name_or_the_guides_about_it(topic: str, advice: str):
     with pytest.raises(UsageError, match=advice) as raised:
         guide(topic)
     assert (raised.value.exit_code, raised.value.hint) == (2, "")

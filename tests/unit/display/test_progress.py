@@ -125,6 +125,12 @@ def test_the_bar_fits_its_terminal_and_cuts_no_figure_in_the_middle(columns, not
         assert shown >= busy
 
 
+def test_a_run_that_was_stopped_has_no_time_left():
+    stream = io.StringIO()
+    show("plain", Printer(stream), replace(HALF, queued=0, running=0))
+    assert "12.5/s, 3 failed, 0 in flight" in stream.getvalue()
+
+
 def test_the_bar_starts_at_what_was_done_before():
     terminal = Terminal(80)
     show("bar", terminal.printer)

@@ -139,6 +139,13 @@ def test_a_request_that_was_refused_for_itself_is_to_be_changed_not_tried_again(
     assert "--set" not in text
 
 
+def test_answers_that_were_not_valid_may_be_asked_for_in_another_way():
+    text = render(replace(DONE, succeeded=9_998, failed=2, failures=[FailureGroup("invalid_output", 2, "r1", "cut")]))
+    assert "batchrun resume r.jsonl.state --retry-failed\n" in text
+    assert "answers that were not valid: 2; to ask again in another way:\n" in text
+    assert "\n    batchrun redo r.jsonl.state --failed --only invalid_output --set KEY=VALUE\n" in text
+
+
 def test_a_long_error_is_cut_at_the_edge_and_its_start_is_shown():
     text = render(replace(DONE, failures=[FailureGroup("handler_error", 2, "h-1", "x" * 200)]))
     line = next(line for line in text.splitlines() if "handler_error" in line)
@@ -188,7 +195,12 @@ def test_the_time_that_is_left_is_unknown_without_a_rate(changes, eta_s):
     assert (snapshot.eta_s, snapshot.to_json()["eta_s"]) == (eta_s, eta_s)
 
 
+def test_tokens_of_refused_answers_are_shown_apart():
+    asked = replace(DONE, input_tokens=5, output_tokens=6, refused_input_tokens=1_000, refused_output_tokens=20)
+    assert "  tokens      5 in, 6 out\n  refused     answers that were not valid: 1,000 in, 20 out\n" in render(asked)
+
+
 def test_only_numbers_of_tries_that_a_row_took_are_shown():
     asked = replace(DONE, reasks=9)
-    assert "rows by the number of tries: 1: 7, 3: 2\n" in render(replace(asked, tries={"1": 7, "2": 0, "3": 2}))
-    assert "number of tries" not in render(replace(asked, succeeded=0, tries={"1": 0}))
+    assert "  valid       7 after 1 try, 2 after 3 tries\n" in render(replace(asked, tries={"1": 7, "2": 0, "3": 2}))
+    assert "  valid " not in render(replace(asked, succeeded=0, tries={"1": 0}))

@@ -178,3 +178,17 @@ def test_advice_on_a_name_is_looked_for_once_however_many_sets_of_names_lines_ha
         row = {f"sparse{bit}": 1 for bit in range(12) if number >> bit & 1}
         fields.add(parse_line(orjson.dumps({"prompt": "x", **row})), "r.csv", number + 1)
     assert suggestion.cache_info().misses - before == 12
+
+
+def test_a_picture_whose_path_is_sent_instead_of_its_content_is_warned_of():
+    def line(url: str) -> dict:
+        parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]
+        return {"messages": [{"role": "user", "content": parts}], "max_tokens": 9}
+
+    batch = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": line("b.png")}
+    sent = [line("https://example.com/a.png"), line("data:image/png;base64,AAAA"), line("a.png"), line("c.png"), batch]
+    text = "`image_url` is the path of a file, and is sent as it is: --inline-files sends the content"
+    assert [(each.text, each.line, each.count) for each in findings_of(*sent) if each.kind == "path"] == [(text, 3, 3)]
+    assert warnings_of(*sent, inline_files="anywhere") == []
+    # A worker may have a volume with files, and serve them.
+    assert warnings_of(line("file:///volume/a.png")) == []

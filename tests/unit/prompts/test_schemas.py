@@ -76,6 +76,7 @@ def test_a_file_is_read_whatever_it_is_called(tmp_path: Path):
         ("broken.json", "broken.json is not JSON"),
         ("list.json", "list.json is not a schema"),
         ("folder.json", "folder.json: Is a directory"),
+        (3, "schema is of type int"),
     ],
 )
 def test_what_is_no_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, message: str):

@@ -102,8 +102,19 @@ def test_what_a_run_has_written_into_a_folder_is_not_read_and_that_is_said(folde
     said: list[str] = []
     found = find_sources([str(folder)], tell=said.append)
     assert "out.jsonl" not in [source.name for source in found]
-    assert said == [f"{folder / 'out.jsonl'} is skipped: a run wrote it"]
+    assert said[1:] == [f"{folder / 'out.jsonl'} is skipped: a run wrote it"]
     assert find_sources([str(folder / "out.jsonl")])[0].name == "out.jsonl"
+
+
+def test_files_with_names_that_runs_give_are_skipped_in_one_line_that_leaves_out_those_of_this_run(folder: Path):
+    # The first of them is there already.
+    names = ["a.errors.jsonl", "a.results.jsonl", "b.results.jsonl", "d.superseded.jsonl", "e.manifest.json"]
+    for name in (*names, "mine.results.jsonl", "mine.results.errors.jsonl"):
+        (folder / name).write_bytes(LINES)
+    said: list[str] = []
+    found = find_sources([str(folder)], results=folder / "mine.results.jsonl", tell=said.append)
+    assert not {*names, "mine.results.errors.jsonl"} & {source.name for source in found}
+    assert said == [f"{folder}: files that a run wrote are skipped: {', '.join(names[:3])}, ..."]
 
 
 @pytest.mark.parametrize(

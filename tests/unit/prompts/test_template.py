@@ -134,7 +134,7 @@ def test_a_null_column_is_one_that_is_not_there(row: dict):
         ({"messages": '{% if t %}{"role": {{ t }}}{% endif %}'}, "--messages-file does not render a JSON list"),
         ({"messages": '[{% if t %}{"role": "{{ t }}"}{% endif %}]'}, "put no quotes around them"),
         ({"messages": '["{{ t }}"]'}, "`messages[0]` must be an object with a `role`"),
-        ({"prompt": "{{ t }}", "image_column": "gone"}, "--image-column: `gone` must have a path or URL"),
+        ({"prompt": "{{ t }}", "image_column": "gone"}, "--image-column: `gone` is absent or empty: the row has"),
     ],
 )
 def test_a_row_that_cannot_be_rendered_says_why_and_where(template: dict, words: str):
@@ -222,7 +222,7 @@ def test_an_id_column_names_the_rows_with_and_without_a_template():
     again = plain.parse(orjson.dumps({**error, "request": {"asin": "B1", "prompt": "x"}, "job": None}))
     assert again.id == "B1/seed=1", "a row of a sweep has its line's id and more"
     for parse in (rules("asin", prompt="{{ prompt }}").parse, plain.parse):
-        with pytest.raises(LineError, match="--id-column: there is no column `asin`: the row has `prompt`"):
+        with pytest.raises(LineError, match="--id-column: `asin` is absent or empty: the row has `prompt`"):
             parse(b'{"prompt": "x", "asin": null}')
         with pytest.raises(LineError, match="--id-column `asin` must be a string or a number"):
             parse(b'{"prompt": "x", "asin": [1]}')

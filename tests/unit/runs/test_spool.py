@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,6 +45,35 @@ def test_only_the_owner_may_read_what_was_piped_or_was_private(tmp_path: Path):
     sources = find_sources([str(tmp_path / "open.gz"), str(tmp_path / "private.gz")])
     modes = [copy(source, tmp_path / "s", LINES * 3).stat().st_mode & 0o777 for source in (*sources, STDIN)]
     assert modes == [0o644, 0o600, 0o600]
+
+
+def test_only_a_long_copy_tells_its_progress_and_less_and_less_often(tmp_path: Path):
+    seconds, told = iter(range(1000)), list[str]()
+    content = b"x" * (20 << 20)
+    make_copy(STDIN, 0, tmp_path / "s", io.BytesIO(content), [], tell=told.append, clock=lambda: float(next(seconds)))
+    assert told == [f"copying -: {size} MB so far" for size in (3, 6, 13)]
+    make_copy(STDIN, 1, tmp_path / "s", io.BytesIO(content), [], tell=told.append, clock=lambda: 0.0)
+    assert len(told) == 3
+
+
+def test_what_a_crash_has_left_of_a_copy_is_gone_after_the_next(tmp_path: Path):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write)
+        with os.fdopen(read, "rb") as stdin:
+            make_copy(STDIN, 0, tmp_path / "r.state", stdin, [])
+        os._exit(0)
+    os.close(read)
+    os.write(write, LINES)
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(write)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    copied = copy(STDIN, tmp_path / "r.state", LINES)
+    assert list(tmp_path.iterdir()) == [copied]
 
 
 @pytest.mark.parametrize(
