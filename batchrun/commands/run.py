@@ -63,10 +63,8 @@ def run(
     Raises:
         BatchrunError: nothing was sent, or batchrun has a defect. If a run stops early, the summary says so instead.
     """
-    _refuse_wrong_kinds(given)
-    refuse_bad_urls(options, given.notify)
+    _refuse_wrong_options(options, given)
     options = replace(options, abandon=given.abandon)
-    refuse_wrong_prices(options.guards, options.endpoints)
     key = find_key(options, api_key)
     local = as_before(given, options.state) if options.is_local else given
     worker = local_worker(local, observer) if options.is_local else None
@@ -104,7 +102,9 @@ async def _drive(
         return await work(local_url, rng)
 
 
-def _refuse_wrong_kinds(given: SessionArguments) -> None:
+def _refuse_wrong_options(options: RunOptions, given: SessionArguments) -> None:
+    refuse_bad_urls(options, given.notify)
+    refuse_wrong_prices(options.guards, options.endpoints)
     if given.only and not given.retry_failed:
         raise UsageError("--only needs --retry-failed", "add --retry-failed, or remove --only")
     refuse_unknown_kinds(given.only)

@@ -21,6 +21,7 @@ from batchrun.results.writer import errors_path
 from batchrun.runs.locations import output_paths
 from batchrun.runs.manifest import is_manifest_of, manifest_path
 from batchrun.runs.pools import is_same_pool, refuse_lost_jobs
+from batchrun.state.endpoints import known_endpoints
 from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import find_options
 
@@ -56,7 +57,7 @@ def refuse_other_options(store: StateReader, options: RunOptions) -> bool:
     was_json, now_json = stored.to_json(), options.to_json()
     pairs = [(option, was_json[key], now_json[key]) for key, option in _IDENTITY.items()]
     if is_same_pool(stored, options):
-        refuse_lost_jobs(store, stored, options)
+        refuse_lost_jobs(store, known_endpoints(store, stored), options)
     else:
         pairs.insert(0, ("--endpoint", ",".join(stored.endpoints), ",".join(options.endpoints)))
     pairs.append(("--sweep", str(Sweep(stored.sweep)) or None, str(Sweep(options.sweep)) or None))

@@ -35,13 +35,18 @@ def is_same_pool(was: RunOptions, options: RunOptions) -> bool:
     return not are_swept and not set(was.endpoints).isdisjoint(options.endpoints)
 
 
-def refuse_lost_jobs(store: StateReader, was: RunOptions, options: RunOptions) -> None:
+def refuse_lost_jobs(store: StateReader, known: list[str], options: RunOptions) -> None:
     """Refuse to take an endpoint away that has jobs in flight, unless they are given up.
+
+    Args:
+        store: The run's state.
+        known: All endpoints that the run has had, by number.
+        options: The options of this session.
 
     Raises:
         StateError: it has.
     """
-    for endpoint, number in _gone(known_endpoints(store, was), options):
+    for endpoint, number in _gone(known, options):
         count = store.count_jobs_at(number)
         if count and not options.abandon:
             raise StateError(
@@ -61,8 +66,12 @@ def abandon_lost_jobs(store: Store, options: RunOptions, tell: Callable[[str], N
 
     Returns:
         All endpoints that the run has had, by number.
+
+    Raises:
+        StateError: see `refuse_lost_jobs`.
     """
     known = known_endpoints(store, options)
+    refuse_lost_jobs(store, known, options)  # --repair may have found results to fetch there
     for endpoint, number in _gone(known, options) if options.abandon else ():
         if count := store.abandon_jobs_at(number):
             tell(f"endpoint {endpoint}: {counted(count, 'row')} in flight there will run again; its jobs are given up")

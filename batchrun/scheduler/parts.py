@@ -86,10 +86,18 @@ class Parts:
             shared=None if member is None else member.pool.budgets,
             flights=self.flights,
         )
+        self._add_submitter(options, rng, numbers or count(1), rows_per_job, member)
+        if member is not None:
+            self._connect(member, predictor, limits.run.per_window, next_sequence)
+        self.deadline = Deadline(guards.deadline_s)
+
+    def _add_submitter(
+        self, options: SchedulerOptions, rng: Random, numbers: Iterator[int], rows_per_job: int, member: Member | None
+    ) -> None:
         self.submitter = Submitter(
             options,
             rng,
-            numbers or count(1),
+            numbers,
             window=self.window,
             backlog=self.backlog,
             gate=self.gate,
@@ -100,17 +108,17 @@ class Parts:
             rows_per_job=rows_per_job,
             member=member,
         )
-        if member is not None:
-            member.connect(
-                flights=self.flights,
-                predictor=predictor,
-                window=self.window,
-                gate=self.gate,
-                pacer=self.submitter.pacer,
-                per_window=limits.run.per_window,
-                refusals=self.stopping.refusals,
-                outcomes=self.outcomes,
-                is_stopping=lambda: self.stopping.is_stopping,
-                next_sequence=next_sequence,
-            )
-        self.deadline = Deadline(guards.deadline_s)
+
+    def _connect(self, member: Member, predictor: Predictor, per_window: int, next_sequence: Callable[[], int]) -> None:
+        member.connect(
+            flights=self.flights,
+            predictor=predictor,
+            window=self.window,
+            gate=self.gate,
+            pacer=self.submitter.pacer,
+            per_window=per_window,
+            refusals=self.stopping.refusals,
+            outcomes=self.outcomes,
+            is_stopping=lambda: self.stopping.is_stopping,
+            next_sequence=next_sequence,
+        )

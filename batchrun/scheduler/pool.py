@@ -259,7 +259,7 @@ class Member:
             self._empty_since = None
         elif self._empty_since is None:
             self._empty_since = now
-        elif now - self._empty_since >= _IDLE_S:
+        elif now - self._empty_since >= _IDLE_S and self.pool.has_others(self):
             self._empty_since = None
             self.leave(StoppedError(obstacle(health), _HINT), now, until_workers=True)
 
