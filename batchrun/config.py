@@ -15,6 +15,7 @@ from batchrun.files.urls import absolute_name
 
 VERSION = "0.1.0"
 
+Switch = Literal["on", "off"]
 UnconfirmedPolicy = Literal["resubmit", "hold"]
 InterruptPolicy = Literal["drain", "detach", "cancel"]
 CanaryAllows = Literal["length"]
@@ -22,6 +23,7 @@ ResultFormat = Literal["openai", "batchrun"]
 FormatChoice = Literal["auto", "openai", "batchrun"]
 ProgressMode = Literal["auto", "bar", "plain", "json", "none"]
 WorkerChoice = Literal["auto", "smollm2", "echo"]
+ScalingRule = Literal["queue-delay", "request-count"]
 DryRun = int | Literal["first", "all"]
 InlineFiles = Literal["anywhere", "in_folder"]
 
@@ -209,6 +211,10 @@ class SchedulerOptions:
     """What to do with a submission whose answer never arrived."""
     reask: int = 0
     """Further submissions of one row whose answers are not valid; 0 for none."""
+    pack: int | None = 1
+    """`--pack`: the most rows of one job, 1 to 64; None for as many as suit the endpoint and the number of rows."""
+    pack_check: Switch = "on"
+    """`--pack-check`: whether rows are first sent both together and one by one, to compare their answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, TypedDict, TypeVar, cast
 
 from batchrun.commands.arguments import RunArguments
 from batchrun.commands.definitions import OFF, arguments_of
-from batchrun.config import CanaryAllows, FormatChoice, HaltOptions, UnconfirmedPolicy, WorkerChoice
+from batchrun.config import CanaryAllows, FormatChoice, HaltOptions, Switch, UnconfirmedPolicy, WorkerChoice
 from batchrun.errors import UsageError, shown
 from batchrun.files.exactjson import dump, load
 
@@ -59,6 +59,9 @@ class StreamKeywords(RequestKeywords, total=False):
         base_url: Jobs are submitted to `<base_url>/<endpoint>/run`.
         insecure_http: Whether the API key and the requests may be sent by plain http to another machine.
         concurrency: Jobs in flight at once; None: just enough to keep every worker busy.
+        pack: The most rows of one job, 1 to 64, see the guide to packing; None: up to 16, by the number of rows.
+        pack_check: Whether a few rows are first sent both together and one by one, to compare their answers: `on` or
+            `off`.
         max_retries: Retries of a row after a failure that another try may fix; 0: none.
         reask: How often to ask again when an answer is not valid, each time paid for; None: 2 with `schema`, else 0.
         require_text: Whether an answer that is empty or cut off is not valid.
@@ -99,6 +102,8 @@ class StreamKeywords(RequestKeywords, total=False):
     base_url: str
     insecure_http: bool
     concurrency: int | None
+    pack: int | None
+    pack_check: Switch
     max_retries: int
     reask: int | None
     require_text: bool

@@ -39,6 +39,7 @@ from batchrun.config import (
     DryRun,
     FormatChoice,
     SchedulerOptions,
+    Switch,
     UnconfirmedPolicy,
 )
 
@@ -101,6 +102,18 @@ class JobArguments(RequestArguments, CheckArguments, GuardArguments, KeyArgument
         (CONCURRENCY, 5),
         "Number of HTTP connections, independent of the jobs in flight. auto: 64 to 256, by the distance.",
         numbers(1, 10_000, whole=True, or_auto=True),
+    )
+    pack: int | None = option(
+        _DEFAULTS.pack,
+        (CONCURRENCY, 2),
+        "Send up to N rows in one job, if they ask for the same but for their prompt and set max_tokens: the API takes"
+        " only 100 jobs/s. auto: up to 16. See `batchrun help packing`.",
+        numbers(1, 64, whole=True, or_auto=True),
+    )
+    pack_check: Switch = option(
+        _DEFAULTS.pack_check,
+        (CONCURRENCY, 5),
+        "Before a run with --pack, send a few rows together and one by one, and compare the answers.",
     )
     low_priority: bool = option(False, (CONCURRENCY, 2), "Submit jobs that do not trigger scale-up.")
     run_limit: int | None = option(

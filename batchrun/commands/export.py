@@ -13,6 +13,7 @@ from typing import BinaryIO, Literal
 from batchrun.config import ResultFormat
 from batchrun.errors import BatchrunError, UsageError
 from batchrun.prompts.ownership import first_line, is_own_line
+from batchrun.results.cells import OWN_COLUMNS, Found
 from batchrun.results.chats import answered
 from batchrun.results.hub import HubFile, push, refuse_missing_library
 from batchrun.results.superseded import superseded_path
@@ -27,7 +28,7 @@ from batchrun.results.table_files import (
     write_table,
     write_table_to,
 )
-from batchrun.results.tables import OWN_COLUMNS, Columns, Row
+from batchrun.results.tables import Columns
 from batchrun.results.writer import errors_path, writing
 from batchrun.results.written import write_line
 from batchrun.runs.exported import RunResults
@@ -152,11 +153,12 @@ def export(state: Path, target: Path | HubFile | None, stdout: BinaryIO, wanted:
         return replace(exported, target=str(target))
     form = JSON_LINES
 
-    def check(store: StateSnapshot) -> None:
+    def check(store: StateSnapshot) -> bool:
         nonlocal form
         refuse_own_files(store, target, stdout, is_export)
         form = form if target is None else form_of(target)
         wanted.check_form(form, str(target))
+        return form.has_columns or wanted.columns is not None
 
     with_results = wanted.only != "failed"
     with RunResults(state, wanted.form, with_results=with_results, with_errors=wanted.errors, check=check) as results:
@@ -189,8 +191,8 @@ def _put_table(
 ) -> list[str]:
     columns = Columns(chosen)
 
-    def groups() -> Iterator[list[Row]]:
-        return results.groups(with_requests=columns.needs_requests)
+    def groups() -> Iterator[Found]:
+        return results.cells(chosen)
 
     if target is not None:
         return write_table(target, form, columns, groups)

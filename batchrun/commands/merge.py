@@ -97,7 +97,7 @@ def merge(states: Sequence[Path], target: Path | None, stdout: BinaryIO, *, part
             find_positions(store, positions, each[RowState.SUCCEEDED], after)
             after = (max(paths), after[1] + store.last_row())
         placed = stack.enter_context(LinesByPosition(paths))
-        lines = (placed.read(at.output, at.offset, at.length) for at in positions)
+        lines = (placed.read(at.output, at.result_offset, at.result_length) for at in positions)
         put(lines, target, stdout)
         errors = None
         if target is not None and write_errors(errors_path(target), _error_lines(stores)):

@@ -10,7 +10,7 @@ from batchrun.config import RunOptions
 from batchrun.display.variants import EndpointReport, Histogram, VariantReport, VariantTable
 from batchrun.errors import StateError
 from batchrun.prompts.sweep import REPEAT, Sweep, shown
-from batchrun.results.reader import in_groups, read_lines, size_of
+from batchrun.results.reader import read_groups, size_of
 from batchrun.results.record import read_record, result_digest
 from batchrun.runs.spending import cost_so_far, costs_by_endpoint
 from batchrun.runs.work import endpoint_work
@@ -110,7 +110,7 @@ def _add_answers(store: StateSnapshot, variants: list[VariantReport], repeat: in
             raise StateError(
                 f"{path} is shorter than the state file says: results are missing", "restore the complete file"
             )
-        for group in in_groups(read_lines(path, end=output.committed_bytes)):
+        for group in read_groups(path, end=output.committed_bytes):
             found = [(record, line.raw) for line in group if (record := read_record(line.raw)) is not None]
             ids = stored_ids(store, output.output, [(record.id, raw) for record, raw in found], result_digest)
             numbers = store.variants(ids) if len(variants) > 1 else {}

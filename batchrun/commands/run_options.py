@@ -108,6 +108,8 @@ def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config
             max_retries=given.max_retries,
             unconfirmed=given.unconfirmed,
             reask=reasks(given),
+            pack=given.pack,
+            pack_check=given.pack_check,
         ),
         guards=chosen,
         answers=answers(given, config.AnswerOptions(require_text=given.require_text)),

@@ -11,6 +11,9 @@ from batchrun.commands.local_endpoint import local_worker
 from batchrun.commands.serve_arguments import ServeArguments
 from batchrun.display.summary import Observer
 from batchrun.endpoint.credentials import checked
+from batchrun.errors import UsageError
+from batchrun.local.echo import EchoWorker
+from batchrun.local.fleet import Scaling
 from batchrun.local.server import LocalEndpoint, LocalOptions
 from batchrun.local.workers import Worker
 
@@ -24,7 +27,7 @@ def serve(given: ServeArguments, observer: Observer, tell: Callable[[str], None]
         tell: Called with a line that says where the endpoint is.
 
     Raises:
-        UsageError: the address is in use or needs a key, or the worker is not available.
+        UsageError: the address is in use or needs a key, the worker is not available, or options contradict each other.
     """
     options = LocalOptions(
         host=given.host,
@@ -37,8 +40,26 @@ def serve(given: ServeArguments, observer: Observer, tell: Callable[[str], None]
         seed=given.seed,
         limits=given.limits,
         cold_start_s=given.cold_start,
+        scaling=_scaling(given),
     )
-    in_loop(_serve(options, local_worker(given, observer), tell))
+    worker = local_worker(given, observer)
+    if given.context is not None:
+        if not isinstance(worker, EchoWorker):
+            raise UsageError("--context needs --worker echo", "models have a context of their own")
+        worker = EchoWorker(given.context)
+    in_loop(_serve(options, worker, tell))
+
+
+def _scaling(given: ServeArguments) -> Scaling | None:
+    if given.workers_min > given.workers:
+        raise UsageError(
+            f"--workers-min {given.workers_min} is more than --workers {given.workers}", "raise --workers, the maximum"
+        )
+    if given.autoscale is not None:
+        return Scaling(given.autoscale, given.autoscale_value, given.workers_min, given.idle_timeout)
+    if given.workers_min:
+        raise UsageError("--workers-min needs --autoscale", "without it all --workers stay")
+    return None
 
 
 async def _serve(options: LocalOptions, worker: Worker, tell: Callable[[str], None]) -> None:

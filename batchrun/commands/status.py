@@ -161,6 +161,8 @@ def render(status: RunStatus) -> str:
         lines += [f"  cost  {first}", *(f"        {line}" for line in more)]
     if s.shared:
         lines.append(f"  rows that share the answer to an equal request: {s.shared:,}")
+    if packed := s.counters.get("packed_jobs"):
+        lines.append(f"  rows that shared jobs: {s.counters.get('packed_rows', 0):,} in {packed:,} jobs")
     if s.counters.get("reasks"):
         lines.append(f"  asked again because an answer was not valid: {s.counters['reasks']:,}")
     if s.counters.get("unconfirmed"):

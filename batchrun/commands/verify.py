@@ -19,7 +19,7 @@ from batchrun.files.urls import place_in
 from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sweep import Sweep
-from batchrun.results.reader import StoredLine, in_groups, read_lines, size_of
+from batchrun.results.reader import StoredLine, in_groups, read_groups, read_lines, size_of
 from batchrun.results.record import read_error_id, read_record, result_digest, source_file
 from batchrun.results.writer import errors_path
 from batchrun.runs.checks import new_place
@@ -125,7 +125,7 @@ class _Check:
                 what = f"is {short:,} bytes shorter than the state file says" if size_bytes else "is missing or empty"
                 self._add("file", f"{path} {what}")
             last = 0
-            for group in in_groups(read_lines(path, end=output.committed_bytes)):
+            for group in read_groups(path, end=output.committed_bytes):
                 last = group[-1].number
                 for line, row_id, row in self._belonging(output, path, group, _result_id, "no_result"):
                     self._result(output, path, line, row_id, row)
@@ -188,7 +188,7 @@ class _Check:
             if not size_bytes:
                 return
             self._error_files.add(output.output)
-            for group in in_groups(read_lines(path, end=size_bytes)):
+            for group in read_groups(path, end=size_bytes):
                 for line, row_id, row in self._belonging(
                     output, path, group, read_error_id, "no_error", unknown="stray_error"
                 ):

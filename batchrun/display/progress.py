@@ -236,7 +236,8 @@ def _figures(snapshot: Snapshot) -> list[str]:
     if s.cost is not None:
         projected = s.cost.most_projected
         parts.append(money(s.cost.most) + ("" if projected is None else f" of ~{money(projected)}"))
-    parts += [f"{s.in_flight:,} in flight", f"{s.queued:,} queued", f"window {s.window:,}"]
+    in_jobs = f" in {s.jobs:,} jobs" if s.jobs != s.in_flight else ""
+    parts += [f"{s.in_flight:,} in flight{in_jobs}", f"{s.queued:,} queued", f"window {s.window:,}"]
     if s.tokens_per_s is not None:
         parts.append(f"{s.tokens_per_s:,.0f} tok/s")
     if s.held:

@@ -29,9 +29,9 @@ class Snapshot:
     waiting: int
     """Rows that wait for a retry."""
     queued: int
-    """Jobs in flight that were in the queue at their last poll, or were not polled yet."""
+    """Rows in flight whose jobs were in the queue at their last poll, or were not polled yet."""
     running: int
-    """Jobs in flight that were being executed at their last poll."""
+    """Rows in flight whose jobs were being executed at their last poll."""
     retries: int
     unconfirmed: int
     ended_in_session: int
@@ -44,6 +44,8 @@ class Snapshot:
     output_tokens: int
     window: int
     """How many jobs may be in flight."""
+    jobs: int
+    """Jobs in flight; fewer than rows if jobs carry several."""
     note: str
     """Why the run waits; empty if it does not."""
     cost: Cost | None = None
@@ -67,7 +69,7 @@ class Snapshot:
 
     @property
     def in_flight(self) -> int:
-        """Jobs that were submitted and are not known to have ended."""
+        """Rows whose jobs were submitted and are not known to have ended."""
         return self.queued + self.running
 
     @property
@@ -113,7 +115,7 @@ def merged(parts: Mapping[str, Snapshot]) -> Snapshot:
 
 _ADDED_UP = (
     *("total", "succeeded", "failed", "held", "pending", "waiting", "queued", "running", "retries", "unconfirmed"),
-    *("ended_in_session", "rows_per_s", "input_tokens", "output_tokens", "window", *MARKS),
+    *("ended_in_session", "rows_per_s", "input_tokens", "output_tokens", "window", "jobs", *MARKS),
 )
 
 
@@ -184,7 +186,7 @@ class Summary:
     held: int
     not_run: int
     in_flight: int
-    """Jobs that are still at the endpoint."""
+    """Rows whose jobs are still at the endpoint."""
     wall_s: float
     session_s: float
     """Duration of this session."""
@@ -219,6 +221,12 @@ class Summary:
     """API calls that were answered with 429 or 408."""
     retries: int = 0
     """Repeated submissions."""
+    packed_rows: int = 0
+    """Rows that were sent in jobs of several rows; each such submission counts."""
+    packed_jobs: int = 0
+    """Those jobs."""
+    separated: int = 0
+    """Rows of such jobs that were sent again in smaller ones, because the job failed as a whole."""
     reasks: int = 0
     """Submissions made because the answer before was not valid; each is paid for."""
     tries: dict[str, int] = field(default_factory=dict)

@@ -107,6 +107,7 @@ def _figures(s: Summary) -> list[str]:
     if len(s.windows) > 1 and max(s.windows) > min(s.windows):
         line = sparkline(s.windows, _SPARK_COLUMNS)
         lines.append(f"  window      {line} {min(s.windows):,} to {max(s.windows):,} jobs in flight")
+    lines += _packs(s)
     if s.retries:
         lines.append(f"  retries     {s.retries:,}")
     lines += [*_tries(s), *_broken(s)]
@@ -117,6 +118,13 @@ def _figures(s: Summary) -> list[str]:
     if s.unconfirmed:
         lines.append(f"  duplicates  {s.unconfirmed:,} possible: submissions whose answer never arrived")
     return lines
+
+
+def _packs(s: Summary) -> list[str]:
+    if not s.packed_jobs:
+        return []
+    again = f"; {counted(s.separated, 'row')} sent again, because a shared job failed" if s.separated else ""
+    return [f"  shared jobs {counted(s.packed_jobs, 'job')} for {counted(s.packed_rows, 'row')}{again}"]
 
 
 def _files(s: Summary) -> list[str]:
@@ -134,7 +142,8 @@ def _next_steps(s: Summary) -> list[str]:
     steps = _wrapped(s.hint)
     if s.in_flight and s.rescue_by is not None:
         by = datetime.fromtimestamp(s.rescue_by).astimezone().strftime("%H:%M")
-        steps += _wrapped(f"jobs still at the endpoint: {s.in_flight:,}; resume by {by}, or results may expire")
+        what = "rows whose jobs are" if s.packed_jobs else "jobs"
+        steps += _wrapped(f"{what} still at the endpoint: {s.in_flight:,}; resume by {by}, or results may expire")
     state = shlex.join([str(s.state), *s.to_confirm])
     if s.in_flight or s.not_run:
         steps.append(f"resume: batchrun resume {state}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -67,6 +67,17 @@ class Operation(StrEnum):
     PURGE_QUEUE = "purge-queue"
 
 
+class PackPart(NamedTuple):
+    """The place of a row in a job of several rows."""
+
+    size: int
+    """The number of rows that the job was submitted with."""
+    number: int
+    """From 0."""
+    usage: Mapping[str, Any] | None
+    """The tokens of all rows, as the worker reports them; None if it does not."""
+
+
 @dataclass(slots=True)
 class JobAnswer:
     """The answer of `/run`, `/status` or `/cancel` about one job. Only `id` and `status` are always on the wire."""
@@ -87,6 +98,8 @@ class JobAnswer:
     """Usually a string; from some handlers an object."""
     held_bytes: int = 0
     """Bytes that the client counts for it in its memory budget until it is released; 0 for a body to be sent."""
+    pack: PackPart | None = None
+    """Set if this is one row's part of the answer of a job of several rows."""
 
     @property
     def time_in_system_s(self) -> float | None:

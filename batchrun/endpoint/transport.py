@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from batchrun.config import JobPolicy
-from batchrun.endpoint.protocol import JobAnswer, run_body
+from batchrun.endpoint.packing import Kind
+from batchrun.endpoint.protocol import JobAnswer
 
 
 class Transport(Protocol):
@@ -16,14 +16,23 @@ class Transport(Protocol):
     def rows_per_job(self) -> int:
         """The most rows of one job, at least 1."""
 
-    def body(self, requests: Sequence[Mapping[str, Any]]) -> bytes:
+    def kind(self, request: Mapping[str, Any], size_bytes: int) -> Kind:
+        """Which rows may share a job with a row.
+
+        Args:
+            request: The row's request.
+            size_bytes: About the size of the request.
+        """
+
+    def body(self, requests: Sequence[Mapping[str, Any]], job: int) -> bytes:
         """The body of `/run` for a job.
 
         Args:
-            requests: The requests of its rows, in order; 1 to `rows_per_job` of them.
+            requests: The requests of its rows, in order; 1 to `rows_per_job` of them, of one kind.
+            job: The job's number.
         """
 
-    def split(self, answer: JobAnswer, rows: int) -> Sequence[JobAnswer]:
+    def split(self, answer: JobAnswer, rows: int, job: int) -> Sequence[JobAnswer] | str:
         """Split the final answer of a job into one answer for each of its rows, in order.
 
         Each has its own output or error; what applies to the job as a whole is the same in all of them. The memory that
@@ -32,27 +41,8 @@ class Transport(Protocol):
         Args:
             answer: The job's answer.
             rows: The number of rows that the job was submitted with.
+            job: The job's number.
+
+        Returns:
+            The answers; or if it has none for each row, what is wrong with it, empty if it is a plain failure.
         """
-
-
-class OneRowPerJob:
-    """A job's input is the request of one row, and its output is that row's answer.
-
-    Args:
-        policy: The policy of each job.
-    """
-
-    rows_per_job = 1
-
-    def __init__(self, policy: JobPolicy) -> None:
-        self._policy = policy
-
-    def body(self, requests: Sequence[Mapping[str, Any]]) -> bytes:
-        """See `Transport.body`."""
-        (request,) = requests
-        return run_body(request, self._policy)
-
-    def split(self, answer: JobAnswer, rows: int) -> Sequence[JobAnswer]:
-        """See `Transport.split`."""
-        assert rows == 1  # noqa: S101 - every job of this transport has one row
-        return (answer,)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.transport import Transport
+from batchrun.endpoint.worker_errors import NO_ROUTE, decode_error
 from batchrun.engine.judging import find_flaw, find_kind, judge, partial_output
 from batchrun.engine.rules import Draft, Rules
 from batchrun.engine.streamed import Streamed
-from batchrun.scheduler.events import RowAnswer
+from batchrun.scheduler.events import RowAnswer, Whole
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.state.records import OpenJob
 
@@ -65,7 +67,7 @@ class Answers:
 
     async def take(
         self, job: int, rows: tuple[int, ...], answer: JobAnswer, look: Look
-    ) -> tuple[str, tuple[RowAnswer, ...]]:
+    ) -> tuple[str, tuple[RowAnswer, ...], Whole | None]:
         """Keep the final answer of a job for each of its rows.
 
         Args:
@@ -75,26 +77,49 @@ class Answers:
             look: What else the scheduler wants to know.
 
         Returns:
-            The job's status, COMPLETED only if a row has a result or an invalid answer; and what the answer means for
-            each row.
+            The job's status, COMPLETED only if a row has a result or an invalid answer; what the answer means for each
+            row; and what happened to the job as a whole, if it has no answer for each of its several rows.
         """
         sent = self._sent.pop(job, rows)
+        parts = self._transport.split(answer, len(sent), job)
+        if isinstance(parts, str):
+            return await self._as_one(rows, answer, parts)
         said = []
-        for row, part in zip(sent, self._transport.split(answer, len(sent)), strict=True):
+        for row, part in zip(sent, parts, strict=True):
             if sent is rows or row in rows:
-                is_small = part.held_bytes <= _JUDGED_ASIDE_BYTES
-                failure = self._judge(part) if is_small else await asyncio.to_thread(self._judge, part)
+                failure = await self._judged(part)
                 if failure is not None:
                     failure = await self._failed(part, failure, is_alone=len(sent) == 1)
                 if failure is None and self._refuse is not None:
-                    failure = await self._refuse(row, part, aside=not is_small)
+                    failure = await self._refuse(row, part, aside=_is_large(part))
                 is_good = failure is None
                 flaw = find_flaw(part.output) if is_good and look.flaws else None
                 said.append(RowAnswer(failure, flaw, find_kind(part.output) if is_good and look.kind else None))
                 self._by_row[row] = part
         is_served = any(_is_answered(each.failure) for each in said)
         status = "FAILED" if answer.status is JobStatus.COMPLETED and not is_served else answer.status.value
-        return status, tuple(said)
+        return status, tuple(said), None
+
+    async def _as_one(
+        self, rows: tuple[int, ...], answer: JobAnswer, wrong: str
+    ) -> tuple[str, tuple[RowAnswer, ...], Whole]:
+        """The answer of a job of several rows that has no answer for each of them."""
+        failure, whole = await self._judged(answer), Whole.FAILED
+        if failure is None:
+            failure, whole = (
+                Failure(FailureKind.WORKER_ERROR, wrong, self._client.hide(decode_error(answer.output).raw)),
+                Whole.GARBLED,
+            )
+        elif failure.message.startswith(NO_ROUTE):
+            whole = Whole.UNKNOWN
+        self._client.release(answer)
+        alike = replace(answer, output=None, has_output=False, error=None, held_bytes=0)
+        self._by_row.update(dict.fromkeys(rows, alike))
+        status = "FAILED" if answer.status is JobStatus.COMPLETED else answer.status.value
+        return status, (RowAnswer(failure),) * len(rows), whole
+
+    async def _judged(self, answer: JobAnswer) -> Failure | None:
+        return await asyncio.to_thread(self._judge, answer) if _is_large(answer) else self._judge(answer)
 
     def pop(self, row: int) -> JobAnswer | None:
         """Remove and return the answer for a row; None if there is none."""
@@ -111,6 +136,10 @@ class Answers:
             if answer.output is None:
                 self._client.release(answer)
         return found
+
+
+def _is_large(answer: JobAnswer) -> bool:
+    return answer.held_bytes > _JUDGED_ASIDE_BYTES
 
 
 def _is_answered(failure: Failure | None) -> bool:

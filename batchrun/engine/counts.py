@@ -57,6 +57,8 @@ class SessionCounts:
                 self.failed += 1
             case cmd.Requeue(failure=Failure(kind=FailureKind.INVALID_OUTPUT)):
                 return ("reasks",)
+            case cmd.Requeue(failure=Failure(), is_retry=False):
+                retried = ("separated",)
             case cmd.Requeue(failure=Failure()):
                 self.retries += 1
                 retried = ("retries",)
@@ -102,6 +104,7 @@ class SessionCounts:
             input_tokens=said.input,
             output_tokens=said.output,
             window=scheduler.window.size,
+            jobs=scheduler.in_flight,
             note=scheduler.note(now),
             cost=self._cost(scheduler.meter.total),
             **{mark: said.marks[mark] for mark in MARKS},

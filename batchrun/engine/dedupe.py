@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from batchrun.engine.rows import RowLines
 from batchrun.files.exactjson import load
 from batchrun.results.openai import batchrun_record, is_openai
-from batchrun.results.reader import in_groups, read_lines
+from batchrun.results.reader import read_groups
 from batchrun.results.record import marks_of, read_record, result_digest
 from batchrun.results.writer import ResultsFiles
 from batchrun.state.dedupe import answered_leaders, count_followers, has_unanswered, promote_followers
@@ -105,7 +105,7 @@ class SharedAnswers:
         count = 0
         for output in self._store.outputs():
             path = self._store.results_path(output)
-            for group in in_groups(read_lines(path, end=output.committed_bytes)):
+            for group in read_groups(path, end=output.committed_bytes):
                 named = [(record.id, line.raw) for line in group if (record := read_record(line.raw)) is not None]
                 ids = stored_ids(self._store, output.output, named, result_digest)
                 leaders = answered_leaders(self._store, ids)

@@ -293,11 +293,11 @@ class Engine:
         scheduler, arrived_at = self._scheduler, self._clock()
         is_on_trial = scheduler.member is not None and not scheduler.member.is_proven
         look = Look(flaws=scheduler.canary.is_out, kind=is_on_trial)
-        status, said = await self._answers.take(job, rows, answer, look)
+        status, said, whole = await self._answers.take(job, rows, answer, look)
         sent_at += self._clock() - arrived_at  # a slow check is no slow server
         delay_s = None if answer.delay_ms is None else answer.delay_ms / 1000
         execution_s = None if answer.execution_ms is None else answer.execution_ms / 1000
-        return ev.JobEnded(job, status, said, delay_s, execution_s, sent_at, was_polled, answer.worker_id)
+        return ev.JobEnded(job, status, said, delay_s, execution_s, sent_at, was_polled, answer.worker_id, whole)
 
     async def _cancel(self, cancel: cmd.Cancel) -> None:
         sent_at = self._clock()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from batchrun.endpoint.protocol import JobAnswer
-from batchrun.results.record import JobInfo
+from batchrun.endpoint.protocol import JobAnswer, PackPart
+from batchrun.results.record import JobInfo, PackInfo
+from batchrun.results.text import extract
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.failures import Failure
 from batchrun.scheduler.states import RowState
@@ -81,7 +82,14 @@ def job_info(
         submitted_at=submitted_ms / 1000,
         completed_at=completed_ms(submitted_ms, answer, now_ms) / 1000,
         retries=answer.retries,
+        pack=None if answer.pack is None else pack_info(answer.pack),
     )
+
+
+def pack_info(pack: PackPart) -> PackInfo:
+    """What a result line says about the job that a row shared."""
+    usage = extract({"usage": pack.usage})
+    return PackInfo(pack.size, pack.number, usage.input_tokens, usage.output_tokens)
 
 
 def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:

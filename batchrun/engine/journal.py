@@ -24,7 +24,7 @@ from batchrun.engine.row_queue import RowQueue
 from batchrun.engine.rows import LineChangedError, RowLines
 from batchrun.errors import OutputError
 from batchrun.results.completion import is_context_full
-from batchrun.results.record import part_bytes, result_digest
+from batchrun.results.record import PackInfo, part_bytes, result_digest
 from batchrun.results.text import CONTEXT_FULL, AnswerTotals
 from batchrun.results.writer import ResultsFiles
 from batchrun.scheduler import commands as cmd
@@ -141,20 +141,31 @@ class Journal:
         self._jobs: dict[int | None, tuple[str, int]] = {}
         self._completed: set[int | None] = set()
         """Adopted jobs of which other rows already have results."""
+        self._counted: set[int | None] = set()
+        """Jobs of several rows whose tokens the present batch counts."""
         self.said = AnswerTotals()
 
     def load(self, count: int) -> Loaded:
         """Up to `count` further pending rows."""
         records = self._queue.load(count)
-        homes = self._queue.homes(records)
-        tickets = [self.ticket(record, homes.get(record.row)) for record in records]
+        make = self.ticket if self._transport.rows_per_job == 1 else self._ticket_with_kind
+        tickets = [make(record) for record in records]
+        if homes := self._queue.homes(records):
+            tickets = [ticket._replace(home=homes.get(ticket.row)) for ticket in tickets]
         return Loaded(tuple(tickets), exhausted=len(records) < count)
 
-    def ticket(self, row: RowRecord, home: int | None = None) -> Ticket:
-        """A row as the scheduler knows it; for `home`, see there."""
+    def ticket(self, row: RowRecord) -> Ticket:
+        """A row as the scheduler knows it."""
         amendment = self._lines.amendment(row.row)
         asks = 0 if amendment is None else amendment.asks
-        return Ticket(row.row, row.attempts, row.retries, row.unconfirmed, asks, home)
+        return Ticket(row.row, row.attempts, row.retries, row.unconfirmed, asks)
+
+    def _ticket_with_kind(self, row: RowRecord) -> Ticket:
+        ticket, request = self.ticket(row), self._requests.prepare(row)
+        if request is None:
+            return ticket
+        number, most = self._transport.kind(request, row.length)
+        return ticket._replace(kind=number, most=most, size_bytes=row.length)
 
     def draft(self, row: int, answer: JobAnswer) -> bytes:
         """See `RowLines.draft`."""
@@ -233,6 +244,7 @@ class Journal:
                 count = self._shared_answers.answer(row, line, batch, marks)
                 written.shared_succeeded += count
                 self.said.marks.update(dict.fromkeys(marks, count))
+        self._counted.clear()
         self._results.sync(batch.committed_bytes)
         return digests
 
@@ -246,14 +258,24 @@ class Journal:
         marks = text.marks
         if "truncated" in marks and is_context_full(text, asked.most_tokens):
             marks = (*marks, CONTEXT_FULL)
-        batch.count_answer(text.input_tokens, text.output_tokens, marks)
-        self.said.add(text, marks)
         endpoint = self._lines.endpoint(row, self._share.endpoint)
         job = job_info(*self._jobs[finish.job], answer, endpoint=endpoint, attempts=finish.attempts, now_ms=now_ms)
+        used, made = text.input_tokens, text.output_tokens
+        if job.pack is not None:
+            used, made = self._tokens_once(finish.job, job.pack)
+        batch.count_answer(used, made, marks)
+        self.said.add(used, made, marks)
         line = self._lines.result(
             row, text, answer.output, carried=asked.carried, job=job, possible_duplicate=finish.unconfirmed > 0
         )
         return line, marks
+
+    def _tokens_once(self, job: int | None, pack: PackInfo) -> tuple[int | None, int | None]:
+        """The tokens of a job of several rows, for the first row with a result; None for the others."""
+        if job in self._counted or job in self._completed:
+            return None, None
+        self._counted.add(job)
+        return pack.input_tokens, pack.output_tokens
 
     def _end_rows(
         self, work: PendingWrites, batch: Batch, written: Written, digests: dict[int, int], now_ms: int
@@ -323,9 +345,12 @@ class Journal:
                 requests.append(request)
         if not rows:
             return
+        if len(rows) > 1:
+            batch.count("packed_jobs", 1)
+            batch.count("packed_rows", len(rows))
         numbers = tuple([row for row, _ in rows])
         carried: int | tuple[int, ...] | None = numbers if len(numbers) > 1 else numbers[0]
         for row, attempt in rows:
             batch.submitted.append(Submission(submit.job, row, attempt, now_ms, carried, self._share.endpoint))
             carried = None
-        written.outgoing.append(Outgoing(submit.job, numbers, self._transport.body(requests)))
+        written.outgoing.append(Outgoing(submit.job, numbers, self._transport.body(requests, submit.job)))

@@ -32,20 +32,38 @@ class RowRequests:
     def __init__(self, lines: RowLines) -> None:
         self._lines = lines
         self._asked: dict[int, Asked] = {}
+        self._made: dict[int, dict[str, Any]] = {}
+
+    def prepare(self, row: RowRecord) -> dict[str, Any] | None:
+        """The request of a row that will be submitted soon; None if nothing can be sent, or it contains files."""
+        request = self._request(row)
+        if isinstance(request, LineChangedError) or self._lines.has_files(row):
+            return None
+        if row.length <= _REMEMBERED_LINE_BYTES:
+            self._made[row.row] = request
+        return request
 
     def make(self, row: RowRecord) -> dict[str, Any] | LineChangedError:
         """The request of a row. An error is returned, not raised, if nothing can be sent."""
+        request = self._made.pop(row.row, None) or self._request(row)
+        if isinstance(request, LineChangedError):
+            return request
+        try:
+            return self._lines.inlined(row, request)
+        except LineError as error:
+            return LineChangedError(error.message)
+
+    def _request(self, row: RowRecord) -> dict[str, Any] | LineChangedError:
         line = self._lines.line(row)
         if isinstance(line, LineChangedError):
             return line
         try:
             request = self._lines.request(row, line)
-            sent = self._lines.inlined(row, request)
         except LineError as error:
             return LineChangedError(error.message)
         if row.length <= _REMEMBERED_LINE_BYTES:
             self._asked[row.row] = Asked(line.carried, most_tokens(request))
-        return sent
+        return request
 
     def take(self, row: RowRecord) -> Asked:
         """What a row's result needs from its line: remembered since its submission, or read again."""
@@ -60,3 +78,4 @@ class RowRequests:
     def forget(self, row: int) -> None:
         """Forget a row that has ended."""
         self._asked.pop(row, None)
+        self._made.pop(row, None)

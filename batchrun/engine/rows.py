@@ -14,7 +14,7 @@ from batchrun.files.urls import place_in
 from batchrun.prompts.identity import is_written_so
 from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.lines import LineReader
-from batchrun.prompts.requests import build_request, with_turns
+from batchrun.prompts.requests import build_request, changes_requests, with_turns
 from batchrun.prompts.shapes import LineError, Prompt
 from batchrun.prompts.sweep import ENDPOINT, Sweep, with_parameter
 from batchrun.results.completion import RequestTarget, target_of
@@ -25,6 +25,7 @@ from batchrun.results.text import Text, extract
 from batchrun.results.thinking import split_think
 from batchrun.results.written import write_line
 from batchrun.state.amendments import Amendments
+from batchrun.state.positions import RowWithLine
 from batchrun.state.records import Amendment, FailedJob, FailureRecord, RowRecord, SourceRecord
 
 NO_SWEEP, AS_WRITTEN = SweepOptions(), RequestOptions()
@@ -89,7 +90,9 @@ class RowLines:
         self._parse = rules.parse
         self._media = {number: rules.media(source.origin, since) for number, source in sources.items()}
         self._sweep = Sweep(sweep, reader.reading)
+        self._is_swept = bool(self._sweep)
         self._request = request
+        self._is_changed = changes_requests(request)
         self._endpoints = endpoints
         self._amendments = amendments
         self._is_openai = form == "openai"
@@ -125,13 +128,20 @@ class RowLines:
         """The number of the results file of a row."""
         return self._sources[row.source].output
 
-    def line(self, row: RowRecord) -> Prompt | LineChangedError:
+    def line(self, row: RowWithLine) -> Prompt | LineChangedError:
         """A row's line, parsed again. An error is returned, not raised, if it has changed since the run began.
 
         Raises:
             InputError: the line cannot be read.
         """
-        raw = self._reader.read(row.source, row.offset, row.length)
+        return self._parsed(row, self._reader.read(row.source, row.offset, row.length))
+
+    def lines(self, rows: Sequence[RowWithLine]) -> list[Prompt | LineChangedError]:
+        """The lines of some rows, as `line` gives them; cheaper for rows whose lines are near each other."""
+        raws = self._reader.read_all([(row.source, row.offset, row.length) for row in rows])
+        return list(map(self._parsed, rows, raws))
+
+    def _parsed(self, row: RowWithLine, raw: bytes) -> Prompt | LineChangedError:
         if not is_written_so(raw, row.digest):
             source = self._sources.get(row.source)
             path = "" if source is None else source.path
@@ -141,7 +151,7 @@ class RowLines:
         except LineError as error:
             return InvalidLineError(error.message, raw)
 
-    def request(self, row: RowRecord, line: Prompt, *, has_turns: bool = True) -> dict[str, Any]:
+    def request(self, row: RowWithLine, line: Prompt, *, has_turns: bool = True) -> dict[str, Any]:
         """The request of a row with this line.
 
         Args:
@@ -152,10 +162,10 @@ class RowLines:
         Raises:
             LineError: a value of the row's variant does not apply to the line.
         """
-        prompt = self._sweep.apply(line, row.variant)
-        amendment = self.amendment(row.row)
+        prompt = self._sweep.apply(line, row.variant) if self._is_swept else line
+        amendment = None if self._amendments is None else self._amendments.get(row.row)
         if amendment is None:
-            return build_request(prompt, self._request)
+            return build_request(prompt, self._request) if self._is_changed else prompt.request
         override = {**self._request.override, **amendment.override}
         if amendment.seed is not None:
             override["seed"] = amendment.seed
@@ -171,6 +181,10 @@ class RowLines:
         if self._amendments is not None:
             self._amendments.note(uncommitted or {})
 
+    def has_files(self, row: RowRecord) -> bool:
+        """Whether the run sends the content of files that the lines of the row's input name."""
+        return self._media.get(row.source) is not None
+
     def inlined(self, row: RowRecord, request: dict[str, Any]) -> dict[str, Any]:
         """The request of a row with the content of the files that it names, if the run sends that.
 
@@ -180,12 +194,12 @@ class RowLines:
         media = self._media.get(row.source)
         return request if media is None else media.inlined(request)
 
-    def read_request(self, row: RowRecord) -> dict[str, Any] | None:
+    def read_request(self, row: RowWithLine) -> dict[str, Any] | None:
         """The request of a row, from its line read again; None if the line has changed."""
         line = self.line(row)
         return None if isinstance(line, LineChangedError) else self.request(row, line)
 
-    def asked(self, row: RowRecord) -> RequestTarget:
+    def asked(self, row: RowWithLine) -> RequestTarget:
         """What a row's request asked for; needed only for answers that do not contain it."""
         request = self.read_request(row)
         return RequestTarget() if request is None else target_of(request)

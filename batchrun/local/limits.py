@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from batchrun.config import WINDOW_S, OperationLimit
+from batchrun.config import WINDOW_S, Limits, OperationLimit
+from batchrun.endpoint.protocol import Operation
+
+_PURGE_LIMIT = OperationLimit(per_window=2, concurrent=0)
+_UNLIMITED = OperationLimit(0, 0)
 
 
 class RateLimit:
@@ -38,3 +42,12 @@ class RateLimit:
     def leave(self) -> None:
         """Note that an admitted request has been answered."""
         self._under_way -= 1
+
+
+def rate_limits(*, are_documented: bool) -> dict[Operation, RateLimit]:
+    """The limit of each operation: the documented one, or none."""
+    if not are_documented:
+        return {operation: RateLimit(_UNLIMITED) for operation in Operation}
+    limits = Limits()
+    known = {Operation.RUN: limits.run, Operation.CANCEL: limits.cancel, Operation.PURGE_QUEUE: _PURGE_LIMIT}
+    return {operation: RateLimit(known.get(operation, limits.status)) for operation in Operation}

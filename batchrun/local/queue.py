@@ -9,6 +9,7 @@ after 1 retries" (observed on the live API).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,17 +64,27 @@ class JobQueue:
         jobs_per_worker: Number of jobs that each worker runs at once.
         name: Prefix of each job ID, so that the IDs of different servers never coincide.
         retention_s: Seconds for which a job is known after its end.
+        is_open: Whether all workers take jobs from the beginning; else each of them from `open_workers` on.
     """
 
-    def __init__(self, workers: int, jobs_per_worker: int, *, name: str, retention_s: float = RETENTION_S) -> None:
+    def __init__(
+        self,
+        workers: int,
+        jobs_per_worker: int,
+        *,
+        name: str,
+        retention_s: float = RETENTION_S,
+        is_open: bool = True,
+    ) -> None:
         self._name = name
-        self._workers = workers
+        self._workers = workers if is_open else 0
         self._jobs_per_worker = jobs_per_worker
         self._retention_s = retention_s
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
-        self._free = deque(slot for _ in range(jobs_per_worker) for slot in range(workers))
+        self._free = deque(slot for _ in range(jobs_per_worker) for slot in range(self._workers))
         self._at_work = [0] * workers
+        self._idle_since = [0.0] * workers
         self._running = 0
         self._worker_s = 0.0
         self._counted_at = 0.0
@@ -111,7 +122,7 @@ class JobQueue:
         """Start the oldest waiting job; None if no job waits or no slot is free."""
         while self._waiting and self._free:
             job = self._waiting.popleft()
-            if job.status is not JobStatus.IN_QUEUE or self._jobs.get(job.id) is not job:
+            if not self._is_waiting(job):
                 continue
             self._queued -= 1
             if now >= job.submitted_at + job.ttl_s:
@@ -164,6 +175,40 @@ class JobQueue:
             self._enqueue(job)
         return job
 
+    def open_workers(self, workers: Sequence[int], now: float) -> None:
+        """Let workers, numbers from 0, take jobs."""
+        self._workers += len(workers)
+        for worker in workers:
+            self._idle_since[worker] = now
+        self._free.extend(worker for _ in range(self._jobs_per_worker) for worker in workers)
+
+    def close_worker(self, worker: int) -> None:
+        """Let an idle worker take no more jobs."""
+        self._workers -= 1
+        self._free = deque(slot for slot in self._free if slot != worker)
+
+    def idle_since(self, worker: int) -> float | None:
+        """When an open worker has ended its last job, or was opened; None if it is at work."""
+        return None if self._at_work[worker] else self._idle_since[worker]
+
+    def waiting_since(self) -> float | None:
+        """When the job that has waited longest was submitted; None if no job waits."""
+        while self._waiting and not self._is_waiting(self._waiting[0]):
+            self._waiting.popleft()
+        return self._waiting[0].submitted_at if self._waiting else None
+
+    @property
+    def open_jobs(self) -> int:
+        """How many jobs wait or are at work."""
+        return self._queued + self._busy_slots
+
+    @property
+    def _busy_slots(self) -> int:
+        return self._workers * self._jobs_per_worker - len(self._free)
+
+    def _is_waiting(self, job: Job) -> bool:
+        return job.status is JobStatus.IN_QUEUE and self._jobs.get(job.id) is job
+
     def worker_s(self, now: float) -> float:
         """Seconds for which workers have run, added up over all workers: what would be billed."""
         return self._worker_s + self._running * (now - self._counted_at)
@@ -179,10 +224,9 @@ class JobQueue:
 
     def health(self) -> tuple[Health, int]:
         """The answer to `/health`, and the number of retried jobs."""
-        slots = self._workers * self._jobs_per_worker
         health = Health(
             in_queue=self._queued,
-            in_progress=slots - len(self._free),
+            in_progress=self._busy_slots,
             completed=self._completed,
             failed=self._failed,
             idle=self._workers - self._running,
@@ -220,6 +264,7 @@ class JobQueue:
     def _release(self, worker: int, now: float) -> None:
         self._free.append(worker)
         self._at_work[worker] -= 1
+        self._idle_since[worker] = now
         self._count_workers(now, -int(self._at_work[worker] == 0))
 
     def _count_workers(self, now: float, change: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,12 +23,13 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
-from batchrun.config import MAX_REQUEST_BYTES, RETENTION_S, Limits, OperationLimit
+from batchrun.config import MAX_REQUEST_BYTES, RETENTION_S
 from batchrun.endpoint.protocol import JobStatus, Operation, health_body, job_body
 from batchrun.errors import UsageError
 from batchrun.files.exactjson import dump, load
 from batchrun.local.access import Access, is_loopback
-from batchrun.local.limits import RateLimit
+from batchrun.local.fleet import Fleet, Scaling
+from batchrun.local.limits import rate_limits
 from batchrun.local.queue import Job, JobQueue
 from batchrun.local.workers import Worker, WorkerFailure
 
@@ -39,7 +41,6 @@ _DEFECT = "the worker raised an exception for job %s; the job fails"
 _RUNSYNC_WAIT_S = 90.0
 _MAX_SYNC_REQUEST_BYTES = 20_000_000
 """The body limit of `/runsync`."""
-_UNLIMITED = OperationLimit(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,9 @@ class LocalOptions:
     limits: bool = False
     """Whether to enforce the documented rate limits."""
     cold_start_s: float = 0.0
-    """Seconds until the first worker is ready."""
+    """Seconds from the start of a worker until it is ready."""
+    scaling: Scaling | None = None
+    """How the number of workers follows the jobs, with `workers` as the maximum; None: all start at once and stay."""
     api_key: str | None = None
     """Required in each request; None: no key is required."""
     endpoint_id: str | None = None
@@ -86,24 +89,29 @@ class LocalEndpoint:
         intercept: Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]] | None = None,
     ) -> None:
         self.options = options
+        are_always_up = options.scaling is None and not options.cold_start_s
         self.queue = JobQueue(
-            options.workers, options.jobs_per_worker, name=f"local-{uuid4().hex[:12]}", retention_s=options.retention_s
+            options.workers,
+            options.jobs_per_worker,
+            name=f"local-{uuid4().hex[:12]}",
+            retention_s=options.retention_s,
+            is_open=are_always_up,
         )
+        self._fleet = (
+            None
+            if are_always_up
+            else Fleet(self.queue, options.workers, options.scaling, clock(), cold_start_s=options.cold_start_s)
+        )
+        self._next_step: asyncio.TimerHandle | None = None
         self.base_url = ""
         self._worker = worker
         self._answer: Callable[[dict[str, Any]], Any] | None = getattr(worker, "answer", None)
         self._clock = clock
         self._intercept = intercept
         self._rng = Random(options.seed)  # noqa: S311 - emulated failures, not a secret
-        self._opens_at = clock() + options.cold_start_s
         self._awaited: dict[str, asyncio.Event] = {}
         self._at_work: dict[str, asyncio.Task[None] | asyncio.TimerHandle] = {}
-        limits = Limits()
-        documented = {Operation.RUN: limits.run, Operation.CANCEL: limits.cancel, Operation.PURGE_QUEUE: _PURGE_LIMIT}
-        self._limits = {
-            operation: RateLimit(documented.get(operation, limits.status)) if options.limits else RateLimit(_UNLIMITED)
-            for operation in Operation
-        }
+        self._limits = rate_limits(are_documented=options.limits)
         self._access = Access(options.host, options.port, options.api_key)
         self._runner: web.ServerRunner | None = None
 
@@ -142,15 +150,14 @@ class LocalEndpoint:
         host, port = self._runner.addresses[0][:2]
         self._access = Access(options.host, port, options.api_key)
         self.base_url = f"http://[{host}]:{port}/v2" if ":" in host else f"http://{host}:{port}/v2"
-        if options.cold_start_s:
-            asyncio.get_running_loop().call_later(self.options.cold_start_s, self._dispatch)
+        self._dispatch()
 
     async def stop(self) -> None:
         """Stop listening, and abandon the running jobs."""
         if self._runner is not None:
             await self._runner.cleanup()
         tasks = [entry for entry in self._at_work.values() if isinstance(entry, asyncio.Task)]
-        for entry in self._at_work.values():
+        for entry in (*self._at_work.values(), *([self._next_step] if self._next_step else [])):
             entry.cancel()
         self._at_work.clear()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -197,8 +204,8 @@ class LocalEndpoint:
                 response = await self._run(request)
             case Operation.HEALTH:
                 health, retried = self.queue.health()
-                if now < self._opens_at:
-                    health = replace(health, idle=0, ready=0, initializing=self.options.workers)
+                if self._fleet is not None:
+                    health = replace(health, initializing=self._fleet.starting)
                 response = _json(health_body(health, retried=retried))
             case Operation.CANCEL:
                 job = self.queue.cancel(job_id, now)
@@ -212,6 +219,7 @@ class LocalEndpoint:
                 self._dispatch()
             case Operation.PURGE_QUEUE:
                 response = _json({"removed": self.queue.purge(), "status": "completed"})
+                self._dispatch()
             case Operation.STREAM:
                 response = self._stream(job_id)
             case Operation.RUNSYNC:
@@ -271,15 +279,28 @@ class LocalEndpoint:
         return _json({"status": job.status.value, "stream": [{"output": part} for part in parts]})
 
     def _dispatch(self) -> None:
-        """Start waiting jobs on free slots."""
-        if self._clock() < self._opens_at:
+        """Start waiting jobs on free slots, and workers as the autoscaler says."""
+        has_started = True
+        while has_started:
+            has_started = False
+            self._scale()
+            while (job := self.queue.take(self._clock())) is not None:
+                has_started = self._fleet is not None
+                lost = self._rng.random() < self.options.fail_rate
+                if self._answer is not None and not self.options.latency_s:
+                    self._finish_at_once(job, lost=lost)
+                else:
+                    self._start(job, lost=lost)
+
+    def _scale(self) -> None:
+        if self._fleet is None:
             return
-        while (job := self.queue.take(self._clock())) is not None:
-            lost = self._rng.random() < self.options.fail_rate
-            if self._answer is not None and not self.options.latency_s:
-                self._finish_at_once(job, lost=lost)
-            else:
-                self._start(job, lost=lost)
+        if self._next_step is not None:
+            self._next_step.cancel()
+        now = self._clock()
+        wait_s = self._fleet.step(now) - now
+        is_over = wait_s == math.inf
+        self._next_step = None if is_over else asyncio.get_running_loop().call_later(wait_s, self._dispatch)
 
     def _finish_at_once(self, job: Job, *, lost: bool) -> None:
         answer = self._answer
@@ -345,7 +366,6 @@ class LocalEndpoint:
             entry.cancel()
 
 
-_PURGE_LIMIT = OperationLimit(per_window=2, concurrent=0)
 _OPERATIONS = {operation.value: operation for operation in Operation}
 _METHODS = dict.fromkeys(Operation, ("POST",)) | {
     Operation.STATUS: ("GET", "POST"),

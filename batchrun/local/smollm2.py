@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.errors import UsageError
+from batchrun.local.packs import joined, split
+from batchrun.local.shapes import answer, choice
 from batchrun.local.workers import CHAT_ROUTE, COMPLETIONS_ROUTE, ModelCall, model_call, model_failure, worker_failure
 
 _PARALLEL = 4
@@ -26,7 +28,7 @@ _CHAT_MAX_TOKENS = 256
 _COMPLETION_MAX_TOKENS = 16
 """vLLM's own default for completions."""
 _GGUF_MAGIC = b"GGUF"
-_OF_ALL_CHOICES = ("model", "stream", "stream_options", "n", "best_of")
+_OF_ALL_CHOICES = ("model", "stream", "stream_options", "n", "best_of", "request_id", "return_token_ids")
 """Fields that are left out of the request for a single choice."""
 _NOT_STREAMED = frozenset({"tools", "functions", "logprobs", "top_logprobs"})
 """With one of these fields the answer is not streamed, because it could not be assembled from its chunks."""
@@ -54,7 +56,7 @@ def packaged_model() -> Path | None:
 
 
 class SmolLM2Worker:
-    """Answers with a language model, in worker-vllm's current shape.
+    """Answers with a language model, in worker-vllm's current shape, but without the numbers of a prompt's tokens.
 
     The answer is streamed token by token, so that cancelling a job, its timeout, or closing the worker stops the model
     at the next token. Temperature 0, or a `seed`, makes the text repeatable.
@@ -99,23 +101,29 @@ class SmolLM2Worker:
         call = model_call(request)
         if call is None:
             raise worker_failure("the input has no prompt, messages or openai_input")
-        if call.route not in (CHAT_ROUTE, COMPLETIONS_ROUTE):
+        singles = split(call)
+        if singles[0].route not in (CHAT_ROUTE, COMPLETIONS_ROUTE):
             raise model_failure(404, f"no route {call.route}", "NotFoundError")
         stop = threading.Event()
-        loop = asyncio.get_running_loop()
         try:
-            replies = await asyncio.gather(
-                *(
-                    loop.run_in_executor(self._threads, self._sequence, call.route, body, stop)
-                    for body in _sequences(call)
-                )
-            )
+            answers = await asyncio.gather(*(self._answer(single, stop) for single in singles))
         finally:
             stop.set()
-        return [_merged(replies, self.name, call)]
+        return [joined(call, answers)]
+
+    async def _answer(self, call: ModelCall, stop: threading.Event) -> dict[str, Any]:
+        """The answer to a single prompt or conversation."""
+        loop = asyncio.get_running_loop()
+        bodies = _sequences(call)
+        replies = await asyncio.gather(
+            *(loop.run_in_executor(self._threads, self._sequence, call.route, body, stop) for body in bodies)
+        )
+        return _merged(replies, self.name, call)
 
     def _sequence(self, route: str, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
         """Generate one choice, in a thread of the pool."""
+        if stop.is_set():
+            raise worker_failure("Request to vLLM failed: stopped")
         server = self._server
         ask = server.handle_chat_completions if route == CHAT_ROUTE else server.handle_completions
         chunks: list[dict[str, Any]] = []
@@ -134,7 +142,7 @@ class SmolLM2Worker:
             refusal = chunk.get("error")
             if refusal is not None:
                 raise model_failure(int(refusal.get("code", 500)), str(refusal.get("message", "")))
-        return _joined(chunks) if body["stream"] else chunks[0]
+        return _assembled(chunks) if body["stream"] else chunks[0]
 
     def _load(self) -> Any:
         from xllamacpp import CommonParams, Server
@@ -156,10 +164,7 @@ class SmolLM2Worker:
 
 
 def _sequences(call: ModelCall) -> list[dict[str, Any]]:
-    """One request body per choice, because llama.cpp counts only the tokens of the first choice.
-
-    They are in vLLM's order: the n choices of the first prompt, then those of the next.
-    """
+    """One request body per choice, because llama.cpp counts only the tokens of the first choice."""
     one = {key: value for key, value in call.body.items() if key not in _OF_ALL_CHOICES}
     one["stream"] = _NOT_STREAMED.isdisjoint(one)
     is_chat = call.route == CHAT_ROUTE
@@ -170,18 +175,14 @@ def _sequences(call: ModelCall) -> list[dict[str, Any]]:
         one["json_schema"] = schema  # llama.cpp knows `response_format` for chats alone
     if is_chat and one["stream"]:
         one["stream_options"] = {"include_usage": True}
-    prompt = one.get("prompt")
-    # A list of numbers is a single prompt, given as tokens.
-    if not is_chat and isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-        bodies = [{**one, "prompt": item} for item in prompt]
-    else:
-        bodies = [one]
+    if call.body.get("return_token_ids"):
+        one.setdefault("logprobs", True if is_chat else 1)  # the only part of an answer that has the numbers of tokens
     copies, seed = call.body.get("n") or 1, one.get("seed")
     if not isinstance(copies, int) or copies < 1:
         raise model_failure(400, f"n must be at least 1, got {copies!r}.")
     if copies > 1 and isinstance(seed, int):
-        return [{**body, "seed": seed + number} for body in bodies for number in range(copies)]
-    return [body for body in bodies for _ in range(copies)]
+        return [{**one, "seed": seed + number} for number in range(copies)]
+    return [one] * copies
 
 
 def _schema(response_format: Any) -> Any:
@@ -190,38 +191,54 @@ def _schema(response_format: Any) -> Any:
     return asked.get("schema") if isinstance(asked, dict) else None
 
 
-def _joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+def _assembled(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     """Assemble a streamed answer from its chunks."""
-    joined: dict[str, Any] = {}
+    whole: dict[str, Any] = {}
     texts: list[str] = []
+    tokens: list[Any] = []
     finish_reason = None
     is_chat = chunks[0].get("object") == "chat.completion.chunk"
     for chunk in chunks:
-        joined |= chunk
-        for choice in chunk.get("choices", ()):
-            texts.append((choice["delta"].get("content") if is_chat else choice.get("text")) or "")
-            finish_reason = choice.get("finish_reason") or finish_reason
+        whole |= chunk
+        for part in chunk.get("choices", ()):
+            texts.append((part["delta"].get("content") if is_chat else part.get("text")) or "")
+            tokens += _tokens(part)
+            finish_reason = part.get("finish_reason") or finish_reason
     text = "".join(texts)
-    said = {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
-    joined["choices"] = [{**said, "logprobs": None, "finish_reason": finish_reason}]
-    return joined
+    said = {"message": {"content": text}} if is_chat else {"text": text}
+    whole["choices"] = [{**said, "logprobs": {"content": tokens}, "finish_reason": finish_reason}]
+    return whole
+
+
+def _tokens(part: dict[str, Any]) -> list[Any]:
+    """The tokens of a choice or a piece of it, as far as they are listed."""
+    return (part.get("logprobs") or {}).get("content") or []
 
 
 def _merged(replies: list[dict[str, Any]], model: str, call: ModelCall) -> dict[str, Any]:
-    """Merge the answers for single choices into one in vLLM's shape; a prompt's tokens count once, whatever its n."""
-    is_chat, copies = call.route == CHAT_ROUTE, call.body.get("n") or 1
-    choices = [choice for reply in replies for choice in reply["choices"]]
-    used = sum(reply["usage"]["prompt_tokens"] for reply in replies[::copies])
-    made = sum(reply["usage"]["completion_tokens"] for reply in replies)
-    number = str(replies[0]["id"]).removeprefix("chatcmpl-").removeprefix("cmpl-")
-    return {
-        "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{number}",
-        "object": "chat.completion" if is_chat else "text_completion",
-        "created": replies[0]["created"],
-        "model": model,
-        "choices": [{**choice, "index": index} for index, choice in enumerate(choices)],
-        "usage": {"prompt_tokens": used, "completion_tokens": made, "total_tokens": used + made},
-    }
+    """Merge the answers for single choices into one in vLLM's shape; the prompt's tokens count once."""
+    is_asked = {key: bool(call.body.get(key)) for key in ("logprobs", "return_token_ids")}
+    choices = [
+        choice(
+            part["message"] if call.route == CHAT_ROUTE else part["text"],
+            part["finish_reason"],
+            logprobs=part.get("logprobs") if is_asked["logprobs"] else None,
+            token_ids=[token["id"] for token in _tokens(part)] if is_asked["return_token_ids"] else None,
+        )
+        for reply in replies
+        for part in reply["choices"]
+    ]
+    return answer(
+        call,
+        choices,
+        model=model,
+        number=str(replies[0]["id"]).removeprefix("chatcmpl-").removeprefix("cmpl-"),
+        created=replies[0]["created"],
+        tokens=(
+            replies[0]["usage"]["prompt_tokens"],
+            sum(reply["usage"]["completion_tokens"] for reply in replies),
+        ),
+    )
 
 
 def _refuse_other_files(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import aiohttp
@@ -12,13 +13,27 @@ from batchrun.endpoint.call_errors import body_message
 from batchrun.errors import UsageError
 from batchrun.files.exactjson import load
 from batchrun.files.server_urls import checked_url
-from batchrun.local.workers import model_call, model_failure, worker_failure
+from batchrun.local.packs import joined, split
+from batchrun.local.shapes import answer_id
+from batchrun.local.workers import (
+    BATCH_ROUTE,
+    CHAT_ROUTE,
+    COMPLETIONS_ROUTE,
+    ModelCall,
+    model_call,
+    model_failure,
+    worker_failure,
+)
 
 _REDIRECTS = range(300, 400)
+_NOT_FOUND = 404
+_WITH_REQUEST_ID = (CHAT_ROUTE, COMPLETIONS_ROUTE, BATCH_ROUTE)
 
 
 class UpstreamWorker:
     """Returns the answers of another server, in worker-vllm's current shape.
+
+    Where the server has no route for several chats in one request, their chats are asked singly, all at once.
 
     Args:
         url: The server, with or without `/v1` at the end. A user and a password in it are sent as Basic credentials,
@@ -36,6 +51,7 @@ class UpstreamWorker:
         self.name = self._base if "@" not in self._base else f"{URL(self._base).with_user(None)}".rstrip("/")
         self._model: str | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._lacks_batches = False
 
     async def start(self) -> None:
         """Connect, and get the model's name.
@@ -75,17 +91,59 @@ class UpstreamWorker:
         call = model_call(request)
         if call is None:
             raise worker_failure("the input has no prompt, messages or openai_input")
+        if call.route != BATCH_ROUTE:
+            return [_answer(call, *await self._post(call))]
+        if not self._lacks_batches:
+            status, raw = await self._post(call)
+            if status != _NOT_FOUND:
+                return [_answer(call, status, raw)]
+        answers = await self._ask_singly(call)
+        self._lacks_batches = True
+        return [joined(call, answers)]
+
+    async def _ask_singly(self, call: ModelCall) -> list[dict[str, Any]]:
+        """The answers to the parts of a request with several chats; the first one that fails stops the others."""
+        asked = [asyncio.create_task(self._ask(single)) for single in split(call)]
+        try:
+            return await asyncio.gather(*asked)
+        finally:
+            for task in asked:
+                task.cancel()
+
+    async def _ask(self, call: ModelCall) -> dict[str, Any]:
+        answer = _answer(call, *await self._post(call))
+        if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list) or len(answer["choices"]) != 1:
+            raise worker_failure("Request to vLLM failed: the answer has no choice")
+        return answer
+
+    async def _post(self, call: ModelCall) -> tuple[int, bytes]:
+        """The server's HTTP status and answer to a request.
+
+        Raises:
+            WorkerFailure: it cannot be reached.
+        """
         if self._session is None:
             raise worker_failure("Request to vLLM failed: not connected")
         body = {"model": self._model, **call.body, "stream": False}
         try:
             async with self._session.post(self._base + call.route, json=body, allow_redirects=False) as response:
-                raw = await response.read()
+                return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise worker_failure(f"Request to vLLM failed: {error}") from error
-        if response.status != 200:  # noqa: PLR2004 - OK
-            raise model_failure(response.status, body_message(raw))
-        try:
-            return [load(raw)]
-        except orjson.JSONDecodeError as error:
-            raise worker_failure("Request to vLLM failed: the answer is not JSON") from error
+
+
+def _answer(call: ModelCall, status: int, raw: bytes) -> Any:
+    """The answer, with the `id` that vLLM would give it: other servers ignore `request_id`.
+
+    Raises:
+        WorkerFailure: the server has refused the request, or the answer is not JSON.
+    """
+    if status != 200:  # noqa: PLR2004 - OK
+        raise model_failure(status, body_message(raw))
+    try:
+        answer = load(raw)
+    except orjson.JSONDecodeError as error:
+        raise worker_failure("Request to vLLM failed: the answer is not JSON") from error
+    if isinstance(answer, dict) and call.body.get("request_id") is not None and call.route in _WITH_REQUEST_ID:
+        answer["id"] = answer_id(call, "")
+    return answer

@@ -16,7 +16,10 @@ import orjson
 from batchrun.errors import shown
 
 CHAT_ROUTE = "/v1/chat/completions"
+BATCH_ROUTE = "/v1/chat/completions/batch"
+"""Takes a list of conversations, and answers with a choice for each."""
 COMPLETIONS_ROUTE = "/v1/completions"
+_MOST_FOUND_CHARS = 200
 _ROUTE = re.compile(r"(?:/[A-Za-z0-9_.:-]{1,100}){1,20}")
 
 
@@ -75,13 +78,28 @@ def model_call(request: dict[str, Any]) -> ModelCall | None:
     else:
         return None
     _refuse_bad_sampling(call.body)
+    request_id = call.body.get("request_id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise invalid("string_type", "body.request_id", "Input should be a valid string", request_id)
     return call
 
 
-def model_failure(http_status: int, message: str, error_type: str = "BadRequestError") -> WorkerFailure:
-    """The failure of a job whose model server answered with an HTTP error."""
-    inner = {"error": {"message": message, "type": error_type, "param": None, "code": http_status}}
+def model_failure(
+    http_status: int, message: str, error_type: str = "BadRequestError", param: str | None = None
+) -> WorkerFailure:
+    """The failure of a job whose model server answered with an HTTP error; `param` is the field that it refuses."""
+    inner = {"error": {"message": message, "type": error_type, "param": param, "code": http_status}}
     return worker_failure(f"vLLM returned HTTP {http_status}: {orjson.dumps(inner).decode()}")
+
+
+def invalid(kind: str, place: str, message: str, value: Any) -> WorkerFailure:
+    """The failure of a job whose request is not of vLLM's form: at `place`, such as `body.messages.0`, is `value`."""
+    if isinstance(value, (list, dict)):
+        found = f"<{type(value).__name__} of {len(value)} items>"
+    else:
+        found = value[:_MOST_FOUND_CHARS] if isinstance(value, str) else shown(value)
+    problem = str({"type": kind, "loc": place, "msg": message, "input": found})
+    return model_failure(400, f"1 validation error:\n  {problem}", "Bad Request", place)
 
 
 def worker_failure(message: str) -> WorkerFailure:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 from batchrun.errors import InputError
+from batchrun.files.places import Place, read_places
 
 MAX_LINE_BYTES = 64 << 20
 """A longer line is not a prompt: the API accepts 10 MB, and no metadata needs the rest."""
@@ -136,6 +137,14 @@ class LineReader:
             return os.pread(file, length, offset)
         except OSError as error:
             raise InputError(f"an input file cannot be read: {error.strerror}", "check its disk") from error
+
+    def read_all(self, places: Sequence[Place]) -> list[bytes]:
+        """The bytes at some places, each as `read` gives them; those that are near each other are read at once.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        return read_places(places, self.read)
 
     def _open(self, source: int) -> int:
         while len(self._files) >= self._most_open:

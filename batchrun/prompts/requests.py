@@ -10,6 +10,11 @@ from batchrun.prompts.schemas import body_with_format, with_format
 from batchrun.prompts.shapes import Prompt, Shape
 
 
+def changes_requests(options: RequestOptions) -> bool:
+    """Whether `build_request` makes a request other than that of its line, of some line."""
+    return bool(options.override or options.default or options.chat or options.system or options.schema is not None)
+
+
 def build_request(prompt: Prompt, options: RequestOptions) -> dict[str, Any]:
     """The `input` object to send: the line's request with the options applied.
 
@@ -18,7 +23,7 @@ def build_request(prompt: Prompt, options: RequestOptions) -> dict[str, Any]:
     parameters. `--chat` and `--system` do not change `input` objects. `--schema` asks for its format in the same
     places, unless the request asks for one of its own.
     """
-    if not (options.override or options.default or options.chat or options.system or options.schema is not None):
+    if not changes_requests(options):
         return prompt.request
     request = dict(prompt.request)
     match prompt.shape:

@@ -34,6 +34,7 @@ Schema = tuple[tuple[str, Kind], ...]
 """The names and types of the columns of a table."""
 
 NONE, BOOL, INT, LONG, FLOAT, TEXT, JSON = map(Kind, ("none", "bool", "int", "long", "float", "text", "json"))
+_NAMED = {kind.name: kind for kind in (NONE, BOOL, INT, LONG, FLOAT, TEXT, JSON)}
 _SIMPLE = {type(None): NONE, bool: BOOL, float: FLOAT, str: TEXT}
 _WIDER = {frozenset({INT, LONG}): LONG, frozenset({INT, FLOAT}): FLOAT}
 
@@ -95,6 +96,19 @@ def settled(kind: Kind) -> Kind:
         fields = tuple((name, settled(each)) for name, each in kind.fields)
         return Kind("object", None, fields) if fields and all(each is not JSON for _, each in fields) else JSON
     return kind
+
+
+def plain(kind: Kind) -> tuple[Any, ...]:
+    """The type as tuples and texts, for another process; see `from_plain`."""
+    return kind.name, kind.item and plain(kind.item), tuple((name, plain(each)) for name, each in kind.fields)
+
+
+def from_plain(data: tuple[Any, ...]) -> Kind:
+    """The inverse of `plain`."""
+    name, item, fields = data
+    if item is None and name in _NAMED:
+        return _NAMED[name]
+    return Kind(name, item and from_plain(item), tuple((name, from_plain(each)) for name, each in fields))
 
 
 def json_text(value: Any) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
+from itertools import accumulate, chain, count
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from batchrun.errors import StateError
+from batchrun.files.places import read_places
 
 _GROUP_LINES = 1000
 _GROUP_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 class StoredLine(NamedTuple):
@@ -42,7 +46,12 @@ def size_of(path: Path) -> int:
 
 
 def read_lines(path: Path, *, end: int, start: int = 0, first: int = 1) -> Iterator[StoredLine]:
-    """The lines between two positions of a file, one in memory at a time.
+    """The lines between two positions of a file; see `read_groups`."""
+    return chain.from_iterable(read_groups(path, end=end, start=start, first=first))
+
+
+def read_groups(path: Path, *, end: int, start: int = 0, first: int = 1) -> Iterator[list[StoredLine]]:
+    """The lines between two positions of a file, in groups of up to a thousand, or 1 MiB, or one that is longer.
 
     Args:
         path: The file; a missing file has no lines.
@@ -61,10 +70,15 @@ def read_lines(path: Path, *, end: int, start: int = 0, first: int = 1) -> Itera
         with file:
             file.seek(start)
             offset, number = start, first
-            while offset < end and (raw := file.readline(end - offset)):
-                yield StoredLine(number, offset, raw)
-                offset += len(raw)
-                number += 1
+            while offset < end and (block := file.read(min(_BLOCK_BYTES, end - offset))):
+                if not block.endswith(b"\n"):
+                    block += file.readline(end - offset - len(block))
+                lines = BytesIO(block).readlines()
+                for at in range(0, len(lines), _GROUP_LINES):
+                    raws = lines[at : at + _GROUP_LINES]
+                    yield list(map(StoredLine, count(number + at), accumulate(map(len, raws), initial=offset), raws))
+                    offset += sum(map(len, raws))
+                number += len(lines)
 
 
 def in_groups(lines: Iterable[StoredLine]) -> Iterator[list[StoredLine]]:
@@ -88,14 +102,16 @@ class LinesByPosition:
 
     Args:
         paths: Output number -> results file.
+        found: The files that another object like this has found there, see `found`; None: those that are there now.
 
     Raises:
         StateError: a file cannot be accessed.
     """
 
-    def __init__(self, paths: Mapping[int, Path]) -> None:
-        self._paths = paths
-        self._found = {output: _identity(path) for output, path in paths.items()}
+    def __init__(self, paths: Mapping[int, Path], found: Mapping[int, tuple[int, int] | None] | None = None) -> None:
+        self.paths = paths
+        self.found = {output: _identity(path) for output, path in paths.items()} if found is None else found
+        """For each output, the numbers by which its file is recognized; None if there is no file."""
         self._output = 0
         self._fd = -1
 
@@ -111,19 +127,31 @@ class LinesByPosition:
         Raises:
             StateError: it cannot be read, or the file has changed.
         """
-        path = self._paths[output]
+        return self.read_all([(output, offset, length)])[0]
+
+    def read_all(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        """The lines at some positions: output, offset and length of each. Those that are near are read together.
+
+        Raises:
+            StateError: one cannot be read, or its file has changed.
+        """
+        raws = read_places(places, self._read)
+        for (output, _, length), raw in zip(places, raws, strict=True):
+            if len(raw) != length or raw[-1:] != b"\n":
+                raise _changed(self.paths[output])
+        return raws
+
+    def _read(self, output: int, offset: int, length: int) -> bytes:
+        path = self.paths[output]
         try:
             if self._fd < 0 or output != self._output:
                 self.close()
                 self._fd, self._output = os.open(path, os.O_RDONLY | os.O_CLOEXEC), output
-                if _numbers(os.fstat(self._fd)) != self._found[output]:
+                if _numbers(os.fstat(self._fd)) != self.found[output]:
                     raise _changed(path)
-            raw = os.pread(self._fd, length, offset)
+            return os.pread(self._fd, length, offset)
         except OSError as error:
             raise _unreadable(path, error) from error
-        if len(raw) != length or not raw.endswith(b"\n"):
-            raise _changed(path)
-        return raw
 
     def close(self) -> None:
         """Close the open file, if any."""

@@ -25,6 +25,17 @@ _DIGEST_BYTES = 6
 """SQLite stores an integer of this size in this many bytes."""
 
 
+class PackInfo(NamedTuple):
+    """The place of a row in a job of several rows."""
+
+    size: int
+    number: int
+    """From 0."""
+    input_tokens: int | None
+    """Those of all rows of the job; None if not reported. The same applies to `output_tokens`."""
+    output_tokens: int | None
+
+
 class JobInfo(NamedTuple):
     """The job that ended a row."""
 
@@ -41,6 +52,8 @@ class JobInfo(NamedTuple):
     """UTC epoch seconds."""
     retries: int = 0
     """How many times the platform itself ran the job again."""
+    pack: PackInfo | None = None
+    """The row's place in a job of several rows; None if the job was the row's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +338,7 @@ def carry(record: dict[str, Any], carried: Mapping[str, Any]) -> None:
 
 
 def _job(job: JobInfo) -> dict[str, Any]:
-    data = {
+    data: dict[str, Any] = {
         "id": job.id,
         "endpoint": job.endpoint,
         "attempts": job.attempts,
@@ -337,6 +350,11 @@ def _job(job: JobInfo) -> dict[str, Any]:
     }
     if job.retries:
         data["platform_retries"] = job.retries
+    if job.pack is not None:
+        size, number, input_tokens, output_tokens = job.pack
+        data["execution_ms"] = None if job.execution_ms is None else _whole(round(job.execution_ms / size, 3))
+        usage = {"input_tokens": input_tokens, "output_tokens": output_tokens}
+        data["pack"] = {"size": size, "index": number, "usage": usage, "execution_ms": _whole(job.execution_ms)}
     return data
 
 

@@ -16,14 +16,15 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, cast
 
 from batchrun.errors import UsageError
 from batchrun.files.extras import needs_extra
+from batchrun.results.cells import Found
 from batchrun.results.kinds import FLOAT, JSON, Kind, Schema, json_text
-from batchrun.results.tables import Columns, Row
+from batchrun.results.tables import Columns
 from batchrun.results.writer import replacing
 from batchrun.results.written import write_line
 
 FormName = Literal["jsonl", "json", "csv", "parquet"]
-Groups = Callable[[], Iterator[Sequence[Row]]]
-"""Gives all rows of a table in groups, each time that it is called."""
+Groups = Callable[[], Iterator[Found]]
+"""Gives the cells of all rows of a table in groups, each time that it is called."""
 
 _FORMS: dict[str, FormName] = {
     "": "jsonl",

@@ -78,9 +78,8 @@ class AnswerTotals:
     marks: Counter[str] = field(default_factory=Counter)
     """The number of rows for each mark."""
 
-    def add(self, text: Text, marks: tuple[str, ...]) -> None:
-        """Add an answer and its marks."""
-        used, made = text.input_tokens, text.output_tokens
+    def add(self, used: int | None, made: int | None, marks: tuple[str, ...]) -> None:
+        """Add the tokens of an answer, None if not reported, and its marks."""
         self.input += used or 0
         self.output += made or 0
         self.reported = self.reported or used is not None or made is not None

@@ -13,7 +13,7 @@ from batchrun.errors import InputError, UsageError, shown
 from batchrun.files.exactjson import load
 from batchrun.results.conditions import Conditions
 from batchrun.results.openai import batchrun_record, is_openai
-from batchrun.results.reader import in_groups, read_lines
+from batchrun.results.reader import read_groups
 from batchrun.results.record import read_record, result_digest
 from batchrun.runs.conversion import Conversion
 from batchrun.scheduler.states import RowState
@@ -157,7 +157,7 @@ def _keep_matching(store: StateSnapshot, marks: bytearray, selection: Selection)
     """Choose the candidates whose records meet the conditions."""
     where = selection.where
     for output in store.outputs() if not selection.failed else ():
-        for group in in_groups(read_lines(store.lines_path(output), end=output.committed_bytes)):
+        for group in read_groups(store.lines_path(output), end=output.committed_bytes):
             named = [(record.id, line.raw) for line in group if (record := read_record(line.raw)) is not None]
             rows = store.find(stored_ids(store, output.output, named, result_digest))
             for row, (_, raw) in zip(rows, named, strict=True):

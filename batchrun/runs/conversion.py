@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from batchrun.config import FormatChoice, ResultFormat
 from batchrun.endpoint.worker_errors import decode_error
 from batchrun.engine.rows import LineChangedError, RowLines
-from batchrun.files.exactjson import load
+from batchrun.files.exactjson import load, load_all
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.shapes import LineError, Prompt
+from batchrun.results.cells import Row
 from batchrun.results.openai import batchrun_record, is_openai, openai_error_line, openai_line
+from batchrun.results.reader import LinesByPosition
 from batchrun.results.record import carry
-from batchrun.results.tables import Row
 from batchrun.results.written import write_line
 from batchrun.scheduler.states import RowState
 from batchrun.state.amendments import Amendments
 from batchrun.state.endpoints import known_endpoints
+from batchrun.state.positions import Position, RowWithLine
 from batchrun.state.reader import StateReader
 from batchrun.state.records import RowRecord
 from batchrun.state.stored_options import find_options
@@ -28,12 +30,23 @@ from batchrun.state.stored_options import find_options
 class Line(NamedTuple):
     """The line of a row that has ended."""
 
-    row: int
+    row: RowWithLine
     raw: bytes
     is_error: bool = False
 
 
 _API_CODE = re.compile(r"HTTP (\d{3}): ")
+
+
+def lines_at(placed: LinesByPosition, group: Sequence[Position | Line]) -> list[Line]:
+    """The result lines at some positions, and the error lines between them.
+
+    Raises:
+        StateError: a results file cannot be read, or has changed.
+    """
+    places = [(at.output, at.result_offset, at.result_length) for at in group if isinstance(at, Position)]
+    raws = iter(placed.read_all(places))
+    return [Line(each, next(raws)) if isinstance(each, Position) else each for each in group]
 
 
 def error_lines(
@@ -113,7 +126,7 @@ class Conversion:
         self._reader.close()
         self._store.close()
 
-    def line(self, row: int, raw: bytes) -> bytes:
+    def line(self, row: RowWithLine, raw: bytes) -> bytes:
         """A row's result line in the format; unchanged if it already has it."""
         if self._form is None:
             return raw
@@ -121,38 +134,38 @@ class Conversion:
         if is_openai(data) == (self._form == "openai"):
             return raw
         return (
-            write_line(batchrun_record(data))
-            if is_openai(data)
-            else openai_line(data, lambda: self._lines.asked(self._store.row(row)))
+            write_line(batchrun_record(data)) if is_openai(data) else openai_line(data, lambda: self._lines.asked(row))
         )
 
-    def rows(self, lines: Sequence[Line], *, with_requests: bool) -> Iterator[Row]:
+    def rows_at(self, placed: LinesByPosition, group: Sequence[Position | Line], *, with_requests: bool) -> list[Row]:
+        """The results at some positions, read for a table, and the failures between them; see `rows`."""
+        return self.rows(lines_at(placed, group), with_requests=with_requests)
+
+    def rows(self, lines: Sequence[Line], *, with_requests: bool) -> list[Row]:
         """The lines of some rows, read for a table.
 
         Args:
             lines: The lines of results as they were written, and of failures in batchrun's own format.
             with_requests: Whether to read what was asked, too.
         """
-        by_number: dict[int, RowRecord] = {}
+        records = load_all([line.raw for line in lines])
+        records = [batchrun_record(record) if is_openai(record) else record for record in records]
+        asked: list[Prompt | LineChangedError | None]
         if with_requests:
-            by_number = {row.row: row for row in self._store.rows([line.row for line in lines])}
-        for line in lines:
-            record = load(line.raw)
-            if is_openai(record):
-                record = batchrun_record(record)
-            row = by_number.get(line.row)
-            if row is None and not line.is_error:
-                yield Row(record)
-                continue
-            asked = self._lines.line(self._store.row(line.row) if row is None else row)
-            if isinstance(asked, LineChangedError):
-                yield Row(record)
+            asked = [*self._lines.lines([line.row for line in lines])]
+        else:
+            asked = [self._lines.line(line.row) if line.is_error else None for line in lines]
+        rows = []
+        for line, record, prompt in zip(lines, records, asked, strict=True):
+            if prompt is None or isinstance(prompt, LineChangedError):
+                rows.append(Row(record))
                 continue
             if line.is_error:
-                carry(record, asked.carried)
-            yield Row(record, asked.line, None if row is None else self._request(row, asked))
+                carry(record, prompt.carried)
+            rows.append(Row(record, prompt.line, self._request(line.row, prompt) if with_requests else None))
+        return rows
 
-    def _request(self, row: RowRecord, line: Prompt) -> dict[str, Any] | None:
+    def _request(self, row: RowWithLine, line: Prompt) -> dict[str, Any] | None:
         try:
             return self._lines.request(row, line, has_turns=False)
         except LineError:

@@ -15,8 +15,8 @@ from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
 from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.memory import MemoryBudget
+from batchrun.endpoint.packing import Packing
 from batchrun.endpoint.protocol import JobAnswer
-from batchrun.endpoint.transport import OneRowPerJob
 from batchrun.engine.answers import Answers
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.dedupe import SharedAnswers
@@ -27,11 +27,12 @@ from batchrun.engine.row_queue import RowQueue
 from batchrun.engine.rules import Rules
 from batchrun.engine.signals import Leaving
 from batchrun.engine.streamed import Streamed
-from batchrun.errors import StoppedError
+from batchrun.errors import CallError, StoppedError
 from batchrun.prompts.sweep import Sweep
 from batchrun.runs.channel import RunSide, StoredRecords
 from batchrun.runs.intake import note_growth
 from batchrun.runs.opening import OpenRun
+from batchrun.runs.pack_check import candidates, check_packing, rows_per_job
 from batchrun.runs.requests import RowAppender
 from batchrun.scheduler.budget import WorkerMeter, WorkerTime
 from batchrun.scheduler.connections import MOST as MOST_CONNECTIONS
@@ -43,6 +44,9 @@ from batchrun.state.endpoints import known_endpoints
 from batchrun.state.figures import execution
 from batchrun.state.lock import CANCEL
 from batchrun.state.records import Execution, Share
+
+_CHECKED = "pack_check"
+"""The setting of a run whose rows have the same answers together and alone."""
 
 
 async def drive(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | None = None) -> Outcome:
@@ -59,6 +63,10 @@ async def drive(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | 
     if not any(counts[state] for state in RowState if state.is_open):
         return Outcome("finished")
     async with _engines(run, base_url, rng, leaving) as engines:
+        try:
+            await engines.check_packing()
+        except StoppedError as error:
+            return Outcome("stopped", error)
         for index in range(len(run.options.endpoints)):
             await engines.add(index)
         outcome = await engines.fleet.run()
@@ -166,7 +174,7 @@ class _Engines:
         self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
         self._first_job = run.store.next_job()
         self._memory = MemoryBudget(run.options.memory_bytes)
-        self._transport = OneRowPerJob(run.options.policy)
+        self._transport = self._packing(rows_per_job(run.options, run.store.count_rows))
         self._numbers = {name: number for number, name in enumerate(known_endpoints(run.store, run.options))}
         self._pool: Pool | None = None
         self._queue: RowQueue | None = None
@@ -181,6 +189,35 @@ class _Engines:
         self._rules = Rules.of(run.options)
         if self._rules is not None:
             stack.callback(self._rules.close)
+
+    def _packing(self, rows: int) -> Packing:
+        return Packing(self._run.options.policy, rows, f"batchrun-{self._run.store.token}")
+
+    async def check_packing(self) -> None:
+        """Check that rows have the same answers together as alone, unless an earlier session has.
+
+        Raises:
+            StoppedError: they have not.
+        """
+        run, scheduler = self._run, self._run.options.scheduler
+        if self._transport.rows_per_job == 1 or scheduler.pack_check == "off" or run.store.get_setting(_CHECKED):
+            return
+        rows = candidates(run.store, run.lines, self._transport)
+        if len(rows) == 1 or not rows:
+            return
+        run.observer.message(f"--pack: comparing the answers to {len(rows)} rows, together and alone")
+        try:
+            async with self._client(run.options.endpoints[0]) as client:
+                verdict = await check_packing(client, self._transport, rows)
+        except CallError:
+            return  # the run meets the same, and deals with it
+        run.observer.message(verdict.message)
+        if verdict.is_settled:
+            run.store.set_setting(_CHECKED, value=True)
+        if not verdict.can_pack:
+            self._transport = self._packing(1)
+            if self._pool is not None:
+                self._pool.rows_per_job = 1
 
     async def add(self, index: int, channel: RunSide | None = None) -> None:
         """Add the engine for one of the run's endpoints.

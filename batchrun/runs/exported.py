@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from heapq import merge
-from operator import itemgetter
 from pathlib import Path
 from typing import Self
 
 from batchrun.config import ResultFormat
+from batchrun.results.cells import CellFinder, Found, Row
 from batchrun.results.reader import LinesByPosition
-from batchrun.results.tables import Row
-from batchrun.runs.conversion import Conversion, Line
+from batchrun.runs.conversion import Conversion, Line, lines_at
 from batchrun.runs.ordering import find_positions
+from batchrun.runs.table_workers import TableWorkers
 from batchrun.scheduler.states import RowState
-from batchrun.state.positions import Positions
+from batchrun.state.positions import Position, Positions
 from batchrun.state.shared_ids import count_shared_ids
 from batchrun.state.snapshot import StateSnapshot
 
 _GROUP_ROWS = 1000
 _GROUP_BYTES = 4 << 20
+_ROWS_FOR_WORKERS = 20_000
+"""Reading fewer takes about as long as starting a process."""
 
 
 class RunResults:
@@ -33,7 +35,7 @@ class RunResults:
         form: The format of the lines; None: results are unchanged.
         with_results: Whether to give the results.
         with_errors: Whether to give the error records.
-        check: Called with the state before anything else is read.
+        check: Called with the state before anything else is read; returns whether a table is made of the results.
 
     Raises:
         StateError: the state file or a results file cannot be read, or the two do not match; any method raises it.
@@ -46,14 +48,17 @@ class RunResults:
         *,
         with_results: bool = True,
         with_errors: bool = False,
-        check: Callable[[StateSnapshot], None] = lambda _: None,
+        check: Callable[[StateSnapshot], bool] = lambda _: False,
     ) -> None:
         with ExitStack() as stack:
             self._positions = stack.enter_context(Positions())
             self._store = stack.enter_context(StateSnapshot(state))
             self._store.refuse_damaged()
-            check(self._store)
+            is_table = check(self._store)
             self.counts = self._store.counts()
+            self._workers: TableWorkers | None = None
+            if is_table and with_results and self.counts[RowState.SUCCEEDED] >= _ROWS_FOR_WORKERS:
+                self._workers = stack.enter_context(TableWorkers())  # they start while the results are found
             paths = {output.output: self._store.lines_path(output) for output in self._store.outputs()}
             self._placed = stack.enter_context(LinesByPosition(paths))
             if with_results:
@@ -62,6 +67,7 @@ class RunResults:
             """Ids that more than one row has."""
             self._conversion = stack.enter_context(Conversion(state, form))
             self._with_errors = with_errors
+            self._state = state
             if not with_errors:
                 self._store.close()  # so that a run in progress can truncate its log meanwhile
             self._stack = stack.pop_all()
@@ -74,31 +80,60 @@ class RunResults:
 
     def lines(self) -> Iterator[bytes]:
         """All lines in the format, with their line ends."""
-        for line in self._merged():
-            yield line.raw if line.is_error else self._conversion.line(line.row, line.raw)
+        for group in self._grouped():
+            for line in lines_at(self._placed, group):
+                yield line.raw if line.is_error else self._conversion.line(line.row, line.raw)
 
     def groups(self, *, with_requests: bool) -> Iterator[list[Row]]:
-        """All rows for a table, in groups of up to a thousand, fewer if they are long.
+        """All rows as for a table, in groups of up to a thousand, fewer if they are long.
 
         Args:
             with_requests: Whether to read what was asked, too.
         """
-        group: list[Line] = []
-        size_bytes = 0
-        for line in self._merged("batchrun"):
-            group.append(line)
-            size_bytes += len(line.raw)
-            if len(group) == _GROUP_ROWS or size_bytes > _GROUP_BYTES:
-                yield list(self._conversion.rows(group, with_requests=with_requests))
-                group, size_bytes = [], 0
-        if group:
-            yield list(self._conversion.rows(group, with_requests=with_requests))
+        for group in self._grouped("batchrun"):
+            yield self._conversion.rows_at(self._placed, group, with_requests=with_requests)
 
-    def _merged(self, errors_form: ResultFormat | None = None) -> Iterator[Line]:
-        read = self._placed.read
-        results = ((at[:3], Line(at.row, read(at.output, at.offset, at.length))) for at in self._positions)
+    def cells(self, chosen: Sequence[str] | None) -> Iterator[Found]:
+        """The cells of all rows for a table, in such groups.
+
+        Many rows are read in several processes; what is found is the same.
+
+        Args:
+            chosen: The columns, see `Columns`.
+        """
+        if self._workers is not None and self._workers.begin(self._state, self._placed, chosen):
+            yield from self._workers.find(self._grouped("batchrun"))
+            return
+        finder = CellFinder(chosen)
+        for group in self._grouped("batchrun"):
+            rows = self._conversion.rows_at(self._placed, group, with_requests=finder.needs_requests)
+            yield finder.find(rows)
+
+    def _grouped(self, errors_form: ResultFormat | None = None) -> Iterator[list[Position | Line]]:
+        return _in_groups(self._merged(errors_form))
+
+    def _merged(self, errors_form: ResultFormat | None) -> Iterator[Position | Line]:
+        """The positions of the results and the error lines, in input order."""
         if not self._with_errors:
-            return (line for _, line in results)
+            return iter(self._positions)
         errors = self._conversion.errors(self._store, errors_form)
-        failed = (((row.source, row.line, row.row), Line(row.row, raw, is_error=True)) for row, raw in errors)
-        return (line for _, line in merge(results, failed, key=itemgetter(0)))
+        failed = (Line(row, raw, is_error=True) for row, raw in errors)
+        return merge(self._positions, failed, key=_place)
+
+
+def _place(each: Position | Line) -> tuple[int, int, int]:
+    row = each if isinstance(each, Position) else each.row
+    return row.source, row.line, row.row
+
+
+def _in_groups(merged: Iterator[Position | Line]) -> Iterator[list[Position | Line]]:
+    group: list[Position | Line] = []
+    size_bytes = 0
+    for each in merged:
+        group.append(each)
+        size_bytes += each.result_length if isinstance(each, Position) else len(each.raw)
+        if len(group) == _GROUP_ROWS or size_bytes > _GROUP_BYTES:
+            yield group
+            group, size_bytes = [], 0
+    if group:
+        yield group

@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 from batchrun.errors import OutputError, StateError
-from batchrun.results.reader import LinesByPosition, StoredLine, in_groups, read_lines, size_of
+from batchrun.results.reader import LinesByPosition, StoredLine, read_groups, size_of
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.writer import write_whole
 from batchrun.scheduler.states import RowState
 from batchrun.state.positions import Position, Positions
 from batchrun.state.records import OutputRecord
 from batchrun.state.shared_ids import stored_ids
-from batchrun.state.snapshot import FoundRow, StateSnapshot
+from batchrun.state.snapshot import FoundLine, StateSnapshot
 
 _ID = re.compile(rb'\{"id":"([^"\\]*)"(?:,"custom_id":"([^"\\]*)")?[,}]')
 """The id of a record in batchrun's own format, and in OpenAI's."""
+_SUCCEEDED = RowState.SUCCEEDED.value
 
 
 def order_results(state: Path, token: str | None = None) -> None:
@@ -59,7 +59,7 @@ def _order(store: StateSnapshot, output: OutputRecord, seen: bytearray, token: s
                 "remove them from the file, then give the same command again",
             )
         if not _is_ordered(positions):
-            lines = (placed.read(at.output, at.offset, at.length) for at in positions)
+            lines = (placed.read(at.output, at.result_offset, at.result_length) for at in positions)
             write_whole(path, lines, token=token)
 
 
@@ -103,8 +103,8 @@ def _find_in(
             "restore the complete file; `batchrun verify` names the rows",
         )
     count = 0
-    for group in in_groups(read_lines(path, end=output.committed_bytes)):
-        found = list(_placed(store, path, group, seen, output.output))
+    for group in read_groups(path, end=output.committed_bytes):
+        found = _placed(store, path, group, seen, output.output)
         if after != (0, 0):
             found = [at._replace(output=after[0] + at.output, row=after[1] + at.row) for at in found]
         positions.add(found)
@@ -112,9 +112,7 @@ def _find_in(
     return count
 
 
-def _placed(
-    store: StateSnapshot, path: Path, group: list[StoredLine], seen: bytearray, output: int
-) -> Iterator[Position]:
+def _placed(store: StateSnapshot, path: Path, group: list[StoredLine], seen: bytearray, output: int) -> list[Position]:
     """The positions of some lines.
 
     Raises:
@@ -126,28 +124,31 @@ def _placed(
         records = [read_record(line.raw) if line.raw.endswith(b"\n") else None for line in group]
         ids = [None if record is None else record.id for record in records]
         rows = _rows(store, group, ids, output)
+    found = []
     for line, row_id, row in zip(group, ids, rows, strict=True):
+        if row is not None and row.state == _SUCCEEDED and not seen[row.row]:
+            seen[row.row] = 1
+            numbers = (row.source, row.line, row.row, output, line.offset, len(line.raw))
+            found.append(Position(*numbers, row.offset, row.length, row.digest, row.variant))
+            continue
         if row_id is None:
             wrong = "is not a result"
         elif row is None:
             wrong = f"belongs to no row of this run (id {row_id!r})"
-        elif row.state != RowState.SUCCEEDED:
+        elif row.state != _SUCCEEDED:
             wrong = f"belongs to a row that has not succeeded (id {row_id!r})"
-        elif seen[row.row]:
-            wrong = f"is a duplicate (id {row_id!r})"
         else:
-            seen[row.row] = 1
-            yield Position(row.source, row.line, row.row, output, line.offset, len(line.raw))
-            continue
+            wrong = f"is a duplicate (id {row_id!r})"
         raise StateError(
             f"{path}:{line.number} {wrong}",
             f"list all problems: batchrun verify {shlex.quote(str(store.path))}",
         )
+    return found
 
 
-def _rows(store: StateSnapshot, group: list[StoredLine], ids: list[str | None], output: int) -> list[FoundRow | None]:
+def _rows(store: StateSnapshot, group: list[StoredLine], ids: list[str | None], output: int) -> list[FoundLine | None]:
     named = [(row_id or "", line.raw) for row_id, line in zip(ids, group, strict=True)]
-    return store.find(stored_ids(store, output, named, result_digest))
+    return store.find_lines(stored_ids(store, output, named, result_digest))
 
 
 def _likely_id(line: StoredLine) -> str | None:
@@ -157,4 +158,4 @@ def _likely_id(line: StoredLine) -> str | None:
 
 
 def _is_ordered(positions: Positions) -> bool:
-    return all(one.offset < next_one.offset for one, next_one in pairwise(positions))
+    return all(one.result_offset < next_one.result_offset for one, next_one in pairwise(positions))

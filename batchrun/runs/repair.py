@@ -18,7 +18,7 @@ import orjson
 
 from batchrun.config import RETENTION_S, RunOptions
 from batchrun.display.summary import Observer
-from batchrun.results.reader import StoredLine, in_groups, read_lines, size_of
+from batchrun.results.reader import StoredLine, read_groups, read_lines, size_of
 from batchrun.results.record import read_job, read_record, result_digest, tells_of_job
 from batchrun.results.text import MARKS
 from batchrun.results.writer import ResultsFile, set_aside, write_whole
@@ -92,7 +92,7 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
             path = store.results_path(output)
             with _exclusively(path):
                 marks = bytearray()
-                for group in in_groups(read_lines(path, end=size_of(path))):
+                for group in read_groups(path, end=size_of(path)):
                     stage_results(store, _kept(rows, output.output, numbers, group, seen, marks=marks))
                 sizes_bytes[output.output] = _rewrite(path.resolve(), marks, observer)
     # The local endpoint's jobs were lost with its process.

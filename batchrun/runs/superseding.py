@@ -19,7 +19,7 @@ from batchrun.display.summary import Observer
 from batchrun.engine.rows import RowLines
 from batchrun.errors import StateError
 from batchrun.results.completion import is_context_full, most_tokens
-from batchrun.results.reader import StoredLine, in_groups, read_lines, size_of
+from batchrun.results.reader import StoredLine, in_groups, read_groups, read_lines, size_of
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.superseded import part_of, superseded_path, take_place, write_part
 from batchrun.results.text import CONTEXT_FULL, extract
@@ -207,7 +207,7 @@ def _find(
 ) -> _Lines:
     """Find the lines that are replaced; what was counted of their answers is added to `uncounted`."""
     found = _Lines(output, rows.results_path(output), bytearray())
-    for group in in_groups(read_lines(found.path, end=output.committed_bytes)):
+    for group in read_groups(found.path, end=output.committed_bytes):
         records = [read_record(line.raw) for line in group]
         named = [("" if record is None else record.id, line.raw) for line, record in zip(group, records, strict=True)]
         of_rows = rows.find(stored_ids(rows, output.output, named, result_digest))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from batchrun.config import CanaryAllows, HaltOptions
+from batchrun.config import MOST_ROWS, CanaryAllows, HaltOptions
 from batchrun.errors import StoppedError
 from batchrun.scheduler.events import Flaw
 
@@ -78,9 +78,9 @@ class Canary:
         return self._left > 0 or bool(self._flying)
 
     @property
-    def lets_in(self) -> bool:
-        """Whether a row may be submitted for the first time."""
-        return self._left > 0 or not self._flying
+    def room(self) -> int:
+        """How many rows may be submitted for the first time."""
+        return self._left or (0 if self._flying else MOST_ROWS)
 
     def submitted(self, row: int) -> None:
         """A row is being submitted."""

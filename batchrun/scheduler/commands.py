@@ -72,6 +72,8 @@ class Requeue:
     """Whether this follows from an answer of the job."""
     reasks: int = 0
     """How often the row was asked again so far because of an invalid answer; with such a failure, including now."""
+    is_retry: bool = True
+    """Whether the failure is the row's own; False if it shared a job that failed, perhaps because of another row."""
 
 
 class Finish(NamedTuple):

@@ -6,6 +6,7 @@ Events that occur for every job are tuples: a frozen dataclass takes three times
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from batchrun.errors import CallError
@@ -29,6 +30,12 @@ class Ticket(NamedTuple):
     """Submissions whose answer never arrived."""
     reasks: int = 0
     """Those made because the answer before was not valid, at most `reask`."""
+    kind: int = 0
+    """Rows of one kind may share a job; 0: the row has a job of its own."""
+    most: int = 1
+    """How many rows of its kind may share a job, because their answers come as one."""
+    size_bytes: int = 0
+    """About the size of its request."""
     home: int | None = None
     """The number of the only endpoint that may submit it, because an unconfirmed job of it may be there; else None."""
 
@@ -115,6 +122,16 @@ class RowAnswer(NamedTuple):
     """Which model answered, and in which form; None if it does not say, or if nobody wants to know."""
 
 
+class Whole(StrEnum):
+    """What happened to a job of several rows as a whole, if it has no answer for each of them."""
+
+    FAILED = "failed"
+    GARBLED = "garbled"
+    """It completed, but its answer cannot be divided among the rows."""
+    UNKNOWN = "unknown"
+    """The worker does not know how to answer several rows."""
+
+
 class JobEnded(NamedTuple):
     """`/status` says that the job has ended; or `/run` itself did, right after Submitted."""
 
@@ -132,6 +149,8 @@ class JobEnded(NamedTuple):
     """Whether this is the answer to a Poll."""
     worker_id: str | None = None
     """The worker that ran it; None if not reported."""
+    whole: Whole | None = None
+    """Set if the job of several rows has one failure, which is that of each row; None: each row has its own answer."""
 
     @property
     def failure(self) -> Failure | None:

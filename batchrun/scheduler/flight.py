@@ -26,7 +26,19 @@ class CancelCause(Enum):
 class Row:
     """A row in memory: to be submitted, or of a job in flight."""
 
-    __slots__ = ("attempts", "is_unconfirmed", "reasks", "retries", "row", "state", "unconfirmed")
+    __slots__ = (
+        "attempts",
+        "is_suspect",
+        "is_unconfirmed",
+        "kind",
+        "most",
+        "reasks",
+        "retries",
+        "row",
+        "size_bytes",
+        "state",
+        "unconfirmed",
+    )
 
     def __init__(self, ticket: Ticket, state: RowState) -> None:
         self.row = ticket.row
@@ -34,9 +46,14 @@ class Row:
         self.retries = ticket.retries
         self.unconfirmed = ticket.unconfirmed
         self.reasks = ticket.reasks
+        self.kind = ticket.kind
+        self.most = ticket.most
+        self.size_bytes = ticket.size_bytes
         self.is_unconfirmed = ticket.home is not None
         """Whether its last submission is unconfirmed: only the same endpoint may know its job."""
         self.state = state
+        self.is_suspect = False
+        """Whether a job that it shared has failed, and was submitted again as it was."""
 
     def move(self, move: Move) -> None:
         """Change the row's state.

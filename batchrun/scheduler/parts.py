@@ -60,7 +60,7 @@ class Parts:
         self.gate = SubmissionGate(rng, metered=price is not None)
         self.backlog: Backlog
         if member is None:
-            self.backlog = Backlog((options.concurrency or MOST) * rows_per_job)
+            self.backlog = Backlog(options.concurrency or MOST, rows_per_job)
             canary, breaker = Canary(guards.canary, allow=guards.canary_allow), Breaker(guards.halt)
         else:
             self.backlog, canary, breaker = member.backlog, member.pool.canary, member.pool.breaker

@@ -60,7 +60,7 @@ class Pool:
     """
 
     def __init__(self, guards: GuardOptions, *, ready: int, mixed: bool = False, rows_per_job: int = 1) -> None:
-        self.rows = Backlog(ready)
+        self.rows = Backlog(ready, rows_per_job)
         """The rows that any endpoint may submit."""
         self.canary = Canary(guards.canary, allow=guards.canary_allow)
         self.breaker = Breaker(replace(guards.halt, automatic=False))
@@ -98,10 +98,13 @@ class Pool:
 
     def loaded(self, event: RowsLoaded) -> None:
         """Rows have arrived. Those that belong to one endpoint are kept for it alone."""
-        homes: dict[int | None, PooledBacklog] = {member.number: member.backlog for member in self.members}
-        for home in {ticket.home for ticket in event.tickets} & homes.keys():
-            homes[home].keep(RowsLoaded(tuple([t for t in event.tickets if t.home == home]), exhausted=True))
-        self.rows.loaded(RowsLoaded(tuple([t for t in event.tickets if t.home not in homes]), event.exhausted))
+        homes = {member.number for member in self.members}
+        bound = [ticket for ticket in event.tickets if ticket.home in homes]
+        for member in self.members:
+            own = tuple([ticket for ticket in bound if ticket.home == member.number])
+            member.backlog.keep(own, exhausted=event.exhausted)
+        free = tuple([ticket for ticket in event.tickets if ticket.home not in homes]) if bound else event.tickets
+        self.rows.loaded(RowsLoaded(free, event.exhausted))
 
 
 class Member:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from batchrun.scheduler.backlog import Backlog
-from batchrun.scheduler.events import RowsLoaded
+from batchrun.scheduler.events import RowsLoaded, Ticket
 from batchrun.scheduler.flight import Row
 
 
@@ -24,19 +24,14 @@ class PooledBacklog(Backlog):
         super().__init__(0)
         self._common = common
         self._on_loaded = on_loaded
-        self.keep(RowsLoaded((), exhausted=True))
-        self._unwritten: dict[int, tuple[Row, float, int]] = {}
+        self._unwritten: dict[int, tuple[tuple[Row, ...], float, int]] = {}
+        """The first row of those that stay together -> all of them, when they are due, and their last job."""
 
     def __len__(self) -> int:
-        return super().__len__() + len(self._unwritten) + len(self._common)
+        return super().__len__() + sum(len(rows) for rows, *_ in self._unwritten.values()) + len(self._common)
 
     def __repr__(self) -> str:
         return f"<PooledBacklog own={super().__len__()} unwritten={len(self._unwritten)} common={self._common!r}>"
-
-    @property
-    def waiting(self) -> int:
-        """Rows of this scheduler that wait to be submitted again."""
-        return super().waiting + len(self._unwritten)
 
     @property
     def is_empty(self) -> bool:
@@ -61,16 +56,16 @@ class PooledBacklog(Backlog):
         """The requested rows have arrived."""
         self._on_loaded(event)
 
-    def keep(self, event: RowsLoaded) -> None:
-        """Rows have arrived that only it may submit."""
-        super().loaded(event)
+    def keep(self, tickets: tuple[Ticket, ...], *, exhausted: bool) -> None:
+        """Rows have arrived; these are those that only it may submit."""
+        super().loaded(RowsLoaded(tickets, exhausted))
 
-    def put_back(self, row: Row, at: float, job: int) -> None:
-        """Submit a row again, at `at` or later."""
-        if row.is_unconfirmed:
-            super().put_back(row, at, job)
+    def put_back(self, rows: tuple[Row, ...], at: float, job: int) -> None:
+        """Submit rows again, at `at` or later, as one job."""
+        if any(row.is_unconfirmed for row in rows):
+            super().put_back(rows, at, job)
         else:
-            self._unwritten[row.row] = (row, at, job)
+            self._unwritten[rows[0].row] = (rows, at, job)
 
     def written(self, rows: tuple[int, ...]) -> None:
         """The ends of these rows are on disk."""
@@ -78,9 +73,9 @@ class PooledBacklog(Backlog):
             if (entry := self._unwritten.pop(number, None)) is not None:
                 self._common.put_back(*entry)
 
-    def take(self, now: float, *, fresh: bool) -> Row | None:
-        """The next row to submit, or None. Unless `fresh`, only rows that were submitted before are considered."""
-        return super().take(now, fresh=fresh) or self._common.take(now, fresh=fresh)
+    def take(self, now: float, most: int, *, fresh: int) -> tuple[Row, ...]:
+        """The rows of the next job; empty if there are none. See `Backlog.take`."""
+        return super().take(now, most, fresh=fresh) or self._common.take(now, most, fresh=fresh)
 
     def next_at(self, *, fresh: bool) -> float | None:
         """When the next row is due for submission, -inf if a loaded row is ready; None if there is none."""

@@ -278,8 +278,7 @@ class Scheduler:
         self._is_one_each = self._is_one_each and len(rows) == 1
         flight.remote_id = event.remote_id
         flight.sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
-        flight.adopted = True
-        flight.cancelled_before = event.cancelling
+        flight.adopted, flight.cancelled_before = True, event.cancelling
         self._unpolled += 1
         self._plan.add_overdue(event.job, flight.sequence, event.submitted_at)
         self._canceller.submitted(flight)
@@ -362,6 +361,7 @@ class Scheduler:
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
         self._stopping.refusals.answered("health")
         self.meter.sample(event.health, now)
+        self._submitter.workers = max(event.health.workers, 1)
         self._feedback.saw_health(event.health, now, self._health_sequence, self._next_sequence)
         self._is_reachable(event.health, now)
 

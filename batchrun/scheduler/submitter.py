@@ -6,6 +6,7 @@ A submission must pass the gate, the pacer of `/run`, the window, the canary and
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 from random import Random
 
 from batchrun.config import SchedulerOptions
@@ -27,6 +28,10 @@ from batchrun.scheduler.window import Window
 _SUBMITTING_PER_CONNECTION = 2
 """One that is being sent, and one whose intent is being committed: more would only mean more unconfirmed submissions
 after a crash."""
+_LAST_JOBS = 4
+"""For each worker there are at least this many further jobs as long as jobs have several rows."""
+ASSUMED_WORKERS = 3
+"""The most workers of an endpoint by default (Runpod docs, endpoint settings), until `/health` counts them."""
 
 
 class Submitter:
@@ -65,6 +70,8 @@ class Submitter:
     ) -> None:
         self._member = member
         self._rows_per_job = rows_per_job
+        self.workers = ASSUMED_WORKERS
+        """The workers of the endpoint, >= 1."""
         self._window = window
         self._connections = connections
         self._numbers = numbers
@@ -88,7 +95,7 @@ class Submitter:
             room = min(room, self._member.room(len(flights)))
         affordable = self._budget.room(len(flights)) if room > 0 else None
         if affordable == 0:
-            due_at = self._backlog.next_at(fresh=canary.lets_in)
+            due_at = self._backlog.next_at(fresh=canary.room > 0)
             is_over = due_at is not None and due_at <= now and self._budget.is_spent()
             return self._budget.reached() if is_over else None
         room = room if affordable is None else min(room, affordable)
@@ -106,22 +113,26 @@ class Submitter:
 
     def _take(self, now: float) -> tuple[Row, ...]:
         """The rows of the next job; empty if there are no rows to submit."""
-        rows: tuple[Row, ...] = ()
         canary = self._outcomes.canary
-        while (row := self._backlog.take(now, fresh=canary.lets_in)) is not None:
+        rows = self._backlog.take(now, self._most_rows(), fresh=canary.room)
+        for row in rows:
             row.move(Move.SUBMIT)
             row.attempts += 1
             canary.submitted(row.row)
-            rows = (*rows, row)
-            if len(rows) == self._rows_per_job:
-                break
         return rows
+
+    def _most_rows(self) -> int:
+        """The most rows of the next job: fewer near the end, so that the workers finish together."""
+        most = self._rows_per_job if self._outcomes.shares_jobs else 1
+        if most == 1 or not self._backlog.is_exhausted:
+            return most
+        return min(most, ceil(len(self._backlog) / (_LAST_JOBS * self.workers)) or 1)
 
     def next_at(self, now: float) -> float | None:
         """When a row may be submitted; None if only an event can change that."""
         if not self._is_open():
             return None
-        due_at = self._backlog.next_at(fresh=self._outcomes.canary.lets_in)
+        due_at = self._backlog.next_at(fresh=self._outcomes.canary.room > 0)
         ready_at = self.pacer.next_at(now)
         return None if due_at is None or ready_at is None else max(due_at, ready_at)
 
@@ -143,13 +154,10 @@ class Submitter:
         match error:
             case RejectedError():
                 self.pacer.succeed(now)
-                failure = Failure(FailureKind.REJECTED, error.message, error.raw)
-                for row in flight.rows:
-                    self._outcomes.fail(flight.job, row, "REJECTED", failure)
+                self._outcomes.lost(flight, "REJECTED", Failure(FailureKind.REJECTED, error.message, error.raw), now)
             case AmbiguousError():
                 self.pacer.fail(now, event.sent_at)
-                for row in flight.rows:
-                    self._outcomes.unconfirmed(flight.job, row, error, now)
+                self._outcomes.unconfirmed(flight, error, now)
                 self._gate.submission_failed(error, now, self.pacer.trouble)
             case ThrottledError():
                 self.pacer.throttle(now, event.sent_at, error.retry_after_s)

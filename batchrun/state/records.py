@@ -229,12 +229,15 @@ class Batch:
             if count is not None:
                 self.counters[name] = self.counters.get(name, 0) + count
 
+    def count(self, name: str, by: int) -> None:
+        """Add to one of the run's counters."""
+        self.counters[name] = self.counters.get(name, 0) + by
+
     def count_answer(self, used: int | None, made: int | None, marks: Iterable[str], rows: int = 1) -> None:
         """Count the tokens of an answer once, and what is notable about it once for each of its rows."""
-        counters = self.counters
         if used is not None:
-            counters["input_tokens"] = counters.get("input_tokens", 0) + used
+            self.count("input_tokens", used)
         if made is not None:
-            counters["output_tokens"] = counters.get("output_tokens", 0) + made
+            self.count("output_tokens", made)
         for mark in marks:
-            counters[mark] = counters.get(mark, 0) + rows
+            self.count(mark, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from batchrun.errors import StateError
 from batchrun.state.reader import StateReader
@@ -39,6 +39,24 @@ class FoundRow(NamedTuple):
     """The digest of its result line; None if an older version wrote it."""
 
 
+class FoundLine(NamedTuple):
+    """A row that was found by its id, and where its line is."""
+
+    row: int
+    source: int
+    line: int
+    """1-based."""
+    state: int
+    """As in `FoundRow`."""
+    result: int | None
+    """As in `FoundRow`."""
+    offset: int
+    length: int
+    """The length of the line in bytes, without the line end."""
+    digest: bytes
+    variant: int
+
+
 class ScannedRow(NamedTuple):
     """A row and where its line is."""
 
@@ -53,6 +71,9 @@ class ScannedRow(NamedTuple):
     digest: bytes
     state: int
     """As in `Found`."""
+
+
+Found = TypeVar("Found", FoundRow, FoundLine)
 
 
 class StateSnapshot(StateReader):
@@ -109,10 +130,17 @@ class StateSnapshot(StateReader):
 
     def find(self, ids: Sequence[str]) -> list[FoundRow | None]:
         """The rows with these stored ids (see `shared_ids`), in order; None for each missing one. At most 30,000."""
+        return self._find(FoundRow, ids)
+
+    def find_lines(self, ids: Sequence[str]) -> list[FoundLine | None]:
+        """The rows as `find` finds them, each with where its line is."""
+        return self._find(FoundLine, ids)
+
+    def _find(self, kind: type[Found], ids: Sequence[str]) -> list[Found | None]:
         # Not as one JSON array: SQLite would truncate an id at a NUL.
-        sql = f"SELECT id, row, source, line, state, result FROM rows WHERE id IN ({','.join('?' * len(ids))})"
-        found = {row[0]: FoundRow(*row[1:]) for row in self.query(sql, ids)}
-        return [found.get(row_id) for row_id in ids]
+        sql = f"SELECT {', '.join(kind._fields)}, id FROM rows WHERE id IN ({','.join('?' * len(ids))})"
+        found = {row[-1]: kind._make(row[:-1]) for row in self.query(sql, ids)}
+        return list(map(found.get, ids))
 
     def rows_by_source(self, size: int) -> dict[int, int]:
         """Input -> the number of its rows; an invalid line counts as `size` rows, as many as it would have."""

@@ -250,10 +250,10 @@ def test_a_full_disk_leaves_an_older_export_as_it_was(state: Path, tmp_path: Pat
 
 def test_positions_come_back_by_source_then_line_then_row():
     places = [
-        Position(2, 1, 5, 1, 0, 9),
-        Position(1, 9, 4, 1, 9, 9),
-        Position(1, 2, 3, 1, 18, 9),
-        Position(1, 9, 2, 1, 27, 9),
+        Position(2, 1, 5, 1, 0, 9, 0, 0, b"", 0),
+        Position(1, 9, 4, 1, 9, 9, 0, 0, b"", 0),
+        Position(1, 2, 3, 1, 18, 9, 0, 0, b"", 0),
+        Position(1, 9, 2, 1, 27, 9, 0, 0, b"", 0),
     ]
     with Positions() as positions:
         positions.add(places[:2])

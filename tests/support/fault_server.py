@@ -11,9 +11,12 @@ import json
 import socket
 import struct
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 from urllib.parse import unquote
+
+from tests.support.packs import Output, Spoil, prompts_of, right
 
 KEY = "rpa_rehearsal"
 _TLS = b"\x16"
@@ -38,6 +41,8 @@ class Answer:
     fault: str = ""
     """reset, close: instead of an answer; stall: before it; drip: within its body; slow: a byte now and then of
     its body; leave: the server goes after it."""
+    output: Callable[[dict[str, Any]], Output] | None = None
+    """Makes the output of a job of its `input`."""
 
     def bytes_for(self, job_id: str) -> bytes:
         """What goes over the wire."""
@@ -54,6 +59,17 @@ class Answer:
 def job(status: str, /, **fields: Any) -> Answer:
     """A job as the documentation shows it."""
     return Answer(json.dumps({"id": ID, "status": status, **fields}).encode())
+
+
+def packed(spoil: Spoil | None = None) -> Answer:
+    """A job that has ended with an output for each of its prompts, or with what becomes of that."""
+    done = job("COMPLETED", delayTime=10, executionTime=20, workerId="w")
+    return replace(done, output=right if spoil is None else lambda request: spoil(right(request)))
+
+
+def failed(error: str) -> Answer:
+    """A job that has failed with the worker's error."""
+    return job("FAILED", delayTime=10, executionTime=20, workerId="w", error=error)
 
 
 def body(data: object, status: int = 200, **headers: str) -> Answer:
@@ -80,6 +96,10 @@ HEALTHY = body(
 DONE = job("COMPLETED", delayTime=10, executionTime=20, workerId="w", output=[{"choices": [{"tokens": ["fine"]}]}])
 
 
+EXPIRED = body({"error": "job not found"}, 404)
+"""What is said of a job that was kept too long, or that the platform has lost."""
+
+
 def broken_in_half(answer: Answer) -> Answer:
     """Half of its body, then the connection ends."""
     return replace(answer, body=answer.body[: len(answer.body) // 2], length=len(answer.body))
@@ -97,7 +117,7 @@ class Script:
 
 @dataclass
 class FaultServer:
-    """The server. Rows are known by their prompt.
+    """The server. Rows are known by their prompt, and jobs of several rows by the first prompt that has a script.
 
     Args:
         scripts: For each prompt; "" for all that have none of their own.
@@ -118,6 +138,8 @@ class FaultServer:
     def __post_init__(self) -> None:
         self._turns: Counter[tuple[str, str]] = Counter()
         self._prompts: dict[str, str] = {}
+        self.inputs: dict[str, dict[str, Any]] = {}
+        """The `input` of each job ID that was given out."""
         self._connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self.gone = asyncio.Event()
@@ -213,12 +235,15 @@ class FaultServer:
         if operation == "health":
             return self._next(("health", ""), self.health), ""
         if operation == "run":
-            prompt = self._prompt(headers, sent)
+            request = self._input(headers, sent)
+            prompts = prompts_of(request)
+            prompt = next((each for each in prompts if each in self.scripts), prompts[0])
             script = self.scripts.get(prompt) or self.scripts[""]
             self.asked.append(("run", prompt))
             self._turns["id", prompt] += 1
             job_id = script.job_id.replace("{n}", f"{prompt}-{self._turns['id', prompt]}")
             self._prompts[job_id] = prompt
+            self.inputs[job_id] = request
             return self._next(("run", prompt), script.run), job_id
         job_id = unquote(rest[0])
         if len(rest) != 1 or "?" in path or job_id not in self._prompts:
@@ -227,19 +252,23 @@ class FaultServer:
         prompt = self._prompts[job_id]
         script = self.scripts.get(prompt) or self.scripts[""]
         self.asked.append((operation, prompt))
-        return self._next((operation, prompt), script.status if operation == "status" else script.cancel), job_id
+        answer = self._next((operation, prompt), script.status if operation == "status" else script.cancel)
+        if answer.output is not None:
+            output = answer.output(self.inputs[job_id])
+            answer = replace(answer, body=json.dumps({**json.loads(answer.body), "output": output}).encode())
+        return answer, job_id
 
     def _next(self, turn: tuple[str, str], answers: tuple[Answer, ...]) -> Answer:
         self._turns[turn] += 1
         return answers[min(self._turns[turn], len(answers)) - 1]
 
-    def _prompt(self, headers: dict[str, str], sent: bytes) -> str:
+    def _input(self, headers: dict[str, str], sent: bytes) -> dict[str, Any]:
         data = json.loads(sent)
         if not headers.get("content-type", "").startswith("application/json"):
             self.complaints.append("/run is sent JSON under another name")
         if set(data) - {"input", "webhook", "policy", "s3Config"} or not data.get("input"):
             self.complaints.append(f"the platform drops some of {data}")
-        return data["input"]["prompt"]
+        return data["input"]
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -1,57 +1,52 @@
-"""Jobs of several rows, and a worker that answers each of them with an output or an error."""
+"""A worker that answers lists of prompts, and goes wrong in the ways that concern jobs of several rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from batchrun.config import JobPolicy
-from batchrun.endpoint.protocol import JobAnswer, JobStatus, run_body
 from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import WorkerFailure
+from tests.support.workers import LOST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
-class Packed:
-    """A transport of several rows a job."""
-
-    def __init__(self, policy: JobPolicy, rows_per_job: int) -> None:
-        self._policy = policy
-        self.rows_per_job = rows_per_job
-
-    def body(self, requests: Sequence[Mapping[str, Any]]) -> bytes:
-        assert 1 <= len(requests) <= self.rows_per_job
-        return run_body({"rows": list(requests)}, self._policy)
-
-    def split(self, answer: JobAnswer, rows: int) -> list[JobAnswer]:
-        held, rest = divmod(answer.held_bytes, rows)
-        parts = [replace(answer, held_bytes=held + (rest if number == 0 else 0)) for number in range(rows)]
-        if answer.status is JobStatus.COMPLETED:
-            for part, said in zip(parts, answer.output, strict=True):
-                part.output, part.error = said.get("output"), said.get("error")
-        return parts
+def prompts_in(request: dict) -> list[str]:
+    """The prompts of a job, whichever of its forms it has."""
+    fields = request.get("openai_input", request)
+    prompts = fields.get("prompt", fields.get("messages"))
+    if isinstance(prompts, str):
+        return [prompts]
+    chats = [prompts] if isinstance(prompts[0], dict) else prompts
+    return [each if isinstance(each, str) else each[-1]["content"] for each in chats]
 
 
 class PackedWorker(EchoWorker):
-    """Every seventh job is lost with its worker, every fifth row fails in a way that may pass, some are refused."""
+    """Every seventh job is lost with its worker, some fail in ways that may pass, some answers cannot be divided.
+
+    A job with `refused` in one of its prompts is refused as a whole, as vLLM does.
+    """
 
     def __init__(self) -> None:
         self.jobs = 0
-        self.rows = 0
 
-    async def run(self, request: dict) -> Any:
-        return self.answer(request)
-
-    def answer(self, request: dict) -> Any:
+    def answer(self, request: dict[str, Any]) -> Any:
         self.jobs += 1
         if self.jobs % 7 == 0:
-            raise WorkerFailure("job timed out after 1 retries")
-        return [self._row(each) for each in request["rows"]]
+            raise LOST
+        if self.jobs % 11 == 0:
+            raise WorkerFailure("CUDA error: an illegal memory access was encountered")
+        if any("refused" in prompt for prompt in prompts_in(request)):
+            raise WorkerFailure("vLLM returned HTTP 400: no")
+        output = super().answer(request)
+        if self.jobs % 13 == 0:
+            output[0]["choices"] = list(damaged(output[0]["choices"], self.jobs))
+        return output
 
-    def _row(self, request: dict) -> dict[str, Any]:
-        self.rows += 1
-        if "refused" in request["prompt"]:
-            return {"error": "vLLM returned HTTP 400: no"}
-        if self.rows % 5 == 0:
-            return {"error": "CUDA error: an illegal memory access"}
-        return {"output": super().answer(request)}
+
+def damaged(choices: list[dict], number: int) -> Iterable[dict]:
+    """Choices of which one is missing, or is there twice, if there are several; in another order they are right."""
+    if len(choices) == 1 or number % 2:
+        return reversed(choices)
+    return choices[1:] if number % 4 else [*choices[1:], choices[-1]]

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from batchrun.local.echo import EchoWorker
 from batchrun.local.workers import WorkerFailure
+from tests.support.packs import BATCH_ROUTE, NO_ROUTE, POISONED, is_pack, prompts_of, request_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from tests.support.packs import Spoil
 
 LOST = WorkerFailure("job timed out after 1 retries")
 """What the platform says of a job whose worker was lost."""
@@ -64,3 +67,36 @@ class Broken(EchoWorker):
         if self.good < 0:
             raise WorkerFailure("vLLM returned HTTP 400: no such model")
         return [{"choices": [{"text": "fine"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}]
+
+
+class Spoiling(EchoWorker):
+    """An echo whose answers to packs go wrong by script.
+
+    Args:
+        faults: What each pack meets in turn: a way to spoil its answer, a failure, or None for nothing. Later packs,
+            and single rows, meet nothing.
+        poison: Whatever job has this in a prompt is refused with vLLM's 400; empty: none is.
+        has_batches: Whether the model server has the route for several chats.
+    """
+
+    def __init__(
+        self, faults: Iterable[Spoil | WorkerFailure | None] = (), *, poison: str = "", has_batches: bool = True
+    ) -> None:
+        self._faults = iter(faults)
+        self._poison = poison
+        self._has_batches = has_batches
+        self.asked: list[list[str]] = []
+        """The prompts of each job."""
+
+    def answer(self, request: dict[str, Any]) -> Any:
+        prompts = prompts_of(request)
+        self.asked.append(prompts)
+        if request_of(request)[0] == BATCH_ROUTE and not self._has_batches:
+            raise WorkerFailure(NO_ROUTE)
+        if self._poison and any(self._poison in prompt for prompt in prompts):
+            raise WorkerFailure(POISONED)
+        fault = next(self._faults, None) if is_pack(request) else None
+        if isinstance(fault, WorkerFailure):
+            raise fault
+        output = super().answer(request)
+        return output if fault is None else fault(output)

@@ -137,7 +137,7 @@ class World:
         self.agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.order = 0
         # what the store would know
-        self.pending: deque[ev.Ticket] = deque(ev.Ticket(row) for row in range(setting.rows))
+        self.pending: deque[ev.Ticket] = deque(self._new(row) for row in range(setting.rows))
         self.ended: dict[int, cmd.Finish] = {}
         self.held: set[int] = set()
         self.submissions: Counter[int] = Counter()
@@ -146,6 +146,8 @@ class World:
         self.unconfirmed: Counter[int] = Counter()
         self.recalled: Counter[int] = Counter()
         """Submissions that were cancelled on the user's wish."""
+        self.excused: Counter[int] = Counter()
+        """Failures that count as none of the row's retries: of a faulty worker, or of a job that it shared."""
         self.requeued_pending: dict[int, ev.Ticket] = {}
         self.open_jobs: dict[int, tuple[tuple[int, ...], str]] = {}
         self.cancelling: set[int] = set()
@@ -158,6 +160,7 @@ class World:
         """Time of running workers: what would be paid for."""
         self.metered_at = 0.0
         self.crashed = False
+        self.crashes = 0
         self.steps = 0
         self.heard = 0
         """How many events the scheduler was told."""
@@ -237,6 +240,7 @@ class World:
         self.jammed.clear()
         self.lanes = self.setting.options.connections or LANES
         self.crashed = False
+        self.crashes += 1
         self.steps = 0
         self.scheduler = self._scheduler(max(self.open_jobs, default=0) + 100_000)
         open_rows = set()
@@ -253,7 +257,7 @@ class World:
                     self.requeued_pending[row] = self._ticket(row)
         self.pending = deque(
             self.requeued_pending.get(
-                row, ev.Ticket(row, self.attempts.get(row, 0), self.requeued[row], self.unconfirmed[row])
+                row, self._new(row, self.attempts.get(row, 0), self.requeued[row], self.unconfirmed[row])
             )
             for row in range(self.setting.rows)
             if row not in self.ended and row not in self.held and (row not in open_rows or row in self.requeued_pending)
@@ -262,7 +266,11 @@ class World:
         return self
 
     def _ticket(self, row: int) -> ev.Ticket:
-        return ev.Ticket(row, self.attempts[row], self.requeued[row], self.unconfirmed[row])
+        return self._new(row, self.attempts[row], self.requeued[row], self.unconfirmed[row])
+
+    def _new(self, row: int, *counts: int) -> ev.Ticket:
+        """A row that may share its job with any other."""
+        return ev.Ticket(row, *counts)._replace(kind=1, most=self.setting.rows_per_job)
 
     # the driver
 
@@ -300,8 +308,10 @@ class World:
                 )
             case cmd.CheckHealth():
                 self._send_health()
-            case cmd.Requeue(job, row, status, _, retries, unconfirmed):
+            case cmd.Requeue(job, row, status, failure, retries, unconfirmed):
                 self._land(job, row)
+                counted = retries > self.requeued[row] or unconfirmed > self.unconfirmed[row]
+                self.excused[row] += failure is not None and not counted
                 self.requeued[row] = retries
                 self.unconfirmed[row] = unconfirmed
                 self.recalled[row] += status == "CANCELLED"

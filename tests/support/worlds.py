@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from batchrun.config import GuardOptions, HaltOptions, Limits, OperationLimit, SchedulerOptions
 from tests.support.world import Faults, Setting, World
 
+_SPARED = 8
+"""How often the failure of a row may be blamed on its worker."""
 shares = st.sampled_from([0.0, 0.0, 0.02, 0.2])
 faults = st.builds(
     Faults,
@@ -59,9 +61,10 @@ def assert_every_row_ended_once(world: World) -> None:
     assert set(world.ended) | world.held == set(range(setting.rows))
     assert not world.open_jobs
     for row in range(setting.rows):
-        allowed = 1 + world.requeued[row] + world.unconfirmed[row] + world.recalled[row]
+        allowed = 1 + world.requeued[row] + world.unconfirmed[row] + world.recalled[row] + world.excused[row]
         assert world.submissions[row] <= allowed, f"row {row} was submitted more often than its failures say"
         assert world.accepted[row] <= world.submissions[row]
+        assert world.excused[row] <= (1 + world.crashes) * (_SPARED + setting.rows_per_job.bit_length())
 
 
 def ideal_s(world: World, *, burst: int = 0) -> float:

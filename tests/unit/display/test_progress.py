@@ -34,6 +34,7 @@ HALF = Snapshot(
     input_tokens=9,
     output_tokens=23,
     window=400,
+    jobs=400,
     note="",
 )
 MODES = ["bar", "plain", "json"]

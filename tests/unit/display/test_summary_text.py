@@ -31,6 +31,7 @@ EMPTY = Snapshot(
     input_tokens=0,
     output_tokens=0,
     window=400,
+    jobs=0,
     note="",
 )
 

@@ -20,7 +20,7 @@ from aiohttp import web
 from batchrun.config import JobPolicy, SchedulerOptions
 from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
-from batchrun.endpoint.transport import OneRowPerJob
+from batchrun.endpoint.packing import Packing
 from batchrun.engine.answers import Answers
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.driver import Engine, Outcome
@@ -170,7 +170,7 @@ async def driven(
 
 @asynccontextmanager
 async def engine_of(run: OpenRun, base_url: str, scheduler: Story) -> AsyncIterator[Engine]:
-    transport, options = OneRowPerJob(JobPolicy()), run.options
+    transport, options = Packing(JobPolicy(), 1, "run"), run.options
     journal = Journal(run.store, run.session, run.lines, run.results, transport, share=Share())
     with ThreadPoolExecutor(1) as thread:
         async with EndpointClient(base_url, "local", None, connections=4, timeout_s=5.0) as client:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchrun.config import JobPolicy
+from batchrun.endpoint.packing import Packing
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
-from batchrun.endpoint.transport import OneRowPerJob
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.journal import Journal, Outgoing, PendingWrites, Unusable, Written
 from batchrun.errors import OutputError
@@ -22,7 +22,6 @@ from batchrun.runs.opening import open_run
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.state.records import Acceptance, Share
-from tests.support.packing import Packed
 from tests.support.rehearsal import Listener, options_for, read_lines, write_lines
 from tests.support.state_files import told
 
@@ -126,7 +125,7 @@ def desk_of(folder: Path, lines: list, *submits: cmd.Submit, transport: Any = No
             run.session,
             run.lines,
             run.results,
-            transport or OneRowPerJob(JobPolicy()),
+            transport or Packing(JobPolicy(), 1, "run"),
             share=Share(),
             shared_answers=SharedAnswers(store, run.lines, run.results) if shares else None,
             deliver=None if shares else lambda lines: log.note(f"deliver {ids_of(lines)}"),
@@ -158,7 +157,7 @@ def shared(tmp_path: Path) -> Iterator[Desk]:
 def packed(tmp_path: Path) -> Iterator[Desk]:
     """Rows a and b in flight as job 1."""
     lines = [{"id": name, "prompt": f"p {name}"} for name in ("a", "b")]
-    with desk_of(tmp_path, lines, submit(1, 1, 2), transport=Packed(JobPolicy(), 2)) as desk:
+    with desk_of(tmp_path, lines, submit(1, 1, 2), transport=Packing(JobPolicy(), 2, "run")) as desk:
         yield desk
 
 

@@ -48,3 +48,16 @@ def test_a_file_that_is_not_there_is_empty_and_a_folder_is_refused(tmp_path: Pat
     assert list(read_lines(tmp_path / "none", end=9)) == []
     with pytest.raises(StateError, match="is not a file"):
         size_of(tmp_path)
+
+
+def test_groups_have_all_lines_wherever_a_block_ends(tmp_path: Path, monkeypatch):
+    data = b"".join(b"x" * (n % 17) + b"\r" * (n % 3) + b"\n" for n in range(3000)) + b"no end"
+    (tmp_path / "x").write_bytes(data)
+    for block_bytes in (1, 16, 1 << 20):
+        monkeypatch.setattr(reader, "_BLOCK_BYTES", block_bytes)
+        groups = list(reader.read_groups(tmp_path / "x", end=len(data) - 3))
+        lines = [line for group in groups for line in group]
+        assert b"".join(line.raw for line in lines) == data[:-3]
+        assert all(data[line.offset :].startswith(line.raw) for line in lines)
+        assert [line.number for line in lines] == list(range(1, 3002))
+        assert max(map(len, groups)) <= 1000

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from batchrun.errors import UsageError
 from batchrun.files.exactjson import load
+from batchrun.results.cells import OWN_COLUMNS, CellFinder, Found, Row
 from batchrun.results.chats import answered, messages_of, prompt_of
 from batchrun.results.kinds import BOOL, FLOAT, INT, JSON, LONG, NONE, TEXT, Kind, common, json_text, kind_of, settled
 from batchrun.results.parquet import ParquetFile
 from batchrun.results.table_files import JSON_LINES, Form, form_of, write_table, write_table_to
-from batchrun.results.tables import OWN_COLUMNS, Columns, Row, parse_columns
+from batchrun.results.tables import Columns, parse_columns
 
 values = st.recursive(
     st.none()
@@ -34,6 +35,11 @@ values = st.recursive(
 def row(value: Any, n: int = 0) -> Row:
     usage = {"input_tokens": 1, "output_tokens": 2}
     return Row({"id": f"r{n}", "status": "COMPLETED", "text": "t", "usage": usage, "metadata": {"v": value}})
+
+
+def found_in(*groups: list[Row], chosen: tuple[str, ...] | None = None) -> list[Found]:
+    finder = CellFinder(chosen)
+    return [finder.find(group) for group in groups]
 
 
 @pytest.mark.parametrize(
@@ -88,12 +94,12 @@ def canonical(kind: Kind | None) -> Any:
 def test_each_value_comes_back_from_parquet_as_it_was_or_as_json(found: list[Any], at_once: int):
     rows = [row(value, n) for n, value in enumerate(found)]
     columns, out = Columns(("v",)), io.BytesIO()
-    groups = lambda: iter([rows[at : at + at_once] for at in range(0, len(rows), at_once)])  # noqa: E731
-    for group in groups():
+    groups = found_in(*(rows[at : at + at_once] for at in range(0, len(rows), at_once)), chosen=("v",))
+    for group in groups:
         columns.learn(group)
     (_, kind) = columns.schema()[0]
     file = ParquetFile(out, columns.schema())
-    for group in groups():
+    for group in groups:
         got = columns.learn(group)["v"]
         file.write([[None if v is None else json_text(v) for v in got] if kind is JSON else got])
     file.end()
@@ -138,28 +144,28 @@ def test_any_other_suffix_is_refused(name: str):
 def test_more_columns_than_a_table_has_are_refused_with_the_way_out(tmp_path: Path):
     rows = [Row({"id": f"r{n}", "metadata": {f"k{n}": 1}}) for n in range(1001)]
     with pytest.raises(UsageError, match="more than 1,000 fields") as caught:
-        write_table(tmp_path / "x.csv", Form("csv"), Columns(), lambda: iter([rows]))
+        write_table(tmp_path / "x.csv", Form("csv"), Columns(), lambda: iter(found_in(rows)))
     assert "--columns" in caught.value.hint
     assert not list(tmp_path.iterdir())
-    assert write_table(tmp_path / "x.csv", Form("csv"), Columns(("id", "metadata")), lambda: iter([rows])) == [
-        "metadata"
-    ]
+    chosen = ("id", "metadata")
+    found = found_in(rows, chosen=chosen)
+    assert write_table(tmp_path / "x.csv", Form("csv"), Columns(chosen), lambda: iter(found)) == ["metadata"]
 
 
 def test_a_name_with_dots_is_found_whole_or_as_a_path():
-    columns = Columns(("a.b", "metadata.c.d", "output.1.x", "output.2.x"))
+    chosen = ("a.b", "metadata.c.d", "output.1.x", "output.2.x")
+    columns = Columns(chosen)
     record = {"id": "r", "a.b": 1, "metadata": {"c.d": 2}, "output": [{"x": 3}, {"x": 4}]}
-    assert columns.learn([Row(record)]) == {"a.b": [1], "metadata.c.d": [2], "output.1.x": [4], "output.2.x": [None]}
+    (found,) = found_in([Row(record)], chosen=chosen)
+    assert columns.learn(found) == {"a.b": [1], "metadata.c.d": [2], "output.1.x": [4], "output.2.x": [None]}
     with pytest.raises(UsageError, match=r"no row has 'output.2.x'"):
         columns.refuse_unknown()
 
 
 def test_a_name_of_ours_is_never_a_field_of_the_metadata():
-    columns = Columns(("reasoning", "topic"))
-    assert columns.learn([Row({"id": "r", "metadata": {"reasoning": "mine", "topic": "t"}})]) == {
-        "reasoning": [None],
-        "topic": ["t"],
-    }
+    record = {"id": "r", "metadata": {"reasoning": "mine", "topic": "t"}}
+    (found,) = found_in([Row(record)], chosen=("reasoning", "topic"))
+    assert Columns(("reasoning", "topic")).learn(found) == {"reasoning": [None], "topic": ["t"]}
 
 
 def test_lines_of_columns_may_go_to_a_stream_that_cannot_be_rewritten():
@@ -175,7 +181,7 @@ def test_lines_of_columns_may_go_to_a_stream_that_cannot_be_rewritten():
             return len(data)
 
     out = Once()
-    groups = [[row(1)], [row("x", 1)]]
+    groups = found_in([row(1)], [row("x", 1)], chosen=("id", "v"))
     assert write_table_to(out, Columns(("id", "v")), lambda: iter(groups)) == ["v"]
     assert out.said == b'{"id":"r0","v":"1"}\n{"id":"r1","v":"\\"x\\""}\n'
 

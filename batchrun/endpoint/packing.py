@@ -1,0 +1,216 @@
+"""Jobs of several rows: which rows may share one, its body, and each row's part of its answer. Pure.
+
+A job carries a list of prompts for `/v1/completions`, or a list of conversations for `/v1/chat/completions/batch`
+(vLLM since 0.19, behind worker-vllm since 2.24). vLLM answers with one choice for each prompt and sample, numbered
+`index = prompt * n + sample`, and with the sum of the tokens only. One prompt that it refuses fails the whole request,
+and it does not say which (observed with vLLM 0.32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import orjson
+
+from batchrun.config import JobPolicy
+from batchrun.endpoint.protocol import JobAnswer, JobStatus, PackPart, run_body
+from batchrun.files.exactjson import dump
+
+MOST_ROWS = 64
+"""The most rows of one job: one lost answer should not cost more, nor a job run into its execution timeout."""
+BATCH_ROUTE = "/v1/chat/completions/batch"
+_COMPLETIONS = "/v1/completions"
+_CHAT = "/v1/chat/completions"
+_ALONE = frozenset({"tools", "tool_choice", "functions", "function_call", "request_id", "use_beam_search"})
+"""Parameters that the batch route ignores or refuses, or that are a row's own."""
+_ANSWER_BYTES = 4_000_000
+"""The maximum size of an answer: a worker loses one that is too large."""
+_TOKEN_BYTES = 6
+_TOKEN_ID_BYTES = 7
+_LOGPROB_BYTES = 100
+_KINDS_MOST = 10_000
+"""With more kinds of rows, hardly any would share a job."""
+_PROMPTS_AT_ONCE = 256
+"""How many prompts a worker serves at once (MAX_NUM_SEQS of worker-vllm, by default)."""
+JOBS_AT_ONCE = 30
+"""How many jobs a worker takes at once (MAX_CONCURRENCY of worker-vllm, by default)."""
+_TIMEOUT_S = 600.0
+"""Runpod's default for the execution timeout of a job."""
+
+
+class Kind(NamedTuple):
+    """A kind of rows that may share a job."""
+
+    number: int = 0
+    """0: the row has a job of its own."""
+    most: int = 1
+    """How many rows of this kind may share a job, because their answers come as one."""
+
+
+ALONE = Kind()
+
+
+class _Asked(NamedTuple):
+    """What a request asks for, apart from its prompt."""
+
+    route: str
+    fields: dict[str, Any]
+    prompt: Any
+    samples: int
+
+
+class Packing:
+    """Jobs of up to `rows_per_job` rows, see `Transport`.
+
+    A job of one row is the same as without packing.
+
+    Args:
+        policy: The policy of each job.
+        rows_per_job: The most rows of one job, 1 to 64.
+        tag: Begins the request ids of the run's jobs.
+    """
+
+    def __init__(self, policy: JobPolicy, rows_per_job: int, tag: str) -> None:
+        self._policy = policy
+        self.rows_per_job = rows_per_job
+        self._tag = tag
+        self._kinds: dict[bytes, Kind] = {}
+
+    def kind(self, request: Mapping[str, Any], size_bytes: int) -> Kind:
+        """The kind of a row.
+
+        Args:
+            request: The `input` object of its request.
+            size_bytes: The size of the request: rows whose sizes differ much do not share a job.
+        """
+        if self.rows_per_job == 1:
+            return ALONE
+        asked = _asked(request)
+        if asked is None or (most := _most_rows(asked)) == 1:
+            return ALONE
+        size_class = size_bytes.bit_length() // 3
+        key = dump([asked.route, size_class, asked.fields], orjson.OPT_SORT_KEYS)
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= _KINDS_MOST:
+                return ALONE
+            kind = self._kinds[key] = Kind(len(self._kinds) + 1, most)
+        return kind
+
+    def body(self, requests: Sequence[Mapping[str, Any]], job: int) -> bytes:
+        """See `Transport.body`."""
+        if len(requests) == 1:
+            return run_body(requests[0], self._policy)
+        asked = [found for request in requests if (found := _asked(request)) is not None]
+        first = asked[0]
+        key = "messages" if first.route == BATCH_ROUTE else "prompt"
+        request_id = self._request_id(job, len(requests), first.samples)
+        body = {**first.fields, key: [each.prompt for each in asked], "request_id": request_id}
+        return run_body({"openai_route": first.route, "openai_input": body}, self._policy_for(len(requests)))
+
+    def _policy_for(self, rows: int) -> JobPolicy:
+        waves = -(-rows * JOBS_AT_ONCE // _PROMPTS_AT_ONCE)
+        if self._policy.execution_timeout_s is not None or waves == 1:
+            return self._policy
+        return replace(self._policy, execution_timeout_s=_TIMEOUT_S * waves)
+
+    def _request_id(self, job: int, rows: int, samples: int) -> str:
+        return f"{self._tag}-{job}-{rows}x{samples}"
+
+    def split(self, answer: JobAnswer, rows: int, job: int) -> list[JobAnswer] | str:
+        """See `Transport.split`."""
+        if rows == 1:
+            return [answer]
+        if answer.status is not JobStatus.COMPLETED:
+            return ""
+        output = answer.output
+        whole = output[0] if isinstance(output, list) and len(output) == 1 else output
+        choices = whole.get("choices") if isinstance(whole, dict) else None
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            return f"the answer of a job of {rows} rows has no choices"
+        samples, rest = divmod(len(choices), rows)
+        by_index = {choice.get("index"): choice for choice in choices if type(choice.get("index")) is int}
+        if rest or not samples or by_index.keys() != set(range(len(choices))):
+            return f"the answer of a job of {rows} rows has {len(choices)} choices, or their numbers are wrong"
+        said = whole.get("id")
+        if not isinstance(said, str) or not said.endswith(f"-{self._request_id(job, rows, samples)}"):
+            return f"the answer of a job of {rows} rows is not for this job: it does not repeat its request_id"
+        return _parts(answer, whole, [by_index[index] for index in range(len(choices))], rows)
+
+
+def _asked(request: Mapping[str, Any]) -> _Asked | None:
+    """What a request asks for; None if it must have a job of its own."""
+    route, fields = _of_openai(request) if "openai_input" in request else _of_worker(request)
+    key = _PROMPT_KEYS.get(route)
+    prompt = None if key is None else fields.get(key)
+    samples = fields.get("n", 1)
+    if not isinstance(prompt, list if route == _CHAT else str) or not prompt or type(samples) is not int:
+        return None
+    if not _ALONE.isdisjoint(fields) or fields.get("stream") or samples < 1 or (route == _CHAT and samples > 1):
+        return None
+    others = {name: value for name, value in fields.items() if name != key}
+    return _Asked(BATCH_ROUTE if route == _CHAT else _COMPLETIONS, others, prompt, samples)
+
+
+_PROMPT_KEYS = {_COMPLETIONS: "prompt", _CHAT: "messages"}
+
+
+def _of_openai(request: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    route, fields = request.get("openai_route"), request["openai_input"]
+    is_plain = len(request) == 2 and isinstance(fields, dict)  # noqa: PLR2004 - the route and the body
+    return (route, fields) if is_plain else ("", {})
+
+
+def _of_worker(request: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The route and the body that worker-vllm makes of its own form of a request."""
+    route = _CHAT if "messages" in request else _COMPLETIONS
+    key, sampling = _PROMPT_KEYS[route], request.get("sampling_params", {})
+    is_plain = request.keys() <= {key, "sampling_params"} and isinstance(sampling, dict) and key not in sampling
+    return (route, {**sampling, key: request.get(key)}) if is_plain else ("", {})
+
+
+def _most_rows(asked: _Asked) -> int:
+    """How many rows may be in one answer; 1 if the size of an answer is unknown."""
+    fields = asked.fields
+    limit = fields.get("max_completion_tokens") if asked.route == BATCH_ROUTE else None
+    limit = fields.get("max_tokens") if limit is None else limit
+    if type(limit) is not int or limit < 1:
+        return 1
+    logprobs = max((each for name in _LOGPROBS if type(each := fields.get(name)) is int), default=0)
+    if fields.get("logprobs") is True:
+        logprobs = max(logprobs, 1)
+    token_bytes = _TOKEN_BYTES + _TOKEN_ID_BYTES * bool(fields.get("return_token_ids")) + _LOGPROB_BYTES * logprobs
+    return max(_ANSWER_BYTES // (limit * asked.samples * token_bytes), 1)
+
+
+_LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs")
+
+
+def _parts(answer: JobAnswer, whole: dict[str, Any], choices: list[dict[str, Any]], rows: int) -> list[JobAnswer]:
+    """The answer of each row, as if it had a job of its own."""
+    samples = len(choices) // rows
+    held, rest = divmod(answer.held_bytes, rows)
+    usage = whole.get("usage")
+    is_list = isinstance(answer.output, list)
+    parts = []
+    for number in range(rows):
+        own = [{**choice, "index": i} for i, choice in enumerate(choices[number * samples : (number + 1) * samples])]
+        body = {**whole, "id": f"{whole['id']}-{number}", "choices": own, "usage": _usage(own)}
+        pack = PackPart(rows, number, usage if isinstance(usage, dict) else None)
+        output = [body] if is_list else body
+        parts.append(replace(answer, output=output, pack=pack, held_bytes=held + (rest if number == 0 else 0)))
+    return parts
+
+
+def _usage(choices: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
+    """The tokens of a row's choices; None if the worker does not give the tokens themselves."""
+    made = [choice.get("token_ids") for choice in choices]
+    if not all(isinstance(each, list) for each in made):
+        return None
+    usage = {"completion_tokens": sum(len(each) for each in made if each is not None)}
+    used = choices[0].get("prompt_token_ids")
+    if isinstance(used, list):
+        usage = {"prompt_tokens": len(used), **usage, "total_tokens": len(used) + usage["completion_tokens"]}
+    return usage

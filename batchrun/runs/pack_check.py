@@ -1,0 +1,196 @@
+"""Checks before a run with jobs of several rows that rows get the same answers together as one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from batchrun.config import RunOptions
+from batchrun.endpoint.client import EndpointClient
+from batchrun.endpoint.packing import JOBS_AT_ONCE, Packing
+from batchrun.endpoint.protocol import JobAnswer
+from batchrun.endpoint.worker_errors import NO_ROUTE
+from batchrun.engine.judging import judge
+from batchrun.engine.rows import RowLines
+from batchrun.errors import CallError, StoppedError, shown
+from batchrun.results.text import Text, extract
+from batchrun.scheduler.failures import Failure
+from batchrun.scheduler.submitter import ASSUMED_WORKERS
+from batchrun.state.reader import StateReader
+
+_AUTO_MOST = 16
+ROWS = 4
+"""How many rows are sent both together and one by one."""
+_MOST_TOKENS = 64
+"""An answer of the check is no longer: it shows as much, and costs less."""
+_POLL_S = 0.5
+_POLL_MOST_S = 5.0
+_SLOWER = 1.3
+_POLL_FAILURES = 5
+_LOOKED_AT = 200
+_LIKE_LENGTHS = 2.0
+_HINT = "run without --pack, or with --pack-check off if you accept the difference"
+
+
+class Candidate(NamedTuple):
+    """A row that the check sends."""
+
+    id: str
+    request: Mapping[str, Any]
+
+
+class Verdict(NamedTuple):
+    """What the check found."""
+
+    can_pack: bool
+    """Whether jobs can carry several rows."""
+    is_settled: bool
+    """Whether the check need not be repeated."""
+    message: str
+    """What to tell the user."""
+
+
+def rows_per_job(options: RunOptions, count_rows: Callable[[], int]) -> int:
+    """The most rows of one job.
+
+    With `--pack auto`, there are at least twice as many jobs as the workers take at once, and at most 16 rows in each:
+    then the API is no limit any more, and the workers are full.
+
+    Args:
+        options: The run's options.
+        count_rows: Counts the rows of the run.
+    """
+    if options.scheduler.pack is not None:
+        return options.scheduler.pack
+    return max(min(_AUTO_MOST, count_rows() // (2 * JOBS_AT_ONCE * ASSUMED_WORKERS)), 1)
+
+
+def candidates(store: StateReader, lines: RowLines, packing: Packing) -> list[Candidate]:
+    """Up to four pending rows of one kind; empty if the first rows cannot share a job."""
+    kinds: dict[int, list[Candidate]] = {}
+    for row in store.pending(0, _LOOKED_AT):
+        request = None if lines.has_files(row) else lines.read_request(row)
+        if request is None:
+            continue
+        kind = packing.kind(request, row.length)
+        if kind.number:
+            same = kinds.setdefault(kind.number, [])
+            same.append(Candidate(row.id, request))
+            if len(same) == min(ROWS, kind.most):
+                return same
+    return max(kinds.values(), key=len, default=[])
+
+
+async def check_packing(client: EndpointClient, packing: Packing, rows: Sequence[Candidate]) -> Verdict:
+    """Send rows together and one by one, at temperature 0, and compare their answers.
+
+    Args:
+        client: The endpoint.
+        packing: Makes the jobs.
+        rows: At least two rows of one kind.
+
+    Raises:
+        StoppedError: the answers differ.
+        CallError: the endpoint cannot be reached, or refuses the jobs.
+    """
+    requests = [_sober(row.request) for row in rows]
+    jobs: dict[str, None] = {}
+    try:
+        together, *alone = await asyncio.gather(
+            _answer(client, packing.body(requests, 0), jobs),
+            *(_answer(client, packing.body([request], 0), jobs) for request in requests),
+        )
+    except BaseException:
+        for job_id in jobs:
+            with suppress(CallError):
+                await client.cancel(job_id)
+        raise
+    parts = packing.split(together, len(rows), 0)
+    if isinstance(parts, str):
+        failure = judge(together, inspect_output=True, hide=client.hide)
+        if failure is not None and failure.message.startswith(NO_ROUTE):
+            why = "the endpoint takes no list of chats (vLLM 0.19 and worker-vllm 2.24 do)"
+            return Verdict(can_pack=False, is_settled=False, message=f"--pack: {why}; each row gets a job of its own")
+        failures = [judge(answer, inspect_output=True, hide=client.hide) for answer in alone]
+        if all(failures):
+            return _inconclusive(failures[0])
+        said = parts if failure is None else failure.message
+        raise StoppedError(f"--pack: rows that have an answer alone have none together: {said}", _HINT)
+    return _compared(rows, parts, alone, client)
+
+
+def _inconclusive(failure: Failure | None) -> Verdict:
+    said = "" if failure is None else f": {failure.message}"
+    message = f"--pack: the first rows fail, together and alone, so their answers were not compared{said}"
+    return Verdict(can_pack=True, is_settled=False, message=message)
+
+
+def _compared(
+    rows: Sequence[Candidate], parts: Sequence[JobAnswer], alone: Sequence[JobAnswer], client: EndpointClient
+) -> Verdict:
+    differing = 0
+    for row, part, single in zip(rows, parts, alone, strict=True):
+        failures = [judge(each, inspect_output=True, hide=client.hide) for each in (part, single)]
+        if failures[1] is not None:
+            return _inconclusive(failures[1])
+        if failures[0] is not None:
+            raise StoppedError(f"--pack: row {row.id} has an answer only alone: {failures[0].message}", _HINT)
+        one, other = extract(part.output), extract(single.output)
+        differing += one.texts != other.texts
+        if difference := _difference(one, other):
+            raise StoppedError(f"--pack: the answer to row {row.id} differs: {difference}", _HINT)
+    message = f"--pack: {len(rows)} rows have the same answers together and alone ({len(rows) + 1} jobs)"
+    if differing:
+        message = (
+            f"--pack: {differing} of {len(rows)} rows have other words together than alone, but end alike: the model"
+            f" is not deterministic ({len(rows) + 1} jobs)"
+        )
+    return Verdict(can_pack=True, is_settled=True, message=message)
+
+
+def _difference(one: Text, other: Text) -> str:
+    """What differs between the answer of a row that shared a job and the one it had alone; empty if they are alike."""
+    if one.texts == other.texts and one.finish_reasons == other.finish_reasons:
+        return ""
+    if one.finish_reasons != other.finish_reasons:
+        return f"finish_reason {one.finish_reason} together, {other.finish_reason} alone"
+    lengths = sorted((sum(map(_length, one.texts)), sum(map(_length, other.texts))))
+    if lengths[1] > _LIKE_LENGTHS * lengths[0]:
+        return f"{shown(one.text or '')} together, {shown(other.text or '')} alone"
+    return ""
+
+
+def _length(text: str | None) -> int:
+    return len(text or "")
+
+
+def _sober(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request whose answer is short, and at temperature 0."""
+    place = "openai_input" if "openai_input" in request else "sampling_params"
+    fields = dict(request.get(place) or {})
+    for name in ("max_tokens", "max_completion_tokens"):
+        if isinstance(limit := fields.get(name), int):
+            fields[name] = min(limit, _MOST_TOKENS)
+    return {**request, place: {**fields, "temperature": 0}}
+
+
+async def _answer(client: EndpointClient, body: bytes, jobs: dict[str, None]) -> JobAnswer:
+    """The final answer of a new job; its ID is in `jobs` as long as it is not known to have ended."""
+    answer = await client.run(body)
+    jobs[answer.id] = None
+    wait_s, failures = _POLL_S, 0
+    while not answer.status.is_final:
+        await asyncio.sleep(wait_s)
+        wait_s = min(wait_s * _SLOWER, _POLL_MOST_S)
+        try:
+            answer = await client.status(answer.id)
+        except CallError:
+            failures += 1
+            if failures == _POLL_FAILURES:
+                raise
+            continue
+        client.release(answer)
+    del jobs[answer.id]
+    return answer
