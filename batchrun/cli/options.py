@@ -96,7 +96,7 @@ def _type(argument: Argument) -> Any:
 def _default(argument: Argument) -> dict[str, Any]:
     """The `default` for click, as a user would write it; empty if there is none."""
     default, syntax = argument.default, argument.option.values.syntax
-    if syntax == "number or auto":
+    if syntax == "number or auto" and default is None:
         return {"default": "auto"}
     if default is MISSING or default is None or argument.takes_many:
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,16 @@ class StateReader(Database):
     def count_rows(self) -> int:
         """The number of rows of the run."""
         return int(self.query("SELECT count(*) FROM rows")[0][0])
+
+    def each_line(self) -> Generator[tuple[int, int, str, bytes]]:
+        """The source, row, id and digest of each valid line, in the order of the inputs, one in memory at a time.
+
+        If a line has several rows, the first; lines that are known by 16 bytes alone are left out.
+        """
+        return self.each(
+            "SELECT source, row, id, digest FROM rows"
+            " WHERE variant = 0 AND length(digest) > 16 AND id NOT GLOB 'invalid-*' ORDER BY source, line"
+        )
 
     def next_job(self) -> int:
         """A job number larger than all used ones."""

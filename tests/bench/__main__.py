@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from tests.bench import checks, exports, queues, sizes, speed, tables, templates
+from tests.bench import checks, exports, intake, queues, sizes, speed, tables, templates
 from tests.bench.figures import Asked
 
 FIGURES = {
@@ -23,6 +23,7 @@ FIGURES = {
     "lognormal": queues.lognormal,
     "limits": queues.limits,
     "memory": sizes.memory,
+    "intake": intake.intake,
     "cpu": speed.cpu,
     "start-up": speed.start_up,
     "tables": tables.rates,
