@@ -93,7 +93,8 @@ class RowLines:
         self._is_swept = bool(self._sweep)
         self._request = request
         self._is_changed = changes_requests(request)
-        self._endpoints = endpoints
+        self.endpoints = endpoints
+        """The endpoints that the run has had, by number."""
         self._amendments = amendments
         self._is_openai = form == "openai"
         self._with_request = with_request
@@ -206,7 +207,7 @@ class RowLines:
 
     def endpoint(self, row: RowRecord, number: int) -> str:
         """The ID of the endpoint of this number, to which a row was submitted."""
-        endpoint: str = self._variant(row).get(ENDPOINT) or self._endpoints[min(number, len(self._endpoints) - 1)]
+        endpoint: str = self._variant(row).get(ENDPOINT) or self.endpoints[min(number, len(self.endpoints) - 1)]
         return endpoint
 
     def text(self, output: Any) -> Text:

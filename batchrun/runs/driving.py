@@ -40,7 +40,6 @@ from batchrun.scheduler.pool import Pool
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 from batchrun.scheduler.window import MOST as MOST_JOBS
-from batchrun.state.endpoints import known_endpoints
 from batchrun.state.figures import execution
 from batchrun.state.lock import CANCEL
 from batchrun.state.records import Execution, Share
@@ -175,7 +174,7 @@ class _Engines:
         self._first_job = run.store.next_job()
         self._memory = MemoryBudget(run.options.memory_bytes)
         self._transport = self._packing(rows_per_job(run.options, run.store.count_rows))
-        self._numbers = {name: number for number, name in enumerate(known_endpoints(run.store, run.options))}
+        self._numbers = {name: number for number, name in enumerate(run.lines.endpoints)}
         self._pool: Pool | None = None
         self._queue: RowQueue | None = None
         if run.options.pool:
