@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
 TICK_S = 0.25
 """The driver asks its scheduler at least this often."""
-SHARED = ("pending", "ended", "held", "submissions", "accepted", "requeued", "unconfirmed", "recalled", "attempts")
+SHARED = (
+    "pending",
+    "ended",
+    "held",
+    "submissions",
+    "accepted",
+    "requeued",
+    "unconfirmed",
+    "recalled",
+    "attempts",
+    "excused",
+)
 """What the store knows of the rows."""
 
 
@@ -174,5 +185,5 @@ def assert_every_row_ended_once(pools: PoolWorld) -> None:
     assert set(pools.ended) | first.held == set(range(pools.rows))
     assert not any(world.open_jobs for world in pools.worlds)
     for row in range(pools.rows):
-        allowed = 1 + first.requeued[row] + first.unconfirmed[row] + first.recalled[row]
+        allowed = 1 + first.requeued[row] + first.unconfirmed[row] + first.recalled[row] + first.excused[row]
         assert first.submissions[row] <= allowed, f"row {row} was submitted more often than its failures say"
