@@ -53,7 +53,7 @@ def failure_record(
 
 
 def failed_job(
-    remote_id: str | None, submitted_ms: int | None, answer: JobAnswer | None, part: bytes | None
+    remote_id: str | None, submitted_ms: int | None, answer: JobAnswer | None, part: bytes | None, endpoint: int
 ) -> FailedJob:
     """The job of a row that has failed.
 
@@ -62,8 +62,9 @@ def failed_job(
         submitted_ms: UTC epoch milliseconds; None if nothing was submitted.
         answer: Its answer; None if there is none.
         part: Its partial output, as JSON; None if there is none.
+        endpoint: The number of its endpoint.
     """
-    return FailedJob(remote_id, submitted_ms, None, part, *_times_ms(answer))
+    return FailedJob(remote_id, submitted_ms, None, part, *_times_ms(answer), endpoint)
 
 
 def job_info(

@@ -20,7 +20,7 @@ from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.endings import Ending, failed_job, failure_record, job_end, job_info
 from batchrun.engine.reasking import asked_again
-from batchrun.engine.requests import RowRequests
+from batchrun.engine.row_queue import RowQueue
 from batchrun.engine.rows import LineChangedError, RowLines
 from batchrun.errors import OutputError
 from batchrun.results.completion import is_context_full
@@ -108,6 +108,7 @@ class Journal:
         results: The results files.
         transport: Makes the bodies of jobs.
         share: The rows of this journal.
+        queue: The rows that the journals of a pool share; None for its own.
         shared_answers: Gives rows the answers of others; None if no rows share answers.
         deliver: Called with the records of rows that have ended, as lines, once they are on disk; None for no calls.
     """
@@ -121,6 +122,7 @@ class Journal:
         transport: Transport,
         *,
         share: Share,
+        queue: RowQueue | None = None,
         shared_answers: SharedAnswers | None = None,
         deliver: Callable[[list[bytes]], None] | None = None,
     ) -> None:
@@ -133,27 +135,25 @@ class Journal:
         self._shared_answers = shared_answers
         self._deliver = deliver
         self._delivered: list[bytes] = []
-        self._requests = RowRequests(lines)
-        self._rows: dict[int, RowRecord] = {}
+        self._queue = queue or RowQueue(store, lines, share)
+        self._requests = self._queue.requests
+        self._rows = self._queue.rows
         self._jobs: dict[int | None, tuple[str, int]] = {}
         self._completed: set[int | None] = set()
         """Adopted jobs of which other rows already have results."""
         self._counted: set[int | None] = set()
         """Jobs of several rows whose tokens the present batch counts."""
-        self._last_row = 0
         self.said = AnswerTotals()
 
     def load(self, count: int) -> Loaded:
         """Up to `count` further pending rows."""
-        records = self._store.pending(self._last_row, count, self._share)
-        if records:
-            self._last_row = records[-1].row
-        for record in records:
-            self._rows[record.row] = record
+        records = self._queue.load(count)
         tickets = [self.ticket(record) for record in records]
         if self._transport.rows_per_job > 1:
             requests = self._requests.prepare(records)
             tickets = [self._of_kind(*each) for each in zip(tickets, records, requests, strict=True)]
+        if homes := self._queue.homes(records):
+            tickets = [ticket._replace(home=homes.get(ticket.row)) for ticket in tickets]
         return Loaded(tuple(tickets), exhausted=len(records) < count)
 
     def ticket(self, row: RowRecord) -> Ticket:
@@ -259,7 +259,7 @@ class Journal:
         marks = text.marks
         if "truncated" in marks and is_context_full(text, asked.most_tokens):
             marks = (*marks, CONTEXT_FULL)
-        endpoint = self._lines.endpoint(row)
+        endpoint = self._lines.endpoint(row, self._share.endpoint)
         job = job_info(*self._jobs[finish.job], answer, endpoint=endpoint, attempts=finish.attempts, now_ms=now_ms)
         used, made = text.input_tokens, text.output_tokens
         if job.pack is not None:
@@ -332,7 +332,7 @@ class Journal:
         self, row: RowRecord, failure: FailureRecord, job: int | None, answer: JobAnswer | None, part: bytes | None
     ) -> None:
         remote_id, submitted_ms = self._jobs.get(job) or self._store.submission(job)
-        failed = failed_job(remote_id, submitted_ms, answer, part)
+        failed = failed_job(remote_id, submitted_ms, answer, part, self._share.endpoint)
         self._delivered.append(self._lines.failure(row, failure, failed))
 
     def _submit(self, submit: cmd.Submit, batch: Batch, written: Written, now_ms: int) -> None:
@@ -352,6 +352,6 @@ class Journal:
         numbers = tuple([row for row, _ in rows])
         carried: int | tuple[int, ...] | None = numbers if len(numbers) > 1 else numbers[0]
         for row, attempt in rows:
-            batch.submitted.append(Submission(submit.job, row, attempt, now_ms, carried))
+            batch.submitted.append(Submission(submit.job, row, attempt, now_ms, carried, self._share.endpoint))
             carried = None
         written.outgoing.append(Outgoing(submit.job, numbers, self._transport.body(requests, submit.job)))

@@ -21,6 +21,7 @@ from itertools import islice
 from random import Random
 
 from batchrun.scheduler.failures import backoff_s
+from batchrun.scheduler.flight import Flight
 from batchrun.scheduler.health import EndpointHealth
 from batchrun.scheduler.prediction import Predictor
 
@@ -234,6 +235,13 @@ class PollPlan:
     def likely_end(self, sequence: int, submitted_at: float) -> float | None:
         """When a job of that sequence and age will almost certainly have ended; None if nothing has been learnt yet."""
         return self._predictor.likely_end(sequence, submitted_at)
+
+    def drain_s(self, last: Flight | None, next_sequence: int, now: float) -> float | None:
+        """How long it may take until the last job in flight has ended; None if nothing has been learnt yet."""
+        if last is None:
+            return 0.0
+        end_at = self.likely_end(last.sequence if last.remote_id else next_sequence, last.submitted_at)
+        return None if end_at is None else max(end_at - now, 0.0)
 
     def take(self, now: float) -> int | None:
         """The job to poll now, or None if none is due. It counts as being polled from then on."""
