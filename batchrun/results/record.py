@@ -348,8 +348,9 @@ def _job(job: JobInfo) -> dict[str, Any]:
     return data
 
 
+@lru_cache(256)
 def iso_time(epoch_s: float | None) -> str | None:
-    """`2026-01-01T00:00:00.000Z`; None stays None."""
+    """`2026-01-01T00:00:00.000Z`; None stays None. Cached, because the rows of a job have the same times."""
     if epoch_s is None:
         return None
     second, ms = divmod(round(epoch_s * 1000), 1000)
