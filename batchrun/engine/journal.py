@@ -163,8 +163,8 @@ class Journal:
         ticket, request = self.ticket(row), self._requests.prepare(row)
         if request is None:
             return ticket
-        number, most = self._transport.kind(request, row.length)
-        return ticket._replace(kind=number, most=most, size_bytes=row.length)
+        number, most, size_bytes = self._transport.kind(request)
+        return ticket._replace(kind=number, most=most, size_bytes=size_bytes)
 
     def draft(self, row: int, answer: JobAnswer) -> bytes:
         """See `RowLines.draft`."""

@@ -74,7 +74,7 @@ def candidates(store: StateReader, lines: RowLines, packing: Packing) -> list[Ca
         request = None if lines.has_files(row) else lines.read_request(row)
         if request is None:
             continue
-        kind = packing.kind(request, row.length)
+        kind = packing.kind(request)
         if kind.number:
             same = kinds.setdefault(kind.number, [])
             same.append(Candidate(row.id, request))
