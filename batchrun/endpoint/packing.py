@@ -166,8 +166,9 @@ _PROMPT_KEYS = {_COMPLETIONS: "prompt", _CHAT: "messages"}
 
 def _of_openai(request: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     route, fields = request.get("openai_route"), request["openai_input"]
-    is_plain = len(request) == 2 and isinstance(route, str) and isinstance(fields, dict)  # noqa: PLR2004 - and no more
-    return (route, fields) if is_plain else ("", {})
+    if len(request) == 2 and isinstance(route, str) and isinstance(fields, dict):  # noqa: PLR2004 - and nothing else
+        return route, fields
+    return "", {}
 
 
 def _of_worker(request: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

@@ -86,6 +86,8 @@ class Answers:
                     failure = await self._refuse(row, part, aside=_is_large(part))
                 said.append(RowAnswer(failure, find_flaw(part.output) if look_for_flaws and failure is None else None))
                 self._by_row[row] = part
+            else:
+                self._client.release(part)
         is_served = any(_is_answered(each.failure) for each in said)
         status = "FAILED" if answer.status is JobStatus.COMPLETED and not is_served else answer.status.value
         return status, tuple(said), None

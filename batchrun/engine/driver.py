@@ -201,6 +201,9 @@ class Engine:
             case cmd.Drain():
                 _LOG.error("stopping: %s", command.error.message)
                 self._observer.message(f"stopping: {command.error.message}; {self._drain_message()}")
+            case cmd.Tell(message):
+                _LOG.warning(message)
+                self._observer.message(message)
             case cmd.Halt():
                 _LOG.error("stopped: %s", command.error.message)
                 self._fail(command.error)

@@ -116,4 +116,11 @@ class Drain:
     error: StoppedError
 
 
-Command = LoadRows | Submit | Poll | Cancel | CheckHealth | Requeue | Finish | Hold | Halt | Drain
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell the user something that concerns the whole run."""
+
+    message: str
+
+
+Command = LoadRows | Submit | Poll | Cancel | CheckHealth | Requeue | Finish | Hold | Halt | Drain | Tell
