@@ -70,7 +70,7 @@ class RowOutcomes:
             usual_s: The typical execution time (0 if unknown), if the worker is to blame for the failure; else None.
         """
         whole, failure = event.whole, event.rows[0].failure
-        if whole is not None and failure is not None and len(flight.rows) > 1:
+        if whole is not None and failure is not None:
             if usual_s is None:
                 self._failed_together(flight, event.status, failure, now, whole)
             else:
@@ -121,7 +121,7 @@ class RowOutcomes:
             parts = [rows]
         else:
             half = (len(rows) + 1) // 2
-            parts = [rows[:half], rows[half:]]
+            parts = [rows[:half], *([rows[half:]] if rows[half:] else [])]
         for part in parts:
             self._submit_again(flight.job, part, status, failure, at, is_answered=is_answered, is_retry=is_counted)
 
