@@ -18,7 +18,7 @@ from batchrun.endpoint.protocol import JobAnswer
 from batchrun.endpoint.transport import Transport
 from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
 from batchrun.engine.dedupe import SharedAnswers
-from batchrun.engine.endings import Ending, failed_job, failure_record, job_end, job_info
+from batchrun.engine.endings import Ending, failed_job, failure_record, job_end, job_info, pack_info
 from batchrun.engine.reasking import asked_again
 from batchrun.engine.requests import RowRequests
 from batchrun.engine.rows import LineChangedError, RowLines
@@ -243,7 +243,6 @@ class Journal:
                 count = self._shared_answers.answer(row, line, batch, marks)
                 written.shared_succeeded += count
                 self.said.marks.update(dict.fromkeys(marks, count))
-        self._counted.clear()
         self._results.sync(batch.committed_bytes)
         return digests
 
@@ -270,7 +269,7 @@ class Journal:
         return line, marks
 
     def _tokens_once(self, job: int | None, pack: PackInfo) -> tuple[int | None, int | None]:
-        """The tokens of a job of several rows, for the first row with a result; None for the others."""
+        """The tokens of a job of several rows, for the first row with an answer; None for the others."""
         if job in self._counted or job in self._completed:
             return None, None
         self._counted.add(job)
@@ -297,17 +296,22 @@ class Journal:
                 self._rows[ending.row] = row._replace(retries=end.retries, unconfirmed=end.unconfirmed)
             match ending:
                 case cmd.Requeue(failure=Failure(kind=FailureKind.INVALID_OUTPUT) as failure):
+                    self._count_refused(ending.job, answer, batch)
                     self._amend(row, failure, answer, batch)
                 case cmd.Finish(failure=Failure(kind=FailureKind.INVALID_OUTPUT)):
-                    self._count_refused(answer, batch)
+                    self._count_refused(ending.job, answer, batch)
+        self._counted.clear()
 
-    def _count_refused(self, answer: JobAnswer | None, batch: Batch) -> None:
-        if answer is not None:
-            text = self._lines.text(answer.output)
-            batch.count_refused(text.input_tokens, text.output_tokens)
+    def _count_refused(self, job: int | None, answer: JobAnswer | None, batch: Batch) -> None:
+        if answer is None:
+            return
+        if answer.pack is not None:
+            batch.count_refused(*self._tokens_once(job, pack_info(answer.pack)))
+            return
+        text = self._lines.text(answer.output)
+        batch.count_refused(text.input_tokens, text.output_tokens)
 
     def _amend(self, row: RowRecord, failure: Failure, answer: JobAnswer | None, batch: Batch) -> None:
-        self._count_refused(answer, batch)
         request, known = self._lines.read_request(row), self._lines.amendment(row.row)
         output = None if answer is None else answer.output
         batch.amended.append((row.row, asked_again(request, known, failure, output, row.row)))

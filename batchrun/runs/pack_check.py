@@ -97,12 +97,14 @@ async def check_packing(client: EndpointClient, packing: Packing, rows: Sequence
     """
     requests = [_sober(row.request) for row in rows]
     jobs: dict[str, None] = {}
+    bodies = [packing.body(requests, 0), *(packing.body([request], 0) for request in requests)]
+    tasks = [asyncio.create_task(_answer(client, body, jobs)) for body in bodies]
     try:
-        together, *alone = await asyncio.gather(
-            _answer(client, packing.body(requests, 0), jobs),
-            *(_answer(client, packing.body([request], 0), jobs) for request in requests),
-        )
+        together, *alone = await asyncio.gather(*tasks)
     except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for job_id in jobs:
             with suppress(CallError):
                 await client.cancel(job_id)
@@ -167,12 +169,14 @@ def _length(text: str | None) -> int:
 
 
 def _sober(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request whose answer is short, and at temperature 0."""
+    """A request whose answer is short, and at temperature 0, for which vLLM gives one sample only."""
     place = "openai_input" if "openai_input" in request else "sampling_params"
     fields = dict(request.get(place) or {})
     for name in ("max_tokens", "max_completion_tokens"):
         if isinstance(limit := fields.get(name), int):
             fields[name] = min(limit, _MOST_TOKENS)
+    if "n" in fields:
+        fields["n"] = 1
     return {**request, place: {**fields, "temperature": 0}}
 
 

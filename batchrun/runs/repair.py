@@ -84,6 +84,7 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
     begin(store)
     adopt_superseded(store, observer)
     sizes_bytes = {}
+    counted_jobs: set[str] = set()
     with StateSnapshot(store.path) as rows:
         seen = bytearray(rows.last_row() + 1)
         for output in store.outputs():
@@ -91,7 +92,8 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
             with _exclusively(path):
                 marks = bytearray()
                 for group in read_groups(path, end=size_of(path)):
-                    stage_results(store, _kept(rows, output.output, options, group, seen, marks=marks))
+                    kept = _kept(rows, output.output, options, group, seen, marks=marks, counted_jobs=counted_jobs)
+                    stage_results(store, kept)
                 sizes_bytes[output.output] = _rewrite(path.resolve(), marks, observer)
     # The local endpoint's jobs were lost with its process.
     kept_since_ms = now_ms + 1 if options.is_local else now_ms - round(RETENTION_S * 1000)
@@ -115,7 +117,14 @@ def _exclusively(path: Path) -> Iterator[None]:
 
 
 def _kept(
-    rows: StateSnapshot, output: int, options: RunOptions, lines: list[StoredLine], seen: bytearray, *, marks: bytearray
+    rows: StateSnapshot,
+    output: int,
+    options: RunOptions,
+    lines: list[StoredLine],
+    seen: bytearray,
+    *,
+    marks: bytearray,
+    counted_jobs: set[str],
 ) -> Iterator[FoundResult]:
     """The lines that are results of rows; what each of the lines is, is appended to `marks`."""
     records = [read_record(line.raw) for line in lines]
@@ -139,8 +148,7 @@ def _kept(
                 None if job is None or job.submitted_at is None else round(job.submitted_at * 1000),
                 None if record.delay_ms is None else round(record.delay_ms),
                 None if record.execution_ms is None else round(record.execution_ms),
-                record.input_tokens,
-                record.output_tokens,
+                *record.tokens_once(counted_jobs),
                 orjson.dumps(record.marks).decode(),
             )
 
