@@ -25,12 +25,17 @@ ROWS = 4
 """How many rows are sent both together and one by one."""
 _MOST_TOKENS = 64
 """An answer of the check is no longer: it shows as much, and costs less."""
-_POLL_S = 0.5
+_POLL_S = 0.1
 _POLL_MOST_S = 5.0
-_SLOWER = 1.3
+_SLOWER = 1.5
 _POLL_FAILURES = 5
 _LOOKED_AT = 200
 _LIKE_LENGTHS = 2.0
+NONE_SHARES = (
+    "none of the first rows can share a job; do they set max_tokens (--default max_tokens=512)? see `batchrun help"
+    " packing`"
+)
+"""What to tell the user if there is no row to compare."""
 _HINT = "run without --pack, or with --pack-check off if you accept the difference"
 
 
