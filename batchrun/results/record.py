@@ -75,11 +75,7 @@ class Record:
     """The ID of the job of several rows that answered the row, and its tokens; None if the job was the row's own."""
 
     def tokens_once(self, seen: set[str]) -> tuple[int | None, int | None]:
-        """The tokens to count: those of a job of several rows with its first record, and None with the others.
-
-        Args:
-            seen: The jobs of several rows that are counted already; that of the record is added.
-        """
+        """The tokens to count: those of a shared job with its first record only, which is added to the jobs `seen`."""
         if self.shared is None:
             return self.input_tokens, self.output_tokens
         job_id, *tokens = self.shared

@@ -302,6 +302,7 @@ class _Engines:
             StoredRecords(store, (store.results_path(output), output.committed_bytes), self._run.lines),
             store.counts()[RowState.SUBMITTED],
             scheduler.window,
+            rows_per_job=self._transport.rows_per_job,
             journal=journal,
             appender=self._stack.enter_context(closing(RowAppender(store))),
             thread=self._thread,

@@ -209,7 +209,8 @@ async def test_the_format_of_openai_has_a_body_for_each_row(tmp_path):
         if pack := record["batchrun"]["job"].get("pack"):
             assert set(body["usage"].values()) == {0}, "readers add them up without checking for null"
             assert pack["usage"]["input_tokens"] == 2 * pack["size"]
-    assert len({record["response"]["body"]["id"] for record in run.results}) == 48
+    shared = [record for record in run.results if "pack" in record["batchrun"]["job"]]
+    assert len({record["response"]["body"]["id"] for record in shared}) == len(shared) > 0
 
 
 @pytest.mark.parametrize("keeps_others", [True, False])
