@@ -10,6 +10,7 @@ All methods block, and are called from one thread at a time: the driver keeps th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -199,6 +200,11 @@ class Journal:
     def _write(self, work: PendingWrites, now_ms: int) -> Written:
         for accepted in work.accepted:
             self._jobs[accepted.job] = (accepted.remote_id, accepted.submitted_ms)
+        if self._transport.rows_per_job > 1:
+            sizes = Counter([accepted.job for accepted in work.accepted]).values()
+            for rows in [rows for rows in sizes if rows > 1]:
+                work.count("packed_jobs")
+                work.count("packed_rows", rows)
         cancelling = [(cancel.job,) for cancel in work.cancels]
         batch = Batch(accepted=work.accepted, cancelling=cancelling, counters=work.counters, timeline=work.timeline)
         written = Written()
@@ -348,9 +354,6 @@ class Journal:
                 requests.append(request)
         if not rows:
             return
-        if len(rows) > 1:
-            batch.count("packed_jobs", 1)
-            batch.count("packed_rows", len(rows))
         numbers = tuple([row for row, _ in rows])
         carried: int | tuple[int, ...] | None = numbers if len(numbers) > 1 else numbers[0]
         for row, attempt in rows:

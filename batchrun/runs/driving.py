@@ -185,7 +185,7 @@ class _Engines:
         if self._transport.rows_per_job == 1 or run.store.get_setting(_CHECKED):
             return
         rows = candidates(run.store, run.lines, self._transport)
-        if not rows:
+        if len(rows) <= 1 < len(run.store.pending(0, 2)):
             run.observer.message(f"--pack: {NONE_SHARES}")
         if len(rows) <= 1 or scheduler.pack_check == "off":
             return

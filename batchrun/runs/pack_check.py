@@ -32,8 +32,8 @@ _POLL_FAILURES = 5
 _LOOKED_AT = 200
 _LIKE_LENGTHS = 2.0
 NONE_SHARES = (
-    "none of the first rows can share a job; do they set max_tokens (--default max_tokens=512)? see `batchrun help"
-    " packing`"
+    "none of the first rows can share a job; do they set max_tokens (--default max_tokens=512), and the same"
+    " parameters and seed? see `batchrun help packing`"
 )
 """What to tell the user if there is no row to compare."""
 _HINT = "run without --pack, or with --pack-check off if you accept the difference"

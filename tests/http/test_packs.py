@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+from aiohttp import web
 
 from batchrun.config import AnswerOptions, GuardOptions, RequestOptions, SweepOptions
 from batchrun.errors import StoppedError
@@ -406,6 +407,40 @@ async def test_a_run_goes_on_with_another_number_of_rows_a_job(tmp_path, later):
     assert_whole(tmp_path, run)
     assert max(sizes(worker)) <= later
     assert not run.errors
+
+
+async def test_rows_with_the_content_of_files_have_jobs_of_their_own(tmp_path):
+    worker = Spoiling()
+    run = await packed(tmp_path, worker, request=replace(ASK, inline_files="in_folder"))
+    assert_whole(tmp_path, run)
+    assert set(sizes(worker)) == {1}
+
+
+async def test_a_submission_that_is_refused_for_now_is_not_counted_as_a_shared_job(tmp_path):
+    write_lines(tmp_path, lines())
+    seen: list[int] = []
+
+    async def fault(_: Any, operation: str) -> web.Response | None:
+        if operation == "run":
+            seen.append(1)
+            return web.json_response({}, status=429) if len(seen) % 2 else None
+        return None
+
+    worker = Spoiling()
+    async with serving(fault, worker) as server:
+        run = await rehearse(tmp_path, server.endpoint.base_url, request=ASK, scheduler=PACKED)
+    assert_whole(tmp_path, run)
+    shared = [size for size in sizes(worker) if size > 1]
+    assert (run.summary.packed_jobs, run.summary.packed_rows) == (len(shared), sum(shared))
+
+
+@pytest.mark.parametrize("more", [{}, {"seed": range(48)}])
+async def test_a_run_whose_rows_cannot_share_jobs_says_so(tmp_path, more):
+    rows = [{**line, **{key: values[n] for key, values in more.items()}} for n, line in enumerate(lines())]
+    run = await packed(tmp_path, rows=rows, request=ASK if more else RequestOptions())
+    assert_whole(tmp_path, run)
+    assert [said for said in run.listener.messages if "--default max_tokens" in said]
+    assert run.summary.packed_jobs == 0
 
 
 # the check before the run
