@@ -242,12 +242,26 @@ class GuardOptions:
     """`--canary-allow length`: an answer that was cut off is good enough for a canary; None if it is not."""
     price_per_hour: float | None = None
     """Price of one worker in dollars per hour; None for no cost estimate."""
+    prices: dict[str, float] | None = None
+    """The same for each endpoint, by its ID, if they differ; None if they do not."""
     max_cost: float | None = None
     """In dollars, over all sessions of the run; None for no limit."""
     deadline_s: float | None = None
     """Seconds from the session's start; None for no deadline."""
     job_timeout_s: float | None = None
     """Seconds from a job's submission to its end; None if only its ttl limits it."""
+
+    def price_of(self, endpoint: str) -> float | None:
+        """The price of one worker of an endpoint in dollars per hour; None if no price is known.
+
+        An endpoint that the pool has lost may have none: the highest is then the safe one.
+        """
+        return self.prices.get(endpoint, max(self.prices.values())) if self.prices else self.price_per_hour
+
+    @property
+    def have_price(self) -> bool:
+        """Whether the cost is estimated."""
+        return self.price_per_hour is not None or bool(self.prices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +287,10 @@ class RunOptions:
     """A file for all results, or a folder with one results file for each input."""
     output_is_folder: bool
     state: Path
+    pool: tuple[str, ...] = ()
+    """The endpoints of a pool, `endpoint` first; empty without a pool."""
+    mixed: bool = False
+    """`--mixed`: endpoints of a pool may answer with different models."""
     base_url: str = DEFAULT_BASE_URL
     request: RequestOptions = field(default_factory=RequestOptions)
     sweep: SweepOptions = field(default_factory=SweepOptions)
@@ -284,6 +302,8 @@ class RunOptions:
     """Only the first N rows; None for all."""
     shard: str | None = None
     """`I/N`: only the lines of this shard; None for all lines."""
+    abandon: bool = False
+    """`--abandon`: give up jobs at endpoints that the pool has lost. For this session only: it is not stored."""
     strict: bool = False
     """`--strict`: treat probable mistakes in the lines as errors. For this session only: it is not stored."""
     skip_invalid: bool = False
@@ -312,8 +332,8 @@ class RunOptions:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The endpoints that rows are submitted to: the run's own, or those that the sweep compares."""
-        return self.sweep.endpoints or (self.endpoint,)
+        """The endpoints that rows are submitted to: the run's own, its pool, or those that the sweep compares."""
+        return self.sweep.endpoints or self.pool or (self.endpoint,)
 
     def to_json(self) -> dict[str, Any]:
         """The options as JSON values, for the state file: inputs absolute, output relative to the state file.
@@ -321,7 +341,7 @@ class RunOptions:
         The built-in endpoint has no base URL.
         """
         data = asdict(self)
-        del data["state"], data["strict"]
+        del data["state"], data["strict"], data["abandon"]
         data["sweep"] = self.sweep.to_json()
         data["base_url"] = None if self.is_local else without_user(self.base_url)
         data["inputs"] = [absolute_name(name) for name in self.inputs]
@@ -341,6 +361,7 @@ class RunOptions:
             **{
                 **data,
                 "inputs": tuple(data["inputs"]),
+                "pool": tuple(data.get("pool", ())),
                 "base_url": without_user(data["base_url"] or DEFAULT_BASE_URL),
                 "format": data.get("format", "batchrun"),
                 "output": Path(os.path.normpath(state.absolute().parent / data["output"])),

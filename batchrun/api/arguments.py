@@ -72,7 +72,8 @@ class StreamKeywords(RequestKeywords, total=False):
         ttl: Longest life of a job in seconds, queue time included, 10 to 604,800; None: Runpod's default, 86,400.
         job_timeout: Seconds after which a job that has not finished is cancelled and retried; None: after its ttl.
         deadline: Seconds from now by which the run must end; None: that of earlier calls, or none; `math.inf`: none.
-        price_per_hour: Hourly price of one worker in dollars; None: the cost is not estimated.
+        price_per_hour: Hourly price of one worker in dollars, or a dict with that of each endpoint; None: the cost is
+            not estimated.
         max_cost: Budget in dollars; nothing more is submitted once it is reached. None: that of earlier calls, or none;
             `math.inf`: none.
         retry_failed: Whether to run the failed rows of earlier calls again.
@@ -112,7 +113,7 @@ class StreamKeywords(RequestKeywords, total=False):
     ttl: float | None
     job_timeout: float | None
     deadline: float | None
-    price_per_hour: float | None
+    price_per_hour: float | dict[str, float] | None
     max_cost: float | None
     retry_failed: bool
     only: tuple[str, ...]
@@ -143,6 +144,8 @@ class RunKeywords(StreamKeywords, total=False):
         repeat: Number of samples of every request, or of each combination. Not for a list of requests.
         limit: Run only the first `limit` rows; None: all rows. Not for a list of requests.
         unconfirmed: What to do with a row if the answer to its submission never arrived: `resubmit` or `hold`.
+        mixed: Whether the endpoints of a pool may answer with different models.
+        abandon: With fewer endpoints than in earlier calls, whether to give up the jobs in flight at the others.
         repair: Whether to recover lost or damaged results, and to rebuild a lost state file.
         ordered: Whether to put the results into input order when the run has finished.
         shard: `I/N`: run only part I of N of the lines; None: all lines. Not for a list of requests.
@@ -155,6 +158,8 @@ class RunKeywords(StreamKeywords, total=False):
     repeat: int
     limit: int | None
     unconfirmed: UnconfirmedPolicy
+    mixed: bool
+    abandon: bool
     repair: bool
     ordered: bool
     shard: str | None
@@ -208,7 +213,8 @@ def checked(given: RunArguments) -> RunArguments:
         if (value is None and argument.takes_none) or (argument.option.values.may_be_off and value == OFF):
             continue
         if bounds is not None and argument.option.values.syntax != "halt":
-            _refuse_unless(argument.name, value, str(bounds), true=bounds.hold(value))
+            for each in value.values() if isinstance(value, dict) else (value,):
+                _refuse_unless(argument.name, each, str(bounds), true=bounds.hold(each))
         if choices := argument.choices:
             _refuse_unless(argument.name, value, f"{', '.join(choices[:-1])} or {choices[-1]}", true=value in choices)
     model_file = None if given.model_file is None else Path(given.model_file)

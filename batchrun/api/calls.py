@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -31,7 +31,7 @@ from batchrun.display.printer import Printer
 from batchrun.display.progress import make_observer
 from batchrun.display.summary import Observer
 from batchrun.engine.signals import Leaving, Wish, cancellable, interruptible
-from batchrun.errors import InputError, OutputError, RunInterrupted, StoppedError, UsageError
+from batchrun.errors import InputError, OutputError, RunInterrupted, StoppedError, UsageError, shown
 from batchrun.files.exactjson import load
 from batchrun.files.paths import behind_links
 from batchrun.files.streams import open_closed
@@ -50,7 +50,7 @@ logging.getLogger("batchrun").addHandler(logging.NullHandler())
 def run(
     inputs: str | os.PathLike[str] | Iterable[Any],
     *,
-    endpoint: str | None = None,
+    endpoint: str | Sequence[str] | None = None,
     output: str | os.PathLike[str],
     state: str | os.PathLike[str] | None = None,
     api_key: str | None = None,
@@ -68,7 +68,8 @@ def run(
             the lines of an input file, prompts as strings, dataclasses, pydantic models, or a table whose columns are
             the fields (a DataFrame of pandas or polars, a table of pyarrow, a Dataset). All are validated before
             anything is sent, and kept in `<state>.requests.jsonl`.
-        endpoint: Endpoint ID; `local` is the built-in endpoint. None: the endpoints are in `sweep`.
+        endpoint: Endpoint ID; `local` is the built-in endpoint. Several IDs, as a list or with commas, are a pool: each
+            row runs at the endpoint that will have it done first. None: the endpoints are in `sweep`.
         output: Results file, or folder (existing, or ending in /) for one results file per input.
         state: State file; None: `<output>.state`, or `batchrun.state` in a folder.
         api_key: None: that of RUNPOD_API_KEY, else that in `~/.runpod/config.toml`.
@@ -90,7 +91,7 @@ def run(
     given = checked(
         RunArguments(
             inputs=names if requests is None else (str(requests_path(at)),),
-            endpoint=endpoint,
+            endpoint=None if endpoint is None else _endpoints(endpoint),
             output=_text(output),
             state=None if requests is None and state is None else str(at),
             on_interrupt=on_interrupt,
@@ -141,7 +142,7 @@ def stream(
     given = checked(
         RunArguments(
             inputs=(str(requests_path(at)),),
-            endpoint=endpoint,
+            endpoint=_endpoints(endpoint),
             output=_text(output) if output is not None else str(at.with_name(_results_name(at.name))),
             state=str(at),
             on_interrupt=on_interrupt,
@@ -152,6 +153,8 @@ def stream(
     run_as = run_options(given)
     if run_as.output_is_folder:
         raise UsageError(f"output={run_as.output} is a folder", "give a file for all results")
+    if run_as.pool:
+        raise UsageError(f"endpoint={','.join(run_as.pool)}: a stream has one endpoint", "give one, or use `run`")
     if isinstance(requests, (str, bytes, Mapping)) or not isinstance(requests, (Iterable, AsyncIterable)):
         raise UsageError("requests is not an iterable of requests", "for one request give a list with it")
     work = partial(_run_shown, run_as, given, api_key=api_key, requests=())
@@ -379,6 +382,13 @@ def _keep(requests: Iterable[Any], file: Any, rules: LineRules) -> None:
 
 def _lines(file: Any) -> Iterator[bytes]:
     return (line.rstrip(b"\n") for line in file)
+
+
+def _endpoints(given: str | Sequence[str]) -> tuple[str, ...]:
+    names = given.split(",") if isinstance(given, str) else given
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"endpoint={shown(given)} is not valid", "give an endpoint ID, or a list of them")
+    return tuple([name.strip() for name in names])
 
 
 def _text(path: str | os.PathLike[str]) -> str:

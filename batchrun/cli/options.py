@@ -110,9 +110,10 @@ def _callback(argument: Argument) -> Callable[..., Any] | None:
         case "time":
             assert expected.bounds is not None  # noqa: S101 - their definitions have them
             return functools.partial(values.duration, expected.bounds, may_be_off=expected.may_be_off)
-        case "size" | "halt":
+        case "size" | "halt" | "price":
             assert expected.bounds is not None  # noqa: S101 - their definitions have them
-            return functools.partial({"size": values.size, "halt": values.halt}[expected.syntax], expected.bounds)
+            parse: dict[str, Callable[..., Any]] = {"size": values.size, "halt": values.halt, "price": values.price}
+            return functools.partial(parse[expected.syntax], expected.bounds)
     plain: dict[str, Callable[..., Any]] = {
         "pairs": values.key_values,
         "sweep": values.sweeps,

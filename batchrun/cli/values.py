@@ -124,6 +124,23 @@ def halt(bounds: Bounds, _ctx: click.Context, param: click.Parameter, value: str
     return HaltOptions(share=share)
 
 
+def price(
+    bounds: Bounds, _ctx: click.Context, param: click.Parameter, value: str | None
+) -> float | dict[str, float] | None:
+    """Parse `2.5`, or `ID=2.5,ID=1.9`."""
+    if value is None:
+        return None
+    prices: dict[str, float] = {}
+    for part in value.split(","):
+        endpoint, _, text = part.rpartition("=")
+        number = _number(text.strip(), bounds)
+        if number is None or not bounds.hold(number) or endpoint.strip() in prices or ("," in value and not endpoint):
+            problem = f"{shown(value)} is not {bounds}, or ID=PRICE,ID=PRICE with a price for each endpoint"
+            raise click.BadParameter(problem, param=param)
+        prices[endpoint.strip()] = number
+    return prices.get("") or prices
+
+
 class Number(click.FloatRange):
     """The click type of a number within bounds.
 

@@ -60,15 +60,17 @@ class JobArguments(RequestArguments, CheckArguments, GuardArguments, KeyArgument
         "TOML file with any of these options, and INPUT... as `inputs`. The command line wins.",
         Values("run file", "FILE"),
     )
-    endpoint: str | None = option(
+    endpoint: tuple[str, ...] | None = option(
         None,
         (WHERE, 1),
-        "Endpoint ID; `local` starts the built-in endpoint in this process. For several endpoints use --sweep"
+        "Endpoint ID; `local` starts the built-in endpoint in this process. Several IDs, with commas or repeated, are a"
+        " pool: each row runs at the endpoint that will have it done first. To compare endpoints, use --sweep"
         " endpoint=ID1,ID2. [env: RUNPOD_ENDPOINT_ID]",
-        text_value("ID"),
+        Values("names", "ID,..."),
         flags="-e --endpoint",
         variables=("BATCHRUN_ENDPOINT", "RUNPOD_ENDPOINT_ID"),
     )
+    mixed: bool = option(False, (WHERE, 6), "Accept that the endpoints of a pool answer with different models.")
     base_url: str = option(
         DEFAULT_BASE_URL,
         (WHERE, 7),

@@ -27,7 +27,19 @@ OFF = math.inf
 """Takes off a limit that the run has had in earlier sessions."""
 
 Syntax = Literal[
-    "plain", "number", "number or auto", "time", "size", "halt", "pairs", "sweep", "names", "name", "run file", "or all"
+    "plain",
+    "number",
+    "number or auto",
+    "time",
+    "size",
+    "halt",
+    "price",
+    "pairs",
+    "sweep",
+    "names",
+    "name",
+    "run file",
+    "or all",
 ]
 
 

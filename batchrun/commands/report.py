@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import asdict
 from pathlib import Path
 
 from batchrun.config import RunOptions
-from batchrun.display.variants import Histogram, VariantReport, VariantTable
+from batchrun.display.variants import EndpointReport, Histogram, VariantReport, VariantTable
 from batchrun.errors import StateError
 from batchrun.prompts.sweep import REPEAT, Sweep, shown
 from batchrun.results.reader import read_groups, size_of
 from batchrun.results.record import read_record, result_digest
-from batchrun.runs.spending import cost_so_far
+from batchrun.runs.spending import cost_so_far, costs_by_endpoint
+from batchrun.runs.work import endpoint_work
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
 from batchrun.state.shared_ids import stored_ids
@@ -49,7 +51,24 @@ def read(state: Path) -> VariantTable:
         _add_times(store, variants, repeat)
         _add_cost(store, variants, options)
         _add_answers(store, variants, repeat)
-    return VariantTable(str(state), [variant for variant in variants if variant.rows or len(variants) == 1])
+        endpoints = _endpoints(store, options)
+    return VariantTable(str(state), [variant for variant in variants if variant.rows or len(variants) == 1], endpoints)
+
+
+def _endpoints(store: StateSnapshot, options: RunOptions) -> list[EndpointReport]:
+    work = endpoint_work(store, options)
+    if not work:
+        return []
+    costs: list[float | None] = [None] * len(work)
+    if options.guards.have_price:
+        costs = [cost.most for cost in costs_by_endpoint(store, store.counts(), store.counters(), options)]
+    histograms: defaultdict[int, Histogram] = defaultdict(Histogram)
+    for number, value, count in figures.times_by_endpoint(store):
+        histograms[number].add(value, count)
+    return [
+        EndpointReport(**asdict(each), execution_ms=histograms[number].times(), cost=costs[number])
+        for number, each in enumerate(work)
+    ]
 
 
 def _variants(options: RunOptions) -> list[VariantReport]:
@@ -72,7 +91,7 @@ def _add_times(store: StateSnapshot, variants: list[VariantReport], repeat: int)
 
 
 def _add_cost(store: StateSnapshot, variants: list[VariantReport], options: RunOptions) -> None:
-    cost = cost_so_far(store, store.counts(), store.counters(), options.guards.price_per_hour)
+    cost = cost_so_far(store, store.counts(), store.counters(), options)
     worked = figures.execution_by_variant(store, options.sweep.repeat)
     total_ms = sum(worked.values())
     if cost is not None and total_ms:

@@ -61,7 +61,7 @@ def _page(report: VariantTable, store: StateSnapshot) -> bytes:
     left = rows - succeeded - failed
     title = "Every row succeeded" if succeeded == rows else f"{failed:,} of {rows:,} rows failed"
     title = f"{left:,} of {rows:,} rows not finished" if left else title
-    cost = cost_so_far(store, store.counts(), store.counters(), options.guards.price_per_hour)
+    cost = cost_so_far(store, store.counts(), store.counters(), options)
     seconds = figures.sessions_ms(store) / 1000
     facts = [("rows", f"{rows:,}"), ("succeeded", f"{succeeded:,}"), ("failed", f"{failed:,}")]
     facts += [("running time", duration(seconds))]
@@ -70,7 +70,7 @@ def _page(report: VariantTable, store: StateSnapshot) -> bytes:
     shown = tables(replace(report, variants=largest(report)))
     more = len(report.variants) > len(largest(report))
     first = f"The largest of {len(report.variants):,} variants" if more else "Variants"
-    names = {"rows": first, "delay p50": "Delay and execution", "failure": "Failures by kind"}
+    names = {"rows": first, "delay p50": "Delay and execution", "jobs": "Endpoints", "failure": "Failures by kind"}
     sections += [table(names.get(head[1], "Answers to check"), head, rest, numbers=True) for head, *rest in shown]
     if longest := figures.longest_jobs(store, _LONGEST):
         cells = [

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 from batchrun.commands.event_loop import in_loop
 from batchrun.commands.local_endpoint import as_before, keep_worker, local_worker, serving
 from batchrun.commands.notify import notifying, refuse_bad_urls
+from batchrun.commands.run_options import refuse_wrong_prices
 from batchrun.commands.session_arguments import SessionArguments
 from batchrun.config import RunOptions
 from batchrun.display.summary import Observer, Summary
@@ -24,6 +26,7 @@ from batchrun.runs.channel import RunSide
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive, drive_requests
 from batchrun.runs.opening import open_on_requests, open_run
+from batchrun.runs.pools import new_endpoints
 from batchrun.runs.superseding import Redo
 from batchrun.runs.trust import EVERYTHING, GivenByCommand
 from batchrun.scheduler.failures import FailureKind
@@ -60,13 +63,13 @@ def run(
     Raises:
         BatchrunError: nothing was sent, or batchrun has a defect. If a run stops early, the summary says so instead.
     """
-    _refuse_wrong_kinds(given)
-    refuse_bad_urls(options, given.notify)
+    _refuse_wrong_options(options, given)
+    options = replace(options, abandon=given.abandon)
     key = find_key(options, api_key)
     local = as_before(given, options.state) if options.is_local else given
     worker = local_worker(local, observer) if options.is_local else None
-    if len(options.endpoints) > 1 and not options.state.exists():
-        in_loop(refuse_unknown_endpoints(options, key))
+    if new := new_endpoints(options):
+        in_loop(refuse_unknown_endpoints(options, new, key))
     leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)
     open_it = partial(open_run, given=confirmed, resumed=resumed, redo=redo)
     if requests is not None:
@@ -99,7 +102,9 @@ async def _drive(
         return await work(local_url, rng)
 
 
-def _refuse_wrong_kinds(given: SessionArguments) -> None:
+def _refuse_wrong_options(options: RunOptions, given: SessionArguments) -> None:
+    refuse_bad_urls(options, given.notify)
+    refuse_wrong_prices(options.guards, options.endpoints)
     if given.only and not given.retry_failed:
         raise UsageError("--only needs --retry-failed", "add --retry-failed, or remove --only")
     refuse_unknown_kinds(given.only)

@@ -78,7 +78,7 @@ def watch_options(given: JobArguments, folder: Path, output: Path) -> config.Run
 
 def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config.RunOptions:
     request, sweep = request_options(given)
-    endpoint = _endpoint(given, sweep)
+    endpoint, pool = _endpoints(given, sweep)
     is_local = endpoint == config.LOCAL_ENDPOINT
     limits = config.Limits(
         run=_limit(given.run_limit, config.Limits().run, unlimited=is_local),
@@ -87,9 +87,13 @@ def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config
     base_url = _base_url(given, is_local=is_local)
     if not is_begun:
         refuse_wrong_parameters(given)
+    chosen = guards(given, config.GuardOptions())
+    refuse_wrong_prices(chosen, sweep.endpoints or pool or (endpoint,))
     return config.RunOptions(
         inputs=place.inputs,
         endpoint=endpoint,
+        pool=pool,
+        mixed=given.mixed,
         base_url=base_url,
         output=place.output,
         output_is_folder=place.output_is_folder,
@@ -107,7 +111,7 @@ def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config
             pack=given.pack,
             pack_check=given.pack_check,
         ),
-        guards=guards(given, config.GuardOptions()),
+        guards=chosen,
         answers=answers(given, config.AnswerOptions(require_text=given.require_text)),
         limit=given.limit,
         shard=None if place.shard is None else str(place.shard),
@@ -206,31 +210,42 @@ def _refuse_wrong(option: str, parameters: Mapping[str, Any] | None) -> None:
             refuse_wrong_parameter(option, key, value)
 
 
-def _endpoint(given: JobArguments, sweep: config.SweepOptions) -> str:
-    """The run's endpoint; with a sweep over endpoints, the first of them.
+def _endpoints(given: JobArguments, sweep: config.SweepOptions) -> tuple[str, tuple[str, ...]]:
+    """The run's endpoint, the first one of several; and its pool, empty if there is none.
 
     Raises:
-        UsageError: no endpoint is given, or two in different ways, or it is not an endpoint ID.
+        UsageError: no endpoint is given, or some in different ways, or one is not an endpoint ID.
     """
-    swept, endpoint = sweep.endpoints, given.endpoint
+    swept, endpoints = sweep.endpoints, given.endpoint
     if swept:
-        if endpoint is not None and "endpoint" not in given.from_environment:
+        if endpoints is not None and "endpoint" not in given.from_environment:
             raise UsageError("both --endpoint and --sweep endpoint=... are given", "remove one of them")
         if config.LOCAL_ENDPOINT in swept:
-            raise UsageError(
-                "--sweep endpoint: the built-in endpoint `local` cannot be combined with others",
-                "start it with `batchrun serve`, and give its URL as --base-url: it accepts any endpoint ID",
-            )
-        return str(swept[0])
-    if endpoint is None:
+            raise UsageError(_LOCAL_ALONE.format("--sweep endpoint"), _SERVE)
+        return str(swept[0]), ()
+    if not endpoints:
         raise UsageError(
             "no endpoint is given", "give -e ID, or set RUNPOD_ENDPOINT_ID; `-e local` rehearses without an account"
         )
-    if endpoint != config.LOCAL_ENDPOINT and not endpoint.replace("-", "").replace("_", "").isalnum():
-        raise UsageError(
-            f"--endpoint {endpoint!r} is not an endpoint ID", "the ID is the word in the endpoint's URL, like abc123xyz"
-        )
-    return endpoint
+    for endpoint in endpoints:
+        if endpoint != config.LOCAL_ENDPOINT and not endpoint.replace("-", "").replace("_", "").isalnum():
+            raise UsageError(
+                f"--endpoint {endpoint!r} is not an endpoint ID",
+                "the ID is the word in the endpoint's URL, like abc123xyz",
+            )
+    if len(endpoints) == 1:
+        if given.mixed:
+            raise UsageError("--mixed needs several endpoints", "give them: --endpoint ID1,ID2; or remove --mixed")
+        return endpoints[0], ()
+    if len(set(endpoints)) < len(endpoints):
+        raise UsageError(f"--endpoint {','.join(endpoints)}: an endpoint is given twice", "give each of them once")
+    if config.LOCAL_ENDPOINT in endpoints:
+        raise UsageError(_LOCAL_ALONE.format("--endpoint"), _SERVE)
+    return endpoints[0], tuple(endpoints)
+
+
+_LOCAL_ALONE = "{}: the built-in endpoint `local` cannot be combined with others"
+_SERVE = "start it with `batchrun serve`, and give its URL as --base-url: it accepts any endpoint ID"
 
 
 def _refuse_unsendable(option: str, value: Any) -> None:
@@ -270,19 +285,37 @@ def guards(given: GuardArguments, known: config.GuardOptions) -> config.GuardOpt
     Raises:
         UsageError: a budget is given without a price.
     """
+    price, prices = known.price_per_hour, known.prices
+    if isinstance(given.price_per_hour, dict):
+        price, prices = None, given.price_per_hour
+    elif given.price_per_hour is not None:
+        price, prices = given.price_per_hour, None
     chosen = config.GuardOptions(
         on_interrupt=_chosen(given.on_interrupt, known.on_interrupt),
         halt=_chosen(given.halt, known.halt),
         canary=_chosen(given.canary, known.canary),
         canary_allow=_chosen(given.canary_allow, known.canary_allow),
-        price_per_hour=_chosen(given.price_per_hour, known.price_per_hour),
+        price_per_hour=price,
+        prices=prices,
         max_cost=_unless_off(_chosen(given.max_cost, known.max_cost)),
         deadline_s=_unless_off(_chosen(given.deadline, known.deadline_s)),
         job_timeout_s=_unless_off(_chosen(given.job_timeout, known.job_timeout_s)),
     )
-    if chosen.max_cost is not None and chosen.price_per_hour is None:
+    if chosen.max_cost is not None and not chosen.have_price:
         raise UsageError("--max-cost needs --price-per-hour", "give the hourly price of one worker, in dollars")
     return chosen
+
+
+def refuse_wrong_prices(guards: config.GuardOptions, endpoints: tuple[str, ...]) -> None:
+    """Refuse prices that are not those of a run's endpoints.
+
+    Raises:
+        UsageError: an endpoint has no price, or is not one of the run.
+    """
+    prices = guards.prices or {}
+    for endpoint in prices.keys() ^ set(endpoints) if prices else ():
+        problem = "is not an endpoint of this run" if endpoint in prices else "has no price"
+        raise UsageError(f"--price-per-hour: {endpoint} {problem}", f"the endpoints are {', '.join(endpoints)}")
 
 
 def _chosen(given: T | None, known: T) -> T:

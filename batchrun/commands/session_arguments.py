@@ -61,11 +61,12 @@ class GuardArguments(Arguments):
     canary_allow: CanaryAllows | None = option(
         None, (GUARDS, 4), "Let --canary accept answers that were cut off by max_tokens."
     )
-    price_per_hour: float | None = option(
+    price_per_hour: float | dict[str, float] | None = option(
         None,
         (MONEY, 1),
-        "Hourly price of one worker; enables cost estimates.",
-        numbers(0, 1_000_000, above=True, metavar="$"),
+        "Hourly price of one worker; enables cost estimates. For several endpoints with different prices:"
+        " ID=PRICE,ID=PRICE.",
+        Values("price", "$|ID=$,...", Bounds(0, 1_000_000, above=True)),
     )
     max_cost: float | None = option(
         None,
@@ -119,6 +120,12 @@ class RetryArguments(Arguments):
         "With --retry-failed: only rows that failed with this kind of error; repeatable.",
         text_value("KIND"),
         variables=("BATCHRUN_KINDS",),
+    )
+    abandon: bool = option(
+        False,
+        (FAILURES, 4),
+        "With fewer endpoints than before: give up the jobs in flight at the others, and run their rows again. They may"
+        " be paid for twice.",
     )
     repair: bool = option(
         False,

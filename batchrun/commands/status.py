@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from batchrun.display.text import clipped, fitted
 from batchrun.display.units import duration
 from batchrun.results.text import MARK_NAMES
 from batchrun.runs.spending import cost_so_far
+from batchrun.runs.work import EndpointWork, endpoint_work
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
 from batchrun.state.dedupe import count_shared
@@ -69,6 +70,8 @@ class RunStatus:
     """Where the process runs, if it is not on this host; else empty."""
     log: str | None = None
     """Path of the write-ahead log, which belongs to the state file; None if there is none."""
+    endpoints: list[EndpointWork] = field(default_factory=list)
+    """What each endpoint has done, for a run that has had several of its own."""
     shared: int = 0
     """Rows that succeeded with the answer to the equal request of another row."""
 
@@ -113,7 +116,8 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
             ],
             failures=figures.failure_groups(store),
             counters=counters,
-            cost=cost_so_far(store, counts, counters, None if options is None else options.guards.price_per_hour),
+            cost=cost_so_far(store, counts, counters, options),
+            endpoints=[] if options is None else endpoint_work(store, options),
             shared=count_shared(store) if options is not None and options.dedupe else 0,
         )
 
@@ -146,6 +150,11 @@ def render(status: RunStatus) -> str:
         f"  not run    {s.pending + s.submitting:>11,}",
         "",
         f"  {s.rows_per_s:,.1f} rows/s over a running time of {duration(s.elapsed_s)}",
+    ]
+    lines += [
+        f"  endpoint {each.endpoint}: {each.succeeded:,} succeeded, {each.failed:,} failed,"
+        f" {each.in_flight:,} in flight, {each.rows_per_s:,.1f} rows/s"
+        for each in s.endpoints
     ]
     if s.cost is not None:
         first, *more = cost_lines(s.cost, is_over=not open_rows)

@@ -80,11 +80,16 @@ def cost_of(work: WorkCost, *, price_per_hour: float, done: int, total: int) -> 
 
 
 def added(costs: Sequence[Cost], *, done: int, total: int) -> Cost:
-    """The cost of a run on several endpoints; `done` and `total` count the rows of all of them."""
+    """The cost of a run on several endpoints; `done` and `total` count the rows of all of them.
+
+    Its price is the mean of theirs, weighted by what was spent.
+    """
+    most = sum(cost.most for cost in costs)
+    mean = sum(cost.most * cost.price_per_hour for cost in costs) / most if most else costs[0].price_per_hour
     return _rated(
-        costs[0].price_per_hour,
+        mean,
         least=sum(cost.least for cost in costs),
-        most=sum(cost.most for cost in costs),
+        most=most,
         unwatched=sum(cost.unwatched for cost in costs),
         failed=sum(cost.failed for cost in costs),
         duplicates=sum(cost.duplicates for cost in costs),

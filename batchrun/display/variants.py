@@ -97,17 +97,37 @@ class VariantReport:
     """Its share, by execution time, of the upper bound of the run's cost; None without a price."""
 
 
+class EndpointReport(NamedTuple):
+    """What one endpoint of a pool has done."""
+
+    endpoint: str
+    jobs: int
+    succeeded: int
+    """Rows whose last job was there, here and in the next two."""
+    failed: int
+    in_flight: int
+    rows_per_s: float
+    execution_ms: Percentiles | None
+    """None if no job there has completed."""
+    cost: float | None
+    """The upper bound; None without a price."""
+
+
 @dataclass(frozen=True, slots=True)
 class VariantTable:
     """The variants of a run, in the order of the sweep."""
 
     state: str
     variants: list[VariantReport]
+    endpoints: list[EndpointReport] = field(default_factory=list)
+    """The endpoints that the run has had; empty if it has had one, or compares them in a sweep."""
 
 
 def to_json(report: VariantTable) -> bytes:
     """One JSON object with all variants, and a newline."""
-    data = {"state": report.state, "variants": [_variant_json(variant) for variant in report.variants]}
+    data: dict[str, Any] = {"state": report.state, "variants": [_variant_json(variant) for variant in report.variants]}
+    if report.endpoints:
+        data["endpoints"] = [_endpoint_json(each) for each in report.endpoints]
     return dump(data, orjson.OPT_APPEND_NEWLINE)
 
 
@@ -117,6 +137,10 @@ def _variant_json(variant: VariantReport) -> dict[str, Any]:
         numbers = getattr(variant, name)
         data[name] = None if numbers is None else numbers._asdict()
     return data
+
+
+def _endpoint_json(report: EndpointReport) -> dict[str, Any]:
+    return report._asdict() | {"execution_ms": report.execution_ms and report.execution_ms._asdict()}
 
 
 def render(report: VariantTable) -> str:
@@ -135,7 +159,7 @@ def largest(report: VariantTable) -> list[VariantReport]:
 
 
 def tables(report: VariantTable) -> list[list[list[str]]]:
-    """Tables of cells, each with a header row: rows and tokens, times, and, if there are any, marks and failures."""
+    """Tables of cells, each with a header row: rows and tokens, times, and, if any, endpoints, marks and failures."""
     shown = report.variants
     labels = [_cut(variant.label) for variant in shown]
     with_cost = any(variant.cost is not None for variant in shown)
@@ -159,6 +183,8 @@ def tables(report: VariantTable) -> list[list[list[str]]]:
         for kind, count in variant.failures.items()
     ]
     found = [[head, *rows], timed]
+    if report.endpoints:
+        found.append(_endpoints(report.endpoints))
     marks = [mark for mark in MARKS if any(getattr(variant, mark) for variant in shown)]
     if marks:
         marked = [
@@ -169,6 +195,21 @@ def tables(report: VariantTable) -> list[list[list[str]]]:
     if failures:
         found.append([["variant", "failure", "rows"], *failures])
     return found
+
+
+def _endpoints(reports: list[EndpointReport]) -> list[list[str]]:
+    head = ["endpoint", "jobs", "succeeded", "failed", "in flight", "rows/s", "execution p50", "p90", "p99", "cost"]
+    rows = [
+        [
+            _cut(each.endpoint),
+            *(f"{count:,}" for count in (each.jobs, each.succeeded, each.failed, each.in_flight)),
+            f"{each.rows_per_s:,.1f}",
+            *_times(each.execution_ms),
+            "-" if each.cost is None else money(each.cost),
+        ]
+        for each in reports
+    ]
+    return [head, *rows]
 
 
 def _tokens(tokens: Tokens | None) -> tuple[str, str]:

@@ -110,11 +110,12 @@ class Packing:
         """See `Transport.body`."""
         if len(requests) == 1:
             return run_body(requests[0], self._policy)
-        asked = [found for request in requests if (found := _asked(request)) is not None]
-        first = asked[0]
+        first = _asked(requests[0])
+        assert first is not None  # noqa: S101 - otherwise the row is alone
         key = "messages" if first.route == BATCH_ROUTE else "prompt"
+        prompts = [request.get("openai_input", request)[key] for request in requests]
         request_id = self._request_id(job, len(requests), first.samples)
-        body = {**first.fields, key: [each.prompt for each in asked], "request_id": request_id}
+        body = {**first.fields, key: prompts, "request_id": request_id}
         return run_body({"openai_route": first.route, "openai_input": body}, self._policy_for(len(requests)))
 
     def _policy_for(self, rows: int) -> JobPolicy:
@@ -206,21 +207,37 @@ def _count(fields: Mapping[str, Any], name: str) -> int:
     return max(value, 0) if isinstance(value, int) else 0
 
 
+_MOST_TOKENS = 2**40
+
+
 def _parts(answer: JobAnswer, whole: dict[str, Any], choices: list[dict[str, Any]], rows: int) -> list[JobAnswer]:
     """The answer of each row, as if it had a job of its own."""
     samples = len(choices) // rows
     held, rest = divmod(answer.held_bytes, rows)
-    usage = whole.get("usage")
+    used, made = _tokens(whole.get("usage"))
     whole |= {name: None for name in _OF_ONE_PROMPT if name in whole}
+    id_, status, delay_ms, execution_ms = answer.id, answer.status, answer.delay_ms, answer.execution_ms
     is_list = isinstance(answer.output, list)
     parts = []
     for number in range(rows):
         own = [{**choice, "index": i} for i, choice in enumerate(choices[number * samples : (number + 1) * samples])]
         body = {**whole, "id": f"{whole['id']}-{number}", "choices": own, "usage": _usage(own)}
-        pack = PackPart(rows, number, usage if isinstance(usage, dict) else None)
         output = [body] if is_list else body
-        parts.append(replace(answer, output=output, pack=pack, held_bytes=held + (rest if number == 0 else 0)))
+        part = JobAnswer(id_, status, delay_ms, execution_ms, answer.worker_id, answer.retries, output, True)
+        part.held_bytes = held + (rest if number == 0 else 0)
+        part.pack = PackPart(rows, number, used, made)
+        parts.append(part)
     return parts
+
+
+def _tokens(usage: Any) -> tuple[int | None, int | None]:
+    """The tokens of all rows that the worker reports; None if it does not."""
+    found = usage if isinstance(usage, dict) else {}
+    used, made = (
+        count if type(count := found.get(name)) is int and 0 <= count <= _MOST_TOKENS else None
+        for name in ("prompt_tokens", "completion_tokens")
+    )
+    return used, made
 
 
 def _usage(choices: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:

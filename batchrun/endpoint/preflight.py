@@ -1,11 +1,13 @@
-"""Check that the endpoints which a sweep compares exist, before its run begins.
+"""Check that the endpoints of a sweep or of a pool exist, before its run begins.
 
-Otherwise a typo in an ID would leave part of the sweep undone, and the state file would keep the wrong ID.
+Otherwise a typo in an ID would leave part of the sweep undone, or the pool smaller than it was meant to be, and the
+state file would keep the wrong ID.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from batchrun.config import RunOptions
 from batchrun.endpoint.client import EndpointClient
@@ -15,20 +17,22 @@ _LOOK_AGAIN_S = 1.0
 """An edge server may err once: a 404 counts only if a second one confirms it."""
 
 
-async def refuse_unknown_endpoints(options: RunOptions, api_key: str | None) -> None:
-    """Check the `/health` of each endpoint. Any failure other than a 404 is left to the run.
+async def refuse_unknown_endpoints(options: RunOptions, endpoints: Sequence[str], api_key: str | None) -> None:
+    """Check the `/health` of endpoints. Any failure other than a 404 is left to the run.
 
     Args:
         options: The run's options.
+        endpoints: Those of its endpoints to check.
         api_key: The API key; None if none is sent.
 
     Raises:
         UsageError: an endpoint does not exist.
     """
-    missing = [endpoint for endpoint in options.endpoints if await _is_missing(options, endpoint, api_key)]
+    missing = [endpoint for endpoint in endpoints if await _is_missing(options, endpoint, api_key)]
     if missing:
+        option = "--sweep endpoint" if options.sweep.endpoints else "--endpoint"
         raise UsageError(
-            f"--sweep endpoint: there is no endpoint {' or '.join(missing)} at {options.base_url}",
+            f"{option}: there is no endpoint {' or '.join(missing)} at {options.base_url}",
             "check the ID, and that the API key belongs to the same account; nothing was sent",
         )
 

@@ -74,8 +74,9 @@ class PackPart(NamedTuple):
     """The number of rows that the job was submitted with."""
     number: int
     """From 0."""
-    usage: Mapping[str, Any] | None
-    """The tokens of all rows, as the worker reports them; None if it does not."""
+    input_tokens: int | None
+    """Those of all rows of the job; None if not reported. The same applies to `output_tokens`."""
+    output_tokens: int | None
 
 
 @dataclass(slots=True)

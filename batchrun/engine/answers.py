@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.transport import Transport
 from batchrun.endpoint.worker_errors import NO_ROUTE, decode_error
-from batchrun.engine.judging import find_flaw, judge, partial_output
+from batchrun.engine.judging import find_flaw, find_kind, judge, partial_output
 from batchrun.engine.rules import Draft, Rules
 from batchrun.engine.streamed import Streamed
 from batchrun.scheduler.events import RowAnswer, Whole
@@ -19,6 +20,13 @@ from batchrun.state.records import OpenJob
 
 _JUDGED_ASIDE_BYTES = 1 << 17
 """An answer that takes more memory is judged in a thread: an error of 16 kB may take 10 ms to decode."""
+
+
+class Look(NamedTuple):
+    """What the scheduler wants to know of results."""
+
+    flaws: bool = False
+    kind: bool = False
 
 
 class Answers:
@@ -58,7 +66,7 @@ class Answers:
             self._sent[job.job] = job.all_rows
 
     async def take(
-        self, job: int, rows: tuple[int, ...], answer: JobAnswer, *, look_for_flaws: bool
+        self, job: int, rows: tuple[int, ...], answer: JobAnswer, look: Look
     ) -> tuple[str, tuple[RowAnswer, ...], Whole | None]:
         """Keep the final answer of a job for each of its rows.
 
@@ -66,7 +74,7 @@ class Answers:
             job: The job's number.
             rows: Its rows that have not ended, in order.
             answer: The answer.
-            look_for_flaws: Whether to look for flaws in results.
+            look: What else the scheduler wants to know.
 
         Returns:
             The job's status, COMPLETED only if a row has a result or an invalid answer; what the answer means for each
@@ -84,7 +92,9 @@ class Answers:
                     failure = await self._failed(part, failure, is_alone=len(sent) == 1)
                 if failure is None and self._refuse is not None:
                     failure = await self._refuse(row, part, aside=_is_large(part))
-                said.append(RowAnswer(failure, find_flaw(part.output) if look_for_flaws and failure is None else None))
+                is_good = failure is None
+                flaw = find_flaw(part.output) if is_good and look.flaws else None
+                said.append(RowAnswer(failure, flaw, find_kind(part.output) if is_good and look.kind else None))
                 self._by_row[row] = part
             else:
                 self._client.release(part)

@@ -69,6 +69,12 @@ class SessionCounts:
             return (*retried, "unconfirmed")
         return retried
 
+    def share(self, succeeded: int, failed: int, held: int) -> None:
+        """Count rows that have ended with the job of another row."""
+        self.succeeded += succeeded
+        self.failed += failed
+        self.held += held
+
     def snapshot(self, now: float, scheduler: Scheduler, said: AnswerTotals) -> Snapshot:
         """The state of the run at `now`."""
         ended = self._ended - self._ended_before

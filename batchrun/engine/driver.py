@@ -22,12 +22,12 @@ from batchrun.display.timeline import Timeline
 from batchrun.display.units import duration
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
-from batchrun.engine.answers import Answers
+from batchrun.engine.answers import Answers, Look
 from batchrun.engine.commits import Commits
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.endings import Ending
 from batchrun.engine.journal import Journal, Loaded, Outgoing
-from batchrun.engine.notices import Notices
+from batchrun.engine.notices import Notices, pool_message
 from batchrun.engine.signals import Wish
 from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
 from batchrun.scheduler import commands as cmd
@@ -204,6 +204,8 @@ class Engine:
             case cmd.Tell(message):
                 _LOG.warning(message)
                 self._observer.message(message)
+            case cmd.Leave() | cmd.Return():
+                self._observer.message(pool_message(command))
             case cmd.Halt():
                 _LOG.error("stopped: %s", command.error.message)
                 self._fail(command.error)
@@ -238,16 +240,17 @@ class Engine:
         self._wake.set()
 
     async def _commit(self) -> None:
-        counters = self._scheduler.meter.take().to_counters() | self._scheduler.faulty_workers.take()
+        meter = self._scheduler.meter
+        counters = meter.take().to_counters(meter.endpoint) | self._scheduler.faulty_workers.take()
         work, written = await self._commits.commit(counters, is_last=self._leaving)
         for answer in work.answers.values():
             self._client.release(answer)
-        self._counts.succeeded += written.shared_succeeded
-        self._counts.failed += written.shared_failed
-        self._counts.held += written.shared_held
+        self._counts.share(written.shared_succeeded, written.shared_failed, written.shared_held)
         if not self._leaving:
             for cancel in work.cancels:
                 self._start(self._cancel(cancel))
+        if requeued := [ending.row for ending in work.endings if isinstance(ending, cmd.Requeue)]:
+            self._tell(ev.Requeued(tuple(requeued)))
         for unusable in written.unusable:
             self._tell(ev.LineUnusable(*unusable))
         for outgoing in written.outgoing:
@@ -290,8 +293,10 @@ class Engine:
     async def _end(
         self, job: int, rows: tuple[int, ...], answer: JobAnswer, sent_at: float, *, was_polled: bool
     ) -> ev.JobEnded:
-        look, arrived_at = self._scheduler.canary.is_out, self._clock()
-        status, said, whole = await self._answers.take(job, rows, answer, look_for_flaws=look)
+        scheduler, arrived_at = self._scheduler, self._clock()
+        is_on_trial = scheduler.member is not None and not scheduler.member.is_proven
+        look = Look(flaws=scheduler.canary.is_out, kind=is_on_trial)
+        status, said, whole = await self._answers.take(job, rows, answer, look)
         sent_at += self._clock() - arrived_at  # a slow check is no slow server
         delay_s = None if answer.delay_ms is None else answer.delay_ms / 1000
         execution_s = None if answer.execution_ms is None else answer.execution_ms / 1000

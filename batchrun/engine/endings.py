@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from batchrun.endpoint.protocol import JobAnswer, PackPart
-from batchrun.results.record import JobInfo, PackInfo
-from batchrun.results.text import extract
+from batchrun.endpoint.protocol import JobAnswer
+from batchrun.results.record import JobInfo
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.failures import Failure
 from batchrun.scheduler.states import RowState
@@ -54,7 +53,7 @@ def failure_record(
 
 
 def failed_job(
-    remote_id: str | None, submitted_ms: int | None, answer: JobAnswer | None, part: bytes | None
+    remote_id: str | None, submitted_ms: int | None, answer: JobAnswer | None, part: bytes | None, endpoint: int
 ) -> FailedJob:
     """The job of a row that has failed.
 
@@ -63,8 +62,9 @@ def failed_job(
         submitted_ms: UTC epoch milliseconds; None if nothing was submitted.
         answer: Its answer; None if there is none.
         part: Its partial output, as JSON; None if there is none.
+        endpoint: The number of its endpoint.
     """
-    return FailedJob(remote_id, submitted_ms, None, part, *_times_ms(answer))
+    return FailedJob(remote_id, submitted_ms, None, part, *_times_ms(answer), endpoint)
 
 
 def job_info(
@@ -81,14 +81,8 @@ def job_info(
         submitted_at=submitted_ms / 1000,
         completed_at=completed_ms(submitted_ms, answer, now_ms) / 1000,
         retries=answer.retries,
-        pack=None if answer.pack is None else pack_info(answer.pack),
+        pack=answer.pack,
     )
-
-
-def pack_info(pack: PackPart) -> PackInfo:
-    """What a result line says about the job that a row shared."""
-    usage = extract({"usage": pack.usage})
-    return PackInfo(pack.size, pack.number, usage.input_tokens, usage.output_tokens)
 
 
 def completed_ms(submitted_ms: int, answer: JobAnswer, now_ms: int) -> int:

@@ -158,6 +158,8 @@ def _combined(outcomes: dict[str, Outcome]) -> Outcome:
         first = next(iter(stopped.values()))
         if len(outcomes) == 1:
             return Outcome("stopped", first)
+        if len({error.message for error in stopped.values()}) == 1 and len(stopped) == len(outcomes):
+            return Outcome("stopped", first)
         listed = "; ".join(f"endpoint {endpoint}: {error.message}" for endpoint, error in stopped.items())
         all_refused = len(stopped) == len(outcomes) and all(isinstance(e, RefusedError) for e in stopped.values())
         return Outcome("stopped", (RefusedError if all_refused else StoppedError)(listed, first.hint))

@@ -15,17 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from batchrun.endpoint.protocol import JobAnswer
+from batchrun.endpoint.protocol import JobAnswer, PackPart
 from batchrun.endpoint.transport import Transport
 from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
 from batchrun.engine.dedupe import SharedAnswers
-from batchrun.engine.endings import Ending, failed_job, failure_record, job_end, job_info, pack_info
+from batchrun.engine.endings import Ending, failed_job, failure_record, job_end, job_info
 from batchrun.engine.reasking import asked_again
-from batchrun.engine.requests import RowRequests
+from batchrun.engine.row_queue import RowQueue
 from batchrun.engine.rows import LineChangedError, RowLines
 from batchrun.errors import OutputError
 from batchrun.results.completion import is_context_full
-from batchrun.results.record import PackInfo, part_bytes, result_digest
+from batchrun.results.record import part_bytes, result_digest
 from batchrun.results.text import CONTEXT_FULL, AnswerTotals
 from batchrun.results.writer import ResultsFiles
 from batchrun.scheduler import commands as cmd
@@ -109,6 +109,7 @@ class Journal:
         results: The results files.
         transport: Makes the bodies of jobs.
         share: The rows of this journal.
+        queue: The rows that the journals of a pool share; None for its own.
         shared_answers: Gives rows the answers of others; None if no rows share answers.
         deliver: Called with the records of rows that have ended, as lines, once they are on disk; None for no calls.
     """
@@ -122,6 +123,7 @@ class Journal:
         transport: Transport,
         *,
         share: Share,
+        queue: RowQueue | None = None,
         shared_answers: SharedAnswers | None = None,
         deliver: Callable[[list[bytes]], None] | None = None,
     ) -> None:
@@ -134,25 +136,26 @@ class Journal:
         self._shared_answers = shared_answers
         self._deliver = deliver
         self._delivered: list[bytes] = []
-        self._requests = RowRequests(lines)
-        self._rows: dict[int, RowRecord] = {}
+        self._queue = queue or RowQueue(store, lines, share)
+        self._requests = self._queue.requests
+        self._rows = self._queue.rows
         self._jobs: dict[int | None, tuple[str, int]] = {}
         self._completed: set[int | None] = set()
         """Adopted jobs of which other rows already have results."""
         self._counted: set[int | None] = set()
         """Jobs of several rows whose tokens the present batch counts."""
-        self._last_row = 0
         self.said = AnswerTotals()
 
     def load(self, count: int) -> Loaded:
         """Up to `count` further pending rows."""
-        records = self._store.pending(self._last_row, count, self._share)
-        if records:
-            self._last_row = records[-1].row
-        for record in records:
-            self._rows[record.row] = record
-        make = self.ticket if self._transport.rows_per_job == 1 else self._ticket_with_kind
-        return Loaded(tuple([make(record) for record in records]), exhausted=len(records) < count)
+        records = self._queue.load(count)
+        tickets = [self.ticket(record) for record in records]
+        if self._transport.rows_per_job > 1:
+            requests = self._requests.prepare(records)
+            tickets = list(map(self._of_kind, tickets, requests))
+        if homes := self._queue.homes(records):
+            tickets = [ticket._replace(home=homes.get(ticket.row)) for ticket in tickets]
+        return Loaded(tuple(tickets), exhausted=len(records) < count)
 
     def ticket(self, row: RowRecord) -> Ticket:
         """A row as the scheduler knows it."""
@@ -160,8 +163,7 @@ class Journal:
         asks = 0 if amendment is None else amendment.asks
         return Ticket(row.row, row.attempts, row.retries, row.unconfirmed, asks)
 
-    def _ticket_with_kind(self, row: RowRecord) -> Ticket:
-        ticket, request = self.ticket(row), self._requests.prepare(row)
+    def _of_kind(self, ticket: Ticket, request: dict[str, Any] | None) -> Ticket:
         if request is None:
             return ticket
         number, most, size_bytes = self._transport.kind(request)
@@ -262,7 +264,7 @@ class Journal:
         marks = text.marks
         if "truncated" in marks and is_context_full(text, asked.most_tokens):
             marks = (*marks, CONTEXT_FULL)
-        endpoint = self._lines.endpoint(row)
+        endpoint = self._lines.endpoint(row, self._share.endpoint)
         job = job_info(*self._jobs[finish.job], answer, endpoint=endpoint, attempts=finish.attempts, now_ms=now_ms)
         used, made = text.input_tokens, text.output_tokens
         if job.pack is not None:
@@ -274,7 +276,7 @@ class Journal:
         )
         return line, marks
 
-    def _tokens_once(self, job: int | None, pack: PackInfo) -> tuple[int | None, int | None]:
+    def _tokens_once(self, job: int | None, pack: PackPart) -> tuple[int | None, int | None]:
         """The tokens of a job of several rows, for the first row with an answer; None for the others."""
         if job in self._counted or job in self._completed:
             return None, None
@@ -312,7 +314,7 @@ class Journal:
         if answer is None:
             return
         if answer.pack is not None:
-            batch.count_refused(*self._tokens_once(job, pack_info(answer.pack)))
+            batch.count_refused(*self._tokens_once(job, answer.pack))
             return
         text = self._lines.text(answer.output)
         batch.count_refused(text.input_tokens, text.output_tokens)
@@ -340,7 +342,7 @@ class Journal:
         self, row: RowRecord, failure: FailureRecord, job: int | None, answer: JobAnswer | None, part: bytes | None
     ) -> None:
         remote_id, submitted_ms = self._jobs.get(job) or self._store.submission(job)
-        failed = failed_job(remote_id, submitted_ms, answer, part)
+        failed = failed_job(remote_id, submitted_ms, answer, part, self._share.endpoint)
         self._delivered.append(self._lines.failure(row, failure, failed))
 
     def _submit(self, submit: cmd.Submit, batch: Batch, written: Written, now_ms: int) -> None:
@@ -357,6 +359,6 @@ class Journal:
         numbers = tuple([row for row, _ in rows])
         carried: int | tuple[int, ...] | None = numbers if len(numbers) > 1 else numbers[0]
         for row, attempt in rows:
-            batch.submitted.append(Submission(submit.job, row, attempt, now_ms, carried))
+            batch.submitted.append(Submission(submit.job, row, attempt, now_ms, carried, self._share.endpoint))
             carried = None
         written.outgoing.append(Outgoing(submit.job, numbers, self._transport.body(requests, submit.job)))

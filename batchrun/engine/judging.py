@@ -7,6 +7,7 @@ from typing import Any
 
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.endpoint.worker_errors import decode_error, find_hidden_error, is_empty_output
+from batchrun.errors import shown
 from batchrun.results.structured import AnswerSchema
 from batchrun.results.text import broken_off, extract
 from batchrun.results.thinking import split_think
@@ -61,6 +62,18 @@ def find_flaw(output: Any) -> Flaw | None:
     if not {"empty", "filtered", "reasoning_only"}.isdisjoint(marks):
         return "empty"
     return "cut off" if "truncated" in marks else None
+
+
+def find_kind(output: Any) -> str | None:
+    """Which model made a result, and in which form, for a message; None if it is no answer of a language model."""
+    first = output[0] if isinstance(output, list) and output else output
+    choices = first.get("choices") if isinstance(first, dict) else None
+    if not isinstance(choices, list):
+        return None
+    is_own = any(isinstance(choice, dict) and "tokens" in choice for choice in choices)
+    model = first.get("model")
+    named = f"model {shown(model)}" if model else "no model name"
+    return f"{named} in {'the form of worker-vllm' if is_own else 'the form of OpenAI'}"
 
 
 def refused(output: Any, *, schema: AnswerSchema | None, require_text: bool) -> Failure | None:

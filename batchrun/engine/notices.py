@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from batchrun.display.units import duration
+from batchrun.scheduler import commands as cmd
 
 _LASTS_S = 5.0
 """Shorter obstacles are not reported."""
@@ -43,3 +44,10 @@ class Notices:
         lasted_s, said = now - self._since, self._said
         self._since, self._clear_since, self._said = None, None, ""
         return f"continuing after {duration(lasted_s)}" if said else None
+
+
+def pool_message(command: cmd.Leave | cmd.Return) -> str:
+    """The message when an endpoint leaves its pool, or comes back."""
+    if isinstance(command, cmd.Return):
+        return "it answers again, and gets rows again"
+    return f"it gets no more rows until it answers again: {command.error.message} ({command.error.hint})"

@@ -62,7 +62,7 @@ class RowLines:
         reader: Reads their lines.
         sweep: The run's variants.
         request: How a line becomes a request.
-        endpoint: The endpoint of the run's jobs; a variant may name another one.
+        endpoints: The endpoints of the run's jobs, by number; a variant may name another one.
         form: The format of the result lines.
         with_request: Whether result lines have the row's input line, as error lines do.
         splits_think: Whether `<think>` blocks of a text are its reasoning.
@@ -77,7 +77,7 @@ class RowLines:
         *,
         sweep: SweepOptions = NO_SWEEP,
         request: RequestOptions = AS_WRITTEN,
-        endpoint: str = "",
+        endpoints: Sequence[str] = ("",),
         form: FormatChoice = "batchrun",
         with_request: bool = False,
         splits_think: bool = False,
@@ -93,7 +93,8 @@ class RowLines:
         self._is_swept = bool(self._sweep)
         self._request = request
         self._is_changed = changes_requests(request)
-        self._endpoint = endpoint
+        self.endpoints = endpoints
+        """The endpoints that the run has had, by number."""
         self._amendments = amendments
         self._is_openai = form == "openai"
         self._with_request = with_request
@@ -107,14 +108,16 @@ class RowLines:
         reader: LineReader,
         amendments: Amendments,
         since: float | None = None,
+        *,
+        endpoints: Sequence[str] | None = None,
     ) -> Self:
-        """The lines of a run with these options."""
+        """The lines of a run with these options; `endpoints` are those that it has ever had, None: those of now."""
         return cls(
             sources,
             reader,
             sweep=options.sweep,
             request=options.request,
-            endpoint=options.endpoint,
+            endpoints=options.endpoints if endpoints is None else endpoints,
             form=options.format,
             with_request=options.with_request,
             splits_think=options.split_think,
@@ -202,9 +205,9 @@ class RowLines:
         request = self.read_request(row)
         return RequestTarget() if request is None else target_of(request)
 
-    def endpoint(self, row: RowRecord) -> str:
-        """The ID of the endpoint that a row is submitted to."""
-        endpoint: str = self._variant(row).get(ENDPOINT, self._endpoint)
+    def endpoint(self, row: RowRecord, number: int) -> str:
+        """The ID of the endpoint of this number, to which a row was submitted."""
+        endpoint: str = self._variant(row).get(ENDPOINT) or self.endpoints[min(number, len(self.endpoints) - 1)]
         return endpoint
 
     def text(self, output: Any) -> Text:
@@ -350,7 +353,7 @@ class RowLines:
     def _failed_job(self, row: RowRecord, failure: FailureRecord, failed: FailedJob) -> JobInfo:
         return JobInfo(
             id=failed.remote_id,
-            endpoint=self.endpoint(row),
+            endpoint=self.endpoint(row, failed.endpoint),
             attempts=row.attempts,
             delay_ms=failed.delay_ms,
             execution_ms=failed.execution_ms,

@@ -14,17 +14,22 @@ from batchrun.files.exactjson import dump
 from batchrun.files.urls import place_in
 from batchrun.prompts.shapes import LineError, Prompt
 
-_DIGEST_BYTES = 16
+DIGEST_BYTES = 16
+"""The length of a `line_digest`, with which that what a line is known by begins."""
 _ID_BYTES = 10
 """80 bits in 16 letters: two of a million different requests share an id in one of 2.4 trillion runs."""
+_ID_CHARS = 16
 _ASKED_BYTES = 8
+_ASKED_CHARS = 12
+"""The letters of an id that depend on these bytes alone."""
 _CARRIED_BYTES = 2
+_SORTED = orjson.OPT_SORT_KEYS
 _NOTHING_CARRIED = bytes(_CARRIED_BYTES)
 
 
 def line_digest(raw: bytes) -> bytes:
     """16 bytes that change whenever the line does."""
-    return blake2b(raw, digest_size=_DIGEST_BYTES).digest()
+    return blake2b(raw, digest_size=DIGEST_BYTES).digest()
 
 
 def known_by(prompt: Prompt, raw: bytes) -> tuple[str, bytes]:
@@ -33,27 +38,37 @@ def known_by(prompt: Prompt, raw: bytes) -> tuple[str, bytes]:
     The first 16 are the `line_digest`; the next 8 change with its own id and its request; the last 2 with its carried
     fields. State files of earlier versions have only the first 16.
     """
-    if prompt.id is None:
+    line_id = prompt.id
+    if line_id is None:
         asked = _asked(prompt)
         line_id = _as_id(asked)
+        asked = asked[:_ASKED_BYTES]
     else:
-        line_id = prompt.id
-        asked = blake2b(_canonical([line_id, prompt.request]), digest_size=_ASKED_BYTES).digest()
+        asked = blake2b(dump([line_id, prompt.request], _SORTED), digest_size=_ASKED_BYTES).digest()
     carried = _NOTHING_CARRIED
     if prompt.carried:
-        carried = (crc32(_canonical(prompt.carried)) & 0xFFFF).to_bytes(_CARRIED_BYTES, "big")
-    return line_id, line_digest(raw) + asked[:_ASKED_BYTES] + carried
+        carried = (crc32(dump(prompt.carried, _SORTED)) & 0xFFFF).to_bytes(_CARRIED_BYTES, "big")
+    return line_id, blake2b(raw, digest_size=DIGEST_BYTES).digest() + asked + carried
+
+
+def given_id(row_id: str, known: bytes) -> tuple[str, bool]:
+    """The id of a line and whether it is derived, from that of its row, which may have a number, and `known_by`."""
+    if row_id[_ID_CHARS : _ID_CHARS + 1] in ("", "-") and len(row_id) >= _ID_CHARS:
+        begin = _as_id(parts(known)[1])[:_ASKED_CHARS]
+        if row_id.startswith(begin):
+            return row_id[:_ID_CHARS], True
+    return row_id, False
 
 
 def is_written_so(raw: bytes, known: bytes) -> bool:
     """Whether a line has exactly the bytes of the line that `known_by` gave these for."""
-    return line_digest(raw) == known[:_DIGEST_BYTES]
+    return line_digest(raw) == known[:DIGEST_BYTES]
 
 
 def parts(known: bytes) -> tuple[bytes, bytes, bytes]:
     """The parts of `known_by`: for the bytes, the request, the carried fields. Earlier versions have only the first."""
-    asked_to = _DIGEST_BYTES + _ASKED_BYTES
-    return known[:_DIGEST_BYTES], known[_DIGEST_BYTES:asked_to], known[asked_to:]
+    asked_to = DIGEST_BYTES + _ASKED_BYTES
+    return known[:DIGEST_BYTES], known[DIGEST_BYTES:asked_to], known[asked_to:]
 
 
 def request_key(request: Mapping[str, Any], *apart: object) -> bytes:
@@ -63,7 +78,7 @@ def request_key(request: Mapping[str, Any], *apart: object) -> bytes:
         request: The `input` object that is sent.
         apart: Values that must be equal, too.
     """
-    return blake2b(_canonical([request, *apart]), digest_size=_DIGEST_BYTES).digest()
+    return blake2b(_canonical([request, *apart]), digest_size=DIGEST_BYTES).digest()
 
 
 def derived_id(prompt: Prompt) -> str:
@@ -120,4 +135,4 @@ def _as_id(digest: bytes) -> str:
 
 
 def _canonical(value: Any) -> bytes:
-    return dump(value, orjson.OPT_SORT_KEYS)
+    return dump(value, _SORTED)

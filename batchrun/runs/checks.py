@@ -20,11 +20,12 @@ from batchrun.results.record import tells_of_job
 from batchrun.results.writer import errors_path
 from batchrun.runs.locations import output_paths
 from batchrun.runs.manifest import is_manifest_of, manifest_path
+from batchrun.runs.pools import is_same_pool, refuse_lost_jobs
+from batchrun.state.endpoints import known_endpoints
 from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import find_options
 
 _IDENTITY = {
-    "endpoint": "--endpoint",
     "base_url": "--base-url",
     "output": "--output",
     "shard": "--shard",
@@ -55,6 +56,10 @@ def refuse_other_options(store: StateReader, options: RunOptions) -> bool:
         return False
     was_json, now_json = stored.to_json(), options.to_json()
     pairs = [(option, was_json[key], now_json[key]) for key, option in _IDENTITY.items()]
+    if is_same_pool(stored, options):
+        refuse_lost_jobs(store, known_endpoints(store, stored), options)
+    else:
+        pairs.insert(0, ("--endpoint", ",".join(stored.endpoints), ",".join(options.endpoints)))
     pairs.append(("--sweep", str(Sweep(stored.sweep)) or None, str(Sweep(options.sweep)) or None))
     if options.format != "auto":
         pairs.append(("--format", stored.format, options.format))
@@ -86,7 +91,8 @@ def _asked(request: dict[str, Any]) -> dict[str, Any]:
 def new_place(options: RunOptions) -> str:
     """The command that continues a run whose inputs were moved."""
     folder = "/" if options.output_is_folder else ""
-    return f"batchrun run NEWPATH -e {options.endpoint} -o {options.output}{folder}, with the run's other options"
+    endpoints = ",".join(options.pool or (options.endpoint,))
+    return f"batchrun run NEWPATH -e {endpoints} -o {options.output}{folder}, with the run's other options"
 
 
 def _given(option: str, value: Any) -> str:

@@ -127,7 +127,7 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
         errors=errors,
         state=_absolute(options.state),
         windows=Timeline(store.get_setting("timeline")).windows(),
-        cost=cost_so_far(store, counts, counters, options.guards.price_per_hour),
+        cost=cost_so_far(store, counts, counters, options),
         rescue_by=rescue_by(store, now),
         shared=count_shared(store) if options.dedupe else 0,
         to_confirm=["--check", options.answers.check] if options.answers.check and run.api_key is None else [],

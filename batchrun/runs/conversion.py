@@ -20,6 +20,7 @@ from batchrun.results.record import carry
 from batchrun.results.written import write_line
 from batchrun.scheduler.states import RowState
 from batchrun.state.amendments import Amendments
+from batchrun.state.endpoints import known_endpoints
 from batchrun.state.positions import Position, RowWithLine
 from batchrun.state.reader import StateReader
 from batchrun.state.records import RowRecord
@@ -107,7 +108,13 @@ class Conversion:
         self._reader = LineReader(files, missing_ok=True, reading=self._store.reading)
         by_number = {source.source: source for source in sources}
         self._lines = (
-            RowLines.of(options, by_number, self._reader, Amendments(self._store))
+            RowLines.of(
+                options,
+                by_number,
+                self._reader,
+                Amendments(self._store),
+                endpoints=known_endpoints(self._store, options),
+            )
             if options
             else RowLines(by_number, self._reader)
         )

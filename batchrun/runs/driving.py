@@ -23,6 +23,7 @@ from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.fleet import Fleet
 from batchrun.engine.journal import Journal
+from batchrun.engine.row_queue import RowQueue
 from batchrun.engine.rules import Rules
 from batchrun.engine.signals import Leaving
 from batchrun.engine.streamed import Streamed
@@ -35,8 +36,10 @@ from batchrun.runs.pack_check import NONE_SHARES, candidates, check_packing, row
 from batchrun.runs.requests import RowAppender
 from batchrun.scheduler.budget import WorkerMeter, WorkerTime
 from batchrun.scheduler.connections import MOST as MOST_CONNECTIONS
+from batchrun.scheduler.pool import Pool
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
+from batchrun.scheduler.window import MOST as MOST_JOBS
 from batchrun.state.figures import execution
 from batchrun.state.lock import CANCEL
 from batchrun.state.records import Execution, Share
@@ -65,7 +68,10 @@ async def drive(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | 
             return Outcome("stopped", error)
         for index in range(len(run.options.endpoints)):
             await engines.add(index)
-        return await engines.fleet.run()
+        outcome = await engines.fleet.run()
+    if outcome.kind == "stopped" and run.options.pool and not run.has_work:
+        return Outcome("finished")  # another endpoint has done what was left
+    return outcome
 
 
 async def drive_requests(
@@ -168,6 +174,17 @@ class _Engines:
         self._first_job = run.store.next_job()
         self._memory = MemoryBudget(run.options.memory_bytes)
         self._transport = self._packing(rows_per_job(run.options, run.store.count_rows))
+        self._numbers = {name: number for number, name in enumerate(run.lines.endpoints)}
+        self._pool: Pool | None = None
+        self._queue: RowQueue | None = None
+        if run.options.pool:
+            self._pool = Pool(
+                run.options.guards,
+                ready=run.options.scheduler.concurrency or MOST_JOBS,
+                mixed=run.options.mixed,
+                rows_per_job=self._transport.rows_per_job,
+            )
+            self._queue = RowQueue(run.store, run.lines, Share(is_pool=True))
         self._rules = Rules.of(run.options)
         if self._rules is not None:
             stack.callback(self._rules.close)
@@ -200,6 +217,8 @@ class _Engines:
             run.store.set_setting(_CHECKED, value=True)
         if not verdict.can_pack:
             self._transport = self._packing(1)
+            if self._pool is not None:
+                self._pool.rows_per_job = 1
 
     async def add(self, index: int, channel: RunSide | None = None) -> None:
         """Add the engine for one of the run's endpoints.
@@ -214,8 +233,14 @@ class _Engines:
     async def _engine_for(self, endpoint: str, index: int, channel: RunSide | None) -> Engine:
         run, options = self._run, self._run.options
         client = await self._stack.enter_async_context(self._client(endpoint))
-        share = Share(index, len(options.endpoints), Sweep(options.sweep).endpoint_stride)
-        scheduler = self._scheduler(share)
+        share = Share(
+            index,
+            len(options.endpoints),
+            Sweep(options.sweep).endpoint_stride,
+            endpoint=self._numbers[endpoint],
+            is_pool=self._pool is not None,
+        )
+        scheduler = self._scheduler(share, endpoint)
         journal = self._journal(share, None if channel is None else channel.deliver)
         if channel is not None:
             self._open(channel, scheduler, journal)
@@ -223,7 +248,7 @@ class _Engines:
             scheduler,
             journal,
             client,
-            SessionCounts(run.store.counts(share), run.clock(), price_per_hour=options.guards.price_per_hour),
+            SessionCounts(self._counts(share), run.clock(), price_per_hour=options.guards.price_of(endpoint)),
             self.fleet.observer_of(endpoint, alone=len(options.endpoints) == 1),
             answers=self._answers(client, journal),
             timeline=self._timeline,
@@ -232,6 +257,10 @@ class _Engines:
             clock=run.clock,
             wall=run.wall,
         )
+
+    def _counts(self, share: Share) -> dict[RowState, int]:
+        """The rows of an endpoint; those of a pool count at its first one."""
+        return dict.fromkeys(RowState, 0) if share.is_pool and share.index else self._run.store.counts(share)
 
     def _answers(self, client: EndpointClient, journal: Journal) -> Answers:
         options = self._run.options
@@ -260,21 +289,28 @@ class _Engines:
             use_proxy=not options.is_local,
         )
 
-    def _scheduler(self, share: Share) -> Scheduler:
-        """A scheduler for the rows of an endpoint. Budget and cost so far are divided equally between the endpoints."""
+    def _scheduler(self, share: Share, endpoint: str) -> Scheduler:
+        """A scheduler for the rows of an endpoint.
+
+        A pool has one budget. That of a sweep and its cost so far are divided equally between the endpoints.
+        """
         run, options, store = self._run, self._run.options, self._run.store
-        # This reads every job, and only a budget needs it.
-        worked = execution(store) if options.guards.max_cost is not None else Execution(0, 0, 0)
-        max_cost = None if options.guards.max_cost is None else options.guards.max_cost / share.count
+        number, parts = (share.endpoint, 1) if share.is_pool else (0, share.count)
+        max_cost, worked = options.guards.max_cost, Execution(0, 0, 0)
+        if max_cost is not None:
+            # This reads every job, and only a budget needs it.
+            worked = execution(store, number if share.is_pool else None)
+            max_cost /= parts
         scheduler = Scheduler(
             options.scheduler,
             self._rng,
             numbers=count(self._first_job + share.index, share.count),
-            guards=replace(options.guards, max_cost=max_cost),
+            guards=replace(options.guards, max_cost=max_cost, price_per_hour=options.guards.price_of(endpoint)),
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
-            meter=WorkerMeter(WorkerTime.from_counters(store.counters(), share=1 / share.count)),
-            jobs_ended=(worked.jobs // share.count, worked.total_ms / 1000 / share.count),
+            meter=WorkerMeter(WorkerTime.from_counters(store.counters(), number, share=1 / parts), number),
+            jobs_ended=(worked.jobs // parts, worked.total_ms / 1000 / parts),
             rows_per_job=self._transport.rows_per_job,
+            member=None if self._pool is None else self._pool.join(endpoint, share.endpoint),
         )
         now, now_ms = run.clock(), run.now_ms()
         recent_ms = store.recent_submissions_ms(now_ms - round(WINDOW_S * 1000), share)
@@ -290,6 +326,7 @@ class _Engines:
             run.results,
             self._transport,
             share=share,
+            queue=self._queue,
             shared_answers=_shared_answers(run) if run.options.dedupe else None,
             deliver=deliver,
         )

@@ -1,7 +1,8 @@
 """Turns input files into the rows of a run: makes copies, validates every line, and adds the rows to the state file.
 
 Nothing is sent before every line of every input has been read and validated. This is skipped if the inputs of a resumed
-run have the same size, time and inode as before; each line is checked again by its digest before it is sent.
+run have the same size, time and inode as before; each line is checked again by its digest before it is sent. If an
+input has changed, all of its bytes are read, and its new lines are validated.
 
 Until the rows are committed, no existing file has changed: a start that is refused leaves everything as it was.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from batchrun.files.streams import stdin_bytes
 from batchrun.files.urls import public_name
 from batchrun.prompts.shapes import READING, Shape
 from batchrun.prompts.sources import STDIN, Source, SourceKind, present_stamp
+from batchrun.prompts.sweep import Sweep
 from batchrun.results.writer import cut_torn_line
+from batchrun.runs.known_lines import KnownLines
 from batchrun.runs.locations import output_paths, requests_path
 from batchrun.runs.manifest import digest_file
 from batchrun.runs.spool import is_piped, link_stdin, make_copy, remove_copies
@@ -72,7 +75,7 @@ def take_in(
         mark = {"stamps": [[record.origin, record.stamp] for record in records], "limit": options.limit}
         merged = None
         if store.get_setting("intake") != {**mark, "rows": store.count_rows()}:
-            merged = _merge(options, records, outputs, store, observer, is_new=not before)
+            merged = _merge(options, records, outputs, store, observer, before=before)
             store.set_setting("intake", {**mark, "rows": merged.rows})
             if options.limit is not None and options.limit < merged.rows:
                 observer.message(
@@ -102,19 +105,25 @@ def _merge(
     store: Store,
     observer: Observer,
     *,
-    is_new: bool,
+    before: Sequence[SourceRecord],
 ) -> MergedRows:
-    validation = Validation(options, records, store.reading, observer, is_new=is_new)
+    with ExitStack() as stack:
+        known = _known_lines(options, records, before, store)
+        if known is not None:
+            stack.callback(known.close)
+        validation = Validation(options, records, store.reading, observer, is_new=not before, known=known)
+        stage(store, validation.lines())
     problems = validation.problems
-    stage(store, validation.lines())
+    is_any_known = known is not None and known.found > 0
     if problems.count and not options.skip_invalid:
         look = "batchrun check " + shlex.join(map(public_name, options.inputs))
         if (request := options.request).template or request.id_column or request.inline_files:
             look += " with the same options"
         wrong = "the template or the lines" if request.template else "the lines"
-        rest = ", or run only the valid ones: --skip-invalid" if validation.shapes else ""
+        rest = ", or run only the valid ones: --skip-invalid" if validation.shapes or is_any_known else ""
         raise InputError(str(problems), f"fix {wrong} ({look} lists all of them){rest}")
-    validation.rules.finish()
+    if not is_any_known:
+        validation.rules.finish()
     validation.fields.tell_all(partial(warn, observer), strict=options.strict)
     merged = merge(
         store,
@@ -137,6 +146,22 @@ def _merge(
     if find_options(store) is None:
         store.set_setting("format", "openai" if validation.shapes == {Shape.OPENAI} else "batchrun")
     return merged
+
+
+def _known_lines(
+    options: RunOptions, records: Sequence[SourceRecord], before: Sequence[SourceRecord], store: Store
+) -> KnownLines | None:
+    """The lines that need not be parsed again; None if all must be.
+
+    Equal requests and named files must be compared, and `--strict` is about all lines. While a run has not begun, the
+    form of its results depends on its lines.
+    """
+    if options.dedupe or options.request.inline_files is not None or options.strict or find_options(store) is None:
+        return None
+    numbers = {record.path: record.source for record in before}
+    numbers |= {record.origin: record.source for record in before}
+    found = {record.source: numbers.get(record.origin, numbers.get(record.path)) for record in records}
+    return KnownLines(store, found, Sweep(options.sweep, store.reading).variant(0).suffix)
 
 
 def _remove(copies: Sequence[Path]) -> None:

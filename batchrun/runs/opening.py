@@ -34,6 +34,7 @@ from batchrun.runs.checks import (
 )
 from batchrun.runs.intake import note_growth, result_format, take_in
 from batchrun.runs.locations import requests_path
+from batchrun.runs.pools import abandon_lost_jobs
 from batchrun.runs.recovery import recover_results, refuse_strange_lines
 from batchrun.runs.repair import by_old_name, is_under_way, repair_results, take_new_name
 from batchrun.runs.requests import RowAppender, have_requests, refuse_strange_requests
@@ -41,13 +42,14 @@ from batchrun.runs.superseding import Redo, settle_redo, supersede
 from batchrun.runs.trust import EVERYTHING, GivenByCommand, Trust
 from batchrun.scheduler.states import RowState
 from batchrun.state.amendments import Amendments
+from batchrun.state.endpoints import note_endpoints
 from batchrun.state.lock import StateLock, identity
 from batchrun.state.opening import accept_lost_log, refuse_without_log
 from batchrun.state.reader import StateReader
 from batchrun.state.schema import holds_run
 from batchrun.state.staging import MergedRows
 from batchrun.state.store import Store
-from batchrun.state.stored_options import store_options
+from batchrun.state.stored_options import find_options, store_options
 from batchrun.state.superseded import redo_under_way
 
 _REQUESTS_AT_ONCE = 1000
@@ -235,12 +237,10 @@ class _Opening:
         self._observer = observer
         self._clock = clock
         self._wall = wall
-        self._api_key = api_key
-        self._repair = repair
+        self._api_key, self._repair = api_key, repair
         self._opened_at = clock()
         self._trust = Trust(options, api_key, given)
-        self._session = 0
-        self._is_changed = False
+        self._session, self._is_changed = 0, False
 
     def claim(self, sources: Sequence[Source]) -> None:
         """Lock the state file, and check the options and the files. Nothing is changed yet."""
@@ -309,6 +309,7 @@ class _Opening:
         """Store the options, so that the run can be resumed."""
         store = self._store
         self.settle_format()
+        note_endpoints(store, find_options(store), self._options)
         store_options(store, self._options)
         self._trust.keep(store, self._sources, are_read=are_read)
         store.set_setting("folder", str(self._options.state.absolute().parent))
@@ -332,14 +333,14 @@ class _Opening:
         store, observer = self._store, self._observer
         self._session = store.begin_session(os.getpid(), self._now_ms(), identity())
         self._recover()
+        known = abandon_lost_jobs(store, self._options, observer.message)
         sources = {source.source: source for source in store.sources()}
         files = {number: Path(source.file) for number, source in sources.items()}
-        reader = LineReader(files, missing_ok=inputs_may_be_gone, reading=store.reading)
-        self._stack.enter_context(reader)
+        reader = self._stack.enter_context(LineReader(files, missing_ok=inputs_may_be_gone, reading=store.reading))
         for path in reader.missing:
             observer.message(f"{path} is missing: results collected without it lack the carried fields of its lines")
         amendments = Amendments(store)
-        lines = RowLines.of(self._options, sources, reader, amendments, self._wall())
+        lines = RowLines.of(self._options, sources, reader, amendments, self._wall(), endpoints=known)
         if redo is not None:
             supersede(store, redo, lines, observer, session=self._session)
             amendments.note()
@@ -395,6 +396,5 @@ def _find_inputs(options: RunOptions, observer: Observer, *, resumed: bool) -> t
 
 def _remove_state(state: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
-        # The folder may be read-only by now; the error that ended the run must still be reported.
-        with suppress(OSError):
+        with suppress(OSError):  # the folder may be read-only by now, and the error that ended the run is the news
             state.with_name(state.name + suffix).unlink()

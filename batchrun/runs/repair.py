@@ -9,7 +9,7 @@ start repairs again, with the same outcome.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from batchrun.results.text import MARKS
 from batchrun.results.writer import ResultsFile, set_aside, write_whole
 from batchrun.runs.superseding import adopt_superseded
 from batchrun.scheduler.states import RowState
+from batchrun.state.endpoints import known_endpoints
 from batchrun.state.reader import StateReader
 from batchrun.state.reconciliation import UNDER_WAY, FoundResult, RepairCounts, begin, reconcile, stage_results
 from batchrun.state.shared_ids import stored_ids
@@ -85,6 +86,7 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
     adopt_superseded(store, observer)
     sizes_bytes = {}
     counted_jobs: set[str] = set()
+    numbers = {name: number for number, name in enumerate(known_endpoints(store, options))}
     with StateSnapshot(store.path) as rows:
         seen = bytearray(rows.last_row() + 1)
         for output in store.outputs():
@@ -92,7 +94,7 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
             with _exclusively(path):
                 marks = bytearray()
                 for group in read_groups(path, end=size_of(path)):
-                    kept = _kept(rows, output.output, options, group, seen, marks=marks, counted_jobs=counted_jobs)
+                    kept = _kept(rows, output.output, numbers, group, seen, marks=marks, counted_jobs=counted_jobs)
                     stage_results(store, kept)
                 sizes_bytes[output.output] = _rewrite(path.resolve(), marks, observer)
     # The local endpoint's jobs were lost with its process.
@@ -119,7 +121,7 @@ def _exclusively(path: Path) -> Iterator[None]:
 def _kept(
     rows: StateSnapshot,
     output: int,
-    options: RunOptions,
+    numbers: Mapping[str, int],
     lines: list[StoredLine],
     seen: bytearray,
     *,
@@ -134,7 +136,7 @@ def _kept(
         digest = result_digest(line.raw)
         if not line.raw.strip():
             marks.append(_BLANK)
-        elif record is None or row is None or seen[row.row] or not _is_result(line.raw, digest, row, options):
+        elif record is None or row is None or seen[row.row] or not _is_result(line.raw, digest, row, numbers):
             marks.append(_STRANGE)
         else:
             marks.append(_KEPT)
@@ -148,16 +150,17 @@ def _kept(
                 None if job is None or job.submitted_at is None else round(job.submitted_at * 1000),
                 None if record.delay_ms is None else round(record.delay_ms),
                 None if record.execution_ms is None else round(record.execution_ms),
+                numbers.get(job.endpoint, 0) if job else 0,
                 *record.tokens_once(counted_jobs),
                 orjson.dumps(record.marks).decode(),
             )
 
 
-def _is_result(raw: bytes, digest: int, row: FoundRow, options: RunOptions) -> bool:
+def _is_result(raw: bytes, digest: int, row: FoundRow, endpoints: Collection[str]) -> bool:
     """Whether a line that names a row is its result, judged by its digest, or without a digest by its endpoint."""
     if row.state == RowState.SUCCEEDED and row.result is not None:
         return row.result == digest
-    return tells_of_job(raw, options.endpoints)
+    return tells_of_job(raw, endpoints)
 
 
 def _rewrite(path: Path, marks: bytearray, observer: Observer) -> int:

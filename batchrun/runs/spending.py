@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from batchrun.display.cost import Cost, WorkCost, cost_of
+from batchrun.config import RunOptions
+from batchrun.display.cost import Cost, WorkCost, added, cost_of
 from batchrun.scheduler.budget import WorkerTime
 from batchrun.scheduler.states import RowState
+from batchrun.state.endpoints import known_endpoints
 from batchrun.state.figures import execution
 from batchrun.state.reader import StateReader
 
 
 def cost_so_far(
-    store: StateReader, counts: dict[RowState, int], counters: dict[str, int], price_per_hour: float | None
+    store: StateReader, counts: dict[RowState, int], counters: dict[str, int], options: RunOptions | None
 ) -> Cost | None:
     """The cost of a run over all its sessions; None if no price was given.
 
@@ -18,11 +20,30 @@ def cost_so_far(
         store: The run's state.
         counts: The number of its rows by state.
         counters: The run's counters.
-        price_per_hour: Price of one worker; None: no price was given.
+        options: The run's options; None: it has none yet.
     """
-    if price_per_hour is None:
+    if options is None or not options.guards.have_price:
         return None
-    time, worked = WorkerTime.from_counters(counters), execution(store)
+    costs = costs_by_endpoint(store, counts, counters, options)
+    done, total = _done(counts)
+    return added(costs, done=done, total=total) if len(costs) > 1 else costs[0]
+
+
+def costs_by_endpoint(
+    store: StateReader, counts: dict[RowState, int], counters: dict[str, int], options: RunOptions
+) -> list[Cost]:
+    """The cost at each endpoint that a run has had, by number; of a sweep, that of all together."""
+    known = known_endpoints(store, options)
+    if options.sweep.endpoints or len(known) == 1:
+        return [_cost(store, counts, counters, options, None)]
+    return [_cost(store, counts, counters, options, number) for number in range(len(known))]
+
+
+def _cost(
+    store: StateReader, counts: dict[RowState, int], counters: dict[str, int], options: RunOptions, number: int | None
+) -> Cost:
+    """The cost at the endpoint of this number; None: at all."""
+    time, worked = WorkerTime.from_counters(counters, number or 0), execution(store, number)
     work = WorkCost(
         running_s=time.running_s,
         most_s=time.most_s,
@@ -30,7 +51,12 @@ def cost_so_far(
         jobs=worked.jobs,
         execution_s=worked.total_ms / 1000,
         failed_s=worked.failed_ms / 1000,
-        duplicates=counters.get("unconfirmed", 0),
+        duplicates=0 if number else counters.get("unconfirmed", 0),
     )
-    done = sum(count for state, count in counts.items() if not state.is_open)
-    return cost_of(work, price_per_hour=price_per_hour, done=done, total=sum(counts.values()))
+    done, total = _done(counts)
+    price = options.guards.price_of(known_endpoints(store, options)[number or 0])
+    return cost_of(work, price_per_hour=price or 0.0, done=done, total=total)
+
+
+def _done(counts: dict[RowState, int]) -> tuple[int, int]:
+    return sum(count for state, count in counts.items() if not state.is_open), sum(counts.values())

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from batchrun.config import RunOptions
@@ -24,9 +24,10 @@ from batchrun.prompts.shapes import READING, LineError, Prompt, Shape
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sources import STDIN, Source, SourceKind, iter_source, places
 from batchrun.prompts.sweep import ENDPOINT, MAX_ROWS, REPEAT, Sweep
+from batchrun.runs.known_lines import KnownLines
 from batchrun.runs.manifest import FileDigest, FileHash, digest_file
 from batchrun.state.records import SourceRecord
-from batchrun.state.staging import StagedLine
+from batchrun.state.staging import PlainLine, StagedLine
 
 _PROBLEMS_SHOWN = 10
 _NUMBER = re.compile(r"\d[\d,]*")
@@ -90,6 +91,7 @@ class Validation:
         reading: The version of the rules by which the run reads its lines.
         observer: Receives the progress of a long pass.
         is_new: Whether the run has no rows yet; only then its limit also limits what is read.
+        known: The lines that the run has already, which are not parsed again; None: all lines are parsed.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Validation:
         observer: Observer,
         *,
         is_new: bool,
+        known: KnownLines | None = None,
     ) -> None:
         self._options = options
         self._records = records
@@ -112,13 +115,14 @@ class Validation:
         """How many rows are made before reading stops; None: all lines are read."""
         self._key_of = RequestKeys(options, reading) if options.dedupe else None
         self._hashes = {record.source: FileHash() for record in records if given_file(record) == Path(record.file)}
+        self._known = known
         self.problems = Problems()
         self.shapes: set[Shape] = set()
         self.fields = Fields(options.request, self._sweep)
         self.whole_input: LineSum | None = LineSum() if self._shard else None
         """The sum of the digests of all lines, of which a shard runs a part; None: the run is not a shard."""
 
-    def lines(self) -> Iterator[StagedLine]:
+    def lines(self) -> Iterator[StagedLine | PlainLine]:
         """The rows to be staged, in order; invalid lines are counted in `problems`.
 
         Raises:
@@ -130,11 +134,12 @@ class Validation:
         if self._shard is None or self.whole_input is None:
             yield from self._staged_lines()
             return
-        for line in self._staged_lines():
+        for fields in self._staged_lines():
+            line = StagedLine(*fields)
             if line.variant == 0:
                 self.whole_input.add(parts(line.digest)[0])
             if self._shard.holds(line.id):
-                yield line
+                yield fields
 
     def digests(self) -> list[FileDigest]:
         """The digests of the inputs as they were read; for a pipe, that of its copy.
@@ -149,63 +154,85 @@ class Validation:
             for record in self._records
         ]
 
-    def _staged_lines(self) -> Iterator[StagedLine]:
-        shape, rows, size = None, 0, self._sweep.size
-        is_swept = bool(self._sweep)
-        is_plain = not is_swept and self._key_of is None
-        parse = self.rules.parse
-        media = {record.source: self.rules.media(record.origin) for record in self._records}
-        for count, (record, line) in enumerate(self._plain_lines(), 1):
-            if self.limit is not None and rows >= self.limit:
-                return
-            rows += size
-            if count % _PROGRESS_EVERY_LINES == 0:
-                self._observer.message(f"reading: {count:,} lines so far")
-            try:
-                prompt = parse(line.raw)
-                if is_swept:
-                    self._sweep.apply(prompt, 0)
-                if (files := media[record.source]) is not None:
-                    files.check(prompt.request)
-            except LineError as error:
-                self.problems.add(record, line.number, error.message)
-                if self._options.skip_invalid:
-                    rows -= size - 1
-                    yield _invalid(record, line, error.message)
-                continue
-            if prompt.shape is not shape:
-                shape = prompt.shape
-                self.shapes.add(shape)
-            self.fields.add(prompt, record.path, line.number)
-            raw = line.raw
-            line_id, known = known_by(prompt, raw)
-            staged = StagedLine(line_id, prompt.id is None, record.source, line.number, line.offset, len(raw), known)
-            if is_plain:
-                yield staged
-            else:
-                yield from self._variants(prompt, staged)
+    def _staged_lines(self) -> Iterator[StagedLine | PlainLine]:
+        shape, count, rows, size = None, 0, 0, self._sweep.size
+        is_plain = not self._sweep and self._key_of is None
+        find = None if self._known is None else self._known.find
+        for record in self._records:
+            parse = self._parser(record)
+            if self._known is not None:
+                self._known.begin(record.source)
+            for line in self._lines_of(record):
+                if self.limit is not None and rows >= self.limit:
+                    return
+                rows += size
+                count += 1
+                if count % _PROGRESS_EVERY_LINES == 0:
+                    self._observer.message(f"reading: {count:,} lines so far")
+                number, offset, raw = line
+                at = (record.source, number, offset, len(raw))
+                if find is not None and (found := find(line_digest(raw))) is not None:
+                    line_id, is_derived, known, row = found
+                    yield from self._variants(None, (line_id, is_derived, *at, known, row))
+                    continue
+                try:
+                    prompt = parse(raw)
+                except LineError as error:
+                    self.problems.add(record, number, error.message)
+                    if self._options.skip_invalid:
+                        rows -= size - 1
+                        yield _invalid(record, line, error.message)
+                    continue
+                if prompt.shape is not shape:
+                    shape = prompt.shape
+                    self.shapes.add(shape)
+                self.fields.add(prompt, record.path, number)
+                line_id, known = known_by(prompt, raw)
+                staged = (line_id, prompt.id is None, *at, known, None)
+                if is_plain:
+                    yield staged
+                else:
+                    yield from self._variants(prompt, staged)
 
-    def _variants(self, prompt: Prompt, staged: StagedLine) -> Iterator[StagedLine]:
+    def _parser(self, record: SourceRecord) -> Callable[[bytes], Prompt]:
+        """Parses a line of an input, and checks what it needs besides."""
+        parse, media, sweep = self.rules.parse, self.rules.media(record.origin), self._sweep
+        if media is None and not sweep:
+            return parse
+
+        def parse_and_check(raw: bytes) -> Prompt:
+            prompt = parse(raw)
+            if sweep:
+                sweep.apply(prompt, 0)
+            if media is not None:
+                media.check(prompt.request)
+            return prompt
+
+        return parse_and_check
+
+    def _variants(self, prompt: Prompt | None, plain: PlainLine) -> Iterator[StagedLine | PlainLine]:
+        """The rows of a line; `prompt` is None if the line is known, and then no keys are asked for."""
         key_of = self._key_of
         if not self._sweep:
-            yield staged if key_of is None else staged._replace(key=key_of(prompt, 0))
+            yield plain if key_of is None or prompt is None else StagedLine(*plain, key=key_of(prompt, 0))
             return
         for number in range(self._sweep.size):
-            key = None if key_of is None else key_of(self._sweep.apply(prompt, number), number)
-            yield staged._replace(variant=number, suffix=self._sweep.variant(number).suffix, key=key)
+            key = None
+            if key_of is not None and prompt is not None:
+                key = key_of(self._sweep.apply(prompt, number), number)
+            yield StagedLine(*plain, variant=number, suffix=self._sweep.variant(number).suffix, key=key)
 
-    def _plain_lines(self, *, hashed: bool = True) -> Iterator[tuple[SourceRecord, RawLine]]:
-        for record in self._records:
-            file_hash = self._hashes.get(record.source) if hashed else None
-            seen = None if file_hash is None else file_hash.update
-            for line in iter_source(Source(record.file, SourceKind.FILE), stdin_bytes(), record.path, seen=seen):
-                yield record, line
+    def _lines_of(self, record: SourceRecord, *, hashed: bool = True) -> Iterator[RawLine]:
+        file_hash = self._hashes.get(record.source) if hashed else None
+        seen = None if file_hash is None else file_hash.update
+        return iter_source(Source(record.file, SourceKind.FILE), stdin_bytes(), record.path, seen=seen)
 
     def _refuse_too_many(self) -> None:
         """Refuse a sweep that makes too many rows, by counting the lines: staging ten million rows takes a minute."""
         limit, size = self._options.limit, self._sweep.size
         most = MAX_ROWS // size * (self._shard.count if self._shard else 1)
-        lines = sum(1 for _ in islice(self._plain_lines(hashed=False), most + 1))
+        read = chain.from_iterable(self._lines_of(record, hashed=False) for record in self._records)
+        lines = sum(1 for _ in islice(read, most + 1))
         if lines > most and (limit is None or limit > MAX_ROWS):
             raise UsageError(
                 f"the sweep makes {size:,} rows per line, and more than {MAX_ROWS:,} in total",

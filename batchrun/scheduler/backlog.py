@@ -79,6 +79,9 @@ class Backlog:
         self.waiting += len(rows)
         heapq.heappush(self._waiting, (at, len(rows), rows[0].row, rows))
 
+    def written(self, rows: tuple[int, ...]) -> None:
+        """The ends of these rows are on disk."""
+
     def take(self, now: float, most: int, *, fresh: int) -> tuple[Row, ...]:
         """The rows of the next job; empty if there are none.
 

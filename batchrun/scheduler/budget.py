@@ -10,7 +10,7 @@ The samples are of the whole endpoint: jobs of other clients on it count too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from batchrun.errors import StoppedError
@@ -23,6 +23,11 @@ _JOBS_FOR_MEAN = 5
 
 
 _COUNTERS = ("running_ms", "idle_ms", "initializing_ms", "unwatched_ms")
+
+
+def _counters(endpoint: int) -> list[str]:
+    """The names of the counters of an endpoint: those of the first have no number."""
+    return [f"{name}{f' {endpoint}' * (endpoint > 0)}" for name in _COUNTERS]
 
 
 @dataclass(slots=True)
@@ -41,14 +46,15 @@ class WorkerTime:
         return self.running_s + self.idle_s + self.initializing_s
 
     @classmethod
-    def from_counters(cls, counters: Mapping[str, int], *, share: float = 1.0) -> WorkerTime:
-        """The time stored in a run's counters, or a share (0 to 1) of it."""
-        return cls(*(counters.get(name, 0) / 1000 * share for name in _COUNTERS))
+    def from_counters(cls, counters: Mapping[str, int], endpoint: int = 0, *, share: float = 1.0) -> WorkerTime:
+        """The time stored in a run's counters for the endpoint of a number, or a share (0 to 1) of it."""
+        return cls(*(counters.get(name, 0) / 1000 * share for name in _counters(endpoint)))
 
-    def to_counters(self) -> dict[str, int]:
+    def to_counters(self, endpoint: int = 0) -> dict[str, int]:
         """The time as counters to add to those of a run, in milliseconds; zero values are left out."""
         times = (self.running_s, self.idle_s, self.initializing_s, self.unwatched_s)
-        return {name: round(time_s * 1000) for name, time_s in zip(_COUNTERS, times, strict=True) if time_s}
+        names = _counters(endpoint)
+        return {name: round(time_s * 1000) for name, time_s in zip(names, times, strict=True) if time_s}
 
     def add(self, other: WorkerTime) -> None:
         """Add another time to this one."""
@@ -63,9 +69,11 @@ class WorkerMeter:
 
     Args:
         before: The worker time of earlier sessions.
+        endpoint: The number of the endpoint, by which its time is stored.
     """
 
-    def __init__(self, before: WorkerTime) -> None:
+    def __init__(self, before: WorkerTime, endpoint: int = 0) -> None:
+        self.endpoint = endpoint
         self.total = before
         """The worker time of all sessions."""
         self._untold = WorkerTime()
@@ -119,6 +127,8 @@ class Budget:
         max_cost: The limit, in the same currency; None for no budget.
         ended: The number of jobs that ended in earlier sessions.
         execution_s: The sum of their execution times.
+        shared: The budgets of a pool, which have one limit together; this one is added. None for one of its own.
+        flights: The jobs in flight.
     """
 
     def __init__(
@@ -129,12 +139,17 @@ class Budget:
         max_cost: float | None,
         ended: int = 0,
         execution_s: float = 0.0,
+        shared: list[Budget] | None = None,
+        flights: Collection[int] = (),
     ) -> None:
         self._meter = meter
         self._price_per_s = (price_per_hour or 0.0) / 3600
         self._max_cost = max_cost if price_per_hour else None
         self._ended = ended
         self._execution_s = execution_s
+        self._flights = flights
+        self._all = [] if shared is None else shared
+        self._all.append(self)
 
     def job_ended(self, execution_s: float | None) -> None:
         """A job has ended after this execution time; None if it was not reported."""
@@ -148,31 +163,50 @@ class Budget:
         """
         if self._max_cost is None:
             return None
-        left = self._max_cost - self._spent()
+        left = self._max_cost - sum(each.committed() for each in self._all if each is not self) - self.spent()
         if left <= 0:
             return 0
         if self._ended < _JOBS_FOR_MEAN:
             return None
-        per_job = self._spent() / self._ended
+        per_job = self.spent() / self._ended
         return max(int(left / per_job) - in_flight, 0) if per_job > 0 else None
 
-    def is_spent(self, in_flight: int) -> bool:
+    def is_spent(self) -> bool:
         """Whether to stop when there is no room, instead of waiting for jobs in flight to end.
 
         The first jobs to end seem to cost as much as all jobs that ran beside them, so as many as are in flight must
         have ended before the estimate counts.
         """
-        return self._max_cost is not None and (self._spent() >= self._max_cost or self._ended >= in_flight)
+        return self._max_cost is not None and (
+            self._all_spent() >= self._max_cost or all(each.is_known for each in self._all)
+        )
 
-    def reached(self, in_flight: int) -> StoppedError:
+    @property
+    def is_known(self) -> bool:
+        """Whether enough jobs have ended for the estimate to count."""
+        return self._ended >= len(self._flights)
+
+    def reached(self) -> StoppedError:
         """The reason to stop when the budget allows no more jobs."""
         return StoppedError(
-            f"the budget is reached: at most ${self._spent():,.2f} spent, and about"
-            f" ${in_flight * self._spent() / max(self._ended, 1):,.2f} in flight (--max-cost {self._max_cost:g})",
+            f"the budget is reached: at most ${self._all_spent():,.2f} spent, and about"
+            f" ${sum(each.in_flight() for each in self._all):,.2f} in flight (--max-cost {self._max_cost:g})",
             "resume with a larger --max-cost",
         )
 
-    def _spent(self) -> float:
+    def _all_spent(self) -> float:
+        return sum(each.spent() for each in self._all)
+
+    def in_flight(self) -> float:
+        """The estimated cost of the jobs in flight."""
+        return len(self._flights) * self.spent() / max(self._ended, 1)
+
+    def committed(self) -> float:
+        """The cost so far, and that of the jobs in flight as far as it is known."""
+        return self.spent() + (self.in_flight() if self._ended >= _JOBS_FOR_MEAN else 0.0)
+
+    def spent(self) -> float:
+        """The upper bound of the cost so far."""
         total = self._meter.total
         share = min(total.running_s / self._execution_s, 1.0) if self._execution_s else 1.0
         return (total.most_s + total.unwatched_s * share) * self._price_per_s

@@ -123,4 +123,18 @@ class Tell:
     message: str
 
 
-Command = LoadRows | Submit | Poll | Cancel | CheckHealth | Requeue | Finish | Hold | Halt | Drain | Tell
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Report that the endpoint leaves its pool: it gets no more rows, and its jobs are still collected."""
+
+    error: StoppedError
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Report that the endpoint is back in its pool."""
+
+
+Command = (
+    LoadRows | Submit | Poll | Cancel | CheckHealth | Requeue | Finish | Hold | Halt | Drain | Tell | Leave | Return
+)

@@ -36,6 +36,8 @@ class Ticket(NamedTuple):
     """How many rows of its kind may share a job, because their answers come as one."""
     size_bytes: int = 0
     """The size of its prompt."""
+    home: int | None = None
+    """The number of the only endpoint that may submit it, because an unconfirmed job of it may be there; else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,13 @@ class NotSubmitted:
     job: int
 
 
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """The commands that made these rows pending again are on disk."""
+
+    rows: tuple[int, ...]
+
+
 class JobSeen(NamedTuple):
     """`/status` says that the job has not ended."""
 
@@ -109,6 +118,8 @@ class RowAnswer(NamedTuple):
     """None if the row has a result."""
     flaw: Flaw | None = None
     """What is wrong with the result; None if nothing, or if no canary is out and it was not checked."""
+    kind: str | None = None
+    """Which model answered, and in which form; None if it does not say, or if nobody wants to know."""
 
 
 class Whole(StrEnum):
@@ -207,6 +218,7 @@ Event = (
     | SubmitFailed
     | LineUnusable
     | NotSubmitted
+    | Requeued
     | JobSeen
     | JobEnded
     | PollFailed

@@ -60,7 +60,7 @@ class Feedback:
             event.execution_s,
         )
         if self._faulty_workers.ended(flight.rows[0].row, event, now, usual_s):
-            self._plan.remove(flight.job)
+            self._plan.remove(flight.job, now)
             window.faulty_limit.failed(flight.submitted_at, len(self._flights), now, usual_s)
             self._glance(2 * ((delay_s or 0.0) + (execution_s or 0.0)))
             return True
@@ -84,7 +84,8 @@ class Feedback:
             next_sequence: The same at `now`.
         """
         self._faulty_workers.saw_health(health)
-        self._window.saw_health(health, len(self._flights), next_sequence, now)
+        arrived = len(self._plan) - (next_sequence - sequence)
+        self._window.saw_health(health, len(self._flights), next_sequence, now, arrived=arrived)
         self._plan.saw_health(health, sequence, now, is_shared=self._window.is_shared)
 
     def _glance(self, after_s: float) -> None:

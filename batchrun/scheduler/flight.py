@@ -29,6 +29,7 @@ class Row:
     __slots__ = (
         "attempts",
         "is_suspect",
+        "is_unconfirmed",
         "kind",
         "most",
         "reasks",
@@ -48,6 +49,8 @@ class Row:
         self.kind = ticket.kind
         self.most = ticket.most
         self.size_bytes = ticket.size_bytes
+        self.is_unconfirmed = ticket.home is not None
+        """Whether its last submission is unconfirmed: only the same endpoint may know its job."""
         self.state = state
         self.is_suspect = False
         """Whether a job that it shared has failed, and was submitted again as it was."""

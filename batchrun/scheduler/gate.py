@@ -122,10 +122,10 @@ class SubmissionGate:
             note += f"; {(last_at - first_at) / 60:.0f} min ago {first:,} were queued"
         return note
 
-    def hasten(self, now: float) -> None:
-        """Request `/health` soon: the next answer is needed."""
+    def hasten(self, now: float, after_s: float = 0.0) -> None:
+        """Request `/health` in `after_s` seconds, or somewhat later: the next answer is needed."""
         if not self._requesting and self.is_open:
-            self._ask_at = min(self._ask_at, now + _HASTE_S)
+            self._ask_at = min(self._ask_at, now + max(after_s, _HASTE_S))
 
     def submitted(self) -> None:
         """A submission succeeded."""

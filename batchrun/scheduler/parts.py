@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from random import Random
 
 from batchrun.config import WINDOW_S, GuardOptions, SchedulerOptions
 from batchrun.scheduler.backlog import Backlog
+from batchrun.scheduler.breaker import Breaker, Canary
 from batchrun.scheduler.budget import Budget, WorkerMeter, WorkerTime
 from batchrun.scheduler.canceller import Canceller
 from batchrun.scheduler.connections import Connections
@@ -18,6 +19,7 @@ from batchrun.scheduler.flight import Flight
 from batchrun.scheduler.gate import SubmissionGate
 from batchrun.scheduler.poller import Poller
 from batchrun.scheduler.polling import PollPlan
+from batchrun.scheduler.pool import Member
 from batchrun.scheduler.prediction import Predictor
 from batchrun.scheduler.row_outcomes import RowOutcomes
 from batchrun.scheduler.stopping import Stopping
@@ -26,7 +28,7 @@ from batchrun.scheduler.window import MOST, Window
 
 
 class Parts:
-    """The parts of a scheduler; see `Scheduler` for the arguments."""
+    """The parts of a scheduler; see `Scheduler` and `Member.connect` for the arguments."""
 
     def __init__(
         self,
@@ -39,6 +41,8 @@ class Parts:
         meter: WorkerMeter | None,
         jobs_ended: tuple[int, float],
         rows_per_job: int,
+        member: Member | None,
+        next_sequence: Callable[[], int],
     ) -> None:
         self.flights: dict[int, Flight] = {}
         """The jobs in flight, oldest first."""
@@ -54,9 +58,14 @@ class Parts:
             options, rng, flights=self.flights, plan=self.plan, connections=self.connections, life_s=life_s
         )
         self.gate = SubmissionGate(rng, metered=price is not None)
-        self.backlog = Backlog(options.concurrency or MOST, rows_per_job)
-        self.outcomes = RowOutcomes(options, guards, self.backlog, rng)
-        self.stopping = Stopping(self.outcomes)
+        self.backlog: Backlog
+        if member is None:
+            self.backlog = Backlog(options.concurrency or MOST, rows_per_job)
+            canary, breaker = Canary(guards.canary, allow=guards.canary_allow), Breaker(guards.halt)
+        else:
+            self.backlog, canary, breaker = member.backlog, member.pool.canary, member.pool.breaker
+        self.outcomes = RowOutcomes(options, self.backlog, rng, canary=canary, breaker=breaker)
+        self.stopping = Stopping(self.outcomes, member)
         self.poller = Poller(
             limits.status,
             rng,
@@ -69,12 +78,26 @@ class Parts:
         self.meter = meter or WorkerMeter(WorkerTime())
         ended, execution_s = jobs_ended
         self.budget = Budget(
-            self.meter, price_per_hour=price, max_cost=guards.max_cost, ended=ended, execution_s=execution_s
+            self.meter,
+            price_per_hour=price,
+            max_cost=guards.max_cost,
+            ended=ended,
+            execution_s=execution_s,
+            shared=None if member is None else member.pool.budgets,
+            flights=self.flights,
         )
+        self._add_submitter(options, rng, numbers or count(1), rows_per_job, member)
+        if member is not None:
+            self._connect(member, predictor, limits.run.per_window, next_sequence)
+        self.deadline = Deadline(guards.deadline_s)
+
+    def _add_submitter(
+        self, options: SchedulerOptions, rng: Random, numbers: Iterator[int], rows_per_job: int, member: Member | None
+    ) -> None:
         self.submitter = Submitter(
             options,
             rng,
-            numbers or count(1),
+            numbers,
             window=self.window,
             backlog=self.backlog,
             gate=self.gate,
@@ -83,5 +106,19 @@ class Parts:
             flights=self.flights,
             connections=self.connections,
             rows_per_job=rows_per_job,
+            member=member,
         )
-        self.deadline = Deadline(guards.deadline_s)
+
+    def _connect(self, member: Member, predictor: Predictor, per_window: int, next_sequence: Callable[[], int]) -> None:
+        member.connect(
+            flights=self.flights,
+            predictor=predictor,
+            window=self.window,
+            gate=self.gate,
+            pacer=self.submitter.pacer,
+            per_window=per_window,
+            refusals=self.stopping.refusals,
+            outcomes=self.outcomes,
+            is_stopping=lambda: self.stopping.is_stopping,
+            next_sequence=next_sequence,
+        )

@@ -102,6 +102,7 @@ class Poller:
                 self._plan.postponed(event.job, now, 0.0)
             case DeniedError() if self._stopping.is_refused("status", error, now):
                 self.pacer.succeed(now)
+                self._plan.failed(event.job, now)
             case _:
                 return self._unanswered(flight, event, now)
         return None

@@ -1,10 +1,17 @@
 """Decides which job to poll, and when: the poll plan of all jobs in flight.
 
-While the duration of jobs is unknown, a few of the oldest jobs ("scouts") are polled often and the rest seldom. So a
-cold start of a minute with 400 jobs in flight costs some hundred requests, not ten thousand, and the end of the first
-job is noticed within a quarter of its age. From then on all polls are planned by prediction, and planned again as the
-predictions change. If the rate limit does not allow all polls that are due, the job whose predicted end is longest ago
-goes first: it is the most likely to have ended, and the closest to losing its result, which is kept for 30 minutes.
+While the duration of jobs is unknown, a few of the oldest jobs ("scouts") are polled often and the rest hardly ever. So
+a cold start of a minute with 400 jobs in flight costs some hundred requests, not ten thousand, and the end of the first
+job is noticed within a tenth of its time. From then on all polls are planned by prediction, and planned again as the
+predictions change. `/health` tells how many jobs are queued. The queue is first in, first out, so these are the newest
+ones, and the others have started: so each job's start is known to within one sample, without a poll.
+
+When nothing more is submitted, only the job that ends last delays the end of the run. So the newest jobs become the
+scouts, a few at a time, and the others are polled as before. Each scout that has ended doubles their number, and one
+that has not resets it: jobs that have ended unnoticed are found in a few round trips.
+
+If the rate limit does not allow all polls that are due, the job whose predicted end is longest ago goes first: it is
+the most likely to have ended, and the closest to losing its result, which is kept for 30 minutes.
 """
 
 from __future__ import annotations
@@ -14,27 +21,33 @@ from itertools import islice
 from random import Random
 
 from batchrun.scheduler.failures import backoff_s
+from batchrun.scheduler.flight import Flight
 from batchrun.scheduler.health import EndpointHealth
 from batchrun.scheduler.prediction import Predictor
 
 _SCOUTS = 8
 _SCOUT_LEAST_GAP_S = 0.05
-_SCOUT_MOST_GAP_S = 5.0
-_SCOUT_AGE_SHARE = 0.25
-"""The interval between two polls of a scout, as a share of its age; less if there are fewer scouts than 8."""
-_WAVE_SHARE = 0.05
-"""The least interval between two waves, as a share of what a job takes. A wave polls all jobs likely to have ended."""
-_SMALL_WAVE = 32
-"""If more jobs are in flight, a wave leaves out those that were never polled: they are predicted better than that."""
-_BLIND_LEAST_GAP_S = 4.0
-_BLIND_MOST_GAP_S = 30.0
+_SCOUT_SHARE = 0.1 / _SCOUTS
+_SCOUT_LEAST_SHARE = 1 / 32
+"""The interval between two polls of any scout, as a share of its time at work: 10% for 8 of them, 3% for one."""
+_SCOUT_QUEUED_MOST_GAP_S = 5.0
+"""The longest interval between two polls of a scout that is queued."""
+_BLIND_GAP_S = 600.0
+"""The interval for the rest: a third of the time that results are kept. `/health` shows earlier if many have ended."""
+_LAST_SCOUTS = 2
+_LAST_SCOUTS_MOST = 32
+_FAILED_MOST_GAP_S = 30.0
+_OTHERS_SHARE = 0.1
+"""If other people's jobs are more than this share of ours, the length of the queue does not tell which have started."""
+_HEALTH_SHARE = 0.1
+"""How often `/health` is asked, as a share of what a job takes."""
 _REPLAN_GAP_S = 0.5
 _JOBS_PER_REPLAN_SECOND = 10_000
 """Planning a job costs about 2 µs; at this rate, planning all jobs again takes at most 2% of the time."""
 _MOSTLY_OVER = 0.5
 _FEW = 8
 """If `/health` shows that more jobs than this, and than that share, have ended unnoticed, the predictions are wrong:
-the oldest jobs are due. If no more than this are in flight, each end starts a wave."""
+the oldest jobs are due. If no more than this are in flight, `/health` is not asked for them."""
 
 
 class _Watch:
@@ -89,14 +102,18 @@ class PollPlan:
         self._scouts: set[int] = set()
         self._planned_version = 0
         self._replan_at = float("-inf")
-        self._wave_at = float("-inf")
+        self._is_tail = False
+        self._last_scouts = _LAST_SCOUTS
         self.glance_s: float | None = None
         """The longest time from a submission to the job's first poll; None for no bound."""
+
+    def __len__(self) -> int:
+        return len(self._watches)
 
     def add(self, job: int, sequence: int, submitted_at: float, now: float) -> None:
         """Add a job."""
         watch = self._watches[job] = _Watch(job, sequence, submitted_at)
-        if self._predictor.version == 0 and len(self._scouts) < _SCOUTS:
+        if self._is_tail or (self._predictor.version == 0 and len(self._scouts) < _SCOUTS):
             self._scouts.add(job)
         self._schedule(watch, self._due(watch, now))
 
@@ -107,14 +124,13 @@ class PollPlan:
         watch.urgent = True
         self._schedule(watch, submitted_at)
 
-    def remove(self, job: int) -> None:
+    def remove(self, job: int, now: float) -> None:
         """Remove a job, without learning from it."""
-        self._scouts.discard(job)
         del self._watches[job]
+        self._replace_scout(job, now)
 
     def ended(self, job: int, *, delay_s: float | None, execution_s: float | None, age_s: float, now: float) -> None:
         """The job ended at `now` or before: remove it and learn from it; see `Predictor.learn`."""
-        self._scouts.discard(job)
         watch = self._watches.pop(job)
         self._predictor.learn(
             watch.sequence,
@@ -123,32 +139,7 @@ class PollPlan:
             execution_s=execution_s,
             age_s=age_s,
         )
-        is_time = now >= self._wave_at or len(self._watches) <= _FEW
-        if is_time and self._predictor.is_tail and delay_s is not None:
-            self._wave(watch.sequence, watch.submitted_at + delay_s, now)
-
-    def _wave(self, sequence: int, start: float, now: float) -> None:
-        """Poll all jobs that have probably ended by now, given that one that started at `start` has.
-
-        Jobs that take about the same time end in the order of their starts: together, if many workers were free.
-        """
-        least_s = self._predictor.steady_s
-        if not least_s:
-            return
-        self._wave_at = now + _WAVE_SHARE * least_s
-        is_small = len(self._watches) <= _SMALL_WAVE
-        for watch in self._watches.values():
-            if watch.failures or not (watch.polls or is_small):
-                continue
-            is_behind = watch.sequence > sequence and watch.queued_at <= start
-            started_at = start if is_behind else watch.queued_at
-            if started_at + least_s > now:
-                continue
-            if is_behind or watch.started_by < float("inf"):
-                watch.started_by = min(watch.started_by, started_at)
-            if watch.due_at is not None and watch.due_at > now:
-                watch.urgent = watch.polled_at < started_at + least_s
-                self._schedule(watch, now if watch.urgent else max(self._due(watch, now), now))
+        self._replace_scout(job, now)
 
     def seen(self, job: int, sent_at: float, now: float, *, in_progress: bool) -> None:
         """A poll sent at `sent_at` says that the job has not ended."""
@@ -157,6 +148,9 @@ class PollPlan:
         watch.failures = 0
         watch.urgent = False
         watch.polled_at = sent_at
+        if self._is_tail and job in self._scouts and self._last_scouts > _LAST_SCOUTS:
+            self._last_scouts = _LAST_SCOUTS
+            self._pick_scouts(now)
         if in_progress:
             watch.started_by = min(watch.started_by, sent_at)
         else:
@@ -177,6 +171,9 @@ class PollPlan:
         at_work = 0 if is_shared else health.in_progress
         is_queue = health.in_queue > 0
         self._predictor.saw_started(sequence - health.in_queue - 1, now, at_work=at_work, is_queue=is_queue)
+        others = health.in_queue + health.in_progress - len(self._watches)
+        if others <= _OTHERS_SHARE * len(self._watches):
+            self._place(health.in_queue, sequence, now)
         over = len(self._watches) - health.in_queue - health.in_progress
         if over > max(len(self._watches) * _MOSTLY_OVER, _FEW):
             for watch in islice(self._watches.values(), over):
@@ -184,15 +181,25 @@ class PollPlan:
                     watch.due_at, watch.urgent = min(watch.due_at, now), True
             self._rebuild()
 
-    def enter_tail(self) -> None:
-        """Nothing more is submitted: poll early, even at the cost of more requests."""
-        self._predictor.enter_tail()
+    def _place(self, in_queue: int, sequence: int, now: float) -> None:
+        """The last `in_queue` jobs have not started; the others have, if they were submitted before `sequence`."""
+        for place, watch in enumerate(reversed(self._watches.values())):
+            if place < in_queue:
+                watch.queued_at = max(watch.queued_at, now)
+            elif watch.sequence < sequence - in_queue:
+                watch.started_by = min(watch.started_by, now)
+
+    def enter_tail(self, now: float) -> None:
+        """Nothing more is submitted: from now on the scouts are the newest jobs."""
+        if self._predictor.version and not self._is_tail:
+            self._is_tail = True
+            self._pick_scouts(now)
 
     def failed(self, job: int, now: float) -> None:
         """A poll of the job failed: poll it again, with backoff."""
         watch = self._watches[job]
         watch.failures += 1
-        self._schedule(watch, now + backoff_s(watch.failures, self._rng, base_s=1.0, cap_s=_BLIND_MOST_GAP_S))
+        self._schedule(watch, now + backoff_s(watch.failures, self._rng, base_s=1.0, cap_s=_FAILED_MOST_GAP_S))
 
     def postponed(self, job: int, now: float, wait_s: float) -> None:
         """Poll the job again in `wait_s` seconds."""
@@ -203,6 +210,13 @@ class PollPlan:
     def hold(self, job: int) -> None:
         """Do not poll the job until `postponed` sets a time."""
         self._watches[job].due_at = None
+
+    def health_gap_s(self, now: float) -> float | None:
+        """How often `/health` should tell which jobs have started; None if there are too few to ask for."""
+        if len(self._watches) <= _FEW:
+            return None
+        oldest = next(iter(self._watches.values()))
+        return _HEALTH_SHARE * (self._predictor.execution_s or now - oldest.submitted_at)
 
     def rush(self, now: float) -> None:
         """Time has passed unnoticed: poll all jobs that have probably ended, in the order of their ends.
@@ -221,6 +235,13 @@ class PollPlan:
     def likely_end(self, sequence: int, submitted_at: float) -> float | None:
         """When a job of that sequence and age will almost certainly have ended; None if nothing has been learnt yet."""
         return self._predictor.likely_end(sequence, submitted_at)
+
+    def drain_s(self, last: Flight | None, next_sequence: int, now: float) -> float | None:
+        """How long it may take until the last job in flight has ended; None if nothing has been learnt yet."""
+        if last is None:
+            return 0.0
+        end_at = self.likely_end(last.sequence if last.remote_id else next_sequence, last.submitted_at)
+        return None if end_at is None else max(end_at - now, 0.0)
 
     def take(self, now: float) -> int | None:
         """The job to poll now, or None if none is due. It counts as being polled from then on."""
@@ -261,11 +282,30 @@ class PollPlan:
             return
         self._planned_version = version
         self._replan_at = now + max(_REPLAN_GAP_S, len(self._watches) / _JOBS_PER_REPLAN_SECOND)
-        self._scouts.clear()
+        if not self._is_tail:
+            self._scouts.clear()
         for watch in self._watches.values():
             if watch.due_at is not None and not watch.failures and not watch.urgent:
                 watch.due_at = self._due(watch, now)
         self._rebuild()
+
+    def _replace_scout(self, job: int, now: float) -> None:
+        if job in self._scouts:
+            self._scouts.discard(job)
+            self._last_scouts = min(2 * self._last_scouts, _LAST_SCOUTS_MOST)
+            self._pick_scouts(now)
+
+    def _pick_scouts(self, now: float) -> None:
+        """Scouts are the oldest jobs while nothing is known, the newest ones while nothing more is submitted."""
+        old = self._scouts
+        if self._is_tail:
+            self._scouts = set(islice(reversed(self._watches), self._last_scouts))
+        else:
+            self._scouts = set() if self._predictor.version else set(islice(self._watches, _SCOUTS))
+        for job in self._scouts - old:
+            watch = self._watches[job]
+            if watch.due_at is not None and not watch.failures and not watch.urgent:
+                self._schedule(watch, self._due(watch, now))
 
     def _rebuild(self) -> None:
         self._heap = [(w.due_at, w.job) for w in self._watches.values() if w.due_at is not None]
@@ -281,16 +321,21 @@ class PollPlan:
         predictor = self._predictor
         if not predictor.version:
             return now + self._blind_gap_s(watch, now)
+        sequence, queued_at, started_by = watch.sequence, watch.queued_at, watch.started_by
+        if self._is_tail and watch.job in self._scouts:
+            return predictor.last_poll_at(sequence, queued_at, watch.polled_at, started_by=started_by)
         if watch.polls:
-            sequence, submitted_at, started_by = watch.sequence, watch.submitted_at, watch.started_by
-            return predictor.next_poll_at(sequence, submitted_at, watch.polled_at, watch.polls, started_by=started_by)
-        at = predictor.first_poll_at(watch.sequence, watch.submitted_at) or now
+            return predictor.next_poll_at(sequence, queued_at, watch.polled_at, watch.polls, started_by=started_by)
+        at = predictor.first_poll_at(sequence, queued_at, started_by=started_by) or now
         return at if self.glance_s is None else min(at, watch.submitted_at + self.glance_s)
 
     def _blind_gap_s(self, watch: _Watch, now: float) -> float:
-        age_s = max(now - watch.submitted_at, 0.0)
-        if watch.job in self._scouts:
-            share = _SCOUT_AGE_SHARE * len(self._scouts) / _SCOUTS
-            gap_s = min(_SCOUT_MOST_GAP_S, max(_SCOUT_LEAST_GAP_S, age_s * share))
-            return gap_s * self._rng.uniform(0.5, 1.5)
-        return min(_BLIND_MOST_GAP_S, max(_BLIND_LEAST_GAP_S, age_s)) * self._rng.uniform(0.75, 1.25)
+        if watch.job not in self._scouts:
+            return _BLIND_GAP_S * self._rng.uniform(0.75, 1.25)
+        scouts = len(self._scouts)
+        if watch.started_by == float("inf") and watch.polls:
+            age_s = max(now - watch.submitted_at, 0.0)
+            gap_s = min(_SCOUT_QUEUED_MOST_GAP_S, _SCOUT_LEAST_SHARE * scouts * age_s)
+        else:
+            gap_s = max(_SCOUT_SHARE * scouts, _SCOUT_LEAST_SHARE) * scouts * (now - watch.queued_at)
+        return max(gap_s, _SCOUT_LEAST_GAP_S) * self._rng.uniform(0.8, 1.2)

@@ -9,19 +9,21 @@ their submission. Two things are learnt from the last jobs that ended:
   extrapolated with the pace from the last known start, but is never before its submission. It follows the number of
   workers immediately: after a cold start no job is expected to wait the minute that the first jobs did, and while a
   queue builds up each job is expected to wait longer than the one before.
-- *The spread around it*: how long after their expected starts the same jobs really ended. It includes the execution
-  time and the unevenness of the starts, and is kept as a distribution, not as one number.
+- *The spread around it*: how long after their expected starts jobs end. It is the sum of the unevenness of the starts
+  and of what jobs take, and is kept as a distribution, not as one number. What jobs take is learnt from those that
+  *ended* last, whenever they started: of those that started last, only the short ones have ended.
 
 Other answers refine the pace. IN_QUEUE means that no later job has started by then either. `/health` gives the length
 of the queue, and so the last job that has started, minutes before that job ends. It also gives the number of running
 jobs, which together with the typical execution time yields a second pace: starts come in clusters, so the observed pace
-is limited to a range around that one. So workers that come or go are noticed within one sample.
+is limited to a range around that one. So workers that come or go are noticed within one sample. Where such answers say
+when a job started, to within a quarter of a typical job, they replace the extrapolation.
 
 A job is polled when most of the spread has passed. If it has not ended by then, it is polled again according to the
 rest of the spread, but never more often than is useful for its age. If the limit allows many status requests for each
-job that ends, and times vary much, jobs are polled earlier: twice the requests for half the lateness. The same holds
-for the last jobs of a run, whose lateness delays the end of the run. If requests are scarce, the plan polls the job
-that has been due longest.
+job that ends, jobs are polled earlier: half a request more for half the lateness. If requests are scarce, the plan
+polls the job that has been due longest. The last jobs of a run, whose lateness delays its end, are polled from the
+time on that a short job takes, at intervals of a fortieth of their age.
 
 The same code handles an endpoint that reports no delayTime: the start is then the submission, and the spread is that of
 the total time. `max_tokens` and the length of the prompt are not used: in simulations of long answers (log-normal
@@ -32,6 +34,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import deque
+from itertools import cycle
 from typing import NamedTuple
 
 _KEEP = 256
@@ -64,20 +67,25 @@ NEXT_QUANTILE = 0.7
 """The same for a later poll, among those that have not ended."""
 _EAGER_FIRST_QUANTILE = 0.6
 _EAGER_NEXT_QUANTILE = 0.5
-"""The same if many requests are allowed and times vary much: twice the requests, half the lateness."""
+"""The same if many requests are allowed: half a request more for each job, half the lateness."""
 _PLENTY = 6.0
 """This many status requests allowed for each job that ends are many."""
-_WIDE = 0.25
-"""Times vary much if the middle 70% span more than this share of the typical execution time."""
 _UNLIMITED_PER_S = 1000.0
 """The status requests a second that are assumed to be allowed if there is no limit."""
 _NEARLY_ALL = 0.98
 _LEAST_GAP_S = 0.02
 _DOUBLINGS = 5
 """How many times the least gap doubles: a job that has not ended is polled less and less often."""
-_TAIL_DOUBLINGS = 2
 _MOST_GAP_S = 15.0
 _AGE_SHARE = 0.05
+_KNOWN_SHARE = 0.25
+"""A start is known if it was observed to within this share of a typical execution time."""
+_LAST_SHARE = 0.025
+"""The interval between two polls of a last job, as a share of its age."""
+_LAST_QUANTILE = 0.15
+"""A last job is polled first when this share of jobs would have ended."""
+_LAST_WAIT_SHARE = 0.05
+"""While a last job is queued, this share of its expected wait is waited: the pace of the last starts is uneven."""
 
 
 class _Seen(NamedTuple):
@@ -111,12 +119,11 @@ class Predictor:
         "_refresh_every",
         "_seen",
         "_spread",
+        "_took",
         "_unseen",
         "execution_s",
         "has_queue",
-        "is_tail",
         "pace_s",
-        "steady_s",
         "version",
         "waited_s",
     )
@@ -125,14 +132,11 @@ class Predictor:
         self._polls_per_s = polls_per_s or _UNLIMITED_PER_S
         self._first_quantile = FIRST_QUANTILE
         self._next_quantile = NEXT_QUANTILE
-        self.is_tail = False
-        """Whether nothing more is submitted."""
-        self.steady_s = 0.0
-        """The least execution time, if all jobs take about the same; 0 if they do not."""
         self._jobs: list[tuple[int, float, float, float]] = []
         self._ages: deque[float] = deque(maxlen=_KEEP)
         self._spread: list[float] = []
         self._executions: list[float] = []
+        self._took: deque[float] = deque(maxlen=_KEEP)
         self._seen: _Seen | None = None
         self._last: tuple[int, float] | None = None
         self.pace_s = 0.0
@@ -166,17 +170,12 @@ class Predictor:
             self._ages.append(age_s)
         else:
             start = submitted_at + delay_s
+            self._took.append(execution_s)
             insort(self._jobs, (sequence, submitted_at, start, start + execution_s))
             if len(self._jobs) > _KEEP:
                 del self._jobs[0]
         self._unseen += 1
         if self._unseen >= self._refresh_every or self.version <= _REFRESH_EACH_OF_FIRST:
-            self._refresh()
-
-    def enter_tail(self) -> None:
-        """Nothing more is submitted: from now on, noticing an end late delays the end of the run."""
-        if self._spread and not self.is_tail:
-            self.is_tail = True
             self._refresh()
 
     def saw_queued(self, sequence: int, at: float) -> None:
@@ -237,41 +236,56 @@ class Predictor:
             return 0.0
         return (sequence - self._last[0]) * self.pace_s - _NEWS_IN_EXECUTIONS * self.execution_s - _NEWS_S
 
-    def first_poll_at(self, sequence: int, submitted_at: float) -> float | None:
-        """When to poll a job first; None if nothing has been learnt yet."""
+    def first_poll_at(self, sequence: int, queued_at: float, *, started_by: float = float("inf")) -> float | None:
+        """When to poll a job first; None if nothing has been learnt yet. See `next_poll_at`."""
         if not self._spread:
             return None
-        return self.expected_start(sequence, submitted_at) + _quantile(self._spread, self._first_quantile)
+        start, spread = self._start(sequence, queued_at, started_by)
+        return start + _quantile(spread, self._first_quantile)
 
     def likely_end(self, sequence: int, submitted_at: float) -> float | None:
         """When a job will almost certainly have ended; None if nothing has been learnt yet."""
         if not self._spread:
             return None
-        return self.expected_start(sequence, submitted_at) + _quantile(self._spread, _NEARLY_ALL)
+        return self.expected_start(sequence, submitted_at) + max(
+            _quantile(self._spread, _NEARLY_ALL), _NEWS_IN_EXECUTIONS * self.execution_s + _NEWS_S
+        )
 
     def next_poll_at(
-        self, sequence: int, submitted_at: float, polled_at: float, polls: int, *, started_by: float = float("inf")
+        self, sequence: int, queued_at: float, polled_at: float, polls: int, *, started_by: float = float("inf")
     ) -> float:
         """When to poll a job again that had not ended at `polled_at`, after `polls` (>= 1) polls.
 
-        `started_by` is the latest time by which it had started; inf if unknown.
+        Args:
+            sequence: Its sequence number.
+            queued_at: When it was last known not to have started.
+            polled_at: When it was last polled.
+            polls: How often it was polled.
+            started_by: The latest time by which it had started; inf if unknown.
         """
-        start = self.expected_start(sequence, submitted_at)
-        gap_s = self._gap_s(polled_at - start, polls, self._spread)
-        if self.is_tail and started_by < float("inf"):
-            gap_s = min(gap_s, self._gap_s(polled_at - min(start, started_by), polls, self._executions))
-        return polled_at + gap_s
-
-    def _gap_s(self, passed_s: float, polls: int, spread: list[float]) -> float:
+        start, spread = self._start(sequence, queued_at, started_by)
+        passed_s = polled_at - start
         most_s = max(_MOST_GAP_S, _AGE_SHARE * self.execution_s)
-        share = _AGE_SHARE / 2 if self.is_tail else _AGE_SHARE
-        doublings = min(polls - 1, _TAIL_DOUBLINGS if self.is_tail else _DOUBLINGS)
-        gap_s = min(most_s, max(share * passed_s, _LEAST_GAP_S * 2.0**doublings))
+        gap_s = min(most_s, max(_AGE_SHARE * passed_s, _LEAST_GAP_S * 2.0 ** min(polls - 1, _DOUBLINGS)))
         above = bisect_right(spread, passed_s)
         left = len(spread) - above
         if left:
             gap_s = max(gap_s, spread[above + min(int(left * self._next_quantile), left - 1)] - passed_s)
-        return gap_s
+        return polled_at + gap_s
+
+    def _start(self, sequence: int, queued_at: float, started_by: float) -> tuple[float, list[float]]:
+        """When a job has started, and how long after that jobs end."""
+        if started_by - queued_at <= _KNOWN_SHARE * self.execution_s:
+            return (queued_at + started_by) / 2, self._executions
+        return min(self.expected_start(sequence, queued_at), started_by), self._spread
+
+    def last_poll_at(self, sequence: int, queued_at: float, polled_at: float, *, started_by: float) -> float:
+        """When to poll one of the last jobs of a run, whose lateness delays the end of the run; see `next_poll_at`."""
+        start = queued_at
+        if started_by == float("inf"):
+            start += _LAST_WAIT_SHARE * (self.expected_start(sequence, queued_at) - queued_at)
+        gap_s = max(_LAST_SHARE * (polled_at - queued_at), _LEAST_GAP_S)
+        return max(start + _quantile(self._executions or self._spread, _LAST_QUANTILE), polled_at + gap_s)
 
     def _refresh(self) -> None:
         self._unseen = 0
@@ -283,7 +297,7 @@ class Predictor:
         last_sequence, _, last_start, _ = jobs[-1]
         delays = [start - submitted for _, submitted, start, _ in jobs]
         self.waited_s = waited_from_s = _WAITED_S + min(*delays, _IDLE_DELAY_MOST_S)
-        executions = self._executions = sorted(end - start for _, _, start, end in jobs[-_KEEP_FOR_PACE:])
+        executions = self._executions = sorted(self._took)
         least_span_s = _SPAN_IN_EXECUTIONS * executions[len(executions) // 2]
         waited_s, waiting, first = 0.0, 0, len(jobs) - 1
         while first > 0:
@@ -297,29 +311,25 @@ class Predictor:
                 break
         pace_s = max(waited_s / waiting, 0.0) if waiting else 0.0
         self.execution_s = executions[len(executions) // 2]
-        least_s = _quantile(executions, 0.15)
-        self.steady_s = least_s if _quantile(executions, 0.85) - least_s <= _WIDE * self.execution_s else 0.0
         self._last, self.pace_s = (last_sequence, last_start), self._credible(pace_s)
         self._hurry()
         self.has_queue = self.pace_s > 0 and waiting >= min(_LEAST_WAITING, len(jobs) - first)
         self._longest_wait_s = _WAITS_GROW * max(delays) + self.execution_s
-        spread, expected = [], last_start
+        lates, expected = [], last_start
         for index in range(len(jobs) - 1, first - 1, -1):
-            sequence, submitted_at, start, end = jobs[index]
-            spread.append(end - max(submitted_at, expected))
+            sequence, submitted_at, start, _ = jobs[index]
+            lates.append(start - max(submitted_at, expected))
             if start - submitted_at > waited_from_s:
                 expected -= (sequence - jobs[index - 1][0]) * pace_s
             else:
                 expected = jobs[index - 1][2]
-        spread.sort()
-        self._spread = spread
+        self._spread = sorted(map(sum, zip(cycle(self._took), lates * -(-len(self._took) // len(lates)), strict=False)))
         ends = [end for *_, end in jobs]
         span_s = max(ends) - min(ends)
         in_gap = int(_REFRESH_GAP_S * len(jobs) / max(span_s, _REFRESH_GAP_S))
         self._refresh_every = max(in_gap, _REFRESH_EVERY)
         per_job = self._polls_per_s * span_s / len(jobs)
-        is_wide = _quantile(spread, 0.85) - _quantile(spread, 0.15) > _WIDE * self.execution_s
-        eager = self.is_tail or (is_wide and per_job >= _PLENTY)
+        eager = per_job >= _PLENTY
         self._first_quantile = _EAGER_FIRST_QUANTILE if eager else FIRST_QUANTILE
         self._next_quantile = _EAGER_NEXT_QUANTILE if eager else NEXT_QUANTILE
 

@@ -32,6 +32,14 @@ class Refusals:
         if self._streaks:
             self._streaks.pop(operation, None)
 
+    def is_refused(self, operation: str) -> bool:
+        """Whether an operation was refused when it was last answered."""
+        return operation in self._streaks
+
+    def forget(self) -> None:
+        """The endpoint may have changed: what it refused before says nothing."""
+        self._streaks.clear()
+
     def is_believed(self, operation: str, error: CallError, now: float) -> bool:
         """An operation was refused; returns whether to believe it.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from random import Random
 
-from batchrun.config import GuardOptions, SchedulerOptions
+from batchrun.config import SchedulerOptions
 from batchrun.errors import CallError, StoppedError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.backlog import Backlog
@@ -40,17 +40,26 @@ class RowOutcomes:
 
     Args:
         options: How often a row may be submitted.
-        guards: How many failures stop the run.
         backlog: Takes the rows that are submitted again.
         rng: Source of jitter.
+        canary: The first rows.
+        breaker: Stops the run when too many rows fail.
     """
 
-    def __init__(self, options: SchedulerOptions, guards: GuardOptions, backlog: Backlog, rng: Random) -> None:
+    def __init__(
+        self,
+        options: SchedulerOptions,
+        backlog: Backlog,
+        rng: Random,
+        *,
+        canary: Canary,
+        breaker: Breaker,
+    ) -> None:
         self._options = options
         self._backlog = backlog
         self._rng = rng
-        self._breaker = Breaker(guards.halt)
-        self.canary = Canary(guards.canary, allow=guards.canary_allow)
+        self._breaker = breaker
+        self.canary = canary
         self._spared: dict[int, int] = {}
         self.decided: list[cmd.Command] = []
         """Commands that the driver has not been given yet."""
@@ -174,6 +183,7 @@ class RowOutcomes:
         failure = Failure(FailureKind.UNCONFIRMED, f"no answer to its submission: {error.message}", error.raw)
         for row in flight.rows:
             row.unconfirmed += 1
+            row.is_unconfirmed = True
             if self._options.unconfirmed == "hold":
                 row.move(Move.HOLD)
                 self.decided.append(cmd.Hold(flight.job, row.row, row.unconfirmed, error.message))

@@ -19,21 +19,17 @@ from random import Random
 from typing import Any
 
 from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, GuardOptions, SchedulerOptions
-from batchrun.errors import (
-    DeniedError,
-    RejectedError,
-    StoppedError,
-)
+from batchrun.errors import DeniedError, RejectedError, StoppedError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler import events as ev
 from batchrun.scheduler.budget import WorkerMeter
 from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.flight import CancelCause, Flight, Row
+from batchrun.scheduler.health import EndpointHealth
 from batchrun.scheduler.parts import Parts
+from batchrun.scheduler.pool import Member
 from batchrun.scheduler.states import RowState
 
-_TAIL = 128
-"""The last jobs in flight are polled early: they determine when the run ends, and cost few requests."""
 _STALL_S = 5.0
 """A gap this long between two calls means that the machine slept: all jobs are due, and requests start slowly."""
 
@@ -50,6 +46,7 @@ class Scheduler:
         meter: Measures the time of the workers; None for one that starts at 0.
         jobs_ended: The number of jobs that ended in earlier sessions, and their execution time in seconds.
         rows_per_job: The most rows of one job.
+        member: Its place in a pool; None if its endpoint does all of the rows.
     """
 
     def __init__(
@@ -63,6 +60,7 @@ class Scheduler:
         meter: WorkerMeter | None = None,
         jobs_ended: tuple[int, float] = (0, 0.0),
         rows_per_job: int = 1,
+        member: Member | None = None,
     ) -> None:
         parts = Parts(
             options,
@@ -73,30 +71,29 @@ class Scheduler:
             meter=meter,
             jobs_ended=jobs_ended,
             rows_per_job=rows_per_job,
+            member=member,
+            next_sequence=lambda: self._next_sequence,
         )
-        self._flights = parts.flights
+        self.member, self._flights = member, parts.flights
         self._poller, self._plan, self._canceller = parts.poller, parts.plan, parts.canceller
         self._submitter, self._backlog, self._gate = parts.submitter, parts.backlog, parts.gate
         self._outcomes, self._stopping, self._deadline = parts.outcomes, parts.stopping, parts.deadline
-        self._feedback, self._budget = parts.feedback, parts.budget
+        self._feedback, self._budget, self.canary = parts.feedback, parts.budget, parts.outcomes.canary
         self.window, self.meter, self.faulty_workers = parts.window, parts.meter, parts.faulty_workers
-        self.canary = parts.outcomes.canary
-        self._next_sequence = 0
+        self._next_sequence, self._ended_at = 0, 0.0
         self._is_one_each = rows_per_job == 1
         """Whether every job in flight has one row."""
-        self._recall_wanted = False
-        self._health_sequence = 0
-        self._unpolled = 0
+        self._recall_wanted, self._health_sequence, self._unpolled = False, 0, 0
         self.running = 0
         """The number of jobs that were IN_PROGRESS when last polled."""
         self._began_at: float | None = None
-        self._ended_at = 0.0
         self._last_now: float | None = None
         self._handlers: dict[type[ev.Event], Callable[[Any, float], None]] = {
             ev.RowsLoaded: lambda event, _: self._backlog.loaded(event),
             ev.JobAdopted: self._adopt,
             ev.Submitted: self._submitted,
             ev.SubmitFailed: self._submit_failed,
+            ev.Requeued: lambda event, _: self._backlog.written(event.rows),
             ev.LineUnusable: self._line_unusable,
             ev.NotSubmitted: self._not_submitted,
             ev.JobSeen: self._job_seen,
@@ -113,23 +110,26 @@ class Scheduler:
     def __repr__(self) -> str:
         return (
             f"<Scheduler {self._backlog!r} in_flight={len(self._flights)} running={self.running}"
-            f" run={self._submitter.pacer!r} status={self._poller.pacer!r}"
-            f"{'' if self._gate.is_open else ' closed'}{' stopping' if self._stopping.is_stopping else ''}>"
+            f" run={self._submitter.pacer!r} status={self._poller.pacer!r} open={self._gate.is_open}>"
         )
 
     @property
     def stop(self) -> StoppedError | None:
         """Why the run stops early; None if it does not, or if the user stops it."""
-        return self._stopping.error
+        if self._stopping.is_stopping or self.member is None:
+            return self._stopping.error
+        return self.member.reason if self.member.pool.is_over else None
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to do: every row has ended, or submitting has stopped and no job is in flight."""
         if self._stopping.is_halted:
             return True
-        if self._flights or self._outcomes.decided:
+        if self._outcomes.decided:
             return False
-        return self._stopping.is_stopping or self._backlog.is_empty
+        if self.member is not None and not self._stopping.is_stopping:
+            return self.member.pool.is_over
+        return not self._flights and (self._stopping.is_stopping or self._backlog.is_empty)
 
     @property
     def in_flight(self) -> int:
@@ -168,13 +168,8 @@ class Scheduler:
 
     def drain_s(self, now: float) -> float | None:
         """How long it may take until all jobs in flight have ended; None if nothing has been learnt yet."""
-        if not self._flights:
-            return 0.0
-        flight = self._flights[next(reversed(self._flights))]
-        end_at = self._plan.likely_end(
-            flight.sequence if flight.remote_id else self._next_sequence, flight.submitted_at
-        )
-        return None if end_at is None else max(end_at - now, 0.0)
+        last = next(reversed(self._flights.values()), None)
+        return self._plan.drain_s(last, self._next_sequence, now)
 
     def remember_submissions(self, times: Iterable[float]) -> None:
         """Count submissions of an earlier session towards the rate limit: they may be less than 10 s old."""
@@ -208,13 +203,15 @@ class Scheduler:
             return out
         if not self._stopping.is_stopping and (count := self._backlog.wanted()):
             out.append(cmd.LoadRows(count))
-        if len(self._flights) <= _TAIL and self._backlog.is_empty:
-            self._plan.enter_tail()
+        if self._backlog.is_empty or self._stopping.is_stopping:
+            self._plan.enter_tail(now)
         self._poller.commands(out, now)
         self._canceller.commands(out, now)
         self._submit(out, now)
         if self.window.follows and len(self._flights) >= self.window.size:
             self._gate.hasten(now)
+        elif (after_s := self._plan.health_gap_s(now)) is not None:
+            self._gate.hasten(now, after_s)
         if self._gate.due(now):
             self._gate.requested(now)
             self._health_sequence = self._next_sequence
@@ -224,8 +221,9 @@ class Scheduler:
     def decided(self) -> list[cmd.Command]:
         """The commands that record what was decided about rows; they start nothing new."""
         outcomes = self._outcomes
-        if outcomes.stop is not None and not self._backlog.is_empty:
-            self._stopping.drain(outcomes.stop)
+        stop = outcomes.stop if self.member is None else self.member.reason_to_stop(outcomes.stop)
+        if stop is not None and not self._backlog.is_empty:
+            self._stopping.drain(stop)
         out, outcomes.decided = outcomes.decided, []
         return out
 
@@ -280,8 +278,7 @@ class Scheduler:
         self._is_one_each = self._is_one_each and len(rows) == 1
         flight.remote_id = event.remote_id
         flight.sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
-        flight.adopted = True
-        flight.cancelled_before = event.cancelling
+        flight.adopted, flight.cancelled_before = True, event.cancelling
         self._unpolled += 1
         self._plan.add_overdue(event.job, flight.sequence, event.submitted_at)
         self._canceller.submitted(flight)
@@ -310,6 +307,8 @@ class Scheduler:
             self._call_off(flight, now)
         else:
             self._outcomes.answered(flight, event, now, usual_s=self._feedback.usual_s if is_blamed else None)
+            if self.member is not None:
+                self.member.answered(event.rows, now, is_blamed=is_blamed)
 
     def _poll_failed(self, event: ev.PollFailed, now: float) -> None:
         flight = self._polled(event.job)
@@ -364,18 +363,21 @@ class Scheduler:
         self.meter.sample(event.health, now)
         self._submitter.workers = max(event.health.workers, 1)
         self._feedback.saw_health(event.health, now, self._health_sequence, self._next_sequence)
-        if self._gate.answered(event.health, now):
-            self._submitter.pacer.restart(now)
+        self._is_reachable(event.health, now)
 
     def _health_failed(self, event: ev.HealthFailed, now: float) -> None:
-        error = event.error
-        match error:
-            case RejectedError():
-                if self._gate.answered(None, now):
-                    self._submitter.pacer.restart(now)
-            case _:
-                self._stopping.is_refused("health", error, now)
-                self._gate.failed(error, now)
+        if isinstance(event.error, RejectedError):
+            self._is_reachable(None, now)
+        else:
+            self._stopping.is_refused("health", event.error, now)
+            self._gate.failed(event.error, now)
+
+    def _is_reachable(self, health: EndpointHealth | None, now: float) -> None:
+        """`/health` answered (None: without usable data)."""
+        if self._gate.answered(health, now):
+            self._submitter.pacer.restart(now)
+        if self.member is not None:
+            self.member.saw_health(health, now)
 
     def _stop_requested(self, event: ev.StopRequested | ev.CancelRequested, _: float) -> None:
         self._stopping.leave()
@@ -395,4 +397,4 @@ class Scheduler:
         self._ended_at = now
         self.running -= flight.in_progress
         if watched and flight.remote_id:
-            self._plan.remove(flight.job)
+            self._plan.remove(flight.job, now)

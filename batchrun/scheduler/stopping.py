@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from batchrun.errors import AmbiguousError, CallError, DeniedError, NotFoundError, RefusedError, StoppedError
 from batchrun.scheduler import commands as cmd
+from batchrun.scheduler.pool import Member
 from batchrun.scheduler.refusal import Refusals, refusal
 from batchrun.scheduler.row_outcomes import RowOutcomes
 
@@ -16,10 +17,12 @@ class Stopping:
 
     Args:
         outcomes: Takes the commands for the driver.
+        member: Its place in a pool; None without one.
     """
 
-    def __init__(self, outcomes: RowOutcomes) -> None:
+    def __init__(self, outcomes: RowOutcomes, member: Member | None = None) -> None:
         self._outcomes = outcomes
+        self._member = member
         self.refusals = Refusals()
         self.is_stopping = False
         """Whether nothing more is submitted."""
@@ -48,19 +51,25 @@ class Stopping:
     def is_refused(self, operation: str, error: CallError, now: float) -> bool:
         """A call failed; returns whether it is a refusal that is believed, so that the run stops.
 
-        The jobs in flight are collected, unless polls or cancels are refused, or the API has never answered.
+        In a pool, the endpoint leaves instead. The jobs in flight are collected, unless polls or cancels are refused,
+        or the API has never answered.
         """
         if error.hint and not self.refusals.has_answered:
             # A web page with a success status may be a passing error of an edge server.
             is_page = isinstance(error, AmbiguousError)
             if is_page and not self.refusals.is_lasting(operation, now):
                 return False
-            self.halt(RefusedError(error.message, error.hint))
+            self._refused(RefusedError(error.message, error.hint), now, at_once=True)
             return True
         if not isinstance(error, (DeniedError, NotFoundError)) or not self.refusals.is_believed(operation, error, now):
             return False
-        if operation in _OF_JOBS or not self.refusals.has_answered:
-            self.halt(refusal(error))
-        else:
-            self.drain(refusal(error))
+        self._refused(refusal(error), now, at_once=operation in _OF_JOBS or not self.refusals.has_answered)
         return True
+
+    def _refused(self, error: RefusedError, now: float, *, at_once: bool) -> None:
+        if self._member is not None and self._member.leave(error, now):
+            return
+        if at_once:
+            self.halt(error)
+        else:
+            self.drain(error)

@@ -20,6 +20,7 @@ from batchrun.scheduler.failures import Failure, FailureKind
 from batchrun.scheduler.flight import Flight, Row
 from batchrun.scheduler.gate import SubmissionGate
 from batchrun.scheduler.pacing import Pacer
+from batchrun.scheduler.pool import Member
 from batchrun.scheduler.row_outcomes import RowOutcomes
 from batchrun.scheduler.states import Move
 from batchrun.scheduler.window import Window
@@ -48,6 +49,7 @@ class Submitter:
         outcomes: Decides what happens to rows whose submission failed.
         budget: How many jobs the budget allows.
         rows_per_job: The most rows of one job.
+        member: The place of the endpoint in a pool; None without one.
     """
 
     def __init__(
@@ -64,7 +66,9 @@ class Submitter:
         outcomes: RowOutcomes,
         budget: Budget,
         rows_per_job: int = 1,
+        member: Member | None = None,
     ) -> None:
+        self._member = member
         self._rows_per_job = rows_per_job
         self.workers = ASSUMED_WORKERS
         """The workers of the endpoint, >= 1."""
@@ -87,13 +91,15 @@ class Submitter:
         flights, canary = self._flights, self._outcomes.canary
         at_once = _SUBMITTING_PER_CONNECTION * self._connections.count
         room = min(self.pacer.ready(now), at_once - self.pacer.in_use, self._window.size - len(flights))
+        if self._member is not None:
+            room = min(room, self._member.room(len(flights)))
         affordable = self._budget.room(len(flights)) if room > 0 else None
         if affordable == 0:
             due_at = self._backlog.next_at(fresh=canary.room > 0)
-            is_over = due_at is not None and due_at <= now and self._budget.is_spent(len(flights))
-            return self._budget.reached(len(flights)) if is_over else None
+            is_over = due_at is not None and due_at <= now and self._budget.is_spent()
+            return self._budget.reached() if is_over else None
         room = room if affordable is None else min(room, affordable)
-        while room > 0 and (rows := self._take(now)):
+        while room > 0 and not self._yields(now) and (rows := self._take(now)):
             room -= 1
             self.pacer.start(now)
             job = next(self._numbers)
@@ -101,6 +107,9 @@ class Submitter:
             attempts = (rows[0].attempts,) if len(rows) == 1 else tuple([row.attempts for row in rows])
             out.append(cmd.Submit(job, flight.numbers, attempts))
         return None
+
+    def _yields(self, now: float) -> bool:
+        return self._member is not None and self._member.yields(now)
 
     def _take(self, now: float) -> tuple[Row, ...]:
         """The rows of the next job; empty if there are no rows to submit."""
@@ -113,9 +122,9 @@ class Submitter:
         return rows
 
     def _most_rows(self) -> int:
-        """The most rows of the next job: fewer near the end, so that the workers finish together."""
+        """The most rows of the next job: fewer near the end if the workers are the bound, so that they end together."""
         most = self._rows_per_job if self._outcomes.shares_jobs else 1
-        if most == 1 or not self._backlog.is_exhausted:
+        if most == 1 or not self._backlog.is_exhausted or self._window.has_idle_workers:
             return most
         return min(most, ceil(len(self._backlog) / (_LAST_JOBS * self.workers)) or 1)
 
@@ -131,6 +140,7 @@ class Submitter:
         """`/run` answered with a job ID."""
         for row in flight.rows:
             row.move(Move.ACCEPT)
+            row.is_unconfirmed = False
         self.pacer.succeed(now)
         self._connections.answered(event.sent_at, now)
         self._gate.submitted()

@@ -5,6 +5,8 @@ how long a job submitted now would wait for its start. The predictor knows this 
 the last known start. Jobs are submitted until that wait reaches the horizon:
 
 - one second plus a quarter of a job's time, because it takes this long to learn that a worker is free;
+- that divided by our share of the jobs, if others use the endpoint: so each of several runs has the same number of jobs
+  queued, and gets the same pace, whoever came first. If all had the same horizon, any division would be stable;
 - ten seconds more if the rate limit of `/run` is the bottleneck: the queue must last from one burst of submissions to
   the next.
 
@@ -15,7 +17,7 @@ few workers do not open the window: no other jobs were ahead of theirs. The firs
 lost. It reacts to only one kind of 429: `/run` may refuse because its queue is full, so a refusal stops the growth.
 
 If most of the queue is other people's, we cannot shorten the wait, and our share of the finished jobs is our share of
-the queue. The window is then at least a quarter of the number of their jobs.
+the queue. The window is then at least an eighth of the number of their jobs, and it begins with no more than they have.
 """
 
 from __future__ import annotations
@@ -25,17 +27,17 @@ from batchrun.scheduler.faulty_worker_limit import FaultyWorkerLimit
 from batchrun.scheduler.health import EndpointHealth
 from batchrun.scheduler.prediction import Predictor
 
-FIRST = 64
-"""The size before anything is known: what the smallest endpoint with short jobs finishes in half a minute."""
+FIRST = 48
+"""The size before anything is known: for 5 workers and jobs of a second, ten seconds of work."""
 LEAST = 16
 MOST = 10_000
 """At 200 status requests a second, this many jobs are polled in 50 s, well within the 30 minutes that results are
 kept."""
 SHARED = 400
 """The limit of the least size that follows other people's jobs."""
-_OTHERS = 4
-"""For this many of their jobs there is at least one of ours, a fifth of the total: otherwise two runs would push each
-other down."""
+_OTHERS = 8
+"""For this many of their jobs there is at least one of ours, and our share counts as no less than one of so many. More
+than this many runs that follow each other would push each other up."""
 _PER_WORKER = 2
 _FIRST_MOST = 1000
 _RESERVE_S = 1.0
@@ -71,6 +73,7 @@ class Window:
         self._held_until = float("-inf")
         self._idle_until = float("-inf")
         self._least = LEAST
+        self._others = 0
         self.faulty_limit = FaultyWorkerLimit()
         """The bound while a worker is faulty; it also applies to a fixed size."""
         self.is_shared = False
@@ -105,7 +108,7 @@ class Window:
             self.size = self._grown
             return
         wait_s = max(predictor.expected_start(sequence, now) - now, predictor.least_wait_s(sequence))
-        wanted = in_flight + int((self._horizon_s() - wait_s) / predictor.pace_s)
+        wanted = in_flight + int((self._horizon_s(in_flight) - wait_s) / predictor.pace_s)
         self.size = max(min(wanted, self._most), self._least)
         if now < self._idle_until:
             self.size = max(self.size, self._grown)
@@ -117,15 +120,19 @@ class Window:
             waited = delay_s > self._predictor.waited_s
             self._grow(in_flight, next_sequence, now, to=0 if waited else 2 * self._grown)
 
-    def saw_health(self, health: EndpointHealth, in_flight: int, next_sequence: int, now: float) -> None:
-        """`/health` answered."""
-        others = health.in_queue + health.in_progress - in_flight
+    def saw_health(
+        self, health: EndpointHealth, in_flight: int, next_sequence: int, now: float, *, arrived: int
+    ) -> None:
+        """`/health` answered; `arrived` of the jobs in flight were submitted before it was asked."""
+        others = self._others = max(health.in_queue + health.in_progress - in_flight, 0)
         self.is_shared = others > in_flight
         self._least = max(LEAST, min(others // _OTHERS, SHARED)) if self.is_shared else LEAST
         if self._predictor.version == 0:
             self._grown = max(self._grown, min(_PER_WORKER * health.serving, _FIRST_MOST))
-        if health.serving and health.in_queue * 10 <= in_flight:
-            self._grow(in_flight, next_sequence, now, to=max(2 * self._grown, in_flight + _PER_WORKER * health.idle))
+            if others > 0:
+                self._grown = min(self._grown, max(others, LEAST))
+        if health.serving and health.in_queue * 10 <= arrived:
+            self._grow(arrived, next_sequence, now, to=max(2 * self._grown, in_flight + _PER_WORKER * health.idle))
             self._idle_until = now + _IDLE_S if health.idle else float("-inf")
 
     def refused(self, in_flight: int, now: float) -> None:
@@ -144,9 +151,20 @@ class Window:
             self._most = max(self._most, self._grown)
             self._mark = next_sequence + int(_SHOWN * (self._grown - in_flight))
 
-    def _horizon_s(self) -> float:
+    def _horizon_s(self, in_flight: int) -> float:
         predictor = self._predictor
         horizon_s = _RESERVE_S + min(_RESERVE_SHARE * predictor.execution_s, _RESERVE_MOST_S)
-        if self._limit and WINDOW_S / predictor.pace_s >= _BOUND_BY_RATE * self._limit:
+        horizon_s *= min(1 + self._others / max(in_flight, 1), _OTHERS)
+        if self._is_bound_by_rate:
             horizon_s += WINDOW_S
         return horizon_s
+
+    @property
+    def _is_bound_by_rate(self) -> bool:
+        return bool(self._limit) and WINDOW_S / self._predictor.pace_s >= _BOUND_BY_RATE * self._limit
+
+    @property
+    def has_idle_workers(self) -> bool:
+        """Whether workers are known to wait for jobs: then more jobs would only take longer to submit."""
+        predictor = self._predictor
+        return predictor.version > 0 and not (predictor.has_queue and not self._is_bound_by_rate)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -126,7 +126,7 @@ class Database:
         with self._errors():
             return self._retry_while_locked(lambda: self._db.execute(sql, values).fetchall())
 
-    def each(self, sql: str, parameters: Iterable[object] = ()) -> Iterator[tuple[Any, ...]]:
+    def each(self, sql: str, parameters: Iterable[object] = ()) -> Generator[tuple[Any, ...]]:
         """The rows of a SELECT, one in memory at a time."""
         values = tuple(parameters)
         with self._errors():

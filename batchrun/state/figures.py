@@ -111,15 +111,16 @@ def percentiles(store: StateReader, column: TimeColumn, shares: tuple[float, ...
     return tuple(found)
 
 
-def execution(store: StateReader) -> Execution:
-    """The number and execution time of the jobs that have ended."""
+def execution(store: StateReader, endpoint: int | None = None) -> Execution:
+    """The number and execution time of the jobs that have ended, at the endpoint of this number; None: at all."""
     sql = (
         "SELECT coalesce(sum(status IN ('COMPLETED', 'FAILED') OR execution_ms IS NOT NULL), 0),"
         " coalesce(sum(execution_ms), 0),"
         " coalesce(sum(CASE WHEN status <> 'COMPLETED' THEN execution_ms END), 0)"
         " FROM jobs WHERE status IS NOT NULL AND status NOT IN ('UNCONFIRMED', 'CANCELLING')"
+        " AND (endpoint = ?1 OR ?1 IS NULL)"
     )
-    return Execution(*store.query(sql)[0])
+    return Execution(*store.query(sql, (endpoint,))[0])
 
 
 def usual_time_ms(store: StateReader) -> int:
@@ -194,6 +195,33 @@ def failures_over_time(store: StateReader) -> list[FailureCount]:
         " WHERE completed_ms IS NOT NULL GROUP BY 1, 2 ORDER BY 1"
     )
     return [FailureCount(*row) for row in store.query(sql)]
+
+
+def rows_by_endpoint(store: StateReader) -> dict[int, tuple[int, int, int]]:
+    """Number of an endpoint -> rows whose last job is there: succeeded, failed and in flight."""
+    sql = (
+        "SELECT j.endpoint, sum(r.state = 3), sum(r.state = 4), sum(r.state = 2)"
+        " FROM rows r JOIN jobs j ON j.job = r.job GROUP BY 1"
+    )
+    return {number: tuple(counts) for number, *counts in store.query(sql)}
+
+
+def jobs_by_endpoint(store: StateReader) -> dict[int, tuple[int, int]]:
+    """Number of an endpoint -> its jobs, and the milliseconds from its first submission to its last end."""
+    sql = (
+        "SELECT endpoint, count(*), coalesce(max(submitted_ms + delay_ms + execution_ms) - min(submitted_ms), 0)"
+        " FROM jobs GROUP BY 1"
+    )
+    return {number: (count, span_ms) for number, count, span_ms in store.query(sql)}
+
+
+def times_by_endpoint(store: StateReader) -> Iterator[tuple[int, int, int]]:
+    """Completed jobs by endpoint and execution time, one in memory at a time: number, milliseconds, jobs."""
+    sql = (
+        "SELECT endpoint, execution_ms, count(*) FROM jobs"
+        " WHERE status = 'COMPLETED' AND execution_ms IS NOT NULL GROUP BY 1, 2"
+    )
+    yield from store.each(sql)
 
 
 # Below, a variant is a combination of sweep values: its `repeat` samples are counted together.

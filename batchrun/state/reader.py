@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,16 @@ class StateReader(Database):
         """The number of rows of the run."""
         return int(self.query("SELECT count(*) FROM rows")[0][0])
 
+    def each_line(self) -> Generator[tuple[int, int, str, bytes]]:
+        """The source, row, id and digest of each valid line, in the order of the inputs, one in memory at a time.
+
+        If a line has several rows, the first; lines that are known by 16 bytes alone are left out.
+        """
+        return self.each(
+            "SELECT source, row, id, digest FROM rows"
+            " WHERE variant = 0 AND length(digest) > 16 AND id NOT GLOB 'invalid-*' ORDER BY source, line"
+        )
+
     def next_job(self) -> int:
         """A job number larger than all used ones."""
         return int(self.query("SELECT coalesce(max(job), 0) + 1 FROM jobs")[0][0])
@@ -112,6 +122,19 @@ class StateReader(Database):
             " ORDER BY row LIMIT ?"
         )
         return [_row(row) for row in self.query(sql, (after_row, count))]
+
+    def homes(self, rows: Sequence[int]) -> dict[int, int]:
+        """The number of the endpoint for each of these rows whose last submission is unconfirmed."""
+        sql = (
+            "SELECT r.row, j.endpoint FROM rows r JOIN jobs j ON j.job = r.job"
+            f" WHERE j.status = 'UNCONFIRMED' AND r.row IN ({','.join('?' * len(rows))})"
+        )
+        return dict(self.query(sql, rows))
+
+    def count_jobs_at(self, endpoint: int) -> int:
+        """How many rows are of jobs that are, or may be, in flight at the endpoint of this number."""
+        sql = "SELECT count(*) FROM rows r JOIN jobs j ON j.job = r.job WHERE r.state IN (1, 2) AND j.endpoint = ?"
+        return int(self.query(sql, (endpoint,))[0][0])
 
     def followers(self, leader: int, after_row: int, count: int) -> list[RowRecord]:
         """Up to `count` pending followers of `leader` after `after_row`, in order."""
@@ -139,7 +162,8 @@ class StateReader(Database):
             f"SELECT {columns}, j.job, j.remote_id, j.submitted_ms, j.status IS 'CANCELLING',"
             " (SELECT json_group_array(o.row) FROM (SELECT row FROM job_rows WHERE job = r.job ORDER BY ordinal) o)"
             " FROM rows r JOIN jobs j ON j.job = r.job LEFT JOIN job_rows b ON b.job = r.job AND b.row = r.row"
-            f" WHERE r.state = 2 AND {share.where('r.variant')} ORDER BY j.submitted_ms, j.job, b.ordinal"
+            f" WHERE r.state = 2 AND {share.where_job('r.variant', 'j.endpoint')}"
+            " ORDER BY j.submitted_ms, j.job, b.ordinal"
         )
         jobs = []
         for (job, remote_id, submitted_ms, is_cancelling, all_rows), found in groupby(
@@ -153,9 +177,9 @@ class StateReader(Database):
     def recent_submissions_ms(self, since_ms: int, share: Share = ALL) -> list[int]:
         """When the submissions since `since_ms` were answered, oldest first; among the last 10,000 jobs."""
         sql = (
-            "SELECT j.submitted_ms FROM (SELECT submitted_ms, job FROM jobs ORDER BY job DESC LIMIT 10000) j"
+            "SELECT j.submitted_ms FROM (SELECT submitted_ms, job, endpoint FROM jobs ORDER BY job DESC LIMIT 10000) j"
             " JOIN job_rows b ON b.job = j.job AND b.ordinal = 0 JOIN rows r ON r.row = b.row"
-            f" WHERE j.submitted_ms >= ? AND {share.where('r.variant')}"
+            f" WHERE j.submitted_ms >= ? AND {share.where_job('r.variant', 'j.endpoint')}"
         )
         return sorted(row[0] for row in self.query(sql, (since_ms,)))
 
@@ -199,7 +223,7 @@ class StateReader(Database):
         sql = (
             f"SELECT {columns}, r.row, coalesce(f.status, 'UNCONFIRMED'), coalesce(f.kind, 'unconfirmed'),"
             f" coalesce(f.message, '{_HELD}'), coalesce(f.raw, ''), f.worker_id, f.completed_ms,"
-            " j.remote_id, j.submitted_ms, l.id, p.output, j.delay_ms, j.execution_ms"
+            " j.remote_id, j.submitted_ms, l.id, p.output, j.delay_ms, j.execution_ms, coalesce(j.endpoint, 0)"
             f" FROM rows r {'LEFT' if with_held else ''} JOIN failures f ON f.row = r.row AND r.state = 4"
             " JOIN sources s ON s.source = r.source LEFT JOIN jobs j ON j.job = r.job"
             f" LEFT JOIN rows l ON l.row = {_OWNER} AND l.row <> r.row"
@@ -209,10 +233,10 @@ class StateReader(Database):
             f" {'r.source, r.line, r.row' if output is None else 'r.row'}"
         )
         for row in self.each(sql, () if output is None else (output,)):
-            failed = FailedJob(*row[-6:])
+            failed = FailedJob(*row[-7:])
             if failed.same_as is not None:
                 failed = failed._replace(same_as=public_id(failed.same_as))
-            yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-6]), failed
+            yield _row(row[:_WIDTH]), FailureRecord(*row[_WIDTH:-7]), failed
 
     def submission(self, job: int | None) -> tuple[str | None, int | None]:
         """A job's ID, and when it was submitted, in UTC epoch milliseconds; each None if unknown."""

@@ -28,6 +28,7 @@ CREATE TEMP TABLE kept (
     submitted_ms INTEGER,
     delay_ms INTEGER,
     execution_ms INTEGER,
+    endpoint INTEGER NOT NULL,
     input_tokens INTEGER,
     output_tokens INTEGER,
     marks TEXT NOT NULL
@@ -46,7 +47,7 @@ FROM (
 _ADD_JOBS = """
 INSERT INTO jobs
 SELECT job, CASE count(*) WHEN 1 THEN row ELSE json_group_array(row) END, CASE count(*) WHEN 1 THEN remote_id END,
-    'COMPLETED', submitted_ms, delay_ms, execution_ms
+    'COMPLETED', submitted_ms, delay_ms, execution_ms, endpoint
 FROM made GROUP BY job
 """
 """The order of several rows of a job is unknown, so its ID is left out, and it will not be polled again."""
@@ -127,6 +128,8 @@ class FoundResult(NamedTuple):
     """None if the state knows the job."""
     delay_ms: int | None
     execution_ms: int | None
+    endpoint: int
+    """The number of its endpoint."""
     input_tokens: int | None
     output_tokens: int | None
     marks: str

@@ -41,15 +41,28 @@ class RowRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The rows of some variants: those with `variant // stride % count == index`."""
+    """The rows and jobs of one endpoint.
+
+    Of a sweep over endpoints, these are the rows of some variants, those with `variant // stride % count == index`, and
+    their jobs. Of a pool, these are all rows, and the jobs at the endpoint.
+    """
 
     index: int = 0
     count: int = 1
     stride: int = 1
+    endpoint: int = 0
+    """The number of the endpoint, see `endpoints.endpoint_numbers`."""
+    is_pool: bool = False
 
     def where(self, variant: str = "variant") -> str:
         """The condition as SQL."""
-        return f"({variant} / {self.stride}) % {self.count} = {self.index}" if self.count > 1 else "1"
+        if self.is_pool or self.count == 1:
+            return "1"
+        return f"({variant} / {self.stride}) % {self.count} = {self.index}"
+
+    def where_job(self, variant: str, endpoint: str) -> str:
+        """The condition for a job of a row, as SQL."""
+        return f"{endpoint} = {self.endpoint}" if self.is_pool else self.where(variant)
 
 
 class OpenJob(NamedTuple):
@@ -129,6 +142,8 @@ class FailedJob(NamedTuple):
     delay_ms: int | None = None
     """This and `execution_ms` are None if they were not reported, or if there was no answer."""
     execution_ms: int | None = None
+    endpoint: int = 0
+    """The number of its endpoint."""
 
 
 class Submission(NamedTuple):
@@ -140,6 +155,8 @@ class Submission(NamedTuple):
     submitted_ms: int
     carried: int | tuple[int, ...] | None
     """For the first row of the job, the numbers of all its rows in order, or of its only row; None for the others."""
+    endpoint: int = 0
+    """The number of the endpoint, see `endpoints.endpoint_numbers`."""
 
 
 class Acceptance(NamedTuple):

@@ -4,6 +4,7 @@ A row contains no prompt text: its source, offset, length and digest lead back t
 which results, failures and people refer to it. Jobs have their own table: a row may have several over time, and a job
 carries one or more rows. `carried` has their numbers in the order in which they were sent: an integer for one row,
 which takes four bytes, or a JSON array for several. `rows.job` is the row's last job, or the leader's if that answered.
+`jobs.endpoint` is the number of the endpoint that a job was submitted to, see `endpoints.endpoint_numbers`.
 
 `amendments` says how the requests of some rows differ from those of their lines, as a JSON object.
 
@@ -35,7 +36,7 @@ from batchrun.state.opening import (
 
 APPLICATION_ID = 0x62617263
 """`barc`: distinguishes a state file from any other SQLite file."""
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 _UPGRADES = (
     (("variant", "INTEGER NOT NULL DEFAULT 0"), ("same_as", "INTEGER")),
     (("result", "INTEGER"),),
@@ -47,6 +48,9 @@ _JOB_ROWS = """
 VIEW job_rows AS SELECT j.job, coalesce(e.key, 0) AS ordinal, e.value AS row FROM jobs j, json_each(j.carried) e
 """
 """The rows of each job, numbered in the order in which they were sent."""
+_ENDPOINT = "endpoint INTEGER NOT NULL DEFAULT 0"
+"""A column of `jobs`, which version 6 added."""
+_ENDPOINT_FROM = 6
 _JOBS = f"""
 CREATE TABLE jobs (
     job INTEGER PRIMARY KEY,
@@ -55,7 +59,8 @@ CREATE TABLE jobs (
     status TEXT,
     submitted_ms INTEGER NOT NULL,
     delay_ms INTEGER,
-    execution_ms INTEGER
+    execution_ms INTEGER,
+    {_ENDPOINT}
 );
 CREATE {_JOB_ROWS};
 CREATE TABLE parts (job INTEGER, row INTEGER, output BLOB NOT NULL, PRIMARY KEY (job, row)) WITHOUT ROWID;
@@ -64,12 +69,14 @@ CREATE TABLE parts (job INTEGER, row INTEGER, output BLOB NOT NULL, PRIMARY KEY 
 _SEVERAL_ROWS_FROM = 4
 """The first version in which a job can carry several rows."""
 _AMENDMENTS = "TABLE amendments (row INTEGER PRIMARY KEY, changes BLOB NOT NULL)"
-"""Version 5 added it."""
+_AMENDMENTS_FROM = 5
+"""The first version that has them."""
 _UPGRADE_JOBS = f"""
 ALTER TABLE jobs RENAME TO old_jobs;
 ALTER TABLE parts RENAME TO old_parts;
 {_JOBS}
-INSERT INTO jobs SELECT job, row, remote_id, status, submitted_ms, delay_ms, execution_ms FROM old_jobs;
+INSERT INTO jobs (job, carried, remote_id, status, submitted_ms, delay_ms, execution_ms)
+    SELECT job, row, remote_id, status, submitted_ms, delay_ms, execution_ms FROM old_jobs;
 INSERT INTO parts SELECT p.job, j.row, p.output FROM old_parts p JOIN old_jobs j ON j.job = p.job;
 DROP TABLE old_jobs;
 DROP TABLE old_parts;
@@ -223,8 +230,11 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> 
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     if version < SCHEMA_VERSION:
         columns = "".join(f"ALTER TABLE rows ADD COLUMN {name} {kind};" for name, kind in _added_since(version))
-        jobs = f"CREATE {_OLD_PARTS}; {_UPGRADE_JOBS}" if version < _SEVERAL_ROWS_FROM else ""
-        _in_one(connection, f"{columns} {jobs} CREATE {_AMENDMENTS};")
+        jobs = f"ALTER TABLE jobs ADD COLUMN {_ENDPOINT};"
+        if version < _SEVERAL_ROWS_FROM:
+            jobs = f"CREATE {_OLD_PARTS}; {_UPGRADE_JOBS}"
+        amendments = f"CREATE {_AMENDMENTS};" if version < _AMENDMENTS_FROM else ""
+        _in_one(connection, f"{columns} {jobs} {amendments}")
     if not tables:
         _in_one(connection, f"{_TABLES} PRAGMA application_id = {APPLICATION_ID};")
 
@@ -241,10 +251,12 @@ def _show_as_new(connection: sqlite3.Connection, version: int) -> None:
     if added := _added_since(version):
         defaults = ", ".join(f"{0 if 'DEFAULT 0' in kind else 'NULL'} AS {name}" for name, kind in added)
         connection.execute(f"CREATE TEMP VIEW rows AS SELECT *, {defaults} FROM main.rows")
-    if version < SCHEMA_VERSION:
+    if version < _AMENDMENTS_FROM:
         connection.execute("CREATE TEMP VIEW amendments AS SELECT NULL AS row, NULL AS changes WHERE 0")
+    if version < _ENDPOINT_FROM:
+        carried = ", row AS carried" if version < _SEVERAL_ROWS_FROM else ""
+        connection.execute(f"CREATE TEMP VIEW jobs AS SELECT *{carried}, 0 AS endpoint FROM main.jobs")
     if version < _SEVERAL_ROWS_FROM:
-        connection.execute("CREATE TEMP VIEW jobs AS SELECT *, row AS carried FROM main.jobs")
         connection.execute(f"CREATE TEMP {_JOB_ROWS}")
         has_parts = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'parts'").fetchone()
         parts = (

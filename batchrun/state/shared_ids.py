@@ -37,7 +37,12 @@ WHERE c.n = incoming.n AND c.output <> c.holder
 _PUBLIC = f"CASE WHEN instr(id, '{ID_MARK}') THEN substr(id, 1, instr(id, '{ID_MARK}') - 1) ELSE id END"
 
 
-def make_ids_unique(db: sqlite3.Connection, sources: Iterable[SourceRecord]) -> bool:
+def is_any_id_twice(db: sqlite3.Connection) -> bool:
+    """Whether two staged lines have the same id."""
+    return bool(db.execute(_IS_TWICE).fetchone())
+
+
+def make_ids_unique(db: sqlite3.Connection, sources: Iterable[SourceRecord], *, is_twice: bool) -> bool:
     """Give staged lines of different results files different ids; lines of known rows get the stored ids.
 
     A row with a unique id may move to another input, if its line was moved to another file; one with a shared id stays
@@ -46,13 +51,13 @@ def make_ids_unique(db: sqlite3.Connection, sources: Iterable[SourceRecord]) -> 
     Args:
         db: The state file, in a transaction, with the lines staged as `incoming`.
         sources: The inputs of these lines.
+        is_twice: See `is_any_id_twice`.
 
     Returns:
         Whether two lines may still have the same id.
     """
     homes = {source.source: source.output for source in sources}
     is_shared = bool(db.execute("SELECT 1 FROM settings WHERE name = ?", (_SETTING,)).fetchone())
-    is_twice = bool(db.execute(_IS_TWICE).fetchone())
     if not is_shared and not (is_twice and len(set(homes.values())) > 1):
         return is_twice
     db.execute(_HOMES)
@@ -62,7 +67,7 @@ def make_ids_unique(db: sqlite3.Connection, sources: Iterable[SourceRecord]) -> 
     if db.execute(_OTHERS).rowcount:
         db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (_SETTING, b"true"))
     db.execute("DROP TABLE temp.homes")
-    return bool(db.execute(_IS_TWICE).fetchone())
+    return is_any_id_twice(db)
 
 
 def has_shared_ids(store: StateReader) -> bool:

@@ -70,6 +70,20 @@ class Store(StateReader):
                 _add(db, {"unconfirmed": count})
         return count
 
+    def abandon_jobs_at(self, endpoint: int) -> int:
+        """Give up the jobs in flight at the endpoint of this number: their rows become pending; returns how many."""
+        at_it = "state IN (1, 2) AND job IN (SELECT job FROM jobs WHERE endpoint = ?)"
+        with self.transaction() as db:
+            db.execute(
+                f"UPDATE jobs SET status = 'UNCONFIRMED' WHERE job IN (SELECT job FROM rows WHERE {at_it})", (endpoint,)
+            )
+            changed = db.execute(
+                f"UPDATE rows SET state = 0, unconfirmed = unconfirmed + 1 WHERE {at_it}", (endpoint,)
+            ).rowcount
+            if changed:
+                _add(db, {"unconfirmed": changed})
+        return changed
+
     def retry_failed(self, kinds: tuple[str, ...]) -> int:
         """Make failed rows pending again, with all their retries and re-asks; returns how many.
 
@@ -96,7 +110,8 @@ class Store(StateReader):
             db.execute("DELETE FROM rows")
             db.execute("DELETE FROM outputs")
             db.execute(
-                "DELETE FROM settings WHERE name IN ('options', 'intake', 'format', 'whole_input', 'shared_ids')"
+                "DELETE FROM settings WHERE name IN ('options', 'intake', 'format', 'whole_input', 'shared_ids',"
+                " 'endpoints')"
             )
 
     def begin_session(self, pid: int, now_ms: int, holder: object = None) -> int:
@@ -177,8 +192,9 @@ def _add(db: sqlite3.Connection, counters: dict[str, int]) -> None:
 # GIL. Row by row, the GIL would change hands each time, in competition with a busy event loop.
 
 _INSERT_JOBS = """
-INSERT INTO jobs (job, carried, submitted_ms)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[4]'), json_extract(value, '$[3]') FROM json_each(?)
+INSERT INTO jobs (job, carried, submitted_ms, endpoint)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[4]'), json_extract(value, '$[3]'),
+    json_extract(value, '$[5]') FROM json_each(?)
 WHERE json_extract(value, '$[4]') IS NOT NULL
 """
 _MARK_SUBMITTING = """

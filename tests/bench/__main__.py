@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from tests.bench import checks, exports, queues, sizes, speed, tables, templates
+from tests.bench import checks, exports, intake, packs, queues, sizes, speed, tables, templates
 from tests.bench.figures import Asked
 
 FIGURES = {
@@ -23,6 +23,7 @@ FIGURES = {
     "lognormal": queues.lognormal,
     "limits": queues.limits,
     "memory": sizes.memory,
+    "intake": intake.intake,
     "cpu": speed.cpu,
     "start-up": speed.start_up,
     "tables": tables.rates,
@@ -35,6 +36,7 @@ LONG = {
     "million": sizes.million,
     "million-tables": tables.memory,
     "exports": exports.exports,
+    "packs": packs.packs,
 }
 """Only when they are asked for: minutes each."""
 

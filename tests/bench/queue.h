@@ -17,6 +17,7 @@ typedef struct { uint64_t body; int count; } Row;
 static Job *jobs;
 static long job_count, job_room, next_queued, cancelled_in_queue;
 static char *was_cancelled;
+static char (*request_ids)[64]; /* of a job of several rows, ending in ROWSx1; else empty */
 static Worker *workers;
 static int worker_count, worker_room, next_step, to_remove;
 static Step steps[STEPS] = {{0, 1}};
@@ -28,10 +29,9 @@ static double service_a, service_b, retention = 1e18;
 static uint64_t seed = 1;
 static double began = -1, last_told; /* the first submission, the last final answer */
 static long told_count, max_queue;
-static const char OUTPUT[] =
-    "\"output\":[{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"model\":\"stub\",\"choices\":["
-    "{\"index\":0,\"text\":\"" SENTENCE SENTENCE SENTENCE SENTENCE "\",\"finish_reason\":\"stop\"}],"
-    "\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":60,\"total_tokens\":72}}]}";
+#define CHOICE "{\"index\":%d,\"text\":\"" SENTENCE SENTENCE SENTENCE SENTENCE "\",\"finish_reason\":\"stop\"}"
+#define HEAD_OF_OUTPUT "\"output\":[{\"id\":\"cmpl-%s\",\"object\":\"text_completion\",\"model\":\"stub\",\"choices\":["
+#define END_OF_OUTPUT "],\"usage\":{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d}}]}"
 
 static double seconds(clockid_t clock) {
     struct timespec now;
@@ -164,7 +164,11 @@ static int submit(double now, const char *body, size_t size, char *out) {
         job_room = job_room ? job_room * 2 : 65536;
         jobs = grown(jobs, job_room * sizeof *jobs);
         was_cancelled = grown(was_cancelled, job_room);
+        request_ids = grown(request_ids, job_room * sizeof *request_ids);
     }
+    char *id = memmem(body, size, "\"request_id\":\"", 14), *stop = id ? memchr(id + 14, '"', body + size - id - 14) : NULL;
+    request_ids[job_count][0] = 0;
+    if (stop && stop - id - 14 < 64) sprintf(request_ids[job_count], "%.*s", (int)(stop - id - 14), id + 14);
     was_cancelled[job_count] = 0;
     jobs[job_count++] = (Job){now, -1, -1, -1};
     advance(now);
@@ -195,9 +199,13 @@ static int tell(double now, Job *job, long number, const char *id, char *out) {
     if (queues) return sprintf(out, "{\"id\":\"%s\",\"status\":\"IN_QUEUE\"}", id);
     if (job->end > now)
         return sprintf(out, "{\"id\":\"%s\",\"status\":\"IN_PROGRESS\",\"delayTime\":%.0f}", id, delay);
+    char *request_id = request_ids[number], *count = strrchr(request_id, '-');
+    int rows = count ? atoi(count + 1) : 1;
     int size = sprintf(out, "{\"id\":\"%s\",\"status\":\"COMPLETED\",\"workerId\":\"stub\",", id);
-    return size + sprintf(out + size, "\"delayTime\":%.0f,\"executionTime\":%.0f,%s", delay,
-                          (job->end - job->start) * 1000, OUTPUT);
+    size += sprintf(out + size, "\"delayTime\":%.0f,\"executionTime\":%.0f,", delay, (job->end - job->start) * 1000);
+    size += sprintf(out + size, HEAD_OF_OUTPUT, count ? request_id : "1");
+    for (int i = 0; i < rows; i++) size += sprintf(out + size, i ? "," CHOICE : CHOICE, i);
+    return size + sprintf(out + size, END_OF_OUTPUT, 12 * rows, 60 * rows, 72 * rows);
 }
 
 static int cancel(double now, Job *job, long number, const char *id, char *out) {

@@ -43,14 +43,15 @@ def version_of(state: Path) -> int:
 
 
 def make_old(state: Path, version: int) -> None:
-    added = {4: (), 3: (), 2: ("result",), 1: ("result", "variant", "same_as")}[version]
+    added = {5: (), 4: (), 3: (), 2: ("result",), 1: ("result", "variant", "same_as")}[version]
     columns = " ".join(f"ALTER TABLE rows DROP COLUMN {column};" for column in added)
-    jobs = ONE_ROW_A_JOB if version < 4 else ""
+    jobs = ONE_ROW_A_JOB if version < 4 else "ALTER TABLE jobs DROP COLUMN endpoint;"
+    amendments = "DROP TABLE amendments;" if version < 5 else ""
     with closing(sqlite3.connect(state)) as db:
-        db.executescript(f"DROP TABLE amendments; {jobs} {columns} PRAGMA user_version = {version};")
+        db.executescript(f"{amendments} {jobs} {columns} PRAGMA user_version = {version};")
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 async def test_who_only_looks_changes_nothing(tmp_path: Path, version: int):
     write_lines(tmp_path, LINES)
     state = tmp_path / "out.jsonl.state"
@@ -62,7 +63,7 @@ async def test_who_only_looks_changes_nothing(tmp_path: Path, version: int):
     assert version_of(state) == version
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 async def test_a_run_resumes_it_and_brings_it_up_to_date(tmp_path: Path, version: int):
     write_lines(tmp_path, LINES[:4])
     state = tmp_path / "out.jsonl.state"
@@ -138,7 +139,7 @@ def killed_before(folder: Path, version: int) -> Path:
     return state
 
 
-@pytest.mark.parametrize(("version", "failed", "submitted"), [(2, 0, 5), (3, 1, 3), (4, 1, 3)])
+@pytest.mark.parametrize(("version", "failed", "submitted"), [(2, 0, 5), (3, 1, 3), (4, 1, 3), (5, 1, 3)])
 async def test_a_run_that_an_earlier_version_was_killed_in_is_resumed_to_its_end(
     tmp_path: Path, version: int, failed: int, submitted: int
 ):
@@ -157,7 +158,9 @@ async def test_a_run_that_an_earlier_version_was_killed_in_is_resumed_to_its_end
     assert verify(state).is_whole
 
 
-@pytest.mark.parametrize(("version", "done", "failed", "in_flight"), [(2, 7, 0, 4), (3, 8, 1, 3), (4, 8, 1, 3)])
+@pytest.mark.parametrize(
+    ("version", "done", "failed", "in_flight"), [(2, 7, 0, 4), (3, 8, 1, 3), (4, 8, 1, 3), (5, 8, 1, 3)]
+)
 def test_a_run_that_an_earlier_version_was_killed_in_can_be_looked_at(tmp_path: Path, version, done, failed, in_flight):
     state = killed_before(tmp_path, version)
     before = state.read_bytes()

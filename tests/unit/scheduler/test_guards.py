@@ -53,7 +53,7 @@ def test_a_cancel_leaves_no_job_at_the_endpoint_and_the_run_can_go_on(setting: S
 
 
 def test_queued_jobs_are_cancelled_before_those_at_work_and_the_youngest_first():
-    setting = Setting(rows=60, workers=5, service_s=lambda _: 1000.0, cancel_at=30.5)
+    setting = Setting(rows=40, workers=5, service_s=lambda _: 1000.0, cancel_at=30.5)
     world = World(setting)
     order: list[tuple[bool, float]] = []
     plain = world._send_cancel
@@ -65,7 +65,7 @@ def test_queued_jobs_are_cancelled_before_those_at_work_and_the_youngest_first()
 
     world._send_cancel = noting  # type: ignore[method-assign]
     world.run()
-    assert len(order) == 60
+    assert len(order) == 40
     assert order == sorted(order)
 
 
@@ -327,10 +327,10 @@ def test_a_deadline_stops_submitting_in_time_to_be_drained():
 
 def test_at_the_deadline_itself_the_run_ends_with_jobs_in_flight():
     guards = replace(UNGUARDED, deadline_s=60.0)
-    world = World(Setting(rows=50, workers=10, service_s=lambda _: 1e4, guards=guards)).run()
+    world = World(Setting(rows=40, workers=10, service_s=lambda _: 1e4, guards=guards)).run()
     assert world.halted is not None
     assert world.now == pytest.approx(60.0, abs=0.1)
-    assert len(world.open_jobs) == 50
+    assert len(world.open_jobs) == 40
 
 
 # What is in the way

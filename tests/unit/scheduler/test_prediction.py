@@ -71,11 +71,25 @@ def test_a_further_poll_always_lies_ahead_and_a_first_one_never_before_the_submi
     assert first is None or predictor.expected_start(place, submitted_at) >= submitted_at
     polled_at = submitted_at + age_s
     assert predictor.next_poll_at(place, submitted_at, polled_at, polls) > polled_at
+    assert not jobs or predictor.next_poll_at(place, submitted_at, polled_at, polls, started_by=polled_at) > polled_at
+    assert not jobs or predictor.last_poll_at(place, submitted_at, polled_at, started_by=polled_at) > polled_at
 
 
 def test_the_last_jobs_are_asked_after_soon_again_however_often_they_were():
     predictor = taught([(n, n * 0.1, 0.0, 0.2) for n in range(50)])
-    overdue = {"sequence": 60, "submitted_at": 100.0, "polled_at": 101.0}
-    assert predictor.next_poll_at(**overdue, polls=9) == pytest.approx(101.64)
-    predictor.enter_tail()
-    assert predictor.next_poll_at(**overdue, polls=9) == pytest.approx(101.08)
+    assert predictor.next_poll_at(60, 100.0, 101.0, 9) == pytest.approx(101.64)
+    assert predictor.last_poll_at(60, 100.0, 101.0, started_by=100.2) == pytest.approx(101.025)
+
+
+def test_jobs_that_started_last_and_have_ended_are_not_taken_for_typical():
+    """Of jobs of which every third takes 1 s and the others 10 s, all of the last three that have ended are short."""
+    ended = sorted((n * 1.0 + (10.0 if n % 3 else 1.0), n) for n in range(100))
+    jobs = [(n, n * 1.0, 0.0, 10.0 if n % 3 else 1.0) for at, n in ended if at <= 100.0]
+    predictor = taught(jobs)
+    assert predictor.first_poll_at(100, 100.0) == pytest.approx(110.0)
+
+
+def test_a_start_that_is_known_is_better_than_one_that_is_extrapolated():
+    predictor = taught([(n, 0.0, n * 0.5, 2.0) for n in range(1, 60)])
+    assert predictor.first_poll_at(100, 0.0) == pytest.approx(52.0)
+    assert predictor.first_poll_at(100, 40.0, started_by=40.2) == pytest.approx(42.1)

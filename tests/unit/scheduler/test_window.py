@@ -113,14 +113,32 @@ def health(*, in_queue=0, in_progress=0, idle=0, running=0) -> Health:
 def test_it_starts_with_what_health_says_of_the_workers():
     window = Window(None, Predictor(), OperationLimit(1000, 200))
     assert window.size == FIRST
-    window.saw_health(health(idle=300), in_flight=0, next_sequence=0, now=0.0)
+    window.saw_health(health(idle=300), in_flight=0, next_sequence=0, now=0.0, arrived=0)
     window.update(0.0, 0, 0)
     assert window.size == 600
 
 
+def test_it_starts_with_no_more_than_others_have_where_others_are():
+    window = Window(None, Predictor(), OperationLimit(1000, 200))
+    window.saw_health(health(in_queue=5, in_progress=20, running=20), in_flight=0, next_sequence=0, now=0.0, arrived=0)
+    window.update(0.0, 0, 0)
+    assert window.size == 25
+
+
+def test_submissions_that_had_not_arrived_when_health_was_asked_do_not_show_an_empty_queue():
+    window = Window(None, Predictor(), OperationLimit(1000, 200))
+    empty = health(in_progress=5, running=5)
+    window.saw_health(empty, in_flight=FIRST, next_sequence=FIRST, now=0.0, arrived=0)
+    window.update(0.0, FIRST, FIRST)
+    assert window.size == FIRST
+    window.saw_health(empty, in_flight=FIRST, next_sequence=FIRST, now=2.0, arrived=FIRST)
+    window.update(2.0, FIRST, FIRST)
+    assert window.size == 2 * FIRST
+
+
 def test_a_number_that_was_chosen_stays():
     window = Window(7, Predictor(), OperationLimit(1000, 200))
-    window.saw_health(health(idle=300), in_flight=7, next_sequence=7, now=0.0)
+    window.saw_health(health(idle=300), in_flight=7, next_sequence=7, now=0.0, arrived=7)
     window.saw_start(7, 0.0, 7, 8, 1.0)
     window.refused(7, 1.0)
     window.update(1.0, 7, 8)
@@ -156,7 +174,8 @@ def test_beside_other_peoples_jobs_a_long_queue_is_no_reason_to_shrink():
         predictor.learn(place, 0.0, delay_s=100.0 + place, execution_s=1.0, age_s=101.0)
     window.update(100.0, 100, 164)
     assert window.size == LEAST
-    window.saw_health(health(in_queue=5000, in_progress=50, running=50), in_flight=100, next_sequence=164, now=100.0)
+    busy = health(in_queue=5000, in_progress=50, running=50)
+    window.saw_health(busy, in_flight=100, next_sequence=164, now=100.0, arrived=100)
     window.update(100.0, 100, 164)
     assert window.size == SHARED
 

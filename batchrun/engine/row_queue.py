@@ -1,0 +1,40 @@
+"""The rows of a session that were read from the state file, for one journal or for all journals of a pool."""
+
+from __future__ import annotations
+
+from batchrun.engine.requests import RowRequests
+from batchrun.engine.rows import RowLines
+from batchrun.state.records import RowRecord, Share
+from batchrun.state.store import Store
+
+
+class RowQueue:
+    """The pending rows, read in order, and all that are in memory.
+
+    Args:
+        store: The state file.
+        lines: The lines of the rows.
+        share: The rows that are read; of a pool, all of them.
+    """
+
+    def __init__(self, store: Store, lines: RowLines, share: Share) -> None:
+        self._store = store
+        self._share = share
+        self._last_row = 0
+        self.rows: dict[int, RowRecord] = {}
+        """The rows that have been read and have not ended."""
+        self.requests = RowRequests(lines)
+
+    def load(self, count: int) -> list[RowRecord]:
+        """Up to `count` further pending rows."""
+        records = self._store.pending(self._last_row, count, self._share)
+        if records:
+            self._last_row = records[-1].row
+        for record in records:
+            self.rows[record.row] = record
+        return records
+
+    def homes(self, records: list[RowRecord]) -> dict[int, int]:
+        """See `StateReader.homes`; empty without a pool."""
+        doubtful = [record.row for record in records if record.unconfirmed] if self._share.is_pool else []
+        return self._store.homes(doubtful) if doubtful else {}
