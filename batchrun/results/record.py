@@ -63,6 +63,7 @@ class Record:
     id: str
     delay_ms: float | None
     execution_ms: float | None
+    """Of the whole job, also if several rows shared it."""
     input_tokens: int | None
     output_tokens: int | None
     finish_reason: str | None
@@ -70,6 +71,18 @@ class Record:
     """The output as received; in OpenAI's format, the body made from it."""
     text: Any = field(default=None, compare=False, repr=False)
     """The text as written; None if the line has none that differs from that of the output."""
+    shared: tuple[str, int | None, int | None] | None = None
+    """The ID of the job of several rows that answered the row, and its tokens; None if the job was the row's own."""
+
+    def tokens_once(self, seen: set[str]) -> tuple[int | None, int | None]:
+        """The tokens to count: those of a shared job with its first record only, which is added to the jobs `seen`."""
+        if self.shared is None:
+            return self.input_tokens, self.output_tokens
+        job_id, *tokens = self.shared
+        if job_id in seen:
+            return None, None
+        seen.add(job_id)
+        return tokens[0], tokens[1]
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -238,12 +251,20 @@ def read_record(line: bytes) -> Record | None:
     if not isinstance(job, dict) or not isinstance(usage, dict):
         return None
     delay_ms, execution_ms, reason = job.get("delay_ms"), job.get("execution_ms"), data.get("finish_reason")
-    counts = (usage.get("input_tokens"), usage.get("output_tokens"))
+    counts, shared = _tokens(usage), None
+    if isinstance(pack := job.get("pack"), dict):
+        execution_ms = pack.get("execution_ms")
+        if isinstance(job.get("id"), str) and "same_as" not in job:
+            shared = (job["id"], *_tokens(pack.get("usage")))
     if not (_is_time(delay_ms) and _is_time(execution_ms) and (reason is None or isinstance(reason, str))):
         return None
-    if not all(count is None or is_token_count(count) for count in counts):
+    if not all(count is None or is_token_count(count) for count in (*counts, *(shared or ())[1:])):
         return None
-    return Record(data["id"], delay_ms, execution_ms, *counts, reason, data.get("output"), data.get("text"))
+    return Record(data["id"], delay_ms, execution_ms, *counts, reason, data.get("output"), data.get("text"), shared)
+
+
+def _tokens(usage: Any) -> tuple[Any, Any]:
+    return (usage.get("input_tokens"), usage.get("output_tokens")) if isinstance(usage, dict) else (None, None)
 
 
 def read_job(line: bytes) -> JobInfo | None:
