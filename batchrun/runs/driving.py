@@ -266,6 +266,9 @@ class _Engines:
         async def draft(row: int, answer: JobAnswer) -> bytes:
             return await asyncio.get_running_loop().run_in_executor(self._thread, journal.draft, row, answer)
 
+        async def asked(row: int) -> str:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, journal.asked, row)
+
         return Answers(
             client,
             self._transport,
@@ -273,6 +276,7 @@ class _Engines:
             inspect_output=options.inspect_output,
             rules=self._rules,
             draft=draft,
+            asked=asked,
         )
 
     def _client(self, endpoint: str) -> EndpointClient:

@@ -72,8 +72,8 @@ class Pool:
         self.budgets: list[Budget] = []
         self.stop: StoppedError | None = None
         """Why the run stops at every endpoint; None if it does not."""
-        self.first: tuple[str, str] | None = None
-        """The endpoint that answered first, and with what."""
+        self.first: dict[str, tuple[str, str]] = {}
+        """What was asked for -> the endpoint that answered it first, and with what."""
 
     def join(self, name: str, number: int) -> Member:
         """The place of another scheduler, for the endpoint of this ID and number."""
@@ -170,9 +170,14 @@ class Member:
         return not self.is_away and not self._is_stopping()
 
     @property
+    def is_lost(self) -> bool:
+        """Whether it has left the pool, and its jobs cannot be polled."""
+        return self.is_away and self._refusals.is_refused("status")
+
+    @property
     def is_settled(self) -> bool:
         """Whether no row of it can come back to the pool, as far as can be known."""
-        if self._flights and not (self.is_away and self._refusals.is_refused("status")):
+        if self._flights and not self.is_lost:
             return False
         return not self.backlog.has_unwritten and not (self.is_active and self.backlog.has_own)
 
@@ -221,16 +226,16 @@ class Member:
         told = f"the last {self._failures} jobs all failed"
         self.leave(StoppedError(f"{told}: {failures[0].message}", _HINT), now)
 
-    def _prove(self, kind: str | None) -> None:
+    def _prove(self, kind: tuple[str, str] | None) -> None:
         """Its first row is done: stop the run if another endpoint answers with something else."""
         self.is_proven, self._away_s = True, _AWAY_S
         if kind is None:
             return
-        if self.pool.first is None:
-            self.pool.first = (self.name, kind)
-        name, first = self.pool.first
-        if first != kind and self.pool.stop is None:
-            self.pool.stop = StoppedError(f"endpoint {self.name} answers with {kind}, and {name} with {first}", _DIFFER)
+        asked, answer = kind
+        name, first = self.pool.first.setdefault(asked, (self.name, answer))
+        if first != answer and self.pool.stop is None:
+            told = f"endpoint {self.name} answers with {answer}, and {name} with {first}"
+            self.pool.stop = StoppedError(told, _DIFFER)
 
     def leave(self, reason: StoppedError, now: float, *, until_workers: bool = False) -> bool:
         """Leave the pool, unless it is away; returns whether any other endpoint is left.
