@@ -171,7 +171,7 @@ class _Engines:
             is_cancelled=partial(run.lock.is_requested, CANCEL),
         )
         self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
-        self._first_job = run.store.next_job()
+        self._job_numbers = count(run.store.next_job())
         self._memory = MemoryBudget(run.options.memory_bytes)
         self._transport = self._packing(rows_per_job(run.options, run.store.count_rows))
         self._numbers = {name: number for number, name in enumerate(run.lines.endpoints)}
@@ -306,7 +306,7 @@ class _Engines:
         scheduler = Scheduler(
             options.scheduler,
             self._rng,
-            numbers=count(self._first_job + share.index, share.count),
+            numbers=self._job_numbers,
             guards=replace(options.guards, max_cost=max_cost, price_per_hour=options.guards.price_of(endpoint)),
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
             meter=WorkerMeter(WorkerTime.from_counters(store.counters(), number, share=1 / parts), number),

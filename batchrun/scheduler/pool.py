@@ -219,8 +219,10 @@ class Member:
         if is_blamed or not failures or not self.pool.leaves_on_failures:
             return
         self._failures += 1
-        # Another try of the row may succeed elsewhere, and must not be used up here.
-        is_trial = not self.is_proven and failures[0].is_retryable and self.pool.has_others(self)
+        # Another try of the row may succeed elsewhere, and must not be used up here. One that has left must not fail
+        # 20 rows for good each time that it comes back.
+        has_left = self._away_s > _AWAY_S
+        is_trial = not self.is_proven and (has_left or failures[0].is_retryable) and self.pool.has_others(self)
         if self._failures < (_TRIALS if is_trial else FIRST_ROWS):
             return
         told = f"the last {self._failures} jobs all failed"
@@ -287,7 +289,7 @@ class Member:
         Otherwise a slow endpoint would take a row at last, and the whole run would wait for it.
         """
         rows = self.pool.rows
-        if not rows.is_exhausted or (mine := self._end(1, now)) is None:
+        if not rows.is_exhausted or self.backlog.has_own or (mine := self._end(1, now)) is None:
             return False
         jobs = math.ceil(len(rows) / self.pool.rows_per_job)
         ends = (other._end(jobs, now) for other in self.pool.members if other is not self and other._is_at_work(now))  # noqa: SLF001

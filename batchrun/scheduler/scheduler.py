@@ -275,8 +275,7 @@ class Scheduler:
     def _adopt(self, event: ev.JobAdopted, _: float) -> None:
         self._stopping.refusals.has_answered = True  # in an earlier session
         rows = tuple(Row(ticket, RowState.SUBMITTED) for ticket in event.tickets)
-        flight = Flight(event.job, rows, event.submitted_at)
-        self._flights[event.job] = flight
+        flight = self._flights[event.job] = Flight(event.job, rows, event.submitted_at)
         self._is_one_each = self._is_one_each and len(rows) == 1
         flight.remote_id = event.remote_id
         flight.sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
@@ -329,8 +328,7 @@ class Scheduler:
         self._submitter.failed(flight, event, now)
 
     def _line_unusable(self, event: ev.LineUnusable, now: float) -> None:
-        flight = self._flights[event.job]
-        if not self._submitter.unusable(flight, event):
+        if not self._submitter.unusable(self._flights[event.job], event):
             self._not_submitted(ev.NotSubmitted(event.job), now)
 
     def _not_submitted(self, event: ev.NotSubmitted, now: float) -> None:
