@@ -119,6 +119,7 @@ class Member:
         """Why it has left the pool; None if it has not."""
         self.is_proven = pool.mixed
         """Whether it has done a row since it joined or came back: until then it gets one job at a time."""
+        self._has_ended = False
         self._back_at = 0.0
         self._until_workers = False
         self._empty_since: float | None = None
@@ -167,7 +168,12 @@ class Member:
     @property
     def is_active(self) -> bool:
         """Whether it may submit rows."""
-        return not self.is_away and not self._is_stopping()
+        return not self.is_away and not self._is_stopping() and not self._has_ended
+
+    def end(self) -> None:
+        """Its driver has ended, maybe with an error: nothing more is to be expected of it."""
+        self._has_ended = True
+        self.pool.rows.loading = False
 
     @property
     def is_lost(self) -> bool:
@@ -177,6 +183,8 @@ class Member:
     @property
     def is_settled(self) -> bool:
         """Whether no row of it can come back to the pool, as far as can be known."""
+        if self._has_ended:
+            return True
         if self._flights and not self.is_lost:
             return False
         return not self.backlog.has_unwritten and not (self.is_active and self.backlog.has_own)
