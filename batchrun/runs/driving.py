@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -32,7 +32,7 @@ from batchrun.prompts.sweep import Sweep
 from batchrun.runs.channel import RunSide, StoredRecords
 from batchrun.runs.intake import note_growth
 from batchrun.runs.opening import OpenRun
-from batchrun.runs.pack_check import candidates, check_packing, rows_per_job
+from batchrun.runs.pack_check import Candidate, Verdict, candidates, check_packing, rows_per_job
 from batchrun.runs.requests import RowAppender
 from batchrun.scheduler.budget import WorkerMeter, WorkerTime
 from batchrun.scheduler.connections import MOST as MOST_CONNECTIONS
@@ -205,10 +205,7 @@ class _Engines:
         if len(rows) == 1 or not rows:
             return
         run.observer.message(f"--pack: comparing the answers to {len(rows)} rows, together and alone")
-        try:
-            async with self._client(run.options.endpoints[0]) as client:
-                verdict = await check_packing(client, self._transport, rows)
-        except CallError:
+        if (verdict := await self._verdict(rows)) is None:
             return  # the run meets the same, and deals with it
         run.observer.message(verdict.message)
         if verdict.is_settled:
@@ -217,6 +214,31 @@ class _Engines:
             self._transport = self._packing(1)
             if self._pool is not None:
                 self._pool.rows_per_job = 1
+
+    async def _verdict(self, rows: Sequence[Candidate]) -> Verdict | None:
+        """What the check found; None if it could not be made.
+
+        A pool is checked at all of its endpoints at once, and the first answer counts: another one may never answer, or
+        lack the route. That one then gets single rows.
+        """
+
+        async def check(endpoint: str) -> Verdict:
+            async with self._client(endpoint) as client:
+                return await check_packing(client, self._transport, rows)
+
+        endpoints, verdict = self._run.options.endpoints, None
+        checks = [asyncio.create_task(check(endpoint)) for endpoint in (endpoints if self._pool else endpoints[:1])]
+        try:
+            for done in asyncio.as_completed(checks):
+                with suppress(CallError):
+                    verdict = await done
+                if verdict is not None and verdict.can_pack:
+                    break
+        finally:
+            for each in checks:
+                each.cancel()
+            await asyncio.gather(*checks, return_exceptions=True)
+        return verdict
 
     async def add(self, index: int, channel: RunSide | None = None) -> None:
         """Add the engine for one of the run's endpoints.

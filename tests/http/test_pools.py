@@ -411,3 +411,24 @@ def test_the_options_of_a_pool_come_back_from_the_state_file(tmp_path: Path):
     read = type(options).from_json(orjson.loads(orjson.dumps(options.to_json())), options.state)
     assert (read.pool, read.guards) == (options.pool, options.guards)
     assert options_for(tmp_path).endpoints == ("local",)
+
+
+async def test_packing_is_checked_at_whichever_endpoint_of_a_pool_answers(tmp_path: Path):
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"p {n}", "max_tokens": 4} for n in range(64)])
+    front = Front()
+    front.broken = {"A": "stuck", "B": "404", "C": ""}
+    scheduler = {"concurrency": 4, "pack": 4}
+
+    async def unlock() -> None:
+        await until(lambda: front.asked["C"]["run"] > 8)
+        front.broken["A"] = ""
+
+    async with serving(front) as server:
+        unlocking = asyncio.create_task(unlock())
+        again = await rehearse(
+            tmp_path, server.endpoint.base_url, endpoint="A", pool=("A", "B", "C"), scheduler=scheduler
+        )
+        await unlocking
+    assert again.summary.exit_code == 0
+    assert again.summary.packed_rows > 32
+    assert any("the same answers together and alone" in message for message in again.listener.messages)
