@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from batchrun.endpoint.protocol import JobAnswer, PackPart
+from batchrun.endpoint.protocol import JobAnswer
 from batchrun.endpoint.transport import Transport
 from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
 from batchrun.engine.dedupe import SharedAnswers
@@ -24,7 +24,7 @@ from batchrun.engine.row_queue import RowQueue
 from batchrun.engine.rows import LineChangedError, RowLines
 from batchrun.errors import OutputError
 from batchrun.results.completion import is_context_full, target_of
-from batchrun.results.record import part_bytes, result_digest
+from batchrun.results.record import PackInfo, part_bytes, result_digest
 from batchrun.results.text import CONTEXT_FULL, AnswerTotals
 from batchrun.results.writer import ResultsFiles
 from batchrun.scheduler import commands as cmd
@@ -276,7 +276,7 @@ class Journal:
         )
         return line, marks
 
-    def _tokens_once(self, job: int | None, pack: PackPart) -> tuple[int | None, int | None]:
+    def _tokens_once(self, job: int | None, pack: PackInfo) -> tuple[int | None, int | None]:
         """The tokens of a job of several rows, for the first row with a result; None for the others."""
         if job in self._counted or job in self._completed:
             return None, None

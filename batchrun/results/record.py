@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batchrun.endpoint.protocol import PackPart
 from batchrun.files.exactjson import load
 from batchrun.results.text import Text, extract, is_token_count
 from batchrun.results.thinking import split_think
@@ -24,6 +23,17 @@ from batchrun.results.written import write_line
 _MAX_PART_BYTES = 1_000_000
 _DIGEST_BYTES = 6
 """SQLite stores an integer of this size in this many bytes."""
+
+
+class PackInfo(NamedTuple):
+    """The place of a row in a job of several rows."""
+
+    size: int
+    number: int
+    """From 0."""
+    input_tokens: int | None
+    """Those of all rows of the job; None if not reported. The same applies to `output_tokens`."""
+    output_tokens: int | None
 
 
 class JobInfo(NamedTuple):
@@ -42,7 +52,7 @@ class JobInfo(NamedTuple):
     """UTC epoch seconds."""
     retries: int = 0
     """How many times the platform itself ran the job again."""
-    pack: PackPart | None = None
+    pack: PackInfo | None = None
     """The row's place in a job of several rows; None if the job was the row's own."""
 
 
@@ -348,8 +358,9 @@ def _job(job: JobInfo) -> dict[str, Any]:
     return data
 
 
+@lru_cache(256)
 def iso_time(epoch_s: float | None) -> str | None:
-    """`2026-01-01T00:00:00.000Z`; None stays None."""
+    """`2026-01-01T00:00:00.000Z`; None stays None. Cached, because the rows of a job have the same times."""
     if epoch_s is None:
         return None
     second, ms = divmod(round(epoch_s * 1000), 1000)
