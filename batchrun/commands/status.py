@@ -12,11 +12,12 @@ import orjson
 
 from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
+from batchrun.display.summary import EndpointWork
 from batchrun.display.text import clipped, fitted
 from batchrun.display.units import duration
 from batchrun.results.text import MARK_NAMES
 from batchrun.runs.spending import cost_so_far
-from batchrun.runs.work import EndpointWork, endpoint_work
+from batchrun.runs.work import endpoint_work
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
 from batchrun.state.dedupe import count_shared
@@ -151,11 +152,7 @@ def render(status: RunStatus) -> str:
         "",
         f"  {s.rows_per_s:,.1f} rows/s over a running time of {duration(s.elapsed_s)}",
     ]
-    lines += [
-        f"  endpoint {each.endpoint}: {each.succeeded:,} succeeded, {each.failed:,} failed,"
-        f" {each.in_flight:,} in flight, {each.rows_per_s:,.1f} rows/s"
-        for each in s.endpoints
-    ]
+    lines += [f"  {each}" for each in s.endpoints]
     if s.cost is not None:
         first, *more = cost_lines(s.cost, is_over=not open_rows)
         lines += [f"  cost  {first}", *(f"        {line}" for line in more)]

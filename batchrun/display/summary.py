@@ -171,6 +171,27 @@ class WorkerGroup(NamedTuple):
         return self.failed >= _BROKEN_FROM and 2 * self.failed > self.jobs
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointWork:
+    """What one endpoint of a run has done."""
+
+    endpoint: str
+    jobs: int
+    """Jobs that were submitted to it."""
+    succeeded: int
+    """Rows whose last job was there, here and in the next two."""
+    failed: int
+    in_flight: int
+    rows_per_s: float
+    """Succeeded rows, from its first submission to its last end; 0 if nothing has ended."""
+
+    def __str__(self) -> str:
+        return (
+            f"endpoint {self.endpoint}: {self.succeeded:,} succeeded, {self.failed:,} failed,"
+            f" {self.in_flight:,} in flight, {self.rows_per_s:,.1f} rows/s"
+        )
+
+
 @dataclass(slots=True)
 class Summary:
     """The outcome of a run, over all of its sessions unless a field says otherwise."""
@@ -246,6 +267,8 @@ class Summary:
     """Rows that succeeded with the answer to the equal request of another row."""
     mismatched: int = 0
     """Answers that belonged to other jobs, and were dropped."""
+    endpoints: list[EndpointWork] = field(default_factory=list)
+    """What each endpoint has done, for a run that has had several of its own."""
     to_confirm: list[str] = field(default_factory=list)
     """Arguments that `resume` and `redo` need, because no API key proves that the user chose them."""
 

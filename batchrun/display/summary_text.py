@@ -89,6 +89,7 @@ def _figures(s: Summary) -> list[str]:
     lines = ["", f"  time        {duration(s.wall_s)}, {s.rows_per_s:,.1f} rows/s"]
     if s.wall_s - s.session_s > 1:
         lines[-1] += f" ({duration(s.session_s)} of it in this session)"
+    lines += [f"  {each}" for each in s.endpoints]
     for name, value in (("in queue", s.delay_ms), ("executing", s.execution_ms)):
         if value:
             p50, p90, p99 = (duration(ms / 1000) for ms in value)
@@ -145,6 +146,12 @@ def _next_steps(s: Summary) -> list[str]:
         by = datetime.fromtimestamp(s.rescue_by).astimezone().strftime("%H:%M")
         what = "rows whose jobs are" if s.packed_jobs else "jobs"
         steps += _wrapped(f"{what} still at the endpoint: {s.in_flight:,}; resume by {by}, or results may expire")
+    stuck = " and ".join(each.endpoint for each in s.endpoints if each.in_flight)
+    if stuck and s.outcome == "stopped":
+        steps += _wrapped(
+            f"only {stuck} can answer these jobs; to give them up, give the command with the other endpoints and"
+            " --abandon, which may pay for their rows twice"
+        )
     state = shlex.join([str(s.state), *s.to_confirm])
     if s.in_flight or s.not_run:
         steps.append(f"resume: batchrun resume {state}")

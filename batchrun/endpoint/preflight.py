@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import compress
 
 from batchrun.config import RunOptions
 from batchrun.endpoint.client import EndpointClient
@@ -28,7 +29,8 @@ async def refuse_unknown_endpoints(options: RunOptions, endpoints: Sequence[str]
     Raises:
         UsageError: an endpoint does not exist.
     """
-    missing = [endpoint for endpoint in endpoints if await _is_missing(options, endpoint, api_key)]
+    are_missing = await asyncio.gather(*(_is_missing(options, endpoint, api_key) for endpoint in endpoints))
+    missing = list(compress(endpoints, are_missing))
     if missing:
         option = "--sweep endpoint" if options.sweep.endpoints else "--endpoint"
         raise UsageError(

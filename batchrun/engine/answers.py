@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -39,6 +40,7 @@ class Answers:
         inspect_output: Whether to look for errors inside the output of completed jobs.
         rules: What an answer must keep to be a result; None for no rules.
         draft: Makes the record of an answer, for the rules.
+        asked: Says what a row asked for, so that answers can be compared.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Answers:
         inspect_output: bool = True,
         rules: Rules | None = None,
         draft: Draft | None = None,
+        asked: Callable[[int], Awaitable[str]] | None = None,
     ) -> None:
+        self._asked = asked
         self._client = client
         self._transport = transport
         self.streamed = streamed
@@ -94,7 +98,8 @@ class Answers:
                     failure = await self._refuse(row, part, aside=_is_large(part))
                 is_good = failure is None
                 flaw = find_flaw(part.output) if is_good and look.flaws else None
-                said.append(RowAnswer(failure, flaw, find_kind(part.output) if is_good and look.kind else None))
+                kind = await self._kind(row, part) if is_good and look.kind else None
+                said.append(RowAnswer(failure, flaw, kind))
                 self._by_row[row] = part
             else:
                 self._client.release(part)
@@ -119,6 +124,10 @@ class Answers:
         self._by_row.update(dict.fromkeys(rows, alike))
         status = "FAILED" if answer.status is JobStatus.COMPLETED else answer.status.value
         return status, (RowAnswer(failure),) * len(rows), whole
+
+    async def _kind(self, row: int, part: JobAnswer) -> tuple[str, str] | None:
+        answer = find_kind(part.output)
+        return None if answer is None or self._asked is None else (await self._asked(row), answer)
 
     async def _judged(self, answer: JobAnswer) -> Failure | None:
         return await asyncio.to_thread(self._judge, answer) if _is_large(answer) else self._judge(answer)

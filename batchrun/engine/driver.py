@@ -99,10 +99,9 @@ class Engine:
         self._answers = answers
         self._requests: set[asyncio.Task[None]] = set()
         self._writing: asyncio.Task[None] | None = None
-        self._interrupted = self._detaching = False
+        self._interrupted = self._detaching = self._leaving = False
         self._notices = Notices()
         self._failure: BaseException | None = None
-        self._leaving = False
         self._tick_at = float("-inf")
         self._calls = answers.streamed.calls = self._commits.calls
 
@@ -133,6 +132,8 @@ class Engine:
             await self._rounds()
         finally:
             await self._settle()
+            if self._scheduler.member is not None:
+                self._scheduler.member.end()
         return self._outcome(cancel=cancel)
 
     def _outcome(self, *, cancel: bool) -> Outcome:
@@ -323,10 +324,9 @@ class Engine:
 
     def _note_failure(self, operation: str, error: CallError) -> None:
         _LOG.debug("/%s failed: %s", operation, error.message)
-        if isinstance(error, ThrottledError):
-            self._commits.pending.count("throttled")
-        if isinstance(error, MismatchedError):
-            self._commits.pending.count("mismatched")
+        for kind, name in ((ThrottledError, "throttled"), (MismatchedError, "mismatched")):
+            if isinstance(error, kind):
+                self._commits.pending.count(name)
 
     def _tell(self, event: ev.Event) -> None:
         self._events.append(event)

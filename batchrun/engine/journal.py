@@ -24,7 +24,7 @@ from batchrun.engine.reasking import asked_again
 from batchrun.engine.row_queue import RowQueue
 from batchrun.engine.rows import LineChangedError, RowLines
 from batchrun.errors import OutputError
-from batchrun.results.completion import is_context_full
+from batchrun.results.completion import is_context_full, target_of
 from batchrun.results.record import part_bytes, result_digest
 from batchrun.results.text import CONTEXT_FULL, AnswerTotals
 from batchrun.results.writer import ResultsFiles
@@ -172,6 +172,11 @@ class Journal:
     def draft(self, row: int, answer: JobAnswer) -> bytes:
         """See `RowLines.draft`."""
         return self._lines.draft(self._rows[row], answer.output)
+
+    def asked(self, row: int) -> str:
+        """What a row asked for, but for its prompt: rows that ask for the same get the same form of answer."""
+        request = self._lines.read_request(self._rows[row]) or {}
+        return f"{'openai_input' in request} {target_of(request)}"
 
     def adopt(self) -> list[OpenJob]:
         """The jobs of earlier sessions that are still to be polled."""

@@ -27,6 +27,7 @@ from batchrun.runs.opening import OpenRun
 from batchrun.runs.ordering import order_results
 from batchrun.runs.spending import cost_so_far
 from batchrun.runs.superseding import committed_superseded
+from batchrun.runs.work import endpoint_work
 from batchrun.scheduler.faulty_workers import ENDED_BY, FAILED_BY
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
@@ -129,6 +130,7 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
         windows=Timeline(store.get_setting("timeline")).windows(),
         cost=cost_so_far(store, counts, counters, options),
         rescue_by=rescue_by(store, now),
+        endpoints=endpoint_work(store, options),
         shared=count_shared(store) if options.dedupe else 0,
         to_confirm=["--check", options.answers.check] if options.answers.check and run.api_key is None else [],
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -32,7 +32,7 @@ from batchrun.prompts.sweep import Sweep
 from batchrun.runs.channel import RunSide, StoredRecords
 from batchrun.runs.intake import note_growth
 from batchrun.runs.opening import OpenRun
-from batchrun.runs.pack_check import NONE_SHARES, candidates, check_packing, rows_per_job
+from batchrun.runs.pack_check import NONE_SHARES, Candidate, Verdict, candidates, check_packing, rows_per_job
 from batchrun.runs.requests import RowAppender
 from batchrun.scheduler.budget import WorkerMeter, WorkerTime
 from batchrun.scheduler.connections import MOST as MOST_CONNECTIONS
@@ -171,7 +171,7 @@ class _Engines:
             is_cancelled=partial(run.lock.is_requested, CANCEL),
         )
         self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
-        self._first_job = run.store.next_job()
+        self._job_numbers = count(run.store.next_job())
         self._memory = MemoryBudget(run.options.memory_bytes)
         self._transport = self._packing(rows_per_job(run.options, run.store.count_rows))
         self._numbers = {name: number for number, name in enumerate(run.lines.endpoints)}
@@ -207,10 +207,7 @@ class _Engines:
         if len(rows) <= 1 or scheduler.pack_check == "off":
             return
         run.observer.message(f"--pack: comparing the answers to {len(rows)} rows, together and alone")
-        try:
-            async with self._client(run.options.endpoints[0]) as client:
-                verdict = await check_packing(client, self._transport, rows)
-        except CallError:
+        if (verdict := await self._verdict(rows)) is None:
             return  # the run meets the same, and deals with it
         run.observer.message(verdict.message)
         if verdict.is_settled:
@@ -219,6 +216,31 @@ class _Engines:
             self._transport = self._packing(1)
             if self._pool is not None:
                 self._pool.rows_per_job = 1
+
+    async def _verdict(self, rows: Sequence[Candidate]) -> Verdict | None:
+        """What the check found; None if it could not be made.
+
+        A pool is checked at all of its endpoints at once, and the first answer counts: another one may never answer, or
+        lack the route. That one then gets single rows.
+        """
+
+        async def check(endpoint: str) -> Verdict:
+            async with self._client(endpoint) as client:
+                return await check_packing(client, self._transport, rows)
+
+        endpoints, verdict = self._run.options.endpoints, None
+        checks = [asyncio.create_task(check(endpoint)) for endpoint in (endpoints if self._pool else endpoints[:1])]
+        try:
+            for done in asyncio.as_completed(checks):
+                with suppress(CallError):
+                    verdict = await done
+                if verdict is not None and verdict.can_pack:
+                    break
+        finally:
+            for each in checks:
+                each.cancel()
+            await asyncio.gather(*checks, return_exceptions=True)
+        return verdict
 
     async def add(self, index: int, channel: RunSide | None = None) -> None:
         """Add the engine for one of the run's endpoints.
@@ -268,6 +290,9 @@ class _Engines:
         async def draft(row: int, answer: JobAnswer) -> bytes:
             return await asyncio.get_running_loop().run_in_executor(self._thread, journal.draft, row, answer)
 
+        async def asked(row: int) -> str:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, journal.asked, row)
+
         return Answers(
             client,
             self._transport,
@@ -275,6 +300,7 @@ class _Engines:
             inspect_output=options.inspect_output,
             rules=self._rules,
             draft=draft,
+            asked=asked,
         )
 
     def _client(self, endpoint: str) -> EndpointClient:
@@ -304,7 +330,7 @@ class _Engines:
         scheduler = Scheduler(
             options.scheduler,
             self._rng,
-            numbers=count(self._first_job + share.index, share.count),
+            numbers=self._job_numbers,
             guards=replace(options.guards, max_cost=max_cost, price_per_hour=options.guards.price_of(endpoint)),
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
             meter=WorkerMeter(WorkerTime.from_counters(store.counters(), number, share=1 / parts), number),

@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from batchrun.config import RunOptions
+from batchrun.display.summary import EndpointWork
 from batchrun.state import figures
 from batchrun.state.endpoints import known_endpoints
 from batchrun.state.reader import StateReader
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointWork:
-    """What one endpoint of a run has done."""
-
-    endpoint: str
-    jobs: int
-    """Jobs that were submitted to it."""
-    succeeded: int
-    """Rows whose last job was there, here and in the next two."""
-    failed: int
-    in_flight: int
-    rows_per_s: float
-    """Succeeded rows, from its first submission to its last end; 0 if nothing has ended."""
 
 
 def endpoint_work(store: StateReader, options: RunOptions) -> list[EndpointWork]:

@@ -118,8 +118,8 @@ class RowAnswer(NamedTuple):
     """None if the row has a result."""
     flaw: Flaw | None = None
     """What is wrong with the result; None if nothing, or if no canary is out and it was not checked."""
-    kind: str | None = None
-    """Which model answered, and in which form; None if it does not say, or if nobody wants to know."""
+    kind: tuple[str, str] | None = None
+    """What was asked for, and which model answered, in which form; None if unknown, or if nobody wants to know."""
 
 
 class Whole(StrEnum):

@@ -24,6 +24,9 @@ from batchrun.scheduler.pacing import TROUBLE_THRESHOLD, Pacer
 from batchrun.scheduler.polling import PollPlan
 from batchrun.scheduler.stopping import Stopping
 
+_DOUBT_S = 2.0
+"""A job that may be gone is polled again after this time, until the endpoint has answered."""
+
 
 class Poller:
     """Polls jobs.
@@ -81,7 +84,7 @@ class Poller:
     def answered(self, sent_at: float, now: float) -> None:
         """`/status` returned a usable answer."""
         self.pacer.succeed(now)
-        self._stopping.refusals.answered("status")
+        self._stopping.refusals.answered("status", now)
         self._connections.answered(sent_at, now)
 
     def failed(self, flight: Flight, event: ev.PollFailed, now: float) -> Failure | Literal["given up"] | None:
@@ -91,9 +94,10 @@ class Poller:
         match error:
             case NotFoundError():
                 self.pacer.succeed(now)
-                if (wait_s := flight.missed(now, is_sure=error.from_api)) <= 0:
+                wait_s = flight.missed(now, is_sure=error.from_api)
+                if wait_s <= 0 and not self._stopping.is_doubtful("status", flight.missing_since, now):
                     return Failure(FailureKind.EXPIRED, f"the job is gone ({error.message})", error.raw)
-                self._plan.postponed(event.job, now, wait_s)
+                self._plan.postponed(event.job, now, wait_s or _DOUBT_S)
             case TooLargeError():
                 self.pacer.succeed(now)
                 return Failure(FailureKind.TOO_LARGE, error.message, error.raw)

@@ -72,8 +72,8 @@ class Pool:
         self.budgets: list[Budget] = []
         self.stop: StoppedError | None = None
         """Why the run stops at every endpoint; None if it does not."""
-        self.first: tuple[str, str] | None = None
-        """The endpoint that answered first, and with what."""
+        self.first: dict[str, tuple[str, str]] = {}
+        """What was asked for -> the endpoint that answered it first, and with what."""
 
     def join(self, name: str, number: int) -> Member:
         """The place of another scheduler, for the endpoint of this ID and number."""
@@ -119,6 +119,7 @@ class Member:
         """Why it has left the pool; None if it has not."""
         self.is_proven = pool.mixed
         """Whether it has done a row since it joined or came back: until then it gets one job at a time."""
+        self._has_ended = False
         self._back_at = 0.0
         self._until_workers = False
         self._empty_since: float | None = None
@@ -167,12 +168,24 @@ class Member:
     @property
     def is_active(self) -> bool:
         """Whether it may submit rows."""
-        return not self.is_away and not self._is_stopping()
+        return not self.is_away and not self._is_stopping() and not self._has_ended
+
+    def end(self) -> None:
+        """Its driver has ended, maybe with an error: nothing more is to be expected of it."""
+        self._has_ended = True
+        self.pool.rows.loading = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has left the pool, and its jobs cannot be polled."""
+        return self.is_away and self._refusals.is_refused("status")
 
     @property
     def is_settled(self) -> bool:
         """Whether no row of it can come back to the pool, as far as can be known."""
-        if self._flights and not (self.is_away and self._refusals.is_refused("status")):
+        if self._has_ended:
+            return True
+        if self._flights and not self.is_lost:
             return False
         return not self.backlog.has_unwritten and not (self.is_active and self.backlog.has_own)
 
@@ -214,23 +227,25 @@ class Member:
         if is_blamed or not failures or not self.pool.leaves_on_failures:
             return
         self._failures += 1
-        # Another try of the row may succeed elsewhere, and must not be used up here.
-        is_trial = not self.is_proven and failures[0].is_retryable and self.pool.has_others(self)
+        # Another try of the row may succeed elsewhere, and must not be used up here. One that has left must not fail
+        # 20 rows for good each time that it comes back.
+        has_left = self._away_s > _AWAY_S
+        is_trial = not self.is_proven and (has_left or failures[0].is_retryable) and self.pool.has_others(self)
         if self._failures < (_TRIALS if is_trial else FIRST_ROWS):
             return
         told = f"the last {self._failures} jobs all failed"
         self.leave(StoppedError(f"{told}: {failures[0].message}", _HINT), now)
 
-    def _prove(self, kind: str | None) -> None:
+    def _prove(self, kind: tuple[str, str] | None) -> None:
         """Its first row is done: stop the run if another endpoint answers with something else."""
         self.is_proven, self._away_s = True, _AWAY_S
         if kind is None:
             return
-        if self.pool.first is None:
-            self.pool.first = (self.name, kind)
-        name, first = self.pool.first
-        if first != kind and self.pool.stop is None:
-            self.pool.stop = StoppedError(f"endpoint {self.name} answers with {kind}, and {name} with {first}", _DIFFER)
+        asked, answer = kind
+        name, first = self.pool.first.setdefault(asked, (self.name, answer))
+        if first != answer and self.pool.stop is None:
+            told = f"endpoint {self.name} answers with {answer}, and {name} with {first}"
+            self.pool.stop = StoppedError(told, _DIFFER)
 
     def leave(self, reason: StoppedError, now: float, *, until_workers: bool = False) -> bool:
         """Leave the pool, unless it is away; returns whether any other endpoint is left.
@@ -282,7 +297,7 @@ class Member:
         Otherwise a slow endpoint would take a row at last, and the whole run would wait for it.
         """
         rows = self.pool.rows
-        if not rows.is_exhausted or (mine := self._end(1, now)) is None:
+        if not rows.is_exhausted or self.backlog.has_own or (mine := self._end(1, now)) is None:
             return False
         jobs = math.ceil(len(rows) / self.pool.rows_per_job)
         ends = (other._end(jobs, now) for other in self.pool.members if other is not self and other._is_at_work(now))  # noqa: SLF001

@@ -23,12 +23,14 @@ class Refusals:
     def __init__(self) -> None:
         self.has_answered = False
         """Whether any operation has had a good answer."""
+        self.answered_at = float("-inf")
+        """When the last good answer came."""
         self._streaks: dict[str, tuple[float, int]] = {}
         """For each operation, since when it has been refused without a good answer in between, and how often."""
 
-    def answered(self, operation: str) -> None:
+    def answered(self, operation: str, now: float) -> None:
         """An operation had a good answer."""
-        self.has_answered = True
+        self.has_answered, self.answered_at = True, now
         if self._streaks:
             self._streaks.pop(operation, None)
 

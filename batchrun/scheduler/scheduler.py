@@ -116,9 +116,10 @@ class Scheduler:
     @property
     def stop(self) -> StoppedError | None:
         """Why the run stops early; None if it does not, or if the user stops it."""
-        if self._stopping.is_stopping or self.member is None:
+        if self._stopping.error is not None or self.member is None:
             return self._stopping.error
-        return self.member.reason if self.member.pool.is_over else None
+        is_over = self.member.is_lost if self._stopping.is_stopping else self.member.pool.is_over
+        return self.member.reason if is_over else None
 
     @property
     def is_done(self) -> bool:
@@ -127,9 +128,10 @@ class Scheduler:
             return True
         if self._outcomes.decided:
             return False
-        if self.member is not None and not self._stopping.is_stopping:
-            return self.member.pool.is_over
-        return not self._flights and (self._stopping.is_stopping or self._backlog.is_empty)
+        if self.member is None or self._stopping.is_stopping:
+            is_settled = not self._flights or (self.member is not None and self.member.is_lost)
+            return is_settled and (self._stopping.is_stopping or self._backlog.is_empty)
+        return self.member.pool.is_over
 
     @property
     def in_flight(self) -> int:
@@ -239,7 +241,7 @@ class Scheduler:
             None if self._stopping.is_stopping or self._deadline.at is None else self._last_submission_at(now),
         )
         later = [at for at in times if at is not None and at > now]
-        return min(later) if later and not self._stopping.is_halted else None
+        return min(later, default=None) if not self._stopping.is_halted else None
 
     def _submit(self, out: list[cmd.Command], now: float) -> None:
         if self._stopping.is_stopping or self._unpolled:
@@ -264,7 +266,7 @@ class Scheduler:
 
     def _submitted(self, event: ev.Submitted, now: float) -> None:
         flight = self._flights[event.job]
-        self._stopping.refusals.answered("run")
+        self._stopping.refusals.answered("run", now)
         self._submitter.accepted(flight, event, now)
         flight.sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
         self._plan.add(flight.job, flight.sequence, flight.submitted_at, now)
@@ -273,8 +275,7 @@ class Scheduler:
     def _adopt(self, event: ev.JobAdopted, _: float) -> None:
         self._stopping.refusals.has_answered = True  # in an earlier session
         rows = tuple(Row(ticket, RowState.SUBMITTED) for ticket in event.tickets)
-        flight = Flight(event.job, rows, event.submitted_at)
-        self._flights[event.job] = flight
+        flight = self._flights[event.job] = Flight(event.job, rows, event.submitted_at)
         self._is_one_each = self._is_one_each and len(rows) == 1
         flight.remote_id = event.remote_id
         flight.sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
@@ -327,8 +328,7 @@ class Scheduler:
         self._submitter.failed(flight, event, now)
 
     def _line_unusable(self, event: ev.LineUnusable, now: float) -> None:
-        flight = self._flights[event.job]
-        if not self._submitter.unusable(flight, event):
+        if not self._submitter.unusable(self._flights[event.job], event):
             self._not_submitted(ev.NotSubmitted(event.job), now)
 
     def _not_submitted(self, event: ev.NotSubmitted, now: float) -> None:
@@ -338,7 +338,7 @@ class Scheduler:
 
     def _job_cancelled(self, event: ev.JobCancelled, now: float) -> None:
         flight = self._flights[event.job]
-        self._stopping.refusals.answered("cancel")
+        self._stopping.refusals.answered("cancel", now)
         if self._canceller.answered(flight, event.status, now):
             self._call_off(flight, now)
 
@@ -359,7 +359,7 @@ class Scheduler:
             self._outcomes.recall(flight, now)
 
     def _health_seen(self, event: ev.HealthSeen, now: float) -> None:
-        self._stopping.refusals.answered("health")
+        self._stopping.refusals.answered("health", now)
         self.meter.sample(event.health, now)
         self._submitter.workers = max(event.health.workers, 1)
         self._feedback.saw_health(event.health, now, self._health_sequence, self._next_sequence)

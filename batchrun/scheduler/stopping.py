@@ -66,6 +66,16 @@ class Stopping:
         self._refused(refusal(error), now, at_once=operation in _OF_JOBS or not self.refusals.has_answered)
         return True
 
+    def is_doubtful(self, operation: str, since: float, now: float) -> bool:
+        """Whether 404s since a time may mean the endpoint rather than a job.
+
+        In a pool another endpoint would run the job again, and this one may come back with it.
+        """
+        if self._member is None or self.refusals.answered_at > since:
+            return False
+        self.refusals.is_lasting(operation, now)
+        return True
+
     def _refused(self, error: RefusedError, now: float, *, at_once: bool) -> None:
         if self._member is not None and self._member.leave(error, now):
             return

@@ -259,7 +259,8 @@ _FORGET_JOBS = """
 DELETE FROM jobs WHERE job IN (SELECT json_extract(value, '$[0]') FROM json_each(?))
 """
 _FORGET_ROWS = """
-UPDATE rows SET state = 0, job = NULL, attempts = attempts - 1
+UPDATE rows SET state = 0, attempts = attempts - 1, job = CASE WHEN unconfirmed > 0 THEN
+    (SELECT b.job FROM job_rows b WHERE b.row = rows.row ORDER BY b.job DESC LIMIT 1) END
 WHERE row IN (SELECT json_extract(value, '$[1]') FROM json_each(?))
 """
 

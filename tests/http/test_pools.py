@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter, defaultdict
 from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING
 
 import orjson
@@ -21,10 +23,12 @@ from batchrun.commands.verify import verify
 from batchrun.config import GuardOptions
 from batchrun.errors import StateError, UsageError
 from batchrun.local.echo import EchoWorker
+from batchrun.runs.driving import cancel_jobs
+from batchrun.runs.opening import open_as_it_is
 from batchrun.state.reader import StateReader
 from tests.support.command import batchrun as command
 from tests.support.crashes import Doom, Nights, after_every, at_random
-from tests.support.rehearsal import options_for, read_lines, rehearse, serving, write_lines
+from tests.support.rehearsal import Listener, hurried, options_for, read_lines, rehearse, serving, write_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,6 +139,26 @@ async def test_an_endpoint_that_dies_under_load_and_comes_back_loses_and_doubles
     assert not said or "the API key is not accepted" in said[0]
 
 
+async def test_an_endpoint_that_does_not_exist_for_a_while_keeps_its_jobs(tmp_path: Path):
+    write_lines(tmp_path, lines(200))
+    front = Front()
+
+    async def kill() -> None:
+        await until(lambda: front.asked["B"]["run"] > 20)
+        front.broken["B"] = "404"
+        seen = Counter(front.asked["B"])
+        await until(lambda: front.asked["B"]["status"] > seen["status"] + 20)
+        await until(lambda: front.asked["B"]["health"] > seen["health"] + 1)
+        front.broken.clear()
+
+    async with serving(front, workers=4, latency_s=0.05) as server:
+        killing = asyncio.create_task(kill())
+        again = await rehearse(tmp_path, server.endpoint.base_url, **POOL, scheduler={"concurrency": 5})
+        await killing
+    assert again.summary.exit_code == 0
+    assert {record["job"]["attempts"] for record in assert_each_once(tmp_path, 200)} == {1}
+
+
 async def test_the_run_stops_with_the_first_reason_when_every_endpoint_refuses(tmp_path: Path):
     write_lines(tmp_path, lines(30))
     front = Front()
@@ -168,6 +192,17 @@ async def test_endpoints_with_different_models_are_refused_unless_they_are_accep
         assert set(re.fullmatch(told, again.summary.reason).groups()) == {"A", "B", "small", "large"}
         assert again.summary.hint.endswith("--mixed accepts these")
         assert again.summary.not_run > 50
+
+
+async def test_answers_to_different_requests_may_differ(tmp_path: Path):
+    inputs = [
+        {"prompt": "p", "max_tokens": 4},
+        {"openai_route": "/v1/completions", "openai_input": {"prompt": "p", "model": "adapter", "max_tokens": 4}},
+    ]
+    write_lines(tmp_path, [{"id": f"r{n}", "input": inputs[n % 2]} for n in range(40)])
+    async with serving(latency_s=0.02) as server:
+        again = await rehearse(tmp_path, server.endpoint.base_url, **POOL)
+    assert again.summary.exit_code == 0
 
 
 async def stopped_with_open_jobs(folder: Path, front: Front, base_url: str, pool: tuple[str, ...]) -> Counter[str]:
@@ -223,6 +258,19 @@ async def test_an_endpoint_with_open_jobs_is_taken_away_only_if_they_are_given_u
     assert {record["job"]["endpoint"] for record in records} == {"A"}
     assert sum(record["job"].get("possible_duplicate", False) for record in records) == 5
     assert any("endpoint B: 5 rows in flight there will run again" in text for text in again.listener.messages)
+
+
+async def test_a_cancel_ends_although_an_endpoint_refuses_it(tmp_path: Path):
+    front = Front()
+    async with serving(front, workers=4, latency_s=0.02) as server:
+        base_url = server.endpoint.base_url
+        await stopped_with_open_jobs(tmp_path, front, base_url, ("A", "B"))
+        front.broken["B"] = "401"
+        options = options_for(tmp_path, **POOL)
+        with open_as_it_is(options, Listener(), clock=hurried, wall=time.time, api_key="k") as run:
+            outcome = await asyncio.wait_for(cancel_jobs(run, base_url, Random(0)), 30)
+            assert [run.store.count_jobs_at(number) for number in range(2)] == [0, 5]
+    assert (outcome.kind, outcome.error.message[:46]) == ("stopped", "endpoint B: the API key is not accepted (HTTP ")
 
 
 async def test_an_endpoint_without_open_jobs_can_be_taken_away(tmp_path: Path):
@@ -363,3 +411,24 @@ def test_the_options_of_a_pool_come_back_from_the_state_file(tmp_path: Path):
     read = type(options).from_json(orjson.loads(orjson.dumps(options.to_json())), options.state)
     assert (read.pool, read.guards) == (options.pool, options.guards)
     assert options_for(tmp_path).endpoints == ("local",)
+
+
+async def test_packing_is_checked_at_whichever_endpoint_of_a_pool_answers(tmp_path: Path):
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"p {n}", "max_tokens": 4} for n in range(64)])
+    front = Front()
+    front.broken = {"A": "stuck", "B": "404", "C": ""}
+    scheduler = {"concurrency": 4, "pack": 4}
+
+    async def unlock() -> None:
+        await until(lambda: front.asked["C"]["run"] > 8)
+        front.broken["A"] = ""
+
+    async with serving(front) as server:
+        unlocking = asyncio.create_task(unlock())
+        again = await rehearse(
+            tmp_path, server.endpoint.base_url, endpoint="A", pool=("A", "B", "C"), scheduler=scheduler
+        )
+        await unlocking
+    assert again.summary.exit_code == 0
+    assert again.summary.packed_rows > 32
+    assert any("the same answers together and alone" in message for message in again.listener.messages)

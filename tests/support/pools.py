@@ -70,7 +70,7 @@ class PooledWorld(World):
             for row in self.open_jobs[event.job][0]:
                 self.pools.homes.pop(row, None)
         if isinstance(event, ev.JobEnded):
-            event = event._replace(rows=tuple(row._replace(kind=self.kind) for row in event.rows))
+            event = event._replace(rows=tuple(row._replace(kind=("", self.kind)) for row in event.rows))
         super().tell(event)
 
     def _ticket(self, row: int) -> ev.Ticket:

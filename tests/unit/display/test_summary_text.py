@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.display.summary import FailureGroup, Snapshot, to_event
+from batchrun.display.summary import EndpointWork, FailureGroup, Snapshot, to_event
 from batchrun.display.summary_text import render
 from batchrun.display.units import duration
 from tests.support.summaries import DONE
@@ -205,3 +205,12 @@ def test_only_numbers_of_tries_that_a_row_took_are_shown():
     asked = replace(DONE, reasks=9)
     assert "  valid       7 after 1 try, 2 after 3 tries\n" in render(replace(asked, tries={"1": 7, "2": 0, "3": 2}))
     assert "  valid " not in render(replace(asked, succeeded=0, tries={"1": 0}))
+
+
+def test_a_pool_says_what_each_endpoint_did_and_how_to_go_on_without_one():
+    endpoints = [EndpointWork("A", 90, 90, 0, 0, 9.0), EndpointWork("B", 15, 5, 0, 10, 1.0)]
+    text = render(replace(DONE, outcome="stopped", succeeded=95, in_flight=10, rescue_by=0.0, endpoints=endpoints))
+    assert "  endpoint B: 5 succeeded, 0 failed, 10 in flight, 1.0 rows/s\n" in text
+    told = " ".join(text.split())
+    assert "only B can answer these jobs; to give them up, give the command with the other endpoints and" in told
+    assert "only B" not in render(replace(DONE, outcome="interrupted", in_flight=10, endpoints=endpoints))

@@ -92,6 +92,25 @@ def test_an_endpoint_that_fails_every_job_leaves_and_no_row_fails_for_it():
     assert len(pools.worlds[0].jobs) < 150
 
 
+def test_an_endpoint_that_comes_back_no_better_costs_few_rows():
+    broken = endpoint(0.5, faults=Faults(job_bad=1.0), options=SchedulerOptions(max_retries=0))
+    pools = PoolWorld([broken, endpoint(1.0)], 600).run()
+    assert_every_row_ended_once(pools)
+    assert len(leaves(pools, 0)) > 1
+    assert sum(finish.failure is not None for finish in pools.ended.values()) < 20 + len(leaves(pools, 0))
+
+
+def test_the_others_end_if_the_driver_of_one_has_failed():
+    pools = PoolWorld([endpoint(1.0), endpoint(1.0)], 200).run(crash_at=15.0)
+    failed, other = pools.worlds
+    assert failed.open_jobs
+    failed.is_done = True
+    failed.scheduler.member.end()
+    pools.run(until=200)
+    assert not other.open_jobs
+    assert len(pools.ended) > 190 - len(failed.open_jobs)
+
+
 def test_an_endpoint_without_workers_leaves_until_it_has_some():
     pair = [endpoint(1.0, workers_at=[(30.0, 0), (150.0, 4)]), endpoint(1.0)]
     pools = PoolWorld(pair, 1200).run()

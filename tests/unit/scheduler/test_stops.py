@@ -110,29 +110,29 @@ def test_a_refusal_is_believed_when_it_has_come_three_times_over_ten_seconds(ope
         ((0.0, 0.1, 30.0), [False, False, True]),
     ):
         refusals = Refusals()
-        refusals.answered("health")
+        refusals.answered("health", 0.0)
         assert [refusals.is_believed(operation, denied(), at) for at in times] == believed
 
 
 def test_a_refusal_is_believed_at_once_at_first_contact_or_in_the_words_of_the_api_or_without_credit():
     refusals = Refusals()
     assert refusals.is_believed("health", denied(), 0.0)
-    refusals.answered("health")
+    refusals.answered("health", 0.0)
     assert not refusals.is_believed("health", denied(), 1.0)
     assert refusals.is_believed("health", denied(from_api=True), 2.0)
-    refusals.answered("health")
+    refusals.answered("health", 0.0)
     assert refusals.is_believed("status", denied(402), 3.0)
 
 
 def test_a_good_answer_to_the_same_operation_shows_that_a_refusal_was_not_meant():
     refusals = Refusals()
-    refusals.answered("health")
+    refusals.answered("health", 0.0)
     for at in range(0, 100, 10):
         assert not refusals.is_believed("run", denied(), float(at))
         assert not refusals.is_believed("run", denied(), at + 5.0)
-        refusals.answered("run")
+        refusals.answered("run", 0.0)
     refusals.is_believed("run", denied(), 200.0)
-    refusals.answered("status")
+    refusals.answered("status", 0.0)
     refusals.is_believed("health", denied(), 205.0)
     assert refusals.is_believed("run", denied(), 210.0), "what /health says counts, and what /status says does not"
 

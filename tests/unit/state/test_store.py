@@ -159,6 +159,16 @@ def test_a_submission_that_made_no_job_is_forgotten(store: Store):
     assert store.query("SELECT count(*) FROM jobs") == [(0,)]
 
 
+def test_a_submission_that_made_no_job_hides_no_unconfirmed_one(store: Store):
+    take(store, line("a", 1))
+    (row,) = [record.row for record in store.pending(0, 1)]
+    commit(store, submitted=[Submission(1, row, 1, 1000, row, 7)])
+    commit(store, ended=[JobEnd(1, row, RowState.PENDING, "UNCONFIRMED", 0, 1, None, None)])
+    commit(store, submitted=[Submission(2, row, 2, 2000, row, 7)])
+    commit(store, ended=[JobEnd(2, row, RowState.PENDING, None, 0, 1, None, None)])
+    assert store.homes([row]) == {row: 7}
+
+
 @pytest.fixture
 def packed(store: Store) -> Store:
     """Four rows of which job 7 has carried the third, the first and the second, in this order."""
