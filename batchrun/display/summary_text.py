@@ -116,7 +116,8 @@ def _figures(s: Summary) -> list[str]:
     if s.mismatched:
         lines.append(f"  mismatched  {counted(s.mismatched, 'answer')} dropped, which belonged to other jobs")
     if s.unconfirmed:
-        lines.append(f"  duplicates  {s.unconfirmed:,} possible: submissions whose answer never arrived")
+        what = "rows of submissions" if s.packed_jobs else "submissions"
+        lines.append(f"  duplicates  {s.unconfirmed:,} possible: {what} whose answer never arrived")
     return lines
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any, NamedTuple
-
-import orjson
 
 from batchrun.config import JobPolicy
 from batchrun.endpoint.protocol import JobAnswer, JobStatus, PackPart, run_body
@@ -23,15 +22,24 @@ MOST_ROWS = 64
 BATCH_ROUTE = "/v1/chat/completions/batch"
 _COMPLETIONS = "/v1/completions"
 _CHAT = "/v1/chat/completions"
-_ALONE = frozenset({"tools", "tool_choice", "functions", "function_call", "request_id", "use_beam_search"})
+_ALONE = frozenset(
+    {"tools", "tool_choice", "functions", "function_call", "request_id", "use_beam_search", "prompt_embeds"}
+)
 """Parameters that the batch route ignores or refuses, or that are a row's own."""
 _ANSWER_BYTES = 4_000_000
 """The maximum size of an answer: a worker loses one that is too large."""
 _TOKEN_BYTES = 6
+_TOKEN_CHARS = 4
+"""The usual length of a token of a prompt."""
 _TOKEN_ID_BYTES = 7
 _LOGPROB_BYTES = 100
 _KINDS_MOST = 10_000
 """With more kinds of rows, hardly any would share a job."""
+_KEY_BYTES = 16
+_SIZE_CLASS_BITS = 3
+"""Prompts whose sizes differ by more than this power of two do not share a job: the largest would hold up the rest."""
+_OF_ONE_PROMPT = ("prompt_logprobs", "prompt_token_ids", "prompt_text")
+"""Fields of a chat's answer that tell of one prompt, so of another row's."""
 _PROMPTS_AT_ONCE = 256
 """How many prompts a worker serves at once (MAX_NUM_SEQS of worker-vllm, by default)."""
 JOBS_AT_ONCE = 30
@@ -47,6 +55,8 @@ class Kind(NamedTuple):
     """0: the row has a job of its own."""
     most: int = 1
     """How many rows of this kind may share a job, because their answers come as one."""
+    size_bytes: int = 0
+    """The size of the row's prompt."""
 
 
 ALONE = Kind()
@@ -76,29 +86,25 @@ class Packing:
         self._policy = policy
         self.rows_per_job = rows_per_job
         self._tag = tag
-        self._kinds: dict[bytes, Kind] = {}
+        self._kinds: dict[bytes, int] = {}
 
-    def kind(self, request: Mapping[str, Any], size_bytes: int) -> Kind:
-        """The kind of a row.
-
-        Args:
-            request: The `input` object of its request.
-            size_bytes: The size of the request: rows whose sizes differ much do not share a job.
-        """
-        if self.rows_per_job == 1:
-            return ALONE
-        asked = _asked(request)
+    def kind(self, request: Mapping[str, Any]) -> Kind:
+        """See `Transport.kind`."""
+        asked = None if self.rows_per_job == 1 else _asked(request)
         if asked is None:
             return ALONE
-        size_class = size_bytes.bit_length() // 3
-        key = dump([asked.route, size_class, asked.fields], orjson.OPT_SORT_KEYS)
-        kind = self._kinds.get(key)
-        if kind is None:
-            if len(self._kinds) >= _KINDS_MOST:
-                return ALONE
-            most = _most_rows(asked)
-            kind = self._kinds[key] = ALONE if most == 1 else Kind(len(self._kinds) + 1, most)
-        return kind
+        size_bytes = len(dump(asked.prompt))
+        size_class = size_bytes.bit_length() // _SIZE_CLASS_BITS
+        most = _most_rows(asked, 1 << _SIZE_CLASS_BITS * (size_class + 1))
+        if most == 1:
+            return ALONE
+        # Objects in parameters stay as they are: the order of a schema's properties is that of the answer.
+        key = blake2b(dump([asked.route, size_class, sorted(asked.fields.items())]), digest_size=_KEY_BYTES).digest()
+        number = self._kinds.get(key, len(self._kinds) + 1)
+        if number > _KINDS_MOST:
+            return ALONE
+        self._kinds[key] = number
+        return Kind(number, most, size_bytes)
 
     def body(self, requests: Sequence[Mapping[str, Any]], job: int) -> bytes:
         """See `Transport.body`."""
@@ -159,10 +165,11 @@ def _asked(request: Mapping[str, Any]) -> _Asked | None:
 _PROMPT_KEYS = {_COMPLETIONS: "prompt", _CHAT: "messages"}
 
 
-def _of_openai(request: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+def _of_openai(request: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     route, fields = request.get("openai_route"), request["openai_input"]
-    is_plain = len(request) == 2 and isinstance(fields, dict)  # noqa: PLR2004 - the route and the body
-    return (route, fields) if is_plain else ("", {})
+    if len(request) == 2 and isinstance(route, str) and isinstance(fields, dict):  # noqa: PLR2004 - and nothing else
+        return route, fields
+    return "", {}
 
 
 def _of_worker(request: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -173,22 +180,34 @@ def _of_worker(request: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     return (route, {**sampling, key: request.get(key)}) if is_plain else ("", {})
 
 
-def _most_rows(asked: _Asked) -> int:
-    """How many rows may be in one answer; 1 if the size of an answer is unknown."""
+def _most_rows(asked: _Asked, prompt_bytes: int) -> int:
+    """How many rows may be in one answer; 1 if the size of an answer is unknown.
+
+    Args:
+        asked: What each of them asks for.
+        prompt_bytes: No prompt is larger.
+    """
     fields = asked.fields
     limit = fields.get("max_completion_tokens") if asked.route == BATCH_ROUTE else None
     limit = fields.get("max_tokens") if limit is None else limit
     if type(limit) is not int or limit < 1:
         return 1
-    logprobs = max((each for name in _LOGPROBS if type(each := fields.get(name)) is int), default=0)
-    if fields.get("logprobs") is True:
-        logprobs = max(logprobs, 1)
-    token_bytes = _TOKEN_BYTES + _TOKEN_ID_BYTES * bool(fields.get("return_token_ids")) + _LOGPROB_BYTES * logprobs
-    return max(_ANSWER_BYTES // (limit * asked.samples * token_bytes), 1)
+    token_bytes = _TOKEN_ID_BYTES * bool(fields.get("return_token_ids"))
+    of_prompt = prompt_bytes * (token_bytes + _LOGPROB_BYTES * _count(fields, "prompt_logprobs")) // _TOKEN_CHARS
+    if fields.get("echo"):
+        of_prompt += prompt_bytes
+    logprobs = max(_count(fields, "logprobs"), _count(fields, "top_logprobs"))
+    token_bytes += _TOKEN_BYTES + _LOGPROB_BYTES * logprobs
+    return max(_ANSWER_BYTES // ((limit * token_bytes + of_prompt) * asked.samples), 1)
+
+
+def _count(fields: Mapping[str, Any], name: str) -> int:
+    """A number of log probabilities; true is one."""
+    value = fields.get(name)
+    return max(value, 0) if isinstance(value, int) else 0
 
 
 _MOST_TOKENS = 2**40
-_LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs")
 
 
 def _parts(answer: JobAnswer, whole: dict[str, Any], choices: list[dict[str, Any]], rows: int) -> list[JobAnswer]:
@@ -196,6 +215,7 @@ def _parts(answer: JobAnswer, whole: dict[str, Any], choices: list[dict[str, Any
     samples = len(choices) // rows
     held, rest = divmod(answer.held_bytes, rows)
     used, made = _tokens(whole.get("usage"))
+    whole |= {name: None for name in _OF_ONE_PROMPT if name in whole}
     id_, status, delay_ms, execution_ms = answer.id, answer.status, answer.delay_ms, answer.execution_ms
     is_list = isinstance(answer.output, list)
     parts = []

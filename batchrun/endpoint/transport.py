@@ -16,12 +16,11 @@ class Transport(Protocol):
     def rows_per_job(self) -> int:
         """The most rows of one job, at least 1."""
 
-    def kind(self, request: Mapping[str, Any], size_bytes: int) -> Kind:
+    def kind(self, request: Mapping[str, Any]) -> Kind:
         """Which rows may share a job with a row.
 
         Args:
-            request: The row's request.
-            size_bytes: About the size of the request.
+            request: The row's request, the `input` object of a job of its own.
         """
 
     def body(self, requests: Sequence[Mapping[str, Any]], job: int) -> bytes:

@@ -96,6 +96,8 @@ class Answers:
                 flaw = find_flaw(part.output) if is_good and look.flaws else None
                 said.append(RowAnswer(failure, flaw, find_kind(part.output) if is_good and look.kind else None))
                 self._by_row[row] = part
+            else:
+                self._client.release(part)
         is_served = any(_is_answered(each.failure) for each in said)
         status = "FAILED" if answer.status is JobStatus.COMPLETED and not is_served else answer.status.value
         return status, tuple(said), None

@@ -27,7 +27,7 @@ from batchrun.engine.commits import Commits
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.endings import Ending
 from batchrun.engine.journal import Journal, Loaded, Outgoing
-from batchrun.engine.notices import Notices, pool_message
+from batchrun.engine.notices import Notices, message_of
 from batchrun.engine.signals import Wish
 from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
 from batchrun.scheduler import commands as cmd
@@ -201,8 +201,8 @@ class Engine:
             case cmd.Drain():
                 _LOG.error("stopping: %s", command.error.message)
                 self._observer.message(f"stopping: {command.error.message}; {self._drain_message()}")
-            case cmd.Leave() | cmd.Return():
-                self._observer.message(pool_message(command))
+            case cmd.Tell() | cmd.Leave() | cmd.Return():
+                self._observer.message(message_of(command))
             case cmd.Halt():
                 _LOG.error("stopped: %s", command.error.message)
                 self._fail(command.error)

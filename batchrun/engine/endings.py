@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batchrun.endpoint.protocol import JobAnswer
-from batchrun.results.record import JobInfo
+from batchrun.results.record import JobInfo, PackInfo
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.failures import Failure
 from batchrun.scheduler.states import RowState
@@ -81,7 +81,7 @@ def job_info(
         submitted_at=submitted_ms / 1000,
         completed_at=completed_ms(submitted_ms, answer, now_ms) / 1000,
         retries=answer.retries,
-        pack=answer.pack,
+        pack=None if answer.pack is None else PackInfo(*answer.pack),
     )
 
 

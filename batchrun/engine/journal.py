@@ -10,6 +10,7 @@ All methods block, and are called from one thread at a time: the driver keeps th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -151,7 +152,7 @@ class Journal:
         tickets = [self.ticket(record) for record in records]
         if self._transport.rows_per_job > 1:
             requests = self._requests.prepare(records)
-            tickets = [self._of_kind(*each) for each in zip(tickets, records, requests, strict=True)]
+            tickets = list(map(self._of_kind, tickets, requests))
         if homes := self._queue.homes(records):
             tickets = [ticket._replace(home=homes.get(ticket.row)) for ticket in tickets]
         return Loaded(tuple(tickets), exhausted=len(records) < count)
@@ -162,11 +163,11 @@ class Journal:
         asks = 0 if amendment is None else amendment.asks
         return Ticket(row.row, row.attempts, row.retries, row.unconfirmed, asks)
 
-    def _of_kind(self, ticket: Ticket, row: RowRecord, request: dict[str, Any] | None) -> Ticket:
+    def _of_kind(self, ticket: Ticket, request: dict[str, Any] | None) -> Ticket:
         if request is None:
             return ticket
-        number, most = self._transport.kind(request, row.length)
-        return ticket._replace(kind=number, most=most, size_bytes=row.length)
+        number, most, size_bytes = self._transport.kind(request)
+        return ticket._replace(kind=number, most=most, size_bytes=size_bytes)
 
     def draft(self, row: int, answer: JobAnswer) -> bytes:
         """See `RowLines.draft`."""
@@ -201,6 +202,11 @@ class Journal:
     def _write(self, work: PendingWrites, now_ms: int) -> Written:
         for accepted in work.accepted:
             self._jobs[accepted.job] = (accepted.remote_id, accepted.submitted_ms)
+        if self._transport.rows_per_job > 1:
+            sizes = Counter([accepted.job for accepted in work.accepted]).values()
+            for rows in [rows for rows in sizes if rows > 1]:
+                work.count("packed_jobs")
+                work.count("packed_rows", rows)
         cancelling = [(cancel.job,) for cancel in work.cancels]
         batch = Batch(accepted=work.accepted, cancelling=cancelling, counters=work.counters, timeline=work.timeline)
         written = Written()
@@ -245,7 +251,6 @@ class Journal:
                 count = self._shared_answers.answer(row, line, batch, marks)
                 written.shared_succeeded += count
                 self.said.marks.update(dict.fromkeys(marks, count))
-        self._counted.clear()
         self._results.sync(batch.committed_bytes)
         return digests
 
@@ -262,8 +267,8 @@ class Journal:
         endpoint = self._lines.endpoint(row, self._share.endpoint)
         job = job_info(*self._jobs[finish.job], answer, endpoint=endpoint, attempts=finish.attempts, now_ms=now_ms)
         used, made = text.input_tokens, text.output_tokens
-        if job.pack is not None:
-            used, made = self._tokens_once(finish.job, job.pack)
+        if answer.pack is not None:
+            used, made = self._tokens_once(finish.job, answer.pack)
         batch.count_answer(used, made, marks)
         self.said.add(used, made, marks)
         line = self._lines.result(
@@ -272,7 +277,7 @@ class Journal:
         return line, marks
 
     def _tokens_once(self, job: int | None, pack: PackPart) -> tuple[int | None, int | None]:
-        """The tokens of a job of several rows, for the first row with a result; None for the others."""
+        """The tokens of a job of several rows, for the first row with an answer; None for the others."""
         if job in self._counted or job in self._completed:
             return None, None
         self._counted.add(job)
@@ -299,17 +304,22 @@ class Journal:
                 self._rows[ending.row] = row._replace(retries=end.retries, unconfirmed=end.unconfirmed)
             match ending:
                 case cmd.Requeue(failure=Failure(kind=FailureKind.INVALID_OUTPUT) as failure):
+                    self._count_refused(ending.job, answer, batch)
                     self._amend(row, failure, answer, batch)
                 case cmd.Finish(failure=Failure(kind=FailureKind.INVALID_OUTPUT)):
-                    self._count_refused(answer, batch)
+                    self._count_refused(ending.job, answer, batch)
+        self._counted.clear()
 
-    def _count_refused(self, answer: JobAnswer | None, batch: Batch) -> None:
-        if answer is not None:
-            text = self._lines.text(answer.output)
-            batch.count_refused(text.input_tokens, text.output_tokens)
+    def _count_refused(self, job: int | None, answer: JobAnswer | None, batch: Batch) -> None:
+        if answer is None:
+            return
+        if answer.pack is not None:
+            batch.count_refused(*self._tokens_once(job, answer.pack))
+            return
+        text = self._lines.text(answer.output)
+        batch.count_refused(text.input_tokens, text.output_tokens)
 
     def _amend(self, row: RowRecord, failure: Failure, answer: JobAnswer | None, batch: Batch) -> None:
-        self._count_refused(answer, batch)
         request, known = self._lines.read_request(row), self._lines.amendment(row.row)
         output = None if answer is None else answer.output
         batch.amended.append((row.row, asked_again(request, known, failure, output, row.row)))
@@ -346,9 +356,6 @@ class Journal:
                 requests.append(request)
         if not rows:
             return
-        if len(rows) > 1:
-            batch.count("packed_jobs", 1)
-            batch.count("packed_rows", len(rows))
         numbers = tuple([row for row, _ in rows])
         carried: int | tuple[int, ...] | None = numbers if len(numbers) > 1 else numbers[0]
         for row, attempt in rows:

@@ -46,8 +46,10 @@ class Notices:
         return f"continuing after {duration(lasted_s)}" if said else None
 
 
-def pool_message(command: cmd.Leave | cmd.Return) -> str:
-    """The message when an endpoint leaves its pool, or comes back."""
+def message_of(command: cmd.Tell | cmd.Leave | cmd.Return) -> str:
+    """What to tell the user, for instance when an endpoint leaves its pool, or comes back."""
+    if isinstance(command, cmd.Tell):
+        return command.message
     if isinstance(command, cmd.Return):
         return "it answers again, and gets rows again"
     return f"it gets no more rows until it answers again: {command.error.message} ({command.error.hint})"

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batchrun.endpoint.protocol import PackPart
 from batchrun.files.exactjson import load
 from batchrun.results.text import Text, extract, is_token_count
 from batchrun.results.thinking import split_think
@@ -24,6 +23,17 @@ from batchrun.results.written import write_line
 _MAX_PART_BYTES = 1_000_000
 _DIGEST_BYTES = 6
 """SQLite stores an integer of this size in this many bytes."""
+
+
+class PackInfo(NamedTuple):
+    """The place of a row in a job of several rows."""
+
+    size: int
+    number: int
+    """From 0."""
+    input_tokens: int | None
+    """Those of all rows of the job; None if not reported. The same applies to `output_tokens`."""
+    output_tokens: int | None
 
 
 class JobInfo(NamedTuple):
@@ -42,7 +52,7 @@ class JobInfo(NamedTuple):
     """UTC epoch seconds."""
     retries: int = 0
     """How many times the platform itself ran the job again."""
-    pack: PackPart | None = None
+    pack: PackInfo | None = None
     """The row's place in a job of several rows; None if the job was the row's own."""
 
 
@@ -53,6 +63,7 @@ class Record:
     id: str
     delay_ms: float | None
     execution_ms: float | None
+    """Of the whole job, also if several rows shared it."""
     input_tokens: int | None
     output_tokens: int | None
     finish_reason: str | None
@@ -60,6 +71,18 @@ class Record:
     """The output as received; in OpenAI's format, the body made from it."""
     text: Any = field(default=None, compare=False, repr=False)
     """The text as written; None if the line has none that differs from that of the output."""
+    shared: tuple[str, int | None, int | None] | None = None
+    """The ID of the job of several rows that answered the row, and its tokens; None if the job was the row's own."""
+
+    def tokens_once(self, seen: set[str]) -> tuple[int | None, int | None]:
+        """The tokens to count: those of a shared job with its first record only, which is added to the jobs `seen`."""
+        if self.shared is None:
+            return self.input_tokens, self.output_tokens
+        job_id, *tokens = self.shared
+        if job_id in seen:
+            return None, None
+        seen.add(job_id)
+        return tokens[0], tokens[1]
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -228,12 +251,20 @@ def read_record(line: bytes) -> Record | None:
     if not isinstance(job, dict) or not isinstance(usage, dict):
         return None
     delay_ms, execution_ms, reason = job.get("delay_ms"), job.get("execution_ms"), data.get("finish_reason")
-    counts = (usage.get("input_tokens"), usage.get("output_tokens"))
+    counts, shared = _tokens(usage), None
+    if isinstance(pack := job.get("pack"), dict):
+        execution_ms = pack.get("execution_ms")
+        if isinstance(job.get("id"), str) and "same_as" not in job:
+            shared = (job["id"], *_tokens(pack.get("usage")))
     if not (_is_time(delay_ms) and _is_time(execution_ms) and (reason is None or isinstance(reason, str))):
         return None
-    if not all(count is None or is_token_count(count) for count in counts):
+    if not all(count is None or is_token_count(count) for count in (*counts, *(shared or ())[1:])):
         return None
-    return Record(data["id"], delay_ms, execution_ms, *counts, reason, data.get("output"), data.get("text"))
+    return Record(data["id"], delay_ms, execution_ms, *counts, reason, data.get("output"), data.get("text"), shared)
+
+
+def _tokens(usage: Any) -> tuple[Any, Any]:
+    return (usage.get("input_tokens"), usage.get("output_tokens")) if isinstance(usage, dict) else (None, None)
 
 
 def read_job(line: bytes) -> JobInfo | None:
@@ -348,8 +379,9 @@ def _job(job: JobInfo) -> dict[str, Any]:
     return data
 
 
+@lru_cache(256)
 def iso_time(epoch_s: float | None) -> str | None:
-    """`2026-01-01T00:00:00.000Z`; None stays None."""
+    """`2026-01-01T00:00:00.000Z`; None stays None. Cached, because the rows of a job have the same times."""
     if epoch_s is None:
         return None
     second, ms = divmod(round(epoch_s * 1000), 1000)

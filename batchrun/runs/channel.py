@@ -71,7 +71,8 @@ class _Queue:
         """The pulled requests, each with its number."""
         self.records: deque[bytes] = deque()
         self.window: Window | None = None
-        """The run's window; None until the run is open."""
+        """The run's window, in jobs; None until the run is open."""
+        self.rows_per_job = 1
         self.stored: StoredRecords | None = None
         self.pump: asyncio.Task[None] | None = None
         """The task that pulls the requests."""
@@ -88,7 +89,7 @@ class _Queue:
     @property
     def room(self) -> int:
         """How many more requests may enter the channel; until the run is open, one."""
-        return (_WINDOWS * self.window.size if self.window else 1) - self._held
+        return (_WINDOWS * self.window.size * self.rows_per_job if self.window else 1) - self._held
 
     def hold(self, count: int) -> None:
         """Count `count` more requests in the channel, or fewer if it is negative."""
@@ -238,6 +239,7 @@ class RunSide:
         in_flight: int,
         window: Window,
         *,
+        rows_per_job: int,
         journal: Journal,
         appender: RowAppender,
         thread: ThreadPoolExecutor,
@@ -248,6 +250,7 @@ class RunSide:
             stored: The records of earlier sessions.
             in_flight: Rows in flight, whose records will come without being loaded.
             window: The run's window.
+            rows_per_job: The most rows of one job.
             journal: Loads rows.
             appender: Makes rows from requests.
             thread: The thread in which journal and appender are used.
@@ -255,7 +258,7 @@ class RunSide:
         self._journal = journal
         self._appender = appender
         self._thread = thread
-        self._queue.window = window
+        self._queue.window, self._queue.rows_per_job = window, rows_per_job
         self._call_run_there(self._queue.open, stored, in_flight)
 
     def deliver(self, lines: list[bytes]) -> None:

@@ -32,7 +32,7 @@ from batchrun.prompts.sweep import Sweep
 from batchrun.runs.channel import RunSide, StoredRecords
 from batchrun.runs.intake import note_growth
 from batchrun.runs.opening import OpenRun
-from batchrun.runs.pack_check import candidates, check_packing, rows_per_job
+from batchrun.runs.pack_check import NONE_SHARES, candidates, check_packing, rows_per_job
 from batchrun.runs.requests import RowAppender
 from batchrun.scheduler.budget import WorkerMeter, WorkerTime
 from batchrun.scheduler.connections import MOST as MOST_CONNECTIONS
@@ -199,10 +199,12 @@ class _Engines:
             StoppedError: they have not.
         """
         run, scheduler = self._run, self._run.options.scheduler
-        if self._transport.rows_per_job == 1 or scheduler.pack_check == "off" or run.store.get_setting(_CHECKED):
+        if self._transport.rows_per_job == 1 or run.store.get_setting(_CHECKED):
             return
         rows = candidates(run.store, run.lines, self._transport)
-        if len(rows) == 1 or not rows:
+        if len(rows) <= 1 < len(run.store.pending(0, 2)):
+            run.observer.message(f"--pack: {NONE_SHARES}")
+        if len(rows) <= 1 or scheduler.pack_check == "off":
             return
         run.observer.message(f"--pack: comparing the answers to {len(rows)} rows, together and alone")
         try:
@@ -337,6 +339,7 @@ class _Engines:
             StoredRecords(store, (store.results_path(output), output.committed_bytes), self._run.lines),
             store.counts()[RowState.SUBMITTED],
             scheduler.window,
+            rows_per_job=self._transport.rows_per_job,
             journal=journal,
             appender=self._stack.enter_context(closing(RowAppender(store))),
             thread=self._thread,

@@ -25,12 +25,17 @@ ROWS = 4
 """How many rows are sent both together and one by one."""
 _MOST_TOKENS = 64
 """An answer of the check is no longer: it shows as much, and costs less."""
-_POLL_S = 0.5
+_POLL_S = 0.1
 _POLL_MOST_S = 5.0
-_SLOWER = 1.3
+_SLOWER = 1.5
 _POLL_FAILURES = 5
 _LOOKED_AT = 200
 _LIKE_LENGTHS = 2.0
+NONE_SHARES = (
+    "none of the first rows can share a job; do they set max_tokens (--default max_tokens=512), and the same"
+    " parameters and seed? see `batchrun help packing`"
+)
+"""What to tell the user if there is no row to compare."""
 _HINT = "run without --pack, or with --pack-check off if you accept the difference"
 
 
@@ -74,7 +79,7 @@ def candidates(store: StateReader, lines: RowLines, packing: Packing) -> list[Ca
         request = None if lines.has_files(row) else lines.read_request(row)
         if request is None:
             continue
-        kind = packing.kind(request, row.length)
+        kind = packing.kind(request)
         if kind.number:
             same = kinds.setdefault(kind.number, [])
             same.append(Candidate(row.id, request))
@@ -97,12 +102,14 @@ async def check_packing(client: EndpointClient, packing: Packing, rows: Sequence
     """
     requests = [_sober(row.request) for row in rows]
     jobs: dict[str, None] = {}
+    bodies = [packing.body(requests, 0), *(packing.body([request], 0) for request in requests)]
+    tasks = [asyncio.create_task(_answer(client, body, jobs)) for body in bodies]
     try:
-        together, *alone = await asyncio.gather(
-            _answer(client, packing.body(requests, 0), jobs),
-            *(_answer(client, packing.body([request], 0), jobs) for request in requests),
-        )
+        together, *alone = await asyncio.gather(*tasks)
     except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for job_id in jobs:
             with suppress(CallError):
                 await client.cancel(job_id)
@@ -167,12 +174,14 @@ def _length(text: str | None) -> int:
 
 
 def _sober(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request whose answer is short, and at temperature 0."""
+    """A request whose answer is short, and at temperature 0, for which vLLM gives one sample only."""
     place = "openai_input" if "openai_input" in request else "sampling_params"
     fields = dict(request.get(place) or {})
     for name in ("max_tokens", "max_completion_tokens"):
         if isinstance(limit := fields.get(name), int):
             fields[name] = min(limit, _MOST_TOKENS)
+    if "n" in fields:
+        fields["n"] = 1
     return {**request, place: {**fields, "temperature": 0}}
 
 

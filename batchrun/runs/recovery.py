@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from batchrun.display.summary import Observer
 from batchrun.display.units import counted
 from batchrun.errors import StateError
-from batchrun.results.record import read_record, result_digest
+from batchrun.results.record import Record, read_record, result_digest
 from batchrun.results.writer import end_line, recover, truncate
 from batchrun.scheduler.states import RowState
 from batchrun.state.opening import log_of
@@ -32,8 +34,10 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
             continue
         batch, size_bytes = Batch(), output.committed_bytes
         taken: set[int] = set()
+        counted_jobs: set[str] = set()
         for line in tail.lines:
-            _take_over(store, output, line, batch, taken)
+            record = _take_over(store, output, line, batch, taken)
+            batch.count_answer(*record.tokens_once(counted_jobs), record.marks)
             size_bytes += len(line)
         for line in tail.behind_hole:
             _take_over(store, output, line, Batch(), set())  # only checked: ours are written again
@@ -62,7 +66,7 @@ def refuse_strange_lines(store: StateReader) -> None:
             _take_over(store, output, line, Batch(), set())
 
 
-def _take_over(store: StateReader, output: OutputRecord, line: bytes, batch: Batch, taken: set[int]) -> None:
+def _take_over(store: StateReader, output: OutputRecord, line: bytes, batch: Batch, taken: set[int]) -> Record:
     path, record = store.results_path(output), read_record(line)
     row = store.row_by_id(*stored_ids(store, output.output, [(record.id, line)])) if record else None
     if record is None or row is None or not row.state.is_open or row.row in taken:
@@ -94,7 +98,4 @@ def _take_over(store: StateReader, output: OutputRecord, line: bytes, batch: Bat
             result_digest(line),
         )
     )
-    if row.same_as is None:
-        batch.count_answer(record.input_tokens, record.output_tokens, record.marks)
-    else:
-        batch.count_answer(None, None, record.marks)
+    return record if row.same_as is None else replace(record, input_tokens=None, output_tokens=None)

@@ -85,6 +85,7 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
     begin(store)
     adopt_superseded(store, observer)
     sizes_bytes = {}
+    counted_jobs: set[str] = set()
     numbers = {name: number for number, name in enumerate(known_endpoints(store, options))}
     with StateSnapshot(store.path) as rows:
         seen = bytearray(rows.last_row() + 1)
@@ -93,7 +94,8 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
             with _exclusively(path):
                 marks = bytearray()
                 for group in read_groups(path, end=size_of(path)):
-                    stage_results(store, _kept(rows, output.output, numbers, group, seen, marks=marks))
+                    kept = _kept(rows, output.output, numbers, group, seen, marks=marks, counted_jobs=counted_jobs)
+                    stage_results(store, kept)
                 sizes_bytes[output.output] = _rewrite(path.resolve(), marks, observer)
     # The local endpoint's jobs were lost with its process.
     kept_since_ms = now_ms + 1 if options.is_local else now_ms - round(RETENTION_S * 1000)
@@ -124,6 +126,7 @@ def _kept(
     seen: bytearray,
     *,
     marks: bytearray,
+    counted_jobs: set[str],
 ) -> Iterator[FoundResult]:
     """The lines that are results of rows; what each of the lines is, is appended to `marks`."""
     records = [read_record(line.raw) for line in lines]
@@ -148,8 +151,7 @@ def _kept(
                 None if record.delay_ms is None else round(record.delay_ms),
                 None if record.execution_ms is None else round(record.execution_ms),
                 numbers.get(job.endpoint, 0) if job else 0,
-                record.input_tokens,
-                record.output_tokens,
+                *record.tokens_once(counted_jobs),
                 orjson.dumps(record.marks).decode(),
             )
 

@@ -37,6 +37,7 @@ class Backlog:
         self._kinds: dict[int, deque[Row]] = {}
         self._count = 0
         self._waiting: list[tuple[float, int, int, tuple[Row, ...]]] = []
+        """When to submit them, their count, and the first of them, by which no two are alike."""
         self.waiting = 0
         """Rows that wait to be submitted again."""
         self.is_exhausted = False
@@ -73,10 +74,10 @@ class Backlog:
             if row.kind:
                 self._kinds.setdefault(row.kind, deque()).append(row)
 
-    def put_back(self, rows: tuple[Row, ...], at: float, job: int) -> None:
-        """Submit rows again, at `at` or later, as one job."""
+    def put_back(self, rows: tuple[Row, ...], at: float) -> None:
+        """Submit rows again, at `at` or later, as one job; of several that are due at the same time, the smallest."""
         self.waiting += len(rows)
-        heapq.heappush(self._waiting, (at, job, rows[0].row, rows))
+        heapq.heappush(self._waiting, (at, len(rows), rows[0].row, rows))
 
     def written(self, rows: tuple[int, ...]) -> None:
         """The ends of these rows are on disk."""
@@ -90,10 +91,10 @@ class Backlog:
             fresh: How many rows may be submitted for the first time.
         """
         if self._waiting and self._waiting[0][0] <= now:
-            at, job, _, rows = heapq.heappop(self._waiting)
+            at, *_, rows = heapq.heappop(self._waiting)
             self.waiting -= len(rows)
             if len(rows) > most:
-                self.put_back(rows[most:], at, job)
+                self.put_back(rows[most:], at)
             return rows[:most]
         if not fresh or not self._count:
             return ()

@@ -117,6 +117,13 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell the user something that concerns the whole run."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """Report that the endpoint leaves its pool: it gets no more rows, and its jobs are still collected."""
 
@@ -128,4 +135,6 @@ class Return:
     """Report that the endpoint is back in its pool."""
 
 
-Command = LoadRows | Submit | Poll | Cancel | CheckHealth | Requeue | Finish | Hold | Halt | Drain | Leave | Return
+Command = (
+    LoadRows | Submit | Poll | Cancel | CheckHealth | Requeue | Finish | Hold | Halt | Drain | Tell | Leave | Return
+)

@@ -35,7 +35,7 @@ class Ticket(NamedTuple):
     most: int = 1
     """How many rows of its kind may share a job, because their answers come as one."""
     size_bytes: int = 0
-    """About the size of its request."""
+    """The size of its prompt."""
     home: int | None = None
     """The number of the only endpoint that may submit it, because an unconfirmed job of it may be there; else None."""
 

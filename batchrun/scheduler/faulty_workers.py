@@ -7,7 +7,7 @@ for another worker for about as long as a job takes, and longer each time.
 
 from __future__ import annotations
 
-from batchrun.scheduler.events import JobEnded
+from batchrun.scheduler.events import JobEnded, Whole
 from batchrun.scheduler.failures import FailureKind
 from batchrun.scheduler.health import EndpointHealth
 
@@ -66,7 +66,8 @@ class FaultyWorkers:
             if self._failing:
                 self._failing.pop(worker, None)
             return False
-        if failure.kind is not FailureKind.WORKER_ERROR or worker not in jobs:
+        is_answered = event.whole is Whole.GARBLED
+        if failure.kind is not FailureKind.WORKER_ERROR or is_answered or worker not in jobs:
             return False
         self._failed_from = min(self._failed_from, now)
         self._failed[worker] = self._failed.get(worker, 0) + 1

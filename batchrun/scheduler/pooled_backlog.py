@@ -24,8 +24,8 @@ class PooledBacklog(Backlog):
         super().__init__(0)
         self._common = common
         self._on_loaded = on_loaded
-        self._unwritten: dict[int, tuple[tuple[Row, ...], float, int]] = {}
-        """The first row of those that stay together -> all of them, when they are due, and their last job."""
+        self._unwritten: dict[int, tuple[tuple[Row, ...], float]] = {}
+        """The first row of those that stay together -> all of them, and when they are due."""
 
     def __len__(self) -> int:
         return super().__len__() + sum(len(rows) for rows, *_ in self._unwritten.values()) + len(self._common)
@@ -60,12 +60,12 @@ class PooledBacklog(Backlog):
         """Rows have arrived; these are those that only it may submit."""
         super().loaded(RowsLoaded(tickets, exhausted))
 
-    def put_back(self, rows: tuple[Row, ...], at: float, job: int) -> None:
-        """Submit rows again, at `at` or later, as one job."""
+    def put_back(self, rows: tuple[Row, ...], at: float) -> None:
+        """Submit rows again, at `at` or later, as one job. See `Backlog.put_back`."""
         if any(row.is_unconfirmed for row in rows):
-            super().put_back(rows, at, job)
+            super().put_back(rows, at)
         else:
-            self._unwritten[rows[0].row] = (rows, at, job)
+            self._unwritten[rows[0].row] = (rows, at)
 
     def written(self, rows: tuple[int, ...]) -> None:
         """The ends of these rows are on disk."""

@@ -8,6 +8,7 @@ If a job of several rows fails as a whole, one of them may be the cause. So its 
 to single rows, which fail with their own reasons. As long as a row shares jobs, it has not failed itself: that counts
 as none of its retries, unless the failure may pass. Then the job is submitted again as it was, once, before it is
 halved. A job whose answer cannot be divided among its rows is submitted again as it was, once, and then row by row.
+Halves come before all other rows, the smallest first: so it shows early whether each row fails.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from batchrun.scheduler.states import Move
 
 _RETRY_BASE_S = 2.0
 _RETRY_CAP_S = 60.0
+_AT_ONCE = float("-inf")
+_FREE = (FailureKind.BAD_REQUEST, FailureKind.REJECTED)
+"""Found before anything is generated: to submit the rows again pays for nothing twice."""
+_ROW_BY_ROW = "the endpoint does not answer jobs of several rows; from now on each row has a job of its own"
 _SPARED_MOST = 8
 """How many failures blamed on workers a row may have before they count as retries: the blame may be wrong."""
 
@@ -74,7 +79,7 @@ class RowOutcomes:
             usual_s: The typical execution time (0 if unknown), if the worker is to blame for the failure; else None.
         """
         whole, failure = event.whole, event.rows[0].failure
-        if whole is not None and failure is not None and len(flight.rows) > 1:
+        if whole is not None and failure is not None:
             if usual_s is None:
                 self._failed_together(flight, event.status, failure, now, whole)
             else:
@@ -105,29 +110,34 @@ class RowOutcomes:
         """A job of several rows has failed as a whole."""
         rows, most_retries = flight.rows, self._options.max_retries
         is_suspect = any(row.is_suspect for row in rows)
-        may_pass = whole is not Whole.UNKNOWN and failure.is_retryable
-        if may_pass and not most_retries:
+        if failure.kind is FailureKind.CANCELLED or not (most_retries or failure.kind in _FREE):
             for row in rows:
                 self.fail(flight.job, row, status, failure, is_answered=is_answered)
             return
+        may_pass = whole is not Whole.UNKNOWN and failure.is_retryable
         is_counted = may_pass and all(row.retries < most_retries for row in rows)
         if whole is Whole.UNKNOWN or (whole is Whole.GARBLED and is_suspect and not self._has_shared):
-            self.shares_jobs = False
-        at = now
+            self._share_no_jobs()
+        at = _AT_ONCE
         if is_counted:
             for row in rows:
                 row.retries += 1
                 row.is_suspect = True
-            at += self._backoff_s(rows[0])
+            at = _AT_ONCE if whole is Whole.GARBLED else now + self._backoff_s(rows[0])
         if whole is Whole.UNKNOWN or (whole is Whole.GARBLED and is_suspect):
             parts: list[tuple[Row, ...]] = [(row,) for row in rows]
         elif is_counted and not is_suspect:
             parts = [rows]
         else:
             half = (len(rows) + 1) // 2
-            parts = [rows[:half], rows[half:]]
+            parts = [rows[:half], *([rows[half:]] if rows[half:] else [])]
         for part in parts:
             self._submit_again(flight.job, part, status, failure, at, is_answered=is_answered, is_retry=is_counted)
+
+    def _share_no_jobs(self) -> None:
+        if self.shares_jobs:
+            self.shares_jobs = False
+            self.decided.append(cmd.Tell(f"--pack: {_ROW_BY_ROW}"))
 
     def _succeed(self, job: int, row: Row, status: str, flaw: Flaw | None) -> None:
         row.move(Move.SUCCEED)
@@ -215,7 +225,7 @@ class RowOutcomes:
                     job, row.row, status, failure, row.retries, row.unconfirmed, is_answered, row.reasks, is_retry
                 )
             )
-        self._backlog.put_back(rows, at, job)
+        self._backlog.put_back(rows, at)
 
     def _backoff_s(self, row: Row) -> float:
         failures = row.retries + row.unconfirmed

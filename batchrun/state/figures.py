@@ -159,10 +159,10 @@ def jobs_in_flight(store: StateReader, most: int) -> list[SubmittedJob]:
 
 
 def longest_jobs(store: StateReader, most: int) -> list[JobTimes]:
-    """The completed jobs that ran longest, at most `most`."""
+    """The completed jobs that ran longest, at most `most`; of a job of several rows, the first row."""
     sql = (
         f"SELECT r.id, j.execution_ms, coalesce(j.delay_ms, 0) {_EACH_ROW}"
-        " WHERE j.status = 'COMPLETED' AND j.execution_ms IS NOT NULL ORDER BY 2 DESC LIMIT ?"
+        " WHERE b.ordinal = 0 AND j.status = 'COMPLETED' AND j.execution_ms IS NOT NULL ORDER BY 2 DESC LIMIT ?"
     )
     return [JobTimes(public_id(row_id), *times) for row_id, *times in store.query(sql, (most,))]
 
@@ -257,9 +257,10 @@ def times_by_variant(store: StateReader, column: TimeColumn, repeat: int) -> Ite
 
 
 def execution_by_variant(store: StateReader, repeat: int) -> dict[int, int]:
-    """The execution time of each variant's jobs, in milliseconds."""
+    """The execution time of each variant's jobs, in milliseconds; that of a job is divided equally among its rows."""
     sql = (
-        f"SELECT r.variant / {repeat}, coalesce(sum(j.execution_ms), 0) {_EACH_ROW}"
+        f"SELECT r.variant / {repeat}, coalesce(sum(j.execution_ms / max(json_array_length(j.carried), 1)), 0)"
+        f" {_EACH_ROW}"
         " WHERE j.status NOT IN ('UNCONFIRMED', 'CANCELLING') GROUP BY 1"
     )
     return dict(store.query(sql))

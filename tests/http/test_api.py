@@ -569,6 +569,24 @@ async def test_no_more_is_pulled_than_two_windows_ahead_of_what_was_taken(tmp_pa
     assert most == 8
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_requests_of_a_stream_share_jobs_as_those_of_a_file_do(tmp_path: Path, concurrency: int):
+    requests = ({"id": f"r{n}", "prompt": f"p{n}", "max_tokens": 9} for n in range(80))
+    async with serving() as server:
+        streamed = stream(requests, tmp_path, server.endpoint.base_url, concurrency=concurrency, pack=4)
+        records = [record async for record in streamed]
+    assert {record["id"]: record["text"] for record in records} == {f"r{n}": f"p{n}" for n in range(80)}
+    assert server.seen["run"] <= 30
+    assert streamed.summary.packed_rows >= 70
+
+
+def test_a_run_of_a_program_shares_jobs(tmp_path: Path):
+    requests = [{"id": f"r{n}", "prompt": f"p{n}", "max_tokens": 9} for n in range(40)]
+    summary = run(requests, tmp_path, pack=4)
+    assert (summary.succeeded, summary.packed_rows >= 30) == (40, True)
+    assert summary.calls["run"] < 20
+
+
 async def all_at_rest(server) -> None:
     """Wait until nothing has been submitted for half a second."""
     seen = -1

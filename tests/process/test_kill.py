@@ -57,6 +57,22 @@ def test_a_process_that_is_killed_at_any_moment_goes_on_with_the_same_command(fo
     assert ROWS <= jobs_run(base_url) <= ROWS + standing["counters"].get("unconfirmed", 0)
 
 
+def test_a_run_of_shared_jobs_that_is_killed_goes_on_with_another_number_of_rows_a_job(folder: Path, base_url: str):
+    process = start(folder, base_url, "--pack", "16", "--pack-check", "off", "-j", "8")
+    wait_for_lines(folder / "out.jsonl", 100)
+    process.kill()
+    process.communicate()
+    assert_adds_up(folder / "out.jsonl.state")
+    process = start(folder, base_url, "--pack", "3")
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    assert_whole(folder)
+    assert all(record["text"] == f"prompt {record['id'][1:]}" for record in read_lines(folder / "out.jsonl"))
+    counters = status(folder)["counters"]
+    assert counters["input_tokens"] == counters["output_tokens"] == 2 * ROWS
+    assert jobs_run(base_url) < ROWS
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_collects_what_is_in_flight_and_the_run_can_go_on(folder: Path, base_url: str, number):
     process = start(folder, base_url)

@@ -27,6 +27,8 @@ from batchrun.scheduler.window import MOST as WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+FREE = ("poisoned", "unknown")
+"""Outcomes of jobs that cost nothing."""
 TICK_S = 4.0
 """The driver asks four times a second at least. So seldom is enough for it not to look like a sleep of the machine."""
 
@@ -43,8 +45,20 @@ class Faults:
     poll_missing_once: float = 0.0
     job_lost: float = 0.0
     job_bad: float = 0.0
+    job_expired: float = 0.0
+    """Jobs whose result is gone when it is asked for."""
+    garbled: float = 0.0
+    """Jobs of several rows whose answer cannot be divided among them."""
     row_bad: float = 0.0
     """Rows that fail within a job of several."""
+    row_poisoned: float = 0.0
+    """Rows that make whatever job they are in fail, before it costs anything."""
+    poisoned: frozenset[int] = frozenset()
+    """The same rows by their numbers."""
+    garbling: frozenset[int] = frozenset()
+    """Rows that make the answer of any job that they share one that cannot be divided."""
+    has_no_route: bool = False
+    """Whether the worker does not know jobs of several rows."""
     throttled: float = 0.0
     job_stuck: float = 0.0
     """Jobs that are at work for ever."""
@@ -136,6 +150,9 @@ class World:
         """Requests that wait for a connection."""
         self.agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.order = 0
+        share, draw = setting.faults.row_poisoned, Random(setting.seed)
+        self.poisoned = setting.faults.poisoned.union(row for row in range(setting.rows) if draw.random() < share)
+        self.told: list[str] = []
         # what the store would know
         self.pending: deque[ev.Ticket] = deque(self._new(row) for row in range(setting.rows))
         self.ended: dict[int, cmd.Finish] = {}
@@ -326,10 +343,17 @@ class World:
             case cmd.Hold(job, row):
                 self._land(job, row)
                 self.held.add(row)
+            case cmd.Halt() | cmd.Drain() | cmd.Tell():
+                self._note(command)
+
+    def _note(self, command: cmd.Halt | cmd.Drain | cmd.Tell) -> None:
+        match command:
             case cmd.Halt():
                 self.halted = command
             case cmd.Drain():
                 self.drained = command
+            case cmd.Tell(message):
+                self.told.append(message)
 
     def _check(self) -> None:
         options, scheduler = self.setting.options, self.scheduler
@@ -489,11 +513,25 @@ class World:
         remote_id = f"job-{len(self.jobs)}"
         job = Job(remote_id, rows, self.now, self.setting.service_s(self.rng))
         faults = self.setting.faults
-        shares = {"lost": faults.job_lost, "bad": faults.job_bad, "stuck": faults.job_stuck}
+        shares = {
+            "lost": faults.job_lost,
+            "bad": faults.job_bad,
+            "stuck": faults.job_stuck,
+            "expired": faults.job_expired,
+        }
         outcomes, weights = zip(*shares.items(), strict=True)
         draw = self.rng.random()
         if draw < sum(weights):
             job.outcome = self.rng.choices(outcomes, weights)[0]
+        if len(rows) > 1:
+            if faults.has_no_route:
+                job.outcome = "unknown"
+            elif not faults.garbling.isdisjoint(rows) or self.rng.random() < faults.garbled:
+                job.outcome = "garbled"
+        if job.outcome != "unknown" and not self.poisoned.isdisjoint(rows):
+            job.outcome = "poisoned"
+        if job.outcome in FREE:
+            job.service_s = min(job.service_s, 0.02)
         self.jobs[remote_id] = job
         self.accepted.update(rows)
         if len(rows) > 1:
@@ -561,7 +599,8 @@ class World:
 
     def _status(self, job: int, remote_id: str, sent_at: float) -> ev.Event:
         remote = self.jobs[remote_id]
-        if remote.ended_at is not None and self.now >= remote.ended_at + RETENTION_S:
+        is_gone = remote.ended_at is not None and self.now >= remote.ended_at + RETENTION_S
+        if is_gone or (remote.outcome == "expired" and remote.ended_at is not None):
             return ev.PollFailed(job, NotFoundError("404", http_status=404, from_api=True), sent_at)
         if remote.ended_at is None:
             return ev.JobSeen(job, in_progress=remote.started_at is not None, sent_at=sent_at)
@@ -574,7 +613,11 @@ class World:
             failure = Failure(FailureKind.CANCELLED, "cancelled", "")
             return self._ended(job, remote, "CANCELLED", failure, None, None, sent_at)
         failure = None
-        if remote.outcome == "bad":
+        if remote.outcome == "garbled":
+            failure = Failure(FailureKind.WORKER_ERROR, "its choices have wrong numbers", "")
+        elif remote.outcome in FREE:
+            failure = Failure(FailureKind.BAD_REQUEST, remote.outcome, "")
+        elif remote.outcome == "bad":
             failure = Failure(FailureKind.BAD_REQUEST, "bad", "")
         elif remote.outcome == "dead":
             failure = Failure(FailureKind.WORKER_ERROR, "vLLM server process is not running; worker is unhealthy", "")
@@ -597,4 +640,14 @@ class World:
         answers = tuple(ev.RowAnswer(failure or (own if row in remote.bad_rows else None)) for row in rows)
         if status == "COMPLETED" and all(answer.failure for answer in answers):
             status = "FAILED"
-        return ev.JobEnded(job, status, answers, delay_s, execution_s, sent_at, worker_id=remote.worker_id)
+        whole = {"garbled": ev.Whole.GARBLED, "unknown": ev.Whole.UNKNOWN}.get(remote.outcome, ev.Whole.FAILED)
+        return ev.JobEnded(
+            job,
+            status,
+            answers,
+            delay_s,
+            execution_s,
+            sent_at,
+            worker_id=remote.worker_id,
+            whole=whole if failure and len(remote.rows) > 1 else None,
+        )

@@ -22,7 +22,11 @@ faults = st.builds(
     poll_missing_once=shares,
     job_lost=shares,
     job_bad=shares,
+    job_expired=shares,
+    garbled=shares,
     row_bad=shares,
+    row_poisoned=shares,
+    has_no_route=st.sampled_from([False, False, False, True]),
     throttled=shares,
 )
 limits = st.builds(
@@ -51,7 +55,7 @@ worlds = st.builds(
     options=options,
     faults=faults,
     seed=st.integers(0, 2**32),
-    rows_per_job=st.sampled_from([1, 1, 2, 3, 8]),
+    rows_per_job=st.sampled_from([1, 1, 2, 3, 8, 64]),
     guards=st.just(GuardOptions(halt=HaltOptions(automatic=False))),
 )
 
