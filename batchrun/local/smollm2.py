@@ -151,7 +151,8 @@ class SmolLM2Worker:
         parameters.model.path = str(self._path)
         parameters.n_parallel = _PARALLEL
         parameters.n_ctx = _PARALLEL * _CONTEXT_TOKENS
-        parameters.cpuparams.n_threads = os.cpu_count() or 1
+        # They spin while they wait for one another: with no core left for anything else that is costly.
+        parameters.cpuparams.n_threads = max(1, (os.cpu_count() or 1) - 1)
         parameters.port = 0
         parameters.verbosity = -1
         parameters.warmup = False

@@ -1,6 +1,6 @@
 """A run that people work on in any order owes the same at each step (Hypothesis, by its stateful machine).
 
-`BATCHRUN_CHAOS=N` tries N times 1,000 orders instead of 200, and BATCHRUN_SEED others; `-s` shows how many ran.
+`BATCHRUN_CHAOS=N` tries N times 1,000 orders instead of 100, and BATCHRUN_SEED others; `-s` shows how many ran.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.support.forks import Forks
 
 EFFORT = int(os.environ.get("BATCHRUN_CHAOS", "0"))
 SEED = int(os.environ.get("BATCHRUN_SEED", "0"))
-EXAMPLES = 25
+EXAMPLES = 25 if EFFORT else 12
 """Of one seed. What Hypothesis gives up as flaky costs the rest of these, so there are few."""
 ROUNDS = EFFORT * 1000 // len(LAYOUTS) // EXAMPLES or 1
 STEPS = 6

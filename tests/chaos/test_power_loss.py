@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the layer under the files is built by a C compiler")
 
 EFFORT = int(os.environ.get("BATCHRUN_CHAOS", "0"))
-"""How many states are tried: 0 is a sample of 25 for each kind of run, otherwise that many times 1,000."""
-SAMPLE = 25
+"""How many states are tried: 0 is a sample of 15 for each kind of run, otherwise that many times 1,000."""
+SAMPLE = 15
 VARIANTS = [
     *[(names, data) for names in ("none", "all") for data in ("none", "all", "blocks")],
     *[("none", "pages"), ("none", "torn"), ("some", "some"), ("some", "some")],

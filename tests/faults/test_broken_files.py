@@ -90,8 +90,9 @@ async def test_results_torn_at_any_byte_are_taken_over_or_asked_for_again(
         committed = as_before_the_commit_of(in_memory, uncommitted)
         whole, state = (in_memory / "out.jsonl").read_bytes(), state_of(in_memory).read_bytes()
         last = max(committed, whole[:-1].rindex(b"\n"))
-        # Each byte of the last line, and each seventh of one ahead of it, which is torn as a last line that is alone.
-        for number, length in enumerate((*range(committed, last, 7), *range(last, len(whole) + 1))):
+        # Each byte of the last line; behind another one each seventh of both: that one is torn as a line that is alone.
+        cuts = range(last, len(whole) + 1) if uncommitted == 1 else range(committed, len(whole) + 1, 7)
+        for number, length in enumerate(cuts):
             (in_memory / "out.jsonl").write_bytes(whole[:length])
             state_of(in_memory).write_bytes(state)
             open_and_close(in_memory, inputs=("in.jsonl",))

@@ -222,7 +222,7 @@ def assert_written_and_read(output: object, answer: JobAnswer) -> None:
     st.dictionaries(st.just("Retry-After"), st.text(max_size=6)),
     st.binary(max_size=60) | mutated(BODIES),
 )
-@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
 def test_any_answer_is_a_job_or_a_call_error(status, headers, body):
     job = caught(CallError, parse_job, status, headers, body)
     if isinstance(job, CallError):
@@ -248,7 +248,7 @@ def test_any_output_of_a_completed_job_is_read_written_and_read_back(output):
 
 
 @given(st.one_of(mutated_text(ERRORS), mutated_text([EVENTS, json.dumps(OUTPUTS)]), st.text()))
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=250)
 @example("[0x" + "f" * 5000 + "]")
 @example("{1: 0x" + "f" * 5000 + "}")
 @example("{1: {'\\ud800'}}")
@@ -270,7 +270,7 @@ def test_any_retry_after_is_a_time_within_bounds_or_none(value):
 
 
 @given(st.one_of(mutated(LINES), json_values.map(orjson.dumps), st.binary(max_size=40)))
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=250)
 @example(b'{"url": "/v1/x", "body": {"messages": []}}')
 @example(b'{"input": {"prompt": "x", "sampling_params": null}}')
 @example(b'{"input": {"messages": 7, "sampling_params": [1]}}')

@@ -321,7 +321,7 @@ class PooledNights(Nights):
         return None
 
 
-@pytest.mark.parametrize("calls", range(3, 30, 2))
+@pytest.mark.parametrize("calls", range(3, 30, 3))
 async def test_a_pool_that_dies_at_any_call_to_the_disk_loses_doubles_and_moves_nothing(tmp_path: Path, calls: int):
     nights = PooledNights(tmp_path)
 

@@ -39,7 +39,7 @@ def assert_nothing_is_left_at_the_endpoint(world: World) -> None:
     assert all(job.ended_at is not None for job in world.jobs.values() if world.accepted[job.row])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(worlds, st.floats(0, 5), st.sampled_from([0.0, 0.3]))
 def test_a_cancel_leaves_no_job_at_the_endpoint_and_the_run_can_go_on(setting: Setting, cancel_at, cancel_broken):
     # A job that the endpoint denies twice is believed gone, and cannot be cancelled.
@@ -88,7 +88,7 @@ def test_a_job_that_is_over_before_its_cancel_is_collected_and_not_paid_again():
 # Jobs that never end
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(worlds, st.floats(0.5, 20), st.sampled_from([0.0, 0.3]))
 def test_jobs_that_never_end_do_not_hold_a_run_for_ever(setting: Setting, job_timeout_s: float, cancel_broken: float):
     faults = replace(setting.faults, job_stuck=0.2, cancel_broken=cancel_broken)
@@ -262,7 +262,7 @@ def test_the_meter_knows_the_cost_of_workers_to_within_five_percent():
     guards = replace(UNGUARDED, price_per_hour=1.0)
     for seed, service in enumerate((lambda _: 2.0, lambda rng: rng.expovariate(1 / 5), lambda _: 40.0)):
         setting = Setting(
-            rows=2000,
+            rows=1000,
             workers=2,
             workers_at=[(30.0, 5), (60.0, 8)],
             jobs_per_worker=30,
@@ -293,7 +293,7 @@ def test_a_budget_is_kept_and_the_run_can_go_on_with_a_larger_one():
     price = 3600.0
     guards = replace(UNGUARDED, price_per_hour=price, max_cost=500.0)
     setting = Setting(
-        rows=5000, workers=10, service_s=lambda _: 1.0, options=SchedulerOptions(concurrency=40), guards=guards
+        rows=1500, workers=10, service_s=lambda _: 1.0, options=SchedulerOptions(concurrency=40), guards=guards
     )
     world = World(setting).run()
     assert "the budget is reached" in world.scheduler.stop.message
