@@ -421,24 +421,31 @@ def mutable(made_immutable: list[Path]):
 
 
 @pytest.fixture
-def immutable(made_immutable: list[Path], tmp_path: Path, mutable):
+def on_disk():
+    """A folder that is not in memory, where an immutable file that is open could still be written."""
+    with TemporaryDirectory(dir="/var/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def immutable(made_immutable: list[Path], on_disk: Path, mutable):
     """Makes files that even root may not write to."""
 
     def make(path: Path) -> bool:
         made_immutable.append(path)
         return change_attribute("+i", path)
 
-    (tmp_path / "probe").write_text("")
-    if shutil.which("chattr") is None or not make(tmp_path / "probe"):
+    (on_disk / "probe").write_text("")
+    if shutil.which("chattr") is None or not make(on_disk / "probe"):
         pytest.skip("no file can be made immutable here")
     return make
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.state-wal", "."])
 async def test_what_turns_read_only_while_the_run_goes_on_stops_it_and_it_goes_on_later(
-    tmp_path: Path, immutable, mutable, name
+    on_disk: Path, immutable, mutable, name
 ):
-    folder = tmp_path / "run"
+    folder = on_disk / "run"
     folder.mkdir()
     write_lines(folder, PROMPTS)
     async with serving(once(lambda: immutable(folder / name)), workers=1) as server:

@@ -154,7 +154,7 @@ def test_wrong_usage_of_any_command_is_one_line_and_a_hint():
         (["run", "p", "--format", "x"], "--format: 'x' is not one of 'auto', 'openai', 'batchrun'", "see batchrun run"),
         (["watch", "in"], "`batchrun watch` needs --output", "see batchrun watch --help"),
         (["status", "a", "b"], "`batchrun status`: got unexpected extra argument (b)", "see batchrun status --help"),
-        (["run", "p", "-e", "x", "-e", "y"], "--endpoint is given twice, but takes one value", "see batchrun run"),
+        (["run", "p", "-o", "x", "-o", "y"], "--output is given twice, but takes one value", "see batchrun run"),
     ],
 )
 def test_each_kind_of_wrong_usage_says_what_where_and_what_to_do(arguments: list[str], message: str, hint: str):
@@ -588,7 +588,6 @@ def test_a_run_that_began_with_an_unknown_parameter_is_gone_on_with_by_the_same_
 @pytest.mark.parametrize(
     ("command", "option"),
     [
-        (("run", "p.jsonl", "-e", "A", "-e", "B"), "--endpoint"),
         (("run", "p.jsonl", "-e", "local", "-j", "1", "--concurrency", "2"), "--concurrency"),
         (("run", "p.jsonl", "-e", "local", "-o", "a", "--output=b"), "--output"),
         (("export", "x.state", "-o", "a", "-o", "b"), "--output"),
