@@ -15,7 +15,7 @@ from batchrun.scheduler.states import RowState
 
 _MOST = 1000
 """The maximum number of rows kept ready: enough for one burst of submissions."""
-_JOBS_AHEAD = 250
+_JOBS_AHEAD = 100
 """For how many jobs of several rows there are rows ready: enough for what is sent while further rows are read."""
 _JOB_BYTES = 8_000_000
 """The maximum size of a job of several rows: `/run` accepts 10 MB."""
