@@ -63,6 +63,9 @@ TTL_GRACE_S = 600.0
 MOST_ROWS = 2**31 - 1
 """The most rows that a state file can number."""
 
+MOST_ROWS_PER_JOB = 64
+"""One lost answer should not cost more rows, nor should a job run into its execution timeout."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:

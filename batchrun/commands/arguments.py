@@ -35,6 +35,7 @@ from batchrun.config import (
     DEFAULT_MEMORY_BYTES,
     DEFAULT_SILENCE_S,
     MOST_ROWS,
+    MOST_ROWS_PER_JOB,
     Bounds,
     DryRun,
     FormatChoice,
@@ -108,7 +109,7 @@ class JobArguments(RequestArguments, CheckArguments, GuardArguments, KeyArgument
         (CONCURRENCY, 2),
         "Send up to N rows in one job, if they ask for the same but for their prompt and set max_tokens: the API takes"
         " only 100 jobs/s. auto: up to 16. See `batchrun help packing`.",
-        numbers(1, 64, whole=True, or_auto=True),
+        numbers(1, MOST_ROWS_PER_JOB, whole=True, or_auto=True),
     )
     pack_check: Switch = option(
         _DEFAULTS.pack_check,

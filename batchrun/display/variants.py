@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from batchrun.display.cost import money
-from batchrun.display.summary import Percentiles
+from batchrun.display.summary import EndpointWork, Percentiles
 from batchrun.display.text import clipped, columns_of, fitted
 from batchrun.display.units import duration
 from batchrun.files.exactjson import dump
@@ -97,16 +97,10 @@ class VariantReport:
     """Its share, by execution time, of the upper bound of the run's cost; None without a price."""
 
 
-class EndpointReport(NamedTuple):
-    """What one endpoint of a pool has done."""
+@dataclass(frozen=True, slots=True)
+class EndpointReport(EndpointWork):
+    """What one endpoint of a pool has done, how long its jobs took, and what they cost."""
 
-    endpoint: str
-    jobs: int
-    succeeded: int
-    """Rows whose last job was there, here and in the next two."""
-    failed: int
-    in_flight: int
-    rows_per_s: float
     execution_ms: Percentiles | None
     """None if no job there has completed."""
     cost: float | None
@@ -140,7 +134,7 @@ def _variant_json(variant: VariantReport) -> dict[str, Any]:
 
 
 def _endpoint_json(report: EndpointReport) -> dict[str, Any]:
-    return report._asdict() | {"execution_ms": report.execution_ms and report.execution_ms._asdict()}
+    return asdict(report) | {"execution_ms": report.execution_ms and report.execution_ms._asdict()}
 
 
 def render(report: VariantTable) -> str:

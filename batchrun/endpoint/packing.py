@@ -17,8 +17,6 @@ from batchrun.config import JobPolicy
 from batchrun.endpoint.protocol import JobAnswer, JobStatus, PackPart, run_body
 from batchrun.files.exactjson import dump
 
-MOST_ROWS = 64
-"""The most rows of one job: one lost answer should not cost more, nor a job run into its execution timeout."""
 BATCH_ROUTE = "/v1/chat/completions/batch"
 _COMPLETIONS = "/v1/completions"
 _CHAT = "/v1/chat/completions"
@@ -86,7 +84,8 @@ class Packing:
         self._policy = policy
         self.rows_per_job = rows_per_job
         self._tag = tag
-        self._kinds: dict[bytes, int] = {}
+        self._kinds: dict[bytes, tuple[int, int]] = {}
+        """The number of a kind, and how many of its rows may share a job."""
 
     def kind(self, request: Mapping[str, Any]) -> Kind:
         """See `Transport.kind`."""
@@ -95,16 +94,15 @@ class Packing:
             return ALONE
         size_bytes = len(dump(asked.prompt))
         size_class = size_bytes.bit_length() // _SIZE_CLASS_BITS
-        most = _most_rows(asked, 1 << _SIZE_CLASS_BITS * (size_class + 1))
-        if most == 1:
-            return ALONE
         # Objects in parameters stay as they are: the order of a schema's properties is that of the answer.
         key = blake2b(dump([asked.route, size_class, sorted(asked.fields.items())]), digest_size=_KEY_BYTES).digest()
-        number = self._kinds.get(key, len(self._kinds) + 1)
-        if number > _KINDS_MOST:
-            return ALONE
-        self._kinds[key] = number
-        return Kind(number, most, size_bytes)
+        known = self._kinds.get(key)
+        if known is None:
+            known = len(self._kinds) + 1, _most_rows(asked, 1 << _SIZE_CLASS_BITS * (size_class + 1))
+            if known[0] > _KINDS_MOST or known[1] == 1:
+                return ALONE
+            self._kinds[key] = known
+        return Kind(*known, size_bytes)
 
     def body(self, requests: Sequence[Mapping[str, Any]], job: int) -> bytes:
         """See `Transport.body`."""

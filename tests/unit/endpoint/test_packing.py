@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.config import JobPolicy
-from batchrun.endpoint.packing import BATCH_ROUTE, MOST_ROWS, Packing
+from batchrun.config import MOST_ROWS_PER_JOB, JobPolicy
+from batchrun.endpoint.packing import BATCH_ROUTE, Packing
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.files.exactjson import load
 from batchrun.results.text import extract
@@ -31,7 +31,7 @@ ANSWERS = {
 MB = 1_000_000
 
 
-def packing(rows: int = MOST_ROWS) -> Packing:
+def packing(rows: int = MOST_ROWS_PER_JOB) -> Packing:
     return Packing(JobPolicy(), rows, "batchrun-abc")
 
 
@@ -174,10 +174,10 @@ def test_the_answers_of_a_job_come_to_four_megabytes_at_the_most(fields, token_b
 @pytest.mark.parametrize(("fields", "byte_for_byte"), [({"echo": True}, 1), ({"return_token_ids": True}, 7 / 4)])
 def test_what_an_answer_repeats_of_its_prompt_counts_as_well(fields, byte_for_byte):
     for size in (100, 5_000, 260_000, 2_000_000):
-        assert packing().kind(prompt("a" * size)).most > MOST_ROWS
+        assert packing().kind(prompt("a" * size)).most > MOST_ROWS_PER_JOB
         most = packing().kind(prompt("a" * size, **fields)).most
         assert most == 1 or most * byte_for_byte * size <= 4 * MB
-        assert (most > MOST_ROWS) == (size <= 5_000)
+        assert (most > MOST_ROWS_PER_JOB) == (size <= 5_000)
 
 
 def test_chats_are_bounded_by_either_name_of_the_limit():
@@ -197,7 +197,7 @@ def test_rows_whose_prompts_differ_much_in_size_do_not_share_a_job():
     st.lists(st.sampled_from([1, 1_000, 300_000, 900_000, 4_000_000]), min_size=1, max_size=80), st.sampled_from("aé")
 )
 def test_the_body_of_a_job_is_smaller_than_runpod_takes_and_no_row_is_lost(sizes: list[int], letter: str):
-    packs_, backlog = packing(), Backlog(100, MOST_ROWS)
+    packs_, backlog = packing(), Backlog(100, MOST_ROWS_PER_JOB)
     requests = [prompt(letter * (size // len(letter.encode()))) for size in sizes]
     tickets = []
     for row, request in enumerate(requests):
@@ -205,7 +205,7 @@ def test_the_body_of_a_job_is_smaller_than_runpod_takes_and_no_row_is_lost(sizes
         tickets.append(Ticket(row, kind=number, most=most, size_bytes=size_bytes))
     backlog.loaded(RowsLoaded(tuple(tickets), exhausted=True))
     seen = []
-    while rows := backlog.take(0.0, MOST_ROWS, fresh=10**9):
+    while rows := backlog.take(0.0, MOST_ROWS_PER_JOB, fresh=10**9):
         seen += [row.row for row in rows]
         assert len(packs_.body([requests[row.row] for row in rows], 1)) < 10 * MB
     assert sorted(seen) == list(range(len(sizes)))
