@@ -12,6 +12,7 @@ from batchrun.display.cost import money
 from batchrun.display.summary import EndpointWork, Percentiles
 from batchrun.display.text import clipped, columns_of, fitted
 from batchrun.display.units import duration
+from batchrun.evaluation.quality import Quality
 from batchrun.files.exactjson import dump
 from batchrun.results.text import MARK_NAMES, MARKS
 
@@ -115,6 +116,8 @@ class VariantTable:
     variants: list[VariantReport]
     endpoints: list[EndpointReport] = field(default_factory=list)
     """The endpoints that the run has had; empty if it has had one, or compares them in a sweep."""
+    quality: list[Quality] = field(default_factory=list)
+    """What each scorer says, in the order in which they were used last; empty if the run was not scored."""
 
 
 def to_json(report: VariantTable) -> bytes:
