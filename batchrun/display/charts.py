@@ -16,7 +16,7 @@ from batchrun.display.text import visible
 COLOURS = 6
 """The page has this many colours; a further series begins again with the first."""
 _WIDTH, _HEIGHT = 440.0, 220.0
-_RIGHT, _TOP, _BOTTOM = 14.0, 12.0, 40.0
+_RIGHT, _TOP, _BOTTOM = 22.0, 12.0, 40.0
 _CHAR = 7.0
 """The usual width of a character of a label."""
 _STRIP = (3.0, 97.0)
@@ -56,15 +56,16 @@ class Series(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """A point of a scatter plot, with the interval of its height."""
+    """A value with its interval."""
 
     number: int
-    """What it says, and its colour."""
-    x: float
-    y: float
+    """That of its variant, from 1, which also gives its colour."""
+    title: str
+    value: float
     low: float
     high: float
-    title: str
+    x: float = 0.0
+    """Where it is across; only in a scatter plot."""
 
 
 def axis(low: float, high: float, label: str = "", *, ticks: int = 5, whole: bool = False, suffix: str = "") -> Axis:
@@ -128,7 +129,7 @@ def scatter(name: str, across: Axis, up: Axis, dots: Iterable[Dot]) -> str:
     frame = _Frame(across, up)
     drawn = [frame.grid(), f'<text x="{frame.left:.0f}" y="{_TOP - 2:.0f}">{_text(up.label)}</text>' * bool(up.label)]
     for dot in dots:
-        x, y, colour = frame.x(dot.x), frame.y(dot.y), _colour(dot.number - 1)
+        x, y, colour = frame.x(dot.x), frame.y(dot.value), _colour(dot.number - 1)
         drawn.append(
             f"<g><title>{_text(dot.title)}</title>"
             f'<path class="l{colour}" d="M{x:.1f} {frame.y(dot.low):.1f}V{frame.y(dot.high):.1f}"/>'
@@ -138,13 +139,13 @@ def scatter(name: str, across: Axis, up: Axis, dots: Iterable[Dot]) -> str:
     return _svg(name, drawn)
 
 
-def strip(name: str, scale: Axis, value: float, low: float, high: float, number: int) -> str:
-    """One value with its interval, on a scale that goes through all strips; the colour is that of its number."""
-    a, at, b = (_percent(scale, each) for each in (low, value, high))
+def strip(scale: Axis, dot: Dot) -> str:
+    """One value with its interval, on a scale that goes through all strips."""
+    a, at, b = (_percent(scale, each) for each in (dot.low, dot.value, dot.high))
     marks = "".join(f'<line class="grid" x1="{x}" x2="{x}" y1="0" y2="26"/>' for x in _marks(scale))
-    colour = _colour(number - 1)
+    colour = _colour(dot.number - 1)
     return (
-        f'<svg class="strip" height="26" role="img" aria-label="{_text(name)}">{marks}'
+        f'<svg class="strip" height="26" role="img" aria-label="{_text(dot.title)}">{marks}'
         f'<line class="l{colour}" x1="{a}" x2="{b}" y1="13" y2="13"/>'
         f'<line class="l{colour}" x1="{a}" x2="{a}" y1="8" y2="18"/>'
         f'<line class="l{colour}" x1="{b}" x2="{b}" y1="8" y2="18"/>'
@@ -166,6 +167,15 @@ def bar(name: str, share: float, number: int = 1) -> str:
     return (
         f'<svg class="strip" height="14" role="img" aria-label="{_text(name)}">'
         f'<rect class="f{_colour(number - 1)}" width="{max(min(share, 1), 0) * 100:.2f}%" height="14" rx="3"/></svg>'
+    )
+
+
+def badge(number: int) -> str:
+    """The number of a variant in its colour, as a scatter plot shows it."""
+    return (
+        f'<svg class="badge" width="18" height="18" role="img" aria-label="{number}">'
+        f'<circle class="f{_colour(number - 1)}" cx="9" cy="9" r="{_RADIUS}"/>'
+        f'<text class="on" x="9" y="13">{number}</text></svg>'
     )
 
 

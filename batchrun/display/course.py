@@ -54,7 +54,7 @@ class Course:
     def _axis(self, pauses: list[int]) -> Axis:
         total_ms = self._ran[-1]
         unit, unit_ms = next((each for each in _UNITS if total_ms >= _UNITS_LEAST * each[1]), _UNITS[-1])
-        marks = axis(0, total_ms / unit_ms).ticks
+        marks = axis(0, total_ms / unit_ms, ticks=6).ticks
         ticks = tuple((self._of_running(at * unit_ms), label) for at, label in marks if at * unit_ms <= total_ms)
         gaps = tuple(
             Gap(self._drawn[2 * index + 1], self._drawn[2 * index + 2], f"pause of {duration(ms / 1000)}")
@@ -78,8 +78,8 @@ class Course:
         """A field of the points."""
         return Series(label, [[(self.at(p.at_ms), getattr(p, name)) for p in part] for part in self._parts])
 
-    def per_second(self, label: str, *names: str) -> Series:
-        """How fast the sum of some fields grew, as steps."""
+    def pace(self, label: str, *names: str) -> tuple[str, Series]:
+        """How fast the sum of some fields grew, as steps; and per what: `second`, `minute` or `hour`."""
         every = -(-sum(map(len, self._parts)) // _MOST_STEPS)
         parts = []
         for part in self._parts:
@@ -90,7 +90,13 @@ class Course:
                 rate = max(grown, 0) * 1000 / max(b.at_ms - a.at_ms, 1)
                 steps += [(self.at(a.at_ms), rate), (self.at(b.at_ms), rate)]
             parts.append(steps)
-        return Series(label, parts)
+        factor, unit = unit_of_rate(max((rate for steps in parts for _, rate in steps), default=0.0))
+        return unit, Series(label, [[(x, rate * factor) for x, rate in steps] for steps in parts])
+
+
+def unit_of_rate(per_s: float) -> tuple[int, str]:
+    """The unit in which a rate is not below 1, if there is one: by how much to multiply it, and the unit's name."""
+    return (1, "second") if per_s >= 1 else (60, "minute") if per_s * 60 >= 1 else (3600, "hour")
 
 
 def _merged(sessions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -39,7 +39,8 @@ section { margin-top: 1rem; min-width: 0; }
 .facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .25rem 1.2rem; margin: 0; }
 .facts dt { color: var(--soft); } .facts dd { margin: 0; overflow-wrap: anywhere; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 1rem; }
-svg { display: block; } svg.plot { width: 100%; height: auto; } svg.strip { width: 100%; overflow: visible; }
+svg { display: block; } svg.plot { width: 100%; max-width: 36rem; height: auto; margin: 0 auto; }
+svg.strip { width: 100%; overflow: visible; }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 .end { text-anchor: end; } .mid, svg .on { text-anchor: middle; } svg .on { fill: var(--on); font-weight: 600; }
 .grid { stroke: var(--line); fill: none; } .gap { fill: var(--line); opacity: .6; }
@@ -56,12 +57,13 @@ th { color: var(--soft); font-weight: 500; } th, td { text-align: left; padding:
 tr > :last-child { padding-right: 0; } tbody tr:last-child td { border-bottom: 0; }
 td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .numbers td:first-child { position: sticky; left: 0; background: var(--card); min-width: 7rem; max-width: 18rem; }
-.numbers :not(:first-child) { text-align: right; white-space: nowrap; }
+.numbers :is(th, td):not(:first-child) { text-align: right; } .numbers td:not(:first-child) { white-space: nowrap; }
+.numbers th { vertical-align: bottom; }
 .strips { display: grid; grid-template-columns: minmax(6rem, max-content) max-content minmax(8rem, 1fr);
   gap: .35rem 1.2rem; align-items: center; }
 .strips > * { min-width: 0; } .strips .name { max-width: 22rem; overflow-wrap: anywhere; }
 .strips .value { font-variant-numeric: tabular-nums; } .strips .value small { color: var(--soft); font-size: .85rem; }
-.strips .scale { grid-column: 3; }
+.strips .scale { grid-column: 3; } .badge { display: inline-block; vertical-align: -4px; margin-right: .5rem; }
 footer { margin-top: 1.5rem; font-size: .85rem; }
 @media (max-width: 36rem) {
   body { padding: 1.2rem .8rem; } h1 { font-size: 1.35rem; } section, .figures div { padding: .8rem; }
@@ -77,7 +79,7 @@ footer { margin-top: 1.5rem; font-size: .85rem; }
     -webkit-print-color-adjust: exact; }
   .pair { grid-template-columns: 1fr 1fr; } .pair section:only-child { grid-column: 1 / -1; }
   .pair section, .figures div, tr, .strips > *, .facts { break-inside: avoid; } h2 { break-after: avoid; }
-  .table { overflow: visible; } table { font-size: 8pt; } .numbers :not(:first-child) { white-space: normal; }
+  .table { overflow: visible; } table { font-size: 8pt; } .numbers td:not(:first-child) { white-space: normal; }
   .numbers td:first-child { position: static; min-width: 0; } thead { display: table-header-group; }
   a { color: inherit; }
 }
@@ -91,7 +93,16 @@ form-action 'none'">
 """
 
 
-def page(*, over: str, title: str, more: str, figures: Sequence[tuple[str, str]], sections: Iterable[str]) -> bytes:
+def page(
+    *,
+    over: str,
+    title: str,
+    more: str,
+    figures: Sequence[tuple[str, str]],
+    link: str,
+    sections: Iterable[str],
+    end: str,
+) -> bytes:
     """The page.
 
     Args:
@@ -99,14 +110,18 @@ def page(*, over: str, title: str, more: str, figures: Sequence[tuple[str, str]]
         title: The finding, in one sentence.
         more: A sentence below it; empty for none.
         figures: Names and values, shown large.
+        link: A link made by `link_to`; empty for none.
         sections: What follows, as HTML.
+        end: The last line: where the page comes from.
     """
     parts = [_FIRST_LINE, _HEAD, f"<title>{escape(title)}</title></head><body><header>"]
     parts += [f'<p class="over">{escape(over)}</p><h1>{escape(title)}</h1>']
     parts += [f'<p class="more">{escape(more)}</p>'] if more else []
+    parts += [f'<p class="more">{link}</p>'] if link else []
     parts += ['</header><dl class="figures">']
     parts += [f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures]
-    return "".join([*parts, "</dl>", *sections, "</body></html>\n"]).encode("utf-8", "replace")
+    foot = f"<footer>{escape(end)}</footer></body></html>\n"
+    return "".join([*parts, "</dl>", *sections, foot]).encode("utf-8", "replace")
 
 
 def is_page(first_line: bytes) -> bool:
@@ -131,14 +146,18 @@ def facts(named: Sequence[tuple[str, str]]) -> str:
     return f'<dl class="facts">{cells}</dl>'
 
 
-def strips(rows: Sequence[tuple[str, str, str, str]], scale: str = "") -> str:
-    """Rows with a name, a value, a smaller text beside it, and SVG; below them, `scale`."""
+def strips(rows: Sequence[tuple[str, str, str, str, str]], scale: str = "") -> str:
+    """Rows with a badge, a name, a value, a smaller text beside it, and a strip; below them, its `scale`.
+
+    Badges, strips and the scale are SVG.
+    """
     cells = "".join(
-        f'<div class="name">{escape(name)}</div><div class="value">{escape(value)} <small>{escape(small)}</small></div>'
-        f'<div class="drawn">{drawn}</div>'
-        for name, value, small, drawn in rows
+        f'<div class="name">{badge}{escape(name)}</div>'
+        f'<div class="value">{escape(value)} <small>{escape(small)}</small></div><div class="drawn">{drawn}</div>'
+        for badge, name, value, small, drawn in rows
     )
-    return f'<div class="strips">{cells}{f"<div class=scale>{scale}</div>" * bool(scale)}</div>'
+    below = f'<div class="scale">{scale}</div>' if scale else ""
+    return f'<div class="strips">{cells}{below}</div>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
@@ -149,7 +168,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool =
     return f'<div class="table"><table{kind}><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def link(path: str, text: str) -> str:
+def link_to(path: str, text: str) -> str:
     """A link to a file, by its path from the page."""
     return f'<a href="{escape_markup(quote(path))}">{escape(text)}</a>'
 
