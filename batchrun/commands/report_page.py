@@ -196,7 +196,7 @@ def _value(value: object) -> str:
 def _variants(report: VariantTable, shown: list[VariantReport]) -> str:
     scored = {each.label: each for each in report.quality[-1].whole.variants} if report.quality else {}
     with_cost = any(variant.cost is not None for variant in shown)
-    head = ["variant", *(["score", "95% interval"] if scored else []), "rows", "failed", "tokens in", "out"]
+    head = ["variant", *(["score", "95% interval"] if scored else []), "rows", "failed", "tokens in", "tokens out"]
     head += ["execution", *(["cost"] if with_cost else []), *(["per right answer"] if with_cost and scored else [])]
     cells = []
     for variant in shown:

@@ -15,6 +15,8 @@ from urllib.parse import quote
 from batchrun.display.text import visible
 
 _FIRST_LINE = '<!doctype html><html lang="en" data-by="batchrun">\n'
+_LONG = 18
+"""A cell with more characters, those of its name included, has a line of its own on a narrow screen."""
 _STYLE = """
 :root { color-scheme: light dark; --page: #f7f7f5; --card: #fff; --text: #1d2329; --soft: #59636e; --line: #e1e4e8;
   --c1: #2f6fb0; --c2: #c9701a; --c3: #2f8552; --c4: #b5495b; --c5: #7556a6; --c6: #80693a; --on: #fff; }
@@ -38,7 +40,7 @@ section { margin-top: 1rem; min-width: 0; }
 .figures dt { color: var(--soft); font-size: .85rem; } .figures dd { margin: 0; font-size: 1.25rem; }
 .facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .25rem 1.2rem; margin: 0; }
 .facts dt { color: var(--soft); } .facts dd { margin: 0; overflow-wrap: anywhere; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 1rem; }
+.pair { display: flex; flex-wrap: wrap; gap: 0 1rem; } .pair section { flex: 1 1 24rem; }
 svg { display: block; } svg.plot { width: 100%; max-width: 36rem; height: auto; margin: 0 auto; }
 svg.strip { width: 100%; overflow: visible; }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
@@ -55,15 +57,19 @@ svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 th { color: var(--soft); font-weight: 500; } th, td { text-align: left; padding: .3rem .8rem .3rem 0;
   border-bottom: 1px solid var(--line); vertical-align: top; }
 tr > :last-child { padding-right: 0; } tbody tr:last-child td { border-bottom: 0; }
-td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-.numbers td:first-child { position: sticky; left: 0; background: var(--card); min-width: 7rem; max-width: 18rem; }
+td:first-child, table:not(.numbers) td { overflow-wrap: anywhere; }
+td { font-variant-numeric: tabular-nums; }
+.numbers td:first-child { min-width: 7rem; }
 .numbers :is(th, td):not(:first-child) { text-align: right; } .numbers td:not(:first-child) { white-space: nowrap; }
 .numbers th { vertical-align: bottom; }
 .strips { display: grid; grid-template-columns: minmax(6rem, max-content) max-content minmax(8rem, 1fr);
   gap: .35rem 1.2rem; align-items: center; }
 .strips > * { min-width: 0; } .strips .name { max-width: 22rem; overflow-wrap: anywhere; }
 .strips .value { font-variant-numeric: tabular-nums; } .strips .value small { color: var(--soft); font-size: .85rem; }
-.strips .scale { grid-column: 3; } .badge { display: inline-block; vertical-align: -4px; margin-right: .5rem; }
+.strips .scale { grid-column: 3; }
+.pair .strips { grid-template-columns: minmax(0, 1fr) max-content; gap: 0 1rem; }
+.pair .strips .value { text-align: right; } .pair .strips .drawn { grid-column: 1 / -1; margin-bottom: .6rem; }
+.badge { display: inline-block; vertical-align: -4px; margin-right: .5rem; }
 footer { margin-top: 1.5rem; font-size: .85rem; }
 @media (max-width: 36rem) {
   body { padding: 1.2rem .8rem; } h1 { font-size: 1.35rem; } section, .figures div { padding: .8rem; }
@@ -72,15 +78,23 @@ footer { margin-top: 1.5rem; font-size: .85rem; }
   .strips { grid-template-columns: minmax(0, 1fr) max-content; gap: 0 1rem; }
   .strips .value { text-align: right; } .strips .drawn { grid-column: 1 / -1; margin-bottom: .5rem; }
   .strips .scale { grid-column: 1 / -1; }
+  thead { display: none; } tbody tr { display: grid; grid-template-columns: 1fr 1fr; gap: .1rem 1rem; padding: .5rem 0;
+    border-bottom: 1px solid var(--line); } tbody tr:last-child { border: 0; }
+  td, .numbers td:not(:first-child) { border: 0; padding: 0; text-align: left; white-space: normal; min-width: 0; }
+  td:first-child, td.long { grid-column: 1 / -1; } td:first-child { font-weight: 600; }
+  .numbers .long:not(:first-child) { display: flex; justify-content: space-between; gap: 1rem; }
+  td:not(:first-child)::before { content: attr(data-name) " "; color: var(--soft); }
 }
 @page { size: A4; margin: 14mm; }
 @media print {
   :root { --page: #fff; } body { padding: 0; max-width: none; font-size: 10pt; print-color-adjust: exact;
     -webkit-print-color-adjust: exact; }
-  .pair { grid-template-columns: 1fr 1fr; } .pair section:only-child { grid-column: 1 / -1; }
-  .pair section, .figures div, tr, .strips > *, .facts { break-inside: avoid; } h2 { break-after: avoid; }
+  .pair section { flex-basis: 40%; } section, .figures div, tr { break-inside: avoid; } h2 { break-after: avoid; }
+  section:has(tr:nth-child(16)) { break-inside: auto; }
+  .figures { grid-template-columns: repeat(auto-fit, minmax(6rem, 1fr)); } .figures dd { font-size: 1rem; }
+  .figures div { padding: .6rem; } h1 { font-size: 1.4rem; }
   .table { overflow: visible; } table { font-size: 8pt; } .numbers td:not(:first-child) { white-space: normal; }
-  .numbers td:first-child { position: static; min-width: 0; } thead { display: table-header-group; }
+  .numbers td:first-child { min-width: 0; } thead { display: table-header-group; }
   a { color: inherit; }
 }
 """
@@ -163,9 +177,17 @@ def strips(rows: Sequence[tuple[str, str, str, str, str]], scale: str = "") -> s
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
     """A table; `numbers` aligns all columns but the first to the right."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(_cell(name, cell) for name, cell in zip(head, row, strict=True)) + "</tr>" for row in rows
+    )
     kind = ' class="numbers"' if numbers else ""
     return f'<div class="table"><table{kind}><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(name: str, text: str) -> str:
+    """A cell, with the name of its column, which a narrow screen shows before it."""
+    kind = ' class="long"' if len(name) + len(text) > _LONG else ""
+    return f'<td{kind} data-name="{escape(name)}">{escape(text)}</td>'
 
 
 def link_to(path: str, text: str) -> str:

@@ -51,14 +51,14 @@ def finding(quality: Quality) -> Finding | None:
         sentence = f"{better} is the best of {many + 1} variants, {points} ahead of {other}{interval}"
     else:
         sentence = f"{better} is better than {other} by {points}{interval}"
-    means = "; ".join(
-        f"{_cut(label)} {percent(scores[label].mean)}" for label in (rival.better, rival.other) if label in scores
-    )
-    decided = f"Of {counted(rival.difference.questions, 'question')}, {better} has the higher score on {rival.won:,}, the lower on {rival.lost:,}, the same on {rival.tied:,}."
-    return Finding(
-        sentence,
-        f"Mean scores (scorer {quality.scorer}): {means}. {decided}",
-    )
+    means = " and ".join(f"{_cut(each)} {percent(scores[each].mean)}" for each in (rival.better, rival.other))
+    questions = counted(rival.difference.questions, "question")
+    higher = f"{better} has the higher score on {rival.won:,}, the lower on {rival.lost:,}, the same on {rival.tied:,}."
+    more = [f"Mean scores (scorer {quality.scorer}): {means}.", f"Of {questions}, {higher}"]
+    if not is_clear and many >= _SEVERAL:
+        clear = sum(map(_is_clear, quality.whole.comparisons))
+        more.append(f"{better} is clearly better than {clear} of the {many} others.")
+    return Finding(sentence, " ".join(more))
 
 
 def _rival(comparisons: Sequence[Comparison]) -> tuple[Comparison, bool]:
@@ -143,7 +143,7 @@ def _against(
         if len(dots) > 1:
             up = _scale([each.score for each in shown if each.score is not None])
             across = axis(0, max(dot.x for dot in dots), what)
-            note = "Up and to the left is better. The numbers are those of the variants above."
+            note = "Up and to the left is better."
             plots.append(section(title, scatter(title, across, up, dots), note))
     return [pair(plots)]
 
