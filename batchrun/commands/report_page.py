@@ -57,14 +57,15 @@ def write(report: VariantTable, target: Path) -> None:
 
 def _page(report: VariantTable, store: StateSnapshot, target: Path) -> bytes:
     options = read_options(store)
-    shown = largest(report)
+    shown = _shown(report)
     found = next(filter(None, map(quality_page.finding, reversed(report.quality))), None)
     outcome = _outcome(report, store)
     sections = [page.section("What ran", page.facts(_facts(report, store, options)))]
     for quality in reversed(report.quality):
         sections += quality_page.sections(quality, shown)
-    sections += [_variants(report, shown), *_over_time(store), *_details(report, shown), *_failures(report, store)]
-    if longest := figures.longest_jobs(store, _LONGEST):
+    sections += [_variants(report, shown), *_over_time(store), *_details(report, shown)]
+    sections += _failures(report, shown, store)
+    if longest := [job for job in figures.longest_jobs(store, _LONGEST) if job.execution_ms]:
         cells = [
             (job.row_id[:_ID_CHARS], duration(job.execution_ms / 1000), duration(job.delay_ms / 1000))
             for job in longest
@@ -80,6 +81,16 @@ def _page(report: VariantTable, store: StateSnapshot, target: Path) -> bytes:
         sections=sections,
         end=f"Made by batchrun {VERSION} on {_moment(datetime.now(UTC).timestamp())} from {Path(report.state).name}.",
     )
+
+
+def _shown(report: VariantTable) -> list[VariantReport]:
+    """The variants that the page shows: if there are too many for all, the best; without scores, the largest."""
+    most = largest(report)
+    if len(most) == len(report.variants) or not report.quality:
+        return most
+    scores = {each.label: each.score.mean for each in report.quality[-1].whole.variants if each.score is not None}
+    best = sorted(report.variants, key=lambda variant: -scores.get(variant.label, -1.0))[: len(most)]
+    return [variant for variant in report.variants if variant in best]
 
 
 def _outcome(report: VariantTable, store: StateSnapshot) -> str:
@@ -208,7 +219,7 @@ def _variants(report: VariantTable, shown: list[VariantReport]) -> str:
             row += ["-" if variant.cost is None else money(variant.cost)]
             row += [*per_right, "-"][:1] if scored else []
         cells.append(row)
-    more = f"The {len(shown)} variants with the most rows, of {len(report.variants):,}; `report --json` has all."
+    more = f"The {len(shown)} {'best' if scored else 'largest'} of {len(report.variants):,} variants; `report --json` has all."
     note = "Tokens are means of the answers, execution is the median time of a job."
     note += " Cost is the upper bound, divided by execution time." * with_cost
     title = "Variants" if len(report.variants) > 1 else "Figures"
@@ -229,9 +240,8 @@ def _over_time(store: StateSnapshot) -> list[str]:
             plots.insert(1, _pace("Output tokens", course, "output_tokens"))
     columns: tuple[figures.TimeColumn, ...] = ("delay_ms", "execution_ms")
     for column in columns:
-        if values := figures.job_times(store, column):
-            title = "Time in the queue" if column == "delay_ms" else "Execution time"
-            plots.append(distributions.times(title, values))
+        title = "Time in the queue" if column == "delay_ms" else "Execution time"
+        plots += distributions.times(title, figures.job_times(store, column))
     return [page.pair(plots)]
 
 
@@ -275,7 +285,7 @@ def _with_share(count: int, total: int) -> str:
     return f"{count:,} ({count / total:.1%})" if count and total else f"{count:,}"
 
 
-def _failures(report: VariantTable, store: StateSnapshot) -> list[str]:
+def _failures(report: VariantTable, shown: list[VariantReport], store: StateSnapshot) -> list[str]:
     kinds: Counter[str] = Counter()
     for variant in report.variants:
         kinds.update(variant.failures)
@@ -295,7 +305,7 @@ def _failures(report: VariantTable, store: StateSnapshot) -> list[str]:
         head = ["variant", *kinds]
         cells = [
             [variant.label, *(f"{variant.failures.get(kind, 0):,}" for kind in kinds)]
-            for variant in largest(report)
+            for variant in shown
             if variant.failures
         ]
         sections.append(page.section("Failures by variant", page.table(head, cells, numbers=True)))

@@ -20,20 +20,24 @@ _MARKS = (
     *((600.0, "10 min"), (3600.0, "1 h"), (36_000.0, "10 h"), (360_000.0, "100 h")),
 )
 """The marks of a logarithmic scale, in seconds."""
+_UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0), ("milliseconds", 0.001))
 _KINDS = 5
 """So many kinds have a colour of their own; the others share the last one."""
 
 
-def times(title: str, values: Sequence[tuple[float, int]]) -> str:
-    """A section with the distribution of times.
+def times(title: str, values: Sequence[tuple[float, int]]) -> list[str]:
+    """A section with the distribution of times; none if no time was measured.
 
     Args:
         title: Its heading.
-        values: Times in seconds, and how many jobs took each; at least one.
+        values: Times in seconds, and how many jobs took each.
     """
-    low, high = max(min(values)[0], _LEAST_S), max(max(values)[0], 2 * _LEAST_S)
-    across = _logarithmic(low, high) if high > _WIDE * low else axis(0, high, "seconds")
-    is_log = across.label != "seconds"
+    high = max(values, default=(0.0, 0))[0]
+    if high <= 0:
+        return []
+    low = max(min(values)[0], _LEAST_S)
+    is_log = high > _WIDE * low
+    across = _logarithmic(low, high) if is_log else _linear(high)
     edges = [across.low + (across.high - across.low) * number / _BINS for number in range(_BINS + 1)]
     counts = [0.0] * _BINS
     for value, count in values:
@@ -41,7 +45,13 @@ def times(title: str, values: Sequence[tuple[float, int]]) -> str:
         counts[min(max(int(share * _BINS), 0), _BINS - 1)] += count
     drawn = bars(title, across, axis(0, max(counts), ticks=4, whole=True), edges, [counts])
     half, most, nearly = _percentiles(values, (0.5, 0.9, 0.99))
-    return section(title, drawn, f"Half took at most {half}, 90% at most {most}, 99% at most {nearly}.")
+    return [section(title, drawn, f"Half took at most {half}, 90% at most {most}, 99% at most {nearly}.")]
+
+
+def _linear(high: float) -> Axis:
+    unit, seconds = next((unit for unit in _UNITS if high >= unit[1]), _UNITS[-1])
+    scale = axis(0, high / seconds, unit)
+    return Axis(0, scale.high * seconds, tuple((at * seconds, label) for at, label in scale.ticks), unit)
 
 
 def _logarithmic(low: float, high: float) -> Axis:

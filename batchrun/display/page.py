@@ -41,7 +41,7 @@ section { margin-top: 1rem; min-width: 0; }
 .facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .25rem 1.2rem; margin: 0; }
 .facts dt { color: var(--soft); } .facts dd { margin: 0; overflow-wrap: anywhere; }
 .pair { display: flex; flex-wrap: wrap; gap: 0 1rem; } .pair section { flex: 1 1 24rem; }
-svg { display: block; } svg.plot { width: 100%; max-width: 36rem; height: auto; margin: 0 auto; }
+svg { display: block; } svg.plot { width: 100%; max-width: 30rem; height: auto; margin: 0 auto; }
 svg.strip { width: 100%; overflow: visible; }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 .end { text-anchor: end; } .mid, svg .on { text-anchor: middle; } svg .on { fill: var(--on); font-weight: 600; }
@@ -93,7 +93,7 @@ footer { margin-top: 1.5rem; font-size: .85rem; }
   section:has(tr:nth-child(16)) { break-inside: auto; }
   .figures { grid-template-columns: repeat(auto-fit, minmax(6rem, 1fr)); } .figures dd { font-size: 1rem; }
   .figures div { padding: .6rem; } h1 { font-size: 1.4rem; }
-  .table { overflow: visible; } table { font-size: 8pt; } .numbers td:not(:first-child) { white-space: normal; }
+  .table { overflow: visible; } table { font-size: 7.5pt; } th, td { padding-right: .5rem; } svg.plot { max-width: 21rem; } .numbers td:not(:first-child) { white-space: normal; }
   .numbers td:first-child { min-width: 0; } thead { display: table-header-group; }
   a { color: inherit; }
 }

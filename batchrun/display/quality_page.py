@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from batchrun.display.charts import Axis, Dot, axis, badge, scatter, strip, strip_scale
@@ -85,7 +85,7 @@ def sections(quality: Quality, reports: Sequence[VariantReport]) -> list[str]:
     by_label = {report.label: report for report in reports}
     found = [_scores(quality, shown, numbers)]
     found += _against(shown, by_label, numbers)
-    found += _comparisons(quality.whole)
+    found += _comparisons(quality.whole, numbers)
     found += _samples(shown)
     found += _groups(quality, shown)
     return found
@@ -140,7 +140,7 @@ def _against(
             for each in shown
             if each.label in x and (score := each.score) is not None
         ]
-        if len(dots) > 1:
+        if len(dots) > 1 and any(dot.x for dot in dots):
             up = _scale([each.score for each in shown if each.score is not None])
             across = axis(0, max(dot.x for dot in dots), what)
             note = "Up and to the left is better."
@@ -148,7 +148,7 @@ def _against(
     return [pair(plots)]
 
 
-def _comparisons(group: Group) -> list[str]:
+def _comparisons(group: Group, shown: Container[str]) -> list[str]:
     if not group.comparisons:
         return []
     cells = [
@@ -162,6 +162,7 @@ def _comparisons(group: Group) -> list[str]:
             "yes" if _is_clear(each) else "no",
         )
         for each in group.comparisons
+        if each.other in shown
     ]
     best = _cut(group.comparisons[0].better)
     head = ("against", "difference", "95% interval", "won", "lost", "tied", "clear")
