@@ -18,7 +18,7 @@ from batchrun.display.cost import money, span
 from batchrun.display.course import Course, unit_of_rate
 from batchrun.display.timeline import Point, Timeline
 from batchrun.display.units import counted, duration
-from batchrun.display.variants import VariantReport, VariantTable, largest, tables
+from batchrun.display.variants import Tokens, VariantReport, VariantTable, largest, tables
 from batchrun.files.exactjson import dump
 from batchrun.prompts.ownership import first_line
 from batchrun.results.completion import model_of
@@ -63,8 +63,10 @@ def _page(report: VariantTable, store: StateSnapshot, target: Path) -> bytes:
     sections = [page.section("What ran", page.facts(_facts(report, store, options)))]
     for quality in reversed(report.quality):
         sections += quality_page.sections(quality, shown)
-    sections += [_variants(report, shown), *_over_time(store), *_details(report, shown)]
-    sections += _failures(report, shown, store)
+    points = [Point(*point) for point in Timeline(store.get_setting("timeline")).to_json()]
+    course = Course([(start, end) for start, end, _ in figures.sessions(store)], points)
+    sections += [_variants(report, shown), *_over_time(store, course), *_details(report, shown)]
+    sections += _failures(report, shown, store, course)
     if longest := [job for job in figures.longest_jobs(store, _LONGEST) if job.execution_ms]:
         cells = [
             (job.row_id[:_ID_CHARS], duration(job.execution_ms / 1000), duration(job.delay_ms / 1000))
@@ -206,48 +208,44 @@ def _value(value: object) -> str:
 
 def _variants(report: VariantTable, shown: list[VariantReport]) -> str:
     scored = {each.label: each for each in report.quality[-1].whole.variants} if report.quality else {}
-    with_cost = any(variant.cost is not None for variant in shown)
-    head = ["variant", *(["score", "95% interval"] if scored else []), "rows", "failed", "tokens in", "tokens out"]
-    head += ["execution", *(["cost"] if with_cost else []), *(["per right answer"] if with_cost and scored else [])]
-    cells = []
-    for variant in shown:
-        mean, interval, *per_right = quality_page.columns(variant, scored.get(variant.label))
-        row = [variant.label, *([mean, interval] if scored else []), f"{variant.rows:,}", f"{variant.failed:,}"]
-        row += ["-" if t is None else f"{t.mean:,.0f}" for t in (variant.input_tokens, variant.output_tokens)]
-        row += ["-" if variant.execution_ms is None else duration(variant.execution_ms.p50 / 1000)]
-        if with_cost:
-            row += ["-" if variant.cost is None else money(variant.cost)]
-            row += [*per_right, "-"][:1] if scored else []
-        cells.append(row)
-    more = f"The {len(shown)} {'best' if scored else 'largest'} of {len(report.variants):,} variants; `report --json` has all."
+    columns = {
+        "variant": [variant.label for variant in shown],
+        **quality_page.columns([scored.get(variant.label) for variant in shown]),
+        "rows": [f"{variant.rows:,}" for variant in shown],
+        "failed": [f"{variant.failed:,}" for variant in shown],
+        "tokens in": [_mean(variant.input_tokens) for variant in shown],
+        "tokens out": [_mean(variant.output_tokens) for variant in shown],
+        "execution": [
+            "-" if variant.execution_ms is None else duration(variant.execution_ms.p50 / 1000) for variant in shown
+        ],
+    }
     note = "Tokens are means of the answers, execution is the median time of a job."
-    note += " Cost is the upper bound, divided by execution time." * with_cost
+    if any(variant.cost is not None for variant in shown):
+        columns["cost"] = ["-" if variant.cost is None else money(variant.cost) for variant in shown]
+        note += " Cost is the upper bound, divided by execution time."
+    which = f"The {len(shown)} {'best' if scored else 'largest'} of {len(report.variants):,} variants;"
+    more = f"{which} `report --json` has all." if len(report.variants) > len(shown) else ""
     title = "Variants" if len(report.variants) > 1 else "Figures"
-    return page.section(title, page.table(head, cells, numbers=True), note, more * (len(report.variants) > len(shown)))
+    cells = list(zip(*columns.values(), strict=True))
+    return page.section(title, page.table(list(columns), cells, numbers=True), note, more)
 
 
-def _over_time(store: StateSnapshot) -> list[str]:
-    points = [Point(*point) for point in Timeline(store.get_setting("timeline")).to_json()]
-    course = _course(store)
+def _mean(tokens: Tokens | None) -> str:
+    return "-" if tokens is None else f"{tokens.mean:,.0f}"
+
+
+def _over_time(store: StateSnapshot, course: Course) -> list[str]:
     plots = []
-    if len(points) > 1:
+    if course.is_known:
         jobs = [course.values(name.replace("_", " "), name) for name in ("window", "in_flight", "running")]
-        plots = [
-            _pace("Rows", course, "succeeded", "failed"),
-            _line("Jobs in flight", course, jobs),
-        ]
-        if any(point.output_tokens for point in points):
+        plots = [_pace("Rows", course, "succeeded", "failed"), _line("Jobs in flight", course, jobs)]
+        if any(y for part in course.values("", "output_tokens").parts for _, y in part):
             plots.insert(1, _pace("Output tokens", course, "output_tokens"))
     columns: tuple[figures.TimeColumn, ...] = ("delay_ms", "execution_ms")
     for column in columns:
         title = "Time in the queue" if column == "delay_ms" else "Execution time"
         plots += distributions.times(title, figures.job_times(store, column))
     return [page.pair(plots)]
-
-
-def _course(store: StateSnapshot) -> Course:
-    points = [Point(*point) for point in Timeline(store.get_setting("timeline")).to_json()]
-    return Course([(start, end) for start, end, _ in figures.sessions(store)], points)
 
 
 def _pace(what: str, course: Course, *names: str) -> str:
@@ -285,7 +283,7 @@ def _with_share(count: int, total: int) -> str:
     return f"{count:,} ({count / total:.1%})" if count and total else f"{count:,}"
 
 
-def _failures(report: VariantTable, shown: list[VariantReport], store: StateSnapshot) -> list[str]:
+def _failures(report: VariantTable, shown: list[VariantReport], store: StateSnapshot, course: Course) -> list[str]:
     kinds: Counter[str] = Counter()
     for variant in report.variants:
         kinds.update(variant.failures)
@@ -299,7 +297,7 @@ def _failures(report: VariantTable, shown: list[VariantReport], store: StateSnap
     ]
     found = [page.section("Failures by kind", page.strips(bars))]
     if timed := figures.failures_over_time(store):
-        found.append(distributions.failures("Failures over time", _course(store), timed))
+        found.append(distributions.failures("Failures over time", course, timed))
     sections = [page.pair(found)]
     if len(report.variants) > 1:
         head = ["variant", *kinds]

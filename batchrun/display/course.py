@@ -50,6 +50,8 @@ class Course:
             self._ran += [ran, ran + end - start]
             drawn, ran = drawn + end - start + width, ran + end - start
         self.axis = self._axis(pauses)
+        self.is_known = any(len(part) > 1 for part in self._parts)
+        """Whether there is a line to draw."""
 
     def _axis(self, pauses: list[int]) -> Axis:
         total_ms = self._ran[-1]

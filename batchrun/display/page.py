@@ -93,7 +93,9 @@ footer { margin-top: 1.5rem; font-size: .85rem; }
   section:has(tr:nth-child(16)) { break-inside: auto; }
   .figures { grid-template-columns: repeat(auto-fit, minmax(6rem, 1fr)); } .figures dd { font-size: 1rem; }
   .figures div { padding: .6rem; } h1 { font-size: 1.4rem; }
-  .table { overflow: visible; } table { font-size: 7.5pt; } th, td { padding-right: .5rem; } svg.plot { max-width: 21rem; } .numbers td:not(:first-child) { white-space: normal; }
+  .table { overflow: visible; } table { font-size: 7.5pt; }
+  th, td { padding-right: .5rem; } svg.plot { max-width: 21rem; }
+  .numbers td:not(:first-child) { white-space: normal; }
   .numbers td:first-child { min-width: 0; } thead { display: table-header-group; }
   a { color: inherit; }
 }

@@ -217,15 +217,19 @@ def _groups(quality: Quality, shown: Sequence[VariantQuality]) -> list[str]:
     return [section(f"Score by {quality.by}", table(head, cells, numbers=True), *notes)]
 
 
-def columns(report: VariantReport, quality: VariantQuality | None) -> list[str]:
-    """The cells of a variant in the page's table that depend on scores: mean, interval, cost of a right answer."""
-    score = quality.score if quality else None
-    per_right = quality.cost_per_right if quality else None
-    return [
-        "-" if score is None else percent(score.mean),
-        "-" if score is None else _range(score),
-        *([] if report.cost is None else ["-" if per_right is None else money(per_right)]),
-    ]
+def columns(qualities: Sequence[VariantQuality | None]) -> dict[str, list[str]]:
+    """The columns of the page's table of variants that come from scores, by name; none without scores."""
+    scores = [each.score if each else None for each in qualities]
+    if not any(scores):
+        return {}
+    found = {
+        "score": ["-" if score is None else percent(score.mean) for score in scores],
+        "95% interval": ["-" if score is None else _range(score) for score in scores],
+    }
+    costs = [each.cost_per_right if each else None for each in qualities]
+    if any(cost is not None for cost in costs):
+        found["cost per right answer"] = ["-" if cost is None else money(cost) for cost in costs]
+    return found
 
 
 def percent(share: float) -> str:
