@@ -112,7 +112,7 @@ def _scores(quality: Quality, shown: Sequence[VariantQuality], numbers: Mapping[
 
 def _dot(label: str, score: Estimate, number: int, x: float = 0.0, of_x: str = "") -> Dot:
     title = f"{label}: {percent(score.mean)}{_interval(score)}{of_x}"
-    return Dot(number, title, score.mean * 100, _low(score) * 100, _high(score) * 100, x)
+    return Dot(number, title, score.mean * 100, max(_low(score), 0) * 100, min(_high(score), 1) * 100, x)
 
 
 def _scale(scores: Sequence[Estimate]) -> Axis:
