@@ -146,6 +146,7 @@ class _Compared:
         self._extract = extract
         self._is_equal = is_equal
         self._is_text = is_text
+        self._extracts = is_equal is not _within
 
     def __call__(self, record: dict[str, Any]) -> Judgement:
         path = self._rules.reference
@@ -164,7 +165,8 @@ class _Compared:
         if self._is_text:
             answer, *read = (normalized(each, self._rules.normalize) for each in (answer, *read))
         is_right = any(self._is_equal(answer, each) for each in read)
-        return Judgement(float(is_right), _written(answer), None if is_right else f"expected {_expected(read)}")
+        extracted = _written(answer) if self._extracts else None
+        return Judgement(float(is_right), extracted, None if is_right else f"expected {_expected(read)}")
 
 
 def _regex(pattern: str, rules: Rules) -> Scorer:

@@ -83,22 +83,18 @@ def pass_at(k: int, samples: int, right: int) -> float:
 
 
 def majority(samples: Iterable[tuple[object, float]]) -> float:
-    """The score of the answer that most samples share; of those that are tied, the mean of their scores.
+    """The score of the answer that most samples share; of several such answers, the mean of their scores.
 
     Args:
-        samples: An answer and its score for each; None: the sample has no answer, and no vote. If equal answers have
-            different scores, their mean counts.
-
-    Returns:
-        0 if no sample has an answer.
+        samples: An answer and its score for each, at least one. If equal answers have different scores, the mean of
+            these counts.
     """
     votes: dict[object, list[float]] = {}
     for answer, score in samples:
-        if answer is not None:
-            votes.setdefault(answer, []).append(score)
-    most = max(map(len, votes.values()), default=0)
+        votes.setdefault(answer, []).append(score)
+    most = max(map(len, votes.values()))
     winners = [sum(scores) / most for scores in votes.values() if len(scores) == most]
-    return sum(winners) / len(winners) if winners else 0.0
+    return sum(winners) / len(winners)
 
 
 @lru_cache(4096)
