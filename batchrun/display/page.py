@@ -10,7 +10,8 @@ from html import escape as escape_markup
 
 from batchrun.display.text import visible
 
-_FIRST_LINE = '<!doctype html><html lang="en" data-by="batchrun">\n'
+FIRST_LINE = '<!doctype html><html lang="en" data-by="batchrun">\n'
+"""By it, a page written by batchrun is recognized."""
 _HEAD = """<head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
@@ -40,7 +41,7 @@ td { overflow-wrap: anywhere; } .numbers :not(:first-child) { text-align: right;
 
 def page(title: str, subtitle: str, facts: Sequence[tuple[str, str]], sections: Sequence[str]) -> bytes:
     """The page: a title, a subtitle, named figures, and sections."""
-    parts = [_FIRST_LINE, _HEAD]
+    parts = [FIRST_LINE, _HEAD]
     parts += [f"<title>{escape(title)}</title></head><body><h1>{escape(title)}</h1><p>{escape(subtitle)}</p><dl>"]
     parts += [f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts]
     return "".join([*parts, "</dl>", *sections, "</body></html>\n"]).encode("utf-8", "replace")
@@ -48,7 +49,7 @@ def page(title: str, subtitle: str, facts: Sequence[tuple[str, str]], sections: 
 
 def is_page(first_line: bytes) -> bool:
     """Whether the file that begins with this line is a page written by batchrun."""
-    return first_line == _FIRST_LINE.encode()
+    return first_line == FIRST_LINE.encode()
 
 
 def plot(title: str, svg: str) -> str:
