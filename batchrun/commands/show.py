@@ -108,7 +108,7 @@ def _as_text(each: Reading) -> str:
 
 
 def _as_brief(each: Reading) -> str:
-    return brief(each.exchange, _variant(each), _grades(each))
+    return brief(each.exchange, _grades(each))
 
 
 def _as_json(each: Reading) -> bytes:

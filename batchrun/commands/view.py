@@ -95,7 +95,7 @@ def _words(state: Path, sample: Sample, unfinished: int) -> dict[str, str]:
         notes.append(f"{counted(unfinished, 'row')} had not finished when this page was written.")
     when = (iso_time(time.time()) or "").replace("T", " ")[:16]
     name = state.name.removesuffix(".state")
-    return {"title": name, "subtitle": f"{state} · written {when} UTC", "note": " ".join(notes)}
+    return {"title": name, "subtitle": f"{state.name} · written {when} UTC", "note": " ".join(notes)}
 
 
 def _rows(exchanges: Exchanges) -> Iterator[ViewRow]:

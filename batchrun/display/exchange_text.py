@@ -50,10 +50,10 @@ def whole(exchange: Exchange, variant: str, grades: Sequence[Grade]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def brief(exchange: Exchange, variant: str, grades: Sequence[Grade]) -> str:
+def brief(exchange: Exchange, grades: Sequence[Grade]) -> str:
     """Three lines about a row: its id and figures, the end of its prompt, the beginning of its answer."""
     scored = [f"{grade.scorer} {_value(grade)}" for grade in grades]
-    top = " · ".join([exchange.id, *scored, _figures(exchange, variant)])
+    top = " · ".join([exchange.id, *scored, _figures(exchange, "")])
     lines = [top, f"{_INDENT}? {exchange.prompt_line}", f"{_INDENT}> {exchange.answer_line}"]
     return "".join(f"{clipped(_one_line(line), _COLUMNS)}\n" for line in lines)
 
@@ -79,7 +79,7 @@ def _grade(grade: Grade) -> str:
 
 
 def _value(grade: Grade) -> str:
-    return "not scored" if grade.value is None else f"{grade.value:g}"
+    return "not scored" if grade.value is None else f"{grade.value:.3g}"
 
 
 def _one_line(text: str) -> str:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.display.page import FIRST_LINE, escape
-from batchrun.display.text import clipped
 
 _FOLDER = Path(__file__).parent / "view"
 _SCRIPTS = ("rows.js", "filters.js", "list.js", "texts.js", "reading.js", "page.js")
@@ -183,4 +182,4 @@ def _read(name: str) -> str:
 
 
 def _preview(text: str) -> str:
-    return clipped(" ".join(text[: 4 * _PREVIEW_CHARS].split()), _PREVIEW_CHARS)
+    return " ".join(text[: 2 * _PREVIEW_CHARS].split())[:_PREVIEW_CHARS]

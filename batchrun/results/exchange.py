@@ -18,6 +18,8 @@ _MOST_VALUE_CHARS = 2000
 """A longer text within JSON is cut: it is a picture or the like."""
 _FACTS = ("finish_reason", *(f"usage.{name}" for name in PARTS["usage"]), *(f"job.{name}" for name in PARTS["job"]))
 
+_NAMES = {"id": "job", "delay_ms": "time in the queue", "execution_ms": "execution time"}
+
 
 class Turn(NamedTuple):
     """A message of a prompt."""
@@ -130,6 +132,8 @@ def readable(value: Any) -> str:
     """A value as JSON to be read: indented, with very long texts cut; a text as it is."""
     if isinstance(value, str):
         return _cut(value)
+    if not isinstance(value, (list, dict)):
+        return json.dumps(value)
     try:
         return _cut(json.dumps(_shortened(value), ensure_ascii=False, indent=2))
     except RecursionError:
@@ -142,9 +146,8 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         place, _, name = path.rpartition(".")
         value = _mapping(record.get(place)).get(name) if place else record.get(name)
         if value is not None:
-            found.append(
-                (name.replace("_ms", ", ms").replace("_", " "), value if isinstance(value, str) else readable(value))
-            )
+            unit = " ms" if name in _NAMES and name.endswith("_ms") else ""
+            found.append((_NAMES.get(name, name.replace("_", " ")), readable(value) + unit))
     source = _mapping(record.get("source"))
     return [*found, ("input", f"{source.get('file')}:{source.get('line')}")]
 

@@ -52,7 +52,9 @@ class Filters {
     if (many) place.append(this.variantMenu());
     rows.fields.forEach((field, number) => {
       const values = field.values.map((value, at) => [at, value]);
-      place.append(choice(`field-${number}`, field.name, [["", "any"], ...values]));
+      const label = choice(`field-${number}`, field.name.replace(/^(metadata|carried)\./, ""), [["", "any"], ...values]);
+      label.title = field.name;
+      place.append(label);
     });
     const sorts = SORTS.filter(([key]) => rows.scorers.length || !["score", "spread"].includes(key));
     const usable = sorts.filter(([key]) => key !== "spread" || rows.byQuestion.length < rows.rows.length);
@@ -64,9 +66,9 @@ class Filters {
       this.direction.textContent = this.isDown ? "↓" : "↑";
       this.changed();
     });
-    this.clear = element("button", { type: "button", id: "clear", hidden: true }, "Clear");
+    this.clear = document.getElementById("clear");
     this.clear.addEventListener("click", () => this.reset());
-    place.append(this.direction, this.clear);
+    place.append(this.direction);
     place.addEventListener("change", () => this.changed());
   }
 

@@ -21,14 +21,29 @@ function drawQuestion(rows, scorer, numbers) {
   const top = element("p", { className: "top" }, fill(element("bdi", { className: "id" }), rows.questions[row[QUESTION]]));
   top.append(element("span", { className: "muted figures" }, `${all.length.toLocaleString("en")} rows`));
   const chips = element("p", { className: "chips" });
+  let before = rows.rows[all[0]][VARIANT];
   for (const number of all.slice(0, 24)) {
     const each = rows.rows[number];
     const title = rows.variants[each[VARIANT]];
     const [kind, sign] = each[OUTCOME] ? ["wrong", "!"] : rows.scorers.length ? grade(each[SCORES][scorer]) : ["", "·"];
-    chips.append(element("span", { className: `dot ${kind}`, title }, sign));
+    const isNext = each[VARIANT] !== before && rows.samples > 1;
+    chips.append(element("span", { className: `dot ${kind}${isNext ? " next" : ""}`, title }, sign));
+    before = each[VARIANT];
   }
   if (all.length > 24) chips.append(element("span", { className: "muted" }, `+${all.length - 24}`));
   return element("div", { className: "entry" }, top, fill(element("p", { className: "muted", dir: "auto" }), row[PROMPT]), chips);
+}
+
+// What is in the page, in words.
+function facts(rows) {
+  const counted = (count, thing) => `${count.toLocaleString("en")} ${thing}${count === 1 ? "" : "s"}`;
+  const failed = rows.rows.filter((row) => row[OUTCOME]).length;
+  const found = [counted(rows.rows.length, "row")];
+  if (failed) found.push(`${failed.toLocaleString("en")} failed`);
+  if (rows.byQuestion.length < rows.rows.length) found.push(counted(rows.byQuestion.length, "question"));
+  if (rows.variants.length > 1) found.push(counted(rows.variants.length, "variant"));
+  if (rows.samples > 1) found.push(`${rows.samples.toLocaleString("en")} samples each`);
+  return found;
 }
 
 function withThemes() {
@@ -61,7 +76,7 @@ async function begin() {
   if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old: it needs DecompressionStream, of 2023");
   const rows = new Rows(await unpacked($("index")));
   $("title").textContent = rows.title;
-  $("subtitle").textContent = rows.subtitle;
+  $("subtitle").textContent = [...facts(rows), rows.subtitle].join(" · ");
   $("note").textContent = rows.note;
   $("note").hidden = !rows.note;
   const several = rows.byQuestion.length < rows.rows.length;

@@ -23,6 +23,7 @@ class Rows {
     Object.assign(this, index);
     this.byQuestion = [];
     this.rows.forEach((row, number) => (this.byQuestion[row[QUESTION]] ??= []).push(number));
+    this.samples = this.rows.reduce((most, row) => Math.max(most, row[SAMPLE]), 0);
     this.unpacked = new Map();
   }
 
