@@ -57,7 +57,7 @@ function withThemes() {
   const apply = () => {
     if (themes[at]) document.documentElement.dataset.theme = themes[at];
     else delete document.documentElement.dataset.theme;
-    $("theme").textContent = themes[at] ? themes[at][0].toUpperCase() + themes[at].slice(1) : "Auto";
+    $("theme").textContent = `Theme: ${themes[at] || "auto"}`;
   };
   apply();
   return () => {
