@@ -12,10 +12,12 @@ from pathlib import Path
 from sys import stdout
 
 from batchrun.commands.export import refuse_own_files
+from batchrun.commands.view import view_path
 from batchrun.config import DEFAULT_BASE_URL, VERSION, RunOptions
 from batchrun.display import charts, distributions, page, quality_page
 from batchrun.display.cost import money, span
 from batchrun.display.course import Course, unit_of_rate
+from batchrun.display.quality import finding
 from batchrun.display.timeline import Point, Timeline
 from batchrun.display.units import counted, duration
 from batchrun.display.variants import Tokens, VariantReport, VariantTable, largest, tables
@@ -24,7 +26,7 @@ from batchrun.prompts.ownership import first_line
 from batchrun.results.completion import model_of
 from batchrun.results.reader import read_groups
 from batchrun.results.record import read_record
-from batchrun.results.text import MARK_NAMES, MARKS
+from batchrun.results.text import MARK_NAMES
 from batchrun.results.writer import write_whole
 from batchrun.runs.spending import cost_so_far
 from batchrun.state import figures
@@ -58,8 +60,7 @@ def write(report: VariantTable, target: Path) -> None:
 def _page(report: VariantTable, store: StateSnapshot, target: Path) -> bytes:
     options = read_options(store)
     shown = _shown(report)
-    found = next(filter(None, map(quality_page.finding, reversed(report.quality))), None)
-    outcome = _outcome(report, store)
+    title, detail, more = _finding(report, store)
     sections = [page.section("What ran", page.facts(_facts(report, store, options)))]
     for quality in reversed(report.quality):
         sections += quality_page.sections(quality, shown)
@@ -76,8 +77,9 @@ def _page(report: VariantTable, store: StateSnapshot, target: Path) -> bytes:
         sections.append(page.section("Rows with the longest execution", longest_rows))
     return page.page(
         over=f"Report on {_name(store)}",
-        title=found.sentence if found else outcome,
-        more=f"{found.more} {outcome}." if found else "",
+        title=title,
+        detail=detail,
+        more=more,
         figures=_figures(report, store, options),
         link=_link(store, target),
         sections=sections,
@@ -93,6 +95,20 @@ def _shown(report: VariantTable) -> list[VariantReport]:
     scores = {each.label: each.score.mean for each in report.quality[-1].whole.variants if each.score is not None}
     best = sorted(report.variants, key=lambda variant: -scores.get(variant.label, -1.0))[: len(most)]
     return [variant for variant in report.variants if variant in best]
+
+
+def _finding(report: VariantTable, store: StateSnapshot) -> tuple[str, str, str]:
+    """What the run has shown: a sentence, its end with the interval, and what it rests on."""
+    outcome = _outcome(report, store)
+    scored = [each for each in report.quality if any(variant.score for variant in each.whole.variants)]
+    if not scored:
+        return outcome, "", ""
+    said = finding(scored[-1].whole)
+    more = [*quality_page.basis(scored[-1]), f"{outcome}."]
+    more += ["Some results are newer than the scores."] * report.scores_are_outdated
+    said = f"T{said[1:]}" if said.startswith("the ") else said
+    sentence, bracket, rest = said.partition(" (95% interval")
+    return sentence, f"{bracket}{rest}".strip(), " ".join(more)
 
 
 def _outcome(report: VariantTable, store: StateSnapshot) -> str:
@@ -118,7 +134,7 @@ def _name(store: StateSnapshot) -> str:
 
 def _link(store: StateSnapshot, target: Path) -> str:
     """A link to the page with all answers, if it is there."""
-    view = store.path.with_name(f"{_name(store).removesuffix('.jsonl')}.view.html")
+    view = view_path(store.path)
     if not view.is_file() or view.absolute() == target.absolute():
         return ""
     return page.link_to(os.path.relpath(view, target.parent), "Look at the answers")
@@ -262,25 +278,12 @@ def _line(title: str, course: Course, series: list[charts.Series]) -> str:
 
 def _details(report: VariantTable, shown: list[VariantReport]) -> list[str]:
     """The endpoints of a pool, and the answers to check."""
-    found = []
-    if report.endpoints:
-        names = {"jobs": "Endpoints"}
-        for head, *rest in tables(replace(report, variants=shown, quality=[])):
-            if head[1] in names:
-                found.append(page.section(names[head[1]], page.table(head, rest, numbers=True)))
-    marks = [mark for mark in MARKS if any(getattr(variant, mark) for variant in shown)]
-    if marks:
-        cells = [
-            [variant.label, *(_with_share(getattr(variant, mark), variant.succeeded) for mark in marks)]
-            for variant in shown
-        ]
-        head = ["variant", *(MARK_NAMES[mark] for mark in marks)]
-        found.append(page.section("Answers to check", page.table(head, cells, numbers=True)))
-    return found
-
-
-def _with_share(count: int, total: int) -> str:
-    return f"{count:,} ({count / total:.1%})" if count and total else f"{count:,}"
+    names = {"jobs": "Endpoints", **dict.fromkeys(MARK_NAMES.values(), "Answers to check")}
+    return [
+        page.section(names[head[1]], page.table(head, rest, numbers=True))
+        for head, *rest in tables(replace(report, variants=shown))
+        if head[1] in names
+    ]
 
 
 def _failures(report: VariantTable, shown: list[VariantReport], store: StateSnapshot, course: Course) -> list[str]:

@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 from batchrun.display.text import visible
 
-_FIRST_LINE = '<!doctype html><html lang="en" data-by="batchrun">\n'
+FIRST_LINE = '<!doctype html><html lang="en" data-by="batchrun">\n'
+"""By it, a page written by batchrun is recognized."""
 _LONG = 18
 """A cell with more characters, those of its name included, has a line of its own on a narrow screen."""
 _STYLE = """
@@ -29,6 +30,7 @@ body { margin: 0 auto; max-width: 66rem; padding: 2rem 1.25rem; background: var(
 header p, footer { color: var(--soft); overflow-wrap: anywhere; }
 .over { font-size: .85rem; margin: 0 0 .3rem; }
 h1 { font-size: 1.6rem; margin: 0; line-height: 1.25; text-wrap: balance; overflow-wrap: anywhere; }
+h1 small { font-weight: 400; font-size: 1.1rem; color: var(--soft); }
 header .more { margin: .5rem 0 0; font-size: 1rem; max-width: 48rem; }
 h2 { font-size: 1.05rem; margin: 0 0 .6rem; }
 a { color: var(--c1); }
@@ -113,6 +115,7 @@ def page(
     *,
     over: str,
     title: str,
+    detail: str,
     more: str,
     figures: Sequence[tuple[str, str]],
     link: str,
@@ -124,14 +127,16 @@ def page(
     Args:
         over: A line above the title: what this is.
         title: The finding, in one sentence.
+        detail: Its end, which is shown smaller; empty for none.
         more: A sentence below it; empty for none.
         figures: Names and values, shown large.
         link: A link made by `link_to`; empty for none.
         sections: What follows, as HTML.
         end: The last line: where the page comes from.
     """
-    parts = [_FIRST_LINE, _HEAD, f"<title>{escape(title)}</title></head><body><header>"]
-    parts += [f'<p class="over">{escape(over)}</p><h1>{escape(title)}</h1>']
+    smaller = f" <small>{escape(detail)}</small>" if detail else ""
+    parts = [FIRST_LINE, _HEAD, f"<title>{escape(title)}</title></head><body><header>"]
+    parts += [f'<p class="over">{escape(over)}</p><h1>{escape(title)}{smaller}</h1>']
     parts += [f'<p class="more">{escape(more)}</p>'] if more else []
     parts += [f'<p class="more">{link}</p>'] if link else []
     parts += ['</header><dl class="figures">']
@@ -142,7 +147,7 @@ def page(
 
 def is_page(first_line: bytes) -> bool:
     """Whether the file that begins with this line is a page written by batchrun."""
-    return first_line == _FIRST_LINE.encode()
+    return first_line == FIRST_LINE.encode()
 
 
 def section(title: str, content: str, *notes: str) -> str:

@@ -1,9 +1,8 @@
-"""What the scores of a run say: the finding in one sentence, and the sections of the page. Pure."""
+"""What the page says about the scores of a run, and its sections about them. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from typing import NamedTuple
 
 from batchrun.display.charts import Axis, Dot, axis, badge, scatter, strip, strip_scale
 from batchrun.display.cost import money
@@ -21,50 +20,22 @@ _SEVERAL = 2
 """From so many variants beside the best on, it was selected among several."""
 
 
-class Finding(NamedTuple):
-    """What a run has shown."""
-
-    sentence: str
-    more: str
-    """What it rests on, in further sentences; may be empty."""
-
-
-def finding(quality: Quality) -> Finding | None:
-    """What the scores say, with its 95% interval; None if nothing was scored."""
-    scores = {v.label: v.score for v in quality.whole.variants if v.score is not None}
-    if not scores:
-        return None
-    if not quality.whole.comparisons:
-        label, score = max(scores.items(), key=lambda item: item[1].mean)
-        whose = f"{_cut(label)}: the" if len(quality.whole.variants) > 1 else "The"
-        sentence = f"{whose} mean score is {percent(score.mean)}{_interval(score)}"
-        return Finding(sentence, f"Scorer {quality.scorer}, on {counted(score.questions, 'question')}.")
-    rival, is_clear = _rival(quality.whole.comparisons)
-    better, other = _cut(rival.better), _cut(rival.other)
-    points, interval = _points(rival.difference.mean), _interval(rival.difference, points=True)
-    many = len(quality.whole.comparisons)
-    if not is_clear and rival.difference.mean == 0:
-        sentence = f"No clear winner: {better} and {other} have the same mean score{interval}"
-    elif not is_clear:
-        sentence = f"No clear winner: {better} is {points} ahead of {other}{interval}"
-    elif many >= _SEVERAL:
-        sentence = f"{better} is the best of {many + 1} variants, {points} ahead of {other}{interval}"
-    else:
-        sentence = f"{better} is better than {other} by {points}{interval}"
-    means = " and ".join(f"{_cut(each)} {percent(scores[each].mean)}" for each in (rival.better, rival.other))
-    questions = counted(rival.difference.questions, "question")
-    higher = f"{better} has the higher score on {rival.won:,}, the lower on {rival.lost:,}, the same on {rival.tied:,}."
-    more = [f"Mean scores (scorer {quality.scorer}): {means}.", f"Of {questions}, {higher}"]
-    if not is_clear and many >= _SEVERAL:
-        clear = sum(map(_is_clear, quality.whole.comparisons))
-        more.append(f"{better} is clearly better than {clear} of the {many} others.")
-    return Finding(sentence, " ".join(more))
-
-
-def _rival(comparisons: Sequence[Comparison]) -> tuple[Comparison, bool]:
-    """The comparison that the finding rests on, and whether the best variant is better than every other one."""
-    unclear = [each for each in comparisons if not _is_clear(each)]
-    return min(unclear or comparisons, key=lambda each: each.difference.mean), not unclear
+def basis(quality: Quality) -> list[str]:
+    """What the finding of a scorer rests on, in sentences."""
+    comparisons = quality.whole.comparisons
+    best = [each for each in quality.whole.variants if not comparisons or each.label == comparisons[0].better]
+    found = [f"By the scorer {quality.scorer}."]
+    if comparisons:
+        found = [
+            f"By the scorer {quality.scorer}, the mean score of {_cut(each.label)} is {percent(each.score.mean)}."
+            for each in best
+            if each.score is not None
+        ]
+    if len(comparisons) >= _SEVERAL:
+        clear, many = sum(map(_is_clear, comparisons)), len(comparisons)
+        which = f"each of the {many}" if clear == many else f"{clear} of the {many}" if clear else "none of the"
+        found.append(f"It is clearly better than {which} others.")
+    return found
 
 
 def _is_clear(comparison: Comparison) -> bool:
@@ -204,13 +175,14 @@ def _groups(quality: Quality, shown: Sequence[VariantQuality]) -> list[str]:
     best = sorted(shown, key=lambda each: -each.score.mean if each.score else 0)[:_SIDE_BY_SIDE]
     labels = [each.label for each in shown if each in best]
     cells = []
-    for group in quality.groups[:_MOST_GROUPS]:
+    groups = sorted(quality.groups, key=lambda group: (group.value is None, str(group.value)))
+    for group in groups[:_MOST_GROUPS]:
         by_label = {each.label: each.score for each in group.variants}
         name = "(none)" if group.value is None else _cut(str(group.value))
         cells.append([name, *(_with_range(by_label.get(label)) for label in labels)])
     notes = []
     if len(quality.groups) > _MOST_GROUPS:
-        notes.append(f"The first {_MOST_GROUPS} of {len(quality.groups):,} values; `report --csv` has all.")
+        notes.append(f"The first {_MOST_GROUPS} of {len(quality.groups):,} values; `report --json` has all.")
     if len(labels) < len(shown):
         notes.append(f"The best {len(labels)} of {len(shown)} variants.")
     head = (quality.by or "group", *map(_cut, labels))

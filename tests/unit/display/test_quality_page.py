@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrun.display.quality_page import finding, sections
+from batchrun.display.quality_page import basis, sections
 from batchrun.display.summary import Percentiles
 from batchrun.display.variants import VariantReport
 from batchrun.evaluation.quality import AtK, Comparison, Estimate, Group, Quality, VariantQuality
@@ -30,54 +30,28 @@ def quality(*means: tuple[str, float], halves: tuple[float | None, ...] = (), **
     return Quality("exact", Group(None, variants, comparisons), **more)
 
 
-def sentence(*means: tuple[str, float], halves: tuple[float | None, ...] = ()) -> str:
-    found = finding(quality(*means, halves=halves))
-    assert found is not None
-    return found.sentence
-
-
-def test_one_variant_has_its_mean_with_the_interval():
-    assert sentence(("all", 0.824)) == "The mean score is 82.4% (95% interval 77.4 to 87.4%)"
-
-
-def test_a_clear_difference_is_a_finding():
-    said = sentence(("t=0", 0.8), ("t=1", 0.7), halves=(0.04,))
-    assert said == "t=0 is better than t=1 by 10.0 points (95% interval +6.0 to +14.0)"
-
-
-def test_a_difference_whose_interval_contains_zero_has_no_winner():
-    said = sentence(("t=0", 0.8), ("t=1", 0.78), halves=(0.04,))
-    assert said == "No clear winner: t=0 is 2.0 points ahead of t=1 (95% interval \N{MINUS SIGN}2.0 to +6.0)"
+def test_how_many_the_best_is_clearly_better_than_is_said():
+    found = basis(quality(("a", 0.5), ("b", 0.8), ("c", 0.7), halves=(0.4, 0.05)))
+    assert found == [
+        "By the scorer exact, the mean score of b is 80.0%.",
+        "It is clearly better than 1 of the 2 others.",
+    ]
+    clear = basis(quality(("a", 0.5), ("b", 0.8), ("c", 0.7), halves=(0.05, 0.05)))
+    assert clear[1] == "It is clearly better than each of the 2 others."
+    assert basis(quality(("all", 0.5))) == ["By the scorer exact."]
 
 
 def test_an_interval_that_ends_at_zero_is_not_clear():
-    assert sentence(("t=0", 0.75), ("t=1", 0.5), halves=(0.25,)).startswith("No clear winner")
+    touching = quality(("a", 0.75), ("b", 0.5), ("c", 0.5), halves=(0.25, None))
+    assert basis(touching)[-1] == "It is clearly better than none of the others."
+    reports = [VariantReport(label, {}, 9, 9) for label in "abc"]
+    table = next(each for each in sections(touching, reports) if "against each other variant" in each)
+    assert table.count(">no<") == 2
+    assert ">yes<" not in table
 
 
-def test_equal_variants_are_called_equal():
-    said = sentence(("t=0", 0.5), ("t=1", 0.5), halves=(0.1,))
-    assert said.startswith("No clear winner: t=0 and t=1 have the same mean score (95% interval ")
-
-
-def test_the_best_of_several_must_be_clearly_better_than_each_of_them():
-    clear = sentence(("a", 0.5), ("b", 0.8), ("c", 0.7), halves=(0.05, 0.05))
-    assert clear == "b is the best of 3 variants, 10.0 points ahead of c (95% interval +5.0 to +15.0)"
-    # The one with fewer points is less certain than the next: it is the one that counts.
-    unclear = quality(("a", 0.5), ("b", 0.8), ("c", 0.7), halves=(0.4, 0.05))
-    found = finding(unclear)
-    assert found is not None
-    assert found.sentence.startswith("No clear winner: b is 30.0 points ahead of a")
-    assert "b is clearly better than 1 of the 2 others." in found.more
-
-
-def test_one_question_gives_no_interval():
-    said = sentence(("t=0", 1.0), ("t=1", 0.0), halves=(None,))
-    assert said == "No clear winner: t=0 is 100.0 points ahead of t=1; one question alone gives no interval"
-
-
-def test_a_run_whose_rows_could_not_be_scored_has_no_finding():
+def test_a_run_whose_rows_could_not_be_scored_has_no_section():
     nothing = Quality("exact", Group(None, [variant("all", None)], []))
-    assert finding(nothing) is None
     assert sections(nothing, [VariantReport("all", {})]) == []
 
 
