@@ -205,7 +205,7 @@ def _models(store: StateSnapshot) -> Iterator[str]:
 
 def _file_name(name: str) -> str:
     """An input without its folder, and without the query of a URL, which may have a signature."""
-    return name.partition("?")[0].rstrip("/").rpartition("/")[2] or name
+    return "stdin" if name == "-" else name.partition("?")[0].rstrip("/").rpartition("/")[2] or name
 
 
 def _listed(names: list[str]) -> str:
@@ -271,7 +271,7 @@ def _pace(what: str, course: Course, *names: str) -> str:
 
 def _line(title: str, course: Course, series: list[charts.Series]) -> str:
     most = max((y for each in series for part in each.parts for _, y in part), default=0)
-    up = charts.axis(0, most, ticks=4)
+    up = charts.axis(0, most, ticks=4, whole=len(series) > 1)
     drawn = charts.lines(title, course.axis, up, series, filled=len(series) == 1)
     return page.section(title, (charts.key([each.label for each in series]) if len(series) > 1 else "") + drawn)
 
