@@ -250,7 +250,7 @@ def test_the_report_says_which_variant_is_better_and_how_sure_that_is(tmp_path: 
 
 
 async def test_a_right_answer_costs_its_part_of_what_the_variant_costs(tmp_path: Path):
-    write_lines(tmp_path, [ask(text, "1") for text in "1111234"])
+    write_lines(tmp_path, [{**ask(text, "1"), "id": f"q{n}"} for n, text in enumerate("1111234")])
     async with serving(latency_s=0.05) as server:
         guards = GuardOptions(price_per_hour=3600.0)
         await rehearse(tmp_path, server.endpoint.base_url, sweep=SweepOptions(repeat=2), guards=guards)
