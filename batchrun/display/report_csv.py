@@ -9,7 +9,7 @@ from typing import Any
 from batchrun.display.summary import Percentiles
 from batchrun.display.variants import VariantReport, VariantTable
 from batchrun.evaluation.quality import VariantQuality
-from batchrun.prompts.sweep import shown
+from batchrun.files.exactjson import dump
 from batchrun.results.text import MARKS
 
 
@@ -36,7 +36,7 @@ def to_csv(report: VariantTable) -> str:
 
 def _figures(variant: VariantReport) -> dict[str, Any]:
     cells: dict[str, Any] = {"variant": variant.label}
-    cells |= {key: shown(value) for key, value in variant.values.items()}
+    cells |= {key: _cell(value) for key, value in variant.values.items()}
     cells |= {name: getattr(variant, name) for name in ("rows", "succeeded", "failed", *MARKS)}
     for name in ("input_tokens", "output_tokens"):
         tokens = getattr(variant, name)
@@ -45,6 +45,10 @@ def _figures(variant: VariantReport) -> dict[str, Any]:
         times = getattr(variant, name)
         cells |= {f"{name}_{share}": times and getattr(times, share) for share in Percentiles._fields}
     return {**cells, "cost": variant.cost}
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else dump(value).decode()
 
 
 def _quality(variant: VariantQuality) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def base_of(command: str, url: str) -> dict[str, list[str]]:
         "merge": {"states": ["run.jsonl.state"], "output": ["-o", "merged.jsonl"]},
         "export": {**state, "output": ["-o", "exported.jsonl"]},
         "report": state,
+        "score": {**state, "scorer": ["--with", "exact"]},
         "check": {"inputs": ["in.jsonl"]},
         "serve": {"port": ["--port", "0"]},
         "help": {"topic": ["sweeps"]},
