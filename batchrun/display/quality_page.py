@@ -24,10 +24,10 @@ def basis(quality: Quality) -> list[str]:
     """What the finding of a scorer rests on, in sentences."""
     comparisons = quality.whole.comparisons
     best = [each for each in quality.whole.variants if not comparisons or each.label == comparisons[0].better]
-    found = [f"By the scorer {quality.scorer}."]
+    found = [f"By the scorer '{quality.scorer}'."]
     if comparisons:
         found = [
-            f"By the scorer {quality.scorer}, the mean score of {_cut(each.label)} is {percent(each.score.mean)}."
+            f"By the scorer '{quality.scorer}', the mean score of {_cut(each.label)} is {percent(each.score.mean)}."
             for each in best
             if each.score is not None
         ]

@@ -144,7 +144,7 @@ async def test_scores_are_the_finding(tmp_path: Path):
     report_page.write(table, page)
     text = page.read_text()
     assert "<h1>The mean score is 66.0% <small>(95% interval 50.0% to 82.0%, 9 questions)</small></h1>" in text
-    assert "By the scorer exact. 3 of 12 rows failed." in text
+    assert "By the scorer &#x27;exact&#x27;. 3 of 12 rows failed." in text
     assert "3 rows could not be scored" in text
     assert "cost per right answer" in text
 

@@ -33,12 +33,12 @@ def quality(*means: tuple[str, float], halves: tuple[float | None, ...] = (), **
 def test_how_many_the_best_is_clearly_better_than_is_said():
     found = basis(quality(("a", 0.5), ("b", 0.8), ("c", 0.7), halves=(0.4, 0.05)))
     assert found == [
-        "By the scorer exact, the mean score of b is 80.0%.",
+        "By the scorer 'exact', the mean score of b is 80.0%.",
         "It is clearly better than 1 of the 2 others.",
     ]
     clear = basis(quality(("a", 0.5), ("b", 0.8), ("c", 0.7), halves=(0.05, 0.05)))
     assert clear[1] == "It is clearly better than each of the 2 others."
-    assert basis(quality(("all", 0.5))) == ["By the scorer exact."]
+    assert basis(quality(("all", 0.5))) == ["By the scorer 'exact'."]
 
 
 def test_an_interval_that_ends_at_zero_is_not_clear():
