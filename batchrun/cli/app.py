@@ -32,6 +32,7 @@ _COMMANDS = {
     "report": Place("reading:report", "Show the results of a run by the variants of its sweep."),
     "resume": Place("running:resume", "Resume the run of a STATE file, with its options."),
     "run": Place("running:run", "Run prompt files. The same command again resumes the run."),
+    "score": Place("scoring:score", "Score the answers of the run of a STATE file."),
     "serve": Place("serving:serve", "Serve a local endpoint with Runpod's queue API."),
     "show": Place("viewing:show", "Show a row of a STATE file: prompt, answer, scores, times."),
     "status": Place("reading:status", "Show the status of the run of a STATE file, running or not."),

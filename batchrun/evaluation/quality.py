@@ -5,8 +5,14 @@ A *question* is a line of the input, a *sample* one of its rows in a variant; wi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from batchrun.evaluation.statistics import Moments, majority, pass_at
+
+_EQUAL_WITHIN = 1e-12
+"""Equal scores differ by no more than this when they are means of several samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +97,181 @@ class Quality:
     """The path of `--by`; None: the questions are not split."""
     groups: list[Group] = field(default_factory=list)
     """One for each value at that path."""
+
+
+class Sample(NamedTuple):
+    """One row of a question in one variant, with its score."""
+
+    value: float
+    answer: Hashable
+    """What was extracted, in a form that is equal for equal answers."""
+
+
+class Question(NamedTuple):
+    """The rows of one line of the input."""
+
+    group: Any
+    """Which group it belongs to: the value at the path of `--by`, hashable."""
+    samples: Mapping[int, Sequence[Sample]]
+    """Number of a variant -> its scored rows."""
+    unscored: Mapping[int, int]
+    """Number of a variant -> its rows that could not be scored."""
+
+
+class Named(NamedTuple):
+    """A variant to be measured."""
+
+    label: str
+    values: dict[str, Any]
+    cost: float | None
+    """Dollars, for all of its rows; None without a price."""
+
+
+def measure(
+    scorer: str,
+    variants: Mapping[int, Named],
+    questions: Callable[[], Iterable[Question]],
+    *,
+    repeat: int = 1,
+    extracts: bool = True,
+    by: str | None = None,
+) -> Quality:
+    """The quality of variants. Memory grows with variants and groups, not with questions.
+
+    Args:
+        scorer: The scorer's name.
+        variants: Number -> variant, in the order of the sweep.
+        questions: Gives all questions, each time that it is called.
+        repeat: How many samples a question has in each variant.
+        extracts: Whether the scorer extracts answers, so that majorities can be found.
+        by: The path whose value is each question's `group`; None: they are not split.
+    """
+    tallies: dict[Any, dict[int, _Tally]] = {}
+    whole: dict[int, _Tally] = {}
+    for question in questions():
+        for tally in (whole, tallies.setdefault(question.group, {})) if by is not None else (whole,):
+            for number, count in question.unscored.items():
+                tally.setdefault(number, _Tally(repeat)).unscored += count
+            for number, samples in question.samples.items():
+                tally.setdefault(number, _Tally(repeat)).add(samples)
+    compared = _compare(questions, {None: whole}, lambda _: None)
+    split = _compare(questions, tallies, lambda question: question.group) if by is not None else {}
+    groups = [_group(value, tallies[value], variants, split[value], extracts=extracts) for value in tallies]
+    everything = _group(None, whole, variants, compared[None], extracts=extracts, with_cost=True)
+    return Quality(scorer, everything, by, groups)
+
+
+class _Tally:
+    """What is known of one variant."""
+
+    def __init__(self, repeat: int) -> None:
+        self.scored = self.unscored = self.right = 0
+        self.score = Moments()
+        self.pass_at = {k: Moments() for k in _sizes(repeat)}
+        self.majority = Moments()
+        self.repeat = repeat
+
+    def add(self, samples: Sequence[Sample]) -> None:
+        count = len(samples)
+        right = sum(sample.value == 1 for sample in samples)
+        self.scored += count
+        self.right += right
+        self.score.add(sum(sample.value for sample in samples) / count)
+        for k, moments in self.pass_at.items():
+            if k <= count:
+                moments.add(pass_at(k, count, right))
+        if count == self.repeat > 1:
+            self.majority.add(majority((sample.answer, sample.value) for sample in samples))
+
+
+def _sizes(repeat: int) -> list[int]:
+    """The k of pass@k: the powers of two below `repeat`, and it; none without repeats."""
+    powers = [1 << bit for bit in range(repeat.bit_length()) if 1 << bit < repeat]
+    return [*powers, repeat] if repeat > 1 else []
+
+
+def _compare(
+    questions: Callable[[], Iterable[Question]],
+    tallies: Mapping[Any, Mapping[int, _Tally]],
+    group_of: Callable[[Question], Any],
+) -> dict[Any, tuple[int, dict[int, _Pair]]]:
+    """For each group, the best variant, and what it is like beside each of the others."""
+    best = {value: _best(each) for value, each in tallies.items()}
+    pairs: dict[Any, dict[int, _Pair]] = {value: {} for value in tallies}
+    if any(len(each) > 1 for each in tallies.values()):
+        for question in questions():
+            value = group_of(question)
+            better = question.samples.get(best[value])
+            for number, samples in question.samples.items() if better else ():
+                if number != best[value]:
+                    pairs[value].setdefault(number, _Pair()).add(_mean(better or ()), _mean(samples))
+    return {value: (best[value], pairs[value]) for value in tallies}
+
+
+def _best(tallies: Mapping[int, _Tally]) -> int:
+    return max(
+        sorted(tallies), key=lambda number: (tallies[number].score.count > 0, tallies[number].score.mean), default=0
+    )
+
+
+def _mean(samples: Sequence[Sample]) -> float:
+    return sum(sample.value for sample in samples) / len(samples)
+
+
+class _Pair:
+    """What is known of the difference of two variants."""
+
+    def __init__(self) -> None:
+        self.difference = Moments(least=-1.0)
+        self.won = self.lost = self.tied = 0
+
+    def add(self, better: float, other: float) -> None:
+        difference = better - other
+        is_tied = abs(difference) < _EQUAL_WITHIN
+        self.difference.add(0.0 if is_tied else difference)
+        self.won += difference > 0 and not is_tied
+        self.lost += difference < 0 and not is_tied
+        self.tied += is_tied
+
+
+def _group(
+    value: Any,
+    tallies: Mapping[int, _Tally],
+    variants: Mapping[int, Named],
+    compared: tuple[int, Mapping[int, _Pair]],
+    *,
+    extracts: bool,
+    with_cost: bool = False,
+) -> Group:
+    measured = [
+        _measured(variants[number], tallies[number], extracts=extracts, with_cost=with_cost)
+        for number in variants
+        if number in tallies
+    ]
+    best, pairs = compared
+    comparisons = [
+        Comparison(variants[best].label, variants[number].label, difference, pair.won, pair.lost, pair.tied)
+        for number in variants
+        if (pair := pairs.get(number)) and (difference := _estimate(pair.difference))
+    ]
+    return Group(value, measured, comparisons)
+
+
+def _measured(variant: Named, tally: _Tally, *, extracts: bool, with_cost: bool) -> VariantQuality:
+    majority_of_all = _estimate(tally.majority) if extracts else None
+    return VariantQuality(
+        label=variant.label,
+        values=variant.values,
+        scored=tally.scored,
+        unscored=tally.unscored,
+        right=tally.right,
+        score=_estimate(tally.score),
+        pass_at=tuple(AtK(k, found) for k, moments in tally.pass_at.items() if (found := _estimate(moments))),
+        majority=None if majority_of_all is None else AtK(tally.repeat, majority_of_all),
+        cost_per_right=variant.cost / tally.right if with_cost and variant.cost is not None and tally.right else None,
+    )
+
+
+def _estimate(moments: Moments) -> Estimate | None:
+    found = moments.interval()
+    return None if found is None else Estimate(*found)
