@@ -56,13 +56,13 @@ def draw(ended: Callable[[], Iterator[Ended]], most_rows: int, most_bytes: int, 
         total_rows += len(rows)
         total_bytes += sum(map(_bytes, rows))
     questions = sum(sizes.values())
-    share = min(1.0, most_rows / max(total_rows, 1), most_bytes / max(total_bytes, 1))
-    if share >= 1:
+    if total_rows <= most_rows and total_bytes <= most_bytes:
         return Sample(frozenset(each.row.row for each in ended()), questions, total_rows, questions)
     of_source = len(sizes) <= _MOST_STRATA
     if not of_source:
         sizes = Counter({(0, kind): _count(sizes, kind) for _, kind in sizes})
-    wanted = allocated(sizes, max(1, int(questions * share)))
+    most = min(questions * most_rows // total_rows, questions * most_bytes // total_bytes)
+    wanted = allocated(sizes, max(1, most))
     drawn: list[int] = []
     count = 0
     for rows in _questions(ended()):

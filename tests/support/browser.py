@@ -78,7 +78,7 @@ class Page:
 
     async def until(self, expression: str) -> Any:
         """The first true value of an expression."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(30):
             while not (value := await self.value(expression)):  # noqa: ASYNC110 - the page is another process
                 await asyncio.sleep(0.02)
         return value

@@ -35,7 +35,7 @@ class Filters {
   constructor(rows, place, changed) {
     this.rows = rows;
     this.place = place;
-    this.changed = changed;
+    this.changed = changed; // called with whether the order is another one
     const many = rows.variants.length > 1;
     const failures = rows.outcomes.map((name, number) => [`o${number}`, name]).slice(1);
     const marks = rows.marks.map((name, number) => [`m${number}`, name]);
@@ -64,12 +64,12 @@ class Filters {
     this.direction.addEventListener("click", () => {
       this.isDown = !this.isDown;
       this.direction.textContent = this.isDown ? "↓" : "↑";
-      this.changed();
+      this.changed(true);
     });
     this.clear = document.getElementById("clear");
     this.clear.addEventListener("click", () => this.reset());
     place.append(this.direction);
-    place.addEventListener("change", () => this.changed());
+    place.addEventListener("change", (event) => this.changed(event.target.id === "sort"));
   }
 
   variantMenu() {
@@ -113,10 +113,11 @@ class Filters {
   }
 
   reset() {
+    const isSorted = this.value("sort") !== "";
     for (const select of this.place.querySelectorAll("select")) select.selectedIndex = 0;
     for (const box of this.boxes ?? []) box.checked = true;
     document.getElementById("search").value = "";
-    this.changed();
+    this.changed(isSorted);
   }
 
   // Say what is on; returns how many filters are.

@@ -85,8 +85,7 @@ async function begin() {
   let pattern = null;
   let isByQuestion = false;
   let search = 0;
-  let found = new Set();
-  const filters = new Filters(rows, $("filters"), () => refresh());
+  const filters = new Filters(rows, $("filters"), (isReordered) => refresh(isReordered ? -1 : current()));
   const isNarrow = () => getComputedStyle($("right")).position === "fixed";
 
   const open = (isOpen) => {
