@@ -30,6 +30,8 @@ class Course:
         self._pace = PaceCounts()
         self._session = session
         self._wall = wall
+        self.look: Callable[[], Mapping[str, Snapshot]] = dict
+        """Tells the parts of the run now, by endpoint ID; none are known at first."""
         self._parts: dict[str, Snapshot] = {}
         self._told: object = []
         self._points_at = self._live_at = float("-inf")
@@ -67,7 +69,8 @@ class Course:
         if self._timeline.is_new and (is_last or now - self._points_at > _POINTS_EVERY_S):
             self._points_at = now
             found["timeline"] = self._timeline.to_json()
-        if self._parts and (is_last or now - self._live_at >= _LIVE_EVERY_S):
+        if (is_last or now - self._live_at >= _LIVE_EVERY_S) and (parts := self.look()):
+            self.update(parts)
             self._live_at, self._told = now, self._news()
             found["live"] = LiveRecord(self._session, round(self._wall() * 1000), self._parts, self._pace).to_json()
         return found

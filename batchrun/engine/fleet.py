@@ -45,6 +45,7 @@ class Fleet:
         self._leaving = leaving or Leaving()
         self._observer = observer
         self._course = course
+        course.look = self._look
         self._on_interrupt = on_interrupt
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, Snapshot] = {}
@@ -101,7 +102,10 @@ class Fleet:
             self._next_look = asyncio.get_running_loop().call_later(_LOOK_S, self._look_for_requests)
 
     def _refresh(self) -> None:
-        self._parts = {endpoint: engine.snapshot() for endpoint, engine in self._engines.items()}
+        self._parts = self._look()
+
+    def _look(self) -> dict[str, Snapshot]:
+        return {endpoint: engine.snapshot() for endpoint, engine in self._engines.items()}
 
     def _on_wish(self, wish: Wish) -> None:
         for endpoint, task in self._running.items():
