@@ -65,7 +65,6 @@ class StandingReader:
 
     def _standing(self, store: StateReader, who: Holder | None, now: float) -> Standing:
         last, options = figures.last_session(store), find_options(store)
-        record = LiveRecord.from_json(store.get_setting("live"))
         known = Standing(
             str(self._state),
             "" if options is None else ", ".join(options.endpoints),
@@ -74,7 +73,7 @@ class StandingReader:
             seen_at=None if last is None else last.seen_ms / 1000,
             outcome=None if last is None else last.outcome,
         )
-        if who is not None and record is not None and last is not None and _is_of(record, last, who):
+        if (record := live_record(store, who)) is not None:
             return self._live(store, record, known, now)
         counts, cost = self._count(store)
         in_flight = counts[RowState.SUBMITTING] + counts[RowState.SUBMITTED]
@@ -108,6 +107,7 @@ class StandingReader:
             every_s=record.pace.every_s,
             parts=record.parts,
             whole=whole,
+            obstacles=record.obstacles,
             silent_s=max(now - record.at_ms / 1000, 0.0),
             failures=self._failures(store, whole.failed),
         )
@@ -133,6 +133,15 @@ class StandingReader:
         )
 
 
-def _is_of(record: LiveRecord, last: figures.Session, who: Holder) -> bool:
-    """Whether a record is of the session that a process is driving, and not of an earlier one."""
-    return record.session == last.session and last.outcome is None and (not who.pid or who.pid == last.pid)
+def live_record(store: StateReader, who: Holder | None) -> LiveRecord | None:
+    """What the process that drives a run says of it; None if none does, or has not said anything yet.
+
+    Args:
+        store: The state file.
+        who: The process that holds its lock. It may have begun no session yet, and the record be an earlier one's.
+    """
+    last = None if who is None else figures.last_session(store)
+    if who is None or last is None or last.outcome is not None or (who.pid and who.pid != last.pid):
+        return None
+    record = LiveRecord.from_json(store.get_setting("live"))
+    return record if record is not None and record.session == last.session else None

@@ -26,6 +26,16 @@ class LiveRecord:
         """The run, over all its endpoints."""
         return merged(self.parts)
 
+    @property
+    def obstacles(self) -> list[str]:
+        """What is in the way: why the run stops, and what it waits for."""
+        found = []
+        for endpoint, part in self.parts.items():
+            said = "; ".join(text for text in (part.stopping and f"stopping: {part.stopping}", part.note) if text)
+            if said:
+                found.append(f"{endpoint}: {said}" if len(self.parts) > 1 else said)
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values."""
         return {

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from batchrun.display.cost import money, span
+from batchrun.display.pace import Pace
 from batchrun.display.standing import Standing
 from batchrun.display.text import clipped, columns_of, fitted, visible
 from batchrun.display.timeline import sparkline
@@ -62,10 +63,9 @@ def screen(s: Standing, now: float, columns: int, lines: int | None = None, *, a
     return [Line(clipped(line.text, columns, "~" if ascii_only else "…"), line.tone) for line in found]
 
 
-def remaining(s: Standing) -> str:
+def remaining(pace: Pace) -> str:
     """How long the open rows will take, with a range, as a phrase; empty if that is not known."""
-    pace = s.pace
-    if pace is None or pace.left_s is None or s.done >= s.total:
+    if pace.left_s is None:
         return ""
     if pace.least_s is None:
         return f"about {duration(pace.left_s)}"
@@ -160,13 +160,13 @@ def _figures(s: Standing, now: float, columns: int) -> list[Line]:
         if len(whole) > 1 and any(whole):
             line = sparkline(whole[-room:], room)
             shown.append(f"{'':{_LABEL_COLUMNS}} {line}  {duration(len(line) * s.every_s)}")
-    if left := remaining(s):
-        until = f"until {clock(now + (pace.left_s or 0.0), now)}" if pace is not None else ""
-        shown += _labelled("left", [left, until], columns)
+    if pace is not None and pace.left_s is not None and s.done < s.total:
+        shown += _labelled("left", [remaining(pace), f"until {clock(now + pace.left_s, now)}"], columns)
     if w is not None:
-        jobs = [f"{w.running:,} running", f"{w.queued:,} queued", f"window {w.window:,}"]
-        if w.jobs != w.in_flight:
-            jobs.append(f"{counted(w.in_flight, 'row')} in {counted(w.jobs, 'job')}")
+        rows = f" with {counted(w.in_flight, 'row')}" if w.jobs != w.in_flight else ""
+        jobs = [f"{w.jobs:,} in flight{rows}", f"window {w.window:,}"]
+        if w.workers is None:
+            jobs.append(f"{w.running:,} running and {w.queued:,} queued when last polled")
         if w.retries:
             jobs.append(f"{w.retries:,} retried")
         shown += _labelled("jobs", jobs, columns)
@@ -186,9 +186,9 @@ def _workers(s: Standing, columns: int) -> list[str]:
     kinds = [("running", w.running), ("idle", w.idle), ("starting", w.initializing), ("throttled", w.throttled)]
     kinds.append(("unhealthy", w.unhealthy))
     parts = [f"{count:,} {name}" for name, count in kinds if count] or ["none"]
-    if s.whole is not None and w.queued > s.whole.queued:
-        parts.append(f"{counted(w.queued, 'job')} in the endpoint's queue")
-    return _labelled("workers", parts, columns)
+    # Other people's jobs count, too.
+    jobs = [f"{w.executing:,} jobs running", f"{w.queued:,} queued"]
+    return _labelled("workers", parts, columns) + _labelled("endpoint", jobs, columns)
 
 
 def _endpoints(s: Standing, columns: int) -> list[Line]:

@@ -78,8 +78,10 @@ class Standing:
     """What each endpoint does; empty if no process drives the run, or has not said so yet."""
     whole: Snapshot | None = None
     """The same of all endpoints together."""
+    obstacles: Sequence[str] = ()
+    """What is in the way: why it stops, and what it waits for."""
     silent_s: float = 0.0
-    """How old the two above are."""
+    """How old the last three are."""
     failures: Failures = _NO_FAILURES
     problem: str = ""
     """Why nothing else is known: the state file cannot be read."""
@@ -98,17 +100,6 @@ class Standing:
     def workers(self) -> Workers | None:
         """The workers of all endpoints; None if they are not known."""
         return None if self.whole is None else self.whole.workers
-
-    @property
-    def obstacles(self) -> list[str]:
-        """What is in the way: why it stops, and what it waits for."""
-        several = len(self.parts) > 1
-        found = []
-        for endpoint, part in self.parts.items():
-            said = "; ".join(text for text in (part.stopping and f"stopping: {part.stopping}", part.note) if text)
-            if said:
-                found.append(f"{endpoint}: {said}" if several else said)
-        return found
 
     @property
     def ending(self) -> str:
