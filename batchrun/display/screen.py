@@ -16,6 +16,7 @@ from batchrun.display.units import counted, duration
 
 Tone = Literal["", "title", "good", "bad", "wait"]
 _LABEL_COLUMNS = 10
+_LEAST_SPARKS = 8
 _MOST_COLUMNS = 100
 """Wider lines are hard to read."""
 _LEAST_COLUMNS = 20
@@ -52,7 +53,7 @@ def screen(s: Standing, now: float, columns: int, lines: int | None = None, *, a
         _figures(s, now, columns),
         _endpoints(s, columns),
         _kinds(s, columns),
-        _latest(s, columns),
+        _latest(s, now),
         _next_steps(s, now, columns),
     ]
     found = _joined(blocks, spaced=True)
@@ -70,7 +71,7 @@ def remaining(pace: Pace) -> str:
     if pace.least_s is None:
         return f"about {duration(pace.left_s)}"
     most = "longer" if pace.most_s is None else duration(pace.most_s)
-    return f"about {duration(pace.left_s)} ({duration(pace.least_s)} to {most})"
+    return f"about {duration(pace.left_s)}, from {duration(pace.least_s)} to {most}"
 
 
 def resume_by(s: Standing, now: float) -> str:
@@ -154,14 +155,15 @@ def _figures(s: Standing, now: float, columns: int) -> list[Line]:
         if w.tokens_per_s is not None:
             parts.append(f"{w.tokens_per_s:,.0f} tokens/s")
         shown += _labelled("pace", parts, columns)
-        room = columns - _LABEL_COLUMNS - 1 - len("  16 min 00 s")
+        room = columns - _LABEL_COLUMNS - len("   16 min 00 s")
         # The last interval is not over, so it would always look like a fall.
         whole = s.ended[:-1]
-        if len(whole) > 1 and any(whole):
+        if len(whole) > 1 and any(whole) and room >= _LEAST_SPARKS:
             line = sparkline(whole[-room:], room)
-            shown.append(f"{'':{_LABEL_COLUMNS}} {line}  {duration(len(line) * s.every_s)}")
+            shown.append(f"{'':{_LABEL_COLUMNS}}  {line}  {duration(len(line) * s.every_s)}")
     if pace is not None and pace.left_s is not None and s.done < s.total:
-        shown += _labelled("left", [remaining(pace), f"until {clock(now + pace.left_s, now)}"], columns)
+        parts = [*remaining(pace).split(", "), f"until {clock(now + pace.left_s, now)}"]
+        shown += _labelled("left", parts, columns)
     if w is not None:
         rows = f" with {counted(w.in_flight, 'row')}" if w.jobs != w.in_flight else ""
         jobs = [f"{w.jobs:,} in flight{rows}", f"window {w.window:,}"]
@@ -218,13 +220,15 @@ def _kinds(s: Standing, columns: int) -> list[Line]:
     return [Line(title, "bad"), *(Line(f"  {line}") for line in _wrapped(parts, columns - 2))]
 
 
-def _latest(s: Standing, columns: int) -> list[Line]:
+def _latest(s: Standing, now: float) -> list[Line]:
     if not s.failures.latest:
         return []
+    width = max(len(each.kind) for each in s.failures.latest)
     shown = [Line("latest failures", "bad")]
     for each in s.failures.latest:
-        at = "" if each.at is None else datetime.fromtimestamp(each.at).astimezone().strftime("%H:%M:%S ")
-        shown.append(Line(f"  {at}{one_line(each.kind)}  {one_line(f'{each.id}: {each.message}')}"[: 4 * columns]))
+        at = "" if each.at is None else clock(each.at, now)
+        said = one_line(f"{each.id}: {each.message}")
+        shown.append(Line(f"  {at:9} {fitted(one_line(each.kind), width)}  {said}"))
     return shown
 
 
@@ -244,8 +248,8 @@ def rate(rows_per_s: float) -> str:
 
 
 def _labelled(label: str, parts: Iterable[str], columns: int, mark: str = ", ") -> list[str]:
-    lines = _wrapped(filter(None, parts), columns - _LABEL_COLUMNS - 1, mark)
-    return [f"{label if not index else '':{_LABEL_COLUMNS}} {line}" for index, line in enumerate(lines)]
+    lines = _wrapped(filter(None, parts), columns - _LABEL_COLUMNS - 2, mark)
+    return [f"{label if not index else '':{_LABEL_COLUMNS}}  {line}" for index, line in enumerate(lines)]
 
 
 def _wrapped(parts: Iterable[str], columns: int, mark: str = ", ") -> list[str]:
