@@ -167,7 +167,7 @@ def _figures(s: Standing, now: float, columns: int) -> list[Line]:
     if w is not None:
         rows = f" with {counted(w.in_flight, 'row')}" if w.jobs != w.in_flight else ""
         jobs = [f"{w.jobs:,} in flight{rows}", f"window {w.window:,}"]
-        if w.workers is None:
+        if w.workers is None and w.jobs:
             jobs.append(f"{w.running:,} running and {w.queued:,} queued when last polled")
         if w.retries:
             jobs.append(f"{w.retries:,} retried")
