@@ -8,7 +8,7 @@ import orjson
 
 from batchrun.display.live import LiveRecord
 from batchrun.engine.course import Course
-from tests.unit.display.test_screen import ONE
+from tests.support.standings import ONE
 
 
 def course() -> Course:
