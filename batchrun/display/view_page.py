@@ -1,9 +1,9 @@
 """The page of `batchrun view`: all rows of a run in one HTML file that loads nothing. It reads only its own parts.
 
 The rows are in the page as compressed blocks, each in an element of text that a browser does not interpret. The script
-unpacks those that it needs, and makes text nodes of them, never markup. Index and script come before the blocks, so that
-a browser shows the rows while it still reads. The policy allows this script and this style by their digests, and no
-connection.
+unpacks those that it needs, and makes text nodes of them, never markup. Index and script come before the blocks, so
+that a browser shows the rows while it still reads. The policy allows this script and this style by their digests, and
+no connection.
 """
 
 from __future__ import annotations
