@@ -44,6 +44,7 @@ def run(
     channel: RunSide | None = None,
     leaving: Leaving | None = None,
     redo: Redo | None = None,
+    pilot: int | None = None,
 ) -> Summary:
     """Start or resume a run.
 
@@ -59,6 +60,7 @@ def run(
         channel: Where further requests of the program come from; None: there are none.
         leaving: Lets other threads ask the session to leave; None: none will.
         redo: Rows to run again although they have ended; None: none.
+        pilot: Run only so many rows, drawn at random, those of earlier pilots among them; None: all.
 
     Raises:
         BatchrunError: nothing was sent, or batchrun has a defect. If a run stops early, the summary says so instead.
@@ -84,7 +86,9 @@ def run(
         if given.retry_failed:
             observer.message(f"failed rows to run again: {opened.store.retry_failed(given.only):,}")
         rng = random.Random()  # noqa: S311 - jitter, not a secret
-        work = partial(drive, opened) if channel is None else partial(drive_requests, opened, channel=channel)
+        work = (
+            partial(drive, opened, pilot=pilot) if channel is None else partial(drive_requests, opened, channel=channel)
+        )
         if worker is not None and not opened.has_work and channel is None:
             outcome = Outcome("finished")  # without loading the model, which takes seconds
         else:
