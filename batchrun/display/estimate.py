@@ -15,6 +15,8 @@ from itertools import pairwise
 from random import Random
 from typing import NamedTuple
 
+from batchrun.config import WINDOW_S
+
 _SHARE = 0.95
 """The probability that a range is meant to have."""
 _RESAMPLES, _DRAWN_MOST = 1000, 300_000
@@ -254,15 +256,18 @@ class _Part:
     def work_s(self, workers: int) -> Range:
         """How long it takes once the workers have started, and until the last jobs begin."""
         return Range(
-            self._bound(workers, self.execution_s.low, self.jobs.low, self.capacity.high, 0.0),
-            self._bound(workers, self.execution_s.high, self.jobs.high, self.capacity.low, _KNOWN_WITHIN_S),
+            self._bound(workers, self.execution_s.low, self.jobs.low, self.capacity.high, early=True),
+            self._bound(workers, self.execution_s.high, self.jobs.high, self.capacity.low, early=False),
         )
 
-    def _bound(self, workers: int, execution_s: float, jobs: float, at_once: float, late_s: float) -> float:
+    def _bound(self, workers: int, execution_s: float, jobs: float, at_once: float, *, early: bool) -> float:
+        """How long the slowest of the workers, the limit of submissions and the window takes, at best or at worst."""
         bounds = [execution_s / (workers * at_once)]
         if self._limits.jobs_per_s is not None:
-            bounds.append(jobs / self._limits.jobs_per_s)
+            # A limit of 1,000 in any 10 s lets the first 1,000 pass at once.
+            bounds.append(jobs / self._limits.jobs_per_s - (WINDOW_S if early else 0.0))
         if self._limits.concurrency is not None:
+            late_s = 0.0 if early else _KNOWN_WITHIN_S
             bounds.append((execution_s + jobs * late_s) / self._limits.concurrency)
         return max(bounds)
 
