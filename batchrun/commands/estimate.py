@@ -26,7 +26,7 @@ class Piloted:
     summary: Summary
     """That of its session."""
     estimate: Estimate | None
-    """None if the pilot was stopped, or no row is left."""
+    """None if the pilot was stopped, all of its rows failed, or no row is left."""
 
 
 def estimate(
@@ -52,7 +52,10 @@ def estimate(
     summary = run(options, given, observer=observer, api_key=api_key, pilot=pilot)
     if summary.outcome != "pilot":
         return Piloted(summary, None)
-    return Piloted(summary, read_estimate(options.state, random.Random()))  # noqa: S311 - samples, no secret
+    found = read_estimate(options.state, random.Random())  # noqa: S311 - samples, no secret
+    if found is None:
+        observer.message("every row of the pilot failed, so there is no estimate")
+    return Piloted(summary, found)
 
 
 @dataclass(frozen=True, slots=True)

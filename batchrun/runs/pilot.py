@@ -36,8 +36,8 @@ class _Answer(NamedTuple):
     """Whether the tokens are those of all rows of the job."""
 
 
-def read_estimate(state: Path, rng: Random) -> Estimate:
-    """What the rest of a run takes, as its pilot shows.
+def read_estimate(state: Path, rng: Random) -> Estimate | None:
+    """What the rest of a run takes, as its pilot shows; None if no row of the pilot has a result.
 
     Args:
         state: The run's state file.
@@ -49,7 +49,10 @@ def read_estimate(state: Path, rng: Random) -> Estimate:
     """
     with StateSnapshot(state) as store:
         options = read_options(store)
-        pilots = [pilot for pilot in _pilots(store, options) if can_estimate(pilot)]
+        pilots = list(_pilots(store, options))
+        if (ended := sum(len(pilot.rows) for pilot in pilots)) and ended == sum(pilot.failed for pilot in pilots):
+            return None
+        pilots = [pilot for pilot in pilots if can_estimate(pilot)]
         if not pilots:
             raise StoppedError(
                 "there is no estimate: fewer than two jobs of the pilot have ended", "give more rows: --pilot 30"

@@ -123,7 +123,7 @@ SETTINGS: dict[str, tuple[dict, Pace]] = {
 def test_a_run_in_virtual_time_takes_as_long_as_its_pilot_said(name: str):
     fields, pace = SETTINGS[name]
     fields = {"options": NO_LIMITS, **fields}
-    left, inside, said = 250, 0, []
+    left, inside, said = 160, 0, []
     for seed in range(10):
         pilot = World(Setting(rows=30, seed=seed, guards=UNGUARDED, **fields)).run()
         found = estimate([pilot_of(pilot, left, fields.get("rows_per_job", 1))], pace, Random(seed))
