@@ -184,7 +184,7 @@ def capacity(jobs: Sequence[PilotJob], at_once: int) -> Capacity:
         at_once: The most that is assumed if no worker was ever full.
     """
     area = time_s = 0.0
-    highest, peak, waited = 0, 0, 0
+    highest, peak, waited = 0, 1, 0
     for own in _by_worker(jobs).values():
         levels = _levels(own)
         last_start = max(job.started_at for job in own)
@@ -222,7 +222,7 @@ def _levels(jobs: Sequence[PilotJob]) -> list[tuple[float, float, int]]:
     for (at, change), (until, _) in pairwise(changes):
         level += change
         if level or until - at < pause_s:
-            levels.append((at, until, level))
+            levels.append((at, until, max(level, 0)))  # a job of no time ends before it starts
     return levels
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchrun.config import GuardOptions, HaltOptions, Limits, OperationLimit, SchedulerOptions
 from batchrun.display.estimate import (
@@ -148,6 +150,34 @@ def test_a_worker_whose_jobs_waited_for_others_to_end_shows_how_many_it_runs_at_
 def test_a_worker_that_ran_all_jobs_at_once_may_run_more():
     assert capacity(at_work("a", *[(5.0, 6.0 + n) for n in range(10)]), 30) == Capacity(10, 30, is_full=False)
     assert capacity(at_work("a", *[(5.0, 6.0 + n) for n in range(40)]), 30) == Capacity(40, 40, is_full=False)
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda worker, at, wait, took: PilotJob(worker, at, at + wait, at + wait + took),
+            st.sampled_from(["", "a", "b"]),
+            st.sampled_from([0.0, 1.0, 1e9]),
+            st.sampled_from([0.0, 0.001, 5.0]),
+            st.sampled_from([0.0, 0.001, 5.0, 1e5]),
+        ),
+        min_size=2,
+        max_size=12,
+    ),
+    st.sampled_from([0.0, 1e-6, 10.0]),
+    st.integers(0, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_times_of_the_jobs_are_the_ranges_are_ranges(jobs: list[PilotJob], took: float, left: int):
+    pilot = Pilot("a", rows(len(jobs), took), 0, jobs, left, 0, 1.0)
+    for is_pool in (False, True):
+        found = estimate([pilot, pilot], Pace(5.0, 3, 30, is_pool=is_pool), Random(1))
+        for each in found.staffing:
+            assert each.cost is not None
+            assert 0 <= each.time_s.low <= each.time_s.high < math.inf
+            assert 0 <= each.cost.low <= each.cost.high < math.inf
+        assert found.max_cost is not None
+        assert render(found)
 
 
 def test_the_night_between_two_sessions_is_no_idle_time():
