@@ -24,6 +24,7 @@ Exit codes:
 _COMMANDS = {
     "cancel": Place("running:cancel", "Cancel the jobs in flight of the run of a STATE file."),
     "check": Place("checking:check", "Validate prompt files, and report every invalid line."),
+    "estimate": Place("running:estimate", "Run a few rows, and say how long and how much the rest will take."),
     "export": Place("reading:export", "Write the results of a STATE file in input order."),
     "head": Place("viewing:head", "Show the first rows of a STATE file, each in a few lines."),
     "help": Place("guides:show_guide", "List the guides, or show one."),

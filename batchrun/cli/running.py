@@ -1,4 +1,4 @@
-"""The commands that drive a run: `run`, `resume`, `redo`, `watch` and `cancel`."""
+"""The commands that drive a run: `run`, `estimate`, `resume`, `redo`, `watch` and `cancel`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from batchrun.cli.options import takes
 from batchrun.cli.output import echo, make_observer, show_ending, show_summary, show_total
 from batchrun.cli.values import STATE
 from batchrun.commands.arguments import RunArguments, WatchArguments
+from batchrun.commands.estimate_arguments import EstimateArguments
 from batchrun.commands.redo_arguments import RedoArguments
 from batchrun.commands.session_arguments import CancelArguments, ResumeArguments, SessionArguments, ShowArguments
-from batchrun.errors import UsageError
+from batchrun.errors import StoppedError, UsageError
 from batchrun.files.streams import stdout_bytes
 
 if TYPE_CHECKING:
@@ -57,7 +58,74 @@ def run(given: RunArguments) -> None:
     if given.dry_run:
         dry_run(options, stdout_bytes(), make_observer(given), given.dry_run)
         return
+    if given.confirm:
+        _pilot(options, given)
     _run(options, given, given.api_key_file)
+
+
+def _pilot(options: RunOptions, given: RunArguments) -> None:
+    """Run the pilot, show the estimate and ask; returns if the rest is to be run.
+
+    Raises:
+        UsageError: there is no terminal to ask on; nothing was sent.
+        StoppedError: the answer is no.
+    """
+    from batchrun.commands import estimate as estimating
+    from batchrun.commands.estimate_arguments import PILOT_ROWS
+    from batchrun.display.estimate_text import render
+    from batchrun.endpoint.credentials import find_key
+
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            "--confirm: there is no terminal to ask on; nothing was sent",
+            "run `batchrun estimate` with the same options, then `batchrun run` without --confirm",
+        )
+    api_key = find_key(options, key_file=given.api_key_file)
+    observer = make_observer(given, api_key)
+    found = estimating.estimate(options, given, PILOT_ROWS, observer=observer, api_key=api_key)
+    if found.estimate is None:
+        _finish(found.summary, given)
+    echo(render(found.estimate), err=True)
+    if not click.confirm("Run the rest?", err=True):
+        raise StoppedError(
+            "not confirmed; the rows of the pilot keep their results", "the same command again asks again"
+        )
+
+
+@command
+@takes(EstimateArguments)
+def estimate(given: EstimateArguments) -> None:
+    """Run a few rows of INPUT..., drawn at random, and say how long and how much the others will take.
+
+    The rows are part of the run: `batchrun run` with the same options runs the others. The estimate is on stdout, for
+    1, 3 and as many workers as the endpoint has, with a range for each figure. Given again, the command runs nothing
+    more, unless --pilot is larger.
+
+    \b
+    Examples:
+      batchrun estimate prompts.jsonl -e abc123xyz -o results.jsonl --price-per-hour 2.5
+      batchrun estimate prompts.jsonl -e abc123xyz -o results.jsonl --pilot 200 --json
+      batchrun estimate prompts.jsonl -e abc123xyz -o results.jsonl --pilot 0
+    """
+    from batchrun.commands import estimate as estimating
+    from batchrun.commands.local_endpoint import refuse_local_options
+    from batchrun.commands.run_options import run_options
+    from batchrun.display.estimate_text import render, to_json
+    from batchrun.endpoint.credentials import find_key
+
+    options = run_options(given)
+    refuse_local_options(given, options)
+    if not given.pilot:
+        counted = estimating.count(options, make_observer(given))
+        echo(counted.to_json() if given.as_json else str(counted), nl=False)
+        return
+    api_key = find_key(options, key_file=given.api_key_file)
+    observer = make_observer(given, api_key)
+    found = estimating.estimate(options, given, given.pilot, observer=observer, api_key=api_key)
+    if found.estimate is None:
+        _finish(found.summary, given)
+    echo(to_json(found.estimate) if given.as_json else render(found.estimate), nl=False)
+    sys.exit(found.summary.exit_code)
 
 
 @command

@@ -219,6 +219,11 @@ class RunArguments(JobArguments, SessionArguments):
         " the results together.",
         text_value("I/N"),
     )
+    confirm: bool = option(
+        False,
+        (MONEY, 2),
+        "Run 30 rows drawn at random, show what the others will take and cost, and ask before running them.",
+    )
     dry_run: DryRun | None = option(
         None,
         (WHERE, 2),

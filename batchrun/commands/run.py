@@ -25,7 +25,7 @@ from batchrun.local.workers import Worker
 from batchrun.runs.channel import RunSide
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive, drive_requests
-from batchrun.runs.opening import open_on_requests, open_run
+from batchrun.runs.opening import OpenRun, open_on_requests, open_run
 from batchrun.runs.pools import new_endpoints
 from batchrun.runs.superseding import Redo
 from batchrun.runs.trust import EVERYTHING, GivenByCommand
@@ -44,6 +44,7 @@ def run(
     channel: RunSide | None = None,
     leaving: Leaving | None = None,
     redo: Redo | None = None,
+    pilot: int | None = None,
 ) -> Summary:
     """Start or resume a run.
 
@@ -59,13 +60,13 @@ def run(
         channel: Where further requests of the program come from; None: there are none.
         leaving: Lets other threads ask the session to leave; None: none will.
         redo: Rows to run again although they have ended; None: none.
+        pilot: Run only so many rows, drawn at random, those of earlier pilots among them; None: all.
 
     Raises:
         BatchrunError: nothing was sent, or batchrun has a defect. If a run stops early, the summary says so instead.
     """
     _refuse_wrong_options(options, given)
-    options = replace(options, abandon=given.abandon)
-    key = find_key(options, api_key)
+    options, key = replace(options, abandon=given.abandon), find_key(options, api_key)
     local = as_before(given, options.state) if options.is_local else given
     worker = local_worker(local, observer) if options.is_local else None
     if new := new_endpoints(options):
@@ -81,16 +82,21 @@ def run(
     ):
         if worker is not None:
             keep_worker(local, worker, opened.store)
-        if given.retry_failed:
-            observer.message(f"failed rows to run again: {opened.store.retry_failed(given.only):,}")
-        rng = random.Random()  # noqa: S311 - jitter, not a secret
-        work = partial(drive, opened) if channel is None else partial(drive_requests, opened, channel=channel)
+        _retry_failed(opened, given)
+        rng, work = random.Random(), partial(drive, opened, pilot=pilot)  # noqa: S311 - jitter, not a secret
+        if channel is not None:
+            work = partial(drive_requests, opened, channel=channel)
         if worker is not None and not opened.has_work and channel is None:
             outcome = Outcome("finished")  # without loading the model, which takes seconds
         else:
             outcome = in_loop(_drive(partial(work, leaving=leaving), options.base_url, worker, rng))
         summaries.append(conclude(opened, outcome))
     return summaries[0]
+
+
+def _retry_failed(opened: OpenRun, given: SessionArguments) -> None:
+    if given.retry_failed:
+        opened.observer.message(f"failed rows to run again: {opened.store.retry_failed(given.only):,}")
 
 
 async def _drive(

@@ -224,7 +224,8 @@ class EndpointWork:
 class Summary:
     """The outcome of a run, over all of its sessions unless a field says otherwise."""
 
-    outcome: Literal["finished", "stopped", "interrupted", "cancelled"]
+    outcome: Literal["finished", "stopped", "interrupted", "cancelled", "pilot"]
+    """`pilot`: the rows of its pilot have ended, and no others were to be run."""
     reason: str
     """Why it stopped; empty if it did not."""
     hint: str
@@ -302,13 +303,15 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0: all rows succeeded, or cancelled; 3: some rows did not succeed; 4: stopped early; 130: interrupted."""
+        """0: all rows that were to run succeeded, or cancelled; 3: some did not; 4: stopped early; 130: interrupted."""
         if self.outcome == "interrupted":
             return 130
         if self.outcome == "stopped":
             return 4
         if self.outcome == "cancelled":
             return 0
+        if self.outcome == "pilot":
+            return 3 if self.failed or self.held else 0
         return 0 if self.succeeded == self.total else 3
 
     @property

@@ -36,7 +36,7 @@ def _headline(s: Summary) -> str:
     match s.outcome:
         case "finished":
             return f"finished: {rows}"
-        case "interrupted" | "cancelled":
+        case "interrupted" | "cancelled" | "pilot":
             return f"{s.outcome}: {rows}"
         case _:
             lines = [f"stopped: {rows}", *textwrap.wrap(s.reason, WIDTH, initial_indent="  ", subsequent_indent="  ")]

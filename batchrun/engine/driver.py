@@ -48,7 +48,7 @@ _TICK_S = 0.25
 class Outcome:
     """How a session ended."""
 
-    kind: Literal["finished", "stopped", "interrupted", "cancelled"]
+    kind: Literal["finished", "stopped", "interrupted", "cancelled", "pilot"]
     error: StoppedError | None = None
     """Why it stopped; None if it did not."""
 

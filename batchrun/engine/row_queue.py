@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from batchrun.engine.requests import RowRequests
 from batchrun.engine.rows import RowLines
 from batchrun.state.records import RowRecord, Share
@@ -15,11 +17,13 @@ class RowQueue:
         store: The state file.
         lines: The lines of the rows.
         share: The rows that are read; of a pool, all of them.
+        chosen: Only these rows are read; None for all.
     """
 
-    def __init__(self, store: Store, lines: RowLines, share: Share) -> None:
+    def __init__(self, store: Store, lines: RowLines, share: Share, chosen: Sequence[int] | None = None) -> None:
         self._store = store
         self._share = share
+        self._chosen = chosen
         self._last_row = 0
         self.rows: dict[int, RowRecord] = {}
         """The rows that have been read and have not ended."""
@@ -27,7 +31,7 @@ class RowQueue:
 
     def load(self, count: int) -> list[RowRecord]:
         """Up to `count` further pending rows."""
-        records = self._store.pending(self._last_row, count, self._share)
+        records = self._store.pending(self._last_row, count, self._share, self._chosen)
         if records:
             self._last_row = records[-1].row
         for record in records:

@@ -42,26 +42,30 @@ from batchrun.scheduler.states import RowState
 from batchrun.scheduler.window import MOST as MOST_JOBS
 from batchrun.state.figures import execution
 from batchrun.state.lock import CANCEL
+from batchrun.state.pilot import count_pending, draw_pilot, note_workers
 from batchrun.state.records import Execution, Share
 
 _CHECKED = "pack_check"
 """The setting of a run whose rows have the same answers together and alone."""
 
 
-async def drive(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | None = None) -> Outcome:
+async def drive(
+    run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | None = None, pilot: int | None = None
+) -> Outcome:
     """Submit, poll and collect until the run ends or is stopped.
 
     Args:
         run: The run.
         base_url: Jobs are submitted to `<base_url>/<endpoint>/run`.
-        rng: Source of jitter.
+        rng: Source of jitter, and of the rows of the pilot.
         leaving: Lets other threads ask the session to leave; None: none will.
+        pilot: Submit only so many rows, drawn at random, those of earlier pilots among them; None: all.
     """
     _settle(run)
-    counts = run.store.counts()
-    if not any(counts[state] for state in RowState if state.is_open):
+    if not run.has_work:
         return Outcome("finished")
-    async with _engines(run, base_url, rng, leaving) as engines:
+    chosen = None if pilot is None else draw_pilot(run.store, pilot, rng)
+    async with _engines(run, base_url, rng, leaving, chosen) as engines:
         try:
             await engines.check_packing()
         except StoppedError as error:
@@ -69,9 +73,12 @@ async def drive(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | 
         for index in range(len(run.options.endpoints)):
             await engines.add(index)
         outcome = await engines.fleet.run()
-    if outcome.kind == "stopped" and run.options.pool and not run.has_work:
-        return Outcome("finished")  # another endpoint has done what was left
-    return outcome
+        if chosen is not None:
+            note_workers(run.store, await engines.workers())
+    if outcome.kind == "stopped" and run.options.pool:
+        is_done = not run.has_work if chosen is None else not count_pending(run.store, chosen)
+        outcome = Outcome("finished") if is_done else outcome  # another endpoint has done what was left
+    return Outcome("pilot") if chosen is not None and outcome.kind == "finished" and run.has_work else outcome
 
 
 async def drive_requests(
@@ -138,9 +145,11 @@ def _shared_answers(run: OpenRun) -> SharedAnswers:
 
 
 @asynccontextmanager
-async def _engines(run: OpenRun, base_url: str, rng: Random, leaving: Leaving | None) -> AsyncIterator[_Engines]:
+async def _engines(
+    run: OpenRun, base_url: str, rng: Random, leaving: Leaving | None, chosen: Sequence[int] | None = None
+) -> AsyncIterator[_Engines]:
     async with AsyncExitStack() as stack:
-        yield _Engines(run, base_url, rng, leaving, stack)
+        yield _Engines(run, base_url, rng, leaving, stack, chosen=chosen)
 
 
 class _Engines:
@@ -152,16 +161,25 @@ class _Engines:
         rng: Source of jitter.
         leaving: Lets other threads ask the session to leave; None: none will.
         stack: Closes the resources of the engines.
+        chosen: The only rows that are submitted; None: all.
     """
 
     def __init__(
-        self, run: OpenRun, base_url: str, rng: Random, leaving: Leaving | None, stack: AsyncExitStack
+        self,
+        run: OpenRun,
+        base_url: str,
+        rng: Random,
+        leaving: Leaving | None,
+        stack: AsyncExitStack,
+        *,
+        chosen: Sequence[int] | None = None,
     ) -> None:
         self._run = run
         self._base_url = base_url
         self._rng = rng
         self._stack = stack
         self._course = Course(run.store.get_setting("timeline"), run.session, run.wall)
+        self._chosen = chosen
         self.fleet = Fleet(
             run.observer,
             self._course,
@@ -183,7 +201,7 @@ class _Engines:
                 mixed=run.options.mixed,
                 rows_per_job=self._transport.rows_per_job,
             )
-            self._queue = RowQueue(run.store, run.lines, Share(is_pool=True))
+            self._queue = RowQueue(run.store, run.lines, Share(is_pool=True), chosen)
         self._rules = Rules.of(run.options)
         if self._rules is not None:
             stack.callback(self._rules.close)
@@ -215,6 +233,15 @@ class _Engines:
             self._transport = self._packing(1)
             if self._pool is not None:
                 self._pool.rows_per_job = 1
+
+    async def workers(self) -> dict[str, int]:
+        """The workers that each endpoint has now, as far as it says."""
+        found = {}
+        for endpoint in self._run.options.endpoints:
+            async with self._client(endpoint) as client:
+                with suppress(CallError):
+                    found[endpoint] = (await client.health()).workers
+        return found
 
     async def _verdict(self, rows: Sequence[Candidate]) -> Verdict | None:
         """What the check found; None if it could not be made.
@@ -351,7 +378,7 @@ class _Engines:
             run.results,
             self._transport,
             share=share,
-            queue=self._queue,
+            queue=self._queue or RowQueue(run.store, run.lines, share, self._chosen),
             shared_answers=_shared_answers(run) if run.options.dedupe else None,
             deliver=deliver,
         )

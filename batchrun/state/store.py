@@ -111,7 +111,7 @@ class Store(StateReader):
             db.execute("DELETE FROM outputs")
             db.execute(
                 "DELETE FROM settings WHERE name IN ('options', 'intake', 'format', 'whole_input', 'shared_ids',"
-                " 'endpoints')"
+                " 'endpoints', 'pilot')"
             )
 
     def begin_session(self, pid: int, now_ms: int, holder: object = None) -> int:

@@ -21,7 +21,7 @@ def a_file_and_a_folder_and_requests_are_run() -> None:
 
 def a_summary_has_counts_files_and_a_reason(summary: batchrun.Summary) -> None:
     assert_type((summary.total, summary.succeeded, summary.failed, summary.exit_code), tuple[int, int, int, int])
-    assert_type(summary.outcome, Literal["finished", "stopped", "interrupted", "cancelled"])
+    assert_type(summary.outcome, Literal["finished", "stopped", "interrupted", "cancelled", "pilot"])
     assert_type((summary.reason, summary.hint), tuple[str, str])
     assert_type((summary.results, summary.errors), tuple[list[Path], list[Path]])
     assert_type(summary.wall_s, float)
