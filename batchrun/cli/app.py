@@ -25,7 +25,9 @@ _COMMANDS = {
     "cancel": Place("running:cancel", "Cancel the jobs in flight of the run of a STATE file."),
     "check": Place("checking:check", "Validate prompt files, and report every invalid line."),
     "export": Place("reading:export", "Write the results of a STATE file in input order."),
+    "head": Place("viewing:head", "Show the first rows of a STATE file, each in a few lines."),
     "help": Place("guides:show_guide", "List the guides, or show one."),
+    "ls": Place("reading:ls", "List the runs of all state files in folders."),
     "merge": Place("reading:merge", "Merge the results of shards, in input order."),
     "redo": Place("running:redo", "Run rows of a STATE file again, after asking."),
     "report": Place("reading:report", "Show the results of a run by the variants of its sweep."),
@@ -33,8 +35,10 @@ _COMMANDS = {
     "run": Place("running:run", "Run prompt files. The same command again resumes the run."),
     "score": Place("scoring:score", "Score the answers of the run of a STATE file."),
     "serve": Place("serving:serve", "Serve a local endpoint with Runpod's queue API."),
+    "show": Place("viewing:show", "Show a row of a STATE file: prompt, answer, scores, times."),
     "status": Place("reading:status", "Show the status of the run of a STATE file, running or not."),
     "verify": Place("reading:verify", "Prove that runs are complete and undamaged."),
+    "view": Place("viewing:view", "Write every row of a STATE file to a page to search."),
     "watch": Place("running:watch", "Run every file of prompts that arrives in FOLDER, one after another."),
 }
 """Each with a summary that fits 80 columns."""

@@ -53,7 +53,6 @@ LIBRARIES = {
     "aiohttp_socks": {"endpoint"},
     "sqlite3": {"state"},
     "tqdm": {"display"},
-    "matplotlib": {"display"},
     "click": {"cli"},
     "xllamacpp": {"local"},
     "fsspec": {"prompts.remote"},
