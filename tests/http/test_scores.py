@@ -323,6 +323,14 @@ def test_scores_that_are_older_than_results_are_called_so(tmp_path: Path):
     assert report(tmp_path)["scores_are_outdated"] is False
 
 
+def test_results_that_have_no_score_yet_are_counted(tmp_path: Path):
+    run(tmp_path, [ask("1", "1"), ask("2", "2"), ask("3", "3")], "--limit", "1")
+    scored(tmp_path, "exact")
+    assert "without a score" not in batchrun("report", "out.jsonl.state", cwd=tmp_path).stdout
+    assert batchrun("run", "in.jsonl", *ECHO, "-o", "out.jsonl", cwd=tmp_path).returncode == 0
+    assert "results without a score: 2; score again" in batchrun("report", "out.jsonl.state", cwd=tmp_path).stdout
+
+
 def test_the_shares_of_notable_answers_are_stated(tmp_path: Path):
     run(tmp_path, [{**ask(f"one two three {n}"), "max_tokens": 2 if n == 0 else 50} for n in range(4)])
     (variant,) = report(tmp_path)["variants"]
