@@ -157,6 +157,9 @@ def render(report: VariantTable) -> str:
     for quality in report.quality:
         sentence = f"{quality.scorer}: {finding(quality.whole)}"
         lines += ["", *wrap(sentence, _COLUMNS, break_long_words=False, break_on_hyphens=False)]
+        known = sum(each.scored + each.unscored for each in quality.whole.variants)
+        if (missing := sum(each.succeeded for each in report.variants) - known) > 0:
+            lines.append(f"results without a score: {missing:,}; score again")
     if report.scores_are_outdated:
         lines += ["", "some results are newer than the scores: score again"]
     if len(report.variants) > len(shown):
