@@ -8,7 +8,7 @@ from pathlib import Path
 
 from batchrun.config import FOLDER_STATE
 from batchrun.errors import UsageError
-from batchrun.state.opening import log_of
+from batchrun.state.opening import did_you_mean, log_of
 from batchrun.state.schema import may_be_state
 
 _SUFFIX = ".state"
@@ -17,10 +17,10 @@ _SUFFIX = ".state"
 def state_files(folders: Iterable[Path]) -> list[Path]:
     """The state files in folders, and in folders of results within them; the one that was written last first.
 
-    They are recognized by their names and their first bytes. A path to a file stands for itself.
+    They are recognized by their names and their first bytes. A path to a state file stands for itself.
 
     Raises:
-        UsageError: there is no such folder, or it cannot be read.
+        UsageError: there is no such folder, it cannot be read, or it is another file.
     """
     found: dict[Path, float] = {}
     for folder in folders:
@@ -28,6 +28,9 @@ def state_files(folders: Iterable[Path]) -> list[Path]:
             with suppress(OSError):
                 if may_be_state(path):
                     found[path] = written_at(path)
+                elif path is folder:
+                    hint = did_you_mean(path, "it is beside the results: <output>.state")
+                    raise UsageError(f"{path} is neither a folder nor a state file", hint)
     return sorted(found, key=lambda path: (-found[path], path))
 
 

@@ -188,3 +188,5 @@ def test_where_there_is_nothing_to_look_at_one_line_says_so(tmp_path: Path):
     assert_one_clear_line(batchrun("status", "a.state", "--every", "3", cwd=tmp_path), 2, "--every is for --watch")
     assert_one_clear_line(batchrun("status", "a.state", "--watch", cwd=tmp_path), 2, "there is no such state file")
     assert batchrun("ls", cwd=tmp_path).stdout == "no state files\n"
+    write_lines(tmp_path, ["p"])
+    assert_one_clear_line(batchrun("ls", "in.jsonl", cwd=tmp_path), 2, "in.jsonl is neither a folder nor a state file")
