@@ -15,6 +15,7 @@ from batchrun.display.cost import Cost, cost_lines
 from batchrun.display.summary import EndpointWork
 from batchrun.display.text import clipped, fitted
 from batchrun.display.units import duration
+from batchrun.results.record import CACHED
 from batchrun.results.text import MARK_NAMES
 from batchrun.runs.spending import cost_so_far
 from batchrun.runs.work import endpoint_work
@@ -75,6 +76,8 @@ class RunStatus:
     """What each endpoint has done, for a run that has had several of its own."""
     shared: int = 0
     """Rows that succeeded with the answer to the equal request of another row."""
+    cached: int = 0
+    """Further rows that succeeded with an answer from the cache."""
 
 
 def read_status(state: Path, now: float | None = None) -> RunStatus:
@@ -120,6 +123,7 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
             cost=cost_so_far(store, counts, counters, options),
             endpoints=[] if options is None else endpoint_work(store, options),
             shared=count_shared(store) if options is not None and options.dedupe else 0,
+            cached=counters.get(CACHED, 0),
         )
 
 
@@ -158,6 +162,8 @@ def render(status: RunStatus) -> str:
         lines += [f"  cost  {first}", *(f"        {line}" for line in more)]
     if s.shared:
         lines.append(f"  rows that share the answer to an equal request: {s.shared:,}")
+    if s.cached:
+        lines.append(f"  rows with an answer from the cache: {s.cached:,}")
     if packed := s.counters.get("packed_jobs"):
         lines.append(f"  rows that shared jobs: {s.counters.get('packed_rows', 0):,} in {packed:,} jobs")
     if s.counters.get("reasks"):

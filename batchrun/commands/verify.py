@@ -19,8 +19,9 @@ from batchrun.files.urls import place_in
 from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sweep import Sweep
+from batchrun.results.error_record import read_error_id
 from batchrun.results.reader import StoredLine, in_groups, read_groups, read_lines, size_of
-from batchrun.results.record import read_error_id, read_record, result_digest, source_file
+from batchrun.results.record import read_record, result_digest, source_file
 from batchrun.results.writer import errors_path
 from batchrun.runs.checks import new_place
 from batchrun.scheduler.states import RowState
@@ -146,6 +147,7 @@ class _Check:
             self._marks[row.row] |= _RESULT
             self._found.results += 1
             self._found.compared += row.result is not None
+            self._found.cached += _is_cached(line.raw)
             source = self._sources.get(row.source)
             if source is not None and source.output != output.output:
                 self._elsewhere(output, path, line, row_id)
@@ -246,6 +248,8 @@ class _Check:
             self._add("source", copied)
         if uncompared := self._found.results - self._found.compared:
             self._found.notes.append(f"results that cannot be compared (older version, no digest): {uncompared:,}")
+        if self._found.cached:
+            self._found.notes.append(f"results with an answer from the cache, without a job: {self._found.cached:,}")
         self._found.notes += inputs.notes()
         for output, count in absent.items():
             missing = errors_path(self._paths[output]) if output in self._paths else "the error file"
@@ -335,6 +339,11 @@ class _Check:
         problem.count += count
         if len(problem.first) < _NAMED:
             problem.first.append(where)
+
+
+def _is_cached(raw: bytes) -> bool:
+    record = read_record(raw) if b'"cached"' in raw else None
+    return record is not None and record.counts_as_cached
 
 
 def _result_id(raw: bytes) -> str | None:

@@ -16,7 +16,8 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from batchrun.engine.journal import Journal, Loaded
+from batchrun.engine.journal import Journal
+from batchrun.engine.row_queue import Loaded
 from batchrun.engine.rows import RowLines
 from batchrun.engine.signals import Leaving, Wish
 from batchrun.errors import UsageError
