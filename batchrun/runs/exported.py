@@ -53,16 +53,16 @@ class RunResults:
         with ExitStack() as stack:
             self._positions = stack.enter_context(Positions())
             self._store = stack.enter_context(StateSnapshot(state))
-            self._store.refuse_damaged()
-            is_table = check(self._store)
-            self.counts = self._store.counts()
-            self._workers: TableWorkers | None = None
-            if is_table and with_results and self.counts[RowState.SUCCEEDED] >= _ROWS_FOR_WORKERS:
-                self._workers = stack.enter_context(TableWorkers())  # they start while the results are found
-            paths = {output.output: self._store.lines_path(output) for output in self._store.outputs()}
-            self._placed = stack.enter_context(LinesByPosition(paths))
-            if with_results:
-                find_positions(self._store, self._positions, self.counts[RowState.SUCCEEDED])
+            with self._store.refusing_damaged():
+                is_table = check(self._store)
+                self.counts = self._store.counts()
+                self._workers: TableWorkers | None = None
+                if is_table and with_results and self.counts[RowState.SUCCEEDED] >= _ROWS_FOR_WORKERS:
+                    self._workers = stack.enter_context(TableWorkers())  # they start while the results are found
+                paths = {output.output: self._store.lines_path(output) for output in self._store.outputs()}
+                self._placed = stack.enter_context(LinesByPosition(paths))
+                if with_results:
+                    find_positions(self._store, self._positions, self.counts[RowState.SUCCEEDED])
             self.shared_ids = count_shared_ids(self._store, with_errors=with_errors) if with_results else 0
             """Ids that more than one row has."""
             self._conversion = stack.enter_context(Conversion(state, form))
