@@ -269,7 +269,7 @@ class GuardOptions:
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """What else an answer must be to be a result, and where it may come from. Each may differ from one session to the next."""
+    """Where an answer may come from, and what else it must be. Each may differ from one session to the next."""
 
     require_text: bool = False
     """`--require-text`: it has a text that was not cut off."""

@@ -63,6 +63,7 @@ def verify(state: Path, lost: Callable[[str], object] | None = None) -> Verifica
         for output in store.outputs():
             check.results(output, store.lines_path(output))
             check.errors(output, errors_path(store.results_path(output)))
+        check.cached()
         check.superseded()
         check.lines()
     if found.pid is None:
@@ -218,6 +219,11 @@ class _Check:
         if redo_under_way(self._store) is not None:
             self._found.notes.append("a redo was interrupted; the next session finishes it, or undoes it")
 
+    def cached(self) -> None:
+        """Report how many results have an answer from the cache."""
+        if self._found.cached:
+            self._found.notes.append(f"results with an answer from the cache, without a job: {self._found.cached:,}")
+
     def lines(self) -> None:
         """Check the input line of each row, and find rows without a result or an error record."""
         absent: Counter[int] = Counter()
@@ -248,8 +254,6 @@ class _Check:
             self._add("source", copied)
         if uncompared := self._found.results - self._found.compared:
             self._found.notes.append(f"results that cannot be compared (older version, no digest): {uncompared:,}")
-        if self._found.cached:
-            self._found.notes.append(f"results with an answer from the cache, without a job: {self._found.cached:,}")
         self._found.notes += inputs.notes()
         for output, count in absent.items():
             missing = errors_path(self._paths[output]) if output in self._paths else "the error file"

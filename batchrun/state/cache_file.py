@@ -86,7 +86,7 @@ def _refuse_foreign(db: sqlite3.Connection, path: Path) -> bool:
         db.execute("SELECT model FROM served LIMIT 1").fetchall()
         if _size(path) <= _CHECKED_BYTES and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("its pages contradict each other")
-    return tables > 0
+    return bool(tables > 0)
 
 
 def _lacks_pages(db: sqlite3.Connection, path: Path) -> bool:
