@@ -151,10 +151,11 @@ def refused(path: Path) -> Iterator[None]:
         if isinstance(error, sqlite3.Error) and is_busy(error):
             raise StateError(f"--cache {path} is locked by another program", "close that program") from error
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+        if code == sqlite3.SQLITE_NOTADB:
+            raise StateError(f"--cache {path} is not a cache of batchrun: {error}", "give another file") from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
             raise StateError(
-                f"--cache {path} is damaged, or not a cache of batchrun ({error})",
-                "move it away: answers in it are lost, and it is made anew; or give another file",
+                f"--cache {path} is damaged: {error}", "move it away, and a new one is made; or give another file"
             ) from error
         raise StateError(f"--cache {path} cannot be used: {error}", "free disk space, or give another file") from error
 
