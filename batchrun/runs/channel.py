@@ -281,7 +281,7 @@ class RunSide:
                 added = await here.run_in_executor(thread, self._make_rows, pulled)
                 if added:
                     loaded = await here.run_in_executor(thread, self._journal.load, added)
-                    return Loaded(loaded.tickets, exhausted=False, added=added)
+                    return loaded._replace(exhausted=False, added=added)
         except _GoneError:
             self._leaving.ask(Wish.DETACH)
         return Loaded((), exhausted=True)

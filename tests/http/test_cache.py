@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+import batchrun as batchrun_api
 from batchrun.commands.cache import look_at_cache
 from batchrun.commands.report import read as report
 from batchrun.commands.status import read_status
@@ -418,6 +419,21 @@ def test_a_cache_that_cannot_be_used_is_refused_before_anything_is_made(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "notes"]
     code, said = invoke("run", tmp_path / "in.jsonl", "-e", "local", "-o", tmp_path / "x", "--cache-sampled")
     assert (code, "--cache-sampled needs --cache" in said) == (2, True)
+
+
+async def test_a_program_that_streams_requests_gets_records_from_the_cache_too(tmp_path: Path):
+    asked = [{"id": f"q{n}", "prompt": f"p {n}", "temperature": 0} for n in range(120)]
+    given = {"endpoint": "local", "worker": "echo", "cache": tmp_path / "answers.cache"}
+    for number, cached in ((1, 0), (2, 120)):
+        state = tmp_path / f"{number}.state"
+        async with batchrun_api.stream(iter(asked), state=state, **given) as records:
+            found = [record async for record in records]
+        assert sorted(record["id"] for record in found) == sorted(each["id"] for each in asked)
+        assert all(record["text"] == f"p {record['id'][1:]}" for record in found)
+        assert sum("cached" in record for record in found) == cached
+        assert verify(state).is_whole
+    summary = batchrun_api.run(asked[:5], output=tmp_path / "out.jsonl", **given)
+    assert summary.cached == 5
 
 
 class CachedNights(Nights):
