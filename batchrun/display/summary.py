@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -14,6 +14,23 @@ from batchrun.results.text import MARK_NAMES, MARKS
 
 _BROKEN_FROM = 3
 """A worker with this many failures is not just unlucky."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The workers of an endpoint and its jobs, other people's too, when `/health` last answered."""
+
+    running: int
+    """Workers with a job."""
+    idle: int
+    initializing: int
+    throttled: int
+    """Workers that wait for a free GPU."""
+    unhealthy: int
+    queued: int
+    """Jobs that wait for a worker."""
+    executing: int
+    """Jobs that are running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +75,10 @@ class Snapshot:
     filtered: int = 0
     reasoning_only: int = 0
     tool_calls: int = 0
+    workers: Workers | None = None
+    """None if `/health` has not answered, or did not the last time."""
+    stopping: str = ""
+    """Why the run stops early; empty if it does not, or if the user stops it."""
 
     @property
     def done(self) -> int:
@@ -112,7 +133,14 @@ def merged(parts: Mapping[str, Snapshot]) -> Snapshot:
         tokens_per_s=sum(speeds) if speeds else None,
         note="; ".join(f"{endpoint}: {piece.note}" for endpoint, piece in parts.items() if piece.note),
         cost=added(costs, done=done - counts["cached"], total=counts["total"] - counts["cached"]) if costs else None,
+        workers=_all_workers(pieces),
+        stopping="; ".join(f"{endpoint}: {piece.stopping}" for endpoint, piece in parts.items() if piece.stopping),
     )
+
+
+def _all_workers(pieces: Sequence[Snapshot]) -> Workers | None:
+    known = [astuple(piece.workers) for piece in pieces if piece.workers is not None]
+    return Workers(*map(sum, zip(*known, strict=True))) if known else None
 
 
 _ADDED_UP = (

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 
 from batchrun.display.cost import Cost, WorkCost, cost_of
-from batchrun.display.summary import Snapshot
+from batchrun.display.summary import Snapshot, Workers
 from batchrun.engine.endings import Ending
 from batchrun.results.text import MARKS, AnswerTotals
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.budget import WorkerTime
 from batchrun.scheduler.failures import Failure, FailureKind
+from batchrun.scheduler.health import EndpointHealth
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 
@@ -125,6 +126,8 @@ class SessionCounts:
             jobs=scheduler.in_flight,
             note=scheduler.note(now),
             cost=self._cost(scheduler.meter.total),
+            workers=_workers(scheduler.gate.health),
+            stopping=scheduler.stop.message if scheduler.stop else "",
             **{mark: said.marks[mark] for mark in MARKS},
         )
 
@@ -135,3 +138,10 @@ class SessionCounts:
         return cost_of(
             work, price_per_hour=self._price_per_hour, done=self._ended - self.cached, total=self.total - self.cached
         )
+
+
+def _workers(health: EndpointHealth | None) -> Workers | None:
+    if health is None:
+        return None
+    h = health
+    return Workers(h.running, h.idle, h.initializing, h.throttled, h.unhealthy, h.in_queue, h.in_progress)

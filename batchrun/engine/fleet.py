@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from batchrun.config import InterruptPolicy
 from batchrun.display.summary import Observer, Snapshot, merged
-from batchrun.display.timeline import Point, Timeline
+from batchrun.engine.course import Course
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.signals import Leaving, Wish, interruptible
 from batchrun.errors import RefusedError, StoppedError
@@ -25,9 +25,8 @@ class Fleet:
 
     Args:
         observer: Shows the progress of the whole run.
-        timeline: The course of the run so far; points are added.
+        course: The course of the run so far; it is updated.
         on_interrupt: What the first Ctrl-C or SIGTERM does.
-        wall: UTC epoch seconds.
         leaving: How other threads ask the session to leave; None if none do.
         is_cancelled: Whether another process asks to cancel the jobs in flight; called now and then.
     """
@@ -35,9 +34,8 @@ class Fleet:
     def __init__(
         self,
         observer: Observer,
-        timeline: Timeline,
+        course: Course,
         on_interrupt: InterruptPolicy,
-        wall: Callable[[], float],
         *,
         leaving: Leaving | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
@@ -46,9 +44,9 @@ class Fleet:
         self._next_look: asyncio.TimerHandle | None = None
         self._leaving = leaving or Leaving()
         self._observer = observer
-        self._timeline = timeline
+        self._course = course
+        course.look = self._look
         self._on_interrupt = on_interrupt
-        self._wall = wall
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, Snapshot] = {}
         self._running: dict[str, asyncio.Task[Outcome]] = {}
@@ -104,7 +102,10 @@ class Fleet:
             self._next_look = asyncio.get_running_loop().call_later(_LOOK_S, self._look_for_requests)
 
     def _refresh(self) -> None:
-        self._parts = {endpoint: engine.snapshot() for endpoint, engine in self._engines.items()}
+        self._parts = self._look()
+
+    def _look(self) -> dict[str, Snapshot]:
+        return {endpoint: engine.snapshot() for endpoint, engine in self._engines.items()}
 
     def _on_wish(self, wish: Wish) -> None:
         for endpoint, task in self._running.items():
@@ -118,12 +119,7 @@ class Fleet:
     def update(self, endpoint: str, part: Snapshot) -> None:
         """Update an endpoint's part of the run."""
         self._parts[endpoint] = part
-        whole = merged(self._parts)
-        at_ms = round(self._wall() * 1000)
-        if self._timeline.is_due(at_ms):
-            w = whole
-            self._timeline.add(Point(at_ms, w.window, w.in_flight, w.running, w.succeeded, w.failed, w.output_tokens))
-        self._observer.update(whole)
+        self._observer.update(self._course.update(self._parts))
 
 
 class _PartObserver:

@@ -13,7 +13,6 @@ from random import Random
 from typing import Any, TypeVar
 
 from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
-from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.memory import MemoryBudget
 from batchrun.endpoint.packing import Packing
@@ -21,6 +20,7 @@ from batchrun.endpoint.protocol import JobAnswer
 from batchrun.engine.answers import Answers
 from batchrun.engine.cached import CachedLoads
 from batchrun.engine.counts import SessionCounts
+from batchrun.engine.course import Course
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.fleet import Fleet
@@ -169,12 +169,11 @@ class _Engines:
         self._base_url = base_url
         self._rng = rng
         self._stack = stack
-        self._timeline = Timeline(run.store.get_setting("timeline"))
+        self._course = Course(run.store.get_setting("timeline"), run.session, run.wall)
         self.fleet = Fleet(
             run.observer,
-            self._timeline,
+            self._course,
             run.options.guards.on_interrupt,
-            run.wall,
             leaving=leaving,
             is_cancelled=partial(run.lock.is_requested, CANCEL),
         )
@@ -294,7 +293,7 @@ class _Engines:
             ),
             self.fleet.observer_of(endpoint, alone=len(options.endpoints) == 1),
             answers=answers,
-            timeline=self._timeline,
+            course=self._course,
             thread=self._thread,
             load=load,
             clock=run.clock,
