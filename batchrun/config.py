@@ -269,7 +269,7 @@ class GuardOptions:
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """What else an answer must be, to be a result. Each may differ from one session to the next."""
+    """Where an answer may come from, and what else it must be. Each may differ from one session to the next."""
 
     require_text: bool = False
     """`--require-text`: it has a text that was not cut off."""
@@ -277,6 +277,10 @@ class AnswerOptions:
     """`--check`: a function accepts it, `MODULE:FUNCTION` or `FILE.py:FUNCTION`, the file with its absolute path."""
     check_timeout_s: float = 10.0
     """`--check-timeout`: how many seconds the function may take for one answer: more than any rule needs."""
+    cache: str | None = None
+    """`--cache`: the file with answers of earlier runs, an absolute path; None for none."""
+    cache_sampled: bool = False
+    """`--cache-sampled`: take answers that another try might not give again, too."""
 
 
 @dataclass(frozen=True, slots=True)

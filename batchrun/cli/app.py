@@ -22,6 +22,7 @@ Exit codes:
 """
 
 _COMMANDS = {
+    "cache": Place("caching:cache", "Show what is in a cache of answers, and prune it."),
     "cancel": Place("running:cancel", "Cancel the jobs in flight of the run of a STATE file."),
     "check": Place("checking:check", "Validate prompt files, and report every invalid line."),
     "estimate": Place("running:estimate", "Run a few rows, and say how long and how much the rest will take."),

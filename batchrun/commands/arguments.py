@@ -23,6 +23,7 @@ from batchrun.commands.definitions import (
 )
 from batchrun.commands.request_arguments import RequestArguments
 from batchrun.commands.session_arguments import (
+    CacheArguments,
     CheckArguments,
     GuardArguments,
     KeyArguments,
@@ -52,7 +53,9 @@ _DEFAULTS = SchedulerOptions()
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
-class JobArguments(RequestArguments, CheckArguments, GuardArguments, KeyArguments, LocalArguments, ShowArguments):
+class JobArguments(
+    RequestArguments, CheckArguments, CacheArguments, GuardArguments, KeyArguments, LocalArguments, ShowArguments
+):
     """Options of a run, whatever its inputs and outputs are."""
 
     config: Path | None = option(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from batchrun.commands.event_loop import in_loop
 from batchrun.commands.local_endpoint import as_before, keep_worker, local_worker, serving
@@ -30,6 +31,7 @@ from batchrun.runs.pools import new_endpoints
 from batchrun.runs.superseding import Redo
 from batchrun.runs.trust import EVERYTHING, GivenByCommand
 from batchrun.scheduler.failures import FailureKind
+from batchrun.state.cache_file import refuse_unusable_cache
 
 
 def run(
@@ -111,6 +113,8 @@ async def _drive(
 def _refuse_wrong_options(options: RunOptions, given: SessionArguments) -> None:
     refuse_bad_urls(options, given.notify)
     refuse_wrong_prices(options.guards, options.endpoints)
+    if options.answers.cache is not None:
+        refuse_unusable_cache(Path(options.answers.cache))
     if given.only and not given.retry_failed:
         raise UsageError("--only needs --retry-failed", "add --retry-failed, or remove --only")
     refuse_unknown_kinds(given.only)

@@ -110,6 +110,25 @@ class CheckArguments(Arguments):
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class CacheArguments(Arguments):
+    """Where answers come from that are not paid for. None keeps the stored file."""
+
+    cache: Path | None = option(
+        None,
+        (MONEY, 3),
+        "Take the answers to requests that an earlier run has made at the same endpoint from this file, and store new"
+        " ones in it. Runs can share it. `off`: no cache.",
+        Values(metavar="FILE|off"),
+    )
+    cache_sampled: bool = option(
+        False,
+        (MONEY, 3),
+        "With --cache: also take answers that another try might not give again, those to requests without a seed whose"
+        " temperature is not 0.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class RetryArguments(Arguments):
     """What to repeat or repair when a run is resumed."""
 
@@ -203,7 +222,7 @@ class SessionArguments(RetryArguments, LocalArguments, ShowArguments):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class ResumeArguments(GuardArguments, SessionArguments, ConfirmArguments):
+class ResumeArguments(GuardArguments, CacheArguments, SessionArguments, ConfirmArguments):
     """Options of `batchrun resume`."""
 
 

@@ -18,6 +18,7 @@ from batchrun.display.screen import one_line, rate, remaining
 from batchrun.display.summary import EndpointWork
 from batchrun.display.text import clipped, fitted
 from batchrun.display.units import duration
+from batchrun.results.record import CACHED
 from batchrun.results.text import MARK_NAMES
 from batchrun.runs.spending import cost_so_far
 from batchrun.runs.work import endpoint_work
@@ -78,6 +79,8 @@ class RunStatus:
     """What each endpoint has done, for a run that has had several of its own."""
     shared: int = 0
     """Rows that succeeded with the answer to the equal request of another row."""
+    cached: int = 0
+    """Further rows that succeeded with an answer from the cache."""
     pace: Pace | None = None
     """The pace of the last minutes, and how long the open rows take at it; None if it is not known, or none drives it.
     """
@@ -129,6 +132,7 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
             cost=cost_so_far(store, counts, counters, options),
             endpoints=[] if options is None else endpoint_work(store, options),
             shared=count_shared(store) if options is not None and options.dedupe else 0,
+            cached=counters.get(CACHED, 0),
             pace=None if live is None else live.pace.pace(sum(counts.values()) - ended),
             obstacles=[] if live is None else live.obstacles,
         )
@@ -172,8 +176,11 @@ def render(status: RunStatus) -> str:
     if s.cost is not None:
         first, *more = cost_lines(s.cost, is_over=not open_rows)
         lines += [f"  cost  {first}", *(f"        {line}" for line in more)]
-    if s.shared:
-        lines.append(f"  rows that share the answer to an equal request: {s.shared:,}")
+    unpaid = {
+        "rows that share the answer to an equal request": s.shared,
+        "rows with an answer from the cache": s.cached,
+    }
+    lines += [f"  {what}: {count:,}" for what, count in unpaid.items() if count]
     if packed := s.counters.get("packed_jobs"):
         lines.append(f"  rows that shared jobs: {s.counters.get('packed_rows', 0):,} in {packed:,} jobs")
     if s.counters.get("reasks"):

@@ -67,6 +67,8 @@ class Snapshot:
     """Why the run waits; empty if it does not."""
     cost: Cost | None = None
     """None if no price was given."""
+    cached: int = 0
+    """Rows that were answered from the cache; the rates are without them."""
     truncated: int = 0
     """This and the next four: rows that succeeded in this session with such an answer, see `Summary`."""
     empty: int = 0
@@ -130,7 +132,7 @@ def merged(parts: Mapping[str, Snapshot]) -> Snapshot:
         elapsed_s=max(piece.elapsed_s for piece in pieces),
         tokens_per_s=sum(speeds) if speeds else None,
         note="; ".join(f"{endpoint}: {piece.note}" for endpoint, piece in parts.items() if piece.note),
-        cost=added(costs, done=done, total=counts["total"]) if costs else None,
+        cost=added(costs, done=done - counts["cached"], total=counts["total"] - counts["cached"]) if costs else None,
         workers=_all_workers(pieces),
         stopping="; ".join(f"{endpoint}: {piece.stopping}" for endpoint, piece in parts.items() if piece.stopping),
     )
@@ -143,7 +145,7 @@ def _all_workers(pieces: Sequence[Snapshot]) -> Workers | None:
 
 _ADDED_UP = (
     *("total", "succeeded", "failed", "held", "pending", "waiting", "queued", "running", "retries", "unconfirmed"),
-    *("ended_in_session", "rows_per_s", "input_tokens", "output_tokens", "window", "jobs", *MARKS),
+    *("cached", "ended_in_session", "rows_per_s", "input_tokens", "output_tokens", "window", "jobs", *MARKS),
 )
 
 
@@ -294,6 +296,8 @@ class Summary:
     """UTC epoch seconds by which to resume, or results of jobs in flight may expire; None if none are in flight."""
     shared: int = 0
     """Rows that succeeded with the answer to the equal request of another row."""
+    cached: int = 0
+    """Further rows that succeeded with an answer from the cache, for which this run paid nothing."""
     mismatched: int = 0
     """Answers that belonged to other jobs, and were dropped."""
     endpoints: list[EndpointWork] = field(default_factory=list)

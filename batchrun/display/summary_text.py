@@ -112,14 +112,18 @@ def _figures(s: Summary) -> list[str]:
     if s.retries:
         lines.append(f"  retries     {s.retries:,}")
     lines += [*_tries(s), *_broken(s)]
-    if s.shared:
-        lines.append(f"  shared      {counted(s.shared, 'row')} with the answer to an equal request")
+    lines += _not_paid(s)
     if s.mismatched:
         lines.append(f"  mismatched  {counted(s.mismatched, 'answer')} dropped, which belonged to other jobs")
     if s.unconfirmed:
         what = "rows of submissions" if s.packed_jobs else "submissions"
         lines.append(f"  duplicates  {s.unconfirmed:,} possible: {what} whose answer never arrived")
     return lines
+
+
+def _not_paid(s: Summary) -> list[str]:
+    sources = (("shared", s.shared, "the answer to an equal request"), ("cached", s.cached, "an answer from the cache"))
+    return [f"  {name:<10}  {counted(rows, 'row')} with {what}" for name, rows, what in sources if rows]
 
 
 def _packs(s: Summary) -> list[str]:

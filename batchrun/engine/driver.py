@@ -26,8 +26,9 @@ from batchrun.engine.commits import Commits
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.course import Course
 from batchrun.engine.endings import Ending
-from batchrun.engine.journal import Journal, Loaded, Outgoing
+from batchrun.engine.journal import Journal, Outgoing
 from batchrun.engine.notices import Notices, message_of
+from batchrun.engine.row_queue import Loaded
 from batchrun.engine.signals import Wish
 from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
 from batchrun.scheduler import commands as cmd
@@ -176,8 +177,7 @@ class Engine:
             await self._wake.wait()
         finally:
             timer.cancel()
-        now = self._clock()
-        if now >= self._tick_at:
+        if (now := self._clock()) >= self._tick_at:
             self._tick_at = now + _TICK_S
             said = self._notices.look(self._scheduler.note(now), now)
             if said is not None:
@@ -229,7 +229,7 @@ class Engine:
 
     async def _load(self, command: cmd.LoadRows) -> None:
         loaded = await self._load_rows(command.count)
-        self._counts.total += loaded.added
+        self._counts.loaded(loaded.added, cached=self._commits.pending.take(loaded.hits))
         self._tell(ev.RowsLoaded(loaded.tickets, loaded.exhausted))
 
     async def _write(self) -> None:

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
+from batchrun.endpoint.protocol import JobAnswer
 from batchrun.engine.requests import RowRequests
 from batchrun.engine.rows import RowLines
+from batchrun.scheduler.commands import Finish
+from batchrun.scheduler.events import Ticket
 from batchrun.state.records import RowRecord, Share
 from batchrun.state.store import Store
+
+_NONE: Mapping[int, JobAnswer] = MappingProxyType({})
+
+
+class Loaded(NamedTuple):
+    """Rows to submit next."""
+
+    tickets: tuple[Ticket, ...]
+    exhausted: bool
+    """Whether there are no more."""
+    added: int = 0
+    """How many of them are new to the run."""
+    found: Mapping[int, JobAnswer] = _NONE
+    """Answers that the cache has for some of these rows, not judged yet."""
+    hits: tuple[tuple[Finish, JobAnswer], ...] = ()
+    """Further rows that have ended, with answers from the cache."""
 
 
 class RowQueue:

@@ -16,7 +16,8 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from batchrun.engine.journal import Journal, Loaded
+from batchrun.engine.journal import Journal
+from batchrun.engine.row_queue import Loaded
 from batchrun.engine.rows import RowLines
 from batchrun.engine.signals import Leaving, Wish
 from batchrun.errors import UsageError
@@ -280,7 +281,7 @@ class RunSide:
                 added = await here.run_in_executor(thread, self._make_rows, pulled)
                 if added:
                     loaded = await here.run_in_executor(thread, self._journal.load, added)
-                    return Loaded(loaded.tickets, exhausted=False, added=added)
+                    return loaded._replace(exhausted=False, added=added)
         except _GoneError:
             self._leaving.ask(Wish.DETACH)
         return Loaded((), exhausted=True)

@@ -17,6 +17,7 @@ from batchrun.display.timeline import Timeline
 from batchrun.engine.driver import Outcome
 from batchrun.engine.rules import has_rules
 from batchrun.errors import OutputError, StoppedError
+from batchrun.results.record import CACHED
 from batchrun.results.superseded import superseded_path
 from batchrun.results.text import CONTEXT_FULL, MARKS
 from batchrun.results.writer import errors_path, is_private, write_errors
@@ -132,15 +133,23 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
         rescue_by=rescue_by(store, now),
         endpoints=endpoint_work(store, options),
         shared=count_shared(store) if options.dedupe else 0,
-        to_confirm=["--check", options.answers.check] if options.answers.check and run.api_key is None else [],
+        cached=counters.get(CACHED, 0),
+        to_confirm=_to_confirm(run) if run.api_key is None else [],
     )
     for mark in (*MARKS, CONTEXT_FULL):
         setattr(summary, mark, counters.get(mark, 0))
     if has_rules(options):
         more = count_tries(store)
-        at_once = summary.succeeded - summary.shared - sum(more.values())
+        at_once = summary.succeeded - summary.shared - summary.cached - sum(more.values())
         summary.tries = {str(tries): rows for tries, rows in ({1: at_once} | more).items()}
     return summary
+
+
+def _to_confirm(run: OpenRun) -> list[str]:
+    check, cache, folder = run.options.answers.check, run.options.answers.cache, run.options.state.absolute().parent
+    arguments = ["--check", check] if check else []
+    is_elsewhere = cache is not None and not Path(os.path.realpath(cache)).is_relative_to(os.path.realpath(folder))
+    return [*arguments, "--cache", cache] if cache is not None and is_elsewhere else arguments
 
 
 def _write_manifest(run: OpenRun, summary: Summary, now: float) -> Path:

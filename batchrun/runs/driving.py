@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from random import Random
+from typing import Any, TypeVar
 
 from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
 from batchrun.endpoint.client import EndpointClient
@@ -17,18 +18,21 @@ from batchrun.endpoint.memory import MemoryBudget
 from batchrun.endpoint.packing import Packing
 from batchrun.endpoint.protocol import JobAnswer
 from batchrun.engine.answers import Answers
+from batchrun.engine.cached import CachedLoads
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.course import Course
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.fleet import Fleet
 from batchrun.engine.journal import Journal
-from batchrun.engine.row_queue import RowQueue
+from batchrun.engine.row_queue import Loaded, RowQueue
 from batchrun.engine.rules import Rules
 from batchrun.engine.signals import Leaving
 from batchrun.engine.streamed import Streamed
 from batchrun.errors import CallError, StoppedError
 from batchrun.prompts.sweep import Sweep
+from batchrun.results.record import CACHED
+from batchrun.runs.caching import open_cache
 from batchrun.runs.channel import RunSide, StoredRecords
 from batchrun.runs.intake import note_growth
 from batchrun.runs.opening import OpenRun
@@ -44,6 +48,8 @@ from batchrun.state.figures import execution
 from batchrun.state.lock import CANCEL
 from batchrun.state.pilot import count_pending, draw_pilot, note_workers
 from batchrun.state.records import Execution, Share
+
+T = TypeVar("T")
 
 _CHECKED = "pack_check"
 """The setting of a run whose rows have the same answers together and alone."""
@@ -117,6 +123,8 @@ async def cancel_jobs(run: OpenRun, base_url: str, rng: Random, *, leaving: Leav
     _settle_unconfirmed(run)
     if not run.store.counts()[RowState.SUBMITTED]:
         return Outcome("cancelled")
+    answers = replace(run.options.answers, cache=None)  # whatever is wrong with it must not keep jobs running
+    run = replace(run, options=replace(run.options, answers=answers))
     async with _engines(run, base_url, rng, leaving) as engines:
         for index in range(len(run.options.endpoints)):
             await engines.add(index)
@@ -202,6 +210,9 @@ class _Engines:
                 rows_per_job=self._transport.rows_per_job,
             )
             self._queue = RowQueue(run.store, run.lines, Share(is_pool=True), chosen)
+        self._cached = open_cache(run)
+        if self._cached is not None:
+            stack.push_async_callback(self._cached.close)
         self._rules = Rules.of(run.options)
         if self._rules is not None:
             stack.callback(self._rules.close)
@@ -218,7 +229,7 @@ class _Engines:
         run, scheduler = self._run, self._run.options.scheduler
         if self._transport.rows_per_job == 1 or run.store.get_setting(_CHECKED):
             return
-        rows = candidates(run.store, run.lines, self._transport)
+        rows = await self._in_thread(candidates, run.store, run.lines, self._transport, self._cached)
         if len(rows) <= 1 < len(run.store.pending(0, 2)):
             run.observer.message(f"--pack: {NONE_SHARES}")
         if len(rows) <= 1 or scheduler.pack_check == "off":
@@ -290,21 +301,34 @@ class _Engines:
         )
         scheduler = self._scheduler(share, endpoint)
         journal = self._journal(share, None if channel is None else channel.deliver)
+        answers = self._answers(client, journal)
+        load: Callable[[int], Awaitable[Loaded]] = partial(self._in_thread, journal.load)
         if channel is not None:
             self._open(channel, scheduler, journal)
+            load = channel.load
+        if self._cached is not None:
+            load = CachedLoads(load, answers)
         return Engine(
             scheduler,
             journal,
             client,
-            SessionCounts(self._counts(share), run.clock(), price_per_hour=options.guards.price_of(endpoint)),
+            SessionCounts(
+                self._counts(share),
+                run.clock(),
+                cached=0 if index else run.store.counters().get(CACHED, 0),
+                price_per_hour=options.guards.price_of(endpoint),
+            ),
             self.fleet.observer_of(endpoint, alone=len(options.endpoints) == 1),
-            answers=self._answers(client, journal),
+            answers=answers,
             course=self._course,
             thread=self._thread,
-            load=None if channel is None else channel.load,
+            load=load,
             clock=run.clock,
             wall=run.wall,
         )
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     def _counts(self, share: Share) -> dict[RowState, int]:
         """The rows of an endpoint; those of a pool count at its first one."""
@@ -314,10 +338,10 @@ class _Engines:
         options = self._run.options
 
         async def draft(row: int, answer: JobAnswer) -> bytes:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, journal.draft, row, answer)
+            return await self._in_thread(journal.draft, row, answer)
 
         async def asked(row: int) -> str:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, journal.asked, row)
+            return await self._in_thread(journal.asked, row)
 
         return Answers(
             client,
@@ -379,6 +403,7 @@ class _Engines:
             self._transport,
             share=share,
             queue=self._queue or RowQueue(run.store, run.lines, share, self._chosen),
+            cached=self._cached,
             shared_answers=_shared_answers(run) if run.options.dedupe else None,
             deliver=deliver,
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple
 
 from batchrun.config import RunOptions
@@ -12,6 +13,7 @@ from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.packing import JOBS_AT_ONCE, Packing
 from batchrun.endpoint.protocol import JobAnswer
 from batchrun.endpoint.worker_errors import NO_ROUTE
+from batchrun.engine.cached import CachedAnswers
 from batchrun.engine.judging import judge
 from batchrun.engine.rows import RowLines
 from batchrun.errors import CallError, StoppedError, shown
@@ -19,6 +21,7 @@ from batchrun.results.text import Text, extract
 from batchrun.scheduler.failures import Failure
 from batchrun.scheduler.submitter import ASSUMED_WORKERS
 from batchrun.state.reader import StateReader
+from batchrun.state.records import RowRecord
 
 _AUTO_MOST = 16
 ROWS = 4
@@ -72,11 +75,10 @@ def rows_per_job(options: RunOptions, count_rows: Callable[[], int]) -> int:
     return max(min(_AUTO_MOST, count_rows() // (2 * JOBS_AT_ONCE * ASSUMED_WORKERS)), 1)
 
 
-def candidates(store: StateReader, lines: RowLines, packing: Packing) -> list[Candidate]:
-    """Up to four pending rows of one kind; empty if the first rows cannot share a job."""
+def candidates(store: StateReader, lines: RowLines, packing: Packing, cached: CachedAnswers | None) -> list[Candidate]:
+    """Up to four pending rows of one kind; empty if the first rows that need a job cannot share one."""
     kinds: dict[int, list[Candidate]] = {}
-    for row in store.pending(0, _LOOKED_AT):
-        request = None if lines.has_files(row) else lines.read_request(row)
+    for row, request in islice(_to_be_sent(store, lines, cached), _LOOKED_AT):
         if request is None:
             continue
         kind = packing.kind(request)
@@ -86,6 +88,19 @@ def candidates(store: StateReader, lines: RowLines, packing: Packing) -> list[Ca
             if len(same) == min(ROWS, kind.most):
                 return same
     return max(kinds.values(), key=len, default=[])
+
+
+def _to_be_sent(
+    store: StateReader, lines: RowLines, cached: CachedAnswers | None
+) -> Iterator[tuple[RowRecord, dict[str, Any] | None]]:
+    """The pending rows that the cache has no answer for, and their requests; None if a request has files."""
+    last = 0
+    while rows := store.pending(last, _LOOKED_AT):
+        last = rows[-1].row
+        for row in rows:
+            request = None if lines.has_files(row) else lines.read_request(row)
+            if cached is None or request is None or cached.find(row, request) is None:
+                yield row, request
 
 
 async def check_packing(client: EndpointClient, packing: Packing, rows: Sequence[Candidate]) -> Verdict:
