@@ -13,7 +13,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from batchrun.config import JobPolicy
+from batchrun.config import PROMPTS_AT_ONCE, JobPolicy
 from batchrun.endpoint.protocol import JobAnswer, JobStatus, PackPart, run_body
 from batchrun.files.exactjson import dump
 
@@ -38,8 +38,6 @@ _SIZE_CLASS_BITS = 3
 """Prompts whose sizes differ by more than this power of two do not share a job: the largest would hold up the rest."""
 _OF_ONE_PROMPT = ("prompt_logprobs", "prompt_token_ids", "prompt_text")
 """Fields of a chat's answer that tell of one prompt, so of another row's."""
-_PROMPTS_AT_ONCE = 256
-"""How many prompts a worker serves at once (MAX_NUM_SEQS of worker-vllm, by default)."""
 JOBS_AT_ONCE = 30
 """How many jobs a worker takes at once (MAX_CONCURRENCY of worker-vllm, by default)."""
 _TIMEOUT_S = 600.0
@@ -117,7 +115,7 @@ class Packing:
         return run_body({"openai_route": first.route, "openai_input": body}, self._policy_for(len(requests)))
 
     def _policy_for(self, rows: int) -> JobPolicy:
-        waves = -(-rows * JOBS_AT_ONCE // _PROMPTS_AT_ONCE)
+        waves = -(-rows * JOBS_AT_ONCE // PROMPTS_AT_ONCE)
         if self._policy.execution_timeout_s is not None or waves == 1:
             return self._policy
         return replace(self._policy, execution_timeout_s=_TIMEOUT_S * waves)
