@@ -84,6 +84,8 @@ class Packing:
         self._tag = tag
         self._kinds: dict[bytes, tuple[int, int]] = {}
         """The number of a kind, and how many of its rows may share a job."""
+        self.has_alike = False
+        """Whether any two rows so far may share a job."""
 
     def kind(self, request: Mapping[str, Any]) -> Kind:
         """See `Transport.kind`."""
@@ -100,6 +102,8 @@ class Packing:
             if known[0] > _KINDS_MOST or known[1] == 1:
                 return ALONE
             self._kinds[key] = known
+        else:
+            self.has_alike = True
         return Kind(*known, size_bytes)
 
     def body(self, requests: Sequence[Mapping[str, Any]], job: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
@@ -32,7 +33,15 @@ from batchrun.prompts.sweep import Sweep
 from batchrun.runs.channel import RunSide, StoredRecords
 from batchrun.runs.intake import note_growth
 from batchrun.runs.opening import OpenRun
-from batchrun.runs.pack_check import NONE_SHARES, Candidate, Verdict, candidates, check_packing, rows_per_job
+from batchrun.runs.pack_check import (
+    NONE_SHARES,
+    PATIENCE_S,
+    Candidate,
+    Verdict,
+    candidates,
+    check_packing,
+    rows_per_job,
+)
 from batchrun.runs.requests import RowAppender
 from batchrun.scheduler.budget import WorkerMeter, WorkerTime
 from batchrun.scheduler.connections import MOST as MOST_CONNECTIONS
@@ -69,6 +78,7 @@ async def drive(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | 
         for index in range(len(run.options.endpoints)):
             await engines.add(index)
         outcome = await engines.fleet.run()
+        engines.tell_if_none_shares()
     if outcome.kind == "stopped" and run.options.pool and not run.has_work:
         return Outcome("finished")  # another endpoint has done what was left
     return outcome
@@ -174,6 +184,8 @@ class _Engines:
         self._job_numbers = count(run.store.next_job())
         self._memory = MemoryBudget(run.options.memory_bytes)
         self._transport = self._packing(rows_per_job(run.options, run.store.count_rows))
+        self._checked_for_s = 0.0
+        """How long the check of packing took: so much less is left until the deadline."""
         self._numbers = {name: number for number, name in enumerate(run.lines.endpoints)}
         self._pool: Pool | None = None
         self._queue: RowQueue | None = None
@@ -199,15 +211,19 @@ class _Engines:
             StoppedError: they have not.
         """
         run, scheduler = self._run, self._run.options.scheduler
-        if self._transport.rows_per_job == 1 or run.store.get_setting(_CHECKED):
+        is_wanted = scheduler.pack_check == "on" and self._transport.rows_per_job > 1
+        if not is_wanted or run.store.get_setting(_CHECKED):
             return
         rows = candidates(run.store, run.lines, self._transport)
-        if len(rows) <= 1 < len(run.store.pending(0, 2)):
-            run.observer.message(f"--pack: {NONE_SHARES}")
-        if len(rows) <= 1 or scheduler.pack_check == "off":
+        if len(rows) <= 1:
+            if len(run.store.pending(0, 2)) > 1:
+                run.observer.message(f"--pack: {NONE_SHARES}")
             return
         run.observer.message(f"--pack: comparing the answers to {len(rows)} rows, together and alone")
-        if (verdict := await self._verdict(rows)) is None:
+        began, deadline_s = run.clock(), run.options.guards.deadline_s
+        verdict = await self._verdict(rows, began + min(PATIENCE_S, math.inf if deadline_s is None else deadline_s))
+        self._checked_for_s = run.clock() - began
+        if verdict is None:
             return  # the run meets the same, and deals with it
         run.observer.message(verdict.message)
         if verdict.is_settled:
@@ -217,8 +233,15 @@ class _Engines:
             if self._pool is not None:
                 self._pool.rows_per_job = 1
 
-    async def _verdict(self, rows: Sequence[Candidate]) -> Verdict | None:
-        """What the check found; None if it could not be made.
+    def tell_if_none_shares(self) -> None:
+        """Tell that no row could share a job, which the check would have found."""
+        transport = self._transport
+        is_unchecked = self._run.options.scheduler.pack_check == "off" and self._run.store.count_rows() > 1
+        if is_unchecked and transport.rows_per_job > 1 and not transport.has_alike:
+            self._run.observer.message(f"--pack: {NONE_SHARES}")
+
+    async def _verdict(self, rows: Sequence[Candidate], until: float) -> Verdict | None:
+        """What the check found by a time; None if it could not be made.
 
         A pool is checked at all of its endpoints at once, and the first answer counts: another one may never answer, or
         lack the route. That one then gets single rows.
@@ -226,7 +249,7 @@ class _Engines:
 
         async def check(endpoint: str) -> Verdict:
             async with self._client(endpoint) as client:
-                return await check_packing(client, self._transport, rows)
+                return await check_packing(client, self._transport, rows, lambda: self._run.clock() >= until)
 
         endpoints, verdict = self._run.options.endpoints, None
         checks = [asyncio.create_task(check(endpoint)) for endpoint in (endpoints if self._pool else endpoints[:1])]
@@ -327,11 +350,17 @@ class _Engines:
             # This reads every job, and only a budget needs it.
             worked = execution(store, number if share.is_pool else None)
             max_cost /= parts
+        deadline_s = options.guards.deadline_s
         scheduler = Scheduler(
             options.scheduler,
             self._rng,
             numbers=self._job_numbers,
-            guards=replace(options.guards, max_cost=max_cost, price_per_hour=options.guards.price_of(endpoint)),
+            guards=replace(
+                options.guards,
+                max_cost=max_cost,
+                price_per_hour=options.guards.price_of(endpoint),
+                deadline_s=None if deadline_s is None else max(deadline_s - self._checked_for_s, 0.0),
+            ),
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
             meter=WorkerMeter(WorkerTime.from_counters(store.counters(), number, share=1 / parts), number),
             jobs_ended=(worked.jobs // parts, worked.total_ms / 1000 / parts),

@@ -29,13 +29,16 @@ _POLL_S = 0.1
 _POLL_MOST_S = 5.0
 _SLOWER = 1.5
 _POLL_FAILURES = 5
+PATIENCE_S = 900.0
+"""How long the check waits for its answers: workers may have to start first."""
+_NO_ANSWER = "--pack: the check had no answers in time; its jobs are cancelled, and nothing was compared"
 _LOOKED_AT = 200
 _LIKE_LENGTHS = 2.0
 NONE_SHARES = (
-    "none of the first rows can share a job; do they set max_tokens (--default max_tokens=512), and the same"
+    "none of the rows looked at can share a job; do they set max_tokens (--default max_tokens=512), and the same"
     " parameters and seed? see `batchrun help packing`"
 )
-"""What to tell the user if there is no row to compare."""
+"""What to tell the user if there is no row to compare, or none has shared a job."""
 _HINT = "run without --pack, or with --pack-check off if you accept the difference"
 
 
@@ -88,13 +91,16 @@ def candidates(store: StateReader, lines: RowLines, packing: Packing) -> list[Ca
     return max(kinds.values(), key=len, default=[])
 
 
-async def check_packing(client: EndpointClient, packing: Packing, rows: Sequence[Candidate]) -> Verdict:
+async def check_packing(
+    client: EndpointClient, packing: Packing, rows: Sequence[Candidate], is_over: Callable[[], bool]
+) -> Verdict:
     """Send rows together and one by one, at temperature 0, and compare their answers.
 
     Args:
         client: The endpoint.
         packing: Makes the jobs.
         rows: At least two rows of one kind.
+        is_over: Whether there is no more time to wait for the answers.
 
     Raises:
         StoppedError: the answers differ.
@@ -103,16 +109,18 @@ async def check_packing(client: EndpointClient, packing: Packing, rows: Sequence
     requests = [_sober(row.request) for row in rows]
     jobs: dict[str, None] = {}
     bodies = [packing.body(requests, 0), *(packing.body([request], 0) for request in requests)]
-    tasks = [asyncio.create_task(_answer(client, body, jobs)) for body in bodies]
+    tasks = [asyncio.create_task(_answer(client, body, jobs, is_over)) for body in bodies]
     try:
         together, *alone = await asyncio.gather(*tasks)
-    except BaseException:
+    except BaseException as error:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for job_id in jobs:
             with suppress(CallError):
                 await client.cancel(job_id)
+        if isinstance(error, TimeoutError):
+            return Verdict(can_pack=True, is_settled=False, message=_NO_ANSWER)
         raise
     parts = packing.split(together, len(rows), 0)
     if isinstance(parts, str):
@@ -185,12 +193,18 @@ def _sober(request: Mapping[str, Any]) -> dict[str, Any]:
     return {**request, place: {**fields, "temperature": 0}}
 
 
-async def _answer(client: EndpointClient, body: bytes, jobs: dict[str, None]) -> JobAnswer:
-    """The final answer of a new job; its ID is in `jobs` as long as it is not known to have ended."""
+async def _answer(client: EndpointClient, body: bytes, jobs: dict[str, None], is_over: Callable[[], bool]) -> JobAnswer:
+    """The final answer of a new job; its ID is in `jobs` as long as it is not known to have ended.
+
+    Raises:
+        TimeoutError: the time is over.
+    """
     answer = await client.run(body)
     jobs[answer.id] = None
     wait_s, failures = _POLL_S, 0
     while not answer.status.is_final:
+        if is_over():
+            raise TimeoutError
         await asyncio.sleep(wait_s)
         wait_s = min(wait_s * _SLOWER, _POLL_MOST_S)
         try:
