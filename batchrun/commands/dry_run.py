@@ -17,6 +17,7 @@ from batchrun.files.streams import stdin_bytes
 from batchrun.prompts.fields import Fields
 from batchrun.prompts.requests import build_request, prompt_chars
 from batchrun.prompts.sweep import Sweep
+from batchrun.runs.pack_plan import PackPlan
 from batchrun.runs.preview import preview
 from batchrun.runs.validation import RequestKeys
 
@@ -43,6 +44,7 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer, wanted: DryR
     count = equal = chars = 0
     key_of, seen = RequestKeys(options), set[bytes]()
     fields = Fields(options.request, sweep)
+    plan = None if options.scheduler.pack == 1 else PackPlan(options)
     for number, prompt in enumerate(preview(options, stdin_bytes(), observer, fields)):
         if options.dedupe:
             key = key_of(prompt, number % sweep.size)
@@ -56,6 +58,8 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer, wanted: DryR
             shown = body if every else dump(load(body), orjson.OPT_INDENT_2)
             out.write(visible_json(shown).encode() + b"\n")
         chars += prompt_chars(request)
+        if plan is not None:
+            plan.add(request)
         count += 1
     out.flush()
     fields.tell_all(partial(warn, observer), strict=options.strict)
@@ -64,6 +68,8 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer, wanted: DryR
     more = f"; equal requests that would share their answers: {equal:,}" if equal else ""
     if not every and count > first:
         observer.message(f"the first {first:,} of {count:,} requests are shown: --dry-run all prints all")
+    if plan is not None:
+        observer.message(plan.told())
     observer.message(
         f"text of all prompts: {counted(chars, 'character')}, about {counted(chars // _CHARS_PER_TOKEN, 'token')}"
     )

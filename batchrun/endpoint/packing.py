@@ -162,6 +162,24 @@ def _asked(request: Mapping[str, Any]) -> _Asked | None:
     return _Asked(BATCH_ROUTE if route == _CHAT else _COMPLETIONS, others, prompt, samples)
 
 
+def why_alone(request: Mapping[str, Any]) -> str:
+    """Why a row must have a job of its own, to follow "rows"; for one whose kind is `ALONE`."""
+    route, fields = _of_openai(request) if "openai_input" in request else _of_worker(request)
+    key = _PROMPT_KEYS.get(route)
+    if key is None or fields.get(key) is None:
+        return "that are neither chats nor completions"
+    if own := next((name for name in fields if name in _ALONE), None):
+        return f"with {own}"
+    if fields.get("stream"):
+        return "with stream"
+    if _asked(request) is None:
+        samples = fields.get("n", 1)
+        is_one = type(samples) is int and samples == 1
+        return "whose prompt is not a single one" if is_one else f"with n={samples!r}"
+    has_limit = any(type(fields.get(name)) is int for name in ("max_tokens", "max_completion_tokens"))
+    return "whose answers may be too large for one job" if has_limit else "without max_tokens"
+
+
 _PROMPT_KEYS = {_COMPLETIONS: "prompt", _CHAT: "messages"}
 
 
