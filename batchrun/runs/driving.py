@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -28,20 +27,12 @@ from batchrun.engine.row_queue import RowQueue
 from batchrun.engine.rules import Rules
 from batchrun.engine.signals import Leaving
 from batchrun.engine.streamed import Streamed
-from batchrun.errors import CallError, StoppedError
+from batchrun.errors import StoppedError
 from batchrun.prompts.sweep import Sweep
 from batchrun.runs.channel import RunSide, StoredRecords
 from batchrun.runs.intake import note_growth
 from batchrun.runs.opening import OpenRun
-from batchrun.runs.pack_check import (
-    NONE_SHARES,
-    PATIENCE_S,
-    Candidate,
-    Verdict,
-    candidates,
-    check_packing,
-    rows_per_job,
-)
+from batchrun.runs.pack_check import NONE_SHARES, can_share_jobs, rows_per_job
 from batchrun.runs.requests import RowAppender
 from batchrun.scheduler.budget import WorkerMeter, WorkerTime
 from batchrun.scheduler.connections import MOST as MOST_CONNECTIONS
@@ -52,9 +43,6 @@ from batchrun.scheduler.window import MOST as MOST_JOBS
 from batchrun.state.figures import execution
 from batchrun.state.lock import CANCEL
 from batchrun.state.records import Execution, Share
-
-_CHECKED = "pack_check"
-"""The setting of a run whose rows have the same answers together and alone."""
 
 
 async def drive(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | None = None) -> Outcome:
@@ -210,25 +198,11 @@ class _Engines:
         Raises:
             StoppedError: they have not.
         """
-        run, scheduler = self._run, self._run.options.scheduler
-        is_wanted = scheduler.pack_check == "on" and self._transport.rows_per_job > 1
-        if not is_wanted or run.store.get_setting(_CHECKED):
-            return
-        rows = candidates(run.store, run.lines, self._transport)
-        if len(rows) <= 1:
-            if len(run.store.pending(0, 2)) > 1:
-                run.observer.message(f"--pack: {NONE_SHARES}")
-            return
-        run.observer.message(f"--pack: comparing the answers to {len(rows)} rows, together and alone")
-        began, deadline_s = run.clock(), run.options.guards.deadline_s
-        verdict = await self._verdict(rows, began + min(PATIENCE_S, math.inf if deadline_s is None else deadline_s))
+        run, began = self._run, self._run.clock()
+        endpoints = run.options.endpoints if self._pool is not None else run.options.endpoints[:1]
+        can_pack = await can_share_jobs(run, self._transport, endpoints, self._client)
         self._checked_for_s = run.clock() - began
-        if verdict is None:
-            return  # the run meets the same, and deals with it
-        run.observer.message(verdict.message)
-        if verdict.is_settled:
-            run.store.set_setting(_CHECKED, value=True)
-        if not verdict.can_pack:
+        if not can_pack:
             self._transport = self._packing(1)
             if self._pool is not None:
                 self._pool.rows_per_job = 1
@@ -239,31 +213,6 @@ class _Engines:
         is_unchecked = self._run.options.scheduler.pack_check == "off" and self._run.store.count_rows() > 1
         if is_unchecked and transport.rows_per_job > 1 and not transport.has_alike:
             self._run.observer.message(f"--pack: {NONE_SHARES}")
-
-    async def _verdict(self, rows: Sequence[Candidate], until: float) -> Verdict | None:
-        """What the check found by a time; None if it could not be made.
-
-        A pool is checked at all of its endpoints at once, and the first answer counts: another one may never answer, or
-        lack the route. That one then gets single rows.
-        """
-
-        async def check(endpoint: str) -> Verdict:
-            async with self._client(endpoint) as client:
-                return await check_packing(client, self._transport, rows, lambda: self._run.clock() >= until)
-
-        endpoints, verdict = self._run.options.endpoints, None
-        checks = [asyncio.create_task(check(endpoint)) for endpoint in (endpoints if self._pool else endpoints[:1])]
-        try:
-            for done in asyncio.as_completed(checks):
-                with suppress(CallError):
-                    verdict = await done
-                if verdict is not None and verdict.can_pack:
-                    break
-        finally:
-            for each in checks:
-                each.cancel()
-            await asyncio.gather(*checks, return_exceptions=True)
-        return verdict
 
     async def add(self, index: int, channel: RunSide | None = None) -> None:
         """Add the engine for one of the run's endpoints.

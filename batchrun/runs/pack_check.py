@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -16,10 +17,13 @@ from batchrun.engine.judging import judge
 from batchrun.engine.rows import RowLines
 from batchrun.errors import CallError, StoppedError, shown
 from batchrun.results.text import Text, extract
+from batchrun.runs.opening import OpenRun
 from batchrun.scheduler.failures import Failure
 from batchrun.scheduler.submitter import ASSUMED_WORKERS
 from batchrun.state.reader import StateReader
 
+_CHECKED = "pack_check"
+"""The setting of a run whose rows have the same answers together and alone."""
 _AUTO_MOST = 16
 ROWS = 4
 """How many rows are sent both together and one by one."""
@@ -29,7 +33,7 @@ _POLL_S = 0.1
 _POLL_MOST_S = 5.0
 _SLOWER = 1.5
 _POLL_FAILURES = 5
-PATIENCE_S = 900.0
+_PATIENCE_S = 900.0
 """How long the check waits for its answers: workers may have to start first."""
 _NO_ANSWER = "--pack: the check had no answers in time; its jobs are cancelled, and nothing was compared"
 _LOOKED_AT = 200
@@ -73,6 +77,64 @@ def rows_per_job(options: RunOptions, count_rows: Callable[[], int]) -> int:
     if options.scheduler.pack is not None:
         return options.scheduler.pack
     return max(min(_AUTO_MOST, count_rows() // (2 * JOBS_AT_ONCE * ASSUMED_WORKERS)), 1)
+
+
+async def can_share_jobs(
+    run: OpenRun, packing: Packing, endpoints: Sequence[str], client_of: Callable[[str], EndpointClient]
+) -> bool:
+    """Whether jobs can carry several rows: compare the answers to some, unless an earlier session has.
+
+    Several endpoints are asked at once, and the first answer counts: another one may never answer, or lack the route.
+    That one then gets single rows.
+
+    Args:
+        run: The run.
+        packing: Makes the jobs.
+        endpoints: The endpoints to ask.
+        client_of: Makes the client of an endpoint.
+
+    Raises:
+        StoppedError: rows have other answers together than alone.
+    """
+    options, store, tell = run.options, run.store, run.observer.message
+    if options.scheduler.pack_check == "off" or packing.rows_per_job == 1 or store.get_setting(_CHECKED):
+        return True
+    rows = candidates(store, run.lines, packing)
+    if len(rows) <= 1:
+        if len(store.pending(0, 2)) > 1:
+            tell(f"--pack: {NONE_SHARES}")
+        return True
+    tell(f"--pack: comparing the answers to {len(rows)} rows, together and alone")
+    deadline_s = options.guards.deadline_s
+    until = run.clock() + min(_PATIENCE_S, math.inf if deadline_s is None else deadline_s)
+
+    async def check(endpoint: str) -> Verdict:
+        async with client_of(endpoint) as client:
+            return await check_packing(client, packing, rows, lambda: run.clock() >= until)
+
+    verdict = await _first([check(endpoint) for endpoint in endpoints])
+    if verdict is None:
+        return True  # the run meets the same, and deals with it
+    tell(verdict.message)
+    if verdict.is_settled:
+        store.set_setting(_CHECKED, value=True)
+    return verdict.can_pack
+
+
+async def _first(checks: Sequence[Coroutine[Any, Any, Verdict]]) -> Verdict | None:
+    """What the first check that succeeds has found; None if none could be made."""
+    verdict, tasks = None, [asyncio.create_task(check) for check in checks]
+    try:
+        for done in asyncio.as_completed(tasks):
+            with suppress(CallError):
+                verdict = await done
+            if verdict is not None and verdict.can_pack:
+                break
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return verdict
 
 
 def candidates(store: StateReader, lines: RowLines, packing: Packing) -> list[Candidate]:
