@@ -29,6 +29,7 @@ from batchrun.state.reader import StateReader
 from tests.support.command import batchrun as command
 from tests.support.crashes import Doom, Nights, after_every, at_random
 from tests.support.rehearsal import Listener, hurried, options_for, read_lines, rehearse, serving, write_lines
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -469,3 +470,15 @@ async def test_an_endpoint_whose_answer_to_a_submission_was_lost_is_taken_away_o
     records = assert_each_once(tmp_path, 40)
     assert {record["job"]["endpoint"] for record in records} == {"A"}
     assert sum(record["job"].get("possible_duplicate", False) for record in records) == count
+
+
+async def test_a_pool_tells_once_why_it_stops_with_the_endpoints_and_all_jobs_in_flight(tmp_path: Path):
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"bad {n}"} for n in range(200)])
+    async with serving(worker=Picky(), workers=4, latency_s=0.2) as server:
+        done = await rehearse(
+            tmp_path, server.endpoint.base_url, **POOL, guards=GuardOptions(canary=5), scheduler={"concurrency": 5}
+        )
+    assert done.summary.outcome == "stopped"
+    said = [message for message in done.listener.messages if "stopping" in message]
+    assert len(said) == 1
+    assert re.match(r"endpoints [AB] and [AB]: stopping: .*; (nothing is|collecting the \d+ jobs) in flight", said[0])
