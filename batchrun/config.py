@@ -39,6 +39,8 @@ FOLDER_STATE = "batchrun.state"
 WINDOW_S = 10.0
 """Runpod counts requests in any 10 seconds."""
 
+PROMPTS_AT_ONCE = 256
+"""How many prompts a worker serves at once (MAX_NUM_SEQS of worker-vllm, by default)."""
 MAX_REQUEST_BYTES = 10_000_000
 """The body limit of `/run`. Runpod's docs say MB, runpodctl checks MiB: the smaller of the two is safe for both."""
 

@@ -154,7 +154,7 @@ def stream(
     if run_as.output_is_folder:
         raise UsageError(f"output={run_as.output} is a folder", "give a file for all results")
     if run_as.pool:
-        raise UsageError(f"endpoint={','.join(run_as.pool)}: a stream has one endpoint", "give one, or use `run`")
+        raise UsageError(f"endpoint={','.join(run_as.pool)}: a stream has one endpoint", "for a pool, use `run`")
     if isinstance(requests, (str, bytes, Mapping)) or not isinstance(requests, (Iterable, AsyncIterable)):
         raise UsageError("requests is not an iterable of requests", "for one request give a list with it")
     work = partial(_run_shown, run_as, given, api_key=api_key, requests=())

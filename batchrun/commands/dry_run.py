@@ -18,6 +18,7 @@ from batchrun.files.streams import stdin_bytes
 from batchrun.prompts.fields import Fields
 from batchrun.prompts.requests import build_request, prompt_chars
 from batchrun.prompts.sweep import Sweep
+from batchrun.runs.pack_plan import PackPlan
 from batchrun.runs.preview import preview
 from batchrun.runs.validation import RequestKeys
 
@@ -75,7 +76,10 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer, wanted: DryR
     planned = Planned(options, observer)
     if planned.sweep.size > 1:
         observer.message(f"sweep: {planned.sweep}: {planned.sweep.size:,} rows per line")
+    plan = None if options.scheduler.pack == 1 else PackPlan(options)
     for request in planned:
+        if plan is not None:
+            plan.add(request)
         if every or planned.count < first:
             body = run_body(request, options.policy)
             shown = body if every else dump(load(body), orjson.OPT_INDENT_2)
@@ -88,6 +92,8 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer, wanted: DryR
     more = f"; equal requests that would share their answers: {equal:,}" if equal else ""
     if not every and count > first:
         observer.message(f"the first {first:,} of {count:,} requests are shown: --dry-run all prints all")
+    if plan is not None:
+        observer.message(plan.told())
     observer.message(
         f"text of all prompts: {counted(chars, 'character')}, about {counted(chars // CHARS_PER_TOKEN, 'token')}"
     )

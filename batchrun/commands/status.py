@@ -15,13 +15,13 @@ from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
 from batchrun.display.pace import Pace
 from batchrun.display.screen import one_line, rate, remaining
-from batchrun.display.summary import EndpointWork
+from batchrun.display.summary import EndpointWork, FewJobs
 from batchrun.display.text import clipped, fitted
 from batchrun.display.units import duration
 from batchrun.results.record import CACHED
 from batchrun.results.text import MARK_NAMES
 from batchrun.runs.spending import cost_so_far
-from batchrun.runs.work import endpoint_work
+from batchrun.runs.work import endpoint_work, few_jobs
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
 from batchrun.state.dedupe import count_shared
@@ -86,6 +86,8 @@ class RunStatus:
     """
     obstacles: list[str] = field(default_factory=list)
     """What is in the way of the process that drives it, such as an outage."""
+    few_jobs: list[FewJobs] = field(default_factory=list)
+    """Where shared jobs were too few for the workers."""
 
 
 def read_status(state: Path, now: float | None = None) -> RunStatus:
@@ -131,6 +133,7 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
             counters=counters,
             cost=cost_so_far(store, counts, counters, options),
             endpoints=[] if options is None else endpoint_work(store, options),
+            few_jobs=[] if options is None else few_jobs(store, counters, options),
             shared=count_shared(store) if options is not None and options.dedupe else 0,
             cached=counters.get(CACHED, 0),
             pace=None if live is None else live.pace.pace(sum(counts.values()) - ended),
@@ -141,6 +144,7 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
 def to_json(status: RunStatus) -> bytes:
     """One JSON object and a newline."""
     data: dict[str, Any] = asdict(status)
+    data["few_jobs"] = [each._asdict() for each in status.few_jobs]
     data["failures"] = [dict(zip(("kind", "count", "id", "message"), f, strict=True)) for f in status.failures]
     return orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
 
@@ -183,6 +187,7 @@ def render(status: RunStatus) -> str:
     lines += [f"  {what}: {count:,}" for what, count in unpaid.items() if count]
     if packed := s.counters.get("packed_jobs"):
         lines.append(f"  rows that shared jobs: {s.counters.get('packed_rows', 0):,} in {packed:,} jobs")
+        lines += [f"  few jobs for the workers: {each}" for each in s.few_jobs]
     if s.counters.get("reasks"):
         lines.append(f"  asked again because an answer was not valid: {s.counters['reasks']:,}")
     if s.counters.get("unconfirmed"):

@@ -10,10 +10,13 @@ from typing import Any, Literal, NamedTuple, Protocol
 import orjson
 
 from batchrun.display.cost import Cost, added
+from batchrun.display.units import duration
 from batchrun.results.text import MARK_NAMES, MARKS
 
 _BROKEN_FROM = 3
 """A worker with this many failures is not just unlucky."""
+_SOME = 0.1
+"""With fewer idle workers on average, there were none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +225,27 @@ class EndpointWork:
         )
 
 
+class FewJobs(NamedTuple):
+    """A time in which jobs of several rows were too few for the workers of an endpoint."""
+
+    endpoint: str
+    """Empty if the run has only one."""
+    lasted_s: float
+    share: float
+    """Of the time with such jobs, 0 to 1."""
+    running: float
+    """Workers with a job, on average, and in the next those without one."""
+    idle: float
+
+    def __str__(self) -> str:
+        where = f" at {self.endpoint}" if self.endpoint else ""
+        waits = "" if self.idle >= _SOME else ", and no job waited"
+        return (
+            f"{self.running:.1f} workers at work and {self.idle:.1f} idle{where} on average for"
+            f" {duration(self.lasted_s)} ({self.share:.0%} of the time with shared jobs){waits}"
+        )
+
+
 @dataclass(slots=True)
 class Summary:
     """The outcome of a run, over all of its sessions unless a field says otherwise."""
@@ -279,6 +303,8 @@ class Summary:
     """Those jobs."""
     separated: int = 0
     """Rows of such jobs that were sent again in smaller ones, because the job failed as a whole."""
+    few_jobs: list[FewJobs] = field(default_factory=list)
+    """Where shared jobs were too few for the workers."""
     reasks: int = 0
     """Submissions made because the answer before was not valid; each is paid for."""
     tries: dict[str, int] = field(default_factory=dict)
@@ -348,6 +374,7 @@ class Summary:
         data["manifest"] = None if self.manifest is None else str(self.manifest)
         data["failures"] = [group._asdict() for group in self.failures]
         data["workers"] = [group._asdict() for group in self.workers]
+        data["few_jobs"] = [each._asdict() for each in self.few_jobs]
         for key in ("delay_ms", "execution_ms"):
             value: Percentiles | None = getattr(self, key)
             data[key] = value._asdict() if value else None

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batchrun.config import MAX_TTL_S
-from batchrun.display.summary import Observer, Snapshot
-from batchrun.display.units import duration
+from batchrun.display.summary import Snapshot
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.engine.answers import Answers, Look
@@ -27,7 +26,7 @@ from batchrun.engine.counts import SessionCounts
 from batchrun.engine.course import Course
 from batchrun.engine.endings import Ending
 from batchrun.engine.journal import Journal, Outgoing
-from batchrun.engine.notices import Notices, message_of
+from batchrun.engine.notices import EngineObserver, Notices, Stop, message_of
 from batchrun.engine.row_queue import Loaded
 from batchrun.engine.signals import Wish
 from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
@@ -77,7 +76,7 @@ class Engine:
         journal: Journal,
         client: EndpointClient,
         counts: SessionCounts,
-        observer: Observer,
+        observer: EngineObserver,
         *,
         answers: Answers,
         course: Course,
@@ -201,7 +200,7 @@ class Engine:
                 self._start(self._check_health())
             case cmd.Drain():
                 _LOG.error("stopping: %s", command.error.message)
-                self._observer.message(f"stopping: {command.error.message}; {self._drain_message()}")
+                self._observer.stopping(self._stop(command.error.message))
             case cmd.Tell() | cmd.Leave() | cmd.Return():
                 self._observer.message(message_of(command))
             case cmd.Halt():
@@ -377,24 +376,16 @@ class Engine:
         """Leave in the requested way."""
         # If the run had stopped before, that remains the reason.
         self._interrupted = self._interrupted or self._scheduler.stop is None
-        count = self._scheduler.in_flight
         match wish:
             case Wish.DRAIN:
-                self._observer.message(f"stopping: {self._drain_message()}; Ctrl-C again exits at once")
+                self._observer.stopping(self._stop(""))
                 self._tell(ev.StopRequested())
             case Wish.CANCEL:
-                what = (
-                    f"cancelling the {count:,} jobs in flight, queued ones first" if count else "nothing is in flight"
-                )
-                self._observer.message(f"stopping: {what}; Ctrl-C again exits at once")
+                self._observer.stopping(self._stop("", is_cancel=True))
                 self._tell(ev.CancelRequested())
             case Wish.DETACH:
                 self._detaching = True
         self._wake.set()
 
-    def _drain_message(self) -> str:
-        if not self._scheduler.in_flight:
-            return "nothing is in flight"
-        drain_s = self._scheduler.drain_s(self._clock())
-        time = "" if drain_s is None else f", which may take {duration(max(drain_s, 1.0))}"
-        return f"collecting the {self._scheduler.in_flight:,} jobs in flight, submitting nothing more{time}"
+    def _stop(self, why: str, *, is_cancel: bool = False) -> Stop:
+        return Stop(why, self._scheduler.in_flight, self._scheduler.drain_s(self._clock()), is_cancel)

@@ -13,6 +13,7 @@ from batchrun.config import InterruptPolicy
 from batchrun.display.summary import Observer, Snapshot, merged
 from batchrun.engine.course import Course
 from batchrun.engine.driver import Engine, Outcome
+from batchrun.engine.notices import EngineObserver, Stop, told_together
 from batchrun.engine.signals import Leaving, Wish, interruptible
 from batchrun.errors import RefusedError, StoppedError
 
@@ -49,9 +50,11 @@ class Fleet:
         self._on_interrupt = on_interrupt
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, Snapshot] = {}
+        self._stops: dict[str, Stop] = {}
+        """What has not been told yet."""
         self._running: dict[str, asyncio.Task[Outcome]] = {}
 
-    def observer_of(self, endpoint: str, *, alone: bool) -> Observer:
+    def observer_of(self, endpoint: str, *, alone: bool) -> EngineObserver:
         """The observer for the engine of an endpoint; unless it is alone, its messages begin with the endpoint's ID."""
         return _PartObserver(self, "" if alone else endpoint, endpoint)
 
@@ -73,6 +76,7 @@ class Fleet:
             try:
                 outcomes = await self._gather(cancel=cancel)
             finally:
+                self._tell_stops()
                 self._refresh()
                 self._observer.end(merged(self._parts))
         return _combined(outcomes)
@@ -112,6 +116,25 @@ class Fleet:
             if not task.done():
                 self._engines[endpoint].leave(wish)
 
+    def stopping(self, endpoint: str, stop: Stop) -> None:
+        """An engine submits nothing more. Several that stop at about the same time are told together."""
+        self._stops[endpoint] = stop
+        if len(self._engines) == 1:
+            self._tell_stops()
+        elif len(self._stops) == 1:
+            asyncio.get_running_loop().call_later(_LOOK_S, self._tell_stops)
+
+    def _tell_stops(self) -> None:
+        alike: dict[tuple[str, bool], list[str]] = {}
+        stops, self._stops = self._stops, {}
+        for endpoint, stop in stops.items():
+            alike.setdefault((stop.why, stop.is_cancel), []).append(endpoint)
+        for endpoints in alike.values():
+            text = told_together([stops[endpoint] for endpoint in endpoints])
+            are_all = len(endpoints) == len(self._engines) and not stops[endpoints[0]].why
+            name = f"endpoint{'s' * (len(endpoints) > 1)} {' and '.join(endpoints)}: "
+            self.tell(text if are_all or len(self._engines) == 1 else name + text)
+
     def tell(self, text: str) -> None:
         """Show the user a message."""
         self._observer.message(text)
@@ -141,6 +164,10 @@ class _PartObserver:
     def message(self, text: str) -> None:
         """Pass it on."""
         self._fleet.tell(f"endpoint {self._name}: {text}" if self._name else text)
+
+    def stopping(self, stop: Stop) -> None:
+        """Pass it on."""
+        self._fleet.stopping(self._endpoint, stop)
 
     def end(self, snapshot: Snapshot) -> None:
         """An engine has ended; others may still be running."""

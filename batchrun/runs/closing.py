@@ -28,7 +28,7 @@ from batchrun.runs.opening import OpenRun
 from batchrun.runs.ordering import order_results
 from batchrun.runs.spending import cost_so_far
 from batchrun.runs.superseding import committed_superseded
-from batchrun.runs.work import endpoint_work
+from batchrun.runs.work import endpoint_work, few_jobs
 from batchrun.scheduler.faulty_workers import ENDED_BY, FAILED_BY
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
@@ -122,6 +122,7 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
         packed_rows=counters.get("packed_rows", 0),
         packed_jobs=counters.get("packed_jobs", 0),
         separated=counters.get("separated", 0),
+        few_jobs=few_jobs(store, counters, options),
         workers=_workers(counters),
         unconfirmed=counters.get("unconfirmed", 0),
         mismatched=counters.get("mismatched", 0),

@@ -36,7 +36,7 @@ from batchrun.runs.caching import open_cache
 from batchrun.runs.channel import RunSide, StoredRecords
 from batchrun.runs.intake import note_growth
 from batchrun.runs.opening import OpenRun
-from batchrun.runs.pack_check import NONE_SHARES, Candidate, Verdict, candidates, check_packing, rows_per_job
+from batchrun.runs.pack_check import NONE_SHARES, can_share_jobs, candidates, rows_per_job
 from batchrun.runs.requests import RowAppender
 from batchrun.scheduler.budget import WorkerMeter, WorkerTime
 from batchrun.scheduler.connections import MOST as MOST_CONNECTIONS
@@ -50,9 +50,6 @@ from batchrun.state.pilot import count_pending, draw_pilot, note_workers
 from batchrun.state.records import Execution, Share
 
 T = TypeVar("T")
-
-_CHECKED = "pack_check"
-"""The setting of a run whose rows have the same answers together and alone."""
 
 
 async def drive(
@@ -79,6 +76,7 @@ async def drive(
         for index in range(len(run.options.endpoints)):
             await engines.add(index)
         outcome = await engines.fleet.run()
+        engines.tell_if_none_shares()
         if chosen is not None:
             note_workers(run.store, await engines.workers())
     if outcome.kind == "stopped" and run.options.pool:
@@ -199,6 +197,8 @@ class _Engines:
         self._job_numbers = count(run.store.next_job())
         self._memory = MemoryBudget(run.options.memory_bytes)
         self._transport = self._packing(rows_per_job(run.options, run.store.count_rows))
+        self._checked_for_s = 0.0
+        """How long the check of packing took: so much less is left until the deadline."""
         self._numbers = {name: number for number, name in enumerate(run.lines.endpoints)}
         self._pool: Pool | None = None
         self._queue: RowQueue | None = None
@@ -226,21 +226,12 @@ class _Engines:
         Raises:
             StoppedError: they have not.
         """
-        run, scheduler = self._run, self._run.options.scheduler
-        if self._transport.rows_per_job == 1 or run.store.get_setting(_CHECKED):
-            return
-        rows = await self._in_thread(candidates, run.store, run.lines, self._transport, self._cached)
-        if len(rows) <= 1 < len(run.store.pending(0, 2)):
-            run.observer.message(f"--pack: {NONE_SHARES}")
-        if len(rows) <= 1 or scheduler.pack_check == "off":
-            return
-        run.observer.message(f"--pack: comparing the answers to {len(rows)} rows, together and alone")
-        if (verdict := await self._verdict(rows)) is None:
-            return  # the run meets the same, and deals with it
-        run.observer.message(verdict.message)
-        if verdict.is_settled:
-            run.store.set_setting(_CHECKED, value=True)
-        if not verdict.can_pack:
+        run, began = self._run, self._run.clock()
+        find = partial(self._in_thread, candidates, run.store, run.lines, self._transport, self._cached)
+        endpoints = run.options.endpoints if self._pool is not None else run.options.endpoints[:1]
+        can_pack = await can_share_jobs(run, self._transport, endpoints, self._client, find)
+        self._checked_for_s = run.clock() - began
+        if not can_pack:
             self._transport = self._packing(1)
             if self._pool is not None:
                 self._pool.rows_per_job = 1
@@ -254,30 +245,12 @@ class _Engines:
                     found[endpoint] = (await client.health()).workers
         return found
 
-    async def _verdict(self, rows: Sequence[Candidate]) -> Verdict | None:
-        """What the check found; None if it could not be made.
-
-        A pool is checked at all of its endpoints at once, and the first answer counts: another one may never answer, or
-        lack the route. That one then gets single rows.
-        """
-
-        async def check(endpoint: str) -> Verdict:
-            async with self._client(endpoint) as client:
-                return await check_packing(client, self._transport, rows)
-
-        endpoints, verdict = self._run.options.endpoints, None
-        checks = [asyncio.create_task(check(endpoint)) for endpoint in (endpoints if self._pool else endpoints[:1])]
-        try:
-            for done in asyncio.as_completed(checks):
-                with suppress(CallError):
-                    verdict = await done
-                if verdict is not None and verdict.can_pack:
-                    break
-        finally:
-            for each in checks:
-                each.cancel()
-            await asyncio.gather(*checks, return_exceptions=True)
-        return verdict
+    def tell_if_none_shares(self) -> None:
+        """Tell that no row could share a job, which the check would have found."""
+        transport = self._transport
+        is_unchecked = self._run.options.scheduler.pack_check == "off" and self._run.store.count_rows() > 1
+        if is_unchecked and transport.rows_per_job > 1 and not transport.has_alike:
+            self._run.observer.message(f"--pack: {NONE_SHARES}")
 
     async def add(self, index: int, channel: RunSide | None = None) -> None:
         """Add the engine for one of the run's endpoints.
@@ -377,11 +350,17 @@ class _Engines:
             # This reads every job, and only a budget needs it.
             worked = execution(store, number if share.is_pool else None)
             max_cost /= parts
+        deadline_s = options.guards.deadline_s
         scheduler = Scheduler(
             options.scheduler,
             self._rng,
             numbers=self._job_numbers,
-            guards=replace(options.guards, max_cost=max_cost, price_per_hour=options.guards.price_of(endpoint)),
+            guards=replace(
+                options.guards,
+                max_cost=max_cost,
+                price_per_hour=options.guards.price_of(endpoint),
+                deadline_s=None if deadline_s is None else max(deadline_s - self._checked_for_s, 0.0),
+            ),
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
             meter=WorkerMeter(WorkerTime.from_counters(store.counters(), number, share=1 / parts), number),
             jobs_ended=(worked.jobs // parts, worked.total_ms / 1000 / parts),

@@ -17,7 +17,7 @@ _MOST = 1000
 """The maximum number of rows kept ready: enough for one burst of submissions."""
 _JOBS_AHEAD = 100
 """For how many jobs of several rows there are rows ready: enough for what is sent while further rows are read."""
-_JOB_BYTES = 8_000_000
+JOB_BYTES = 8_000_000
 """The maximum size of a job of several rows: `/run` accepts 10 MB."""
 
 
@@ -115,7 +115,7 @@ class Backlog:
     def _of_kind(self, first: Row, most: int) -> tuple[Row, ...]:
         same = self._kinds[first.kind]
         rows, size_bytes = [same.popleft()], first.size_bytes
-        while same and len(rows) < most and (size_bytes := size_bytes + same[0].size_bytes) <= _JOB_BYTES:
+        while same and len(rows) < most and (size_bytes := size_bytes + same[0].size_bytes) <= JOB_BYTES:
             rows.append(same.popleft())
         if not same:
             del self._kinds[first.kind]

@@ -140,6 +140,14 @@ class StateReader(Database):
         sql = "SELECT count(*) FROM rows r JOIN jobs j ON j.job = r.job WHERE r.state IN (1, 2) AND j.endpoint = ?"
         return int(self.query(sql, (endpoint,))[0][0])
 
+    def count_unconfirmed_at(self, endpoint: int, *, is_held: bool) -> int:
+        """How many pending rows, and maybe held ones, have an unconfirmed submission at the endpoint of this number."""
+        sql = (
+            "SELECT count(*) FROM rows r JOIN jobs j ON j.job = r.job"
+            f" WHERE r.state IN ({'0, 5' if is_held else '0'}) AND j.status = 'UNCONFIRMED' AND j.endpoint = ?"
+        )
+        return int(self.query(sql, (endpoint,))[0][0])
+
     def followers(self, leader: int, after_row: int, count: int) -> list[RowRecord]:
         """Up to `count` pending followers of `leader` after `after_row`, in order."""
         sql = f"SELECT {_COLUMNS} FROM rows WHERE same_as = ? AND state = 0 AND row > ? ORDER BY row LIMIT ?"

@@ -71,11 +71,18 @@ class Store(StateReader):
         return count
 
     def abandon_jobs_at(self, endpoint: int) -> int:
-        """Give up the jobs in flight at the endpoint of this number: their rows become pending; returns how many."""
+        """Give up the jobs at the endpoint of this number that are, or may be, in flight.
+
+        Their rows become pending, and may be submitted anywhere; returns how many were in flight.
+        """
         at_it = "state IN (1, 2) AND job IN (SELECT job FROM jobs WHERE endpoint = ?)"
         with self.transaction() as db:
             db.execute(
-                f"UPDATE jobs SET status = 'UNCONFIRMED' WHERE job IN (SELECT job FROM rows WHERE {at_it})", (endpoint,)
+                f"UPDATE jobs SET status = 'ABANDONED' WHERE job IN (SELECT job FROM rows WHERE {at_it})", (endpoint,)
+            )
+            # No endpoint is the home of a row any more whose last submission is unconfirmed there.
+            db.execute(
+                "UPDATE jobs SET status = 'ABANDONED' WHERE endpoint = ? AND status = 'UNCONFIRMED'", (endpoint,)
             )
             changed = db.execute(
                 f"UPDATE rows SET state = 0, unconfirmed = unconfirmed + 1 WHERE {at_it}", (endpoint,)
