@@ -72,14 +72,12 @@ def resume(given: ResumeArguments, state: Path) -> None:
       batchrun resume results.jsonl.state --retry-failed --only timed_out
       batchrun resume results.jsonl.state --max-cost 80
     """
-    from batchrun.commands.answer_options import answers
     from batchrun.commands.confirming import confirmed
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import guards
+    from batchrun.commands.session_options import session_options
     from batchrun.runs.resumed import resumed_options
 
-    options = resumed_options(state, repair=given.repair)
-    options = replace(options, guards=guards(given, options.guards), answers=answers(given, options.answers))
+    options = session_options(given, resumed_options(state, repair=given.repair))
     refuse_local_options(given, options)
     _run(options, given, given.api_key_file, confirmed=confirmed(given, options))
 
@@ -101,15 +99,13 @@ def redo(given: RedoArguments, state: Path) -> None:
       jq -r 'select(.score < 3).id' judged.jsonl | batchrun redo results.jsonl.state --ids - --yes
     """
     from batchrun.commands import redo as redoing
-    from batchrun.commands.answer_options import answers
     from batchrun.commands.confirming import confirmed
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import guards
+    from batchrun.commands.session_options import session_options
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.resumed import resumed_options
 
-    options = resumed_options(state)
-    options = replace(options, guards=guards(given, options.guards), answers=answers(given, options.answers))
+    options = session_options(given, resumed_options(state))
     refuse_local_options(given, options)
     api_key = find_key(options, key_file=given.api_key_file)
     observer = make_observer(given, api_key)

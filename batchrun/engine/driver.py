@@ -99,7 +99,7 @@ class Engine:
         self._answers = answers
         self._requests: set[asyncio.Task[None]] = set()
         self._writing: asyncio.Task[None] | None = None
-        self._interrupted = self._detaching = self._leaving = False
+        self._interrupted = self._goes_at_once = self._leaving = False
         self._notices = Notices()
         self._failure: BaseException | None = None
         self._tick_at = float("-inf")
@@ -160,7 +160,7 @@ class Engine:
                 scheduler.handle(self._events.popleft(), now)
             for command in scheduler.commands(now):
                 self._do(command)
-            if self._failure is not None or self._detaching or scheduler.is_done:
+            if self._failure is not None or self._goes_at_once or scheduler.is_done:
                 return
             if self._writing is None and self._commits.is_due(now, is_ending=self._interrupted):
                 self._commits.begin(now)
@@ -388,8 +388,8 @@ class Engine:
                 )
                 self._observer.message(f"stopping: {what}; Ctrl-C again exits at once")
                 self._tell(ev.CancelRequested())
-            case Wish.DETACH:
-                self._detaching = True
+            case Wish.LEAVE:
+                self._goes_at_once = True
         self._wake.set()
 
     def _drain_message(self) -> str:
