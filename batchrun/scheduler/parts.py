@@ -13,6 +13,7 @@ from batchrun.scheduler.budget import Budget, WorkerMeter, WorkerTime
 from batchrun.scheduler.canceller import Canceller
 from batchrun.scheduler.connections import Connections
 from batchrun.scheduler.deadline import Deadline
+from batchrun.scheduler.events import Tuned
 from batchrun.scheduler.faulty_workers import FaultyWorkers
 from batchrun.scheduler.feedback import Feedback
 from batchrun.scheduler.flight import Flight
@@ -89,7 +90,24 @@ class Parts:
         self._add_submitter(options, rng, numbers or count(1), rows_per_job, member)
         if member is not None:
             self._connect(member, predictor, limits.run.per_window, next_sequence)
-        self.deadline = Deadline(guards.deadline_s)
+        self.deadline = Deadline(
+            guards.deadline_s,
+            likely_end=lambda now: self.plan.likely_end(next_sequence(), now),
+            stopping=self.stopping,
+            backlog=self.backlog,
+        )
+
+    def tune(self, change: Tuned, _: float) -> None:
+        """Change the window, the budget or the deadline, or pause."""
+        if change.concurrency is not None:
+            self.window.fix(None if change.concurrency == "auto" else change.concurrency)
+            self.backlog.keep_ready(MOST if change.concurrency == "auto" else change.concurrency)
+        if change.max_cost is not None:
+            self.budget.limit(change.max_cost)
+        if change.deadline_s is not None:
+            self.deadline.move(change.deadline_s)
+        if change.is_paused is not None:
+            self.gate.is_paused = change.is_paused
 
     def _add_submitter(
         self, options: SchedulerOptions, rng: Random, numbers: Iterator[int], rows_per_job: int, member: Member | None
