@@ -33,6 +33,8 @@ _COMMANDS = {
     "run": Place("running:run", "Run prompt files. The same command again resumes the run."),
     "serve": Place("serving:serve", "Serve a local endpoint with Runpod's queue API."),
     "status": Place("reading:status", "Show the status of the run of a STATE file, running or not."),
+    "stop": Place("steering:stop", "Stop the process that drives the run of a STATE file."),
+    "tune": Place("steering:tune", "Change the run of a STATE file while it goes on."),
     "verify": Place("reading:verify", "Prove that runs are complete and undamaged."),
     "watch": Place("running:watch", "Run every file of prompts that arrives in FOLDER, one after another."),
 }

@@ -106,6 +106,7 @@ class SessionCounts:
             window=scheduler.window.size,
             jobs=scheduler.in_flight,
             note=scheduler.note(now),
+            is_under_way=scheduler.is_under_way,
             cost=self._cost(scheduler.meter.total),
             **{mark: said.marks[mark] for mark in MARKS},
         )

@@ -19,7 +19,6 @@ from typing import Literal
 from batchrun.config import MAX_TTL_S
 from batchrun.display.summary import Observer, Snapshot
 from batchrun.display.timeline import Timeline
-from batchrun.display.units import duration
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.engine.answers import Answers, Look
@@ -27,7 +26,7 @@ from batchrun.engine.commits import Commits
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.endings import Ending
 from batchrun.engine.journal import Journal, Loaded, Outgoing
-from batchrun.engine.notices import Notices, message_of
+from batchrun.engine.notices import Notices, collecting, message_of
 from batchrun.engine.signals import Wish
 from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
 from batchrun.scheduler import commands as cmd
@@ -85,7 +84,8 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._scheduler = scheduler
+        self.scheduler = scheduler
+        """Decides what to do."""
         self._journal = journal
         self._client = client
         self._counts = counts
@@ -115,7 +115,7 @@ class Engine:
             age_s = min(max(wall_ms - job.submitted_ms, 0.0) / 1000, MAX_TTL_S)
             self._client.ids.add(job.remote_id)
             adopted = ev.JobAdopted(tickets, job.job, job.remote_id, now - age_s, cancelling=job.is_cancelling)
-            self._scheduler.handle(adopted, now)
+            self.scheduler.handle(adopted, now)
 
     async def run(self, *, cancel: bool = False) -> Outcome:
         """Run until every row has ended, or something stops the run.
@@ -132,15 +132,15 @@ class Engine:
             await self._rounds()
         finally:
             await self._settle()
-            if self._scheduler.member is not None:
-                self._scheduler.member.end()
+            if self.scheduler.member is not None:
+                self.scheduler.member.end()
         return self._outcome(cancel=cancel)
 
     def _outcome(self, *, cancel: bool) -> Outcome:
         """How the session ended. To be called last, because writing the last batch may fail."""
         if self._failure is None and self._interrupted:
             return Outcome("interrupted")
-        error = self._failure or self._scheduler.stop
+        error = self._failure or self.scheduler.stop
         if isinstance(error, StoppedError):
             return Outcome("stopped", error)
         if error is not None:
@@ -149,10 +149,10 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """The state of the run now."""
-        return self._counts.snapshot(self._clock(), self._scheduler, self._journal.said)
+        return self._counts.snapshot(self._clock(), self.scheduler, self._journal.said)
 
     async def _rounds(self) -> None:
-        scheduler = self._scheduler
+        scheduler = self.scheduler
         while True:
             now = self._clock()
             self._wake.clear()
@@ -179,7 +179,7 @@ class Engine:
         now = self._clock()
         if now >= self._tick_at:
             self._tick_at = now + _TICK_S
-            said = self._notices.look(self._scheduler.note(now), now)
+            said = self._notices.look(self.scheduler.note(now), now)
             if said is not None:
                 _LOG.info(said)
                 self._observer.message(said)
@@ -201,7 +201,7 @@ class Engine:
                 self._start(self._check_health())
             case cmd.Drain():
                 _LOG.error("stopping: %s", command.error.message)
-                self._observer.message(f"stopping: {command.error.message}; {self._drain_message()}")
+                self._observer.message(f"stopping: {command.error.message}; {self._collecting()}")
             case cmd.Tell() | cmd.Leave() | cmd.Return():
                 self._observer.message(message_of(command))
             case cmd.Halt():
@@ -238,8 +238,8 @@ class Engine:
         self._wake.set()
 
     async def _commit(self) -> None:
-        meter = self._scheduler.meter
-        counters = meter.take().to_counters(meter.endpoint) | self._scheduler.faulty_workers.take()
+        meter = self.scheduler.meter
+        counters = meter.take().to_counters(meter.endpoint) | self.scheduler.faulty_workers.take()
         work, written = await self._commits.commit(counters, is_last=self._leaving)
         for answer in work.answers.values():
             self._client.release(answer)
@@ -291,7 +291,7 @@ class Engine:
     async def _end(
         self, job: int, rows: tuple[int, ...], answer: JobAnswer, sent_at: float, *, was_polled: bool
     ) -> ev.JobEnded:
-        scheduler, arrived_at = self._scheduler, self._clock()
+        scheduler, arrived_at = self.scheduler, self._clock()
         is_on_trial = scheduler.member is not None and not scheduler.member.is_proven
         look = Look(flaws=scheduler.canary.is_out, kind=is_on_trial)
         status, said, whole = await self._answers.take(job, rows, answer, look)
@@ -363,10 +363,10 @@ class Engine:
             await asyncio.wait(self._requests)
         now = self._clock()
         while self._events:
-            self._scheduler.handle(self._events.popleft(), now)
-        for command in self._scheduler.decided():
+            self.scheduler.handle(self._events.popleft(), now)
+        for command in self.scheduler.decided():
             self._do(command)
-        self._scheduler.meter.close(now)
+        self.scheduler.meter.close(now)
         if not self._commits.has_failed:
             try:
                 await self._commit()
@@ -376,11 +376,11 @@ class Engine:
     def leave(self, wish: Wish) -> None:
         """Leave in the requested way."""
         # If the run had stopped before, that remains the reason.
-        self._interrupted = self._interrupted or self._scheduler.stop is None
-        count = self._scheduler.in_flight
+        self._interrupted = self._interrupted or self.scheduler.stop is None
+        count = self.scheduler.in_flight
         match wish:
             case Wish.DRAIN:
-                self._observer.message(f"stopping: {self._drain_message()}; Ctrl-C again exits at once")
+                self._observer.message(f"stopping: {self._collecting()}; Ctrl-C again exits at once")
                 self._tell(ev.StopRequested())
             case Wish.CANCEL:
                 what = (
@@ -392,9 +392,9 @@ class Engine:
                 self._goes_at_once = True
         self._wake.set()
 
-    def _drain_message(self) -> str:
-        if not self._scheduler.in_flight:
-            return "nothing is in flight"
-        drain_s = self._scheduler.drain_s(self._clock())
-        time = "" if drain_s is None else f", which may take {duration(max(drain_s, 1.0))}"
-        return f"collecting the {self._scheduler.in_flight:,} jobs in flight, submitting nothing more{time}"
+    def tune(self, change: ev.Tuned) -> None:
+        """Change the window, the budget or the deadline, or pause."""
+        self._tell(change)
+
+    def _collecting(self) -> str:
+        return collecting(self.scheduler, self._clock())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from batchrun.display.units import duration
 from batchrun.scheduler import commands as cmd
+from batchrun.scheduler.scheduler import Scheduler
 
 _LASTS_S = 5.0
 """Shorter obstacles are not reported."""
@@ -53,3 +54,12 @@ def message_of(command: cmd.Tell | cmd.Leave | cmd.Return) -> str:
     if isinstance(command, cmd.Return):
         return "it answers again, and gets rows again"
     return f"it gets no more rows until it answers again: {command.error.message} ({command.error.hint})"
+
+
+def collecting(scheduler: Scheduler, now: float) -> str:
+    """How a run that submits nothing more goes on, as a clause."""
+    if not scheduler.in_flight:
+        return "nothing is in flight"
+    drain_s = scheduler.drain_s(now)
+    time = "" if drain_s is None else f", which may take {duration(max(drain_s, 1.0))}"
+    return f"collecting the {scheduler.in_flight:,} jobs in flight, submitting nothing more{time}"

@@ -90,12 +90,7 @@ class Parts:
         self._add_submitter(options, rng, numbers or count(1), rows_per_job, member)
         if member is not None:
             self._connect(member, predictor, limits.run.per_window, next_sequence)
-        self.deadline = Deadline(
-            guards.deadline_s,
-            likely_end=lambda now: self.plan.likely_end(next_sequence(), now),
-            stopping=self.stopping,
-            backlog=self.backlog,
-        )
+        self._add_deadline(guards.deadline_s, next_sequence)
 
     def tune(self, change: Tuned, _: float) -> None:
         """Change the window, the budget or the deadline, or pause."""
@@ -108,6 +103,14 @@ class Parts:
             self.deadline.move(change.deadline_s)
         if change.is_paused is not None:
             self.gate.is_paused = change.is_paused
+
+    def _add_deadline(self, after_s: float | None, next_sequence: Callable[[], int]) -> None:
+        self.deadline = Deadline(
+            after_s,
+            likely_end=lambda now: self.plan.likely_end(next_sequence(), now),
+            stopping=self.stopping,
+            backlog=self.backlog,
+        )
 
     def _add_submitter(
         self, options: SchedulerOptions, rng: Random, numbers: Iterator[int], rows_per_job: int, member: Member | None
