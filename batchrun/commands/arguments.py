@@ -23,6 +23,7 @@ from batchrun.commands.definitions import (
 from batchrun.commands.request_arguments import RequestArguments
 from batchrun.commands.session_arguments import (
     CheckArguments,
+    DetachArguments,
     GuardArguments,
     KeyArguments,
     LocalArguments,
@@ -179,7 +180,7 @@ class JobArguments(RequestArguments, CheckArguments, GuardArguments, KeyArgument
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class RunArguments(JobArguments, SessionArguments):
+class RunArguments(JobArguments, DetachArguments, SessionArguments):
     """Options of `batchrun run`, and of `batchrun.run` in Python."""
 
     inputs: tuple[str, ...] = field(metadata=option_metadata((WHERE, 1), "", Values("name", "INPUT..."), flags=""))

@@ -229,12 +229,24 @@ class ShowArguments(Arguments):
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class DetachArguments(Arguments):
+    """Whether the run goes on without its terminal."""
+
+    detach: bool = option(
+        False,
+        (WHERE, 3),
+        "Go into the background once the input is read, the endpoint answers and the canary is back. Prints the process"
+        " ID and the log (<output stem>.log) as JSON. See `batchrun help nights`.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class SessionArguments(RetryArguments, LocalArguments, ShowArguments):
     """Options of one session, which the state file does not keep."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class ResumeArguments(GuardArguments, WindowArguments, SessionArguments, ConfirmArguments):
+class ResumeArguments(DetachArguments, GuardArguments, WindowArguments, SessionArguments, ConfirmArguments):
     """Options of `batchrun resume`."""
 
 
