@@ -1,13 +1,13 @@
 """Run prompt files and tables through a Runpod serverless queue endpoint, resumably.
 
 From Python: `run` for files, tables and lists of requests, `stream` for requests that arrive one at a time; `check`,
-`status`, `verify`, `report`, `export`, `merge`, `redo` and `cancel` like the commands; `load` for results.
+`status`, `verify`, `score`, `report`, `export`, `merge`, `redo` and `cancel` like the commands; `load` for results.
 """
 
 TYPE_CHECKING = False  # not importing typing lets the command `batchrun` catch signals some milliseconds earlier
 if TYPE_CHECKING:
     from batchrun.api.calls import Stream, run, stream
-    from batchrun.api.commands import cancel, check, export, merge, redo, report, status, verify
+    from batchrun.api.commands import cancel, check, export, merge, redo, report, score, status, verify
     from batchrun.api.loaded import Results, Summary, load
     from batchrun.config import VERSION as __version__  # noqa: N811 - its usual name
     from batchrun.errors import BatchrunError, InputError, StoppedError, UsageError
@@ -29,6 +29,7 @@ __all__ = [
     "redo",
     "report",
     "run",
+    "score",
     "status",
     "stream",
     "verify",
@@ -51,6 +52,7 @@ _MODULES = {
     "redo": "batchrun.api.commands",
     "report": "batchrun.api.commands",
     "run": "batchrun.api.calls",
+    "score": "batchrun.api.commands",
     "status": "batchrun.api.commands",
     "stream": "batchrun.api.calls",
     "verify": "batchrun.api.commands",

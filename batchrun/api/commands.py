@@ -19,6 +19,7 @@ from batchrun.commands import export as exporting
 from batchrun.commands import merge as merging
 from batchrun.commands import redo as redoing
 from batchrun.commands import report as reporting
+from batchrun.commands import score as scoring
 from batchrun.commands import status as looking
 from batchrun.commands import verify as verification
 from batchrun.commands.check import CheckReport
@@ -29,6 +30,7 @@ from batchrun.commands.merge import MergeReport
 from batchrun.commands.redo_arguments import RedoArguments
 from batchrun.commands.request_arguments import RequestArguments, several
 from batchrun.commands.run_options import refuse_wrong_parameters, request_options
+from batchrun.commands.score import Scored
 from batchrun.commands.session_arguments import CancelArguments
 from batchrun.commands.session_options import session_options
 from batchrun.commands.status import RunStatus
@@ -36,6 +38,7 @@ from batchrun.config import ProgressMode, ResultFormat
 from batchrun.display.progress import NullObserver
 from batchrun.display.variants import VariantTable
 from batchrun.errors import UsageError
+from batchrun.evaluation.scorers import DEFAULT_REFERENCE, Rules
 from batchrun.files.paths import refuse_unspeakable
 from batchrun.prompts.sources import find_sources
 from batchrun.results.hub import hub_file, is_hub_name
@@ -103,13 +106,48 @@ def verify(state: PathLike) -> Verification:
     return verification.verify(state_file(state))
 
 
-def report(state: PathLike) -> VariantTable:
-    """The results of a run by the variants of its sweep.
+def score(
+    state: PathLike,
+    scorer: str,
+    *,
+    reference: str = DEFAULT_REFERENCE,
+    normalize: Sequence[str] = (),
+    tolerance: float | str = 0,
+    timeout: float = scoring.DEFAULT_TIMEOUT_S,
+    with_errors: bool = False,
+) -> Scored:
+    """Score the answers of a run, and write the scores beside its state file; `report` has the quality then.
+
+    Args:
+        state: The state file.
+        scorer: `exact`, `contains`, `number`, `choice`, `json`, `regex:PATTERN` or `py:FILE:FUNCTION`.
+        reference: Where the right answer is in a record.
+        normalize: What is ignored when texts are compared: `case`, `space`, `punctuation`.
+        tolerance: How far a number may be from the reference; with `%`, as a share of it.
+        timeout: Seconds that a function or a pattern may take for one row.
+        with_errors: Whether failed and held rows count as wrong.
+
+    Raises:
+        UsageError: an argument is invalid, or no row can be scored.
+        StateError: the state file or the results cannot be read, or there are none.
+        OutputError: the scores cannot be written.
+    """
+    rules = Rules(reference, tuple(several(normalize)), str(tolerance))
+    return scoring.score(state_file(state), scorer, rules, timeout_s=timeout, with_errors=with_errors)
+
+
+def report(state: PathLike, *, by: str | None = None) -> VariantTable:
+    """The results of a run by the variants of its sweep, and their quality if the answers were scored.
+
+    Args:
+        state: The state file.
+        by: A field of the records by which the questions are split, such as `metadata.topic`; None: they are not.
 
     Raises:
         StateError: there is no such state file, or it cannot be read.
+        UsageError: the scores cannot be split by this field.
     """
-    return reporting.read(state_file(state))
+    return reporting.read(state_file(state), by)
 
 
 def export(

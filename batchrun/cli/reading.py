@@ -12,6 +12,7 @@ from batchrun.cli.command import command
 from batchrun.cli.output import echo
 from batchrun.cli.values import PATH, STATE, TARGET
 from batchrun.config import ResultFormat
+from batchrun.errors import UsageError
 from batchrun.files.streams import stdout_bytes
 
 Only = Literal["succeeded", "failed"]
@@ -152,21 +153,33 @@ def export(
 @command
 @click.argument("state", type=STATE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all variants on stdout.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print one table, as CSV, on stdout.")
+@click.option("--by", metavar="PATH", help="Split the scores by this field of the records, such as metadata.topic.")
 @click.option("--html", metavar="FILE", type=PATH, help="Also write a page with plots to FILE.")
-def report(state: Path, *, as_json: bool, html: Path | None) -> None:
+def report(state: Path, *, as_json: bool, as_csv: bool, by: str | None, html: Path | None) -> None:
     """Show the results of the run of a STATE file by the variants of its sweep, even during the run.
+
+    If the answers have been scored (see `batchrun score`), their quality is shown, with 95% intervals.
 
     \b
     Examples:
       batchrun report sweep.jsonl.state
+      batchrun report sweep.jsonl.state --by metadata.topic
+      batchrun report sweep.jsonl.state --csv > sweep.csv
       batchrun report sweep.jsonl.state --json | jq '.variants[] | [.label, .execution_ms.p50]'
     """
     from batchrun.commands import report as reporting
+    from batchrun.display import report_csv
     from batchrun.display import variants as tables
 
     if html is not None:
         from batchrun.commands import report_page as webpage
-    seen = reporting.read(state)
+    if as_json and as_csv:
+        raise UsageError("--json and --csv are two forms of the same", "remove one of them")
+    seen = reporting.read(state, by)
     if html is not None:
         webpage.write(seen, html)
-    echo(tables.to_json(seen) if as_json else tables.render(seen), nl=False)
+    if as_csv:
+        echo(report_csv.to_csv(seen), nl=False)
+    else:
+        echo(tables.to_json(seen) if as_json else tables.render(seen), nl=False)

@@ -46,7 +46,7 @@ def run(given: RunArguments) -> None:
       batchrun run reviews.csv -e abc123xyz -o labels.jsonl --prompt 'Label: {{ review }}' --schema 'mood, topic'
       zcat big.jsonl.gz | batchrun run - -e abc123xyz -o results.jsonl --limit 100
       batchrun run prompts.jsonl -e abc123xyz --canary 10 --price-per-hour 2.5 --max-cost 40 --deadline 8h
-      batchrun run questions.jsonl -e abc123xyz --sweep temperature=0,0.7 --repeat 4 --dry-run
+      batchrun run questions.jsonl -e abc123xyz --sweep temperature=0.3,0.7 --repeat 4 --dry-run
       batchrun run --config sweep.toml
       batchrun run samples/ -e local -o rehearsal/ --dry-run
     """

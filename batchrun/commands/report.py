@@ -6,9 +6,11 @@ from collections import Counter, defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
+from batchrun.commands.quality import are_outdated, read_quality
 from batchrun.config import RunOptions
 from batchrun.display.variants import EndpointReport, Histogram, VariantReport, VariantTable
 from batchrun.errors import StateError
+from batchrun.evaluation.quality import Named
 from batchrun.prompts.sweep import REPEAT, Sweep, shown
 from batchrun.results.reader import read_groups, size_of
 from batchrun.results.record import read_record, result_digest
@@ -21,14 +23,16 @@ from batchrun.state.snapshot import StateSnapshot
 from batchrun.state.stored_options import read_options
 
 
-def read(state: Path) -> VariantTable:
+def read(state: Path, by: str | None = None) -> VariantTable:
     """Read the figures of a run so far, by variant.
 
     Args:
         state: The state file.
+        by: The path of a field by which scores are split; None: they are not.
 
     Raises:
         StateError: there is no such state file, it holds no run, or a file cannot be read.
+        UsageError: scores cannot be split by this field.
     """
     with StateSnapshot(state) as store:
         store.refuse_damaged()
@@ -52,7 +56,11 @@ def read(state: Path) -> VariantTable:
         _add_cost(store, variants, options)
         _add_answers(store, variants, repeat)
         endpoints = _endpoints(store, options)
-    return VariantTable(str(state), [variant for variant in variants if variant.rows or len(variants) == 1], endpoints)
+        named = {number: Named(each.label, each.values, each.cost) for number, each in enumerate(variants)}
+        quality = read_quality(store, state, named, repeat, by)
+        is_outdated = bool(quality) and are_outdated(store, state)
+    found = [variant for variant in variants if variant.rows or len(variants) == 1]
+    return VariantTable(str(state), found, endpoints, quality, is_outdated)
 
 
 def _endpoints(store: StateSnapshot, options: RunOptions) -> list[EndpointReport]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import orjson
 
 from batchrun.display.cost import money
+from batchrun.display.quality import finding, quality_json, quality_tables
 from batchrun.display.summary import EndpointWork, Percentiles
 from batchrun.display.text import clipped, columns_of, fitted
 from batchrun.display.units import duration
+from batchrun.evaluation.quality import Quality
 from batchrun.files.exactjson import dump
 from batchrun.results.text import MARK_NAMES, MARKS
 
+_COLUMNS = 100
 _SHOWN = 40
 _LABEL_COLUMNS = 40
 _EXACT_BELOW = 1000
@@ -115,6 +119,10 @@ class VariantTable:
     variants: list[VariantReport]
     endpoints: list[EndpointReport] = field(default_factory=list)
     """The endpoints that the run has had; empty if it has had one, or compares them in a sweep."""
+    quality: list[Quality] = field(default_factory=list)
+    """What each scorer says, in the order in which they were used last; empty if the run was not scored."""
+    scores_are_outdated: bool = False
+    """Whether a result is newer than the scores."""
 
 
 def to_json(report: VariantTable) -> bytes:
@@ -122,6 +130,9 @@ def to_json(report: VariantTable) -> bytes:
     data: dict[str, Any] = {"state": report.state, "variants": [_variant_json(variant) for variant in report.variants]}
     if report.endpoints:
         data["endpoints"] = [_endpoint_json(each) for each in report.endpoints]
+    if report.quality:
+        data["quality"] = [quality_json(each) for each in report.quality]
+        data["scores_are_outdated"] = report.scores_are_outdated
     return dump(data, orjson.OPT_APPEND_NEWLINE)
 
 
@@ -130,6 +141,7 @@ def _variant_json(variant: VariantReport) -> dict[str, Any]:
     for name in ("input_tokens", "output_tokens", "delay_ms", "execution_ms"):
         numbers = getattr(variant, name)
         data[name] = None if numbers is None else numbers._asdict()
+    data["shares"] = {mark: getattr(variant, mark) / variant.succeeded for mark in MARKS if variant.succeeded}
     return data
 
 
@@ -140,7 +152,13 @@ def _endpoint_json(report: EndpointReport) -> dict[str, Any]:
 def render(report: VariantTable) -> str:
     """The tables for a terminal of 100 columns; at most the 40 variants with the most rows."""
     shown = largest(report)
-    lines = "\n\n".join("\n".join(_table(rows)) for rows in tables(replace(report, variants=shown))).split("\n")
+    cells = [*tables(replace(report, variants=shown)), *quality_tables(report.quality)]
+    lines = "\n\n".join("\n".join(_table(rows)) for rows in cells).split("\n")
+    for quality in report.quality:
+        sentence = f"{quality.scorer}: {finding(quality.whole)}"
+        lines += ["", *wrap(sentence, _COLUMNS, break_long_words=False, break_on_hyphens=False)]
+    if report.scores_are_outdated:
+        lines += ["", "some results are newer than the scores: score again"]
     if len(report.variants) > len(shown):
         lines += ["", f"smaller variants, not shown: {len(report.variants) - len(shown):,}; --json has all"]
     return "\n".join(lines) + "\n"
@@ -182,7 +200,7 @@ def tables(report: VariantTable) -> list[list[list[str]]]:
     marks = [mark for mark in MARKS if any(getattr(variant, mark) for variant in shown)]
     if marks:
         marked = [
-            [label, *(f"{getattr(variant, mark):,}" for mark in marks)]
+            [label, *(_share(getattr(variant, mark), variant.succeeded) for mark in marks)]
             for label, variant in zip(labels, shown, strict=True)
         ]
         found.append([["variant", *(MARK_NAMES[mark] for mark in marks)], *marked])
@@ -204,6 +222,10 @@ def _endpoints(reports: list[EndpointReport]) -> list[list[str]]:
         for each in reports
     ]
     return [head, *rows]
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count:,} ({count / of:.1%})" if count else "0"
 
 
 def _tokens(tokens: Tokens | None) -> tuple[str, str]:

@@ -1,4 +1,6 @@
-"""The program in which the function of `--check` runs: one record a line on stdin, one verdict a line on stdout.
+"""The program in which a function of the user runs: one record a line on stdin, one verdict a line on stdout.
+
+The function is that of `--check`, or one that scores answers.
 
 It is started by its path and imports nothing of batchrun, so that it starts fast and the function's own imports find
 what they would find without it. It ends when its stdin does, and by itself if a call takes far longer than it may.
@@ -71,7 +73,29 @@ def _reason(function: Callable[[Any], Any], record: Any) -> str | None:
     return f"the check returned a value of type {type(said).__name__}; expected None, True, False or a text"
 
 
-def _serve(name: str, limit_s: float) -> None:
+def _score(function: Callable[[Any], Any], record: Any) -> dict[str, Any]:
+    """What the function says about a record: a value, what it extracted, and a reason."""
+    try:
+        said = function(record)
+        given: dict[str, Any] = said if isinstance(said, dict) else {"value": said}
+        said, extracted, reason = (given.get(name) for name in ("value", "extracted", "reason"))
+        value = None if said is None else _number(said)
+        if value is None or 0 <= value <= 1:
+            reason = "the function gave no score" if value is None and reason is None else reason
+            return {"value": value, "extracted": extracted, "reason": None if reason is None else str(reason)}
+        problem = f"the function returned {value:g}; expected a number from 0 to 1"
+    except BaseException as error:  # noqa: BLE001 - whatever ends the function is told
+        problem = _told(error)
+    return {"value": None, "extracted": None, "reason": problem}
+
+
+def _number(said: Any) -> float:
+    if isinstance(said, str):
+        raise TypeError("the function returned a text; expected a number from 0 to 1")
+    return float(said)
+
+
+def _serve(name: str, limit_s: float, *, scores: bool) -> None:
     records, verdicts = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     # Whatever the function reads or prints is no record and no verdict.
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -79,7 +103,7 @@ def _serve(name: str, limit_s: float) -> None:
     os.dup2(nowhere, 1)
 
     def say(verdict: dict[str, Any]) -> None:
-        verdicts.write(json.dumps(verdict).encode() + b"\n")
+        verdicts.write(json.dumps(verdict, default=str).encode() + b"\n")
 
     # A folder of the user gets no files of ours, and rules that were just edited are not mistaken for older ones.
     sys.dont_write_bytecode = True
@@ -93,10 +117,11 @@ def _serve(name: str, limit_s: float) -> None:
     for line in records:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, limit_s + _GRACE_S)
-        say({"reason": _reason(function, json.loads(line))})
+        record = json.loads(line)
+        say(_score(function, record) if scores else {"reason": _reason(function, record)})
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], float(sys.argv[2]))
+    _serve(sys.argv[1], float(sys.argv[2]), scores=sys.argv[3:] == ["scorer"])

@@ -1,4 +1,6 @@
-"""Ask the function of `--check` about answers, in processes of its own: it may be slow, hang, or crash.
+"""Ask a function of the user about answers, in processes of its own: it may be slow, hang, or crash.
+
+It is that of `--check`, or one that scores answers.
 
 Each process is spoken to by one thread at a time, so that the event loop never waits for it.
 """
@@ -14,11 +16,11 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 from batchrun.errors import UsageError
 
@@ -31,27 +33,80 @@ _ENDING = "the run is ending"
 _HINT = "give MODULE:FUNCTION, importable from this folder, or FILE.py:FUNCTION"
 
 
+Kind = Literal["check", "scorer"]
+
+
 class CheckFailedError(Exception):
     """The function gave no verdict; says why."""
 
 
-def refuse_missing(check: str) -> None:
+def refuse_missing(check: str, option: str = "--check ", kind: Kind = "check") -> None:
     """Refuse a function that cannot be found, before anything is sent.
+
+    Args:
+        check: `MODULE:FUNCTION` or `FILE.py:FUNCTION`.
+        option: What stands before it on the command line.
+        kind: What the function is.
 
     Raises:
         UsageError: it cannot be imported, or is no function.
     """
-    process = _Process(check, 1.0)
+    process = _Process(check, 1.0, kind)
     try:
         process.start()
     except CheckFailedError as error:
-        raise UsageError(f"--check {check}: {error}", _HINT) from error
+        raise UsageError(f"{option}{check}: {error}", _HINT) from error
     finally:
         process.kill()
 
 
-class Checker:
-    """Asks the function, in up to four processes, which are started when they are needed.
+class Functions:
+    """Asks a function, in up to four processes, which are started when they are needed.
+
+    Args:
+        name: `MODULE:FUNCTION` or `FILE.py:FUNCTION`.
+        timeout_s: How long the function may take for one record.
+        kind: What the function is.
+    """
+
+    def __init__(self, name: str, timeout_s: float, kind: Kind) -> None:
+        self.name = name
+        count = min(_MOST_PROCESSES, os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix=kind)
+        self._processes = [_Process(name, timeout_s, kind) for _ in range(count)]
+        self._idle: SimpleQueue[_Process] = SimpleQueue()
+        for process in self._processes:
+            self._idle.put(process)
+
+    def ask(self, record: bytes) -> Future[dict[str, Any]]:
+        """What the function says about a record, as its process tells it.
+
+        Args:
+            record: A JSON object on one line.
+
+        Raises:
+            CheckFailedError: by the future: it took too long, or its process ended.
+        """
+        return self._threads.submit(self._ask, record)
+
+    def _ask(self, record: bytes) -> dict[str, Any]:
+        process = self._idle.get()
+        try:
+            return process.ask(record)
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        """End the processes; a record that is being looked at gets no verdict."""
+        for process in self._processes:
+            process.close()
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.kill()
+
+
+class Checker(Functions):
+    """Asks the function of `--check`.
 
     Args:
         check: `MODULE:FUNCTION` or `FILE.py:FUNCTION`.
@@ -59,13 +114,7 @@ class Checker:
     """
 
     def __init__(self, check: str, timeout_s: float) -> None:
-        self.name = check
-        count = min(_MOST_PROCESSES, os.cpu_count() or 1)
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="check")
-        self._processes = [_Process(check, timeout_s) for _ in range(count)]
-        self._idle: SimpleQueue[_Process] = SimpleQueue()
-        for process in self._processes:
-            self._idle.put(process)
+        super().__init__(check, timeout_s, "check")
 
     async def reason(self, record: bytes) -> str | None:
         """Why the function refuses a record; None if it accepts it, empty if it does not say why.
@@ -76,42 +125,28 @@ class Checker:
         Raises:
             CheckFailedError: it took too long, or its process ended.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, record)
-
-    def _ask(self, record: bytes) -> str | None:
-        process = self._idle.get()
-        try:
-            return process.ask(record)
-        finally:
-            self._idle.put(process)
-
-    def close(self) -> None:
-        """End the processes; a record that is being checked gets no verdict."""
-        for process in self._processes:
-            process.close()
-        self._threads.shutdown(cancel_futures=True)
-        for process in self._processes:
-            process.kill()
+        reason: str | None = (await asyncio.wrap_future(self.ask(record)))["reason"]
+        return reason
 
 
 class _Process:
     """One process; it is started again after it has ended."""
 
-    def __init__(self, check: str, timeout_s: float) -> None:
-        self._command = [sys.executable, "-P", str(_PROGRAM), check, str(timeout_s)]
+    def __init__(self, name: str, timeout_s: float, kind: Kind) -> None:
+        self._command = [sys.executable, "-P", str(_PROGRAM), name, str(timeout_s), kind]
+        self._kind = kind
         self._timeout_s = timeout_s
         self._running: subprocess.Popen[bytes] | None = None
         self._closed = threading.Event()
 
-    def ask(self, record: bytes) -> str | None:
-        """The verdict on a record, see `Checker.reason`."""
+    def ask(self, record: bytes) -> dict[str, Any]:
+        """The verdict on a record, see `Functions.ask`."""
         if self._running is None:
             self.start()
         said = self._exchange(record, self._timeout_s)
         if said is None:
-            raise CheckFailedError(f"the check took longer than {self._timeout_s:g} s")
-        reason: str | None = said["reason"]
-        return reason
+            raise CheckFailedError(f"the {self._kind} took longer than {self._timeout_s:g} s")
+        return said
 
     def start(self) -> None:
         """Start it, and wait until it has found the function.
@@ -195,7 +230,7 @@ class _Process:
         self.kill()
         code = running.wait()
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        return CheckFailedError(f"the check's process ended {how}")
+        return CheckFailedError(f"the {self._kind}'s process ended {how}")
 
 
 def _kill_group(leader: subprocess.Popen[bytes]) -> None:

@@ -52,7 +52,8 @@ class Finding:
     """An observation about a field, with the number of lines that it applies to."""
 
     kind: str
-    """`sent`, `carried` or `no_limit`; or a warning: `not_sent`, `ignored`, `wrong_type`, `path` or `no_max_tokens`."""
+    """`sent`, `carried` or `no_limit`; or a warning: `not_sent`, `ignored`, `wrong_type`, `path`, `no_max_tokens` or
+    `same_samples`."""
     field: str
     text: str
     file: str
@@ -116,6 +117,7 @@ class Fields:
             key = (*prompt.carried, request["openai_route"], *body, *map(type, body.values()))
         else:
             key = self._other_key(prompt)
+        key += (self._has_same_samples(prompt),)
         known = self._sets.get(key)
         if known is None:
             known = self._examine(prompt, file, line)
@@ -143,6 +145,17 @@ class Fields:
         sampling = request.get("sampling_params")
         inner = sampling if type(sampling) is dict else _NOTHING
         return (*prompt.carried, None, *request, *map(type, request.values()), *inner, *map(type, inner.values()))
+
+    def _has_same_samples(self, prompt: Prompt) -> bool:
+        """Whether several samples of a line are sent with temperature 0."""
+        if self._sweep.repeat == 1:
+            return False
+        kind, parameters = _parameters(prompt.request)
+        name, given = "temperature", self._request
+        own = parameters.get(name, given.default.get(name))
+        swept = self._sweep.values_of(name) or (own,)
+        found = (given.override[name],) if name in given.override else swept
+        return kind is not None and any(value == 0 and not isinstance(value, bool) for value in found)
 
     def findings(self) -> list[Finding]:
         """The findings, warnings first; the counts include all lines so far."""
@@ -217,6 +230,9 @@ class Fields:
             if value is not None and (text := _why_ignored(name, kind)):
                 yield name, "ignored", text
         yield from _without_limit(prompt.shape, kind, request, parameters)
+        if self._has_same_samples(prompt):
+            text = f"the {self._sweep.repeat:,} samples of --repeat are the same, or nearly, and each is paid for"
+            yield "temperature", "same_samples", f"with `temperature` 0, {text}"
 
 
 def _has_parts(request: dict[str, Any]) -> bool:

@@ -64,7 +64,8 @@ class Sweep:
         for key, values in options.keys:
             _refuse_wrong_key(key, values)
         self._keys = options.keys
-        self._repeat = options.repeat
+        self.repeat = options.repeat
+        """Samples of each combination of values."""
         self._sends_null = reading == 1
         self.size = prod(len(values) for _, values in options.keys) * options.repeat
         """Rows of each line; 1 without a sweep."""
@@ -83,17 +84,17 @@ class Sweep:
 
     def __bool__(self) -> bool:
         """Whether any row differs from its line."""
-        return bool(self._keys) or self._repeat > 1
+        return bool(self._keys) or self.repeat > 1
 
     def _variant(self, number: int) -> Variant:
-        rest, sample = divmod(number, self._repeat)
+        rest, sample = divmod(number, self.repeat)
         values: dict[str, Any] = {}
         for key, choices in reversed(self._keys):
             rest, index = divmod(rest, len(choices))
             values[key] = choices[index]
         values = dict(reversed(values.items()))
         suffix = "".join(f"/{key}={shown(value)}" for key, value in values.items())
-        if self._repeat > 1:
+        if self.repeat > 1:
             values[REPEAT] = sample + 1
             suffix += f"/{sample + 1}"
         return Variant(number, values, suffix)
@@ -124,10 +125,14 @@ class Sweep:
                         prompt = _without_parameter(prompt, key)
         return replace(prompt, id=None if prompt.id is None else prompt.id + variant.suffix)
 
+    def values_of(self, key: str) -> tuple[Any, ...]:
+        """The values of a key; empty if the sweep does not have it."""
+        return next((values for name, values in self._keys if name == key), ())
+
     def __str__(self) -> str:
         """The matrix in readable form: `temperature (0, 0.7) x 3 samples`."""
         parts = [f"{key} ({', '.join(shown(value) for value in values)})" for key, values in self._keys]
-        return " x ".join([*parts, f"{self._repeat} samples"] if self._repeat > 1 else parts)
+        return " x ".join([*parts, f"{self.repeat} samples"] if self.repeat > 1 else parts)
 
 
 def shown(value: Any) -> str:

@@ -110,6 +110,12 @@ def only_part(output: Any) -> dict[str, Any] | None:
     return output if isinstance(output, dict) else None
 
 
+def model_of(output: Any) -> str | None:
+    """The model that an answer names; None if it names none."""
+    own = only_part(output)
+    return next(filter(None, map(_model, chunks_of(output)[:1] if own is None else [own])), None)
+
+
 def _is_completion(part: dict[str, Any]) -> bool:
     choices = part.get("choices")
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):

@@ -25,6 +25,11 @@ def split_think(text: Text) -> Text:
     return text._replace(texts=rest, reasoning=reasoning, marks=marks)
 
 
+def without_think(text: str) -> str:
+    """A text without its `<think>` blocks."""
+    return _cut(text)[1]
+
+
 def _cut(text: str) -> tuple[str | None, str]:
     """What was thought, None if there is no block; and the text without it."""
     begin, end = text.find(_BEGIN), text.find(_END)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from heapq import merge
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from batchrun.config import ResultFormat
 from batchrun.results.cells import CellFinder, Found, Row
@@ -15,7 +15,7 @@ from batchrun.runs.conversion import Conversion, Line, lines_at
 from batchrun.runs.ordering import find_positions
 from batchrun.runs.table_workers import TableWorkers
 from batchrun.scheduler.states import RowState
-from batchrun.state.positions import Position, Positions
+from batchrun.state.positions import Position, Positions, RowWithLine
 from batchrun.state.shared_ids import count_shared_ids
 from batchrun.state.snapshot import StateSnapshot
 
@@ -23,6 +23,14 @@ _GROUP_ROWS = 1000
 _GROUP_BYTES = 4 << 20
 _ROWS_FOR_WORKERS = 20_000
 """Reading fewer takes about as long as starting a process."""
+
+
+class Ended(NamedTuple):
+    """A row that has succeeded, has failed or is held."""
+
+    row: RowWithLine
+    failure: str | None
+    """The kind of its failure; None: it has succeeded."""
 
 
 class RunResults:
@@ -36,6 +44,7 @@ class RunResults:
         with_results: Whether to give the results.
         with_errors: Whether to give the error records.
         check: Called with the state before anything else is read; returns whether a table is made of the results.
+        only: Row -> id, for the few succeeded rows that are wanted. None: all.
 
     Raises:
         StateError: the state file or a results file cannot be read, or the two do not match; any method raises it.
@@ -49,20 +58,22 @@ class RunResults:
         with_results: bool = True,
         with_errors: bool = False,
         check: Callable[[StateSnapshot], bool] = lambda _: False,
+        only: Mapping[int, str] | None = None,
     ) -> None:
         with ExitStack() as stack:
             self._positions = stack.enter_context(Positions())
             self._store = stack.enter_context(StateSnapshot(state))
-            self._store.refuse_damaged()
-            is_table = check(self._store)
-            self.counts = self._store.counts()
-            self._workers: TableWorkers | None = None
-            if is_table and with_results and self.counts[RowState.SUCCEEDED] >= _ROWS_FOR_WORKERS:
-                self._workers = stack.enter_context(TableWorkers())  # they start while the results are found
-            paths = {output.output: self._store.lines_path(output) for output in self._store.outputs()}
-            self._placed = stack.enter_context(LinesByPosition(paths))
-            if with_results:
-                find_positions(self._store, self._positions, self.counts[RowState.SUCCEEDED])
+            with self._store.refusing_damaged():
+                is_table = check(self._store)
+                self.counts = self._store.counts()
+                self._workers: TableWorkers | None = None
+                if is_table and with_results and self.counts[RowState.SUCCEEDED] >= _ROWS_FOR_WORKERS:
+                    self._workers = stack.enter_context(TableWorkers())  # they start while the results are found
+                paths = {output.output: self._store.lines_path(output) for output in self._store.outputs()}
+                self._placed = stack.enter_context(LinesByPosition(paths))
+                if with_results:
+                    wanted = self.counts[RowState.SUCCEEDED] if only is None else len(only)
+                    find_positions(self._store, self._positions, wanted, only=only)
             self.shared_ids = count_shared_ids(self._store, with_errors=with_errors) if with_results else 0
             """Ids that more than one row has."""
             self._conversion = stack.enter_context(Conversion(state, form))
@@ -109,6 +120,23 @@ class RunResults:
             rows = self._conversion.rows_at(self._placed, group, with_requests=finder.needs_requests)
             yield finder.find(rows)
 
+    def ended(self) -> Iterator[Ended]:
+        """All rows, in input order, without reading their results."""
+        found: Iterator[Ended] = (Ended(at, None) for at in self._positions)
+        if not self._with_errors:
+            return found
+        with_held = self.counts[RowState.HELD] > 0
+        failed = (Ended(row, why.kind) for row, why, _ in self._store.failures(with_held=with_held))
+        return merge(found, failed, key=lambda each: _place(each.row))
+
+    def chosen(self, rows: Container[int]) -> Iterator[list[tuple[RowWithLine, Row]]]:
+        """Some rows, by their numbers, each with what was asked and answered, in such groups as `groups` gives."""
+        wanted = (each for each in self._merged("batchrun") if _number(each) in rows)
+        for group in _in_groups(wanted):
+            read = self._conversion.rows_at(self._placed, group, with_requests=True)
+            places = (each if isinstance(each, Position) else each.row for each in group)
+            yield list(zip(places, read, strict=True))
+
     def _grouped(self, errors_form: ResultFormat | None = None) -> Iterator[list[Position | Line]]:
         return _in_groups(self._merged(errors_form))
 
@@ -121,8 +149,12 @@ class RunResults:
         return merge(self._positions, failed, key=_place)
 
 
-def _place(each: Position | Line) -> tuple[int, int, int]:
-    row = each if isinstance(each, Position) else each.row
+def _number(each: Position | Line) -> int:
+    return each.row if isinstance(each, Position) else each.row.row
+
+
+def _place(each: RowWithLine | Line) -> tuple[int, int, int]:
+    row = each.row if isinstance(each, Line) else each
     return row.source, row.line, row.row
 
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
 from batchrun.errors import OutputError, StateError
+from batchrun.files.exactjson import dump
 from batchrun.results.reader import LinesByPosition, StoredLine, read_groups, size_of
 from batchrun.results.record import read_record, result_digest
 from batchrun.results.writer import write_whole
@@ -63,7 +65,13 @@ def _order(store: StateSnapshot, output: OutputRecord, seen: bytearray, token: s
             write_whole(path, lines, token=token)
 
 
-def find_positions(store: StateSnapshot, positions: Positions, succeeded: int, after: tuple[int, int] = (0, 0)) -> None:
+def find_positions(
+    store: StateSnapshot,
+    positions: Positions,
+    succeeded: int,
+    after: tuple[int, int] = (0, 0),
+    only: Mapping[int, str] | None = None,
+) -> None:
     """Find the positions of a run's committed results.
 
     Args:
@@ -71,6 +79,7 @@ def find_positions(store: StateSnapshot, positions: Positions, succeeded: int, a
         positions: The positions are added to these.
         succeeded: How many there must be.
         after: Added to the numbers of outputs and of rows, if several runs are merged.
+        only: Row -> id, for the few rows that are wanted; the lines of others are not looked up. None: all.
 
     Raises:
         StateError: the results files and the state do not match.
@@ -78,7 +87,7 @@ def find_positions(store: StateSnapshot, positions: Positions, succeeded: int, a
     seen = bytearray(store.last_row() + 1)
     count = 0
     for output in store.outputs():
-        count += _find_in(store, output, store.lines_path(output), positions, seen, after=after)
+        count += _find_in(store, output, store.lines_path(output), positions, seen, after=after, only=only)
     if count != succeeded:
         raise StateError(
             f"succeeded rows without a line in the results: {succeeded - count:,}",
@@ -94,6 +103,7 @@ def _find_in(
     seen: bytearray,
     *,
     after: tuple[int, int] = (0, 0),
+    only: Mapping[int, str] | None = None,
 ) -> int:
     size_bytes = size_of(path)
     if size_bytes < output.committed_bytes:
@@ -103,8 +113,13 @@ def _find_in(
             "restore the complete file; `batchrun verify` names the rows",
         )
     count = 0
+    names = None if only is None else [dump(row_id)[1:-1] for row_id in only.values()]
     for group in read_groups(path, end=output.committed_bytes):
-        found = _placed(store, path, group, seen, output.output)
+        if names is None or only is None:
+            found = _placed(store, path, group, seen, output.output)
+        else:
+            near = [line for line in group if any(name in line.raw for name in names)]
+            found = [at for at in _placed(store, path, near, seen, output.output) if at.row in only]
         if after != (0, 0):
             found = [at._replace(output=after[0] + at.output, row=after[1] + at.row) for at in found]
         positions.add(found)

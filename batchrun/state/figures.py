@@ -235,6 +235,17 @@ def times_by_endpoint(store: StateReader) -> Iterator[tuple[int, int, int]]:
     yield from store.each(sql)
 
 
+def last_result_ms(store: StateReader) -> int:
+    """When the last completed job ended, in UTC epoch milliseconds; 0 if none has."""
+    sql = "SELECT coalesce(max(submitted_ms + coalesce(delay_ms, 0) + coalesce(execution_ms, 0)), 0) FROM jobs"
+    return int(store.query(f"{sql} WHERE status = 'COMPLETED'")[0][0])
+
+
+def rows_in_order(store: StateReader) -> Iterator[tuple[int, int, int, int]]:
+    """Every row with its input, line and stored variant, one in memory at a time; the rows of a line are together."""
+    yield from store.each("SELECT row, source, line, variant FROM rows ORDER BY row")
+
+
 # Below, a variant is a combination of sweep values: its `repeat` samples are counted together.
 
 

@@ -150,6 +150,12 @@ class StateReader(Database):
         sql = f"SELECT {_COLUMNS} FROM rows WHERE row IN ({','.join('?' * len(rows))})"
         return [_row(row) for row in self.query(sql, rows)]
 
+    def first_ended(self, most: int, *, only_failed: bool) -> list[RowRecord]:
+        """The first rows that have succeeded, have failed or are held, at most `most`; or without those succeeded."""
+        states = "4, 5" if only_failed else "3, 4, 5"
+        sql = f"SELECT {_COLUMNS} FROM rows WHERE state IN ({states}) ORDER BY source, line, row LIMIT ?"
+        return [_row(row) for row in self.query(sql, (most,))]
+
     def row_by_id(self, row_id: str) -> RowRecord | None:
         """One row by its stored id (see `shared_ids`); None if there is none."""
         rows = self.query(f"SELECT {_COLUMNS} FROM rows WHERE id = ?", (row_id,))

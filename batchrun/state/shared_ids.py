@@ -93,6 +93,12 @@ def rows_of_ids(store: StateReader, ids: Sequence[str]) -> list[list[tuple[int, 
     return [found.get(row_id, []) for row_id in ids]
 
 
+def rows_of_line_id(store: StateReader, line_id: str, most: int) -> list[int]:
+    """The rows that a sweep has made of the lines with this id, at most `most`."""
+    below = (f"{line_id}/", f"{line_id}{chr(ord('/') + 1)}", most)
+    return [row for (row,) in store.query("SELECT row FROM rows WHERE id > ? AND id < ? ORDER BY row LIMIT ?", below)]
+
+
 def count_shared_ids(store: StateReader, *, with_errors: bool = False) -> int:
     """How many public ids belong to several rows that have succeeded (with errors: or have failed or are held)."""
     if not has_shared_ids(store):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple, TypeVar
 
 from batchrun.errors import StateError
@@ -116,8 +118,36 @@ class StateSnapshot(StateReader):
         Raises:
             StateError: it is damaged.
         """
-        if faults := self.damage():
-            raise StateError(f"{self.path}: the state file is damaged ({faults[0]})", "restore it from a copy")
+        _refuse(self.path, self.damage())
+
+    @contextmanager
+    def refusing_damaged(self) -> Iterator[None]:
+        """Refuse a damaged file at the end of a `with` block, whatever went wrong in it.
+
+        A thread checks the file meanwhile: SQLite does so on another core.
+
+        Raises:
+            StateError: it is damaged.
+        """
+        faults: list[str] = []
+
+        def check() -> None:
+            try:
+                with StateSnapshot(self.path) as other:
+                    faults.extend(other.damage())
+            except StateError as error:
+                faults.append(error.message)
+
+        thread = Thread(target=check, daemon=True)
+        thread.start()
+        try:
+            yield
+        except Exception:
+            thread.join()
+            _refuse(self.path, faults)
+            raise
+        thread.join()
+        _refuse(self.path, faults)
 
     def last_row(self) -> int:
         """The largest row number; 0 without rows."""
@@ -165,3 +195,8 @@ class StateSnapshot(StateReader):
         sql = "SELECT row, id, source, line, offset, length, digest, state FROM rows ORDER BY row"
         for row, row_id, *rest in self.each(sql):
             yield ScannedRow(row, public_id(row_id), *rest)
+
+
+def _refuse(path: Path, faults: list[str]) -> None:
+    if faults:
+        raise StateError(f"{path}: the state file is damaged ({faults[0]})", "restore it from a copy")

@@ -402,6 +402,10 @@ def test_the_other_commands_are_functions_that_print_nothing(tmp_path: Path, cap
     status, verified = batchrun.status(summary.state), batchrun.verify(summary.state)
     assert (status.total, status.succeeded, verified.is_whole) == (1, 1, True)
     assert [variant.succeeded for variant in batchrun.report(summary.state).variants] == [1]
+    scored = batchrun.score(summary.state, "regex:.", normalize="case", tolerance=0)
+    assert (scored.scored, scored.right, scored.unscored) == (1, 1, 0)
+    (quality,) = batchrun.report(summary.state, by="id").quality
+    assert (quality.scorer, quality.whole.variants[0].right, len(quality.groups)) == ("regex:.", 1, 1)
     exported = batchrun.export(summary.state, tmp_path / "copy.jsonl", format="openai")
     assert (exported.results, read_lines(tmp_path / "copy.jsonl")[0]["custom_id"]) == (1, "a")
     assert batchrun.cancel(summary.state).succeeded == 1

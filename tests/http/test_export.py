@@ -230,8 +230,8 @@ def test_a_row_that_succeeded_and_has_no_line_is_refused(state: Path, tmp_path: 
 def test_results_that_change_between_the_two_passes_leave_no_file(state: Path, tmp_path: Path, monkeypatch):
     place = module.find_positions
 
-    def place_and_cut(*arguments: object) -> None:
-        place(*arguments)
+    def place_and_cut(*arguments: object, **more: object) -> None:
+        place(*arguments, **more)
         os.truncate(tmp_path / "out.jsonl", 100)
 
     monkeypatch.setattr(module, "find_positions", place_and_cut)

@@ -19,6 +19,7 @@ import time
 from base64 import b64encode
 from collections import Counter
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,10 @@ def do(folder: Path, command: str, *, exit_code: int = 0, timeout_s: float = 100
     return done.stdout
 
 
-def table(said: str) -> dict[str, list[str]]:
-    """The numbers behind each variant that score.py prints."""
-    return {words[0]: words[1:] for words in (re.split(r"\s{2,}", line) for line in said.splitlines()[1:])}
+def table(folder: Path, state: str) -> dict[str, tuple[int, int]]:
+    """Variant -> how many rows have a score, and how many are right."""
+    lines = csv.DictReader(StringIO(do(folder, f"batchrun report {state} --csv")))
+    return {line["variant"]: (int(line["scored"]), int(line["right"])) for line in lines}
 
 
 def wait_for_its_end(pid: int) -> None:
@@ -86,22 +88,24 @@ def test_a_sweep_is_scored_by_variant_and_what_failed_is_wrong(folder: Path):
     )
     run = "batchrun run in.jsonl -e local --worker echo -o out.jsonl -q --sweep temperature=0,0.7 --repeat 2"
     do(folder, run, exit_code=3)
-    found = table(do(folder, "python samples/score.py out.jsonl out.errors.jsonl"))
-    assert found == {f"temperature={value}": ["8", "4", "50.0%", "±17.7%"] for value in ("0", "0.7")}
+    do(folder, "batchrun score out.jsonl.state --with exact --normalize case,punctuation --with-errors")
+    assert table(folder, "out.jsonl.state") == {f"temperature={value}": (8, 4) for value in ("0", "0.7")}
 
 
 def test_a_run_without_a_sweep_is_scored_as_one(folder: Path):
     write_lines(folder, [{"prompt": text, "metadata": {"reference": "a"}} for text in ("a", "b")])
     do(folder, "batchrun run in.jsonl -e local --worker echo -o out.jsonl -q")
-    assert table(do(folder, "python samples/score.py out.jsonl")) == {"all": ["2", "1", "50.0%", "±35.4%"]}
+    do(folder, "batchrun score out.jsonl.state --with exact")
+    assert table(folder, "out.jsonl.state") == {"all": (2, 1)}
 
 
 @pytest.mark.skipif(missing(None) is not None, reason="the extra `local` is not installed")
 def test_a_real_model_can_do_some_arithmetic(folder: Path):
     do(folder, "batchrun run --config samples/sweep.toml --sweep temperature=0 --repeat 1 -q")
-    ((variant, (rows, right, *_)),) = table(do(folder, "python samples/score.py samples/sweep.results.jsonl")).items()
-    assert (variant, rows) == ("temperature=0", "20")
-    assert 5 <= int(right) < 20
+    do(folder, "batchrun score samples/sweep.results.jsonl.state --with number")
+    ((variant, (rows, right)),) = table(folder, "samples/sweep.results.jsonl.state").items()
+    assert (variant, rows) == ("temperature=0", 20)
+    assert 5 <= right < 20
 
 
 def test_the_references_of_the_evaluation_are_right():
@@ -292,10 +296,11 @@ def test_two_endpoints_are_compared_in_one_run(folder: Path):
             do(folder, f"batchrun run --config samples/compare_endpoints.toml --base-url {base_url} -q")
         finally:
             server.terminate()
-    found = table(do(folder, "python samples/score.py samples/compare.results.jsonl"))
-    assert {variant: numbers[0] for variant, numbers in found.items()} == {
-        "endpoint=abc123xyz": "20",
-        "endpoint=def456uvw": "20",
+    do(folder, "batchrun score samples/compare.results.jsonl.state --with exact")
+    found = table(folder, "samples/compare.results.jsonl.state")
+    assert {variant: rows for variant, (rows, _) in found.items()} == {
+        "endpoint=abc123xyz": 20,
+        "endpoint=def456uvw": 20,
     }
 
 

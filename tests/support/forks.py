@@ -33,7 +33,7 @@ _MESSAGE_BYTES = 1 << 17
 _EXTRA_FD = 10
 """The first of the further descriptors that a process is given."""
 READ = -1
-_HEAVY = ("matplotlib", "xllamacpp")
+_HEAVY = ("xllamacpp",)
 """What is not imported beforehand: no process here needs it."""
 
 

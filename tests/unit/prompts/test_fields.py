@@ -103,6 +103,35 @@ def test_the_options_that_change_what_is_sent_count():
     assert warnings_of({"prompt": "x"}, sweep=SweepOptions((("max_tokens", (8, 16)),))) == []
 
 
+@pytest.mark.parametrize(
+    ("line", "keys", "options", "counts"),
+    [
+        ({"prompt": "x", "temperature": 0}, (), {}, [3]),
+        ({"prompt": "x", "temperature": 0.0}, (), {}, [3]),
+        ({"messages": CHAT, "temperature": 0}, (), {}, [3]),
+        ({"input": {"prompt": "x", "sampling_params": {"temperature": 0}}}, (), {}, [3]),
+        ({"prompt": "x"}, (), {"default": {"temperature": 0}}, [3]),
+        ({"prompt": "x", "temperature": 1}, (), {"override": {"temperature": 0}}, [3]),
+        ({"prompt": "x", "temperature": 1}, (("temperature", (0.5, 0)),), {}, [3]),
+        ({"prompt": "x", "temperature": 0}, (("temperature", (0.5, 1)),), {}, []),
+        ({"prompt": "x", "temperature": 0}, (), {"override": {"temperature": 0.5}}, []),
+        ({"prompt": "x", "temperature": 1}, (), {"default": {"temperature": 0}}, []),
+        ({"prompt": "x"}, (), {}, []),
+        ({"input": {"image": "x", "temperature": 0}}, (), {}, []),
+    ],
+)
+def test_samples_at_temperature_0_are_warned_of(line: object, keys: tuple, options: dict, counts: list[int]):
+    found = findings_of(line, line, line, sweep=SweepOptions(keys, repeat=4), **options)
+    assert [each.count for each in found if each.kind == "same_samples"] == counts
+    assert "same_samples" not in {each.kind for each in findings_of(line, sweep=SweepOptions(keys), **options)}
+
+
+def test_lines_at_another_temperature_are_not_counted_as_equal_samples():
+    lines = [{"prompt": "x", "temperature": value} for value in (1, 0, 2, 0, 0)]
+    found = findings_of(*lines, sweep=SweepOptions(repeat=2))
+    assert [(each.line, each.count) for each in found if each.kind == "same_samples"] == [(2, 3)]
+
+
 def test_a_value_that_only_some_lines_have_wrong_is_counted_on_those():
     lines = [{"input": {"prompt": "x", "sampling_params": {"max_tokens": n}}} for n in (4.0, 8.5, 4.0, 9.5)]
     assert [(each.count, each.line) for each in findings_of(*lines) if each.kind == "wrong_type"] == [(2, 2)]
