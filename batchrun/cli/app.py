@@ -27,6 +27,7 @@ _COMMANDS = {
     "export": Place("reading:export", "Write the results of a STATE file in input order."),
     "head": Place("viewing:head", "Show the first rows of a STATE file, each in a few lines."),
     "help": Place("guides:show_guide", "List the guides, or show one."),
+    "ls": Place("reading:ls", "List the runs of all state files in folders."),
     "merge": Place("reading:merge", "Merge the results of shards, in input order."),
     "redo": Place("running:redo", "Run rows of a STATE file again, after asking."),
     "report": Place("reading:report", "Show the results of a run by the variants of its sweep."),

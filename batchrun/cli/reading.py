@@ -1,4 +1,4 @@
-"""The commands that read the state file of a run: `status`, `verify`, `merge`, `export` and `report`."""
+"""The commands that read the state files of runs: `status`, `ls`, `verify`, `merge`, `export` and `report`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,70 @@ from batchrun.errors import UsageError
 from batchrun.files.streams import stdout_bytes
 
 Only = Literal["succeeded", "failed"]
+_LEFT = 130
+"""The user left before the run ended."""
 
 
 @command
-@click.argument("state", type=STATE)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def status(state: Path, *, as_json: bool) -> None:
+@click.argument("state", type=STATE, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout; with --watch, one each time.")
+@click.option(
+    "--watch", "is_watching", is_flag=True, help="Show one screen, redrawn until the run ends; Ctrl-C leaves it."
+)
+@click.option(
+    "--every",
+    "every_s",
+    metavar="S",
+    type=click.FloatRange(0.1, 86400),
+    help="Seconds between two screens of --watch. [default: 1 on a terminal, else 30]",
+)
+def status(state: Path | None, every_s: float | None, *, as_json: bool, is_watching: bool) -> None:
     """Show the status of the run of a STATE file, running or not.
+
+    Without STATE, the newest state file in the current folder is taken.
 
     \b
     Examples:
       batchrun status results.jsonl.state
-      watch -n 10 batchrun status results.jsonl.state
+      batchrun status --watch
     """
+    if state is None:
+        from batchrun.runs.state_files import newest_state
+
+        state = newest_state(Path())
+    if is_watching:
+        from batchrun.commands.status_watch import watch
+
+        try:
+            watch(state, echo, every_s=every_s, as_json=as_json)
+        except KeyboardInterrupt:
+            sys.exit(_LEFT)
+        return
+    if every_s is not None:
+        raise UsageError("--every is for --watch", "add --watch")
     from batchrun.commands import status as reporting
 
     found = reporting.read_status(state)
     echo(reporting.to_json(found) if as_json else reporting.render(found), nl=False)
+
+
+@command
+@click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per state file on stdout.")
+def ls(folders: tuple[Path, ...], *, as_json: bool) -> None:
+    """List the runs in folders: progress, pace, time left, cost, and who runs them or why they stopped.
+
+    Looks at every *.state file in FOLDER... (default: the current folder) and at batchrun.state in the folders within.
+
+    \b
+    Examples:
+      batchrun ls
+      batchrun ls out nights --json | jq -r 'select(.process == null) | .state'
+    """
+    from batchrun.commands import listing
+
+    found = listing.standings(folders or (Path(),))
+    echo(listing.to_json(found) if as_json else listing.render(found), nl=False)
 
 
 @command

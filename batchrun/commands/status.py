@@ -10,8 +10,11 @@ from typing import Any
 
 import orjson
 
+from batchrun.commands.standing import live_record
 from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
+from batchrun.display.pace import Pace
+from batchrun.display.screen import one_line, rate, remaining
 from batchrun.display.summary import EndpointWork
 from batchrun.display.text import clipped, fitted
 from batchrun.display.units import duration
@@ -75,6 +78,11 @@ class RunStatus:
     """What each endpoint has done, for a run that has had several of its own."""
     shared: int = 0
     """Rows that succeeded with the answer to the equal request of another row."""
+    pace: Pace | None = None
+    """The pace of the last minutes, and how long the open rows take at it; None if it is not known, or none drives it.
+    """
+    obstacles: list[str] = field(default_factory=list)
+    """What is in the way of the process that drives it, such as an outage."""
 
 
 def read_status(state: Path, now: float | None = None) -> RunStatus:
@@ -95,6 +103,7 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
         elapsed_s = figures.sessions_ms(store) / 1000
         kept_s = RETENTION_S + figures.usual_time_ms(store) / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
+        live = live_record(store, who)
         return RunStatus(
             state=str(state),
             endpoint="" if options is None else ", ".join(options.endpoints),
@@ -120,6 +129,8 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
             cost=cost_so_far(store, counts, counters, options),
             endpoints=[] if options is None else endpoint_work(store, options),
             shared=count_shared(store) if options is not None and options.dedupe else 0,
+            pace=None if live is None else live.pace.pace(sum(counts.values()) - ended),
+            obstacles=[] if live is None else live.obstacles,
         )
 
 
@@ -150,8 +161,13 @@ def render(status: RunStatus) -> str:
         f"  in flight  {s.in_flight:>11,}",
         f"  not run    {s.pending + s.submitting:>11,}",
         "",
-        f"  {s.rows_per_s:,.1f} rows/s over a running time of {duration(s.elapsed_s)}",
+        f"  {s.rows_per_s:,.1f} rows/s over a running time of {duration(s.elapsed_s)}"
+        if s.pace is None
+        else f"  {rate(s.pace.rows_per_s)} over the last {duration(s.pace.span_s)}",
     ]
+    if s.pace is not None and open_rows and (left := remaining(s.pace)):
+        lines.append(f"  {left} left")
+    lines += [f"  in the way: {one_line(each)}" for each in s.obstacles]
     lines += [f"  {each}" for each in s.endpoints]
     if s.cost is not None:
         first, *more = cost_lines(s.cost, is_over=not open_rows)

@@ -23,6 +23,8 @@ _STRIP = (3.0, 97.0)
 """The part of a strip that has the scale, in percent: what is at its ends is not cut off."""
 _GAP_LABEL_CHARS = 30
 _RADIUS = 8.5
+_LEAST_SPAN = 1e-9
+"""A scale with a smaller span, as a part of its values, would have marks that look the same."""
 
 
 class Gap(NamedTuple):
@@ -84,7 +86,9 @@ def plain(value: float, step: float) -> str:
 
 
 def _step(low: float, high: float, ticks: int, *, whole: bool) -> float:
-    span = (high - low) or 1.0
+    span = high - low
+    if span < _LEAST_SPAN * max(abs(low), abs(high), 1.0):
+        span = 1.0
     power = 10.0 ** floor(log10(span / ticks))
     step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= ticks + 1e-9)
     return max(step, 1.0) if whole else step

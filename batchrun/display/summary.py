@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -14,6 +14,23 @@ from batchrun.results.text import MARK_NAMES, MARKS
 
 _BROKEN_FROM = 3
 """A worker with this many failures is not just unlucky."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The workers of an endpoint and its jobs, other people's too, when `/health` last answered."""
+
+    running: int
+    """Workers with a job."""
+    idle: int
+    initializing: int
+    throttled: int
+    """Workers that wait for a free GPU."""
+    unhealthy: int
+    queued: int
+    """Jobs that wait for a worker."""
+    executing: int
+    """Jobs that are running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +75,10 @@ class Snapshot:
     tool_calls: int = 0
     is_under_way: bool | None = False
     """Whether the endpoint has answered, and no canary is out; None if nothing more is submitted."""
+    workers: Workers | None = None
+    """None if `/health` has not answered, or did not the last time."""
+    stopping: str = ""
+    """Why the run stops early; empty if it does not, or if the user stops it."""
 
     @property
     def done(self) -> int:
@@ -114,7 +135,14 @@ def merged(parts: Mapping[str, Snapshot]) -> Snapshot:
         note="; ".join(f"{endpoint}: {piece.note}" for endpoint, piece in parts.items() if piece.note),
         cost=added(costs, done=done, total=counts["total"]) if costs else None,
         is_under_way=all(stages) if (stages := [s for p in pieces if (s := p.is_under_way) is not None]) else None,
+        workers=_all_workers(pieces),
+        stopping="; ".join(f"{endpoint}: {piece.stopping}" for endpoint, piece in parts.items() if piece.stopping),
     )
+
+
+def _all_workers(pieces: Sequence[Snapshot]) -> Workers | None:
+    known = [astuple(piece.workers) for piece in pieces if piece.workers is not None]
+    return Workers(*map(sum, zip(*known, strict=True))) if known else None
 
 
 _ADDED_UP = (

@@ -1,8 +1,9 @@
 """The page of `batchrun view`: all rows of a run in one HTML file that loads nothing. It reads only its own parts.
 
 The rows are in the page as compressed blocks, each in an element of text that a browser does not interpret. The script
-unpacks those that it needs, and makes text nodes of them, never markup. The policy allows this script and this style by
-their digests, and no connection.
+unpacks those that it needs, and makes text nodes of them, never markup. Index and script come before the blocks, so
+that a browser shows the rows while it still reads. The policy allows this script and this style by their digests, and
+no connection.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from gzip import compress
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from batchrun.display.page import FIRST_LINE, escape
@@ -23,6 +25,7 @@ _SCRIPTS = ("rows.js", "filters.js", "list.js", "texts.js", "reading.js", "page.
 _BLOCK_CHARS = 400_000
 _BLOCK_ROWS = 250
 _LEVEL = 6
+_PIECE_BYTES = 1 << 20
 _PREVIEW_CHARS = 160
 _MOST_VALUES = 60
 """A field with more values is not offered as a filter."""
@@ -128,16 +131,30 @@ class _Index:
 
 
 def view_page(rows: Iterable[ViewRow], marks: list[str], words: dict[str, str]) -> Iterator[bytes]:
-    """The page in pieces; of the rows, only their index is in memory.
+    """The page in pieces; of the rows, only their index is in memory, and the blocks are in a temporary file meanwhile.
 
     Args:
         rows: The rows in input order.
         marks: The names that `ViewRow.marks` may have.
         words: The `title` and the `subtitle`, and a `note` about what is missing, empty if nothing is.
+
+    Raises:
+        OSError: the temporary file cannot be written.
     """
     style, script = _read("view.css"), "\n".join(map(_read, _SCRIPTS))
     yield _head(words["title"], style, script)
     index = _Index(marks)
+    with TemporaryFile() as blocks:
+        blocks.writelines(_blocks(rows, index))
+        yield _packed("index", json.dumps(index.data(words), separators=(",", ":")))
+        yield f"<script>{script}</script>\n".encode()
+        blocks.seek(0)
+        yield from iter(lambda: blocks.read(_PIECE_BYTES), b"")
+    yield b"</body></html>\n"
+
+
+def _blocks(rows: Iterable[ViewRow], index: _Index) -> Iterator[bytes]:
+    """The texts of the rows in elements; the rows are added to the index."""
     block: list[str] = []
     size = 0
     for row in rows:
@@ -151,8 +168,6 @@ def view_page(rows: Iterable[ViewRow], marks: list[str], words: dict[str, str]) 
             block, size = [], 0
     if block:
         yield _packed(f"block-{len(index.blocks) - 1}", f"[{','.join(block)}]")
-    yield _packed("index", json.dumps(index.data(words), separators=(",", ":")))
-    yield f"<script>{script}</script></body></html>\n".encode()
 
 
 def _head(title: str, style: str, script: str) -> bytes:

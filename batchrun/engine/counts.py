@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 
 from batchrun.display.cost import Cost, WorkCost, cost_of
-from batchrun.display.summary import Snapshot
+from batchrun.display.summary import Snapshot, Workers
 from batchrun.engine.endings import Ending
 from batchrun.results.text import MARKS, AnswerTotals
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.budget import WorkerTime
 from batchrun.scheduler.failures import Failure, FailureKind
+from batchrun.scheduler.health import EndpointHealth
 from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 
@@ -108,6 +109,8 @@ class SessionCounts:
             note=scheduler.note(now),
             is_under_way=scheduler.is_under_way,
             cost=self._cost(scheduler.meter.total),
+            workers=_workers(scheduler.gate.health),
+            stopping=scheduler.stop.message if scheduler.stop else "",
             **{mark: said.marks[mark] for mark in MARKS},
         )
 
@@ -116,3 +119,10 @@ class SessionCounts:
             return None
         work = WorkCost(time.running_s, time.most_s, time.unwatched_s)
         return cost_of(work, price_per_hour=self._price_per_hour, done=self._ended, total=self.total)
+
+
+def _workers(health: EndpointHealth | None) -> Workers | None:
+    if health is None:
+        return None
+    h = health
+    return Workers(h.running, h.idle, h.initializing, h.throttled, h.unhealthy, h.in_queue, h.in_progress)

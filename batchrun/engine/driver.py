@@ -18,12 +18,12 @@ from typing import Literal
 
 from batchrun.config import MAX_TTL_S
 from batchrun.display.summary import Observer, Snapshot
-from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.engine.answers import Answers, Look
 from batchrun.engine.commits import Commits
 from batchrun.engine.counts import SessionCounts
+from batchrun.engine.course import Course
 from batchrun.engine.endings import Ending
 from batchrun.engine.journal import Journal, Loaded, Outgoing
 from batchrun.engine.notices import Notices, collecting, message_of
@@ -62,7 +62,7 @@ class Engine:
         counts: Counts rows for the observer.
         observer: Shows the progress.
         answers: Keeps and judges the answers of jobs.
-        timeline: The course of the run so far; written now and then.
+        course: What others may want to see of the run; written now and then.
         thread: The thread in which the journal is written, shared by all that write the same state file.
         load: Loads further rows; None if all rows are in the journal.
         clock: Monotonic seconds.
@@ -78,7 +78,7 @@ class Engine:
         observer: Observer,
         *,
         answers: Answers,
-        timeline: Timeline,
+        course: Course,
         thread: ThreadPoolExecutor,
         load: Callable[[int], Awaitable[Loaded]] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -90,7 +90,7 @@ class Engine:
         self._client = client
         self._counts = counts
         self._observer = observer
-        self._commits = Commits(journal, timeline, thread, clock, wall)
+        self._commits = Commits(journal, course, thread, clock, wall)
         self._load_rows = load or (lambda count: self._commits.in_thread(lambda: journal.load(count)))
         self._clock = clock
         self._wall = wall

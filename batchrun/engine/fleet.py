@@ -7,12 +7,11 @@ in one thread, so that the state file has one writer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 
 from batchrun.config import InterruptPolicy
 from batchrun.display.summary import Observer, Snapshot, merged
-from batchrun.display.timeline import Point, Timeline
+from batchrun.engine.course import Course
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.orders import Orders, told
 from batchrun.engine.signals import Leaving, Wish, interruptible
@@ -30,9 +29,8 @@ class Fleet:
 
     Args:
         observer: Shows the progress of the whole run.
-        timeline: The course of the run so far; points are added.
+        course: The course of the run so far; it is updated.
         on_interrupt: What the first Ctrl-C or SIGTERM does.
-        wall: UTC epoch seconds.
         leaving: How other threads ask the session to leave; None if none do.
         orders: What other processes ask of the session; None if none can.
     """
@@ -40,9 +38,8 @@ class Fleet:
     def __init__(
         self,
         observer: Observer,
-        timeline: Timeline,
+        course: Course,
         on_interrupt: InterruptPolicy,
-        wall: Callable[[], float],
         *,
         leaving: Leaving | None = None,
         orders: Orders | None = None,
@@ -50,9 +47,9 @@ class Fleet:
         self._orders = orders
         self._leaving = leaving or Leaving()
         self._observer = observer
-        self._timeline = timeline
+        self._course = course
+        course.look = self._look
         self._on_interrupt = on_interrupt
-        self._wall = wall
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, Snapshot] = {}
         self._running: dict[str, asyncio.Task[Outcome]] = {}
@@ -119,7 +116,10 @@ class Fleet:
         return change if change.max_cost is None else replace(change, max_cost=change.max_cost / parts)
 
     def _refresh(self) -> None:
-        self._parts = {endpoint: engine.snapshot() for endpoint, engine in self._engines.items()}
+        self._parts = self._look()
+
+    def _look(self) -> dict[str, Snapshot]:
+        return {endpoint: engine.snapshot() for endpoint, engine in self._engines.items()}
 
     def _on_wish(self, wish: Wish) -> None:
         for endpoint, task in self._running.items():
@@ -133,12 +133,7 @@ class Fleet:
     def update(self, endpoint: str, part: Snapshot) -> None:
         """Update an endpoint's part of the run."""
         self._parts[endpoint] = part
-        whole = merged(self._parts)
-        at_ms = round(self._wall() * 1000)
-        if self._timeline.is_due(at_ms):
-            w = whole
-            self._timeline.add(Point(at_ms, w.window, w.in_flight, w.running, w.succeeded, w.failed, w.output_tokens))
-        self._observer.update(whole)
+        self._observer.update(self._course.update(self._parts))
 
 
 class _PartObserver:

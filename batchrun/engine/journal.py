@@ -46,8 +46,8 @@ class PendingWrites:
     """Row -> the answer that ends it, for endings that are based on a job's answer."""
     cancels: list[cmd.Cancel] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
-    timeline: list[Any] | None = None
-    """The course of the run so far; None if it has not changed since it was written."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the state file to write, by name: what others may want to see."""
 
     def __bool__(self) -> bool:
         return bool(self.submits or self.accepted or self.endings or self.cancels)
@@ -213,7 +213,7 @@ class Journal:
                 work.count("packed_jobs")
                 work.count("packed_rows", rows)
         cancelling = [(cancel.job,) for cancel in work.cancels]
-        batch = Batch(accepted=work.accepted, cancelling=cancelling, counters=work.counters, timeline=work.timeline)
+        batch = Batch(accepted=work.accepted, cancelling=cancelling, counters=work.counters, settings=work.settings)
         written = Written()
         digests = self._append_results(work, batch, written, now_ms)
         self._end_rows(work, batch, written, digests, now_ms)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from batchrun.files.exactjson import dump
 from batchrun.results.cells import OURS, PARTS, Row
 from batchrun.results.chats import messages_of
 from batchrun.results.record import marks_of
@@ -133,7 +134,7 @@ def readable(value: Any) -> str:
     if isinstance(value, str):
         return _cut(value)
     if not isinstance(value, (list, dict)):
-        return json.dumps(value)
+        return dump(value).decode()
     try:
         return _cut(json.dumps(_shortened(value), ensure_ascii=False, indent=2))
     except RecursionError:

@@ -58,7 +58,7 @@ def conclude(run: OpenRun, outcome: Outcome) -> Summary:
         error = error or failed
     try:
         kind = outcome.kind if error is outcome.error else "stopped"
-        store.end_session(run.session, round(now * 1000), kind)
+        store.end_session(run.session, round(now * 1000), kind, error.message if error else "")
     except StoppedError as failed:
         error = error or failed
     summary = _summary(run, outcome, error, errors, now)

@@ -11,13 +11,13 @@ from itertools import count
 from random import Random
 
 from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
-from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.memory import MemoryBudget
 from batchrun.endpoint.packing import Packing
 from batchrun.endpoint.protocol import JobAnswer
 from batchrun.engine.answers import Answers
 from batchrun.engine.counts import SessionCounts
+from batchrun.engine.course import Course
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.fleet import Fleet
@@ -160,13 +160,12 @@ class _Engines:
         self._base_url = base_url
         self._rng = rng
         self._stack = stack
-        self._timeline = Timeline(run.store.get_setting("timeline"))
+        self._course = Course(run.store.get_setting("timeline"), run.session, run.wall)
         self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
         self.fleet = Fleet(
             run.observer,
-            self._timeline,
+            self._course,
             run.options.guards.on_interrupt,
-            run.wall,
             leaving=leaving,
             orders=Orders(run.lock, run.store, run.options.guards.on_interrupt, thread=self._thread, now_ms=run.now_ms),
         )
@@ -272,7 +271,7 @@ class _Engines:
             SessionCounts(self._counts(share), run.clock(), price_per_hour=options.guards.price_of(endpoint)),
             self.fleet.observer_of(endpoint, alone=len(options.endpoints) == 1),
             answers=self._answers(client, journal),
-            timeline=self._timeline,
+            course=self._course,
             thread=self._thread,
             load=None if channel is None else channel.load,
             clock=run.clock,

@@ -76,7 +76,7 @@ class Scheduler:
         )
         self.member, self._flights = member, parts.flights
         self._poller, self._plan, self._canceller = parts.poller, parts.plan, parts.canceller
-        self._submitter, self._backlog, self._gate = parts.submitter, parts.backlog, parts.gate
+        self._submitter, self._backlog, self.gate = parts.submitter, parts.backlog, parts.gate
         self._outcomes, self._stopping, self._deadline = parts.outcomes, parts.stopping, parts.deadline
         self._feedback, self._budget, self.canary = parts.feedback, parts.budget, parts.outcomes.canary
         self.window, self.meter, self.faulty_workers = parts.window, parts.meter, parts.faulty_workers
@@ -111,7 +111,7 @@ class Scheduler:
     def __repr__(self) -> str:
         return (
             f"<Scheduler {self._backlog!r} in_flight={len(self._flights)} running={self.running}"
-            f" run={self._submitter.pacer!r} status={self._poller.pacer!r} open={self._gate.is_open}>"
+            f" run={self._submitter.pacer!r} status={self._poller.pacer!r} open={self.gate.is_open}>"
         )
 
     @property
@@ -139,7 +139,7 @@ class Scheduler:
         """Whether the endpoint, or any one of a pool, has answered and the canary is back; None if the run stops."""
         if self._stopping.is_stopping or self._outcomes.stop is not None:
             return None
-        has_answered = self._gate.is_open if self.member is None else self.member.pool.has_answered
+        has_answered = self.gate.is_open if self.member is None else self.member.pool.has_answered
         return has_answered and not self.canary.is_out
 
     @property
@@ -168,14 +168,14 @@ class Scheduler:
     def note(self, now: float) -> str:
         """What holds the run up at the moment, as a clause; empty if nothing does."""
         trouble = self._submitter.trouble if self._submitter.pacer.trouble else self._poller.trouble
-        if self._gate.is_open and trouble:
+        if self.gate.is_open and trouble:
             return f"slowed down: {trouble}"
         if self._stopping.is_stopping and self._flights:
             return "cancelling" if self._canceller.recalling else "collecting the rest"
         if self.window.faulty_limit.is_on:
             return self.faulty_workers.note()
         usual_s = (self._plan.likely_end(self._next_sequence, now) or now) - now
-        return self._gate.note(busy=bool(self._flights), quiet_s=now - self._ended_at, usual_s=usual_s)
+        return self.gate.note(busy=bool(self._flights), quiet_s=now - self._ended_at, usual_s=usual_s)
 
     def drain_s(self, now: float) -> float | None:
         """How long it may take until all jobs in flight have ended; None if nothing has been learnt yet."""
@@ -220,11 +220,11 @@ class Scheduler:
         self._canceller.commands(out, now)
         self._submit(out, now)
         if self.window.follows and len(self._flights) >= self.window.size:
-            self._gate.hasten(now)
+            self.gate.hasten(now)
         elif (after_s := self._plan.health_gap_s(now)) is not None:
-            self._gate.hasten(now, after_s)
-        if self._gate.due(now):
-            self._gate.requested(now)
+            self.gate.hasten(now, after_s)
+        if self.gate.due(now):
+            self.gate.requested(now)
             self._health_sequence = self._next_sequence
             out.append(cmd.CheckHealth())
         return out
@@ -245,7 +245,7 @@ class Scheduler:
             self._canceller.next_at(now),
             None if self._stopping.is_stopping or self._unpolled else self._submitter.next_at(now),
             self.window.faulty_limit.opens_at,
-            self._gate.next_at(),
+            self.gate.next_at(),
             self._deadline.next_at(now),
         )
         later = [at for at in times if at is not None and at > now]
@@ -365,11 +365,11 @@ class Scheduler:
             self._is_reachable(None, now)
         else:
             self._stopping.is_refused("health", event.error, now)
-            self._gate.failed(event.error, now)
+            self.gate.failed(event.error, now)
 
     def _is_reachable(self, health: EndpointHealth | None, now: float) -> None:
         """`/health` answered (None: without usable data)."""
-        if self._gate.answered(health, now):
+        if self.gate.answered(health, now):
             self._submitter.pacer.restart(now)
         if self.member is not None:
             self.member.saw_health(health, now)

@@ -42,6 +42,29 @@ class FailedRow(NamedTuple):
     message: str
 
 
+class LatestFailure(NamedTuple):
+    """A row that failed, why, and when."""
+
+    row_id: str
+    kind: str
+    message: str
+    at_ms: int | None
+    """UTC epoch milliseconds; None if unknown."""
+
+
+class Session(NamedTuple):
+    """A session: one process that worked on the run."""
+
+    session: int
+    pid: int
+    began_ms: int
+    """UTC epoch milliseconds, here and in the next."""
+    seen_ms: int
+    """When it last wrote."""
+    outcome: str | None
+    """How it ended; None: it is running or was cut off."""
+
+
 class FailureCount(NamedTuple):
     """Failures of one kind within one second."""
 
@@ -83,6 +106,32 @@ def failure_groups(store: StateReader) -> list[tuple[str, int, str, str]]:
         " JOIN rows r ON r.row = g.first JOIN failures f ON f.row = g.first ORDER BY g.count DESC, g.first"
     )
     return [(kind, count, public_id(row_id), message) for kind, count, row_id, message in groups]
+
+
+def kinds_of_failures(store: StateReader, among: int) -> list[tuple[str, int]]:
+    """Kinds of failure, the most frequent first, among the last `among` failed rows in the order of their numbers."""
+    sql = (
+        "SELECT kind, count(*) FROM (SELECT kind FROM failures ORDER BY row DESC LIMIT ?) GROUP BY 1 ORDER BY 2 DESC, 1"
+    )
+    return store.query(sql, (among,))
+
+
+def latest_failures(store: StateReader, most: int, among: int, message_chars: int) -> list[LatestFailure]:
+    """The rows that failed last, newest first, at most `most`.
+
+    Args:
+        store: The state file.
+        most: How many.
+        among: They are found among so many failed rows, the last ones in the order of their numbers.
+        message_chars: How much of each message is read.
+    """
+    sql = (
+        "SELECT r.id, f.kind, substr(m.message, 1, ?), f.completed_ms FROM"
+        " (SELECT * FROM (SELECT row, kind, completed_ms FROM failures ORDER BY row DESC LIMIT ?)"
+        " ORDER BY completed_ms DESC, row DESC LIMIT ?) f"
+        " JOIN rows r ON r.row = f.row JOIN failures m ON m.row = f.row ORDER BY f.completed_ms DESC, f.row DESC"
+    )
+    return [LatestFailure(public_id(row_id), *why) for row_id, *why in store.query(sql, (message_chars, among, most))]
 
 
 def percentiles(store: StateReader, column: TimeColumn, shares: tuple[float, ...]) -> tuple[int, ...] | None:
@@ -146,6 +195,12 @@ def sessions(store: StateReader) -> list[SessionTimes]:
     """The sessions of a run, oldest first."""
     found = store.query("SELECT started_ms, seen_ms, outcome FROM sessions ORDER BY session")
     return [SessionTimes(*times) for times in found]
+
+
+def last_session(store: StateReader) -> Session | None:
+    """The last session; None if there was none."""
+    rows = store.query("SELECT session, pid, started_ms, seen_ms, outcome FROM sessions ORDER BY session DESC LIMIT 1")
+    return Session(*rows[0]) if rows else None
 
 
 def sessions_ms(store: StateReader) -> int:

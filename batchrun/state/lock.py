@@ -170,8 +170,13 @@ class Request:
         os.close(self._fd)
 
 
-def holder(state: Path) -> Holder | None:
-    """The process that holds the lock of a state file; None if none does. Writes nothing, and blocks no other start."""
+def holder(state: Path, known: Holder | None = None) -> Holder | None:
+    """The process that holds the lock of a state file; None if none does. Writes nothing, and blocks no other start.
+
+    Args:
+        state: The state file.
+        known: Who is assumed to hold it still, if anybody does: searching all processes takes time.
+    """
     with _opening:
         if is_held_here(state):
             return Holder(os.getpid())
@@ -180,7 +185,7 @@ def holder(state: Path) -> Holder | None:
         except OSError:
             return _older_holder(state)
         try:
-            return _find_holder(state, os.fstat(fd)) if is_locked(fd) else _older_holder(state)
+            return known or _find_holder(state, os.fstat(fd)) if is_locked(fd) else _older_holder(state)
         finally:
             os.close(fd)
 

@@ -218,8 +218,8 @@ class Batch:
     """Added to the run's counters."""
     committed_bytes: dict[int, int] = field(default_factory=dict)
     """Output -> the new committed length of its file."""
-    timeline: list[Any] | None = None
-    """The course of the run so far; None if it has not changed."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings to write, by name; their values are JSON."""
     may_end_in_part: bool = False
     """Whether rows of the ended jobs may still be open: these jobs are then polled again."""
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from batchrun.config import FOLDER_STATE
 from batchrun.errors import OutputError, StateError
 from batchrun.files.folders import make_folder
+from batchrun.files.locks import is_held_here
 from batchrun.state.opening import (
     Tell,
     damaged_hint,
@@ -43,6 +44,8 @@ _UPGRADES = (
 )
 """The columns that versions 2 and 3 added to `rows`."""
 _LOG_BYTES = 4 << 20
+_HEAD_BYTES, _ID_AT = 100, 68
+"""The header of an SQLite file, and where the application's ID is in it."""
 
 _JOB_ROWS = """
 VIEW job_rows AS SELECT j.job, coalesce(e.key, 0) AS ordinal, e.value AS row FROM jobs j, json_each(j.carried) e
@@ -164,6 +167,19 @@ def connect(path: Path, *, read_only: bool = False, tell: Tell | None = None) ->
             connection.close()
             raise
     return connection
+
+
+def may_be_state(path: Path) -> bool:
+    """Whether a file begins like a state file, perhaps a damaged one; or is empty, as at its first start.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if is_held_here(path):
+        return True  # closing it here would drop SQLite's locks
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return not head or head[_ID_AT : _ID_AT + 4] == APPLICATION_ID.to_bytes(4)
 
 
 def holds_run(path: Path, tell: Tell | None = None) -> bool:

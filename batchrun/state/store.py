@@ -135,10 +135,12 @@ class Store(StateReader):
             db.execute("INSERT OR REPLACE INTO settings VALUES ('holder', ?)", (orjson.dumps(holder),))
         return int(cursor.lastrowid or 0)
 
-    def end_session(self, session: int, now_ms: int, outcome: str) -> None:
-        """Record how a session ended."""
+    def end_session(self, session: int, now_ms: int, outcome: str, reason: str = "") -> None:
+        """Record how a session ended, and why it stopped."""
         with self.transaction() as db:
             db.execute("UPDATE sessions SET seen_ms = ?, outcome = ? WHERE session = ?", (now_ms, outcome, session))
+            ending = orjson.dumps({"session": session, "reason": reason})
+            db.execute("INSERT OR REPLACE INTO settings VALUES ('ending', ?)", (ending,))
 
     def note_stamp(self, source: SourceRecord) -> None:
         """Record the present size, time and inode of an input."""
@@ -177,8 +179,8 @@ class Store(StateReader):
             _add(db, batch.counters)
             for output, size_bytes in batch.committed_bytes.items():
                 db.execute("UPDATE outputs SET committed_bytes = ? WHERE output = ?", (size_bytes, output))
-            if batch.timeline is not None:
-                db.execute("INSERT OR REPLACE INTO settings VALUES ('timeline', ?)", (orjson.dumps(batch.timeline),))
+            for name, value in batch.settings.items():
+                db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, orjson.dumps(value)))
             db.execute("UPDATE sessions SET seen_ms = ? WHERE session = ?", (now_ms, session))
 
     def note_results(self, answered: Sequence[tuple[int, int]]) -> None:

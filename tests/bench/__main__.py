@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from tests.bench import checks, exports, intake, packs, queues, sizes, speed, tables, templates
+from tests.bench import checks, exports, intake, packs, pages, queues, sizes, speed, tables, templates
 from tests.bench.figures import Asked
 
 FIGURES = {
@@ -37,6 +37,7 @@ LONG = {
     "million-tables": tables.memory,
     "exports": exports.exports,
     "packs": packs.packs,
+    "pages": pages.pages,
 }
 """Only when they are asked for: minutes each."""
 

@@ -210,6 +210,12 @@ async def test_of_20_000_rows_only_those_in_sight_are_drawn(tmp_path: Path):
         assert await page.value("document.querySelectorAll('script[type]').length") > 70, "blocks wait to be unpacked"
         await page.press("/", *"answer is")
         await count(page, "20,000 rows")
+        target.write_bytes(target.read_bytes()[:-10_000])
+        await page.open(target.as_uri())
+        await page.press("End")
+        await page.until("document.querySelector('#right').innerText.includes('the file of this page is cut off')")
+        await page.press("Home")
+        await heading(page, "r0")
 
 
 async def test_a_page_is_replaced_but_no_file_of_the_run_and_no_other_file(tmp_path: Path):

@@ -109,8 +109,8 @@ async function begin() {
     } catch {
       // The address is only for links to a row.
     }
-    if (isByQuestion) reading.question(rows.rows[number][QUESTION]);
-    else reading.row(number);
+    const shown = isByQuestion ? reading.question(rows.rows[number][QUESTION]) : reading.row(number);
+    shown.catch((error) => reading.nothing(`The row cannot be shown: ${error.message}`));
     if (opens && isNarrow()) open(true);
   };
   const draw = (entry) => (isByQuestion ? drawQuestion(rows, filters.scorer, entry) : drawRow(rows, filters.scorer, entry));

@@ -15,6 +15,16 @@ async function unpacked(element) {
   return new Response(stream).json();
 }
 
+// An element that stands behind the script, once the browser has read all of it.
+async function arrived(id) {
+  for (;;) {
+    const found = document.getElementById(id);
+    if (found && (found.nextSibling || document.readyState !== "loading")) return found;
+    if (document.readyState !== "loading") throw new Error("the file of this page is cut off");
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
 // The places of a row's values in the index; `view_page.py` writes them in this order.
 const [ID, QUESTION, VARIANT, SAMPLE, OUTCOME, MARKS, INPUT, OUTPUT, TIME, SCORES, FIELDS, PROMPT, ANSWER] = Array(13).keys();
 
@@ -43,7 +53,7 @@ class Rows {
   block(at) {
     let texts = this.unpacked.get(at);
     if (!texts) {
-      texts = unpacked(document.getElementById(`block-${at}`));
+      texts = arrived(`block-${at}`).then(unpacked);
       this.unpacked.set(at, texts);
     }
     return texts;

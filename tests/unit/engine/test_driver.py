@@ -18,11 +18,11 @@ import pytest
 from aiohttp import web
 
 from batchrun.config import JobPolicy, SchedulerOptions
-from batchrun.display.timeline import Timeline
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.packing import Packing
 from batchrun.engine.answers import Answers
 from batchrun.engine.counts import SessionCounts
+from batchrun.engine.course import Course
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.journal import Journal
 from batchrun.engine.signals import Wish
@@ -183,7 +183,7 @@ async def engine_of(run: OpenRun, base_url: str, scheduler: Story) -> AsyncItera
                 answers=Answers(
                     client, transport, Streamed(client, options.scheduler.limits.status, Random(0), run.clock)
                 ),
-                timeline=Timeline(),
+                course=Course(None, run.session, run.wall),
                 thread=thread,
                 clock=run.clock,
                 wall=run.wall,

@@ -1,0 +1,65 @@
+"""`batchrun status --watch`: how a run stands, again and again, until no process works on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import orjson
+
+from batchrun.commands.standing import StandingReader
+from batchrun.display.screen import screen
+from batchrun.display.standing import Standing
+from batchrun.display.terminal import Terminal, can_redraw, has_blocks
+
+_EVERY_S = 1.0
+_ELSEWHERE_EVERY_S = 30.0
+"""Between two screens where they do not replace each other, as in a file."""
+_COLUMNS = 79
+
+
+def watch(state: Path, show: Callable[[str | bytes], None], *, every_s: float | None, as_json: bool) -> None:
+    """Show how a run stands until no process works on it; on a terminal in one place, else one screen after another.
+
+    Args:
+        state: The state file.
+        show: Prints text, or a line of JSON.
+        every_s: Seconds between two screens; None: 1 on a terminal, else 30.
+        as_json: Whether to print a JSON object each time instead.
+
+    Raises:
+        StateError, OutputError: the state file cannot be read.
+        KeyboardInterrupt: the user has seen enough. The run notices nothing.
+    """
+    reader = StandingReader(state)
+    standing = reader.read()
+    try:
+        with ExitStack() as stack:
+            terminal = None
+            if can_redraw() and not as_json and standing.process:
+                terminal = Terminal()
+                stack.enter_context(terminal.taken())
+            wait_s = every_s or (_ELSEWHERE_EVERY_S if terminal is None else _EVERY_S)
+            while standing.process:
+                if terminal is None:
+                    show(_text(standing, as_json=as_json))
+                    if not as_json:
+                        show("")
+                else:
+                    columns, lines = terminal.size()
+                    terminal.draw(screen(standing, time.time(), columns, lines, ascii_only=not has_blocks()))
+                time.sleep(wait_s)
+                standing = reader.read()
+    except KeyboardInterrupt:
+        if terminal is not None:
+            show(_text(standing, as_json=False))  # what was seen last stays
+        raise
+    show(_text(standing, as_json=as_json))
+
+
+def _text(standing: Standing, *, as_json: bool) -> str | bytes:
+    if as_json:
+        return orjson.dumps(standing.to_json())
+    return "\n".join(line.text for line in screen(standing, time.time(), _COLUMNS, ascii_only=not has_blocks()))
