@@ -15,9 +15,12 @@ from batchrun.files.urls import absolute_name
 
 VERSION = "0.1.0"
 
+FORMER_NAMES = {"detach": "leave"}
+"""Words that earlier versions had for the values of options; they are still accepted."""
+
 Switch = Literal["on", "off"]
 UnconfirmedPolicy = Literal["resubmit", "hold"]
-InterruptPolicy = Literal["drain", "detach", "cancel"]
+InterruptPolicy = Literal["drain", "leave", "cancel"]
 CanaryAllows = Literal["length"]
 ResultFormat = Literal["openai", "batchrun"]
 FormatChoice = Literal["auto", "openai", "batchrun"]
@@ -366,6 +369,8 @@ class RunOptions:
         scheduler["limits"] = Limits(**limits)
         guards = dict(data.get("guards", {}))
         guards["halt"] = HaltOptions(**guards.get("halt", {}))
+        if (word := guards.get("on_interrupt")) in FORMER_NAMES:
+            guards["on_interrupt"] = FORMER_NAMES[word]
         return cls(
             **{
                 **data,

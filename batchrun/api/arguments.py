@@ -11,7 +11,15 @@ from typing import Any, TypedDict, TypeVar, cast
 
 from batchrun.commands.arguments import RunArguments
 from batchrun.commands.definitions import OFF, arguments_of
-from batchrun.config import CanaryAllows, FormatChoice, HaltOptions, Switch, UnconfirmedPolicy, WorkerChoice
+from batchrun.config import (
+    FORMER_NAMES,
+    CanaryAllows,
+    FormatChoice,
+    HaltOptions,
+    Switch,
+    UnconfirmedPolicy,
+    WorkerChoice,
+)
 from batchrun.errors import UsageError, shown
 from batchrun.files.exactjson import dump, load
 
@@ -221,7 +229,9 @@ def checked(given: RunArguments) -> RunArguments:
             for each in value.values() if isinstance(value, dict) else (value,):
                 _refuse_unless(argument.name, each, str(bounds), true=bounds.hold(each))
         if choices := argument.choices:
-            _refuse_unless(argument.name, value, f"{', '.join(choices[:-1])} or {choices[-1]}", true=value in choices)
+            _refuse_unless(
+                argument.name, value, f"{', '.join(choices[:-1])} or {choices[-1]}", true=_is_choice(value, choices)
+            )
     model_file = None if given.model_file is None else Path(given.model_file)
     cache = None if given.cache is None else Path(given.cache)
     given = replace(given, only=tuple(given.only), model_file=model_file, cache=cache)
@@ -229,6 +239,10 @@ def checked(given: RunArguments) -> RunArguments:
     for key, values in sweep.items():
         _refuse_unless(f"sweep[{key!r}]", values, "a list of values", true=isinstance(values, list))
     return replace(given, set=_as_json("set", given.set), default=_as_json("default", given.default), sweep=sweep)
+
+
+def _is_choice(value: Any, choices: tuple[str, ...]) -> bool:
+    return value in choices or (isinstance(value, str) and FORMER_NAMES.get(value) in choices)
 
 
 def _as_json(name: str, value: Mapping[Any, Any] | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from batchrun.cli.command import command
+from batchrun.cli.command import ARGUMENTS, command
 from batchrun.cli.options import takes
 from batchrun.cli.output import echo, make_observer, show_ending, show_summary, show_total
 from batchrun.cli.values import STATE
@@ -17,10 +18,11 @@ from batchrun.commands.arguments import RunArguments, WatchArguments
 from batchrun.commands.estimate_arguments import EstimateArguments
 from batchrun.commands.redo_arguments import RedoArguments
 from batchrun.commands.session_arguments import CancelArguments, ResumeArguments, SessionArguments, ShowArguments
-from batchrun.errors import StoppedError, UsageError
+from batchrun.errors import BatchrunError, StoppedError, UsageError
 from batchrun.files.streams import stdout_bytes
 
 if TYPE_CHECKING:
+    from batchrun.commands.detached import Background
     from batchrun.config import RunOptions
     from batchrun.display.summary import Summary
     from batchrun.runs.trust import GivenByCommand
@@ -60,7 +62,7 @@ def run(given: RunArguments) -> None:
         return
     if given.confirm:
         _pilot(options, given)
-    _run(options, given, given.api_key_file)
+    _run(options, given, given.api_key_file, detach=given.detach)
 
 
 def _pilot(options: RunOptions, given: RunArguments) -> None:
@@ -140,16 +142,14 @@ def resume(given: ResumeArguments, state: Path) -> None:
       batchrun resume results.jsonl.state --retry-failed --only timed_out
       batchrun resume results.jsonl.state --max-cost 80
     """
-    from batchrun.commands.answer_options import answers
     from batchrun.commands.confirming import confirmed
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import guards
+    from batchrun.commands.session_options import session_options
     from batchrun.runs.resumed import resumed_options
 
-    options = resumed_options(state, repair=given.repair)
-    options = replace(options, guards=guards(given, options.guards), answers=answers(given, options.answers))
+    options = session_options(given, resumed_options(state, repair=given.repair))
     refuse_local_options(given, options)
-    _run(options, given, given.api_key_file, confirmed=confirmed(given, options))
+    _run(options, given, given.api_key_file, detach=given.detach, confirmed=confirmed(given, options))
 
 
 @command
@@ -169,15 +169,13 @@ def redo(given: RedoArguments, state: Path) -> None:
       jq -r 'select(.score < 3).id' judged.jsonl | batchrun redo results.jsonl.state --ids - --yes
     """
     from batchrun.commands import redo as redoing
-    from batchrun.commands.answer_options import answers
     from batchrun.commands.confirming import confirmed
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import guards
+    from batchrun.commands.session_options import session_options
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.resumed import resumed_options
 
-    options = resumed_options(state)
-    options = replace(options, guards=guards(given, options.guards), answers=answers(given, options.answers))
+    options = session_options(given, resumed_options(state))
     refuse_local_options(given, options)
     api_key = find_key(options, key_file=given.api_key_file)
     observer = make_observer(given, api_key)
@@ -278,24 +276,48 @@ def _run(
     given: SessionArguments,
     key_file: Path | None,
     *,
+    detach: bool,
     confirmed: GivenByCommand | None = None,
 ) -> NoReturn:
-    """Run or, with what the command confirms, resume."""
+    """Run or, with what the command confirms, resume. With `detach`, another process does it."""
     from batchrun.commands import run as running
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.trust import EVERYTHING
 
+    background = _background(options) if detach else None
     api_key = find_key(options, key_file=key_file)
     observer = make_observer(given, api_key)
     summary = running.run(
         options,
         given,
-        observer=observer,
+        observer=observer if background is None else background.watching(observer),
         api_key=api_key,
         resumed=confirmed is not None,
         confirmed=confirmed or EVERYTHING,
     )
     _finish(summary, given)
+
+
+def _background(options: RunOptions) -> Background:
+    """What this process, which is in the background, has to do for that. If it is not, it starts the one that is."""
+    import orjson
+
+    from batchrun.commands import detached
+
+    background = detached.Background.of_environment()
+    if background is not None:
+        return background
+    arguments = click.get_current_context().meta[ARGUMENTS]
+    started = detached.start(options, arguments, sys.stderr.write)
+    if not isinstance(started, int):
+        echo(orjson.dumps(started))
+        sys.exit(0)
+    if started < 0:
+        raise BatchrunError(
+            f"the run was ended by {signal.Signals(-started).name} before it was under way",
+            "the same command starts it again",
+        )
+    sys.exit(started)
 
 
 def _finish(summary: Summary, given: ShowArguments) -> NoReturn:

@@ -11,7 +11,6 @@ from batchrun.commands.definitions import (
     BASE_URL_VARIABLES,
     CONCURRENCY,
     FAILURES,
-    GUARDS,
     MONEY,
     TIME,
     WHERE,
@@ -25,6 +24,7 @@ from batchrun.commands.request_arguments import RequestArguments
 from batchrun.commands.session_arguments import (
     CacheArguments,
     CheckArguments,
+    DetachArguments,
     GuardArguments,
     KeyArguments,
     LocalArguments,
@@ -45,8 +45,6 @@ from batchrun.config import (
     UnconfirmedPolicy,
 )
 
-_WEEK_S = 604_800
-"""The longest time that Runpod accepts."""
 _SIZE = Values("size", "SIZE", Bounds(1_000_000, 1_000_000_000_000, whole=True))
 _RATE = numbers(0, 1_000_000, whole=True)
 _DEFAULTS = SchedulerOptions()
@@ -177,18 +175,6 @@ class JobArguments(
         "Give up a request when the server has been silent for this many seconds.",
         numbers(1, 3600, metavar="S"),
     )
-    execution_timeout: float | None = option(
-        None,
-        (GUARDS, 5),
-        "Longest execution time of a job, in seconds. [default: Runpod's, 600]",
-        numbers(5, _WEEK_S, metavar="S"),
-    )
-    ttl: float | None = option(
-        None,
-        (GUARDS, 5),
-        "Longest life of a job, in seconds, queue time included. [default: Runpod's, 86400]",
-        numbers(10, _WEEK_S, metavar="S"),
-    )
     dedupe: bool = option(
         False,
         (MONEY, 3),
@@ -197,7 +183,7 @@ class JobArguments(
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class RunArguments(JobArguments, SessionArguments):
+class RunArguments(JobArguments, DetachArguments, SessionArguments):
     """Options of `batchrun run`, and of `batchrun.run` in Python."""
 
     inputs: tuple[str, ...] = field(metadata=option_metadata((WHERE, 1), "", Values("name", "INPUT..."), flags=""))

@@ -12,8 +12,8 @@ from pathlib import Path
 from batchrun.commands.event_loop import in_loop
 from batchrun.commands.local_endpoint import as_before, keep_worker, local_worker, serving
 from batchrun.commands.notify import notifying, refuse_bad_urls
-from batchrun.commands.run_options import refuse_wrong_prices
 from batchrun.commands.session_arguments import SessionArguments
+from batchrun.commands.session_options import refuse_wrong_prices
 from batchrun.config import RunOptions
 from batchrun.display.summary import Observer, Summary
 from batchrun.endpoint.credentials import find_key

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from batchrun.commands.definitions import (
     BASE_URL_VARIABLES,
+    CONCURRENCY,
     DISPLAY,
     FAILURES,
     GUARDS,
@@ -29,6 +31,8 @@ from batchrun.config import (
     WorkerChoice,
 )
 
+_WEEK_S = 604_800
+"""The longest time that Runpod accepts."""
 _HALT = Values("halt", "N|N%|off", Bounds(1, MOST_ROWS, whole=True))
 
 
@@ -86,6 +90,33 @@ class GuardArguments(Arguments):
         "Cancel a job that has not finished this long after its submission, queue time included. It counts as"
         " TIMED_OUT, and is retried up to --max-retries times. [default: its ttl plus 10 min]",
         TIME_OR_OFF,
+    )
+
+    execution_timeout: float | None = option(
+        None,
+        (GUARDS, 5),
+        "Longest execution time of a job, in seconds. [default: Runpod's, 600]",
+        numbers(5, _WEEK_S, metavar="S"),
+    )
+    ttl: float | None = option(
+        None,
+        (GUARDS, 5),
+        "Longest life of a job, in seconds, queue time included. [default: Runpod's, 86400]",
+        numbers(10, _WEEK_S, metavar="S"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class WindowArguments(Arguments):
+    """How many jobs may be in flight, for a run that has begun. None keeps the stored number."""
+
+    concurrency: int | Literal["auto"] | None = option(
+        None,
+        (CONCURRENCY, 1),
+        "Jobs in flight at once (submitted and not finished). auto: just enough to keep every worker busy. [default:"
+        " as before]",
+        numbers(1, 1_000_000, whole=True, or_auto=True),
+        flags="-j --concurrency",
     )
 
 
@@ -217,12 +248,26 @@ class ShowArguments(Arguments):
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class DetachArguments(Arguments):
+    """Whether the run goes on without its terminal."""
+
+    detach: bool = option(
+        False,
+        (WHERE, 3),
+        "Go into the background once the input is read, the endpoint answers and the canary is back. Prints the process"
+        " ID and the log (<output stem>.log) as JSON. See `batchrun help nights`.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class SessionArguments(RetryArguments, LocalArguments, ShowArguments):
     """Options of one session, which the state file does not keep."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class ResumeArguments(GuardArguments, CacheArguments, SessionArguments, ConfirmArguments):
+class ResumeArguments(
+    DetachArguments, GuardArguments, WindowArguments, CacheArguments, SessionArguments, ConfirmArguments
+):
     """Options of `batchrun resume`."""
 
 

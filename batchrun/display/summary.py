@@ -78,6 +78,8 @@ class Snapshot:
     filtered: int = 0
     reasoning_only: int = 0
     tool_calls: int = 0
+    is_under_way: bool | None = False
+    """Whether the endpoint has answered, and no canary is out; None if nothing more is submitted."""
     workers: Workers | None = None
     """None if `/health` has not answered, or did not the last time."""
     stopping: str = ""
@@ -105,10 +107,11 @@ class Snapshot:
 
     def to_json(self) -> dict[str, Any]:
         """The snapshot as JSON values."""
-        eta_s = self.eta_s
+        eta_s, data = self.eta_s, asdict(self)
+        del data["is_under_way"]
         return {
             "done": self.done,
-            **asdict(self),
+            **data,
             "in_flight": self.in_flight,
             "elapsed_s": round(self.elapsed_s, 3),
             "rows_per_s": round(self.rows_per_s, 3),
@@ -136,6 +139,7 @@ def merged(parts: Mapping[str, Snapshot]) -> Snapshot:
         tokens_per_s=sum(speeds) if speeds else None,
         note="; ".join(f"{endpoint}: {piece.note}" for endpoint, piece in parts.items() if piece.note),
         cost=added(costs, done=done - counts["cached"], total=counts["total"] - counts["cached"]) if costs else None,
+        is_under_way=all(stages) if (stages := [s for p in pieces if (s := p.is_under_way) is not None]) else None,
         workers=_all_workers(pieces),
         stopping="; ".join(f"{endpoint}: {piece.stopping}" for endpoint, piece in parts.items() if piece.stopping),
     )

@@ -125,6 +125,7 @@ class SessionCounts:
             window=scheduler.window.size,
             jobs=scheduler.in_flight,
             note=scheduler.note(now),
+            is_under_way=scheduler.is_under_way,
             cost=self._cost(scheduler.meter.total),
             workers=_workers(scheduler.gate.health),
             stopping=scheduler.stop.message if scheduler.stop else "",

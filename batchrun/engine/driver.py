@@ -85,7 +85,8 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._scheduler = scheduler
+        self.scheduler = scheduler
+        """Decides what to do."""
         self._journal = journal
         self._client = client
         self._counts = counts
@@ -99,7 +100,7 @@ class Engine:
         self._answers = answers
         self._requests: set[asyncio.Task[None]] = set()
         self._writing: asyncio.Task[None] | None = None
-        self._interrupted = self._detaching = self._leaving = False
+        self._interrupted = self._goes_at_once = self._leaving = False
         self._notices = Notices()
         self._failure: BaseException | None = None
         self._tick_at = float("-inf")
@@ -115,7 +116,7 @@ class Engine:
             age_s = min(max(wall_ms - job.submitted_ms, 0.0) / 1000, MAX_TTL_S)
             self._client.ids.add(job.remote_id)
             adopted = ev.JobAdopted(tickets, job.job, job.remote_id, now - age_s, cancelling=job.is_cancelling)
-            self._scheduler.handle(adopted, now)
+            self.scheduler.handle(adopted, now)
 
     async def run(self, *, cancel: bool = False) -> Outcome:
         """Run until every row has ended, or something stops the run.
@@ -132,15 +133,15 @@ class Engine:
             await self._rounds()
         finally:
             await self._settle()
-            if self._scheduler.member is not None:
-                self._scheduler.member.end()
+            if self.scheduler.member is not None:
+                self.scheduler.member.end()
         return self._outcome(cancel=cancel)
 
     def _outcome(self, *, cancel: bool) -> Outcome:
         """How the session ended. To be called last, because writing the last batch may fail."""
         if self._failure is None and self._interrupted:
             return Outcome("interrupted")
-        error = self._failure or self._scheduler.stop
+        error = self._failure or self.scheduler.stop
         if isinstance(error, StoppedError):
             return Outcome("stopped", error)
         if error is not None:
@@ -149,10 +150,10 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """The state of the run now."""
-        return self._counts.snapshot(self._clock(), self._scheduler, self._journal.said)
+        return self._counts.snapshot(self._clock(), self.scheduler, self._journal.said)
 
     async def _rounds(self) -> None:
-        scheduler = self._scheduler
+        scheduler = self.scheduler
         while True:
             now = self._clock()
             self._wake.clear()
@@ -160,7 +161,7 @@ class Engine:
                 scheduler.handle(self._events.popleft(), now)
             for command in scheduler.commands(now):
                 self._do(command)
-            if self._failure is not None or self._detaching or scheduler.is_done:
+            if self._failure is not None or self._goes_at_once or scheduler.is_done:
                 return
             if self._writing is None and self._commits.is_due(now, is_ending=self._interrupted):
                 self._commits.begin(now)
@@ -178,7 +179,7 @@ class Engine:
             timer.cancel()
         if (now := self._clock()) >= self._tick_at:
             self._tick_at = now + _TICK_S
-            said = self._notices.look(self._scheduler.note(now), now)
+            said = self._notices.look(self.scheduler.note(now), now)
             if said is not None:
                 _LOG.info(said)
                 self._observer.message(said)
@@ -237,8 +238,8 @@ class Engine:
         self._wake.set()
 
     async def _commit(self) -> None:
-        meter = self._scheduler.meter
-        counters = meter.take().to_counters(meter.endpoint) | self._scheduler.faulty_workers.take()
+        meter = self.scheduler.meter
+        counters = meter.take().to_counters(meter.endpoint) | self.scheduler.faulty_workers.take()
         work, written = await self._commits.commit(counters, is_last=self._leaving)
         for answer in work.answers.values():
             self._client.release(answer)
@@ -290,7 +291,7 @@ class Engine:
     async def _end(
         self, job: int, rows: tuple[int, ...], answer: JobAnswer, sent_at: float, *, was_polled: bool
     ) -> ev.JobEnded:
-        scheduler, arrived_at = self._scheduler, self._clock()
+        scheduler, arrived_at = self.scheduler, self._clock()
         is_on_trial = scheduler.member is not None and not scheduler.member.is_proven
         look = Look(flaws=scheduler.canary.is_out, kind=is_on_trial)
         status, said, whole = await self._answers.take(job, rows, answer, look)
@@ -362,10 +363,10 @@ class Engine:
             await asyncio.wait(self._requests)
         now = self._clock()
         while self._events:
-            self._scheduler.handle(self._events.popleft(), now)
-        for command in self._scheduler.decided():
+            self.scheduler.handle(self._events.popleft(), now)
+        for command in self.scheduler.decided():
             self._do(command)
-        self._scheduler.meter.close(now)
+        self.scheduler.meter.close(now)
         if not self._commits.has_failed:
             try:
                 await self._commit()
@@ -375,7 +376,7 @@ class Engine:
     def leave(self, wish: Wish) -> None:
         """Leave in the requested way."""
         # If the run had stopped before, that remains the reason.
-        self._interrupted = self._interrupted or self._scheduler.stop is None
+        self._interrupted = self._interrupted or self.scheduler.stop is None
         match wish:
             case Wish.DRAIN:
                 self._observer.stopping(self._stop(""))
@@ -383,9 +384,13 @@ class Engine:
             case Wish.CANCEL:
                 self._observer.stopping(self._stop("", is_cancel=True))
                 self._tell(ev.CancelRequested())
-            case Wish.DETACH:
-                self._detaching = True
+            case Wish.LEAVE:
+                self._goes_at_once = True
         self._wake.set()
 
+    def tune(self, change: ev.Tuned) -> None:
+        """Change the window, the budget or the deadline, or pause."""
+        self._tell(change)
+
     def _stop(self, why: str, *, is_cancel: bool = False) -> Stop:
-        return Stop(why, self._scheduler.in_flight, self._scheduler.drain_s(self._clock()), is_cancel)
+        return Stop(why, self.scheduler.in_flight, self.scheduler.drain_s(self._clock()), is_cancel)

@@ -23,7 +23,7 @@ from batchrun.results.text import CONTEXT_FULL, MARKS
 from batchrun.results.writer import errors_path, is_private, write_errors
 from batchrun.runs.checks import OwnFiles
 from batchrun.runs.conversion import error_lines
-from batchrun.runs.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
+from batchrun.runs.manifest import FileDigest, digest_file, manifest_path, write_manifest
 from batchrun.runs.opening import OpenRun
 from batchrun.runs.ordering import order_results
 from batchrun.runs.spending import cost_so_far
@@ -35,6 +35,8 @@ from batchrun.state import figures
 from batchrun.state.amendments import count_tries
 from batchrun.state.dedupe import count_shared
 from batchrun.state.reader import StateReader
+from batchrun.state.stored_options import read_options
+from batchrun.state.tunings import taken_up
 
 
 def conclude(run: OpenRun, outcome: Outcome) -> Summary:
@@ -157,19 +159,20 @@ def _write_manifest(run: OpenRun, summary: Summary, now: float) -> Path:
     options, store = run.options, run.store
     path = _absolute(manifest_path(options))
     OwnFiles(store).claim(path)
-    inputs = store.get_setting("inputs")
+    inputs, tunings = store.get_setting("inputs"), taken_up(store)
     write_manifest(
         path,
         batchrun_version=VERSION,
         written_at=now,
-        options=options,
+        options=read_options(store) if tunings else options,
         summary=summary,
         inputs=[FileDigest(*entry) for entry in inputs] if isinstance(inputs, list) else [],
         results=[digest_file(path) for path in summary.results if path.exists()],
         superseded=[
             FileDigest(str(path), file.size_bytes, file.sha256) for path, file in committed_superseded(store).items()
         ],
-        sessions=[SessionTimes(*times) for times in figures.sessions(store)],
+        sessions=figures.sessions(store),
+        tunings=tunings,
         token=store.token,
     )
     return path

@@ -25,6 +25,7 @@ from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.fleet import Fleet
 from batchrun.engine.journal import Journal
+from batchrun.engine.orders import Orders
 from batchrun.engine.row_queue import Loaded, RowQueue
 from batchrun.engine.rules import Rules
 from batchrun.engine.signals import Leaving
@@ -45,7 +46,6 @@ from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 from batchrun.scheduler.window import MOST as MOST_JOBS
 from batchrun.state.figures import execution
-from batchrun.state.lock import CANCEL
 from batchrun.state.pilot import count_pending, draw_pilot, note_workers
 from batchrun.state.records import Execution, Share
 
@@ -186,14 +186,14 @@ class _Engines:
         self._stack = stack
         self._course = Course(run.store.get_setting("timeline"), run.session, run.wall)
         self._chosen = chosen
+        self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
         self.fleet = Fleet(
             run.observer,
             self._course,
             run.options.guards.on_interrupt,
             leaving=leaving,
-            is_cancelled=partial(run.lock.is_requested, CANCEL),
+            orders=Orders(run.lock, run.store, run.options.guards.on_interrupt, thread=self._thread, now_ms=run.now_ms),
         )
-        self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
         self._job_numbers = count(run.store.next_job())
         self._memory = MemoryBudget(run.options.memory_bytes)
         self._transport = self._packing(rows_per_job(run.options, run.store.count_rows))
@@ -346,9 +346,10 @@ class _Engines:
         run, options, store = self._run, self._run.options, self._run.store
         number, parts = (share.endpoint, 1) if share.is_pool else (0, share.count)
         max_cost, worked = options.guards.max_cost, Execution(0, 0, 0)
-        if max_cost is not None:
-            # This reads every job, and only a budget needs it.
+        if options.guards.have_price:
+            # This reads every job, and only a budget needs it, which may also be set under way.
             worked = execution(store, number if share.is_pool else None)
+        if max_cost is not None:
             max_cost /= parts
         deadline_s = options.guards.deadline_s
         scheduler = Scheduler(

@@ -30,8 +30,8 @@ class Backlog:
     """
 
     def __init__(self, window: int, rows_per_job: int = 1) -> None:
-        jobs = _MOST if rows_per_job == 1 else max(_JOBS_AHEAD, _MOST // rows_per_job)
-        self._most = min(max(window, 1), jobs) * rows_per_job
+        self._rows_per_job = rows_per_job
+        self._most = self._rows_ready(window)
         self._ready: deque[Row] = deque()
         """In order; those that are no longer the first of their kind have been taken already."""
         self._kinds: dict[int, deque[Row]] = {}
@@ -44,6 +44,14 @@ class Backlog:
         """Whether no row is left in the state file."""
         self.loading = False
         """Whether more rows have been requested and not arrived yet."""
+
+    def keep_ready(self, window: int) -> None:
+        """Keep rows ready for about as many jobs as may be in flight."""
+        self._most = self._rows_ready(window)
+
+    def _rows_ready(self, window: int) -> int:
+        jobs = _MOST if self._rows_per_job == 1 else max(_JOBS_AHEAD, _MOST // self._rows_per_job)
+        return min(max(window, 1), jobs) * self._rows_per_job
 
     def __len__(self) -> int:
         return self._count + self.waiting

@@ -10,6 +10,7 @@ The samples are of the whole endpoint: jobs of other clients on it count too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, fields
 
@@ -154,6 +155,10 @@ class Budget:
         self._flights = flights
         self._all = [] if shared is None else shared
         self._all.append(self)
+
+    def limit(self, max_cost: float) -> None:
+        """Change the limit; infinite for no budget. Without a price there is none."""
+        self._max_cost = max_cost if self._price_per_s and max_cost < math.inf else None
 
     def job_ended(self, execution_s: float | None) -> None:
         """A job has ended after this execution time; None if it was not reported."""

@@ -13,6 +13,7 @@ from batchrun.scheduler.budget import Budget, WorkerMeter, WorkerTime
 from batchrun.scheduler.canceller import Canceller
 from batchrun.scheduler.connections import Connections
 from batchrun.scheduler.deadline import Deadline
+from batchrun.scheduler.events import Tuned
 from batchrun.scheduler.faulty_workers import FaultyWorkers
 from batchrun.scheduler.feedback import Feedback
 from batchrun.scheduler.flight import Flight
@@ -69,7 +70,7 @@ class Parts:
         self._add_submitter(options, rng, numbers or count(1), rows_per_job, member)
         if member is not None:
             member.connect(self)
-        self.deadline = Deadline(guards.deadline_s)
+        self._add_deadline(guards.deadline_s)
 
     @property
     def pacer(self) -> Pacer:
@@ -131,6 +132,26 @@ class Parts:
             execution_s=execution_s,
             shared=None if member is None else member.pool.budgets,
             flights=self.flights,
+        )
+
+    def tune(self, change: Tuned, _: float) -> None:
+        """Change the window, the budget or the deadline, or pause."""
+        if change.concurrency is not None:
+            self.window.fix(None if change.concurrency == "auto" else change.concurrency)
+            self.backlog.keep_ready(MOST if change.concurrency == "auto" else change.concurrency)
+        if change.max_cost is not None:
+            self.budget.limit(change.max_cost)
+        if change.deadline_s is not None:
+            self.deadline.move(change.deadline_s)
+        if change.is_paused is not None:
+            self.gate.is_paused = change.is_paused
+
+    def _add_deadline(self, after_s: float | None) -> None:
+        self.deadline = Deadline(
+            after_s,
+            likely_end=lambda now: self.plan.likely_end(self.next_sequence(), now),
+            stopping=self.stopping,
+            backlog=self.backlog,
         )
 
     def _add_submitter(

@@ -87,6 +87,11 @@ class Pool:
         """Whether every endpoint has left."""
         return all(member.is_away for member in self.members)
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether any endpoint answers."""
+        return any(member.answers for member in self.members)
+
     def has_others(self, member: Member) -> bool:
         """Whether any other endpoint may submit rows."""
         return any(other.is_active for other in self.members if other is not member)
@@ -165,6 +170,11 @@ class Member:
     def is_active(self) -> bool:
         """Whether it may submit rows."""
         return not self.is_away and not self._parts.is_stopping and not self._has_ended
+
+    @property
+    def answers(self) -> bool:
+        """Whether the endpoint answers."""
+        return self._parts.gate.is_open
 
     def end(self) -> None:
         """Its driver has ended, maybe with an error: nothing more is to be expected of it."""

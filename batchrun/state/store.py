@@ -21,6 +21,9 @@ from batchrun.state.opening import Tell, with_log
 from batchrun.state.reader import StateReader
 from batchrun.state.records import Batch, SourceRecord
 
+REQUEST = "tuning"
+"""The setting with the last request to tune the run, see `tunings`."""
+
 
 class Store(StateReader):
     """A run's state file, opened for writing; created if it does not exist.
@@ -38,6 +41,9 @@ class Store(StateReader):
         self.has_failed = False
         """Whether writing a batch has failed."""
         self._stat = path.stat()
+        request = self.get_setting(REQUEST)
+        self.requested_before: int = request["number"] if isinstance(request, dict) else 0
+        """The number of the last request to tune the run that was made before it was opened here."""
 
     def _refuse_gone(self) -> None:
         try:

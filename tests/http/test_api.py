@@ -613,7 +613,7 @@ async def test_a_program_that_is_busy_with_a_record_holds_up_nothing(tmp_path: P
     assert records.summary.succeeded == 40
 
 
-@pytest.mark.parametrize("policy", ["drain", "detach", "cancel"])
+@pytest.mark.parametrize("policy", ["drain", "leave", "cancel"])
 async def test_leaving_an_endless_stream_early_loses_nothing(tmp_path: Path, policy: str):
     async with serving(latency_s=0.05, workers=3) as server:
         base_url = server.endpoint.base_url
@@ -626,7 +626,7 @@ async def test_leaving_an_endless_stream_early_loses_nothing(tmp_path: Path, pol
         left = records.summary
         assert left.outcome == "interrupted"
         assert left.total - 10 <= 8, "what was pulled, and no more, is in the state"
-        assert (left.in_flight > 0) == (policy == "detach")
+        assert (left.in_flight > 0) == (policy == "leave")
         assert left.total == len(read_lines(tmp_path / "s.state.requests.jsonl"))
         again = stream(numbered(range(left.total)), tmp_path, base_url)
         everything = [record async for record in again]

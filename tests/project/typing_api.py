@@ -71,7 +71,7 @@ def errors_have_a_message_and_a_hint_and_are_one_family() -> None:
 
 def what_is_wrong_is_refused() -> None:
     batchrun.run("prompts.jsonl", endpoint="abc")  # type: ignore[call-arg]
-    batchrun.run("prompts.jsonl", endpoint="abc", output="r.jsonl", on_interrupt="leave")  # type: ignore[arg-type]
+    batchrun.run("prompts.jsonl", endpoint="abc", output="r.jsonl", on_interrupt="flee")  # type: ignore[arg-type]
     batchrun.run("prompts.jsonl", endpoint="abc", output="r.jsonl", max_token=3)  # type: ignore[call-arg]
     batchrun.stream(["x"], endpoint=None, state="s.state")  # type: ignore[arg-type]
     batchrun.nothing()  # type: ignore[attr-defined]
