@@ -15,9 +15,12 @@ from batchrun.files.urls import absolute_name
 
 VERSION = "0.1.0"
 
+FORMER_NAMES = {"detach": "leave"}
+"""Words that earlier versions had for the values of options; they are still accepted."""
+
 Switch = Literal["on", "off"]
 UnconfirmedPolicy = Literal["resubmit", "hold"]
-InterruptPolicy = Literal["drain", "detach", "cancel"]
+InterruptPolicy = Literal["drain", "leave", "cancel"]
 CanaryAllows = Literal["length"]
 ResultFormat = Literal["openai", "batchrun"]
 FormatChoice = Literal["auto", "openai", "batchrun"]
@@ -39,6 +42,8 @@ FOLDER_STATE = "batchrun.state"
 WINDOW_S = 10.0
 """Runpod counts requests in any 10 seconds."""
 
+PROMPTS_AT_ONCE = 256
+"""How many prompts a worker serves at once (MAX_NUM_SEQS of worker-vllm, by default)."""
 MAX_REQUEST_BYTES = 10_000_000
 """The body limit of `/run`. Runpod's docs say MB, runpodctl checks MiB: the smaller of the two is safe for both."""
 
@@ -269,7 +274,7 @@ class GuardOptions:
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """What else an answer must be, to be a result. Each may differ from one session to the next."""
+    """Where an answer may come from, and what else it must be. Each may differ from one session to the next."""
 
     require_text: bool = False
     """`--require-text`: it has a text that was not cut off."""
@@ -277,6 +282,10 @@ class AnswerOptions:
     """`--check`: a function accepts it, `MODULE:FUNCTION` or `FILE.py:FUNCTION`, the file with its absolute path."""
     check_timeout_s: float = 10.0
     """`--check-timeout`: how many seconds the function may take for one answer: more than any rule needs."""
+    cache: str | None = None
+    """`--cache`: the file with answers of earlier runs, an absolute path; None for none."""
+    cache_sampled: bool = False
+    """`--cache-sampled`: take answers that another try might not give again, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +369,8 @@ class RunOptions:
         scheduler["limits"] = Limits(**limits)
         guards = dict(data.get("guards", {}))
         guards["halt"] = HaltOptions(**guards.get("halt", {}))
+        if (word := guards.get("on_interrupt")) in FORMER_NAMES:
+            guards["on_interrupt"] = FORMER_NAMES[word]
         return cls(
             **{
                 **data,

@@ -11,7 +11,15 @@ from typing import Any, TypedDict, TypeVar, cast
 
 from batchrun.commands.arguments import RunArguments
 from batchrun.commands.definitions import OFF, arguments_of
-from batchrun.config import CanaryAllows, FormatChoice, HaltOptions, Switch, UnconfirmedPolicy, WorkerChoice
+from batchrun.config import (
+    FORMER_NAMES,
+    CanaryAllows,
+    FormatChoice,
+    HaltOptions,
+    Switch,
+    UnconfirmedPolicy,
+    WorkerChoice,
+)
 from batchrun.errors import UsageError, shown
 from batchrun.files.exactjson import dump, load
 
@@ -68,6 +76,9 @@ class StreamKeywords(RequestKeywords, total=False):
         check: `MODULE:FUNCTION` or `FILE.py:FUNCTION`, called with each record in a process of its own; it returns or
             raises why the answer is not valid. None: as in earlier calls.
         check_timeout: Seconds that a call of `check` may take; None: 10.
+        cache: File of answers that runs share: answers to equal requests of earlier runs at the same endpoint are taken
+            from it, and new ones are stored in it. None: no cache.
+        cache_sampled: Whether to take answers from it that another try might not give again.
         execution_timeout: Longest execution time of a job in seconds, 5 to 604,800; None: Runpod's default, 600.
         ttl: Longest life of a job in seconds, queue time included, 10 to 604,800; None: Runpod's default, 86,400.
         job_timeout: Seconds after which a job that has not finished is cancelled and retried; None: after its ttl.
@@ -109,6 +120,8 @@ class StreamKeywords(RequestKeywords, total=False):
     require_text: bool
     check: str | None
     check_timeout: float | None
+    cache: Path | None
+    cache_sampled: bool
     execution_timeout: float | None
     ttl: float | None
     job_timeout: float | None
@@ -216,13 +229,20 @@ def checked(given: RunArguments) -> RunArguments:
             for each in value.values() if isinstance(value, dict) else (value,):
                 _refuse_unless(argument.name, each, str(bounds), true=bounds.hold(each))
         if choices := argument.choices:
-            _refuse_unless(argument.name, value, f"{', '.join(choices[:-1])} or {choices[-1]}", true=value in choices)
+            _refuse_unless(
+                argument.name, value, f"{', '.join(choices[:-1])} or {choices[-1]}", true=_is_choice(value, choices)
+            )
     model_file = None if given.model_file is None else Path(given.model_file)
-    given = replace(given, only=tuple(given.only), model_file=model_file)
+    cache = None if given.cache is None else Path(given.cache)
+    given = replace(given, only=tuple(given.only), model_file=model_file, cache=cache)
     sweep = _as_json("sweep", given.sweep)
     for key, values in sweep.items():
         _refuse_unless(f"sweep[{key!r}]", values, "a list of values", true=isinstance(values, list))
     return replace(given, set=_as_json("set", given.set), default=_as_json("default", given.default), sweep=sweep)
+
+
+def _is_choice(value: Any, choices: tuple[str, ...]) -> bool:
+    return value in choices or (isinstance(value, str) and FORMER_NAMES.get(value) in choices)
 
 
 def _as_json(name: str, value: Mapping[Any, Any] | None) -> dict[str, Any]:

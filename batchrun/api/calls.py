@@ -73,7 +73,7 @@ def run(
         output: Results file, or folder (existing, or ending in /) for one results file per input.
         state: State file; None: `<output>.state`, or `batchrun.state` in a folder.
         api_key: None: that of RUNPOD_API_KEY, else that in `~/.runpod/config.toml`.
-        on_interrupt: What the first Ctrl-C does with the jobs in flight: `drain`, `detach` or `cancel`.
+        on_interrupt: What the first Ctrl-C does with the jobs in flight: `drain`, `leave` or `cancel`.
         progress: Progress on stderr: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal.
 
     Returns:
@@ -129,7 +129,7 @@ def stream(
             `NAME.jsonl.state`.
         api_key: None: that of RUNPOD_API_KEY, else that in `~/.runpod/config.toml`.
         on_interrupt: What leaving or cancelling the loop does with the jobs in flight: `drain` waits for them,
-            `detach` leaves them to the next call, `cancel` cancels them. Cancelling during that detaches.
+            `leave` leaves them to the next call, `cancel` cancels them. Cancelling during that leaves.
         progress: Progress on stderr: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal.
 
     Returns:
@@ -154,7 +154,7 @@ def stream(
     if run_as.output_is_folder:
         raise UsageError(f"output={run_as.output} is a folder", "give a file for all results")
     if run_as.pool:
-        raise UsageError(f"endpoint={','.join(run_as.pool)}: a stream has one endpoint", "give one, or use `run`")
+        raise UsageError(f"endpoint={','.join(run_as.pool)}: a stream has one endpoint", "for a pool, use `run`")
     if isinstance(requests, (str, bytes, Mapping)) or not isinstance(requests, (Iterable, AsyncIterable)):
         raise UsageError("requests is not an iterable of requests", "for one request give a list with it")
     work = partial(_run_shown, run_as, given, api_key=api_key, requests=())
@@ -246,7 +246,7 @@ class Stream:
         try:
             self.summary = await asyncio.shield(done)
         except asyncio.CancelledError:
-            self._leaving.ask(Wish.DETACH)
+            self._leaving.ask(Wish.LEAVE)
             await asyncio.wait([done])
             raise
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +22,6 @@ from batchrun.commands import report as reporting
 from batchrun.commands import score as scoring
 from batchrun.commands import status as looking
 from batchrun.commands import verify as verification
-from batchrun.commands.answer_options import answers
 from batchrun.commands.check import CheckReport
 from batchrun.commands.confirming import confirmed
 from batchrun.commands.export import Exported, Only, Wanted
@@ -31,9 +29,10 @@ from batchrun.commands.findings import Verification
 from batchrun.commands.merge import MergeReport
 from batchrun.commands.redo_arguments import RedoArguments
 from batchrun.commands.request_arguments import RequestArguments, several
-from batchrun.commands.run_options import guards, refuse_wrong_parameters, request_options
+from batchrun.commands.run_options import refuse_wrong_parameters, request_options
 from batchrun.commands.score import Scored
 from batchrun.commands.session_arguments import CancelArguments
+from batchrun.commands.session_options import session_options
 from batchrun.commands.status import RunStatus
 from batchrun.config import ProgressMode, ResultFormat
 from batchrun.display.progress import NullObserver
@@ -248,7 +247,7 @@ def redo(
             max_cost=max_cost,
             deadline=deadline,
         )
-        options = replace(found, guards=guards(given, found.guards), answers=answers(given, found.answers))
+        options = session_options(given, found)
         with observing(progress) as observer:
             work = partial(
                 redoing.redo,

@@ -25,6 +25,8 @@ from batchrun.files.streams import take_over
 _COLLECT_EVERY = 20_000
 """Allocations between two garbage collections: we make few reference cycles, and the default of 700 costs much time."""
 
+ARGUMENTS = "batchrun.arguments"
+"""The key in `click.Context.meta` under which the arguments are kept, as they were given."""
 _READER_GONE = 141
 """How a shell reports a program that SIGPIPE ended, as in `batchrun ... | head`."""
 
@@ -146,6 +148,7 @@ class Group(click.Group):
         Raises:
             UsageError: no command is given.
         """
+        ctx.meta[ARGUMENTS] = tuple(args)
         if not args:
             raise UsageError("no command is given", "see batchrun --help; begin with `batchrun run`")
         return super().parse_args(ctx, args)

@@ -81,11 +81,11 @@ def _type(argument: Argument) -> Any:
     expected = argument.option.values
     if argument.kind is bool:
         return bool
-    if argument.choices and argument.option.values.syntax != "or all":
-        return click.Choice(argument.choices)
+    if argument.choices and expected.syntax not in ("or all", "number or auto"):
+        return values.Choice(argument.choices)
     if expected.bounds is not None and expected.syntax in ("number", "number or auto"):
-        may_be_auto = expected.syntax == "number or auto"
-        return values.Number(expected.bounds, may_be_auto=may_be_auto, may_be_off=expected.may_be_off)
+        auto = () if expected.syntax == "number" else argument.choices or (None,)
+        return values.Number(expected.bounds, auto=auto, may_be_off=expected.may_be_off)
     if argument.takes(Path):
         return values.PATH
     if expected.syntax == "or all":
@@ -96,7 +96,7 @@ def _type(argument: Argument) -> Any:
 def _default(argument: Argument) -> dict[str, Any]:
     """The `default` for click, as a user would write it; empty if there is none."""
     default, syntax = argument.default, argument.option.values.syntax
-    if syntax == "number or auto" and default is None:
+    if syntax == "number or auto" and default is None and not argument.choices:
         return {"default": "auto"}
     if default is MISSING or default is None or argument.takes_many:
         return {}

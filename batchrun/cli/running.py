@@ -1,7 +1,8 @@
-"""The commands that drive a run: `run`, `resume`, `redo`, `watch` and `cancel`."""
+"""The commands that drive a run: `run`, `estimate`, `resume`, `redo`, `watch` and `cancel`."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,19 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from batchrun.cli.command import command
+from batchrun.cli.command import ARGUMENTS, command
 from batchrun.cli.options import takes
 from batchrun.cli.output import echo, make_observer, show_ending, show_summary, show_total
 from batchrun.cli.values import STATE
 from batchrun.commands.arguments import RunArguments, WatchArguments
+from batchrun.commands.estimate_arguments import EstimateArguments
 from batchrun.commands.redo_arguments import RedoArguments
 from batchrun.commands.session_arguments import CancelArguments, ResumeArguments, SessionArguments, ShowArguments
-from batchrun.errors import UsageError
+from batchrun.errors import BatchrunError, StoppedError, UsageError
 from batchrun.files.streams import stdout_bytes
 
 if TYPE_CHECKING:
+    from batchrun.commands.detached import Background
     from batchrun.config import RunOptions
     from batchrun.display.summary import Summary
     from batchrun.runs.trust import GivenByCommand
@@ -57,7 +60,74 @@ def run(given: RunArguments) -> None:
     if given.dry_run:
         dry_run(options, stdout_bytes(), make_observer(given), given.dry_run)
         return
-    _run(options, given, given.api_key_file)
+    if given.confirm:
+        _pilot(options, given)
+    _run(options, given, given.api_key_file, detach=given.detach)
+
+
+def _pilot(options: RunOptions, given: RunArguments) -> None:
+    """Run the pilot, show the estimate and ask; returns if the rest is to be run.
+
+    Raises:
+        UsageError: there is no terminal to ask on; nothing was sent.
+        StoppedError: the answer is no.
+    """
+    from batchrun.commands import estimate as estimating
+    from batchrun.commands.estimate_arguments import PILOT_ROWS
+    from batchrun.display.estimate_text import render
+    from batchrun.endpoint.credentials import find_key
+
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            "--confirm: there is no terminal to ask on; nothing was sent",
+            "run `batchrun estimate` with the same options, then `batchrun run` without --confirm",
+        )
+    api_key = find_key(options, key_file=given.api_key_file)
+    observer = make_observer(given, api_key)
+    found = estimating.estimate(options, given, PILOT_ROWS, observer=observer, api_key=api_key)
+    if found.estimate is None:
+        _finish(found.summary, given)
+    echo(render(found.estimate), err=True)
+    if not click.confirm("Run the rest?", err=True):
+        raise StoppedError(
+            "not confirmed; the rows of the pilot keep their results", "the same command again asks again"
+        )
+
+
+@command
+@takes(EstimateArguments)
+def estimate(given: EstimateArguments) -> None:
+    """Run a few rows of INPUT..., drawn at random, and say how long and how much the others will take.
+
+    The rows are part of the run: `batchrun run` with the same options runs the others. The estimate is on stdout, for
+    1, 3 and as many workers as the endpoint has, with a range for each figure. Given again, the command runs nothing
+    more, unless --pilot is larger.
+
+    \b
+    Examples:
+      batchrun estimate prompts.jsonl -e abc123xyz -o results.jsonl --price-per-hour 2.5
+      batchrun estimate prompts.jsonl -e abc123xyz -o results.jsonl --pilot 200 --json
+      batchrun estimate prompts.jsonl -e abc123xyz -o results.jsonl --pilot 0
+    """
+    from batchrun.commands import estimate as estimating
+    from batchrun.commands.local_endpoint import refuse_local_options
+    from batchrun.commands.run_options import run_options
+    from batchrun.display.estimate_text import render, to_json
+    from batchrun.endpoint.credentials import find_key
+
+    options = run_options(given)
+    refuse_local_options(given, options)
+    if not given.pilot:
+        counted = estimating.count(options, make_observer(given))
+        echo(counted.to_json() if given.as_json else str(counted), nl=False)
+        return
+    api_key = find_key(options, key_file=given.api_key_file)
+    observer = make_observer(given, api_key)
+    found = estimating.estimate(options, given, given.pilot, observer=observer, api_key=api_key)
+    if found.estimate is None:
+        _finish(found.summary, given)
+    echo(to_json(found.estimate) if given.as_json else render(found.estimate), nl=False)
+    sys.exit(found.summary.exit_code)
 
 
 @command
@@ -72,16 +142,14 @@ def resume(given: ResumeArguments, state: Path) -> None:
       batchrun resume results.jsonl.state --retry-failed --only timed_out
       batchrun resume results.jsonl.state --max-cost 80
     """
-    from batchrun.commands.answer_options import answers
     from batchrun.commands.confirming import confirmed
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import guards
+    from batchrun.commands.session_options import session_options
     from batchrun.runs.resumed import resumed_options
 
-    options = resumed_options(state, repair=given.repair)
-    options = replace(options, guards=guards(given, options.guards), answers=answers(given, options.answers))
+    options = session_options(given, resumed_options(state, repair=given.repair))
     refuse_local_options(given, options)
-    _run(options, given, given.api_key_file, confirmed=confirmed(given, options))
+    _run(options, given, given.api_key_file, detach=given.detach, confirmed=confirmed(given, options))
 
 
 @command
@@ -101,15 +169,13 @@ def redo(given: RedoArguments, state: Path) -> None:
       jq -r 'select(.score < 3).id' judged.jsonl | batchrun redo results.jsonl.state --ids - --yes
     """
     from batchrun.commands import redo as redoing
-    from batchrun.commands.answer_options import answers
     from batchrun.commands.confirming import confirmed
     from batchrun.commands.local_endpoint import refuse_local_options
-    from batchrun.commands.run_options import guards
+    from batchrun.commands.session_options import session_options
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.resumed import resumed_options
 
-    options = resumed_options(state)
-    options = replace(options, guards=guards(given, options.guards), answers=answers(given, options.answers))
+    options = session_options(given, resumed_options(state))
     refuse_local_options(given, options)
     api_key = find_key(options, key_file=given.api_key_file)
     observer = make_observer(given, api_key)
@@ -210,24 +276,48 @@ def _run(
     given: SessionArguments,
     key_file: Path | None,
     *,
+    detach: bool,
     confirmed: GivenByCommand | None = None,
 ) -> NoReturn:
-    """Run or, with what the command confirms, resume."""
+    """Run or, with what the command confirms, resume. With `detach`, another process does it."""
     from batchrun.commands import run as running
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.trust import EVERYTHING
 
+    background = _background(options) if detach else None
     api_key = find_key(options, key_file=key_file)
     observer = make_observer(given, api_key)
     summary = running.run(
         options,
         given,
-        observer=observer,
+        observer=observer if background is None else background.watching(observer),
         api_key=api_key,
         resumed=confirmed is not None,
         confirmed=confirmed or EVERYTHING,
     )
     _finish(summary, given)
+
+
+def _background(options: RunOptions) -> Background:
+    """What this process, which is in the background, has to do for that. If it is not, it starts the one that is."""
+    import orjson
+
+    from batchrun.commands import detached
+
+    background = detached.Background.of_environment()
+    if background is not None:
+        return background
+    arguments = click.get_current_context().meta[ARGUMENTS]
+    started = detached.start(options, arguments, sys.stderr.write)
+    if not isinstance(started, int):
+        echo(orjson.dumps(started))
+        sys.exit(0)
+    if started < 0:
+        raise BatchrunError(
+            f"the run was ended by {signal.Signals(-started).name} before it was under way",
+            "the same command starts it again",
+        )
+    sys.exit(started)
 
 
 def _finish(summary: Summary, given: ShowArguments) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from batchrun.commands.definitions import OFF
-from batchrun.config import Bounds, HaltOptions
+from batchrun.config import FORMER_NAMES, Bounds, HaltOptions
 from batchrun.errors import shown
 from batchrun.files.paths import look_at
 from batchrun.files.urls import is_url
@@ -141,18 +141,30 @@ def price(
     return prices.get("") or prices
 
 
+class Choice(click.Choice[str]):
+    """The click type of one of several words, or of a former name of one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The word.
+
+        Raises:
+            click.BadParameter: it is another one.
+        """
+        return super().convert(FORMER_NAMES.get(value, value), param, ctx)
+
+
 class Number(click.FloatRange):
     """The click type of a number within bounds.
 
     Args:
         bounds: The numbers that are accepted.
-        may_be_auto: Whether `auto` is accepted, too; it becomes None.
+        auto: What `auto` becomes; empty if it is not accepted.
         may_be_off: Whether `off` is accepted, too; it becomes `OFF`.
     """
 
-    def __init__(self, bounds: Bounds, *, may_be_auto: bool = False, may_be_off: bool = False) -> None:
+    def __init__(self, bounds: Bounds, *, auto: tuple[str | None, ...] = (), may_be_off: bool = False) -> None:
         self._bounds = bounds
-        self._may_be_auto = may_be_auto
+        self._auto = auto
         self._may_be_off = may_be_off
         self.name = "integer range" if bounds.whole else "float range"
         super().__init__(bounds.least, bounds.most, min_open=bounds.above)
@@ -163,13 +175,13 @@ class Number(click.FloatRange):
         Raises:
             click.BadParameter: it is not a number within the bounds.
         """
-        if self._may_be_auto and str(value).strip().lower() == "auto":
-            return None
+        if self._auto and str(value).strip().lower() == "auto":
+            return self._auto[0]
         if self._may_be_off and str(value).strip().lower() == "off":
             return OFF
         number = _number(value, self._bounds) if isinstance(value, str) else value
         if not self._bounds.hold(number):
-            kind = f"neither auto nor {self._bounds}" if self._may_be_auto else f"not {self._bounds}"
+            kind = f"neither auto nor {self._bounds}" if self._auto else f"not {self._bounds}"
             self.fail(f"{shown(value)} is {kind}", param, ctx)
         return number
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from batchrun.commands.arguments import JobArguments
 from batchrun.commands.request_arguments import RequestArguments
-from batchrun.commands.session_arguments import CheckArguments
+from batchrun.commands.session_arguments import CacheArguments, CheckArguments
 from batchrun.config import AnswerOptions
 from batchrun.errors import UsageError
 from batchrun.prompts.schemas import FORMAT_NAMES, read_schema
 from batchrun.results.structured import AnswerSchema
 
+_OFF = "off"
 _REASKS_WITH_SCHEMA = 2
 """Of small models, most answers that do not fit are right the second or third time."""
 
@@ -50,7 +51,7 @@ def answers(given: CheckArguments, known: AnswerOptions) -> AnswerOptions:
     """What answers must be in a session: what is given, and else what is known.
 
     Raises:
-        UsageError: a check is not written as MODULE:FUNCTION.
+        UsageError: a check is not written as MODULE:FUNCTION; or there is no cache to take sampled answers from.
     """
     check, timeout_s = given.check, given.check_timeout
     if check is not None:
@@ -59,8 +60,17 @@ def answers(given: CheckArguments, known: AnswerOptions) -> AnswerOptions:
             raise UsageError(f"--check {check!r} names no function", "give MODULE:FUNCTION, or FILE.py:FUNCTION")
         if place.endswith(".py"):
             check = f"{Path(place).absolute()}:{function}"
+    cache, cache_sampled = known.cache, known.cache_sampled
+    if isinstance(given, CacheArguments):
+        cache_sampled = cache_sampled or given.cache_sampled
+        if given.cache is not None:
+            cache = None if str(given.cache) == _OFF else str(given.cache.absolute())
+        if given.cache_sampled and cache is None:
+            raise UsageError("--cache-sampled needs --cache", "add --cache FILE, or remove --cache-sampled")
     return AnswerOptions(
         require_text=known.require_text,
         check=known.check if check is None else check,
         check_timeout_s=known.check_timeout_s if timeout_s is None else timeout_s,
+        cache=cache,
+        cache_sampled=cache_sampled,
     )

@@ -11,7 +11,6 @@ from batchrun.commands.definitions import (
     BASE_URL_VARIABLES,
     CONCURRENCY,
     FAILURES,
-    GUARDS,
     MONEY,
     TIME,
     WHERE,
@@ -23,7 +22,9 @@ from batchrun.commands.definitions import (
 )
 from batchrun.commands.request_arguments import RequestArguments
 from batchrun.commands.session_arguments import (
+    CacheArguments,
     CheckArguments,
+    DetachArguments,
     GuardArguments,
     KeyArguments,
     LocalArguments,
@@ -44,15 +45,15 @@ from batchrun.config import (
     UnconfirmedPolicy,
 )
 
-_WEEK_S = 604_800
-"""The longest time that Runpod accepts."""
 _SIZE = Values("size", "SIZE", Bounds(1_000_000, 1_000_000_000_000, whole=True))
 _RATE = numbers(0, 1_000_000, whole=True)
 _DEFAULTS = SchedulerOptions()
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
-class JobArguments(RequestArguments, CheckArguments, GuardArguments, KeyArguments, LocalArguments, ShowArguments):
+class JobArguments(
+    RequestArguments, CheckArguments, CacheArguments, GuardArguments, KeyArguments, LocalArguments, ShowArguments
+):
     """Options of a run, whatever its inputs and outputs are."""
 
     config: Path | None = option(
@@ -174,18 +175,6 @@ class JobArguments(RequestArguments, CheckArguments, GuardArguments, KeyArgument
         "Give up a request when the server has been silent for this many seconds.",
         numbers(1, 3600, metavar="S"),
     )
-    execution_timeout: float | None = option(
-        None,
-        (GUARDS, 5),
-        "Longest execution time of a job, in seconds. [default: Runpod's, 600]",
-        numbers(5, _WEEK_S, metavar="S"),
-    )
-    ttl: float | None = option(
-        None,
-        (GUARDS, 5),
-        "Longest life of a job, in seconds, queue time included. [default: Runpod's, 86400]",
-        numbers(10, _WEEK_S, metavar="S"),
-    )
     dedupe: bool = option(
         False,
         (MONEY, 3),
@@ -194,7 +183,7 @@ class JobArguments(RequestArguments, CheckArguments, GuardArguments, KeyArgument
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class RunArguments(JobArguments, SessionArguments):
+class RunArguments(JobArguments, DetachArguments, SessionArguments):
     """Options of `batchrun run`, and of `batchrun.run` in Python."""
 
     inputs: tuple[str, ...] = field(metadata=option_metadata((WHERE, 1), "", Values("name", "INPUT..."), flags=""))
@@ -218,6 +207,11 @@ class RunArguments(JobArguments, SessionArguments):
         "Run only part I of N of the lines (I from 1 to N), for example one part on each of N machines. `merge` puts"
         " the results together.",
         text_value("I/N"),
+    )
+    confirm: bool = option(
+        False,
+        (MONEY, 2),
+        "Run 30 rows drawn at random, show what the others will take and cost, and ask before running them.",
     )
     dry_run: DryRun | None = option(
         None,

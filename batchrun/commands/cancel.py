@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from batchrun.commands.asking import ask_to_cancel
+from batchrun.commands.asking import ask_to_end
 from batchrun.commands.event_loop import in_loop
 from batchrun.commands.notify import notifying, refuse_bad_urls
 from batchrun.config import RunOptions
@@ -18,6 +18,7 @@ from batchrun.runs.closing import conclude
 from batchrun.runs.driving import cancel_jobs
 from batchrun.runs.opening import open_as_it_is
 from batchrun.runs.trust import GivenByCommand
+from batchrun.state.lock import CANCEL
 
 
 def cancel(
@@ -44,7 +45,10 @@ def cancel(
     """
     refuse_bad_urls(options, notify_url)
     key, state = find_key(options, api_key), options.state
-    was_asked = ask_to_cancel(state, observer, clock=steady_s, pause=time.sleep)
+    told = "this run is driven by {}, which was asked to cancel its jobs and exit"
+    was_asked = ask_to_end(
+        state, CANCEL, lambda who: observer.message(told.format(who)), clock=steady_s, pause=time.sleep
+    )
     leaving, wall = leaving or Leaving(), WallClock(steady_s, time.time)
     with (
         cancellable(leaving),

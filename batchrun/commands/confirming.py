@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batchrun import config
-from batchrun.commands.session_arguments import ConfirmArguments
+from batchrun.commands.session_arguments import CacheArguments, ConfirmArguments
 from batchrun.errors import UsageError
 from batchrun.files.server_urls import is_plain_http, without_user
 from batchrun.runs.trust import GivenByCommand
@@ -15,7 +15,12 @@ def confirmed(given: ConfirmArguments, options: config.RunOptions) -> GivenByCom
     Raises:
         UsageError: it gives another base URL.
     """
-    return GivenByCommand(_confirms_base_url(given, options), paths=False, check=given.check is not None)
+    return GivenByCommand(
+        _confirms_base_url(given, options),
+        paths=False,
+        check=given.check is not None,
+        cache=not isinstance(given, CacheArguments) or given.cache is not None,
+    )
 
 
 def _confirms_base_url(given: ConfirmArguments, options: config.RunOptions) -> bool:

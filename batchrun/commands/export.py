@@ -12,6 +12,7 @@ from typing import BinaryIO, Literal
 
 from batchrun.config import ResultFormat
 from batchrun.errors import BatchrunError, UsageError
+from batchrun.evaluation.scores_file import scores_path
 from batchrun.prompts.ownership import first_line, is_own_line
 from batchrun.results.cells import OWN_COLUMNS, Found
 from batchrun.results.chats import answered
@@ -305,6 +306,7 @@ def _files_of(store: StateSnapshot) -> Iterator[Path]:
     """The files that a run reads and writes."""
     for suffix in ("", "-wal", "-shm", ".lock"):
         yield store.path.with_name(store.path.name + suffix)
+    yield scores_path(store.path)
     options = find_options(store)
     if options is not None:
         yield manifest_path(options)

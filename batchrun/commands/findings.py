@@ -72,6 +72,8 @@ class Verification:
     """Succeeded rows whose result is in a results file."""
     compared: int = 0
     """Those of them that equal what was written, by their digest; for the others an older version stored no digest."""
+    cached: int = 0
+    """Those of them whose answer came from the cache, without a job of this run."""
     lost: int = 0
     """Rows whose result is lost or damaged; `--repair` recovers them."""
     results_files: int = 0
@@ -113,6 +115,7 @@ def to_json(found: Verification) -> bytes:
         "failures": found.failures,
         "results": found.results,
         "compared": found.compared,
+        "cached": found.cached,
         "lost": found.lost,
         "results_files": found.results_files,
         "uncommitted": found.uncommitted,

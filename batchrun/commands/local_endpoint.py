@@ -13,6 +13,7 @@ from batchrun.config import LOCAL_ENDPOINT, RunOptions, WorkerChoice
 from batchrun.display.summary import Observer
 from batchrun.errors import BatchrunError, UsageError
 from batchrun.local.workers import Worker
+from batchrun.runs.caching import WORKER_NAME
 from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 
@@ -68,6 +69,7 @@ def keep_worker(given: LocalArguments, worker: Worker, store: Store) -> None:
     """Store which worker a run has, for `as_before`."""
     own = "--upstream" if given.upstream is not None else "--model-file" if given.model_file is not None else None
     store.set_setting(_SETTING, own or ("echo" if worker.name == "echo" else "smollm2"))
+    store.set_setting(WORKER_NAME, worker.name)
 
 
 @asynccontextmanager

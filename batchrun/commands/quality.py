@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from math import isnan, nan
@@ -87,14 +88,14 @@ class _Scores:
     @staticmethod
     def read(store: StateSnapshot, path: Path) -> dict[str, _Scores]:
         """Scorer -> its scores; those of rows that the run does not have are left out."""
-        found: dict[str, _Scores] = {}
         rows = store.last_row() + 1
+        found = defaultdict[str, _Scores](lambda: _Scores(rows))
         each = read_scores(path)
         while scores := list(islice(each, _GROUP_ROWS)):
             numbers = _rows_of(store, [(score.id, score.file) for score in scores])
             for score, row in zip(scores, numbers, strict=True):
                 if row is not None:
-                    found.setdefault(score.scorer, _Scores(rows)).set(row, score)
+                    found[score.scorer].set(row, score)
         return found
 
     def set(self, row: int, score: Score) -> None:

@@ -42,3 +42,4 @@ class RedoArguments(ResumeArguments):
     retry_failed: bool = False
     only: tuple[str, ...] = ()
     repair: bool = False
+    detach: bool = False

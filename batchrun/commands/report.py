@@ -13,7 +13,7 @@ from batchrun.errors import StateError
 from batchrun.evaluation.quality import Named
 from batchrun.prompts.sweep import REPEAT, Sweep, shown
 from batchrun.results.reader import read_groups, size_of
-from batchrun.results.record import read_record, result_digest
+from batchrun.results.record import CACHED, read_record, result_digest
 from batchrun.runs.spending import cost_so_far, costs_by_endpoint
 from batchrun.runs.work import endpoint_work
 from batchrun.scheduler.states import RowState
@@ -129,6 +129,7 @@ def _add_answers(store: StateSnapshot, variants: list[VariantReport], repeat: in
                 if record.output_tokens is not None:
                     output_tokens[number].add(record.output_tokens)
                 marked.update((number, mark) for mark in record.marks)
+                marked[number, CACHED] += record.counts_as_cached
     for (number, mark), count in marked.items():
         setattr(variants[number], mark, count)
     for number, histogram in input_tokens.items():

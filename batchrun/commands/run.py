@@ -7,12 +7,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from batchrun.commands.event_loop import in_loop
 from batchrun.commands.local_endpoint import as_before, keep_worker, local_worker, serving
 from batchrun.commands.notify import notifying, refuse_bad_urls
-from batchrun.commands.run_options import refuse_wrong_prices
 from batchrun.commands.session_arguments import SessionArguments
+from batchrun.commands.session_options import refuse_wrong_prices
 from batchrun.config import RunOptions
 from batchrun.display.summary import Observer, Summary
 from batchrun.endpoint.credentials import find_key
@@ -25,11 +26,12 @@ from batchrun.local.workers import Worker
 from batchrun.runs.channel import RunSide
 from batchrun.runs.closing import conclude
 from batchrun.runs.driving import drive, drive_requests
-from batchrun.runs.opening import open_on_requests, open_run
+from batchrun.runs.opening import OpenRun, open_on_requests, open_run
 from batchrun.runs.pools import new_endpoints
 from batchrun.runs.superseding import Redo
 from batchrun.runs.trust import EVERYTHING, GivenByCommand
 from batchrun.scheduler.failures import FailureKind
+from batchrun.state.cache_file import refuse_unusable_cache
 
 
 def run(
@@ -44,6 +46,7 @@ def run(
     channel: RunSide | None = None,
     leaving: Leaving | None = None,
     redo: Redo | None = None,
+    pilot: int | None = None,
 ) -> Summary:
     """Start or resume a run.
 
@@ -59,13 +62,13 @@ def run(
         channel: Where further requests of the program come from; None: there are none.
         leaving: Lets other threads ask the session to leave; None: none will.
         redo: Rows to run again although they have ended; None: none.
+        pilot: Run only so many rows, drawn at random, those of earlier pilots among them; None: all.
 
     Raises:
         BatchrunError: nothing was sent, or batchrun has a defect. If a run stops early, the summary says so instead.
     """
     _refuse_wrong_options(options, given)
-    options = replace(options, abandon=given.abandon)
-    key = find_key(options, api_key)
+    options, key = replace(options, abandon=given.abandon), find_key(options, api_key)
     local = as_before(given, options.state) if options.is_local else given
     worker = local_worker(local, observer) if options.is_local else None
     if new := new_endpoints(options):
@@ -81,16 +84,21 @@ def run(
     ):
         if worker is not None:
             keep_worker(local, worker, opened.store)
-        if given.retry_failed:
-            observer.message(f"failed rows to run again: {opened.store.retry_failed(given.only):,}")
-        rng = random.Random()  # noqa: S311 - jitter, not a secret
-        work = partial(drive, opened) if channel is None else partial(drive_requests, opened, channel=channel)
+        _retry_failed(opened, given)
+        rng, work = random.Random(), partial(drive, opened, pilot=pilot)  # noqa: S311 - jitter, not a secret
+        if channel is not None:
+            work = partial(drive_requests, opened, channel=channel)
         if worker is not None and not opened.has_work and channel is None:
             outcome = Outcome("finished")  # without loading the model, which takes seconds
         else:
             outcome = in_loop(_drive(partial(work, leaving=leaving), options.base_url, worker, rng))
         summaries.append(conclude(opened, outcome))
     return summaries[0]
+
+
+def _retry_failed(opened: OpenRun, given: SessionArguments) -> None:
+    if given.retry_failed:
+        opened.observer.message(f"failed rows to run again: {opened.store.retry_failed(given.only):,}")
 
 
 async def _drive(
@@ -105,6 +113,8 @@ async def _drive(
 def _refuse_wrong_options(options: RunOptions, given: SessionArguments) -> None:
     refuse_bad_urls(options, given.notify)
     refuse_wrong_prices(options.guards, options.endpoints)
+    if options.answers.cache is not None:
+        refuse_unusable_cache(Path(options.answers.cache))
     if given.only and not given.retry_failed:
         raise UsageError("--only needs --retry-failed", "add --retry-failed, or remove --only")
     refuse_unknown_kinds(given.only)

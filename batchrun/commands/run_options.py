@@ -7,15 +7,14 @@ import stat
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from batchrun import config
 from batchrun.commands.answer_options import answers, reasks, schema_option
 from batchrun.commands.arguments import JobArguments, RunArguments
-from batchrun.commands.definitions import OFF
 from batchrun.commands.request_arguments import RequestArguments
-from batchrun.commands.session_arguments import GuardArguments
+from batchrun.commands.session_options import guards, job_policy, refuse_wrong_prices
 from batchrun.commands.templates import template_options
 from batchrun.endpoint.credentials import refuse_plain_http
 from batchrun.errors import InputError, UsageError, shown
@@ -27,8 +26,6 @@ from batchrun.prompts.forms import stem_of
 from batchrun.prompts.shard import Shard
 from batchrun.prompts.sweep import ENDPOINT, Sweep, refuse_wrong_parameter
 from batchrun.runs.locations import refuse_other_forms, results_path
-
-T = TypeVar("T")
 
 _LEVELS_AROUND = 154
 """Levels of JSON nesting that are reserved for what is around a value, of the 254 that can be written."""
@@ -100,7 +97,7 @@ def _job_options(given: JobArguments, place: Place, *, is_begun: bool) -> config
         state=place.state,
         request=request,
         sweep=sweep,
-        policy=config.JobPolicy(given.execution_timeout, given.ttl, given.low_priority),
+        policy=job_policy(given, config.JobPolicy(low_priority=given.low_priority)),
         scheduler=config.SchedulerOptions(
             concurrency=given.concurrency,
             connections=given.connections,
@@ -277,53 +274,6 @@ def _sweep_options(given: RequestArguments) -> config.SweepOptions:
     options = config.SweepOptions(keys, given.repeat)
     Sweep(options)
     return options
-
-
-def guards(given: GuardArguments, known: config.GuardOptions) -> config.GuardOptions:
-    """The guards of a session: those given, and else the known ones.
-
-    Raises:
-        UsageError: a budget is given without a price.
-    """
-    price, prices = known.price_per_hour, known.prices
-    if isinstance(given.price_per_hour, dict):
-        price, prices = None, given.price_per_hour
-    elif given.price_per_hour is not None:
-        price, prices = given.price_per_hour, None
-    chosen = config.GuardOptions(
-        on_interrupt=_chosen(given.on_interrupt, known.on_interrupt),
-        halt=_chosen(given.halt, known.halt),
-        canary=_chosen(given.canary, known.canary),
-        canary_allow=_chosen(given.canary_allow, known.canary_allow),
-        price_per_hour=price,
-        prices=prices,
-        max_cost=_unless_off(_chosen(given.max_cost, known.max_cost)),
-        deadline_s=_unless_off(_chosen(given.deadline, known.deadline_s)),
-        job_timeout_s=_unless_off(_chosen(given.job_timeout, known.job_timeout_s)),
-    )
-    if chosen.max_cost is not None and not chosen.have_price:
-        raise UsageError("--max-cost needs --price-per-hour", "give the hourly price of one worker, in dollars")
-    return chosen
-
-
-def refuse_wrong_prices(guards: config.GuardOptions, endpoints: tuple[str, ...]) -> None:
-    """Refuse prices that are not those of a run's endpoints.
-
-    Raises:
-        UsageError: an endpoint has no price, or is not one of the run.
-    """
-    prices = guards.prices or {}
-    for endpoint in prices.keys() ^ set(endpoints) if prices else ():
-        problem = "is not an endpoint of this run" if endpoint in prices else "has no price"
-        raise UsageError(f"--price-per-hour: {endpoint} {problem}", f"the endpoints are {', '.join(endpoints)}")
-
-
-def _chosen(given: T | None, known: T) -> T:
-    return known if given is None else given
-
-
-def _unless_off(limit: float | None) -> float | None:
-    return None if limit == OFF else limit
 
 
 def _output(output: str | None, inputs: tuple[str, ...], shard: Shard | None) -> tuple[Path, bool]:

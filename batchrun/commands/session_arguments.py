@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from batchrun.commands.definitions import (
     BASE_URL_VARIABLES,
+    CONCURRENCY,
     DISPLAY,
     FAILURES,
     GUARDS,
@@ -29,6 +31,8 @@ from batchrun.config import (
     WorkerChoice,
 )
 
+_WEEK_S = 604_800
+"""The longest time that Runpod accepts."""
 _HALT = Values("halt", "N|N%|off", Bounds(1, MOST_ROWS, whole=True))
 
 
@@ -88,6 +92,33 @@ class GuardArguments(Arguments):
         TIME_OR_OFF,
     )
 
+    execution_timeout: float | None = option(
+        None,
+        (GUARDS, 5),
+        "Longest execution time of a job, in seconds. [default: Runpod's, 600]",
+        numbers(5, _WEEK_S, metavar="S"),
+    )
+    ttl: float | None = option(
+        None,
+        (GUARDS, 5),
+        "Longest life of a job, in seconds, queue time included. [default: Runpod's, 86400]",
+        numbers(10, _WEEK_S, metavar="S"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class WindowArguments(Arguments):
+    """How many jobs may be in flight, for a run that has begun. None keeps the stored number."""
+
+    concurrency: int | Literal["auto"] | None = option(
+        None,
+        (CONCURRENCY, 1),
+        "Jobs in flight at once (submitted and not finished). auto: just enough to keep every worker busy. [default:"
+        " as before]",
+        numbers(1, 1_000_000, whole=True, or_auto=True),
+        flags="-j --concurrency",
+    )
+
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class CheckArguments(Arguments):
@@ -106,6 +137,25 @@ class CheckArguments(Arguments):
         "Give up a call of --check after this many seconds: the answer is not valid."
         f" [default: {AnswerOptions().check_timeout_s:g}]",
         numbers(0.1, 3600, metavar="S"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class CacheArguments(Arguments):
+    """Where answers come from that are not paid for. None keeps the stored file."""
+
+    cache: Path | None = option(
+        None,
+        (MONEY, 3),
+        "Take the answers to requests that an earlier run has made at the same endpoint from this file, and store new"
+        " ones in it. Runs can share it. `off`: no cache.",
+        Values(metavar="FILE|off"),
+    )
+    cache_sampled: bool = option(
+        False,
+        (MONEY, 3),
+        "With --cache: also take answers that another try might not give again, those to requests without a seed whose"
+        " temperature is not 0.",
     )
 
 
@@ -198,12 +248,26 @@ class ShowArguments(Arguments):
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class DetachArguments(Arguments):
+    """Whether the run goes on without its terminal."""
+
+    detach: bool = option(
+        False,
+        (WHERE, 3),
+        "Go into the background once the input is read, the endpoint answers and the canary is back. Prints the process"
+        " ID and the log (<output stem>.log) as JSON. See `batchrun help nights`.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class SessionArguments(RetryArguments, LocalArguments, ShowArguments):
     """Options of one session, which the state file does not keep."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class ResumeArguments(GuardArguments, SessionArguments, ConfirmArguments):
+class ResumeArguments(
+    DetachArguments, GuardArguments, WindowArguments, CacheArguments, SessionArguments, ConfirmArguments
+):
     """Options of `batchrun resume`."""
 
 

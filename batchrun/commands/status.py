@@ -15,12 +15,13 @@ from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
 from batchrun.display.pace import Pace
 from batchrun.display.screen import one_line, rate, remaining
-from batchrun.display.summary import EndpointWork
+from batchrun.display.summary import EndpointWork, FewJobs
 from batchrun.display.text import clipped, fitted
 from batchrun.display.units import duration
+from batchrun.results.record import CACHED
 from batchrun.results.text import MARK_NAMES
 from batchrun.runs.spending import cost_so_far
-from batchrun.runs.work import endpoint_work
+from batchrun.runs.work import endpoint_work, few_jobs
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
 from batchrun.state.dedupe import count_shared
@@ -78,11 +79,15 @@ class RunStatus:
     """What each endpoint has done, for a run that has had several of its own."""
     shared: int = 0
     """Rows that succeeded with the answer to the equal request of another row."""
+    cached: int = 0
+    """Further rows that succeeded with an answer from the cache."""
     pace: Pace | None = None
     """The pace of the last minutes, and how long the open rows take at it; None if it is not known, or none drives it.
     """
     obstacles: list[str] = field(default_factory=list)
     """What is in the way of the process that drives it, such as an outage."""
+    few_jobs: list[FewJobs] = field(default_factory=list)
+    """Where shared jobs were too few for the workers."""
 
 
 def read_status(state: Path, now: float | None = None) -> RunStatus:
@@ -128,7 +133,9 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
             counters=counters,
             cost=cost_so_far(store, counts, counters, options),
             endpoints=[] if options is None else endpoint_work(store, options),
+            few_jobs=[] if options is None else few_jobs(store, counters, options),
             shared=count_shared(store) if options is not None and options.dedupe else 0,
+            cached=counters.get(CACHED, 0),
             pace=None if live is None else live.pace.pace(sum(counts.values()) - ended),
             obstacles=[] if live is None else live.obstacles,
         )
@@ -137,6 +144,7 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
 def to_json(status: RunStatus) -> bytes:
     """One JSON object and a newline."""
     data: dict[str, Any] = asdict(status)
+    data["few_jobs"] = [each._asdict() for each in status.few_jobs]
     data["failures"] = [dict(zip(("kind", "count", "id", "message"), f, strict=True)) for f in status.failures]
     return orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
 
@@ -172,10 +180,14 @@ def render(status: RunStatus) -> str:
     if s.cost is not None:
         first, *more = cost_lines(s.cost, is_over=not open_rows)
         lines += [f"  cost  {first}", *(f"        {line}" for line in more)]
-    if s.shared:
-        lines.append(f"  rows that share the answer to an equal request: {s.shared:,}")
+    unpaid = {
+        "rows that share the answer to an equal request": s.shared,
+        "rows with an answer from the cache": s.cached,
+    }
+    lines += [f"  {what}: {count:,}" for what, count in unpaid.items() if count]
     if packed := s.counters.get("packed_jobs"):
         lines.append(f"  rows that shared jobs: {s.counters.get('packed_rows', 0):,} in {packed:,} jobs")
+        lines += [f"  few jobs for the workers: {each}" for each in s.few_jobs]
     if s.counters.get("reasks"):
         lines.append(f"  asked again because an answer was not valid: {s.counters['reasks']:,}")
     if s.counters.get("unconfirmed"):

@@ -19,8 +19,9 @@ from batchrun.files.urls import place_in
 from batchrun.prompts.line_rules import LineRules
 from batchrun.prompts.shard import LineSum, Shard
 from batchrun.prompts.sweep import Sweep
+from batchrun.results.error_record import read_error_id
 from batchrun.results.reader import StoredLine, in_groups, read_groups, read_lines, size_of
-from batchrun.results.record import read_error_id, read_record, result_digest, source_file
+from batchrun.results.record import read_record, result_digest, source_file
 from batchrun.results.writer import errors_path
 from batchrun.runs.checks import new_place
 from batchrun.scheduler.states import RowState
@@ -62,6 +63,7 @@ def verify(state: Path, lost: Callable[[str], object] | None = None) -> Verifica
         for output in store.outputs():
             check.results(output, store.lines_path(output))
             check.errors(output, errors_path(store.results_path(output)))
+        check.cached()
         check.superseded()
         check.lines()
     if found.pid is None:
@@ -146,6 +148,7 @@ class _Check:
             self._marks[row.row] |= _RESULT
             self._found.results += 1
             self._found.compared += row.result is not None
+            self._found.cached += _is_cached(line.raw)
             source = self._sources.get(row.source)
             if source is not None and source.output != output.output:
                 self._elsewhere(output, path, line, row_id)
@@ -215,6 +218,11 @@ class _Check:
             self._found.notes.append(f"older results, replaced by `redo` and kept: {self._found.superseded:,}")
         if redo_under_way(self._store) is not None:
             self._found.notes.append("a redo was interrupted; the next session finishes it, or undoes it")
+
+    def cached(self) -> None:
+        """Report how many results have an answer from the cache."""
+        if self._found.cached:
+            self._found.notes.append(f"results with an answer from the cache, without a job: {self._found.cached:,}")
 
     def lines(self) -> None:
         """Check the input line of each row, and find rows without a result or an error record."""
@@ -335,6 +343,11 @@ class _Check:
         problem.count += count
         if len(problem.first) < _NAMED:
             problem.first.append(where)
+
+
+def _is_cached(raw: bytes) -> bool:
+    record = read_record(raw) if b'"cached"' in raw else None
+    return record is not None and record.counts_as_cached
 
 
 def _result_id(raw: bytes) -> str | None:

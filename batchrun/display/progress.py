@@ -232,6 +232,8 @@ def _figures(snapshot: Snapshot) -> list[str]:
         parts.append(f"ETA {duration(s.eta_s)}")
     if s.failed:
         parts.append(f"{s.failed:,} failed")
+    if s.cached:
+        parts.append(f"{s.cached:,} cached")
     parts += [f"{count:,} {name}" for name, count in s.answers]
     if s.cost is not None:
         projected = s.cost.most_projected

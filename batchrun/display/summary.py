@@ -10,10 +10,13 @@ from typing import Any, Literal, NamedTuple, Protocol
 import orjson
 
 from batchrun.display.cost import Cost, added
+from batchrun.display.units import duration
 from batchrun.results.text import MARK_NAMES, MARKS
 
 _BROKEN_FROM = 3
 """A worker with this many failures is not just unlucky."""
+_SOME = 0.1
+"""With fewer idle workers on average, there were none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,16 @@ class Snapshot:
     """Why the run waits; empty if it does not."""
     cost: Cost | None = None
     """None if no price was given."""
+    cached: int = 0
+    """Rows that were answered from the cache; the rates are without them."""
     truncated: int = 0
     """This and the next four: rows that succeeded in this session with such an answer, see `Summary`."""
     empty: int = 0
     filtered: int = 0
     reasoning_only: int = 0
     tool_calls: int = 0
+    is_under_way: bool | None = False
+    """Whether the endpoint has answered, and no canary is out; None if nothing more is submitted."""
     workers: Workers | None = None
     """None if `/health` has not answered, or did not the last time."""
     stopping: str = ""
@@ -100,10 +107,11 @@ class Snapshot:
 
     def to_json(self) -> dict[str, Any]:
         """The snapshot as JSON values."""
-        eta_s = self.eta_s
+        eta_s, data = self.eta_s, asdict(self)
+        del data["is_under_way"]
         return {
             "done": self.done,
-            **asdict(self),
+            **data,
             "in_flight": self.in_flight,
             "elapsed_s": round(self.elapsed_s, 3),
             "rows_per_s": round(self.rows_per_s, 3),
@@ -130,7 +138,8 @@ def merged(parts: Mapping[str, Snapshot]) -> Snapshot:
         elapsed_s=max(piece.elapsed_s for piece in pieces),
         tokens_per_s=sum(speeds) if speeds else None,
         note="; ".join(f"{endpoint}: {piece.note}" for endpoint, piece in parts.items() if piece.note),
-        cost=added(costs, done=done, total=counts["total"]) if costs else None,
+        cost=added(costs, done=done - counts["cached"], total=counts["total"] - counts["cached"]) if costs else None,
+        is_under_way=all(stages) if (stages := [s for p in pieces if (s := p.is_under_way) is not None]) else None,
         workers=_all_workers(pieces),
         stopping="; ".join(f"{endpoint}: {piece.stopping}" for endpoint, piece in parts.items() if piece.stopping),
     )
@@ -143,7 +152,7 @@ def _all_workers(pieces: Sequence[Snapshot]) -> Workers | None:
 
 _ADDED_UP = (
     *("total", "succeeded", "failed", "held", "pending", "waiting", "queued", "running", "retries", "unconfirmed"),
-    *("ended_in_session", "rows_per_s", "input_tokens", "output_tokens", "window", "jobs", *MARKS),
+    *("cached", "ended_in_session", "rows_per_s", "input_tokens", "output_tokens", "window", "jobs", *MARKS),
 )
 
 
@@ -220,11 +229,33 @@ class EndpointWork:
         )
 
 
+class FewJobs(NamedTuple):
+    """A time in which jobs of several rows were too few for the workers of an endpoint."""
+
+    endpoint: str
+    """Empty if the run has only one."""
+    lasted_s: float
+    share: float
+    """Of the time with such jobs, 0 to 1."""
+    running: float
+    """Workers with a job, on average, and in the next those without one."""
+    idle: float
+
+    def __str__(self) -> str:
+        where = f" at {self.endpoint}" if self.endpoint else ""
+        waits = "" if self.idle >= _SOME else ", and no job waited"
+        return (
+            f"{self.running:.1f} workers at work and {self.idle:.1f} idle{where} on average for"
+            f" {duration(self.lasted_s)} ({self.share:.0%} of the time with shared jobs){waits}"
+        )
+
+
 @dataclass(slots=True)
 class Summary:
     """The outcome of a run, over all of its sessions unless a field says otherwise."""
 
-    outcome: Literal["finished", "stopped", "interrupted", "cancelled"]
+    outcome: Literal["finished", "stopped", "interrupted", "cancelled", "pilot"]
+    """`pilot`: the rows of its pilot have ended, and no others were to be run."""
     reason: str
     """Why it stopped; empty if it did not."""
     hint: str
@@ -276,6 +307,8 @@ class Summary:
     """Those jobs."""
     separated: int = 0
     """Rows of such jobs that were sent again in smaller ones, because the job failed as a whole."""
+    few_jobs: list[FewJobs] = field(default_factory=list)
+    """Where shared jobs were too few for the workers."""
     reasks: int = 0
     """Submissions made because the answer before was not valid; each is paid for."""
     tries: dict[str, int] = field(default_factory=dict)
@@ -293,6 +326,8 @@ class Summary:
     """UTC epoch seconds by which to resume, or results of jobs in flight may expire; None if none are in flight."""
     shared: int = 0
     """Rows that succeeded with the answer to the equal request of another row."""
+    cached: int = 0
+    """Further rows that succeeded with an answer from the cache, for which this run paid nothing."""
     mismatched: int = 0
     """Answers that belonged to other jobs, and were dropped."""
     endpoints: list[EndpointWork] = field(default_factory=list)
@@ -302,13 +337,15 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0: all rows succeeded, or cancelled; 3: some rows did not succeed; 4: stopped early; 130: interrupted."""
+        """0: all rows that were to run succeeded, or cancelled; 3: some did not; 4: stopped early; 130: interrupted."""
         if self.outcome == "interrupted":
             return 130
         if self.outcome == "stopped":
             return 4
         if self.outcome == "cancelled":
             return 0
+        if self.outcome == "pilot":
+            return 3 if self.failed or self.held else 0
         return 0 if self.succeeded == self.total else 3
 
     @property
@@ -341,6 +378,7 @@ class Summary:
         data["manifest"] = None if self.manifest is None else str(self.manifest)
         data["failures"] = [group._asdict() for group in self.failures]
         data["workers"] = [group._asdict() for group in self.workers]
+        data["few_jobs"] = [each._asdict() for each in self.few_jobs]
         for key in ("delay_ms", "execution_ms"):
             value: Percentiles | None = getattr(self, key)
             data[key] = value._asdict() if value else None

@@ -21,6 +21,12 @@ _FILES_SHOWN = 5
 _NEED_CHANGE = (("bad_request", "rejected"), ("invalid",))
 """Kinds of failures that occur again unless the request, or the line, is changed."""
 
+_MORE_WORKERS = (
+    "few jobs for the workers: an autoscaler counts jobs, not their rows. If the endpoint may have more workers, use a"
+    " smaller --pack (and a larger -j, if you chose one), or set its scaler to request count with a lower value, or"
+    " give it more active workers"
+)
+
 
 def render(summary: Summary) -> str:
     """The summary for a terminal: at most 78 columns except for paths and commands."""
@@ -36,7 +42,7 @@ def _headline(s: Summary) -> str:
     match s.outcome:
         case "finished":
             return f"finished: {rows}"
-        case "interrupted" | "cancelled":
+        case "interrupted" | "cancelled" | "pilot":
             return f"{s.outcome}: {rows}"
         case _:
             lines = [f"stopped: {rows}", *textwrap.wrap(s.reason, WIDTH, initial_indent="  ", subsequent_indent="  ")]
@@ -112,8 +118,7 @@ def _figures(s: Summary) -> list[str]:
     if s.retries:
         lines.append(f"  retries     {s.retries:,}")
     lines += [*_tries(s), *_broken(s)]
-    if s.shared:
-        lines.append(f"  shared      {counted(s.shared, 'row')} with the answer to an equal request")
+    lines += _not_paid(s)
     if s.mismatched:
         lines.append(f"  mismatched  {counted(s.mismatched, 'answer')} dropped, which belonged to other jobs")
     if s.unconfirmed:
@@ -122,11 +127,17 @@ def _figures(s: Summary) -> list[str]:
     return lines
 
 
+def _not_paid(s: Summary) -> list[str]:
+    sources = (("shared", s.shared, "the answer to an equal request"), ("cached", s.cached, "an answer from the cache"))
+    return [f"  {name:<10}  {counted(rows, 'row')} with {what}" for name, rows, what in sources if rows]
+
+
 def _packs(s: Summary) -> list[str]:
     if not s.packed_jobs:
         return []
     again = f"; {counted(s.separated, 'row')} sent again, because a shared job failed" if s.separated else ""
-    return [f"  shared jobs {counted(s.packed_jobs, 'job')} for {counted(s.packed_rows, 'row')}{again}"]
+    lines = [f"  shared jobs {counted(s.packed_jobs, 'job')} for {counted(s.packed_rows, 'row')}{again}"]
+    return lines + [f"              {line}" for each in s.few_jobs for line in textwrap.wrap(str(each), WIDTH - 14)]
 
 
 def _files(s: Summary) -> list[str]:
@@ -164,6 +175,8 @@ def _next_steps(s: Summary) -> list[str]:
         )
     if s.broken:
         steps += _wrapped("failing worker: check its log in Runpod's console, or terminate it there")
+    if s.few_jobs:
+        steps += _wrapped(_MORE_WORKERS)
     return steps + _about_answers(s, state)
 
 

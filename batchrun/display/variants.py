@@ -16,6 +16,7 @@ from batchrun.display.text import clipped, columns_of, fitted
 from batchrun.display.units import duration
 from batchrun.evaluation.quality import Quality
 from batchrun.files.exactjson import dump
+from batchrun.results.record import CACHED
 from batchrun.results.text import MARK_NAMES, MARKS
 
 _COLUMNS = 100
@@ -92,6 +93,8 @@ class VariantReport:
     filtered: int = 0
     reasoning_only: int = 0
     tool_calls: int = 0
+    cached: int = 0
+    """Rows that succeeded with an answer from the cache, without a job."""
     input_tokens: Tokens | None = None
     """None, here and in the next three: no result reports it."""
     output_tokens: Tokens | None = None
@@ -157,6 +160,9 @@ def render(report: VariantTable) -> str:
     for quality in report.quality:
         sentence = f"{quality.scorer}: {finding(quality.whole)}"
         lines += ["", *wrap(sentence, _COLUMNS, break_long_words=False, break_on_hyphens=False)]
+        known = sum(each.scored + each.unscored for each in quality.whole.variants)
+        if (missing := sum(each.succeeded for each in report.variants) - known) > 0:
+            lines.append(f"results without a score: {missing:,}; score again")
     if report.scores_are_outdated:
         lines += ["", "some results are newer than the scores: score again"]
     if len(report.variants) > len(shown):
@@ -197,13 +203,13 @@ def tables(report: VariantTable) -> list[list[list[str]]]:
     found = [[head, *rows], timed]
     if report.endpoints:
         found.append(_endpoints(report.endpoints))
-    marks = [mark for mark in MARKS if any(getattr(variant, mark) for variant in shown)]
+    marks = [mark for mark in (*MARKS, CACHED) if any(getattr(variant, mark) for variant in shown)]
     if marks:
         marked = [
             [label, *(_share(getattr(variant, mark), variant.succeeded) for mark in marks)]
             for label, variant in zip(labels, shown, strict=True)
         ]
-        found.append([["variant", *(MARK_NAMES[mark] for mark in marks)], *marked])
+        found.append([["variant", *(MARK_NAMES.get(mark, "from cache") for mark in marks)], *marked])
     if failures:
         found.append([["variant", "failure", "rows"], *failures])
     return found

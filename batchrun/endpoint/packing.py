@@ -13,7 +13,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from batchrun.config import JobPolicy
+from batchrun.config import PROMPTS_AT_ONCE, JobPolicy
 from batchrun.endpoint.protocol import JobAnswer, JobStatus, PackPart, run_body
 from batchrun.files.exactjson import dump
 
@@ -38,8 +38,6 @@ _SIZE_CLASS_BITS = 3
 """Prompts whose sizes differ by more than this power of two do not share a job: the largest would hold up the rest."""
 _OF_ONE_PROMPT = ("prompt_logprobs", "prompt_token_ids", "prompt_text")
 """Fields of a chat's answer that tell of one prompt, so of another row's."""
-_PROMPTS_AT_ONCE = 256
-"""How many prompts a worker serves at once (MAX_NUM_SEQS of worker-vllm, by default)."""
 JOBS_AT_ONCE = 30
 """How many jobs a worker takes at once (MAX_CONCURRENCY of worker-vllm, by default)."""
 _TIMEOUT_S = 600.0
@@ -86,6 +84,8 @@ class Packing:
         self._tag = tag
         self._kinds: dict[bytes, tuple[int, int]] = {}
         """The number of a kind, and how many of its rows may share a job."""
+        self.has_alike = False
+        """Whether any two rows so far may share a job."""
 
     def kind(self, request: Mapping[str, Any]) -> Kind:
         """See `Transport.kind`."""
@@ -102,6 +102,8 @@ class Packing:
             if known[0] > _KINDS_MOST or known[1] == 1:
                 return ALONE
             self._kinds[key] = known
+        else:
+            self.has_alike = True
         return Kind(*known, size_bytes)
 
     def body(self, requests: Sequence[Mapping[str, Any]], job: int) -> bytes:
@@ -117,7 +119,7 @@ class Packing:
         return run_body({"openai_route": first.route, "openai_input": body}, self._policy_for(len(requests)))
 
     def _policy_for(self, rows: int) -> JobPolicy:
-        waves = -(-rows * JOBS_AT_ONCE // _PROMPTS_AT_ONCE)
+        waves = -(-rows * JOBS_AT_ONCE // PROMPTS_AT_ONCE)
         if self._policy.execution_timeout_s is not None or waves == 1:
             return self._policy
         return replace(self._policy, execution_timeout_s=_TIMEOUT_S * waves)
@@ -158,6 +160,24 @@ def _asked(request: Mapping[str, Any]) -> _Asked | None:
         return None
     others = {name: value for name, value in fields.items() if name != key}
     return _Asked(BATCH_ROUTE if route == _CHAT else _COMPLETIONS, others, prompt, samples)
+
+
+def why_alone(request: Mapping[str, Any]) -> str:
+    """Why a row must have a job of its own, to follow "rows"; for one whose kind is `ALONE`."""
+    route, fields = _of_openai(request) if "openai_input" in request else _of_worker(request)
+    key = _PROMPT_KEYS.get(route)
+    if key is None or fields.get(key) is None:
+        return "that are neither chats nor completions"
+    if own := next((name for name in fields if name in _ALONE), None):
+        return f"with {own}"
+    if fields.get("stream"):
+        return "with stream"
+    if _asked(request) is None:
+        samples = fields.get("n", 1)
+        is_one = type(samples) is int and samples == 1
+        return "whose prompt is not a single one" if is_one else f"with n={samples!r}"
+    has_limit = any(type(fields.get(name)) is int for name in ("max_tokens", "max_completion_tokens"))
+    return "whose answers may be too large for one job" if has_limit else "without max_tokens"
 
 
 _PROMPT_KEYS = {_COMPLETIONS: "prompt", _CHAT: "messages"}

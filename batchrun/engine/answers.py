@@ -132,6 +132,13 @@ class Answers:
     async def _judged(self, answer: JobAnswer) -> Failure | None:
         return await asyncio.to_thread(self._judge, answer) if _is_large(answer) else self._judge(answer)
 
+    async def is_result(self, row: int, answer: JobAnswer, *, aside: bool) -> bool:
+        """Whether an answer that was given to another run is a result of a row in this one."""
+        failure = await asyncio.to_thread(self._judge, answer) if aside else self._judge(answer)
+        if failure is None and self._refuse is not None:
+            failure = await self._refuse(row, answer, aside=aside)
+        return failure is None
+
     def pop(self, row: int) -> JobAnswer | None:
         """Remove and return the answer for a row; None if there is none."""
         return self._by_row.pop(row, None)

@@ -26,10 +26,18 @@ class SessionCounts:
     Args:
         counts: The number of rows in each state when the session began.
         started_at: When the session began, on the driver's monotonic clock.
+        cached: The number of rows that earlier sessions have answered from the cache.
         price_per_hour: Price of one worker; None if the cost is not shown.
     """
 
-    def __init__(self, counts: dict[RowState, int], started_at: float, *, price_per_hour: float | None = None) -> None:
+    def __init__(
+        self,
+        counts: dict[RowState, int],
+        started_at: float,
+        *,
+        cached: int = 0,
+        price_per_hour: float | None = None,
+    ) -> None:
         self._price_per_hour = price_per_hour
         self.total = sum(counts.values())
         """The rows so far; a stream may add more."""
@@ -38,6 +46,8 @@ class SessionCounts:
         self.succeeded = counts[RowState.SUCCEEDED]
         self.failed = counts[RowState.FAILED]
         self.held = counts[RowState.HELD]
+        self.cached = cached
+        """Rows answered from the cache."""
         self.retries = 0
         """Submissions made again after a failure, in this session."""
         self.unconfirmed = 0
@@ -46,6 +56,13 @@ class SessionCounts:
     @property
     def _ended(self) -> int:
         return self.succeeded + self.failed + self.held
+
+    def loaded(self, added: int, cached: int) -> None:
+        """Count rows that were added, and rows that were answered from the cache, which took no time of a worker."""
+        self.total += added
+        self.succeeded += cached
+        self.cached += cached
+        self._ended_before += cached
 
     def count(self, ending: Ending) -> tuple[str, ...]:
         """Count the ending of a row; returns the run's counters that it increases."""
@@ -98,6 +115,7 @@ class SessionCounts:
             running=scheduler.rows_running,
             retries=self.retries,
             unconfirmed=self.unconfirmed,
+            cached=self.cached,
             ended_in_session=ended,
             elapsed_s=now - self._started_at,
             rows_per_s=(ended - ended_then) / span_s,
@@ -107,6 +125,7 @@ class SessionCounts:
             window=scheduler.window.size,
             jobs=scheduler.in_flight,
             note=scheduler.note(now),
+            is_under_way=scheduler.is_under_way,
             cost=self._cost(scheduler.meter.total),
             workers=_workers(scheduler.gate.health),
             stopping=scheduler.stop.message if scheduler.stop else "",
@@ -117,7 +136,9 @@ class SessionCounts:
         if self._price_per_hour is None:
             return None
         work = WorkCost(time.running_s, time.most_s, time.unwatched_s)
-        return cost_of(work, price_per_hour=self._price_per_hour, done=self._ended, total=self.total)
+        return cost_of(
+            work, price_per_hour=self._price_per_hour, done=self._ended - self.cached, total=self.total - self.cached
+        )
 
 
 def _workers(health: EndpointHealth | None) -> Workers | None:

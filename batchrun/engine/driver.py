@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batchrun.config import MAX_TTL_S
-from batchrun.display.summary import Observer, Snapshot
-from batchrun.display.units import duration
+from batchrun.display.summary import Snapshot
 from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.engine.answers import Answers, Look
@@ -26,8 +25,9 @@ from batchrun.engine.commits import Commits
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.course import Course
 from batchrun.engine.endings import Ending
-from batchrun.engine.journal import Journal, Loaded, Outgoing
-from batchrun.engine.notices import Notices, message_of
+from batchrun.engine.journal import Journal, Outgoing
+from batchrun.engine.notices import EngineObserver, Notices, Stop, message_of
+from batchrun.engine.row_queue import Loaded
 from batchrun.engine.signals import Wish
 from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
 from batchrun.scheduler import commands as cmd
@@ -48,7 +48,7 @@ _TICK_S = 0.25
 class Outcome:
     """How a session ended."""
 
-    kind: Literal["finished", "stopped", "interrupted", "cancelled"]
+    kind: Literal["finished", "stopped", "interrupted", "cancelled", "pilot"]
     error: StoppedError | None = None
     """Why it stopped; None if it did not."""
 
@@ -76,7 +76,7 @@ class Engine:
         journal: Journal,
         client: EndpointClient,
         counts: SessionCounts,
-        observer: Observer,
+        observer: EngineObserver,
         *,
         answers: Answers,
         course: Course,
@@ -85,7 +85,8 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._scheduler = scheduler
+        self.scheduler = scheduler
+        """Decides what to do."""
         self._journal = journal
         self._client = client
         self._counts = counts
@@ -99,7 +100,7 @@ class Engine:
         self._answers = answers
         self._requests: set[asyncio.Task[None]] = set()
         self._writing: asyncio.Task[None] | None = None
-        self._interrupted = self._detaching = self._leaving = False
+        self._interrupted = self._goes_at_once = self._leaving = False
         self._notices = Notices()
         self._failure: BaseException | None = None
         self._tick_at = float("-inf")
@@ -115,7 +116,7 @@ class Engine:
             age_s = min(max(wall_ms - job.submitted_ms, 0.0) / 1000, MAX_TTL_S)
             self._client.ids.add(job.remote_id)
             adopted = ev.JobAdopted(tickets, job.job, job.remote_id, now - age_s, cancelling=job.is_cancelling)
-            self._scheduler.handle(adopted, now)
+            self.scheduler.handle(adopted, now)
 
     async def run(self, *, cancel: bool = False) -> Outcome:
         """Run until every row has ended, or something stops the run.
@@ -132,15 +133,15 @@ class Engine:
             await self._rounds()
         finally:
             await self._settle()
-            if self._scheduler.member is not None:
-                self._scheduler.member.end()
+            if self.scheduler.member is not None:
+                self.scheduler.member.end()
         return self._outcome(cancel=cancel)
 
     def _outcome(self, *, cancel: bool) -> Outcome:
         """How the session ended. To be called last, because writing the last batch may fail."""
         if self._failure is None and self._interrupted:
             return Outcome("interrupted")
-        error = self._failure or self._scheduler.stop
+        error = self._failure or self.scheduler.stop
         if isinstance(error, StoppedError):
             return Outcome("stopped", error)
         if error is not None:
@@ -149,10 +150,10 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """The state of the run now."""
-        return self._counts.snapshot(self._clock(), self._scheduler, self._journal.said)
+        return self._counts.snapshot(self._clock(), self.scheduler, self._journal.said)
 
     async def _rounds(self) -> None:
-        scheduler = self._scheduler
+        scheduler = self.scheduler
         while True:
             now = self._clock()
             self._wake.clear()
@@ -160,7 +161,7 @@ class Engine:
                 scheduler.handle(self._events.popleft(), now)
             for command in scheduler.commands(now):
                 self._do(command)
-            if self._failure is not None or self._detaching or scheduler.is_done:
+            if self._failure is not None or self._goes_at_once or scheduler.is_done:
                 return
             if self._writing is None and self._commits.is_due(now, is_ending=self._interrupted):
                 self._commits.begin(now)
@@ -176,10 +177,9 @@ class Engine:
             await self._wake.wait()
         finally:
             timer.cancel()
-        now = self._clock()
-        if now >= self._tick_at:
+        if (now := self._clock()) >= self._tick_at:
             self._tick_at = now + _TICK_S
-            said = self._notices.look(self._scheduler.note(now), now)
+            said = self._notices.look(self.scheduler.note(now), now)
             if said is not None:
                 _LOG.info(said)
                 self._observer.message(said)
@@ -201,7 +201,7 @@ class Engine:
                 self._start(self._check_health())
             case cmd.Drain():
                 _LOG.error("stopping: %s", command.error.message)
-                self._observer.message(f"stopping: {command.error.message}; {self._drain_message()}")
+                self._observer.stopping(self._stop(command.error.message))
             case cmd.Tell() | cmd.Leave() | cmd.Return():
                 self._observer.message(message_of(command))
             case cmd.Halt():
@@ -229,7 +229,7 @@ class Engine:
 
     async def _load(self, command: cmd.LoadRows) -> None:
         loaded = await self._load_rows(command.count)
-        self._counts.total += loaded.added
+        self._counts.loaded(loaded.added, cached=self._commits.pending.take(loaded.hits))
         self._tell(ev.RowsLoaded(loaded.tickets, loaded.exhausted))
 
     async def _write(self) -> None:
@@ -238,8 +238,8 @@ class Engine:
         self._wake.set()
 
     async def _commit(self) -> None:
-        meter = self._scheduler.meter
-        counters = meter.take().to_counters(meter.endpoint) | self._scheduler.faulty_workers.take()
+        meter = self.scheduler.meter
+        counters = meter.take().to_counters(meter.endpoint) | self.scheduler.faulty_workers.take()
         work, written = await self._commits.commit(counters, is_last=self._leaving)
         for answer in work.answers.values():
             self._client.release(answer)
@@ -291,7 +291,7 @@ class Engine:
     async def _end(
         self, job: int, rows: tuple[int, ...], answer: JobAnswer, sent_at: float, *, was_polled: bool
     ) -> ev.JobEnded:
-        scheduler, arrived_at = self._scheduler, self._clock()
+        scheduler, arrived_at = self.scheduler, self._clock()
         is_on_trial = scheduler.member is not None and not scheduler.member.is_proven
         look = Look(flaws=scheduler.canary.is_out, kind=is_on_trial)
         status, said, whole = await self._answers.take(job, rows, answer, look)
@@ -363,10 +363,10 @@ class Engine:
             await asyncio.wait(self._requests)
         now = self._clock()
         while self._events:
-            self._scheduler.handle(self._events.popleft(), now)
-        for command in self._scheduler.decided():
+            self.scheduler.handle(self._events.popleft(), now)
+        for command in self.scheduler.decided():
             self._do(command)
-        self._scheduler.meter.close(now)
+        self.scheduler.meter.close(now)
         if not self._commits.has_failed:
             try:
                 await self._commit()
@@ -376,25 +376,21 @@ class Engine:
     def leave(self, wish: Wish) -> None:
         """Leave in the requested way."""
         # If the run had stopped before, that remains the reason.
-        self._interrupted = self._interrupted or self._scheduler.stop is None
-        count = self._scheduler.in_flight
+        self._interrupted = self._interrupted or self.scheduler.stop is None
         match wish:
             case Wish.DRAIN:
-                self._observer.message(f"stopping: {self._drain_message()}; Ctrl-C again exits at once")
+                self._observer.stopping(self._stop(""))
                 self._tell(ev.StopRequested())
             case Wish.CANCEL:
-                what = (
-                    f"cancelling the {count:,} jobs in flight, queued ones first" if count else "nothing is in flight"
-                )
-                self._observer.message(f"stopping: {what}; Ctrl-C again exits at once")
+                self._observer.stopping(self._stop("", is_cancel=True))
                 self._tell(ev.CancelRequested())
-            case Wish.DETACH:
-                self._detaching = True
+            case Wish.LEAVE:
+                self._goes_at_once = True
         self._wake.set()
 
-    def _drain_message(self) -> str:
-        if not self._scheduler.in_flight:
-            return "nothing is in flight"
-        drain_s = self._scheduler.drain_s(self._clock())
-        time = "" if drain_s is None else f", which may take {duration(max(drain_s, 1.0))}"
-        return f"collecting the {self._scheduler.in_flight:,} jobs in flight, submitting nothing more{time}"
+    def tune(self, change: ev.Tuned) -> None:
+        """Change the window, the budget or the deadline, or pause."""
+        self._tell(change)
+
+    def _stop(self, why: str, *, is_cancel: bool = False) -> Stop:
+        return Stop(why, self.scheduler.in_flight, self.scheduler.drain_s(self._clock()), is_cancel)

@@ -7,17 +7,22 @@ in one thread, so that the state file has one writer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from dataclasses import replace
 
 from batchrun.config import InterruptPolicy
 from batchrun.display.summary import Observer, Snapshot, merged
 from batchrun.engine.course import Course
 from batchrun.engine.driver import Engine, Outcome
+from batchrun.engine.notices import EngineObserver, Stop, told_together
+from batchrun.engine.orders import Orders, told
 from batchrun.engine.signals import Leaving, Wish, interruptible
 from batchrun.errors import RefusedError, StoppedError
+from batchrun.scheduler.events import Tuned
 
 _LOOK_S = 0.25
-"""How often a session checks for requests of other processes."""
+"""How often a session checks whether another process wants it to end."""
+_LOOKS_A_CHANGE = 3
+"""The same for changes: so many times as seldom."""
 
 
 class Fleet:
@@ -28,7 +33,7 @@ class Fleet:
         course: The course of the run so far; it is updated.
         on_interrupt: What the first Ctrl-C or SIGTERM does.
         leaving: How other threads ask the session to leave; None if none do.
-        is_cancelled: Whether another process asks to cancel the jobs in flight; called now and then.
+        orders: What other processes ask of the session; None if none can.
     """
 
     def __init__(
@@ -38,10 +43,9 @@ class Fleet:
         on_interrupt: InterruptPolicy,
         *,
         leaving: Leaving | None = None,
-        is_cancelled: Callable[[], bool] = lambda: False,
+        orders: Orders | None = None,
     ) -> None:
-        self._is_cancelled = is_cancelled
-        self._next_look: asyncio.TimerHandle | None = None
+        self._orders = orders
         self._leaving = leaving or Leaving()
         self._observer = observer
         self._course = course
@@ -49,9 +53,11 @@ class Fleet:
         self._on_interrupt = on_interrupt
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, Snapshot] = {}
+        self._stops: dict[str, Stop] = {}
+        """What has not been told yet."""
         self._running: dict[str, asyncio.Task[Outcome]] = {}
 
-    def observer_of(self, endpoint: str, *, alone: bool) -> Observer:
+    def observer_of(self, endpoint: str, *, alone: bool) -> EngineObserver:
         """The observer for the engine of an endpoint; unless it is alone, its messages begin with the endpoint's ID."""
         return _PartObserver(self, "" if alone else endpoint, endpoint)
 
@@ -73,6 +79,7 @@ class Fleet:
             try:
                 outcomes = await self._gather(cancel=cancel)
             finally:
+                self._tell_stops()
                 self._refresh()
                 self._observer.end(merged(self._parts))
         return _combined(outcomes)
@@ -81,25 +88,36 @@ class Fleet:
         for endpoint, engine in self._engines.items():
             self._running[endpoint] = asyncio.create_task(engine.run(cancel=cancel))
         tasks = self._running.values()
-        self._look_for_requests()
+        obeying = None if self._orders is None else asyncio.create_task(self._obey(self._orders))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            if self._next_look is not None:
-                self._next_look.cancel()
-            for task in tasks:
+            ending = [*tasks, *([] if obeying is None else [obeying])]
+            for task in ending:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait(ending)
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         return {endpoint: task.result() for endpoint, task in self._running.items()}
 
-    def _look_for_requests(self) -> None:
-        if self._is_cancelled():
-            self._on_wish(Wish.CANCEL)
-        else:
-            self._next_look = asyncio.get_running_loop().call_later(_LOOK_S, self._look_for_requests)
+    async def _obey(self, orders: Orders) -> None:
+        """Do what other processes ask, until this is cancelled."""
+        while True:
+            for _ in range(_LOOKS_A_CHANGE):
+                if (wish := orders.wish()) is not None:
+                    self._on_wish(wish)
+                await asyncio.sleep(_LOOK_S)
+            is_ending = all(engine.scheduler.is_under_way is None for engine in self._engines.values())
+            if (change := await orders.change(is_ending=is_ending)) is not None:
+                self._observer.message(f"tuned: {told(change)}")
+                for engine in self._engines.values():
+                    engine.tune(self._share_of(change))
+
+    def _share_of(self, change: Tuned) -> Tuned:
+        """The change for each engine: those of a sweep have equal parts of the budget; a pool has one."""
+        parts = sum(engine.scheduler.member is None for engine in self._engines.values()) or 1
+        return change if change.max_cost is None else replace(change, max_cost=change.max_cost / parts)
 
     def _refresh(self) -> None:
         self._parts = self._look()
@@ -111,6 +129,25 @@ class Fleet:
         for endpoint, task in self._running.items():
             if not task.done():
                 self._engines[endpoint].leave(wish)
+
+    def stopping(self, endpoint: str, stop: Stop) -> None:
+        """An engine submits nothing more. Several that stop at about the same time are told together."""
+        self._stops[endpoint] = stop
+        if len(self._engines) == 1:
+            self._tell_stops()
+        elif len(self._stops) == 1:
+            asyncio.get_running_loop().call_later(_LOOK_S, self._tell_stops)
+
+    def _tell_stops(self) -> None:
+        alike: dict[tuple[str, bool], list[str]] = {}
+        stops, self._stops = self._stops, {}
+        for endpoint, stop in stops.items():
+            alike.setdefault((stop.why, stop.is_cancel), []).append(endpoint)
+        for endpoints in alike.values():
+            text = told_together([stops[endpoint] for endpoint in endpoints])
+            are_all = len(endpoints) == len(self._engines) and not stops[endpoints[0]].why
+            name = f"endpoint{'s' * (len(endpoints) > 1)} {' and '.join(endpoints)}: "
+            self.tell(text if are_all or len(self._engines) == 1 else name + text)
 
     def tell(self, text: str) -> None:
         """Show the user a message."""
@@ -141,6 +178,10 @@ class _PartObserver:
     def message(self, text: str) -> None:
         """Pass it on."""
         self._fleet.tell(f"endpoint {self._name}: {text}" if self._name else text)
+
+    def stopping(self, stop: Stop) -> None:
+        """Pass it on."""
+        self._fleet.stopping(self._endpoint, stop)
 
     def end(self, snapshot: Snapshot) -> None:
         """An engine has ended; others may still be running."""

@@ -11,21 +11,23 @@ All methods block, and are called from one thread at a time: the driver keeps th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from batchrun.endpoint.protocol import JobAnswer, PackPart
 from batchrun.endpoint.transport import Transport
 from batchrun.endpoint.worker_errors import NO_ROUTE, named_route
+from batchrun.engine.cached import CachedAnswer, CachedAnswers
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.endings import Ending, failed_job, failure_record, job_end, job_info
 from batchrun.engine.reasking import asked_again
-from batchrun.engine.row_queue import RowQueue
+from batchrun.engine.row_queue import Loaded, RowQueue
 from batchrun.engine.rows import LineChangedError, RowLines
 from batchrun.errors import OutputError
 from batchrun.results.completion import is_context_full, target_of
-from batchrun.results.record import part_bytes, result_digest
+from batchrun.results.error_record import part_bytes
+from batchrun.results.record import CACHED, JobInfo, result_digest
 from batchrun.results.text import CONTEXT_FULL, AnswerTotals
 from batchrun.results.writer import ResultsFiles
 from batchrun.scheduler import commands as cmd
@@ -55,6 +57,13 @@ class PendingWrites:
     def count(self, name: str, by: int = 1) -> None:
         """Add to one of the run's counters."""
         self.counters[name] = self.counters.get(name, 0) + by
+
+    def take(self, hits: Collection[tuple[cmd.Finish, JobAnswer]]) -> int:
+        """Add rows that have ended with answers from the cache; returns how many."""
+        new = {finish.row: answer for finish, answer in hits}
+        self.endings += [finish for finish, _ in hits]
+        self.answers |= new
+        return len(new)
 
 
 class Outgoing(NamedTuple):
@@ -89,16 +98,6 @@ class Written:
     """Rows that are held because another row is."""
 
 
-class Loaded(NamedTuple):
-    """Rows to submit next."""
-
-    tickets: tuple[Ticket, ...]
-    exhausted: bool
-    """Whether there are no more."""
-    added: int = 0
-    """How many of them are new to the run."""
-
-
 class Journal:
     """Writes what happens in a run, and reads the rows that are to be submitted.
 
@@ -111,6 +110,7 @@ class Journal:
         share: The rows of this journal.
         queue: The rows that the journals of a pool share; None for its own.
         shared_answers: Gives rows the answers of others; None if no rows share answers.
+        cached: Gives rows the answers of other runs, and stores new ones; None without a cache.
         deliver: Called with the records of rows that have ended, as lines, once they are on disk; None for no calls.
     """
 
@@ -125,6 +125,7 @@ class Journal:
         share: Share,
         queue: RowQueue | None = None,
         shared_answers: SharedAnswers | None = None,
+        cached: CachedAnswers | None = None,
         deliver: Callable[[list[bytes]], None] | None = None,
     ) -> None:
         self._store = store
@@ -134,6 +135,7 @@ class Journal:
         self._transport = transport
         self._share = share
         self._shared_answers = shared_answers
+        self._cached = cached
         self._deliver = deliver
         self._delivered: list[bytes] = []
         self._queue = queue or RowQueue(store, lines, share)
@@ -150,12 +152,15 @@ class Journal:
         """Up to `count` further pending rows."""
         records = self._queue.load(count)
         tickets = [self.ticket(record) for record in records]
-        if self._transport.rows_per_job > 1:
-            requests = self._requests.prepare(records)
-            tickets = list(map(self._of_kind, tickets, requests))
+        found: dict[int, JobAnswer] = {}
+        if self._transport.rows_per_job > 1 or self._cached is not None:
+            for index, request in enumerate(self._requests.prepare(records)):
+                tickets[index] = self._of_kind(tickets[index], request)
+                if (answer := self._find(records[index], request)) is not None:
+                    found[records[index].row] = answer
         if homes := self._queue.homes(records):
             tickets = [ticket._replace(home=homes.get(ticket.row)) for ticket in tickets]
-        return Loaded(tuple(tickets), exhausted=len(records) < count)
+        return Loaded(tuple(tickets), exhausted=len(records) < count, found=found)
 
     def ticket(self, row: RowRecord) -> Ticket:
         """A row as the scheduler knows it."""
@@ -164,10 +169,17 @@ class Journal:
         return Ticket(row.row, row.attempts, row.retries, row.unconfirmed, asks)
 
     def _of_kind(self, ticket: Ticket, request: dict[str, Any] | None) -> Ticket:
-        if request is None:
+        if request is None or self._transport.rows_per_job == 1:
             return ticket
         number, most, size_bytes = self._transport.kind(request)
         return ticket._replace(kind=number, most=most, size_bytes=size_bytes)
+
+    def _find(self, row: RowRecord, request: dict[str, Any] | None) -> CachedAnswer | None:
+        """The answer of the cache for a row; None if there is none. `request` is None if it contains files."""
+        if self._cached is None:
+            return None
+        made = self._requests.make(row) if request is None else request
+        return None if isinstance(made, LineChangedError) else self._cached.find(row, made)
 
     def draft(self, row: int, answer: JobAnswer) -> bytes:
         """See `RowLines.draft`."""
@@ -222,6 +234,8 @@ class Journal:
         for submit in work.submits:
             self._submit(submit, batch, written, now_ms)
         self._store.commit(batch, self._session, now_ms)
+        if self._cached is not None:
+            self._cached.flush(now_ms)
         if batch.amended:
             self._lines.amend(None)
         for ending in work.endings:
@@ -269,10 +283,11 @@ class Journal:
         marks = text.marks
         if "truncated" in marks and is_context_full(text, asked.most_tokens):
             marks = (*marks, CONTEXT_FULL)
-        endpoint = self._lines.endpoint(row, self._share.endpoint)
-        job = job_info(*self._jobs[finish.job], answer, endpoint=endpoint, attempts=finish.attempts, now_ms=now_ms)
-        used, made = text.input_tokens, text.output_tokens
-        if answer.pack is not None:
+        job, used, made = self._job_of(finish, answer, now_ms), text.input_tokens, text.output_tokens
+        if not isinstance(job, JobInfo):
+            used = made = None
+            batch.count(CACHED, 1)
+        elif answer.pack is not None:
             used, made = self._tokens_once(finish.job, answer.pack)
         batch.count_answer(used, made, marks)
         self.said.add(used, made, marks)
@@ -280,6 +295,17 @@ class Journal:
             row, text, answer.output, carried=asked.carried, job=job, possible_duplicate=finish.unconfirmed > 0
         )
         return line, marks
+
+    def _job_of(self, finish: cmd.Finish, answer: JobAnswer, now_ms: int) -> JobInfo | Mapping[str, Any]:
+        """The job of a result; that of an answer from the cache is as it was written there."""
+        if isinstance(answer, CachedAnswer):
+            return answer.job
+        row = self._rows[finish.row]
+        endpoint = self._lines.endpoint(row, self._share.endpoint)
+        job = job_info(*self._jobs[finish.job], answer, endpoint=endpoint, attempts=finish.attempts, now_ms=now_ms)
+        if self._cached is not None:
+            self._cached.keep(row, endpoint, answer, job)
+        return job
 
     def _tokens_once(self, job: int | None, pack: PackPart) -> tuple[int | None, int | None]:
         """The tokens of a job of several rows, for the first row with an answer; None for the others."""
@@ -291,7 +317,7 @@ class Journal:
     def _end_rows(
         self, work: PendingWrites, batch: Batch, written: Written, digests: dict[int, int], now_ms: int
     ) -> None:
-        completed = {ending.job for ending in work.endings if ending.row in digests}
+        completed = {ending.job for ending in work.endings if ending.row in digests and ending.job is not None}
         for ending in work.endings:
             row, answer, digest = self._rows[ending.row], work.answers.get(ending.row), digests.get(ending.row)
             if isinstance(ending, cmd.Finish) and digest is None:
@@ -359,6 +385,8 @@ class Journal:
             else:
                 rows.append((row, attempt))
                 requests.append(request)
+                if self._cached is not None:
+                    self._cached.note_sent(self._rows[row], request)
         if not rows:
             return
         numbers = tuple([row for row, _ in rows])

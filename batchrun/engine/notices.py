@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from batchrun.display.summary import Observer
 from batchrun.display.units import duration
 from batchrun.scheduler import commands as cmd
 
@@ -53,3 +57,38 @@ def message_of(command: cmd.Tell | cmd.Leave | cmd.Return) -> str:
     if isinstance(command, cmd.Return):
         return "it answers again, and gets rows again"
     return f"it gets no more rows until it answers again: {command.error.message} ({command.error.hint})"
+
+
+class Stop(NamedTuple):
+    """That an engine submits nothing more, and what becomes of its jobs in flight."""
+
+    why: str
+    """Empty if the user wants it."""
+    jobs: int
+    """The number of jobs in flight."""
+    drain_s: float | None
+    """How long they may take; None if unknown."""
+    is_cancel: bool = False
+    """Whether they are cancelled instead of collected."""
+
+
+def told_together(stops: Sequence[Stop]) -> str:
+    """One message for engines that stop for the same reason, in the same way."""
+    jobs = sum(stop.jobs for stop in stops)
+    drain_s = max((stop.drain_s for stop in stops if stop.drain_s is not None), default=None)
+    why, *_, is_cancel = stops[0]
+    if not jobs:
+        what = "nothing is in flight"
+    elif is_cancel:
+        what = f"cancelling the {jobs:,} jobs in flight, queued ones first"
+    else:
+        time = "" if drain_s is None else f", which may take {duration(max(drain_s, 1.0))}"
+        what = f"collecting the {jobs:,} jobs in flight, submitting nothing more{time}"
+    return f"stopping: {why}; {what}" if why else f"stopping: {what}; Ctrl-C again exits at once"
+
+
+class EngineObserver(Observer, Protocol):
+    """Receives the progress and the messages of an engine."""
+
+    def stopping(self, stop: Stop) -> None:
+        """Called when the engine submits nothing more, although rows are left."""

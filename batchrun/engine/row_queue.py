@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from batchrun.endpoint.protocol import JobAnswer
 from batchrun.engine.requests import RowRequests
 from batchrun.engine.rows import RowLines
+from batchrun.scheduler.commands import Finish
+from batchrun.scheduler.events import Ticket
 from batchrun.state.records import RowRecord, Share
 from batchrun.state.store import Store
+
+_NONE: Mapping[int, JobAnswer] = MappingProxyType({})
+
+
+class Loaded(NamedTuple):
+    """Rows to submit next."""
+
+    tickets: tuple[Ticket, ...]
+    exhausted: bool
+    """Whether there are no more."""
+    added: int = 0
+    """How many of them are new to the run."""
+    found: Mapping[int, JobAnswer] = _NONE
+    """Answers that the cache has for some of these rows, not judged yet."""
+    hits: tuple[tuple[Finish, JobAnswer], ...] = ()
+    """Further rows that have ended, with answers from the cache."""
 
 
 class RowQueue:
@@ -15,11 +38,13 @@ class RowQueue:
         store: The state file.
         lines: The lines of the rows.
         share: The rows that are read; of a pool, all of them.
+        chosen: Only these rows are read; None for all.
     """
 
-    def __init__(self, store: Store, lines: RowLines, share: Share) -> None:
+    def __init__(self, store: Store, lines: RowLines, share: Share, chosen: Sequence[int] | None = None) -> None:
         self._store = store
         self._share = share
+        self._chosen = chosen
         self._last_row = 0
         self.rows: dict[int, RowRecord] = {}
         """The rows that have been read and have not ended."""
@@ -27,7 +52,7 @@ class RowQueue:
 
     def load(self, count: int) -> list[RowRecord]:
         """Up to `count` further pending rows."""
-        records = self._store.pending(self._last_row, count, self._share)
+        records = self._store.pending(self._last_row, count, self._share, self._chosen)
         if records:
             self._last_row = records[-1].row
         for record in records:

@@ -18,8 +18,9 @@ from batchrun.prompts.requests import build_request, changes_requests, with_turn
 from batchrun.prompts.shapes import LineError, Prompt
 from batchrun.prompts.sweep import ENDPOINT, Sweep, with_parameter
 from batchrun.results.completion import RequestTarget, target_of
+from batchrun.results.error_record import error_line
 from batchrun.results.openai import openai_line
-from batchrun.results.record import JobInfo, error_line, result_line, shared_line
+from batchrun.results.record import JobInfo, result_line, shared_line
 from batchrun.results.structured import NotJsonError, json_in
 from batchrun.results.text import Text, extract
 from batchrun.results.thinking import split_think
@@ -222,17 +223,17 @@ class RowLines:
         output: Any,
         *,
         carried: Mapping[str, Any],
-        job: JobInfo,
+        job: JobInfo | Mapping[str, Any],
         possible_duplicate: bool,
     ) -> bytes:
-        """The result line of a row that has an answer of its own job, with its line end.
+        """The result line of a row that has an answer of its own job or of the cache, with its line end.
 
         Args:
             row: The row.
             text: What was extracted from the output.
             output: The job's output.
             carried: The fields of the row's line that are copied to its result.
-            job: The job.
+            job: The job; that of an answer from the cache as it was written there.
             possible_duplicate: Whether another job may have been paid for the same row.
         """
         return result_line(

@@ -1,7 +1,7 @@
 """The ways to leave a session, and the signals that request them.
 
-The first Ctrl-C or SIGTERM does what the user has chosen; the second detaches, because the user wants to exit at once.
-SIGHUP detaches, because nobody is watching any more. SIGUSR1 cancels, like `batchrun cancel`. A SIGHUP or SIGINT that
+The first Ctrl-C or SIGTERM does what the user has chosen; the second leaves, because the user wants to exit at once.
+SIGHUP leaves, because nobody is watching any more. SIGUSR1 cancels, like `batchrun cancel`. A SIGHUP or SIGINT that
 was ignored before stays ignored: `nohup` and a shell's background jobs rely on it.
 """
 
@@ -16,7 +16,7 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
-from batchrun.config import InterruptPolicy
+from batchrun.config import FORMER_NAMES, InterruptPolicy
 
 CANCEL_SIGNAL = signal.SIGUSR1
 """Cancels from outside, if `batchrun cancel` cannot reach the state file."""
@@ -29,8 +29,12 @@ class Wish(Enum):
     """Submit nothing more, collect the jobs in flight."""
     CANCEL = "cancel"
     """Submit nothing more, cancel the jobs in flight."""
-    DETACH = "detach"
+    LEAVE = "leave"
     """Leave at once; the jobs in flight keep running at the endpoint."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Wish | None:
+        return cls(FORMER_NAMES[value]) if isinstance(value, str) and value in FORMER_NAMES else None
 
 
 class Leaving:
@@ -86,10 +90,10 @@ def interruptible(leaving: Leaving, policy: InterruptPolicy) -> Iterator[None]:
 
     def interrupted() -> None:
         nonlocal asked
-        leaving.ask(Wish.DETACH if asked else Wish(policy))
+        leaving.ask(Wish.LEAVE if asked else Wish(policy))
         asked = True
 
-    hangup = partial(leaving.ask, Wish.DETACH)
+    hangup = partial(leaving.ask, Wish.LEAVE)
     with _handled({signal.SIGINT: interrupted, signal.SIGTERM: interrupted, signal.SIGHUP: hangup}):
         yield
 

@@ -5,6 +5,7 @@ A *question* is a line of the input, a *sample* one of its rows in a variant; wi
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -146,14 +147,14 @@ def measure(
         extracts: Whether the scorer extracts answers, so that majorities can be found.
         by: The path whose value is each question's `group`; None: they are not split.
     """
-    tallies: dict[Any, dict[int, _Tally]] = {}
-    whole: dict[int, _Tally] = {}
+    whole = defaultdict[int, _Tally](lambda: _Tally(repeat))
+    tallies = defaultdict[Any, defaultdict[int, _Tally]](lambda: defaultdict(lambda: _Tally(repeat)))
     for question in questions():
-        for tally in (whole, tallies.setdefault(question.group, {})) if by is not None else (whole,):
+        for tally in (whole, tallies[question.group]) if by is not None else (whole,):
             for number, count in question.unscored.items():
-                tally.setdefault(number, _Tally(repeat)).unscored += count
+                tally[number].unscored += count
             for number, samples in question.samples.items():
-                tally.setdefault(number, _Tally(repeat)).add(samples)
+                tally[number].add(samples)
     compared = _compare(questions, {None: whole}, lambda _: None)
     split = _compare(questions, tallies, lambda question: question.group) if by is not None else {}
     groups = [_group(value, tallies[value], variants, split[value], extracts=extracts) for value in tallies]
@@ -197,14 +198,14 @@ def _compare(
 ) -> dict[Any, tuple[int, dict[int, _Pair]]]:
     """For each group, the best variant, and what it is like beside each of the others."""
     best = {value: _best(each) for value, each in tallies.items()}
-    pairs: dict[Any, dict[int, _Pair]] = {value: {} for value in tallies}
+    pairs: dict[Any, defaultdict[int, _Pair]] = {value: defaultdict(_Pair) for value in tallies}
     if any(len(each) > 1 for each in tallies.values()):
         for question in questions():
             value = group_of(question)
             better = question.samples.get(best[value])
             for number, samples in question.samples.items() if better else ():
                 if number != best[value]:
-                    pairs[value].setdefault(number, _Pair()).add(_mean(better or ()), _mean(samples))
+                    pairs[value][number].add(_mean(better or ()), _mean(samples))
     return {value: (best[value], pairs[value]) for value in tallies}
 
 

@@ -81,6 +81,20 @@ def request_key(request: Mapping[str, Any], *apart: object) -> bytes:
     return blake2b(_canonical([request, *apart]), digest_size=DIGEST_BYTES).digest()
 
 
+def whole_request(request: Mapping[str, Any]) -> bytes:
+    """A request as JSON, the same for requests that mean the same to any worker.
+
+    The order of parameters does not matter. That of all other keys does: the tools and the schema of a request become a
+    part of its prompt as they are.
+    """
+    ordered = {}
+    for key in sorted(request):
+        value = request[key]
+        is_body = key in ("sampling_params", "openai_input") and isinstance(value, dict)
+        ordered[key] = dict(sorted(value.items())) if is_body else value
+    return dump(ordered)
+
+
 def derived_id(prompt: Prompt) -> str:
     """An id for a line that has none, derived from its request.
 

@@ -13,7 +13,7 @@ from batchrun.prompts.forms import Form, form_of
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _MOST_BYTES_OF_A_FIRST_LINE = 16 << 20
-OWN_SUFFIXES = (".results.jsonl", ".errors.jsonl", ".superseded.jsonl", ".manifest.json")
+OWN_SUFFIXES = (".results.jsonl", ".errors.jsonl", ".superseded.jsonl", ".scores.jsonl", ".manifest.json")
 """Files that a run writes. In a folder of prompts they are skipped; named explicitly, they are inputs."""
 _COPY = re.compile(r"(.+)\.(?:\d+(?:-[0-9a-f]{12})?|stdin|requests)\.jsonl")
 """The name of an input's copy, or of a program's requests: it begins with the name of the state file beside it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +42,10 @@ COLUMN_NAMES = frozenset({"model", "n", "seed", "user", "priority", "documents",
 """Parameters whose names datasets and other workers also use for things of their own."""
 WHOLE_NUMBERS = frozenset(name for types in TYPES.values() for name, kind in types.items() if kind == "integer")
 
+_GIVES_NO_TEXT = re.compile(r"/(embeddings|embed|score|rerank|rank|pooling|classify|tokenize|detokenize)$")
+"""The routes that answer the same each time."""
+_NO_SEED = -1
+"""vLLM takes this seed for none."""
 _FITTING: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "integer": (int,),
@@ -95,6 +100,21 @@ def _fits(value: Any, wanted: str) -> bool:
     if wanted == "integer" and isinstance(value, float):
         return value.is_integer()
     return isinstance(value, _FITTING[wanted])
+
+
+def is_sampled(request: Mapping[str, Any]) -> bool:
+    """Whether another try may give another answer to a request: its temperature is not 0, and it has no seed.
+
+    Without a temperature, vLLM takes that of the model's `generation_config`, or 1.
+    """
+    body, sampling = request.get("openai_input"), request.get("sampling_params")
+    if isinstance(body, dict) and _GIVES_NO_TEXT.search(str(request.get("openai_route"))):
+        return False
+    fields = body if isinstance(body, dict) else sampling if isinstance(sampling, dict) else request
+    temperature = fields.get("temperature")
+    is_zero = isinstance(temperature, (int, float)) and not isinstance(temperature, bool) and temperature == 0
+    seed = fields.get("seed")
+    return not is_zero and (type(seed) is not int or seed == _NO_SEED)
 
 
 @lru_cache(maxsize=4096)  # a sparse table has other columns in each row

@@ -20,7 +20,6 @@ from batchrun.results.text import Text, extract, is_token_count
 from batchrun.results.thinking import split_think
 from batchrun.results.written import write_line
 
-_MAX_PART_BYTES = 1_000_000
 _DIGEST_BYTES = 6
 """SQLite stores an integer of this size in this many bytes."""
 
@@ -73,9 +72,18 @@ class Record:
     """The text as written; None if the line has none that differs from that of the output."""
     shared: tuple[str, int | None, int | None] | None = None
     """The ID of the job of several rows that answered the row, and its tokens; None if the job was the row's own."""
+    is_cached: bool = False
+    """Whether the answer came from the cache: it was paid for in another run, or earlier."""
+    is_follower: bool = False
+    """Whether it is the answer to the equal request of another row of the run."""
 
     def tokens_once(self, seen: set[str]) -> tuple[int | None, int | None]:
-        """The tokens to count: those of a shared job with its first record only, which is added to the jobs `seen`."""
+        """The tokens to count: those of a shared job with its first record only, which is added to the jobs `seen`.
+
+        Those of an answer from the cache were paid for by another row.
+        """
+        if self.is_cached:
+            return None, None
         if self.shared is None:
             return self.input_tokens, self.output_tokens
         job_id, *tokens = self.shared
@@ -83,6 +91,11 @@ class Record:
             return None, None
         seen.add(job_id)
         return tokens[0], tokens[1]
+
+    @property
+    def counts_as_cached(self) -> bool:
+        """Whether the row is one of those that were looked up in the cache, and found."""
+        return self.is_cached and not self.is_follower
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -116,7 +129,7 @@ def result_line(
     carried: Mapping[str, Any],
     file: str,
     line: int,
-    job: JobInfo,
+    job: JobInfo | Mapping[str, Any],
     read: Mapping[str, Any] | None = None,
     variant: Mapping[str, Any] | None = None,
     possible_duplicate: bool = False,
@@ -126,9 +139,13 @@ def result_line(
     """The line of a row that succeeded, with its line end.
 
     `read` has what was read from the text, `parsed` if there is a schema. `request` is the row's input line, as in
-    `error_line`; None: it is not written. `write` formats the record; None for our own format.
+    `error_line`; None: it is not written. `write` formats the record; None for our own format. A mapping as `job` is
+    that of an answer from the cache: the line is marked as `cached`.
     """
-    record: dict[str, Any] = {"id": row_id, "status": "COMPLETED", **said_fields(text)}
+    record: dict[str, Any] = {"id": row_id, "status": "COMPLETED"}
+    if not isinstance(job, JobInfo):
+        record[CACHED] = True
+    record |= said_fields(text)
     record["finish_reason"] = text.finish_reason
     if len(text.finish_reasons) > 1:
         record["finish_reasons"] = text.finish_reasons
@@ -146,7 +163,7 @@ def result_line(
     if variant:
         record["variant"] = variant
     record["source"] = {"file": file, "line": line}
-    record["job"] = _job(job)
+    record["job"] = job_fields(job) if isinstance(job, JobInfo) else dict(job)
     if possible_duplicate:
         record["job"]["possible_duplicate"] = True
     return (write or write_line)(record)
@@ -176,6 +193,8 @@ def shared_line(
         write: Formats the record; None for our own format.
     """
     record = {"id": row_id, **{key: answer[key] for key in _ANSWER if key in answer}}
+    if _is_cached(answer, answer["job"]):
+        record[CACHED] = True
     if request is not None:
         record["request"] = request
     carry(record, carried)
@@ -184,62 +203,6 @@ def shared_line(
     record["source"] = {"file": file, "line": line}
     record["job"] = {**answer["job"], "same_as": answer["id"]}
     return (write or write_line)(record)
-
-
-def error_line(
-    *,
-    row_id: str,
-    status: str,
-    kind: str,
-    message: str,
-    raw: str,
-    request: Any,
-    file: str,
-    line: int,
-    job: JobInfo | None,
-    variant: Mapping[str, Any] | None = None,
-    same_as: str | None = None,
-    part: Any = None,
-    write: Callable[[dict[str, Any]], bytes] | None = None,
-) -> bytes:
-    """The line of a row that failed, with its line end. As an input line, it stands for its `request`.
-
-    Args:
-        row_id: The row's id.
-        status: The job's final state, or REJECTED, EXPIRED, UNCONFIRMED, INVALID.
-        kind: The failure's short stable word.
-        message: An explanation that a person can act on.
-        raw: Exactly what the worker or the API sent.
-        request: The input line as parsed, with the values of its variant.
-        file: The input file, as the user named it.
-        line: The number of the line, 1-based.
-        job: The last job; None if nothing was submitted.
-        variant: The sweep values; None or empty without a sweep.
-        same_as: The id of the row whose job it was; None if it was the row's own.
-        part: The output of the failed job; None if it had none.
-        write: Formats the record; None for our own format.
-    """
-    record = {
-        "id": row_id,
-        "status": status,
-        "error": {"kind": kind, "message": message, "raw": raw},
-        **({} if part is None else {"output": part}),
-        "request": request,
-        **({"variant": variant} if variant else {}),
-        "source": {"file": file, "line": line},
-        "job": None if job is None else {**_job(job), **({"same_as": same_as} if same_as is not None else {})},
-    }
-    return (write or write_line)(record)
-
-
-def part_bytes(output: Any) -> bytes:
-    """The output of a job without a result, as JSON of at most a million bytes; longer lists are cut."""
-    while len(written := write_line({"output": output})) > _MAX_PART_BYTES:
-        if not isinstance(output, list) or len(output) < 3:  # noqa: PLR2004 - a piece and a mark
-            output = [f"… (cut: {len(written):,} bytes)"]
-        else:
-            output = [*output[: len(output) // 2], f"… (cut: {len(output):,} pieces)"]
-    return written.removeprefix(b'{"output":').removesuffix(b"}\n")
 
 
 def read_record(line: bytes) -> Record | None:
@@ -260,7 +223,23 @@ def read_record(line: bytes) -> Record | None:
         return None
     if not all(count is None or is_token_count(count) for count in (*counts, *(shared or ())[1:])):
         return None
-    return Record(data["id"], delay_ms, execution_ms, *counts, reason, data.get("output"), data.get("text"), shared)
+    return Record(
+        data["id"],
+        delay_ms,
+        execution_ms,
+        *counts,
+        reason,
+        data.get("output"),
+        data.get("text"),
+        shared,
+        is_cached=_is_cached(data, job),
+        is_follower="same_as" in job,
+    )
+
+
+def _is_cached(record: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
+    """Whether a record is marked as an answer from the cache; an input line may have a field of that name, too."""
+    return record.get(CACHED) is True and job.get("attempts") == 0
 
 
 def _tokens(usage: Any) -> tuple[Any, Any]:
@@ -328,20 +307,10 @@ def _is_time(value: Any) -> bool:
     return value is None or (is_number and 0 <= value <= _MAX_MS)
 
 
-def read_error_id(line: bytes) -> str | None:
-    """The row's id in a line of an error file, in either format; None if `error_line` did not write it."""
-    try:
-        data = load(line)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(data, dict) or not isinstance(data.get("error"), dict):
-        return None
-    row_id = data.get("custom_id", data.get("id"))
-    return row_id if isinstance(row_id, str) else None
-
-
 SAID = ("text", "texts", "reasoning", "tool_calls")
 """The fields of `said_fields`."""
+CACHED = "cached"
+"""The field that marks an answer from the cache, and the counter of such rows."""
 _ANSWER = ("status", *SAID, "finish_reason", "finish_reasons", "parsed", "usage", "output")
 _OURS = frozenset({"id", *_ANSWER, "output_in_body", "variant", "source", "job", "carried"})
 
@@ -358,7 +327,8 @@ def carry(record: dict[str, Any], carried: Mapping[str, Any]) -> None:
         record["carried"] = hidden
 
 
-def _job(job: JobInfo) -> dict[str, Any]:
+def job_fields(job: JobInfo) -> dict[str, Any]:
+    """The `job` of a record."""
     data: dict[str, Any] = {
         "id": job.id,
         "endpoint": job.endpoint,

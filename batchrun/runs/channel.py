@@ -16,7 +16,8 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from batchrun.engine.journal import Journal, Loaded
+from batchrun.engine.journal import Journal
+from batchrun.engine.row_queue import Loaded
 from batchrun.engine.rows import RowLines
 from batchrun.engine.signals import Leaving, Wish
 from batchrun.errors import UsageError
@@ -225,7 +226,7 @@ class RunSide:
 
     Args:
         queue: The requests and records in the channel.
-        leaving: Asked to detach if the program's event loop is closed.
+        leaving: Asked to leave if the program's event loop is closed.
     """
 
     def __init__(self, queue: _Queue, leaving: Leaving) -> None:
@@ -280,9 +281,9 @@ class RunSide:
                 added = await here.run_in_executor(thread, self._make_rows, pulled)
                 if added:
                     loaded = await here.run_in_executor(thread, self._journal.load, added)
-                    return Loaded(loaded.tickets, exhausted=False, added=added)
+                    return loaded._replace(exhausted=False, added=added)
         except _GoneError:
-            self._leaving.ask(Wish.DETACH)
+            self._leaving.ask(Wish.LEAVE)
         return Loaded((), exhausted=True)
 
     async def settle(self) -> None:
@@ -314,7 +315,7 @@ class RunSide:
         try:
             self._queue.loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:
-            self._leaving.ask(Wish.DETACH)
+            self._leaving.ask(Wish.LEAVE)
 
     async def _run_there(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the program's event loop, and wait for it."""
@@ -331,7 +332,7 @@ def open_channel(requests: Iterable[Any] | AsyncIterable[Any], leaving: Leaving)
 
     Args:
         requests: Where requests come from.
-        leaving: Asked to detach if the program's event loop is closed.
+        leaving: Asked to leave if the program's event loop is closed.
     """
     queue = _Queue(asyncio.get_running_loop())
     return ProgramSide(queue, requests), RunSide(queue, leaving)

@@ -145,6 +145,9 @@ def refuse_shared_files(options: RunOptions, sources: Sequence[Source]) -> None:
         if other is not None:
             raise UsageError(f"{path} cannot be both {what} and {other}", "give another --output or --state")
         taken.update(dict.fromkeys(keys, what))
+    cache = options.answers.cache
+    if cache is not None and (other := next((taken[key] for key in _keys(Path(cache)) if key in taken), None)):
+        raise UsageError(f"{cache} cannot be both the cache and {other}", "give another --cache")
 
 
 def refuse_foreign_files(

@@ -17,23 +17,26 @@ from batchrun.display.timeline import Timeline
 from batchrun.engine.driver import Outcome
 from batchrun.engine.rules import has_rules
 from batchrun.errors import OutputError, StoppedError
+from batchrun.results.record import CACHED
 from batchrun.results.superseded import superseded_path
 from batchrun.results.text import CONTEXT_FULL, MARKS
 from batchrun.results.writer import errors_path, is_private, write_errors
 from batchrun.runs.checks import OwnFiles
 from batchrun.runs.conversion import error_lines
-from batchrun.runs.manifest import FileDigest, SessionTimes, digest_file, manifest_path, write_manifest
+from batchrun.runs.manifest import FileDigest, digest_file, manifest_path, write_manifest
 from batchrun.runs.opening import OpenRun
 from batchrun.runs.ordering import order_results
 from batchrun.runs.spending import cost_so_far
 from batchrun.runs.superseding import committed_superseded
-from batchrun.runs.work import endpoint_work
+from batchrun.runs.work import endpoint_work, few_jobs
 from batchrun.scheduler.faulty_workers import ENDED_BY, FAILED_BY
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
 from batchrun.state.amendments import count_tries
 from batchrun.state.dedupe import count_shared
 from batchrun.state.reader import StateReader
+from batchrun.state.stored_options import read_options
+from batchrun.state.tunings import taken_up
 
 
 def conclude(run: OpenRun, outcome: Outcome) -> Summary:
@@ -121,6 +124,7 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
         packed_rows=counters.get("packed_rows", 0),
         packed_jobs=counters.get("packed_jobs", 0),
         separated=counters.get("separated", 0),
+        few_jobs=few_jobs(store, counters, options),
         workers=_workers(counters),
         unconfirmed=counters.get("unconfirmed", 0),
         mismatched=counters.get("mismatched", 0),
@@ -132,34 +136,43 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
         rescue_by=rescue_by(store, now),
         endpoints=endpoint_work(store, options),
         shared=count_shared(store) if options.dedupe else 0,
-        to_confirm=["--check", options.answers.check] if options.answers.check and run.api_key is None else [],
+        cached=counters.get(CACHED, 0),
+        to_confirm=_to_confirm(run) if run.api_key is None else [],
     )
     for mark in (*MARKS, CONTEXT_FULL):
         setattr(summary, mark, counters.get(mark, 0))
     if has_rules(options):
         more = count_tries(store)
-        at_once = summary.succeeded - summary.shared - sum(more.values())
+        at_once = summary.succeeded - summary.shared - summary.cached - sum(more.values())
         summary.tries = {str(tries): rows for tries, rows in ({1: at_once} | more).items()}
     return summary
+
+
+def _to_confirm(run: OpenRun) -> list[str]:
+    check, cache, folder = run.options.answers.check, run.options.answers.cache, run.options.state.absolute().parent
+    arguments = ["--check", check] if check else []
+    is_elsewhere = cache is not None and not Path(os.path.realpath(cache)).is_relative_to(os.path.realpath(folder))
+    return [*arguments, "--cache", cache] if cache is not None and is_elsewhere else arguments
 
 
 def _write_manifest(run: OpenRun, summary: Summary, now: float) -> Path:
     options, store = run.options, run.store
     path = _absolute(manifest_path(options))
     OwnFiles(store).claim(path)
-    inputs = store.get_setting("inputs")
+    inputs, tunings = store.get_setting("inputs"), taken_up(store)
     write_manifest(
         path,
         batchrun_version=VERSION,
         written_at=now,
-        options=options,
+        options=read_options(store) if tunings else options,
         summary=summary,
         inputs=[FileDigest(*entry) for entry in inputs] if isinstance(inputs, list) else [],
         results=[digest_file(path) for path in summary.results if path.exists()],
         superseded=[
             FileDigest(str(path), file.size_bytes, file.sha256) for path, file in committed_superseded(store).items()
         ],
-        sessions=[SessionTimes(*times) for times in figures.sessions(store)],
+        sessions=figures.sessions(store),
+        tunings=tunings,
         token=store.token,
     )
     return path

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from random import Random
+from typing import Any, TypeVar
 
 from batchrun.config import DEFAULT_TTL_S, TTL_GRACE_S, WINDOW_S
 from batchrun.endpoint.client import EndpointClient
@@ -17,22 +18,26 @@ from batchrun.endpoint.memory import MemoryBudget
 from batchrun.endpoint.packing import Packing
 from batchrun.endpoint.protocol import JobAnswer
 from batchrun.engine.answers import Answers
+from batchrun.engine.cached import CachedLoads
 from batchrun.engine.counts import SessionCounts
 from batchrun.engine.course import Course
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.fleet import Fleet
 from batchrun.engine.journal import Journal
-from batchrun.engine.row_queue import RowQueue
+from batchrun.engine.orders import Orders
+from batchrun.engine.row_queue import Loaded, RowQueue
 from batchrun.engine.rules import Rules
 from batchrun.engine.signals import Leaving
 from batchrun.engine.streamed import Streamed
 from batchrun.errors import CallError, StoppedError
 from batchrun.prompts.sweep import Sweep
+from batchrun.results.record import CACHED
+from batchrun.runs.caching import open_cache
 from batchrun.runs.channel import RunSide, StoredRecords
 from batchrun.runs.intake import note_growth
 from batchrun.runs.opening import OpenRun
-from batchrun.runs.pack_check import NONE_SHARES, Candidate, Verdict, candidates, check_packing, rows_per_job
+from batchrun.runs.pack_check import NONE_SHARES, can_share_jobs, candidates, rows_per_job
 from batchrun.runs.requests import RowAppender
 from batchrun.scheduler.budget import WorkerMeter, WorkerTime
 from batchrun.scheduler.connections import MOST as MOST_CONNECTIONS
@@ -41,27 +46,29 @@ from batchrun.scheduler.scheduler import Scheduler
 from batchrun.scheduler.states import RowState
 from batchrun.scheduler.window import MOST as MOST_JOBS
 from batchrun.state.figures import execution
-from batchrun.state.lock import CANCEL
+from batchrun.state.pilot import count_pending, draw_pilot, note_workers
 from batchrun.state.records import Execution, Share
 
-_CHECKED = "pack_check"
-"""The setting of a run whose rows have the same answers together and alone."""
+T = TypeVar("T")
 
 
-async def drive(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | None = None) -> Outcome:
+async def drive(
+    run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | None = None, pilot: int | None = None
+) -> Outcome:
     """Submit, poll and collect until the run ends or is stopped.
 
     Args:
         run: The run.
         base_url: Jobs are submitted to `<base_url>/<endpoint>/run`.
-        rng: Source of jitter.
+        rng: Source of jitter, and of the rows of the pilot.
         leaving: Lets other threads ask the session to leave; None: none will.
+        pilot: Submit only so many rows, drawn at random, those of earlier pilots among them; None: all.
     """
     _settle(run)
-    counts = run.store.counts()
-    if not any(counts[state] for state in RowState if state.is_open):
+    if not run.has_work:
         return Outcome("finished")
-    async with _engines(run, base_url, rng, leaving) as engines:
+    chosen = None if pilot is None else draw_pilot(run.store, pilot, rng)
+    async with _engines(run, base_url, rng, leaving, chosen) as engines:
         try:
             await engines.check_packing()
         except StoppedError as error:
@@ -69,9 +76,13 @@ async def drive(run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | 
         for index in range(len(run.options.endpoints)):
             await engines.add(index)
         outcome = await engines.fleet.run()
-    if outcome.kind == "stopped" and run.options.pool and not run.has_work:
-        return Outcome("finished")  # another endpoint has done what was left
-    return outcome
+        engines.tell_if_none_shares()
+        if chosen is not None:
+            note_workers(run.store, await engines.workers())
+    if outcome.kind == "stopped" and run.options.pool:
+        is_done = not run.has_work if chosen is None else not count_pending(run.store, chosen)
+        outcome = Outcome("finished") if is_done else outcome  # another endpoint has done what was left
+    return Outcome("pilot") if chosen is not None and outcome.kind == "finished" and run.has_work else outcome
 
 
 async def drive_requests(
@@ -110,6 +121,8 @@ async def cancel_jobs(run: OpenRun, base_url: str, rng: Random, *, leaving: Leav
     _settle_unconfirmed(run)
     if not run.store.counts()[RowState.SUBMITTED]:
         return Outcome("cancelled")
+    answers = replace(run.options.answers, cache=None)  # whatever is wrong with it must not keep jobs running
+    run = replace(run, options=replace(run.options, answers=answers))
     async with _engines(run, base_url, rng, leaving) as engines:
         for index in range(len(run.options.endpoints)):
             await engines.add(index)
@@ -138,9 +151,11 @@ def _shared_answers(run: OpenRun) -> SharedAnswers:
 
 
 @asynccontextmanager
-async def _engines(run: OpenRun, base_url: str, rng: Random, leaving: Leaving | None) -> AsyncIterator[_Engines]:
+async def _engines(
+    run: OpenRun, base_url: str, rng: Random, leaving: Leaving | None, chosen: Sequence[int] | None = None
+) -> AsyncIterator[_Engines]:
     async with AsyncExitStack() as stack:
-        yield _Engines(run, base_url, rng, leaving, stack)
+        yield _Engines(run, base_url, rng, leaving, stack, chosen=chosen)
 
 
 class _Engines:
@@ -152,27 +167,38 @@ class _Engines:
         rng: Source of jitter.
         leaving: Lets other threads ask the session to leave; None: none will.
         stack: Closes the resources of the engines.
+        chosen: The only rows that are submitted; None: all.
     """
 
     def __init__(
-        self, run: OpenRun, base_url: str, rng: Random, leaving: Leaving | None, stack: AsyncExitStack
+        self,
+        run: OpenRun,
+        base_url: str,
+        rng: Random,
+        leaving: Leaving | None,
+        stack: AsyncExitStack,
+        *,
+        chosen: Sequence[int] | None = None,
     ) -> None:
         self._run = run
         self._base_url = base_url
         self._rng = rng
         self._stack = stack
         self._course = Course(run.store.get_setting("timeline"), run.session, run.wall)
+        self._chosen = chosen
+        self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
         self.fleet = Fleet(
             run.observer,
             self._course,
             run.options.guards.on_interrupt,
             leaving=leaving,
-            is_cancelled=partial(run.lock.is_requested, CANCEL),
+            orders=Orders(run.lock, run.store, run.options.guards.on_interrupt, thread=self._thread, now_ms=run.now_ms),
         )
-        self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
         self._job_numbers = count(run.store.next_job())
         self._memory = MemoryBudget(run.options.memory_bytes)
         self._transport = self._packing(rows_per_job(run.options, run.store.count_rows))
+        self._checked_for_s = 0.0
+        """How long the check of packing took: so much less is left until the deadline."""
         self._numbers = {name: number for number, name in enumerate(run.lines.endpoints)}
         self._pool: Pool | None = None
         self._queue: RowQueue | None = None
@@ -183,7 +209,10 @@ class _Engines:
                 mixed=run.options.mixed,
                 rows_per_job=self._transport.rows_per_job,
             )
-            self._queue = RowQueue(run.store, run.lines, Share(is_pool=True))
+            self._queue = RowQueue(run.store, run.lines, Share(is_pool=True), chosen)
+        self._cached = open_cache(run)
+        if self._cached is not None:
+            stack.push_async_callback(self._cached.close)
         self._rules = Rules.of(run.options)
         if self._rules is not None:
             stack.callback(self._rules.close)
@@ -197,49 +226,31 @@ class _Engines:
         Raises:
             StoppedError: they have not.
         """
-        run, scheduler = self._run, self._run.options.scheduler
-        if self._transport.rows_per_job == 1 or run.store.get_setting(_CHECKED):
-            return
-        rows = candidates(run.store, run.lines, self._transport)
-        if len(rows) <= 1 < len(run.store.pending(0, 2)):
-            run.observer.message(f"--pack: {NONE_SHARES}")
-        if len(rows) <= 1 or scheduler.pack_check == "off":
-            return
-        run.observer.message(f"--pack: comparing the answers to {len(rows)} rows, together and alone")
-        if (verdict := await self._verdict(rows)) is None:
-            return  # the run meets the same, and deals with it
-        run.observer.message(verdict.message)
-        if verdict.is_settled:
-            run.store.set_setting(_CHECKED, value=True)
-        if not verdict.can_pack:
+        run, began = self._run, self._run.clock()
+        find = partial(self._in_thread, candidates, run.store, run.lines, self._transport, self._cached)
+        endpoints = run.options.endpoints if self._pool is not None else run.options.endpoints[:1]
+        can_pack = await can_share_jobs(run, self._transport, endpoints, self._client, find)
+        self._checked_for_s = run.clock() - began
+        if not can_pack:
             self._transport = self._packing(1)
             if self._pool is not None:
                 self._pool.rows_per_job = 1
 
-    async def _verdict(self, rows: Sequence[Candidate]) -> Verdict | None:
-        """What the check found; None if it could not be made.
-
-        A pool is checked at all of its endpoints at once, and the first answer counts: another one may never answer, or
-        lack the route. That one then gets single rows.
-        """
-
-        async def check(endpoint: str) -> Verdict:
+    async def workers(self) -> dict[str, int]:
+        """The workers that each endpoint has now, as far as it says."""
+        found = {}
+        for endpoint in self._run.options.endpoints:
             async with self._client(endpoint) as client:
-                return await check_packing(client, self._transport, rows)
-
-        endpoints, verdict = self._run.options.endpoints, None
-        checks = [asyncio.create_task(check(endpoint)) for endpoint in (endpoints if self._pool else endpoints[:1])]
-        try:
-            for done in asyncio.as_completed(checks):
                 with suppress(CallError):
-                    verdict = await done
-                if verdict is not None and verdict.can_pack:
-                    break
-        finally:
-            for each in checks:
-                each.cancel()
-            await asyncio.gather(*checks, return_exceptions=True)
-        return verdict
+                    found[endpoint] = (await client.health()).workers
+        return found
+
+    def tell_if_none_shares(self) -> None:
+        """Tell that no row could share a job, which the check would have found."""
+        transport = self._transport
+        is_unchecked = self._run.options.scheduler.pack_check == "off" and self._run.store.count_rows() > 1
+        if is_unchecked and transport.rows_per_job > 1 and not transport.has_alike:
+            self._run.observer.message(f"--pack: {NONE_SHARES}")
 
     async def add(self, index: int, channel: RunSide | None = None) -> None:
         """Add the engine for one of the run's endpoints.
@@ -263,21 +274,34 @@ class _Engines:
         )
         scheduler = self._scheduler(share, endpoint)
         journal = self._journal(share, None if channel is None else channel.deliver)
+        answers = self._answers(client, journal)
+        load: Callable[[int], Awaitable[Loaded]] = partial(self._in_thread, journal.load)
         if channel is not None:
             self._open(channel, scheduler, journal)
+            load = channel.load
+        if self._cached is not None:
+            load = CachedLoads(load, answers)
         return Engine(
             scheduler,
             journal,
             client,
-            SessionCounts(self._counts(share), run.clock(), price_per_hour=options.guards.price_of(endpoint)),
+            SessionCounts(
+                self._counts(share),
+                run.clock(),
+                cached=0 if index else run.store.counters().get(CACHED, 0),
+                price_per_hour=options.guards.price_of(endpoint),
+            ),
             self.fleet.observer_of(endpoint, alone=len(options.endpoints) == 1),
-            answers=self._answers(client, journal),
+            answers=answers,
             course=self._course,
             thread=self._thread,
-            load=None if channel is None else channel.load,
+            load=load,
             clock=run.clock,
             wall=run.wall,
         )
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     def _counts(self, share: Share) -> dict[RowState, int]:
         """The rows of an endpoint; those of a pool count at its first one."""
@@ -287,10 +311,10 @@ class _Engines:
         options = self._run.options
 
         async def draft(row: int, answer: JobAnswer) -> bytes:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, journal.draft, row, answer)
+            return await self._in_thread(journal.draft, row, answer)
 
         async def asked(row: int) -> str:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, journal.asked, row)
+            return await self._in_thread(journal.asked, row)
 
         return Answers(
             client,
@@ -322,15 +346,22 @@ class _Engines:
         run, options, store = self._run, self._run.options, self._run.store
         number, parts = (share.endpoint, 1) if share.is_pool else (0, share.count)
         max_cost, worked = options.guards.max_cost, Execution(0, 0, 0)
-        if max_cost is not None:
-            # This reads every job, and only a budget needs it.
+        if options.guards.have_price:
+            # This reads every job, and only a budget needs it, which may also be set under way.
             worked = execution(store, number if share.is_pool else None)
+        if max_cost is not None:
             max_cost /= parts
+        deadline_s = options.guards.deadline_s
         scheduler = Scheduler(
             options.scheduler,
             self._rng,
             numbers=self._job_numbers,
-            guards=replace(options.guards, max_cost=max_cost, price_per_hour=options.guards.price_of(endpoint)),
+            guards=replace(
+                options.guards,
+                max_cost=max_cost,
+                price_per_hour=options.guards.price_of(endpoint),
+                deadline_s=None if deadline_s is None else max(deadline_s - self._checked_for_s, 0.0),
+            ),
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
             meter=WorkerMeter(WorkerTime.from_counters(store.counters(), number, share=1 / parts), number),
             jobs_ended=(worked.jobs // parts, worked.total_ms / 1000 / parts),
@@ -351,7 +382,8 @@ class _Engines:
             run.results,
             self._transport,
             share=share,
-            queue=self._queue,
+            queue=self._queue or RowQueue(run.store, run.lines, share, self._chosen),
+            cached=self._cached,
             shared_answers=_shared_answers(run) if run.options.dedupe else None,
             deliver=deliver,
         )

@@ -16,6 +16,13 @@ def requests_path(state: Path) -> Path:
     return state.with_name(f"{state.name}.requests.jsonl")
 
 
+def log_path(options: RunOptions) -> Path:
+    """The log of a run in the background: `results.log` for `results.jsonl`, `batchrun.log` in a folder."""
+    output = options.output
+    name = f"{output.name.removesuffix('.jsonl')}.log"
+    return output / "batchrun.log" if options.output_is_folder else output.with_name(name)
+
+
 def output_paths(options: RunOptions, sources: Sequence[Source]) -> list[Path]:
     """The results file for each input.
 

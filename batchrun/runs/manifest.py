@@ -14,20 +14,12 @@ from batchrun.display.summary import Summary
 from batchrun.files.exactjson import dump, load, on_one_line
 from batchrun.results.record import iso_time
 from batchrun.results.writer import write_whole, writing
+from batchrun.state.figures import SessionTimes
+from batchrun.state.tunings import Tuning
 
 VERSION = 1
 """Version of the manifest's format."""
 _BLOCK_BYTES = 1 << 20
-
-
-class SessionTimes(NamedTuple):
-    """Start and end of a session, in UTC epoch milliseconds."""
-
-    started_ms: int
-    seen_ms: int
-    """When it was last known to be running."""
-    outcome: str | None
-    """None: it was killed."""
 
 
 class FileDigest(NamedTuple):
@@ -114,6 +106,7 @@ def write_manifest(
     results: Sequence[FileDigest],
     superseded: Sequence[FileDigest],
     sessions: Sequence[SessionTimes],
+    tunings: Sequence[Tuning] = (),
     token: str | None = None,
 ) -> None:
     """Write a manifest, replacing the file by a rename.
@@ -128,6 +121,7 @@ def write_manifest(
         results: The results files as they are.
         superseded: The files with the results that `redo` has replaced.
         sessions: The sessions of the run.
+        tunings: What was changed while it ran.
         token: See `write_whole`.
 
     Raises:
@@ -157,6 +151,7 @@ def write_manifest(
             }
             for session in sessions
         ],
+        "tuned": [{"at": iso_time(tuning.at_ms / 1000), **tuning.to_json()} for tuning in tunings],
         "summary": summary_json,
     }
     write_whole(path, [on_one_line(dump(data, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))], token=token)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple
 
 from batchrun.config import RunOptions
@@ -12,14 +14,19 @@ from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.packing import JOBS_AT_ONCE, Packing
 from batchrun.endpoint.protocol import JobAnswer
 from batchrun.endpoint.worker_errors import NO_ROUTE
+from batchrun.engine.cached import CachedAnswers
 from batchrun.engine.judging import judge
 from batchrun.engine.rows import RowLines
 from batchrun.errors import CallError, StoppedError, shown
 from batchrun.results.text import Text, extract
+from batchrun.runs.opening import OpenRun
 from batchrun.scheduler.failures import Failure
 from batchrun.scheduler.submitter import ASSUMED_WORKERS
 from batchrun.state.reader import StateReader
+from batchrun.state.records import RowRecord
 
+_CHECKED = "pack_check"
+"""The setting of a run whose rows have the same answers together and alone."""
 _AUTO_MOST = 16
 ROWS = 4
 """How many rows are sent both together and one by one."""
@@ -29,13 +36,16 @@ _POLL_S = 0.1
 _POLL_MOST_S = 5.0
 _SLOWER = 1.5
 _POLL_FAILURES = 5
+_PATIENCE_S = 900.0
+"""How long the check waits for its answers: workers may have to start first."""
+_NO_ANSWER = "--pack: the check had no answers in time; its jobs are cancelled, and nothing was compared"
 _LOOKED_AT = 200
 _LIKE_LENGTHS = 2.0
 NONE_SHARES = (
-    "none of the first rows can share a job; do they set max_tokens (--default max_tokens=512), and the same"
+    "none of the rows looked at can share a job; do they set max_tokens (--default max_tokens=512), and the same"
     " parameters and seed? see `batchrun help packing`"
 )
-"""What to tell the user if there is no row to compare."""
+"""What to tell the user if there is no row to compare, or none has shared a job."""
 _HINT = "run without --pack, or with --pack-check off if you accept the difference"
 
 
@@ -72,11 +82,73 @@ def rows_per_job(options: RunOptions, count_rows: Callable[[], int]) -> int:
     return max(min(_AUTO_MOST, count_rows() // (2 * JOBS_AT_ONCE * ASSUMED_WORKERS)), 1)
 
 
-def candidates(store: StateReader, lines: RowLines, packing: Packing) -> list[Candidate]:
-    """Up to four pending rows of one kind; empty if the first rows cannot share a job."""
+async def can_share_jobs(
+    run: OpenRun,
+    packing: Packing,
+    endpoints: Sequence[str],
+    client_of: Callable[[str], EndpointClient],
+    find: Callable[[], Awaitable[list[Candidate]]],
+) -> bool:
+    """Whether jobs can carry several rows: compare the answers to some, unless an earlier session has.
+
+    Several endpoints are asked at once, and the first answer counts: another one may never answer, or lack the route.
+    That one then gets single rows.
+
+    Args:
+        run: The run.
+        packing: Makes the jobs.
+        endpoints: The endpoints to ask.
+        client_of: Makes the client of an endpoint.
+        find: Calls `candidates`.
+
+    Raises:
+        StoppedError: rows have other answers together than alone.
+    """
+    options, store, tell = run.options, run.store, run.observer.message
+    if options.scheduler.pack_check == "off" or packing.rows_per_job == 1 or store.get_setting(_CHECKED):
+        return True
+    rows = await find()
+    if len(rows) <= 1:
+        if len(store.pending(0, 2)) > 1:
+            tell(f"--pack: {NONE_SHARES}")
+        return True
+    tell(f"--pack: comparing the answers to {len(rows)} rows, together and alone")
+    deadline_s = options.guards.deadline_s
+    until = run.clock() + min(_PATIENCE_S, math.inf if deadline_s is None else deadline_s)
+
+    async def check(endpoint: str) -> Verdict:
+        async with client_of(endpoint) as client:
+            return await check_packing(client, packing, rows, lambda: run.clock() >= until)
+
+    verdict = await _first([check(endpoint) for endpoint in endpoints])
+    if verdict is None:
+        return True  # the run meets the same, and deals with it
+    tell(verdict.message)
+    if verdict.is_settled:
+        store.set_setting(_CHECKED, value=True)
+    return verdict.can_pack
+
+
+async def _first(checks: Sequence[Coroutine[Any, Any, Verdict]]) -> Verdict | None:
+    """What the first check that succeeds has found; None if none could be made."""
+    verdict, tasks = None, [asyncio.create_task(check) for check in checks]
+    try:
+        for done in asyncio.as_completed(tasks):
+            with suppress(CallError):
+                verdict = await done
+            if verdict is not None and verdict.can_pack:
+                break
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return verdict
+
+
+def candidates(store: StateReader, lines: RowLines, packing: Packing, cached: CachedAnswers | None) -> list[Candidate]:
+    """Up to four pending rows of one kind; empty if the first rows that need a job cannot share one."""
     kinds: dict[int, list[Candidate]] = {}
-    for row in store.pending(0, _LOOKED_AT):
-        request = None if lines.has_files(row) else lines.read_request(row)
+    for row, request in islice(_to_be_sent(store, lines, cached), _LOOKED_AT):
         if request is None:
             continue
         kind = packing.kind(request)
@@ -88,13 +160,29 @@ def candidates(store: StateReader, lines: RowLines, packing: Packing) -> list[Ca
     return max(kinds.values(), key=len, default=[])
 
 
-async def check_packing(client: EndpointClient, packing: Packing, rows: Sequence[Candidate]) -> Verdict:
+def _to_be_sent(
+    store: StateReader, lines: RowLines, cached: CachedAnswers | None
+) -> Iterator[tuple[RowRecord, dict[str, Any] | None]]:
+    """The pending rows that the cache has no answer for, and their requests; None if a request has files."""
+    last = 0
+    while rows := store.pending(last, _LOOKED_AT):
+        last = rows[-1].row
+        for row in rows:
+            request = None if lines.has_files(row) else lines.read_request(row)
+            if cached is None or request is None or cached.find(row, request) is None:
+                yield row, request
+
+
+async def check_packing(
+    client: EndpointClient, packing: Packing, rows: Sequence[Candidate], is_over: Callable[[], bool]
+) -> Verdict:
     """Send rows together and one by one, at temperature 0, and compare their answers.
 
     Args:
         client: The endpoint.
         packing: Makes the jobs.
         rows: At least two rows of one kind.
+        is_over: Whether there is no more time to wait for the answers.
 
     Raises:
         StoppedError: the answers differ.
@@ -103,16 +191,18 @@ async def check_packing(client: EndpointClient, packing: Packing, rows: Sequence
     requests = [_sober(row.request) for row in rows]
     jobs: dict[str, None] = {}
     bodies = [packing.body(requests, 0), *(packing.body([request], 0) for request in requests)]
-    tasks = [asyncio.create_task(_answer(client, body, jobs)) for body in bodies]
+    tasks = [asyncio.create_task(_answer(client, body, jobs, is_over)) for body in bodies]
     try:
         together, *alone = await asyncio.gather(*tasks)
-    except BaseException:
+    except BaseException as error:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for job_id in jobs:
             with suppress(CallError):
                 await client.cancel(job_id)
+        if isinstance(error, TimeoutError):
+            return Verdict(can_pack=True, is_settled=False, message=_NO_ANSWER)
         raise
     parts = packing.split(together, len(rows), 0)
     if isinstance(parts, str):
@@ -185,12 +275,18 @@ def _sober(request: Mapping[str, Any]) -> dict[str, Any]:
     return {**request, place: {**fields, "temperature": 0}}
 
 
-async def _answer(client: EndpointClient, body: bytes, jobs: dict[str, None]) -> JobAnswer:
-    """The final answer of a new job; its ID is in `jobs` as long as it is not known to have ended."""
+async def _answer(client: EndpointClient, body: bytes, jobs: dict[str, None], is_over: Callable[[], bool]) -> JobAnswer:
+    """The final answer of a new job; its ID is in `jobs` as long as it is not known to have ended.
+
+    Raises:
+        TimeoutError: the time is over.
+    """
     answer = await client.run(body)
     jobs[answer.id] = None
     wait_s, failures = _POLL_S, 0
     while not answer.status.is_final:
+        if is_over():
+            raise TimeoutError
         await asyncio.sleep(wait_s)
         wait_s = min(wait_s * _SLOWER, _POLL_MOST_S)
         try:

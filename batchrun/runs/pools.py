@@ -36,7 +36,7 @@ def is_same_pool(was: RunOptions, options: RunOptions) -> bool:
 
 
 def refuse_lost_jobs(store: StateReader, known: list[str], options: RunOptions) -> None:
-    """Refuse to take an endpoint away that has jobs in flight, unless they are given up.
+    """Refuse to take an endpoint away that has, or may have, jobs of pending rows, unless they are given up.
 
     Args:
         store: The run's state.
@@ -46,14 +46,25 @@ def refuse_lost_jobs(store: StateReader, known: list[str], options: RunOptions) 
     Raises:
         StateError: it has.
     """
+    if options.abandon:
+        return
     for endpoint, number in _gone(known, options):
-        count = store.count_jobs_at(number)
-        if count and not options.abandon:
+        in_flight, unconfirmed = _count_at(store, number, options)
+        if in_flight or unconfirmed:
+            has = [f"{counted(in_flight, 'row')} in flight, which only it can answer"] if in_flight else []
+            if unconfirmed:
+                has.append(f"{counted(unconfirmed, 'row')} whose submission is unconfirmed, which only it may know")
             raise StateError(
-                f"endpoint {endpoint} has {counted(count, 'row')} in flight, which only it can answer",
+                f"endpoint {endpoint} has {', and '.join(has)}",
                 f"keep it: --endpoint {','.join((*options.endpoints, endpoint))}; or add --abandon to run these rows"
                 " elsewhere, which may pay for them twice",
             )
+
+
+def _count_at(store: StateReader, number: int, options: RunOptions) -> tuple[int, int]:
+    """The rows in flight at an endpoint, and those that will be submitted again because it may not have them."""
+    is_held = options.scheduler.unconfirmed == "resubmit"
+    return store.count_jobs_at(number), store.count_unconfirmed_at(number, is_held=is_held)
 
 
 def abandon_lost_jobs(store: Store, options: RunOptions, tell: Callable[[str], None]) -> list[str]:
@@ -73,8 +84,12 @@ def abandon_lost_jobs(store: Store, options: RunOptions, tell: Callable[[str], N
     known = known_endpoints(store, options)
     refuse_lost_jobs(store, known, options)  # --repair may have found results to fetch there
     for endpoint, number in _gone(known, options) if options.abandon else ():
-        if count := store.abandon_jobs_at(number):
-            tell(f"endpoint {endpoint}: {counted(count, 'row')} in flight there will run again; its jobs are given up")
+        in_flight, unconfirmed = _count_at(store, number, options)
+        if in_flight or unconfirmed:
+            store.abandon_jobs_at(number)
+            what = " or ".join(["in flight"] * bool(in_flight) + ["unconfirmed"] * bool(unconfirmed))
+            rows = counted(in_flight + unconfirmed, "row")
+            tell(f"endpoint {endpoint}: {rows} {what} there will run again; its jobs are given up")
     return known
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from batchrun.display.summary import Observer
 from batchrun.display.units import counted
 from batchrun.errors import StateError
-from batchrun.results.record import Record, read_record, result_digest
+from batchrun.results.record import CACHED, Record, read_record, result_digest
 from batchrun.results.writer import end_line, recover, truncate
 from batchrun.scheduler.states import RowState
 from batchrun.state.opening import log_of
@@ -38,6 +38,8 @@ def recover_results(store: Store, session: int, now_ms: int, observer: Observer)
         for line in tail.lines:
             record = _take_over(store, output, line, batch, taken)
             batch.count_answer(*record.tokens_once(counted_jobs), record.marks)
+            if record.counts_as_cached:
+                batch.count(CACHED, 1)
             size_bytes += len(line)
         for line in tail.behind_hole:
             _take_over(store, output, line, Batch(), set())  # only checked: ours are written again
@@ -76,8 +78,8 @@ def _take_over(store: StateReader, output: OutputRecord, line: bytes, batch: Bat
             " one",
         )
     owner = row.row if row.same_as is None else row.same_as
-    job = store.job_of(owner)
-    if job is None:
+    job = None if record.is_cached else store.job_of(owner)
+    if job is None and not record.is_cached:
         # A submission is committed before it is sent, so this state file is an old copy.
         raise StateError(
             f"{store.path} is older than its results: {path} has a result of {record.id!r}, which it has not submitted",

@@ -19,7 +19,7 @@ import orjson
 from batchrun.config import RETENTION_S, RunOptions
 from batchrun.display.summary import Observer
 from batchrun.results.reader import StoredLine, read_groups, read_lines, size_of
-from batchrun.results.record import read_job, read_record, result_digest, tells_of_job
+from batchrun.results.record import CACHED, read_job, read_record, result_digest, tells_of_job
 from batchrun.results.text import MARKS
 from batchrun.results.writer import ResultsFile, set_aside, write_whole
 from batchrun.runs.superseding import adopt_superseded
@@ -99,7 +99,7 @@ def repair_results(store: Store, options: RunOptions, now_ms: int, observer: Obs
                 sizes_bytes[output.output] = _rewrite(path.resolve(), marks, observer)
     # The local endpoint's jobs were lost with its process.
     kept_since_ms = now_ms + 1 if options.is_local else now_ms - round(RETENTION_S * 1000)
-    amended = reconcile(store, sizes_bytes, marks=MARKS, kept_since_ms=kept_since_ms, now_ms=now_ms)
+    amended = reconcile(store, sizes_bytes, marks=(*MARKS, CACHED), kept_since_ms=kept_since_ms, now_ms=now_ms)
     _tell(amended, observer)
 
 
@@ -141,7 +141,8 @@ def _kept(
         else:
             marks.append(_KEPT)
             seen[row.row] = 1
-            job = None if row.state == RowState.SUCCEEDED else read_job(line.raw)
+            is_known = row.state == RowState.SUCCEEDED or record.is_cached
+            job = None if is_known else read_job(line.raw)
             yield FoundResult(
                 row.row,
                 digest,
@@ -152,7 +153,7 @@ def _kept(
                 None if record.execution_ms is None else round(record.execution_ms),
                 numbers.get(job.endpoint, 0) if job else 0,
                 *record.tokens_once(counted_jobs),
-                orjson.dumps(record.marks).decode(),
+                orjson.dumps([*record.marks, *[CACHED] * record.counts_as_cached]).decode(),
             )
 
 

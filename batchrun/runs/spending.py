@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from batchrun.config import RunOptions
 from batchrun.display.cost import Cost, WorkCost, added, cost_of
+from batchrun.results.record import CACHED
 from batchrun.scheduler.budget import WorkerTime
 from batchrun.scheduler.states import RowState
 from batchrun.state.endpoints import known_endpoints
@@ -25,7 +26,7 @@ def cost_so_far(
     if options is None or not options.guards.have_price:
         return None
     costs = costs_by_endpoint(store, counts, counters, options)
-    done, total = _done(counts)
+    done, total = _done(counts, counters)
     return added(costs, done=done, total=total) if len(costs) > 1 else costs[0]
 
 
@@ -53,10 +54,12 @@ def _cost(
         failed_s=worked.failed_ms / 1000,
         duplicates=0 if number else counters.get("unconfirmed", 0),
     )
-    done, total = _done(counts)
+    done, total = _done(counts, counters)
     price = options.guards.price_of(known_endpoints(store, options)[number or 0])
     return cost_of(work, price_per_hour=price or 0.0, done=done, total=total)
 
 
-def _done(counts: dict[RowState, int]) -> tuple[int, int]:
-    return sum(count for state, count in counts.items() if not state.is_open), sum(counts.values())
+def _done(counts: dict[RowState, int], counters: dict[str, int]) -> tuple[int, int]:
+    """The rows that have ended, and all rows, without those that the cache has answered: they cost nothing."""
+    cached = counters.get(CACHED, 0)
+    return sum(count for state, count in counts.items() if not state.is_open) - cached, sum(counts.values()) - cached

@@ -20,7 +20,7 @@ from batchrun.engine.rows import RowLines
 from batchrun.errors import StateError
 from batchrun.results.completion import is_context_full, most_tokens
 from batchrun.results.reader import StoredLine, in_groups, read_groups, read_lines, size_of
-from batchrun.results.record import read_record, result_digest
+from batchrun.results.record import CACHED, read_record, result_digest
 from batchrun.results.superseded import part_of, superseded_path, take_place, write_part
 from batchrun.results.text import CONTEXT_FULL, extract
 from batchrun.results.writer import ResultsFile, cut_torn_line, errors_path, is_private, truncate, writing
@@ -216,6 +216,7 @@ def _find(
             found.are_chosen.append(is_chosen)
             if record is not None and row is not None and is_chosen:
                 uncounted.update(_marks(record.output, rows.row(row.row), lines))
+                uncounted[CACHED] += record.counts_as_cached
     return found
 
 

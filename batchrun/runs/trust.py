@@ -1,9 +1,10 @@
 """Decides what a run may do only because its state file says so.
 
 A state file may come from somebody else, and it names the URL that the API key is sent to, files that are read and
-sent, files that are written, and a function that is called. What the command itself gives was chosen by its user. The
-state file keeps an HMAC of these choices under the API key, so `resume` needs no confirmation: nobody can make one
-without the key. The API's own URL, and files in the state file's folder, need no proof.
+sent, files that are written, a function that is called, and a file that answers are taken from. What the command itself
+gives was chosen by its user. The state file keeps an HMAC of these choices under the API key, so `resume` needs no
+confirmation: nobody can make one without the key. The API's own URL, and files in the state file's folder, need no
+proof.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class GivenByCommand(NamedTuple):
     """Inputs and output."""
     check: bool = True
     """The function that checks answers."""
+    cache: bool = True
+    """The file that answers are taken from."""
 
 
 EVERYTHING = GivenByCommand()
@@ -83,6 +86,11 @@ class Trust:
         check = self._options.answers.check
         if not (self._given.check or check is None or self._is_confirmed("check", _found_here(check))):
             raise StateError(f"{state} calls {check}, and {_WHY}", f"if you trust it, confirm it: --check {check}")
+        cache = self._options.answers.cache
+        if not (self._given.cache or cache is None or self._may_use("cache", cache)):
+            raise StateError(
+                f"{state} takes answers from {cache}, and {_WHY}", f"if you trust it, confirm it: --cache {cache}"
+            )
         for source in sources if self._key is not None and not self._given.paths else ():
             if not self._may_use("input", source.path) and not self._is_moved(source.path):
                 self._refuse(f"sends {source.path}")
@@ -123,6 +131,8 @@ class Trust:
             yield "base-url", options.base_url
         if options.answers.check is not None:
             yield "check", _found_here(options.answers.check)
+        if options.answers.cache is not None and not self._is_inside(options.answers.cache):
+            yield "cache", options.answers.cache
         # A link in an input folder may lead outside.
         inputs = dict.fromkeys([*map(absolute_name, options.inputs), *(source.path for source in sources)])
         for kind, names in (("input", inputs), ("output", (str(options.output),))):

@@ -17,7 +17,7 @@ _MOST = 1000
 """The maximum number of rows kept ready: enough for one burst of submissions."""
 _JOBS_AHEAD = 100
 """For how many jobs of several rows there are rows ready: enough for what is sent while further rows are read."""
-_JOB_BYTES = 8_000_000
+JOB_BYTES = 8_000_000
 """The maximum size of a job of several rows: `/run` accepts 10 MB."""
 
 
@@ -30,8 +30,8 @@ class Backlog:
     """
 
     def __init__(self, window: int, rows_per_job: int = 1) -> None:
-        jobs = _MOST if rows_per_job == 1 else max(_JOBS_AHEAD, _MOST // rows_per_job)
-        self._most = min(max(window, 1), jobs) * rows_per_job
+        self._rows_per_job = rows_per_job
+        self._most = self._rows_ready(window)
         self._ready: deque[Row] = deque()
         """In order; those that are no longer the first of their kind have been taken already."""
         self._kinds: dict[int, deque[Row]] = {}
@@ -44,6 +44,14 @@ class Backlog:
         """Whether no row is left in the state file."""
         self.loading = False
         """Whether more rows have been requested and not arrived yet."""
+
+    def keep_ready(self, window: int) -> None:
+        """Keep rows ready for about as many jobs as may be in flight."""
+        self._most = self._rows_ready(window)
+
+    def _rows_ready(self, window: int) -> int:
+        jobs = _MOST if self._rows_per_job == 1 else max(_JOBS_AHEAD, _MOST // self._rows_per_job)
+        return min(max(window, 1), jobs) * self._rows_per_job
 
     def __len__(self) -> int:
         return self._count + self.waiting
@@ -115,7 +123,7 @@ class Backlog:
     def _of_kind(self, first: Row, most: int) -> tuple[Row, ...]:
         same = self._kinds[first.kind]
         rows, size_bytes = [same.popleft()], first.size_bytes
-        while same and len(rows) < most and (size_bytes := size_bytes + same[0].size_bytes) <= _JOB_BYTES:
+        while same and len(rows) < most and (size_bytes := size_bytes + same[0].size_bytes) <= JOB_BYTES:
             rows.append(same.popleft())
         if not same:
             del self._kinds[first.kind]

@@ -10,8 +10,9 @@ The samples are of the whole endpoint: jobs of other clients on it count too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 
 from batchrun.errors import StoppedError
 from batchrun.scheduler.health import EndpointHealth
@@ -22,23 +23,29 @@ _JOBS_FOR_MEAN = 5
 """The number of ended jobs from which the mean cost of a job is estimated."""
 
 
-_COUNTERS = ("running_ms", "idle_ms", "initializing_ms", "unwatched_ms")
-
-
 def _counters(endpoint: int) -> list[str]:
-    """The names of the counters of an endpoint: those of the first have no number."""
-    return [f"{name}{f' {endpoint}' * (endpoint > 0)}" for name in _COUNTERS]
+    """The names of the counters of an endpoint, one for each field: those of the first endpoint have no number."""
+    number = f" {endpoint}" * (endpoint > 0)
+    return [f"{each.name.removesuffix('_s')}_ms{number}" for each in fields(WorkerTime)]
 
 
 @dataclass(slots=True)
 class WorkerTime:
-    """Worker-seconds."""
+    """Worker-seconds, unless a field says otherwise."""
 
     running_s: float = 0.0
     idle_s: float = 0.0
     initializing_s: float = 0.0
     unwatched_s: float = 0.0
     """Execution time of jobs that ran while no session was sampling: job-seconds, not worker-seconds."""
+    packed_s: float = 0.0
+    """Seconds in which jobs of several rows were in flight; for this and the next three see `Shortage`."""
+    short_s: float = 0.0
+    """Those of them in which these jobs were too few for the workers."""
+    short_running_s: float = 0.0
+    """In this time, that of the workers with a job."""
+    short_idle_s: float = 0.0
+    """In this time, that of the workers without one."""
 
     @property
     def most_s(self) -> float:
@@ -52,16 +59,13 @@ class WorkerTime:
 
     def to_counters(self, endpoint: int = 0) -> dict[str, int]:
         """The time as counters to add to those of a run, in milliseconds; zero values are left out."""
-        times = (self.running_s, self.idle_s, self.initializing_s, self.unwatched_s)
         names = _counters(endpoint)
-        return {name: round(time_s * 1000) for name, time_s in zip(names, times, strict=True) if time_s}
+        return {name: round(time_s * 1000) for name, time_s in zip(names, astuple(self), strict=True) if time_s}
 
     def add(self, other: WorkerTime) -> None:
         """Add another time to this one."""
-        self.running_s += other.running_s
-        self.idle_s += other.idle_s
-        self.initializing_s += other.initializing_s
-        self.unwatched_s += other.unwatched_s
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
 class WorkerMeter:
@@ -93,7 +97,12 @@ class WorkerMeter:
 
     def unwatched(self, started_at: float, execution_s: float, began_at: float) -> None:
         """Count a job that started at `started_at`, up to its end or to the session's start at `began_at`."""
-        self._add(WorkerTime(unwatched_s=min(execution_s, max(began_at - started_at, 0.0))))
+        self.add(WorkerTime(unwatched_s=min(execution_s, max(began_at - started_at, 0.0))))
+
+    def add(self, time: WorkerTime) -> None:
+        """Count this time, too."""
+        self.total.add(time)
+        self._untold.add(time)
 
     def take(self) -> WorkerTime:
         """The time counted since the last call, to be stored."""
@@ -111,11 +120,7 @@ class WorkerMeter:
             running = min(then.running, health.running)
             most = max(then.running + then.idle + then.initializing, health.running + health.idle + health.initializing)
             idle, initializing = most - running, 0
-        self._add(WorkerTime(running * gap_s, idle * gap_s, initializing * gap_s))
-
-    def _add(self, time: WorkerTime) -> None:
-        self.total.add(time)
-        self._untold.add(time)
+        self.add(WorkerTime(running * gap_s, idle * gap_s, initializing * gap_s))
 
 
 class Budget:
@@ -150,6 +155,10 @@ class Budget:
         self._flights = flights
         self._all = [] if shared is None else shared
         self._all.append(self)
+
+    def limit(self, max_cost: float) -> None:
+        """Change the limit; infinite for no budget. Without a price there is none."""
+        self._max_cost = max_cost if self._price_per_s and max_cost < math.inf else None
 
     def job_ended(self, execution_s: float | None) -> None:
         """A job has ended after this execution time; None if it was not reported."""

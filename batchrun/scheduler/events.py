@@ -211,6 +211,20 @@ class CancelRequested:
     """The user wants to stop: submit nothing more, and cancel the jobs in flight."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The user changes the run. None leaves a value as it is."""
+
+    concurrency: int | Literal["auto"] | None = None
+    """The number of jobs in flight; `auto`: just enough to keep every worker busy."""
+    max_cost: float | None = None
+    """The budget in dollars; infinite for none."""
+    deadline_s: float | None = None
+    """Seconds from the session's start; infinite for no deadline."""
+    is_paused: bool | None = None
+    """Whether nothing is submitted; the jobs in flight are collected."""
+
+
 Event = (
     RowsLoaded
     | JobAdopted
@@ -228,4 +242,5 @@ Event = (
     | HealthFailed
     | StopRequested
     | CancelRequested
+    | Tuned
 )

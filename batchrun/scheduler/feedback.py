@@ -8,6 +8,7 @@ from batchrun.scheduler.flight import Flight
 from batchrun.scheduler.health import EndpointHealth
 from batchrun.scheduler.polling import PollPlan
 from batchrun.scheduler.prediction import Predictor
+from batchrun.scheduler.shortage import Shortage
 from batchrun.scheduler.window import Window
 
 _GLANCE_LEAST_S = 0.02
@@ -18,26 +19,30 @@ class Feedback:
     """Passes on what the end of a job and `/health` reveal.
 
     Args:
-        window: How many jobs may be in flight.
-        plan: When they are polled.
-        predictor: Predicts when jobs end.
+        plan: When jobs are polled.
+        predictor: Predicts when they end.
         flights: The jobs in flight; shared with the scheduler.
+        window: How many there may be.
         faulty_workers: Detects faulty workers.
+        shortage: Notices that jobs are too few; None if each has one row.
     """
 
     def __init__(
         self,
-        window: Window,
         plan: PollPlan,
         predictor: Predictor,
         flights: dict[int, Flight],
+        *,
+        window: Window,
         faulty_workers: FaultyWorkers,
+        shortage: Shortage | None = None,
     ) -> None:
         self._flights = flights
         self._window = window
         self._plan = plan
         self._predictor = predictor
         self._faulty_workers = faulty_workers
+        self._shortage = shortage
 
     @property
     def usual_s(self) -> float:
@@ -85,6 +90,8 @@ class Feedback:
         """
         self._faulty_workers.saw_health(health)
         arrived = len(self._plan) - (next_sequence - sequence)
+        if self._shortage is not None:
+            self._shortage.saw_health(health, now, arrived=arrived)
         self._window.saw_health(health, len(self._flights), next_sequence, now, arrived=arrived)
         self._plan.saw_health(health, sequence, now, is_shared=self._window.is_shared)
 

@@ -51,7 +51,7 @@ class SubmissionGate:
         self._began_at: float | None = None
         self._failures = 0
         self._blocks = 0
-        self.is_open = False
+        self.is_open = self.is_paused = False
         self.error = ""
         """Why it is closed; empty if it is open, or if nothing is known yet."""
         self._queues: deque[tuple[float, int]] = deque(maxlen=_QUEUE_SAMPLES)
@@ -105,6 +105,8 @@ class SubmissionGate:
             usual_s: How long a job usually takes; 0 if unknown.
         """
         health = self.health
+        if self.is_paused:
+            return "paused by `batchrun tune --pause`"
         if not self.is_open:
             return f"waiting for the endpoint: {self.error}" if self.error else ""
         if not busy or health is None:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
-from batchrun.config import WINDOW_S, GuardOptions
+from batchrun.config import WINDOW_S, GuardOptions, OperationLimit
 from batchrun.errors import StoppedError
 from batchrun.scheduler import commands as cmd
 from batchrun.scheduler.backlog import Backlog
@@ -86,6 +87,11 @@ class Pool:
         """Whether every endpoint has left."""
         return all(member.is_away for member in self.members)
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether any endpoint answers."""
+        return any(member.answers for member in self.members)
+
     def has_others(self, member: Member) -> bool:
         """Whether any other endpoint may submit rows."""
         return any(other.is_active for other in self.members if other is not member)
@@ -105,6 +111,30 @@ class Pool:
             member.backlog.keep(own, exhausted=event.exhausted)
         free = tuple([ticket for ticket in event.tickets if ticket.home not in homes]) if bound else event.tickets
         self.rows.loaded(RowsLoaded(free, event.exhausted))
+
+
+class Parts(Protocol):
+    """The parts of a scheduler that its place in a pool looks at."""
+
+    flights: dict[int, Flight]
+    predictor: Predictor
+    window: Window
+    gate: SubmissionGate
+    outcomes: RowOutcomes
+    run_limit: OperationLimit
+    next_sequence: Callable[[], int]
+
+    @property
+    def pacer(self) -> Pacer:
+        """Paces the submissions."""
+
+    @property
+    def refusals(self) -> Refusals:
+        """What the endpoint has refused."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the scheduler submits nothing more, wherever it is."""
 
 
 class Member:
@@ -127,38 +157,9 @@ class Member:
         self._failures = 0
         self._ended, self._ended_at = 0, 0.0
 
-    def connect(
-        self,
-        *,
-        flights: dict[int, Flight],
-        predictor: Predictor,
-        window: Window,
-        gate: SubmissionGate,
-        pacer: Pacer,
-        per_window: int,
-        refusals: Refusals,
-        outcomes: RowOutcomes,
-        is_stopping: Callable[[], bool],
-        next_sequence: Callable[[], int],
-    ) -> None:
-        """Connect the parts of its scheduler.
-
-        Args:
-            flights: Its jobs in flight.
-            predictor: Predicts when they end.
-            window: How many there may be.
-            gate: Whether the endpoint answers.
-            pacer: Paces the submissions.
-            per_window: The submissions that the endpoint allows in any 10 s; 0 for no limit.
-            refusals: What the endpoint has refused.
-            outcomes: Takes the commands for the driver.
-            is_stopping: Whether the scheduler submits nothing more, wherever it is.
-            next_sequence: The sequence number of the next job.
-        """
-        self._flights, self._predictor, self._window = flights, predictor, window
-        self._gate, self._pacer, self._per_window = gate, pacer, per_window
-        self._refusals, self._outcomes = refusals, outcomes
-        self._is_stopping, self._next_sequence = is_stopping, next_sequence
+    def connect(self, parts: Parts) -> None:
+        """Connect the parts of its scheduler."""
+        self._parts = parts
 
     @property
     def is_away(self) -> bool:
@@ -168,7 +169,12 @@ class Member:
     @property
     def is_active(self) -> bool:
         """Whether it may submit rows."""
-        return not self.is_away and not self._is_stopping() and not self._has_ended
+        return not self.is_away and not self._parts.is_stopping and not self._has_ended
+
+    @property
+    def answers(self) -> bool:
+        """Whether the endpoint answers."""
+        return self._parts.gate.is_open
 
     def end(self) -> None:
         """Its driver has ended, maybe with an error: nothing more is to be expected of it."""
@@ -178,14 +184,14 @@ class Member:
     @property
     def is_lost(self) -> bool:
         """Whether it has left the pool, and its jobs cannot be polled."""
-        return self.is_away and self._refusals.is_refused("status")
+        return self.is_away and self._parts.refusals.is_refused("status")
 
     @property
     def is_settled(self) -> bool:
         """Whether no row of it can come back to the pool, as far as can be known."""
         if self._has_ended:
             return True
-        if self._flights and not self.is_lost:
+        if self._parts.flights and not self.is_lost:
             return False
         return not self.backlog.has_unwritten and not (self.is_active and self.backlog.has_own)
 
@@ -199,11 +205,11 @@ class Member:
             return 0
         if not self.is_proven:
             return 1 - in_flight
-        predictor = self._predictor
+        predictor = self._parts.predictor
         if predictor.has_queue:
             waiting = (_LONGEST_S + _LONGEST_TIMES * predictor.execution_s) / predictor.pace_s
             return int(predictor.execution_s / predictor.pace_s + max(waiting, 1.0)) + 1 - in_flight
-        health = self._gate.health
+        health = self._parts.gate.health
         first = _PER_WORKER * health.serving if health is not None else 0
         return max(first, _FIRST) + _PER_END * self._ended - in_flight
 
@@ -263,7 +269,7 @@ class Member:
             self._back_at = now + self._away_s
             self._away_s = min(2 * self._away_s, _AWAY_MOST_S)
             if not self.pool.is_deserted:
-                self._outcomes.decided.append(cmd.Leave(reason))
+                self._parts.outcomes.decided.append(cmd.Leave(reason))
         return not self.pool.is_deserted
 
     def saw_health(self, health: EndpointHealth | None, now: float) -> None:
@@ -271,9 +277,9 @@ class Member:
         if self.is_away:
             if now >= self._back_at and (not self._until_workers or health is None or health.workers):
                 self.reason = None
-                self._refusals.forget()
-                self._outcomes.decided.append(cmd.Return())
-        elif health is None or health.workers or not self._flights:
+                self._parts.refusals.forget()
+                self._parts.outcomes.decided.append(cmd.Return())
+        elif health is None or health.workers or not self._parts.flights:
             self._empty_since = None
         elif self._empty_since is None:
             self._empty_since = now
@@ -306,18 +312,18 @@ class Member:
     def _is_at_work(self, now: float) -> bool:
         """Whether its predictions count: it takes rows, and jobs of it end."""
         quiet_s = now - self._ended_at
-        is_quiet = quiet_s > _QUIET_S + _QUIET_TIMES * self._predictor.execution_s
-        return self.is_active and self.is_proven and self._gate.is_open and not is_quiet
+        is_quiet = quiet_s > _QUIET_S + _QUIET_TIMES * self._parts.predictor.execution_s
+        return self.is_active and self.is_proven and self._parts.gate.is_open and not is_quiet
 
     def _end(self, jobs: int, now: float) -> float | None:
         """When the last of so many more jobs would end here; None if nothing has been learnt yet."""
-        predictor, window = self._predictor, self._window
+        parts, predictor, window = self._parts, self._parts.predictor, self._parts.window
         if not predictor.execution_s:
             return None
-        start = max(predictor.expected_start(self._next_sequence() + self._pacer.in_use + jobs - 1, now), now)
-        beyond = jobs - (window.size - len(self._flights))
+        start = max(predictor.expected_start(parts.next_sequence() + parts.pacer.in_use + jobs - 1, now), now)
+        beyond = jobs - (window.size - len(parts.flights))
         if beyond > 0:
             start = max(start, now + beyond * predictor.execution_s / max(window.size, 1))
-        if self._per_window and (late := jobs - self._pacer.ready(now)) > 0:
-            start = max(start, now + late * WINDOW_S / self._per_window)
+        if parts.run_limit.per_window and (late := jobs - parts.pacer.ready(now)) > 0:
+            start = max(start, now + late * WINDOW_S / parts.run_limit.per_window)
         return start + predictor.execution_s

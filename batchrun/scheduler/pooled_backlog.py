@@ -27,6 +27,10 @@ class PooledBacklog(Backlog):
         self._unwritten: dict[int, tuple[tuple[Row, ...], float]] = {}
         """The first row of those that stay together -> all of them, and when they are due."""
 
+    def keep_ready(self, window: int) -> None:
+        """Keep rows ready for about as many jobs as may be in flight, here and elsewhere."""
+        self._common.keep_ready(window)
+
     def __len__(self) -> int:
         return super().__len__() + sum(len(rows) for rows, *_ in self._unwritten.values()) + len(self._common)
 

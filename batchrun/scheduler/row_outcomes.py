@@ -30,7 +30,8 @@ _RETRY_CAP_S = 60.0
 _AT_ONCE = float("-inf")
 _FREE = (FailureKind.BAD_REQUEST, FailureKind.REJECTED)
 """Found before anything is generated: to submit the rows again pays for nothing twice."""
-_ROW_BY_ROW = "the endpoint does not answer jobs of several rows; from now on each row has a job of its own"
+_NO_ROUTE = "its model server has no route for lists of chats"
+_NOT_DIVIDED = "their answers cannot be divided among the rows"
 _SPARED_MOST = 8
 """How many failures blamed on workers a row may have before they count as retries: the blame may be wrong."""
 
@@ -117,7 +118,7 @@ class RowOutcomes:
         may_pass = whole is not Whole.UNKNOWN and failure.is_retryable
         is_counted = may_pass and all(row.retries < most_retries for row in rows)
         if whole is Whole.UNKNOWN or (whole is Whole.GARBLED and is_suspect and not self._has_shared):
-            self._share_no_jobs()
+            self._share_no_jobs(_NO_ROUTE if whole is Whole.UNKNOWN else _NOT_DIVIDED)
         at = _AT_ONCE
         if is_counted:
             for row in rows:
@@ -134,10 +135,15 @@ class RowOutcomes:
         for part in parts:
             self._submit_again(flight.job, part, status, failure, at, is_answered=is_answered, is_retry=is_counted)
 
-    def _share_no_jobs(self) -> None:
+    def _share_no_jobs(self, why: str) -> None:
         if self.shares_jobs:
             self.shares_jobs = False
-            self.decided.append(cmd.Tell(f"--pack: {_ROW_BY_ROW}"))
+            answers = "does not answer jobs of several rows"
+            if self._has_shared:
+                answers = "no longer answers jobs of several rows"
+            self.decided.append(
+                cmd.Tell(f"--pack: the endpoint {answers} ({why}); from now on each row has a job of its own")
+            )
 
     def _succeed(self, job: int, row: Row, status: str, flaw: Flaw | None) -> None:
         row.move(Move.SUCCEED)

@@ -105,6 +105,7 @@ class Scheduler:
             ev.HealthFailed: self._health_failed,
             ev.StopRequested: self._stop_requested,
             ev.CancelRequested: self._stop_requested,
+            ev.Tuned: parts.tune,
         }
 
     def __repr__(self) -> str:
@@ -132,6 +133,14 @@ class Scheduler:
             is_settled = not self._flights or (self.member is not None and self.member.is_lost)
             return is_settled and (self._stopping.is_stopping or self._backlog.is_empty)
         return self.member.pool.is_over
+
+    @property
+    def is_under_way(self) -> bool | None:
+        """Whether the endpoint, or any one of a pool, has answered and the canary is back; None if the run stops."""
+        if self._stopping.is_stopping or self._outcomes.stop is not None:
+            return None
+        has_answered = self.gate.is_open if self.member is None else self.member.pool.has_answered
+        return has_answered and not self.canary.is_out
 
     @property
     def in_flight(self) -> int:
@@ -195,7 +204,7 @@ class Scheduler:
             self._submitter.pacer.restart(now)
             self._plan.rush(now)
         self._last_now = now
-        self._keep_deadline(now)
+        self._deadline.keep(now)
         self._canceller.find_overdue(now)
         if self._recall_wanted and not self._unpolled:
             self._recall_wanted = False
@@ -237,8 +246,7 @@ class Scheduler:
             None if self._stopping.is_stopping or self._unpolled else self._submitter.next_at(now),
             self.window.faulty_limit.opens_at,
             self.gate.next_at(),
-            self._deadline.at,
-            None if self._stopping.is_stopping or self._deadline.at is None else self._last_submission_at(now),
+            self._deadline.next_at(now),
         )
         later = [at for at in times if at is not None and at > now]
         return min(later, default=None) if not self._stopping.is_halted else None
@@ -250,19 +258,6 @@ class Scheduler:
         if (stop := self._submitter.commands(out, now)) is not None:
             self._stopping.drain(stop)
             out.extend(self.decided())
-
-    def _keep_deadline(self, now: float) -> None:
-        if (ends_at := self._deadline.at) is None:
-            return
-        # Without a row left to submit there is nothing to stop: the jobs in flight may still end in time.
-        is_over = self._stopping.is_stopping or self._backlog.is_empty
-        if not is_over and now >= (self._last_submission_at(now) or ends_at):
-            self._stopping.drain(self._deadline.reached())
-        if now >= ends_at:
-            self._stopping.halt(self._deadline.reached())
-
-    def _last_submission_at(self, now: float) -> float | None:
-        return self._deadline.last_submission_at(now, self._plan.likely_end(self._next_sequence, now))
 
     def _submitted(self, event: ev.Submitted, now: float) -> None:
         flight = self._flights[event.job]

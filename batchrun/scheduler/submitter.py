@@ -183,4 +183,4 @@ class Submitter:
         self._outcomes.undo(flight, now)
 
     def _is_open(self) -> bool:
-        return self._gate.is_open and len(self._flights) < self._window.size
+        return self._gate.is_open and not self._gate.is_paused and len(self._flights) < self._window.size

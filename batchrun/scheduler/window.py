@@ -86,6 +86,10 @@ class Window:
         """Whether it follows the endpoint."""
         return self._fixed is None
 
+    def fix(self, size: int | None) -> None:
+        """Let this number of jobs be in flight from the next `update` on; None to follow the endpoint."""
+        self._fixed = size
+
     def update(self, now: float, in_flight: int, sequence: int) -> None:
         """Adapt the size to the queue.
 

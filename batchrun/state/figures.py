@@ -181,9 +181,20 @@ def usual_time_ms(store: StateReader) -> int:
     return int(store.query(sql)[0][0])
 
 
-def sessions(store: StateReader) -> list[tuple[int, int, str | None]]:
-    """When each session began and last wrote, in UTC epoch milliseconds, and how it ended (None: cut off)."""
-    return store.query("SELECT started_ms, seen_ms, outcome FROM sessions ORDER BY session")
+class SessionTimes(NamedTuple):
+    """Start and end of a session, in UTC epoch milliseconds."""
+
+    started_ms: int
+    seen_ms: int
+    """When it was last known to be running."""
+    outcome: str | None
+    """None: it was killed, or goes on."""
+
+
+def sessions(store: StateReader) -> list[SessionTimes]:
+    """The sessions of a run, oldest first."""
+    found = store.query("SELECT started_ms, seen_ms, outcome FROM sessions ORDER BY session")
+    return [SessionTimes(*times) for times in found]
 
 
 def last_session(store: StateReader) -> Session | None:

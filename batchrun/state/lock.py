@@ -32,6 +32,10 @@ from batchrun.state.opening import log_of, open_without_log, sqlite_errors
 
 CANCEL = 1
 """A request to the holder of the lock: cancel the jobs in flight, and end."""
+STOP = 2
+"""The same: end as at an interrupt."""
+LEAVE = 3
+"""The same: leave the jobs in flight, and end at once."""
 _PROC = Path("/proc")
 _opening = threading.Lock()
 """Held while this process opens and closes a state file outside SQLite, so that no run begins in between."""

@@ -115,13 +115,17 @@ class StateReader(Database):
         """A job number larger than all used ones."""
         return int(self.query("SELECT coalesce(max(job), 0) + 1 FROM jobs")[0][0])
 
-    def pending(self, after_row: int, count: int, share: Share = ALL) -> list[RowRecord]:
-        """Up to `count` pending rows after `after_row`, in order, without followers."""
+    def pending(
+        self, after_row: int, count: int, share: Share = ALL, chosen: Sequence[int] | None = None
+    ) -> list[RowRecord]:
+        """Up to `count` pending rows after `after_row`, in order, without followers; with `chosen`, only of these."""
+        among = "" if chosen is None else "AND row IN (SELECT value FROM json_each(?))"
         sql = (
-            f"SELECT {_COLUMNS} FROM rows WHERE row > ? AND state = 0 AND same_as IS NULL AND {share.where()}"
+            f"SELECT {_COLUMNS} FROM rows WHERE row > ? AND state = 0 AND same_as IS NULL AND {share.where()} {among}"
             " ORDER BY row LIMIT ?"
         )
-        return [_row(row) for row in self.query(sql, (after_row, count))]
+        given = () if chosen is None else (orjson.dumps(chosen).decode(),)
+        return [_row(row) for row in self.query(sql, (after_row, *given, count))]
 
     def homes(self, rows: Sequence[int]) -> dict[int, int]:
         """The number of the endpoint for each of these rows whose last submission is unconfirmed."""
@@ -134,6 +138,14 @@ class StateReader(Database):
     def count_jobs_at(self, endpoint: int) -> int:
         """How many rows are of jobs that are, or may be, in flight at the endpoint of this number."""
         sql = "SELECT count(*) FROM rows r JOIN jobs j ON j.job = r.job WHERE r.state IN (1, 2) AND j.endpoint = ?"
+        return int(self.query(sql, (endpoint,))[0][0])
+
+    def count_unconfirmed_at(self, endpoint: int, *, is_held: bool) -> int:
+        """How many pending rows, and maybe held ones, have an unconfirmed submission at the endpoint of this number."""
+        sql = (
+            "SELECT count(*) FROM rows r JOIN jobs j ON j.job = r.job"
+            f" WHERE r.state IN ({'0, 5' if is_held else '0'}) AND j.status = 'UNCONFIRMED' AND j.endpoint = ?"
+        )
         return int(self.query(sql, (endpoint,))[0][0])
 
     def followers(self, leader: int, after_row: int, count: int) -> list[RowRecord]:

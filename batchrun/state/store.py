@@ -21,6 +21,9 @@ from batchrun.state.opening import Tell, with_log
 from batchrun.state.reader import StateReader
 from batchrun.state.records import Batch, SourceRecord
 
+REQUEST = "tuning"
+"""The setting with the last request to tune the run, see `tunings`."""
+
 
 class Store(StateReader):
     """A run's state file, opened for writing; created if it does not exist.
@@ -38,6 +41,9 @@ class Store(StateReader):
         self.has_failed = False
         """Whether writing a batch has failed."""
         self._stat = path.stat()
+        request = self.get_setting(REQUEST)
+        self.requested_before: int = request["number"] if isinstance(request, dict) else 0
+        """The number of the last request to tune the run that was made before it was opened here."""
 
     def _refuse_gone(self) -> None:
         try:
@@ -71,11 +77,18 @@ class Store(StateReader):
         return count
 
     def abandon_jobs_at(self, endpoint: int) -> int:
-        """Give up the jobs in flight at the endpoint of this number: their rows become pending; returns how many."""
+        """Give up the jobs at the endpoint of this number that are, or may be, in flight.
+
+        Their rows become pending, and may be submitted anywhere; returns how many were in flight.
+        """
         at_it = "state IN (1, 2) AND job IN (SELECT job FROM jobs WHERE endpoint = ?)"
         with self.transaction() as db:
             db.execute(
-                f"UPDATE jobs SET status = 'UNCONFIRMED' WHERE job IN (SELECT job FROM rows WHERE {at_it})", (endpoint,)
+                f"UPDATE jobs SET status = 'ABANDONED' WHERE job IN (SELECT job FROM rows WHERE {at_it})", (endpoint,)
+            )
+            # No endpoint is the home of a row any more whose last submission is unconfirmed there.
+            db.execute(
+                "UPDATE jobs SET status = 'ABANDONED' WHERE endpoint = ? AND status = 'UNCONFIRMED'", (endpoint,)
             )
             changed = db.execute(
                 f"UPDATE rows SET state = 0, unconfirmed = unconfirmed + 1 WHERE {at_it}", (endpoint,)
@@ -111,7 +124,7 @@ class Store(StateReader):
             db.execute("DELETE FROM outputs")
             db.execute(
                 "DELETE FROM settings WHERE name IN ('options', 'intake', 'format', 'whole_input', 'shared_ids',"
-                " 'endpoints')"
+                " 'endpoints', 'pilot')"
             )
 
     def begin_session(self, pid: int, now_ms: int, holder: object = None) -> int:

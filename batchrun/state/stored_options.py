@@ -9,7 +9,8 @@ from batchrun.config import RunOptions
 from batchrun.errors import StateError
 from batchrun.state.database import Database
 
-_SETTING = "options"
+OPTIONS = "options"
+"""The setting."""
 
 
 def find_options(store: Database) -> RunOptions | None:
@@ -18,7 +19,7 @@ def find_options(store: Database) -> RunOptions | None:
     Raises:
         StateError: they are damaged.
     """
-    stored = store.get_setting(_SETTING)
+    stored = store.get_setting(OPTIONS)
     if not isinstance(stored, dict):
         return None
     try:
@@ -48,4 +49,4 @@ def store_options(store: Database, options: RunOptions) -> None:
     Raises:
         OutputError: the state cannot be written.
     """
-    store.set_setting(_SETTING, options.to_json())
+    store.set_setting(OPTIONS, options.to_json())

@@ -135,13 +135,17 @@ def take_up(
 
 
 def _amended(store: Store, override: Mapping[str, Any]) -> Iterator[tuple[int, Amendment]]:
-    """The new amendments of the chosen rows: each is asked from the beginning, with all parameters that were set."""
+    """The new amendments of the chosen rows: each is asked from the beginning, with all parameters that were set.
+
+    A row that never had a job gets one in any case: it is not to be answered from the cache again.
+    """
     amendments = Amendments(store)
     if override:
         amendments.note()
-    for (row,) in store.each("SELECT row FROM temp.chosen"):
+    chosen = "SELECT r.row, r.attempts FROM temp.chosen c JOIN rows r ON r.row = c.row"
+    for row, attempts in store.each(chosen):
         before = amendments.get(row)
-        if override or before is not None:
+        if override or before is not None or not attempts:
             yield row, Amendment({**(before.override if before else {}), **override})
 
 

@@ -193,7 +193,7 @@ async def test_answers_that_are_still_being_checked_at_the_end_are_checked_in_th
 async def _leaving_when(path: Path, leaving: Leaving, work: Any) -> Any:
     def look() -> None:
         if path.exists():
-            leaving.ask(Wish.DETACH)
+            leaving.ask(Wish.LEAVE)
         else:
             loop.call_later(0.01, look)
 

@@ -41,42 +41,44 @@ RUN = (
     " on_interrupt: 'config.InterruptPolicy' = 'drain', progress: 'config.ProgressMode' = 'auto', set:"
     " 'Mapping[str, Any] | None' = None, default: 'Mapping[str, Any] | None' = None, system: 'str | None' = None,"
     " prompt: 'str | None' = None, raw: 'bool' = False, messages_file: 'Path | None' = None, id_column: 'str |"
-    " None' = None, columns: 'Sequence[str] | None' = None, image_column: 'str | None' = None, inline_files: 'bool'"
-    " = False, chat: 'bool' = False, schema: 'str | Mapping[str, Any] | type[Any] | None' = None, base_url: 'str' ="
-    " 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, concurrency: 'int | None' = None, pack: 'int |"
-    " None' = 1, pack_check: 'Switch' = 'on', max_retries: 'int' = 3, reask: 'int | None' = None, require_text:"
-    " 'bool' = False, check: 'str | None' = None, check_timeout: 'float | None' = None, execution_timeout: 'float |"
-    " None' = None, ttl: 'float | None' = None, job_timeout: 'float | None' = None, deadline: 'float | None' ="
-    " None, price_per_hour: 'float | dict[str, float] | None' = None, max_cost: 'float | None' = None,"
-    " retry_failed: 'bool' = False, only: 'tuple[str, ...]' = (), halt: 'HaltOptions | None' = None, canary: 'int |"
-    " None' = None, canary_allow: 'CanaryAllows | None' = None, format: 'FormatChoice' = 'auto', with_request:"
-    " 'bool' = False, split_think: 'bool' = False, connections: 'int | None' = None, low_priority: 'bool' = False,"
-    " run_limit: 'int | None' = None, status_limit: 'int | None' = None, memory: 'int' = 256000000, inspect_output:"
-    " 'bool' = True, request_timeout: 'float' = 30.0, notify: 'str | None' = None, worker: 'WorkerChoice' = 'auto',"
-    " model_file: 'Path | None' = None, upstream: 'str | None' = None, sweep: 'Mapping[str, Sequence[Any]] | None'"
-    " = None, repeat: 'int' = 1, limit: 'int | None' = None, unconfirmed: 'UnconfirmedPolicy' = 'resubmit', mixed:"
-    " 'bool' = False, abandon: 'bool' = False, repair: 'bool' = False, ordered: 'bool' = False, shard: 'str | None'"
-    " = None, dedupe: 'bool' = False, skip_invalid: 'bool' = False, strict: 'bool' = False) -> 'Summary'"
+    " None' = None, columns: 'Sequence[str] | None' = None, image_column: 'str | None' = None, inline_files:"
+    " 'bool' = False, chat: 'bool' = False, schema: 'str | Mapping[str, Any] | type[Any] | None' = None, base_url:"
+    " 'str' = 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, concurrency: 'int | None' = None, pack:"
+    " 'int | None' = 1, pack_check: 'Switch' = 'on', max_retries: 'int' = 3, reask: 'int | None' = None,"
+    " require_text: 'bool' = False, check: 'str | None' = None, check_timeout: 'float | None' = None, cache: 'Path"
+    " | None' = None, cache_sampled: 'bool' = False, execution_timeout: 'float | None' = None, ttl: 'float | None'"
+    " = None, job_timeout: 'float | None' = None, deadline: 'float | None' = None, price_per_hour: 'float |"
+    " dict[str, float] | None' = None, max_cost: 'float | None' = None, retry_failed: 'bool' = False, only:"
+    " 'tuple[str, ...]' = (), halt: 'HaltOptions | None' = None, canary: 'int | None' = None, canary_allow:"
+    " 'CanaryAllows | None' = None, format: 'FormatChoice' = 'auto', with_request: 'bool' = False, split_think:"
+    " 'bool' = False, connections: 'int | None' = None, low_priority: 'bool' = False, run_limit: 'int | None' ="
+    " None, status_limit: 'int | None' = None, memory: 'int' = 256000000, inspect_output: 'bool' = True,"
+    " request_timeout: 'float' = 30.0, notify: 'str | None' = None, worker: 'WorkerChoice' = 'auto', model_file:"
+    " 'Path | None' = None, upstream: 'str | None' = None, sweep: 'Mapping[str, Sequence[Any]] | None' = None,"
+    " repeat: 'int' = 1, limit: 'int | None' = None, unconfirmed: 'UnconfirmedPolicy' = 'resubmit', mixed: 'bool'"
+    " = False, abandon: 'bool' = False, repair: 'bool' = False, ordered: 'bool' = False, shard: 'str | None' ="
+    " None, dedupe: 'bool' = False, skip_invalid: 'bool' = False, strict: 'bool' = False) -> 'Summary'"
 )
 STREAM = (
-    "(requests: 'Iterable[Any] | AsyncIterable[Any]', *, endpoint: 'str', state: 'str | os.PathLike[str]', output:"
-    " 'str | os.PathLike[str] | None' = None, api_key: 'str | None' = None, on_interrupt: 'config.InterruptPolicy'"
-    " = 'drain', progress: 'config.ProgressMode' = 'none', set: 'Mapping[str, Any] | None' = None, default:"
-    " 'Mapping[str, Any] | None' = None, system: 'str | None' = None, prompt: 'str | None' = None, raw: 'bool' ="
-    " False, messages_file: 'Path | None' = None, id_column: 'str | None' = None, columns: 'Sequence[str] | None' ="
-    " None, image_column: 'str | None' = None, inline_files: 'bool' = False, chat: 'bool' = False, schema: 'str |"
-    " Mapping[str, Any] | type[Any] | None' = None, base_url: 'str' = 'https://api.runpod.ai/v2', insecure_http:"
-    " 'bool' = False, concurrency: 'int | None' = None, pack: 'int | None' = 1, pack_check: 'Switch' = 'on',"
-    " max_retries: 'int' = 3, reask: 'int | None' = None, require_text: 'bool' = False, check: 'str | None' = None,"
-    " check_timeout: 'float | None' = None, execution_timeout: 'float | None' = None, ttl: 'float | None' = None,"
+    "(requests: 'Iterable[Any] | AsyncIterable[Any]', *, endpoint: 'str', state: 'str | os.PathLike[str]',"
+    " output: 'str | os.PathLike[str] | None' = None, api_key: 'str | None' = None, on_interrupt:"
+    " 'config.InterruptPolicy' = 'drain', progress: 'config.ProgressMode' = 'none', set: 'Mapping[str, Any] |"
+    " None' = None, default: 'Mapping[str, Any] | None' = None, system: 'str | None' = None, prompt: 'str | None'"
+    " = None, raw: 'bool' = False, messages_file: 'Path | None' = None, id_column: 'str | None' = None, columns:"
+    " 'Sequence[str] | None' = None, image_column: 'str | None' = None, inline_files: 'bool' = False, chat: 'bool'"
+    " = False, schema: 'str | Mapping[str, Any] | type[Any] | None' = None, base_url: 'str' ="
+    " 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, concurrency: 'int | None' = None, pack: 'int |"
+    " None' = 1, pack_check: 'Switch' = 'on', max_retries: 'int' = 3, reask: 'int | None' = None, require_text:"
+    " 'bool' = False, check: 'str | None' = None, check_timeout: 'float | None' = None, cache: 'Path | None' ="
+    " None, cache_sampled: 'bool' = False, execution_timeout: 'float | None' = None, ttl: 'float | None' = None,"
     " job_timeout: 'float | None' = None, deadline: 'float | None' = None, price_per_hour: 'float | dict[str,"
-    " float] | None' = None, max_cost: 'float | None' = None, retry_failed: 'bool' = False, only: 'tuple[str, ...]'"
-    " = (), halt: 'HaltOptions | None' = None, canary: 'int | None' = None, canary_allow: 'CanaryAllows | None' ="
-    " None, format: 'FormatChoice' = 'auto', with_request: 'bool' = False, split_think: 'bool' = False,"
-    " connections: 'int | None' = None, low_priority: 'bool' = False, run_limit: 'int | None' = None, status_limit:"
-    " 'int | None' = None, memory: 'int' = 256000000, inspect_output: 'bool' = True, request_timeout: 'float' ="
-    " 30.0, notify: 'str | None' = None, worker: 'WorkerChoice' = 'auto', model_file: 'Path | None' = None,"
-    " upstream: 'str | None' = None) -> 'Stream'"
+    " float] | None' = None, max_cost: 'float | None' = None, retry_failed: 'bool' = False, only: 'tuple[str,"
+    " ...]' = (), halt: 'HaltOptions | None' = None, canary: 'int | None' = None, canary_allow: 'CanaryAllows |"
+    " None' = None, format: 'FormatChoice' = 'auto', with_request: 'bool' = False, split_think: 'bool' = False,"
+    " connections: 'int | None' = None, low_priority: 'bool' = False, run_limit: 'int | None' = None,"
+    " status_limit: 'int | None' = None, memory: 'int' = 256000000, inspect_output: 'bool' = True,"
+    " request_timeout: 'float' = 30.0, notify: 'str | None' = None, worker: 'WorkerChoice' = 'auto', model_file:"
+    " 'Path | None' = None, upstream: 'str | None' = None) -> 'Stream'"
 )
 
 
@@ -611,7 +613,7 @@ async def test_a_program_that_is_busy_with_a_record_holds_up_nothing(tmp_path: P
     assert records.summary.succeeded == 40
 
 
-@pytest.mark.parametrize("policy", ["drain", "detach", "cancel"])
+@pytest.mark.parametrize("policy", ["drain", "leave", "cancel"])
 async def test_leaving_an_endless_stream_early_loses_nothing(tmp_path: Path, policy: str):
     async with serving(latency_s=0.05, workers=3) as server:
         base_url = server.endpoint.base_url
@@ -624,7 +626,7 @@ async def test_leaving_an_endless_stream_early_loses_nothing(tmp_path: Path, pol
         left = records.summary
         assert left.outcome == "interrupted"
         assert left.total - 10 <= 8, "what was pulled, and no more, is in the state"
-        assert (left.in_flight > 0) == (policy == "detach")
+        assert (left.in_flight > 0) == (policy == "leave")
         assert left.total == len(read_lines(tmp_path / "s.state.requests.jsonl"))
         again = stream(numbered(range(left.total)), tmp_path, base_url)
         everything = [record async for record in again]

@@ -316,7 +316,7 @@ async def test_a_run_that_is_resumed_goes_on_with_the_next_try(tmp_path: Path):
 
     def answer(request: dict[str, Any]) -> Any:
         if len(learner.requests) == 1:
-            leaving.ask(Wish.DETACH)
+            leaving.ask(Wish.LEAVE)
         return learner.answer(request)
 
     write_lines(tmp_path, [messages("who?")])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import shutil
 import sqlite3
+from collections import Counter, defaultdict
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from batchrun.commands.report import read as report
 from batchrun.commands.status import read_status
@@ -155,6 +157,60 @@ async def test_a_run_that_an_earlier_version_was_killed_in_is_resumed_to_its_end
     texts = sorted(record["text"] for record in again.results)
     assert texts == sorted(f"Say {n}." for n in range(12) if not failed or n != 5)
     assert version_of(state) == SCHEMA_VERSION
+    assert verify(state).is_whole
+
+
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
+async def test_a_run_that_an_earlier_version_was_killed_in_is_resumed_by_a_pool_with_its_endpoint(
+    tmp_path: Path, version: int
+):
+    state = killed_before(tmp_path, version)
+    with StateReader(state) as store:
+        in_flight = {job.remote_id for job in store.open_jobs()}
+    asked: defaultdict[str, set[str]] = defaultdict(set)
+    runs: Counter[str] = Counter()
+
+    async def note(request: web.BaseRequest, operation: str) -> None:
+        endpoint = request.path.split("/")[2]
+        runs[endpoint] += operation == "run"
+        if operation == "status":
+            asked[request.path.split("/")[4]].add(endpoint)
+
+    async with serving(note, workers=2, latency_s=0.02) as server:
+        again = await rehearse(
+            tmp_path,
+            server.endpoint.base_url,
+            output=tmp_path / "r.jsonl",
+            state=state,
+            endpoint="ep",
+            pool=("ep", "new"),
+            retry=(),
+        )
+    assert (again.summary.succeeded, again.summary.exit_code) == (12, 0)
+    assert in_flight
+    assert all(asked[job] == {"ep"} for job in in_flight), "only the old endpoint can know of the old jobs"
+    assert runs["ep"] + runs["new"] == {2: 5, 3: 4, 4: 4, 5: 4}[version]
+    assert [each.endpoint for each in read_status(state).endpoints] == ["ep", "new"]
+    assert verify(state).is_whole
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
+async def test_rows_that_were_added_to_an_older_run_are_done_by_a_pool(tmp_path: Path, version: int):
+    write_lines(tmp_path, LINES[:4])
+    state = tmp_path / "out.jsonl.state"
+    async with serving(latency_s=0.05) as server:
+        await rehearse(tmp_path, server.endpoint.base_url)
+        make_old(state, version)
+        more = [*LINES, *({"id": f"n{n}", "prompt": "p"} for n in range(40))]
+        write_lines(tmp_path, more)
+        pool = {"endpoint": "local", "pool": ("other", "local")}
+        again = await rehearse(tmp_path, server.endpoint.base_url, **pool, scheduler={"concurrency": 4})
+        assert server.seen["run"] == 46
+    at = {record["id"]: record["job"]["endpoint"] for record in read_lines(tmp_path / "out.jsonl")}
+    assert sorted(at) == sorted(line["id"] for line in more)
+    assert {at[f"r{n}"] for n in range(4)} == {"local"}
+    assert set(at.values()) == {"local", "other"}
+    assert again.summary.exit_code == 0
     assert verify(state).is_whole
 
 

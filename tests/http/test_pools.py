@@ -29,6 +29,7 @@ from batchrun.state.reader import StateReader
 from tests.support.command import batchrun as command
 from tests.support.crashes import Doom, Nights, after_every, at_random
 from tests.support.rehearsal import Listener, hurried, options_for, read_lines, rehearse, serving, write_lines
+from tests.support.workers import Picky
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -432,3 +433,52 @@ async def test_packing_is_checked_at_whichever_endpoint_of_a_pool_answers(tmp_pa
     assert again.summary.exit_code == 0
     assert again.summary.packed_rows > 32
     assert any("the same answers together and alone" in message for message in again.listener.messages)
+
+
+async def test_an_endpoint_whose_answer_to_a_submission_was_lost_is_taken_away_only_if_that_is_accepted(tmp_path: Path):
+    write_lines(tmp_path, lines(40))
+    front = Front()
+
+    async def losing(request: web.BaseRequest, operation: str) -> web.StreamResponse | None:
+        if operation == "run" and endpoint_of(request) == "B":
+            front.asked["B"]["lost"] += 1
+            await request.read()
+            request.transport.abort()
+        return await front(request, operation)
+
+    async with serving(losing, workers=4, latency_s=0.02) as server:
+        base_url, state = server.endpoint.base_url, tmp_path / "out.jsonl.state"
+        guards = GuardOptions(deadline_s=15.0)
+        front.broken["A"] = "stuck"
+        await rehearse(tmp_path, base_url, **POOL, guards=guards, scheduler={"concurrency": 2, "max_retries": 50})
+        front.broken.clear()
+        with StateReader(state) as store:
+            count = store.count_unconfirmed_at(1, is_held=False) + store.count_jobs_at(1)
+        assert count > 0
+        with pytest.raises(StateError, match=r"endpoint B has .* unconfirmed, which only it may know") as refused:
+            await rehearse(tmp_path, base_url, endpoint="A")
+        assert "--endpoint A,B; or add --abandon" in refused.value.hint
+        front.broken["A"] = "stuck"
+        stopped = await rehearse(tmp_path, base_url, endpoint="A", abandon=True, guards=guards)
+        assert any(
+            f"endpoint B: {count} row{'s' * (count > 1)} unconfirmed there will" in text
+            for text in stopped.listener.messages
+        )
+        front.broken.clear()
+        again = await rehearse(tmp_path, base_url, endpoint="A")
+    assert again.summary.exit_code == 0, "what was given up stays given up"
+    records = assert_each_once(tmp_path, 40)
+    assert {record["job"]["endpoint"] for record in records} == {"A"}
+    assert sum(record["job"].get("possible_duplicate", False) for record in records) == count
+
+
+async def test_a_pool_tells_once_why_it_stops_with_the_endpoints_and_all_jobs_in_flight(tmp_path: Path):
+    write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"bad {n}"} for n in range(200)])
+    async with serving(worker=Picky(), workers=4, latency_s=0.2) as server:
+        done = await rehearse(
+            tmp_path, server.endpoint.base_url, **POOL, guards=GuardOptions(canary=5), scheduler={"concurrency": 5}
+        )
+    assert done.summary.outcome == "stopped"
+    said = [message for message in done.listener.messages if "stopping" in message]
+    assert len(said) == 1
+    assert re.match(r"endpoints [AB] and [AB]: stopping: .*; (nothing is|collecting the \d+ jobs) in flight", said[0])

@@ -202,6 +202,16 @@ def test_a_file_that_is_not_of_scores_is_neither_read_nor_replaced(tmp_path: Pat
         assert (tmp_path / "out.scores.jsonl").read_text() == content
 
 
+def test_the_file_of_scores_is_no_input_and_no_target(tmp_path: Path):
+    run(tmp_path, [ask("1", "1")])
+    scored(tmp_path, "exact")
+    done = batchrun("run", ".", *ECHO, "-o", "again.jsonl", cwd=tmp_path)
+    assert (done.returncode, len(read_lines(tmp_path / "again.jsonl"))) == (0, 1)
+    (tmp_path / "out.scores.jsonl").unlink()
+    export = ("export", "out.jsonl.state", "-o", "out.scores.jsonl")
+    assert "a file of the run itself" in refused(tmp_path, *export)
+
+
 def test_results_in_the_format_of_openai_are_scored_as_well(tmp_path: Path):
     body = {"model": "m", "messages": [{"role": "user", "content": "4"}], "max_tokens": 9}
     line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
@@ -311,6 +321,14 @@ def test_scores_that_are_older_than_results_are_called_so(tmp_path: Path):
     assert report(tmp_path)["scores_are_outdated"] is True
     scored(tmp_path, "exact")
     assert report(tmp_path)["scores_are_outdated"] is False
+
+
+def test_results_that_have_no_score_yet_are_counted(tmp_path: Path):
+    run(tmp_path, [ask("1", "1"), ask("2", "2"), ask("3", "3")], "--limit", "1")
+    scored(tmp_path, "exact")
+    assert "without a score" not in batchrun("report", "out.jsonl.state", cwd=tmp_path).stdout
+    assert batchrun("run", "in.jsonl", *ECHO, "-o", "out.jsonl", cwd=tmp_path).returncode == 0
+    assert "results without a score: 2; score again" in batchrun("report", "out.jsonl.state", cwd=tmp_path).stdout
 
 
 def test_the_shares_of_notable_answers_are_stated(tmp_path: Path):

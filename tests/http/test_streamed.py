@@ -11,7 +11,7 @@ from batchrun.endpoint.protocol import JobAnswer, JobStatus, parse_stream
 from batchrun.engine import streamed
 from batchrun.engine.judging import partial_output
 from batchrun.errors import AmbiguousError, NotFoundError
-from batchrun.results.record import part_bytes
+from batchrun.results.error_record import part_bytes
 from tests.support.rehearsal import rehearse, serving, write_lines
 
 if TYPE_CHECKING:

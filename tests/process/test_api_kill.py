@@ -111,7 +111,7 @@ def test_a_stream_is_cancelled_from_outside(tmp_path: Path, base_url: str):
     assert_adds_up(state)
 
 
-@pytest.mark.parametrize("policy", ["drain", "detach"])
+@pytest.mark.parametrize("policy", ["drain", "leave"])
 def test_an_interrupted_cell_of_a_notebook_leaves_as_it_was_told_to(tmp_path: Path, base_url: str, policy: str):
     state = tmp_path / "n.state"
     process = start(NOTEBOOK, base_url, state, policy)
@@ -120,5 +120,5 @@ def test_an_interrupted_cell_of_a_notebook_leaves_as_it_was_told_to(tmp_path: Pa
     words, _ = process.communicate(timeout=20)
     outcome, in_flight = words.split()
     assert outcome == "interrupted"
-    assert (int(in_flight) > 0) == (policy == "detach")
+    assert (int(in_flight) > 0) == (policy == "leave")
     assert_adds_up(state)

@@ -66,7 +66,7 @@ def local(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
             "is not a number of failed rows (50), a percentage (10%) or off",
         ),
         (["p.jsonl", "-e", "local", "--canary", "-1"], "'-1' is not a whole number from 0"),
-        (["p.jsonl", "-e", "local", "--on-interrupt", "panic"], "'panic' is not one of 'drain', 'detach', 'cancel'"),
+        (["p.jsonl", "-e", "local", "--on-interrupt", "panic"], "'panic' is not one of 'drain', 'leave', 'cancel'"),
         (["p.jsonl", "-e", "local", "--notify", "slack"], "--notify is not an http(s) URL"),
         (["p.jsonl", "-e", "local", "--execution-timeout", "1"], "'1' is not a number from 5 to 604,800"),
         (["p.jsonl", "-e", "local", "-j", "9" * 5000], "... is neither auto nor a whole number"),

@@ -83,7 +83,7 @@ async def test_jobs_of_an_earlier_session_are_collected_whatever_the_wall_clock_
         class Impatient(Listener):
             def update(self, snapshot) -> None:
                 if snapshot.in_flight == 8:
-                    leaving.ask(Wish.DETACH)
+                    leaving.ask(Wish.LEAVE)
 
         with open_run(options, Impatient(), clock=time.monotonic, wall=time.time) as run:
             outcome = await drive(run, server.endpoint.base_url, Random(0), leaving=leaving)

@@ -98,6 +98,7 @@ def base_of(command: str, url: str) -> dict[str, list[str]]:
     state = {"state": ["run.jsonl.state"]}
     return {
         "run": {"inputs": ["in.jsonl"], "output": ["-o", "out.jsonl"], **there, **run},
+        "estimate": {"inputs": ["in.jsonl"], "output": ["-o", "out.jsonl"], **there, **run, "pilot": ["--pilot", "2"]},
         "watch": {"folder": ["folder"], "output": ["-o", "out"], **there, **run}
         | {"until_empty": ["--until-empty"], "settle": ["--settle", "0.01s"]},
         "resume": {**state, "progress": ["-q"], "deadline": ["--deadline", "2s"]},

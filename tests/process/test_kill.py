@@ -145,7 +145,7 @@ def test_twenty_kills_at_random_moments_under_load_lose_and_double_nothing(tmp_p
     assert unconfirmed <= 20 * 128, "a kill leaves two submissions a connection without an answer at most"
 
 
-def test_detaching_from_a_thousand_jobs_in_flight_takes_less_than_two_seconds(tmp_path: Path):
+def test_leaving_a_thousand_jobs_in_flight_takes_less_than_two_seconds(tmp_path: Path):
     write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"prompt {n}", "max_tokens": 4} for n in range(3000)])
     with served(latency_s=1.0) as base_url:
         process = start(tmp_path, base_url, "-j", "1000", "--on-interrupt", "detach")
@@ -239,7 +239,7 @@ def test_what_a_killed_run_has_left_is_cancelled_even_when_its_input_is_gone(fol
     assert_whole(folder)
 
 
-def test_a_closed_terminal_detaches(folder: Path, base_url: str):
+def test_a_closed_terminal_leaves(folder: Path, base_url: str):
     process = start(folder, base_url)
     wait_for_lines(folder / "out.jsonl", 20)
     process.send_signal(signal.SIGHUP)

@@ -21,7 +21,7 @@ def a_file_and_a_folder_and_requests_are_run() -> None:
 
 def a_summary_has_counts_files_and_a_reason(summary: batchrun.Summary) -> None:
     assert_type((summary.total, summary.succeeded, summary.failed, summary.exit_code), tuple[int, int, int, int])
-    assert_type(summary.outcome, Literal["finished", "stopped", "interrupted", "cancelled"])
+    assert_type(summary.outcome, Literal["finished", "stopped", "interrupted", "cancelled", "pilot"])
     assert_type((summary.reason, summary.hint), tuple[str, str])
     assert_type((summary.results, summary.errors), tuple[list[Path], list[Path]])
     assert_type(summary.wall_s, float)
@@ -71,7 +71,7 @@ def errors_have_a_message_and_a_hint_and_are_one_family() -> None:
 
 def what_is_wrong_is_refused() -> None:
     batchrun.run("prompts.jsonl", endpoint="abc")  # type: ignore[call-arg]
-    batchrun.run("prompts.jsonl", endpoint="abc", output="r.jsonl", on_interrupt="leave")  # type: ignore[arg-type]
+    batchrun.run("prompts.jsonl", endpoint="abc", output="r.jsonl", on_interrupt="flee")  # type: ignore[arg-type]
     batchrun.run("prompts.jsonl", endpoint="abc", output="r.jsonl", max_token=3)  # type: ignore[call-arg]
     batchrun.stream(["x"], endpoint=None, state="s.state")  # type: ignore[arg-type]
     batchrun.nothing()  # type: ignore[attr-defined]

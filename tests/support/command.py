@@ -132,9 +132,10 @@ def _close() -> None:
 
 
 @contextmanager
-def served(workers: int = 20, latency_s: float = 0.05):
+def served(workers: int = 20, latency_s: float = 0.05, *, api_key: str = ""):
     """A local endpoint in a process of its own, without limits; its base URL."""
     command = ["serve", "--worker", "echo", "--port", "0", "--workers", str(workers), "--latency", str(latency_s)]
+    command += ["--api-key", api_key] if api_key else []
     with lent_forks() as forks:
         server = forks.start(command, Path.cwd(), env=ENVIRONMENT, alone=True)
         wait_for(lambda: "\n" in server.said)

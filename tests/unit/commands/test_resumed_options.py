@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from batchrun.commands.local_endpoint import as_before, keep_worker
-from batchrun.commands.run_options import guards
 from batchrun.commands.session_arguments import ResumeArguments
-from batchrun.config import GuardOptions
+from batchrun.commands.session_options import guards, session_options
+from batchrun.config import GuardOptions, InterruptPolicy, JobPolicy, RunOptions
 from batchrun.errors import UsageError
 from batchrun.local.echo import EchoWorker
 from batchrun.local.upstream import UpstreamWorker
@@ -56,3 +58,25 @@ def test_a_server_or_a_model_file_must_be_named_again(tmp_path: Path):
         keep_worker(ResumeArguments(model_file=Path("m.gguf")), EchoWorker(), store)
     with pytest.raises(UsageError, match="was started with --model-file"):
         as_before(ResumeArguments(), tmp_path / "s.state")
+
+
+def test_every_guard_and_the_window_may_change_and_nothing_else_does():
+    known = RunOptions(("p.jsonl",), "abc", Path("o.jsonl"), output_is_folder=False, state=Path("s"), guards=KNOWN)
+    known = replace(
+        known, scheduler=replace(known.scheduler, concurrency=4), policy=JobPolicy(60, 90, low_priority=True)
+    )
+    assert session_options(ResumeArguments(), known) == known
+    given = ResumeArguments(concurrency="auto", ttl=99, execution_timeout=61, canary=1, on_interrupt="leave")
+    then = session_options(given, known)
+    assert (then.scheduler.concurrency, then.policy) == (None, JobPolicy(61, 99, low_priority=True))
+    assert then.guards == replace(KNOWN, canary=1, on_interrupt="leave")
+    assert session_options(ResumeArguments(concurrency=9), known).scheduler == replace(known.scheduler, concurrency=9)
+
+
+def test_the_former_word_for_leave_still_works_also_in_a_state_file():
+    given = ResumeArguments(on_interrupt=cast("InterruptPolicy", "detach"))
+    assert guards(given, GuardOptions()).on_interrupt == "leave"
+    known = RunOptions(("p.jsonl",), "abc", Path("o.jsonl"), output_is_folder=False, state=Path("s"))
+    stored = known.to_json()
+    stored["guards"]["on_interrupt"] = "detach"
+    assert RunOptions.from_json(stored, Path("s")).guards.on_interrupt == "leave"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.display.summary import EndpointWork, FailureGroup, Snapshot, to_event
+from batchrun.display.summary import EndpointWork, FailureGroup, FewJobs, Snapshot, to_event
 from batchrun.display.summary_text import render
 from batchrun.display.units import duration
 from tests.support.summaries import DONE
@@ -214,3 +214,14 @@ def test_a_pool_says_what_each_endpoint_did_and_how_to_go_on_without_one():
     told = " ".join(text.split())
     assert "only B can answer these jobs; to give them up, give the command with the other endpoints and" in told
     assert "only B" not in render(replace(DONE, outcome="interrupted", in_flight=10, endpoints=endpoints))
+
+
+def test_idle_workers_are_told_with_what_to_do_about_them():
+    packed = replace(DONE, packed_jobs=16, packed_rows=1000)
+    assert "autoscaler" not in render(packed)
+    few = replace(packed, few_jobs=[FewJobs("", 720.0, 0.95, 1.0, 3.0), FewJobs("b", 60.0, 0.5, 1.0, 0.0)])
+    text = " ".join(render(few).split())
+    assert "1.0 workers at work and 3.0 idle on average for 12 min" in text
+    assert "0.0 idle at b on average for 1 min 00 s (50% of the time with shared jobs), and no job waited" in text
+    assert text.count("an autoscaler counts jobs, not their rows") == 1
+    assert max(map(len, render(few).splitlines())) <= 78

@@ -396,7 +396,7 @@ async def test_a_submission_that_is_not_sent_when_the_session_ends_never_is(tmp_
 
 
 async def test_an_answer_that_comes_within_a_second_of_leaving_is_still_written_down(tmp_path: Path):
-    done = await driven(tmp_path, lambda story: story.submit(1), during=lambda engine: engine.leave(Wish.DETACH))
+    done = await driven(tmp_path, lambda story: story.submit(1), during=lambda engine: engine.leave(Wish.LEAVE))
     assert done.outcome.kind == "interrupted"
     assert done.events()[-1] == "Submitted"
     assert (done.state["a"], done.state["job 1"]) == ("SUBMITTED job 1", "accepted")

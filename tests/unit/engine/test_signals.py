@@ -33,15 +33,15 @@ async def wishes_after(*numbers: signal.Signals) -> list[Wish]:
     return told
 
 
-async def test_a_hangup_detaches():
+async def test_a_hangup_leaves():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    assert await wishes_after(signal.SIGHUP) == [Wish.DETACH]
+    assert await wishes_after(signal.SIGHUP) == [Wish.LEAVE]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_the_first_interrupt_does_what_was_chosen_and_the_second_detaches(number: signal.Signals):
+async def test_the_first_interrupt_does_what_was_chosen_and_the_second_leaves(number: signal.Signals):
     assert await wishes_after(number) == [Wish.DRAIN]
-    assert await wishes_after(signal.SIGINT, number) == [Wish.DRAIN, Wish.DETACH]
+    assert await wishes_after(signal.SIGINT, number) == [Wish.DRAIN, Wish.LEAVE]
 
 
 async def test_under_nohup_a_hangup_is_ignored_and_stays_so():

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrun.prompts.shapes import parse_line
-from batchrun.results.record import JobInfo, error_line, iso_time, read_record, result_line
+from batchrun.results.error_record import error_line
+from batchrun.results.record import JobInfo, iso_time, read_record, result_line
 from batchrun.results.text import Text
 
 JOB = JobInfo("j-u1", "abc", 2, 31.0, 1437.5, "w", 1_767_225_600.0, 1_767_225_602.25)

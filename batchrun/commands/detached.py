@@ -1,0 +1,234 @@
+"""`--detach`: a run goes on in a process of its own, which outlives the terminal.
+
+The command starts itself again, in a new session, with its output in a log. It shows what that process logs, and waits
+until the process says, through a pipe, that the run is under way: the input is read, the endpoint answers, and the
+canary is back. If the process ends before that, its exit code is the command's. A fresh process, not a fork: libraries
+that have threads do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from batchrun.config import VERSION, RunOptions
+from batchrun.display.printer import Printer
+from batchrun.display.summary import Observer, Snapshot, warn
+from batchrun.errors import OutputError, UsageError
+from batchrun.files.folders import make_folder, remove_empty
+from batchrun.files.urls import is_url
+from batchrun.runs.locations import log_path
+
+_VARIABLE = "_BATCHRUN_READY"
+"""The environment variable by which the process knows its end of the pipe; it is removed at once."""
+_LOOK_S = 0.1
+_REFUSED = 2
+"""The exit code of a run that never began, and leaves nothing behind."""
+_OPEN_FILE = re.compile(r"/(?:dev|proc/self)/fd/(\d+)$")
+"""A path to a file that the shell has opened for the command, as `<(...)` does."""
+
+
+def start(options: RunOptions, arguments: Sequence[str], show: Callable[[str], object]) -> Mapping[str, Any] | int:
+    """Start a run in the background, and wait until it is under way.
+
+    Args:
+        options: The options of the run.
+        arguments: The arguments of this command, which the new process gets, too.
+        show: Shows what the run says until then.
+
+    Returns:
+        What to know of the process, as JSON values; or its exit code, if it has ended.
+
+    Raises:
+        UsageError: the log would be another file of the run, or is not a regular file.
+        OutputError: the log cannot be written.
+    """
+    log = log_path(options)
+    _refuse_wrong_log(log, options)
+    made = [path for path in (log, log.parent) if not path.exists()]
+    with _opened(log) as file:
+        process, ready = _spawn(arguments, file)
+        said = _Said(log, os.fstat(file).st_size)
+    with _interrupts_passed_to(process):
+        is_ready = _wait(ready, lambda: show(said.take()))
+        code = None if is_ready else process.wait()
+    show(said.take())
+    if code is not None:
+        if code == _REFUSED and log in made:
+            log.unlink(missing_ok=True)
+            if log.parent in made:
+                remove_empty(log.parent)
+        return code
+    state = options.state.absolute()
+    return {
+        "pid": process.pid,
+        "state": str(state),
+        "log": str(log.absolute()),
+        "status": f"batchrun status {shlex.quote(str(state))}",
+        "stop": f"batchrun stop {shlex.quote(str(state))}",
+    }
+
+
+def _refuse_wrong_log(log: Path, options: RunOptions) -> None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISREG(log.stat().st_mode):
+            raise UsageError(f"{log} cannot be the log: it is not a regular file", "give another --output")
+    others = [options.state, options.output, *(Path(name) for name in options.inputs if not is_url(name))]
+    if os.path.realpath(log) in {os.path.realpath(other) for other in others}:
+        raise UsageError(f"{log} would be the log, too", "give another --output or --state")
+
+
+@contextmanager
+def _opened(log: Path) -> Iterator[int]:
+    """Open the log for appending, and write a line by which the sessions can be told apart."""
+    try:
+        make_folder(log.parent)
+        fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise OutputError(f"{log}: the log cannot be written: {error.strerror}", "give another --output") from error
+    try:
+        os.write(fd, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  batchrun {VERSION}\n".encode())
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _spawn(arguments: Sequence[str], log: int) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the process; returns it, and the end of the pipe from which its word can be read."""
+    ready, word = os.pipe()
+    own = sys.orig_argv[1:]
+    # The same interpreter with the same options; if a program has called the command, the command by its name.
+    begin = own[: -len(arguments)] if own[-len(arguments) :] == list(arguments) else ["-P", "-m", "batchrun"]
+    passed = [int(found[1]) for argument in arguments if (found := _OPEN_FILE.search(argument))]
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited: nothing that hangs up ends the run
+    try:
+        process = subprocess.Popen(  # noqa: S603 - this very command
+            [sys.executable, *begin, *arguments],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, _VARIABLE: str(word)},
+            pass_fds=[word, *passed],
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
+        os.close(word)
+    return process, ready
+
+
+def _wait(ready: int, look: Callable[[], object]) -> bool:
+    """Wait for the word of the process; False if it has ended without one."""
+    while not select.select([ready], [], [], _LOOK_S)[0]:
+        look()
+    with os.fdopen(ready, "rb") as pipe:
+        return bool(pipe.read(1))
+
+
+@contextmanager
+def _interrupts_passed_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Pass Ctrl-C and SIGTERM on; at a SIGHUP this process goes, and leaves the other one alone."""
+    passed = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    passed = {number: handler for number, handler in passed.items() if handler is not signal.SIG_IGN}
+
+    def handle(number: int, _: object) -> None:
+        if number == signal.SIGHUP:
+            os._exit(128 + number)
+        process.send_signal(number)
+
+    for number in passed:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in passed.items():
+            signal.signal(number, handler)
+
+
+class _Said:
+    """What is appended to the log.
+
+    Args:
+        log: The log.
+        offset: From where on.
+    """
+
+    def __init__(self, log: Path, offset: int) -> None:
+        self._log = log
+        self._offset = offset
+
+    def take(self) -> str:
+        """What has been appended since the last call, up to the last whole line."""
+        with suppress(OSError), self._log.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+            data = data[: data.rfind(b"\n") + 1]
+            self._offset += len(data)
+            return data.decode(errors="replace")
+        return ""
+
+
+class Background:
+    """What the process in the background does differently: it says when the run is under way, and lets stdin go.
+
+    Args:
+        word: The end of the pipe to the command that has started it.
+    """
+
+    def __init__(self, word: int) -> None:
+        os.set_inheritable(word, False)
+        self._word = word
+
+    @classmethod
+    def of_environment(cls) -> Self | None:
+        """None if this process is not the one in the background."""
+        word = os.environ.pop(_VARIABLE, None)
+        return None if word is None else cls(int(word))
+
+    def watching(self, observer: Observer) -> Observer:
+        """An observer that also sees when the run is under way."""
+        return _StartObserver(observer, self._say)
+
+    def _say(self) -> None:
+        if isinstance(sys.stderr, Printer):
+            sys.stderr.settle()
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nowhere, 0)
+        os.close(nowhere)
+        with suppress(OSError):  # the command that has started this process may be gone
+            os.write(self._word, b"+")
+        os.close(self._word)
+
+
+class _StartObserver:
+    def __init__(self, observer: Observer, is_under_way: Callable[[], None]) -> None:
+        self._observer = observer
+        self._tell: Callable[[], None] | None = is_under_way
+
+    def begin(self, snapshot: Snapshot) -> None:
+        self._observer.begin(snapshot)
+
+    def update(self, snapshot: Snapshot) -> None:
+        self._observer.update(snapshot)
+        if snapshot.is_under_way and self._tell is not None:
+            self._tell()
+            self._tell = None
+
+    def message(self, text: str) -> None:
+        self._observer.message(text)
+
+    def warn(self, text: str) -> None:
+        warn(self._observer, text)
+
+    def end(self, snapshot: Snapshot) -> None:
+        self._observer.end(snapshot)

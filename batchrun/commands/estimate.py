@@ -1,0 +1,95 @@
+"""`batchrun estimate`, `batchrun run --confirm`: runs a pilot as a part of the run, and says what the rest takes."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import partial
+
+import orjson
+
+from batchrun.commands.dry_run import CHARS_PER_TOKEN, Planned
+from batchrun.commands.run import run
+from batchrun.commands.session_arguments import SessionArguments
+from batchrun.config import RunOptions
+from batchrun.display.estimate import Estimate
+from batchrun.display.summary import Observer, Summary, warn
+from batchrun.display.units import counted
+from batchrun.errors import UsageError
+from batchrun.runs.pilot import read_estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Piloted:
+    """The end of a pilot."""
+
+    summary: Summary
+    """That of its session."""
+    estimate: Estimate | None
+    """None if the pilot was stopped, all of its rows failed, or no row is left."""
+
+
+def estimate(
+    options: RunOptions, given: SessionArguments, pilot: int, *, observer: Observer, api_key: str | None = None
+) -> Piloted:
+    """Run the pilot, or what is left of it, and estimate the rest of the run.
+
+    Args:
+        options: The options of the run.
+        given: The options of this session.
+        pilot: How many rows; at least two. Rows of earlier pilots of the run count.
+        observer: Receives messages and progress for the user.
+        api_key: None: it is looked up, see `find_key`.
+
+    Raises:
+        UsageError: the pilot has one row.
+        StoppedError: too few rows of it have ended.
+        BatchrunError: nothing was sent, or batchrun has a defect.
+    """
+    if pilot < 2:  # noqa: PLR2004 - a range needs two
+        raise UsageError(f"--pilot {pilot}: one row shows no range", "give at least 2; 30 is a good number")
+    observer.message(f"pilot: {counted(pilot, 'row')}, drawn at random; they are part of the run")
+    summary = run(options, given, observer=observer, api_key=api_key, pilot=pilot)
+    if summary.outcome != "pilot":
+        return Piloted(summary, None)
+    found = read_estimate(options.state, random.Random())  # noqa: S311 - samples, no secret
+    if found is None:
+        observer.message("every row of the pilot failed, so there is no estimate")
+    return Piloted(summary, found)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What is known of a run without a pilot."""
+
+    rows: int
+    characters: int
+    """Of the text of all prompts."""
+
+    def __str__(self) -> str:
+        tokens = counted(self.characters // CHARS_PER_TOKEN, "token")
+        return (
+            f"{counted(self.rows, 'row')} with {counted(self.characters, 'character')} of prompts, about {tokens}\n"
+            "nothing was sent: without a pilot only characters are known, not how long the answers are, how long it"
+            " takes or what it costs\n"
+        )
+
+    def to_json(self) -> bytes:
+        """One JSON object and a newline."""
+        data = {"pilot_rows": 0, "left": self.rows, "characters": self.characters}
+        return orjson.dumps(
+            {**data, "input_tokens_about": self.characters // CHARS_PER_TOKEN}, option=orjson.OPT_APPEND_NEWLINE
+        )
+
+
+def count(options: RunOptions, observer: Observer) -> Counted:
+    """Count the characters of all requests, and send nothing.
+
+    Raises:
+        InputError: an input cannot be read, or a line of it is invalid.
+    """
+    planned = Planned(options, observer)
+    for _ in planned:
+        pass
+    planned.fields.tell_all(partial(warn, observer), strict=options.strict)
+    return Counted(planned.count, planned.chars)

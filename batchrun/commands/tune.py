@@ -1,0 +1,115 @@
+"""`batchrun tune`: changes a run while a process drives it."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from batchrun.commands.asking import no_answer
+from batchrun.commands.tune_arguments import TuneArguments
+from batchrun.engine.clock import steady_s
+from batchrun.engine.orders import told
+from batchrun.errors import StateError, UsageError
+from batchrun.scheduler.events import Tuned
+from batchrun.state import figures
+from batchrun.state.lock import Holder, holder
+from batchrun.state.reader import StateReader
+from batchrun.state.store import Store
+from batchrun.state.stored_options import read_options
+from batchrun.state.tunings import Tuning, refuse_older_version, request_tuning, taken_up
+
+_LOOK_AGAIN_S = 0.1
+_PATIENCE_S = 15.0
+"""A process takes up a change within two seconds, unless it is reading a large input, or is stopped."""
+
+
+def change_of(given: TuneArguments) -> Tuned:
+    """The change that the options ask for. Those from the environment are meant for `run`, and ignored.
+
+    Raises:
+        UsageError: nothing is asked for, or two opposite things.
+    """
+    named = {
+        name: getattr(given, name)
+        for name in ("concurrency", "max_cost", "deadline", "pause", "resume")
+        if name not in given.from_environment
+    }
+    if named.get("pause") and named.get("resume"):
+        raise UsageError("both --pause and --resume are given", "remove one of them")
+    is_paused = True if named.get("pause") else False if named.get("resume") else None
+    change = Tuned(named.get("concurrency"), named.get("max_cost"), named.get("deadline"), is_paused)
+    if change == Tuned():
+        raise UsageError("nothing to change is given", "give -j, --max-cost, --deadline, --pause or --resume")
+    return change
+
+
+def tune(state: Path, change: Tuned, tell: Callable[[str], None], *, patience_s: float = _PATIENCE_S) -> str:
+    """Change a run, and wait until the process that drives it has taken the change up.
+
+    Args:
+        state: The run's state file.
+        change: What to change.
+        tell: Called with a message if the state file is locked for long.
+        patience_s: How long the process may take.
+
+    Returns:
+        What was changed, for people.
+
+    Raises:
+        UsageError: no process drives the run, or the change makes no sense for it.
+        StateError: the process does not take it up.
+    """
+    who = holder(state)
+    with StateReader(state) as store:
+        _refuse_useless(store, who, change)
+        refuse_older_version(store)
+    with Store(state, tell=tell) as store:
+        number = request_tuning(store, change)
+    asked_at = steady_s()
+    while (taken := _taken_up(state, number)) is None:
+        # Not while the file is open here: looking for the holder would drop SQLite's locks.
+        if (now := holder(state)) is None:
+            if (taken := _taken_up(state, number)) is not None:
+                break
+            raise StateError(f"{state}: the run ended before it took the change up", _resume(state, change))
+        if steady_s() - asked_at > patience_s:
+            raise no_answer(state, now)
+        time.sleep(_LOOK_AGAIN_S)
+    text = f"{told(change)}: taken up by {who}"
+    if taken.is_late:
+        text += ", but the run is about to end: it holds when you resume it"
+    return text
+
+
+def _taken_up(state: Path, number: int) -> Tuning | None:
+    with StateReader(state) as store:
+        return next((tuning for tuning in taken_up(store) if tuning.number == number), None)
+
+
+def _refuse_useless(store: StateReader, who: Holder | None, change: Tuned) -> None:
+    if who is None:
+        raise UsageError(f"no process runs {store.path}, so there is nothing to tune", _resume(store.path, change))
+    guards = read_options(store).guards
+    if change.max_cost not in (None, math.inf) and not guards.have_price:
+        raise UsageError(
+            "--max-cost: this run has no price of a worker",
+            f"stop it, then give both: batchrun resume {shlex.quote(str(store.path))} --price-per-hour PRICE"
+            f" --max-cost {change.max_cost:g}",
+        )
+    sessions = figures.sessions(store)
+    if change.deadline_s is not None and sessions:
+        running_s = time.time() - sessions[-1].started_ms / 1000
+        if change.deadline_s <= running_s:
+            raise UsageError(
+                f"--deadline: the session began {running_s / 60:,.0f} min ago, so this deadline has passed",
+                "give a later one, counted from that start; to end the run now, use `batchrun stop`",
+            )
+
+
+def _resume(state: Path, change: Tuned) -> str:
+    """How to resume with the change; a pause is none for a run that does not go on."""
+    options = told(Tuned(change.concurrency, change.max_cost, change.deadline_s))
+    return f"give it when you resume: batchrun resume {shlex.quote(str(state))} {options}".rstrip()

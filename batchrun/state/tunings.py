@@ -1,0 +1,144 @@
+"""What `batchrun tune` asks of a running process, by the state file, and what that process has taken up.
+
+A request is a numbered setting that replaces the one before. The process that drives the run records which it has taken
+up, together with the options that they change, in one transaction.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple, cast
+
+from batchrun.config import RunOptions
+from batchrun.errors import StateError
+from batchrun.files.exactjson import dump
+from batchrun.scheduler.events import Tuned
+from batchrun.state.reader import StateReader
+from batchrun.state.schema import SCHEMA_VERSION
+from batchrun.state.store import REQUEST, Store
+from batchrun.state.stored_options import OPTIONS, read_options
+
+_TAKEN = "tunings"
+_MOST = 1000
+"""How many of the last changes are kept."""
+_OFF = "off"
+
+
+class Tuning(NamedTuple):
+    """A change that a process has taken up."""
+
+    number: int
+    """That of the request."""
+    at_ms: int
+    """UTC epoch milliseconds."""
+    change: Tuned
+    is_late: bool
+    """Whether the run was about to end already, so that the change holds for later sessions only."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What has changed, as JSON values."""
+        return {**_to_json(self.change), "is_late": self.is_late}
+
+
+def request_tuning(store: Store, change: Tuned) -> int:
+    """Ask the process that drives the run to change something; returns the number of the request.
+
+    Raises:
+        OutputError, StateError: the state file cannot be written.
+    """
+    with store.transaction() as db:
+        number = _last_number(store) + 1
+        db.execute(
+            "INSERT OR REPLACE INTO settings VALUES (?, ?)",
+            (REQUEST, dump({"number": number, "change": _to_json(change)})),
+        )
+    return number
+
+
+def refuse_older_version(store: StateReader) -> None:
+    """Refuse a state file of an older version: to write to it would upgrade it under the process that uses it.
+
+    Raises:
+        StateError: it is older.
+    """
+    if store.query("PRAGMA user_version")[0][0] < SCHEMA_VERSION:
+        raise StateError(
+            f"{store.path} is in use by an older batchrun, which cannot be tuned",
+            "stop it with `batchrun stop`, then resume it with the new values",
+        )
+
+
+class Requests:
+    """The requests that other processes make while this one has the state file open for writing.
+
+    Args:
+        store: The state file.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._seen = store.requested_before
+        self._version = -1
+
+    def next(self) -> tuple[int, Tuned] | None:
+        """The number and the content of the last request, if it is new; None if not. Costs little if nothing is new."""
+        # It changes when another connection has written.
+        version = int(self._store.query("PRAGMA data_version")[0][0])
+        if version == self._version:
+            return None
+        self._version = version
+        request = self._store.get_setting(REQUEST)
+        if not isinstance(request, dict) or request["number"] <= self._seen:
+            return None
+        self._seen = request["number"]
+        return self._seen, _from_json(request["change"])
+
+
+def take_up(store: Store, tuning: Tuning) -> None:
+    """Record that a change was taken up, and store the options that it changes, for later sessions."""
+    listed = [[*tuning[:2], _to_json(tuning.change), tuning.is_late]]
+    with store.transaction() as db:
+        known = store.get_setting(_TAKEN)
+        listed = [*(known if isinstance(known, list) else []), *listed][-_MOST:]
+        db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (_TAKEN, dump(listed)))
+        options = tuned_options(read_options(store), tuning.change)
+        db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (OPTIONS, dump(options.to_json())))
+
+
+def taken_up(store: StateReader) -> list[Tuning]:
+    """The changes that were taken up, oldest first."""
+    listed = store.get_setting(_TAKEN)
+    known = listed if isinstance(listed, list) else []
+    return [Tuning(number, at_ms, _from_json(change), is_late) for number, at_ms, change, is_late in known]
+
+
+def tuned_options(options: RunOptions, change: Tuned) -> RunOptions:
+    """The options with a change. A pause is none of them: it ends with the session."""
+    guards, scheduler = options.guards, options.scheduler
+    if change.concurrency is not None:
+        scheduler = replace(scheduler, concurrency=None if change.concurrency == "auto" else change.concurrency)
+    if change.max_cost is not None:
+        guards = replace(guards, max_cost=_unless_off(change.max_cost))
+    if change.deadline_s is not None:
+        guards = replace(guards, deadline_s=_unless_off(change.deadline_s))
+    return replace(options, guards=guards, scheduler=scheduler)
+
+
+def _last_number(store: StateReader) -> int:
+    request = store.get_setting(REQUEST)
+    return int(request["number"]) if isinstance(request, dict) else 0
+
+
+def _unless_off(limit: float) -> float | None:
+    return None if limit == math.inf else limit
+
+
+def _to_json(change: Tuned) -> dict[str, Any]:
+    return {name: _OFF if value == math.inf else value for name, value in asdict(change).items() if value is not None}
+
+
+def _from_json(change: object) -> Tuned:
+    data = cast("dict[str, Any]", change)
+    given: dict[str, Any] = {name: math.inf if value == _OFF else value for name, value in data.items()}
+    return Tuned(**given)
