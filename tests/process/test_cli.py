@@ -133,7 +133,7 @@ def test_a_wrong_number_in_the_environment_is_refused_by_name(monkeypatch, name:
 
 
 def test_wrong_usage_of_any_command_is_one_line_and_a_hint():
-    for arguments, path in ((["--nonsense"], "batchrun"), (["nonsense"], "batchrun"), (["status"], "batchrun status")):
+    for arguments, path in ((["--nonsense"], "batchrun"), (["nonsense"], "batchrun"), (["verify"], "batchrun verify")):
         said = CliRunner().invoke(main, arguments, prog_name="batchrun")
         assert said.exit_code == 2
         first, hint = said.output.splitlines()
