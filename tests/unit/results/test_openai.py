@@ -13,11 +13,10 @@ from openai.types.chat import ChatCompletion
 
 from batchrun.prompts.shapes import parse_line
 from batchrun.results.completion import RequestTarget, target_of
+from batchrun.results.error_record import error_line, read_error_id
 from batchrun.results.openai import batchrun_record, openai_error_line, openai_line
 from batchrun.results.record import (
     JobInfo,
-    error_line,
-    read_error_id,
     read_record,
     result_line,
     source_file,
