@@ -105,7 +105,11 @@ def base_of(command: str, url: str) -> dict[str, list[str]]:
         "redo": {**state, "progress": ["-q"], "deadline": ["--deadline", "2s"]}
         | {"where": ["--where", "id=a"], "yes": ["--yes"]},
         "cancel": {**state, "progress": ["-q"]},
+        "stop": state,
+        "tune": {**state, "pause": ["--pause"]},
         "status": state,
+        "ls": {"folders": ["."]},
+        "cache": {"file": ["answers.cache"]},
         "verify": {"states": ["run.jsonl.state"]},
         "merge": {"states": ["run.jsonl.state"], "output": ["-o", "merged.jsonl"]},
         "export": {**state, "output": ["-o", "exported.jsonl"]},
