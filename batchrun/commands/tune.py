@@ -17,6 +17,7 @@ from batchrun.scheduler.events import Tuned
 from batchrun.state import figures
 from batchrun.state.lock import Holder, holder, signs_of_life
 from batchrun.state.reader import StateReader
+from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
 from batchrun.state.stored_options import read_options
 from batchrun.state.tunings import Tuning, refuse_older_version, request_tuning, taken_up
@@ -63,9 +64,17 @@ def tune(state: Path, change: Tuned, tell: Callable[[str], None], *, patience_s:
         StateError: the process gives no sign of life, or ends before it takes the change up.
     """
     who = holder(state)
-    with StateReader(state) as store:
-        who = _refuse_useless(store, who, change)
-        refuse_older_version(store)
+    try:
+        with StateReader(state) as store:
+            who = _refuse_useless(store, who, change)
+            refuse_older_version(store)
+    except StateError as error:
+        if who is None or holds_run(state):
+            raise
+        raise StateError(
+            f"{state}: {who} is still reading its input, so there is nothing to tune yet",
+            "give the command again when `batchrun status` shows the run",
+        ) from error
     with Store(state, tell=tell) as store:
         number = request_tuning(store, change)
     asked_at = seen_at = steady_s()
