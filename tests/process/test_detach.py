@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batchrun.commands import stop as stopping
+from batchrun.commands import tune as tuning
 from batchrun.commands.status import RunStatus, read_status
-from batchrun.errors import BatchrunError
+from batchrun.errors import BatchrunError, StateError
+from batchrun.scheduler.events import Tuned
+from batchrun.state.lock import holder
 from tests.support.claims import assert_adds_up, assert_each_id_once
 from tests.support.command import BATCHRUN, ENVIRONMENT, KEYED, batchrun, served
 from tests.support.rehearsal import write_lines
@@ -202,6 +206,30 @@ def test_stop_leaves_or_cancels_also_when_the_run_is_stopping_and_says_how_it_en
             assert f"interrupted: 0 of {ROWS} rows succeeded\n" in said
     assert batchrun("stop", state, "--leave", "--cancel").returncode == 2
     assert batchrun("stop", folder / "none.state").returncode == 2
+
+
+def test_a_run_that_still_reads_its_input_is_stopped_and_cannot_be_tuned_yet(folder: Path):
+    first, *rest = (folder / "in.jsonl").read_bytes().splitlines(keepends=True)
+    state = folder / "out.jsonl.state"
+    with served(workers=1, latency_s=60.0) as slow:
+        began = [*BATCHRUN, *command(folder, slow, "-q")]
+        began[began.index(str(folder / "in.jsonl"))] = "-"
+        with subprocess.Popen(began, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=KEYED) as run:
+            lines = run.stdin
+            assert lines is not None
+            lines.write(first)
+            lines.flush()
+            wait_for(lambda: state.exists() and holder(state) is not None)
+            with pytest.raises(StateError, match="is still reading its input"):
+                tuning.tune(state, Tuned(concurrency=7), print)
+
+            def go_on(said: str) -> None:
+                assert "was asked to exit, as soon as it has read its input" in said
+                lines.write(b"".join(rest))
+                lines.close()
+
+            assert stopping.stop(state, "interrupt", go_on).startswith(f"interrupted: 0 of {ROWS} rows succeeded\n")
+            assert run.wait(30) == 130
 
 
 def tune(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
