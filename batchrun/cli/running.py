@@ -60,7 +60,7 @@ def run(given: RunArguments) -> None:
     if given.dry_run:
         dry_run(options, stdout_bytes(), make_observer(given), given.dry_run)
         return
-    if given.confirm:
+    if given.confirm and not (given.detach and _is_in_background(options)):
         _pilot(options, given)
     _run(options, given, given.api_key_file, detach=given.detach)
 
@@ -296,6 +296,18 @@ def _run(
         confirmed=confirmed or EVERYTHING,
     )
     _finish(summary, given)
+
+
+def _is_in_background(options: RunOptions) -> bool:
+    """Whether this process is in the background already.
+
+    Raises:
+        UsageError: it is not, and could not go there.
+    """
+    from batchrun.commands import detached
+
+    detached.refuse_wrong_log(options)
+    return detached.Background.is_here()
 
 
 def _background(options: RunOptions) -> Background:

@@ -54,8 +54,7 @@ def start(options: RunOptions, arguments: Sequence[str], show: Callable[[str], o
         UsageError: the log would be another file of the run, or is not a regular file.
         OutputError: the log cannot be written.
     """
-    log = log_path(options)
-    _refuse_wrong_log(log, options)
+    log = refuse_wrong_log(options)
     made = [path for path in (log, log.parent) if not path.exists()]
     with _opened(log) as file:
         process, ready = _spawn(arguments, file)
@@ -80,13 +79,20 @@ def start(options: RunOptions, arguments: Sequence[str], show: Callable[[str], o
     }
 
 
-def _refuse_wrong_log(log: Path, options: RunOptions) -> None:
+def refuse_wrong_log(options: RunOptions) -> Path:
+    """Refuse a run whose log would be another file of it, or cannot be one; returns the log.
+
+    Raises:
+        UsageError: that is so.
+    """
+    log = log_path(options)
     with suppress(FileNotFoundError, NotADirectoryError):
         if not stat.S_ISREG(log.stat().st_mode):
             raise UsageError(f"{log} cannot be the log: it is not a regular file", "give another --output")
     others = [options.state, options.output, *(Path(name) for name in options.inputs if not is_url(name))]
     if os.path.realpath(log) in {os.path.realpath(other) for other in others}:
         raise UsageError(f"{log} would be the log, too", "give another --output or --state")
+    return log
 
 
 @contextmanager
@@ -188,6 +194,11 @@ class Background:
     def __init__(self, word: int) -> None:
         os.set_inheritable(word, False)
         self._word = word
+
+    @staticmethod
+    def is_here() -> bool:
+        """Whether this process is the one in the background; to be asked before `of_environment`."""
+        return _VARIABLE in os.environ
 
     @classmethod
     def of_environment(cls) -> Self | None:

@@ -7,13 +7,17 @@ import os
 import pty
 import signal
 import subprocess
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batchrun.commands.status import RunStatus, read_status
+from batchrun.commands.listing import render as listed
+from batchrun.commands.standing import StandingReader
+from batchrun.commands.status import RunStatus, read_status, render, to_json
+from batchrun.display.screen import screen
 from batchrun.errors import BatchrunError
 from tests.support.claims import assert_adds_up, assert_each_id_once
 from tests.support.command import BATCHRUN, ENVIRONMENT, KEYED, batchrun, served
@@ -186,6 +190,21 @@ def tune(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return batchrun("tune", folder / "out.jsonl.state", *options, env=ENVIRONMENT, BATCHRUN_MAX_COST="1")
 
 
+def is_paused(folder: Path) -> list[bool]:
+    """Whether each of the commands that look at a run says that it is paused."""
+    state = folder / "out.jsonl.state"
+    status, standing = read_status(state), StandingReader(state).read()
+    if standing.is_paused:
+        assert {pace.left_s for pace in (status.pace, standing.pace) if pace is not None} <= {None}
+    shown = "".join(line.text for line in screen(standing, time.time(), 79))
+    words = [
+        "paused (process " in render(status),
+        "paused, process " in listed([standing]),
+        "paused, process " in shown,
+    ]
+    return [*words, json.loads(to_json(status))["is_paused"], standing.to_json()["is_paused"]]
+
+
 def test_a_run_is_tuned_from_elsewhere_and_later_sessions_keep_it(folder: Path):
     with (
         served(workers=40, latency_s=0.5) as base_url,
@@ -194,6 +213,7 @@ def test_a_run_is_tuned_from_elsewhere_and_later_sessions_keep_it(folder: Path):
         assert tune(folder, "-j", "20").stderr == f"-j 20: taken up by process {told['pid']}\n"
         wait_until(folder, lambda status: status.in_flight == 20)
         assert tune(folder, "--pause").returncode == 0
+        assert all(is_paused(folder)), "it is said at once"
         done = wait_until(folder, lambda status: status.in_flight == status.submitting == 0).succeeded
         for options, words in (
             (("--deadline", "0.001s"), "this deadline has passed"),
@@ -203,7 +223,9 @@ def test_a_run_is_tuned_from_elsewhere_and_later_sessions_keep_it(folder: Path):
             refused = tune(folder, *options)
             assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
         assert wait_until(folder, lambda _: True).succeeded == done, "it is paused"
+        assert all(is_paused(folder))
         assert tune(folder, "--resume", "--max-cost", "60", "--deadline", "10h").returncode == 0
+        assert not any(is_paused(folder))
         wait_until(folder, lambda status: status.succeeded > done)
         stop(folder, "--leave")
     log = (folder / "out.log").read_text()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
+from batchrun.commands.status import read_status
 from batchrun.state.pilot import pilot_rows
 from batchrun.state.reader import StateReader
 from tests.support.claims import assert_adds_up, assert_each_id_once
@@ -185,10 +186,10 @@ def test_a_run_is_not_confirmed_without_a_terminal(folder: Path, base_url: str):
     assert jobs_run(base_url) == 0
 
 
-def asked(folder: Path, base_url: str, answer: bytes) -> tuple[int, str]:
+def asked(folder: Path, base_url: str, answer: bytes, *more: object) -> tuple[int, str]:
     """The exit code of `run --confirm` on a terminal, and what it showed."""
     screen, side = pty.openpty()
-    command = [*BATCHRUN, "run", *map(str, arguments(base_url, "--confirm", "--price-per-hour", 2))]
+    command = [*BATCHRUN, "run", *map(str, arguments(base_url, "--confirm", "--price-per-hour", 2, *more))]
     process = subprocess.Popen(command, env=KEYED, stdin=side, stdout=side, stderr=side, cwd=folder)
     os.close(side)
     said = b""
@@ -214,6 +215,25 @@ def test_a_run_that_is_confirmed_on_a_terminal_runs_the_rest_and_else_only_the_p
     code, said = asked(folder, base_url, b"y\n")
     assert (code, jobs_run(base_url)) == (0, ROWS), said
     assert_each_id_once(folder / "out.jsonl", ROWS)
+
+
+def test_a_run_in_the_background_is_confirmed_in_the_foreground_first(folder: Path):
+    with served(workers=4, latency_s=0.1) as base_url:
+        code, said = asked(folder, base_url, b"y\n", "--detach")
+        assert (code, said.count("estimate for the 50 rows left")) == (0, 1), said
+        told = orjson.loads(said.splitlines()[-1])
+        assert told["log"] == str(folder / "out.log")
+        wait_for(lambda: "finished: 80 of 80 rows succeeded" in (folder / "out.log").read_text())
+        wait_for(lambda: read_status(folder / "out.jsonl.state").pid != told["pid"])
+        assert jobs_run(base_url) == ROWS
+    assert_each_id_once(folder / "out.jsonl", ROWS)
+
+
+def test_a_run_that_could_not_go_into_the_background_pays_for_no_pilot(folder: Path, base_url: str):
+    (folder / "out.log").mkdir()
+    code, said = invoke("run", *arguments(base_url, "--confirm", "--detach"))
+    assert (code, "not a regular file" in said) == (2, True), said
+    assert jobs_run(base_url) == 0
 
 
 def compared(folder: Path, base_url: str, rows: int, number: int) -> tuple[float, float, float]:
