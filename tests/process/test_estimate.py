@@ -178,6 +178,27 @@ def test_rows_that_fail_in_the_pilot_are_counted(folder: Path, base_url: str):
     assert 0 < found["pilot_failed"] < 40
 
 
+def test_rows_that_the_cache_has_cost_nothing_in_the_estimate_either(folder: Path, base_url: str):
+    cached = ["--cache", "answers.cache", "--set", "temperature=0"]
+    code, said = invoke("run", *arguments(base_url, *cached, "--limit", ROWS // 2))
+    assert code == 0, said
+    for path in folder.glob("out.*"):
+        path.unlink()
+    found = estimated(base_url, *cached, "--pilot", 30)
+    assert (found["pilot_rows"], found["left"]) == (30, ROWS - 30)
+    assert found["jobs"]["low"] < found["jobs"]["high"] < ROWS - 30
+    assert found["output_tokens"]["high"] < 4 * (ROWS - 30)
+
+
+def test_if_the_cache_has_all_of_the_pilot_there_is_no_estimate(folder: Path, base_url: str):
+    cached = ["--cache", "answers.cache", "--set", "temperature=0"]
+    assert invoke("run", *arguments(base_url, *cached))[0] == 0
+    for path in folder.glob("out.*"):
+        path.unlink()
+    code, said = invoke("estimate", *arguments(base_url, *cached, "--pilot", 10))
+    assert (code, "the cache had every row of the pilot" in said) == (4, True), said
+
+
 def test_a_run_is_not_confirmed_without_a_terminal(folder: Path, base_url: str):
     done = batchrun("run", *arguments(base_url, "--confirm"))
     assert done.returncode == 2
