@@ -11,6 +11,7 @@ from pathlib import Path
 
 from batchrun.display.cost import Cost
 from batchrun.display.live import LiveRecord
+from batchrun.display.pace import Pace
 from batchrun.display.standing import Failures, KindOfFailure, LastFailure, Standing
 from batchrun.errors import StateError
 from batchrun.runs.closing import rescue_by
@@ -20,6 +21,7 @@ from batchrun.state import figures
 from batchrun.state.lock import Holder, holder
 from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import find_options
+from batchrun.state.tunings import is_paused
 
 _KINDS_AMONG = 20_000
 """Failures beyond this are not read, so that a run in which all fails is as cheap to look at as any other."""
@@ -69,6 +71,7 @@ class StandingReader:
             str(self._state),
             "" if options is None else ", ".join(options.endpoints),
             "" if who is None else str(who),
+            is_paused=pauses(store, who),
             began_at=None if last is None else last.began_ms / 1000,
             seen_at=None if last is None else last.seen_ms / 1000,
             outcome=None if last is None else last.outcome,
@@ -102,7 +105,7 @@ class StandingReader:
             held=whole.held,
             in_flight=whole.in_flight,
             cost=whole.cost,
-            pace=record.pace.pace(whole.total - whole.done),
+            pace=pace_of(record, whole.total - whole.done, is_paused=known.is_paused),
             ended=record.pace.ended,
             every_s=record.pace.every_s,
             parts=record.parts,
@@ -140,8 +143,27 @@ def live_record(store: StateReader, who: Holder | None) -> LiveRecord | None:
         store: The state file.
         who: The process that holds its lock. It may have begun no session yet, and the record be an earlier one's.
     """
-    last = None if who is None else figures.last_session(store)
-    if who is None or last is None or last.outcome is not None or (who.pid and who.pid != last.pid):
+    if (last := _going_on(store, who)) is None:
         return None
     record = LiveRecord.from_json(store.get_setting("live"))
     return record if record is not None and record.session == last.session else None
+
+
+def pauses(store: StateReader, who: Holder | None) -> bool:
+    """Whether the process that drives a run was told to submit nothing more for now."""
+    last = _going_on(store, who)
+    return last is not None and is_paused(store, last.began_ms)
+
+
+def pace_of(record: LiveRecord, open_rows: int, *, is_paused: bool) -> Pace | None:
+    """The pace that a session tells; that of a run that is paused without an end."""
+    pace = record.pace.pace(open_rows)
+    return pace.without_end() if pace is not None and is_paused else pace
+
+
+def _going_on(store: StateReader, who: Holder | None) -> figures.Session | None:
+    """The session of the process that holds the lock; None if it has begun none yet, or none holds it."""
+    last = None if who is None else figures.last_session(store)
+    if who is None or last is None or last.outcome is not None or (who.pid and who.pid != last.pid):
+        return None
+    return last

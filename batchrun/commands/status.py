@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from batchrun.commands.standing import live_record
+from batchrun.commands.standing import live_record, pace_of, pauses
 from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
 from batchrun.display.pace import Pace
@@ -71,6 +71,8 @@ class RunStatus:
     counters: dict[str, int]
     cost: Cost | None
     """None if no price was given."""
+    is_paused: bool = False
+    """Whether that process was told to submit nothing more for now."""
     place: str = ""
     """Where the process runs, if it is not on this host; else empty."""
     log: str | None = None
@@ -108,11 +110,12 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
         elapsed_s = figures.sessions_ms(store) / 1000
         kept_s = RETENTION_S + figures.usual_time_ms(store) / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
-        live = live_record(store, who)
+        live, is_paused = live_record(store, who), pauses(store, who)
         return RunStatus(
             state=str(state),
             endpoint="" if options is None else ", ".join(options.endpoints),
             pid=None if who is None else who.pid,
+            is_paused=is_paused,
             log=str(log_of(state)) if has_log(state) else None,
             place="" if who is None else who.place,
             total=sum(counts.values()),
@@ -136,7 +139,7 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
             few_jobs=[] if options is None else few_jobs(store, counters, options),
             shared=count_shared(store) if options is not None and options.dedupe else 0,
             cached=counters.get(CACHED, 0),
-            pace=None if live is None else live.pace.pace(sum(counts.values()) - ended),
+            pace=None if live is None else pace_of(live, sum(counts.values()) - ended, is_paused=is_paused),
             obstacles=[] if live is None else live.obstacles,
         )
 
@@ -152,10 +155,9 @@ def to_json(status: RunStatus) -> bytes:
 def render(status: RunStatus) -> str:
     """The status for a terminal."""
     s = status
-    going = f"running ({Holder(s.pid, s.place)})" if s.pid is not None else "not running"
     open_rows = s.pending + s.submitting + s.in_flight
     lines = [
-        f"{s.state}  endpoint {s.endpoint}  {going}",
+        f"{s.state}  endpoint {s.endpoint}  {_going(s)}",
         "",
         f"  rows       {s.total:>11,}",
         f"  succeeded  {s.succeeded:>11,}",
@@ -209,6 +211,12 @@ def render(status: RunStatus) -> str:
     if open_rows and s.pid is None:
         lines += ["", f"resume: batchrun resume {shlex.quote(str(s.state))}"]
     return "\n".join(lines) + "\n"
+
+
+def _going(s: RunStatus) -> str:
+    if s.pid is None:
+        return "not running"
+    return f"{'paused' if s.is_paused else 'running'} ({Holder(s.pid, s.place)})"
 
 
 def _time_to_fetch(seconds: float) -> str:

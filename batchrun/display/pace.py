@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Any
+from typing import Any, Self
 
 MOST_COUNTS = 60
 """When there are more, two become one, until each is of the longest interval; then the oldest is dropped."""
@@ -33,6 +33,10 @@ class Pace:
     """This and the next: its range, of 95% if the pace stays as steady as it was; None if it is not known yet."""
     most_s: float | None
     """None also if the pace may be zero."""
+
+    def without_end(self) -> Self:
+        """The same of a run that is paused: nobody knows for how long."""
+        return replace(self, left_s=None, least_s=None, most_s=None)
 
 
 class PaceCounts:

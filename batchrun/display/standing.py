@@ -51,6 +51,8 @@ class Standing:
     """Its endpoints, with commas between them."""
     process: str = ""
     """The process that drives it, such as `process 4242`; empty if none does."""
+    is_paused: bool = False
+    """Whether it was told to submit nothing more for now."""
     outcome: str | None = None
     """How the last session ended: finished, stopped, interrupted or cancelled; None if it goes on or was cut off."""
     reason: str = ""
@@ -107,7 +109,8 @@ class Standing:
         if self.problem:
             return self.problem
         if self.process:
-            return f"running, {self.process}" if self.total else f"starting, {self.process}"
+            doing = "paused" if self.is_paused else "running" if self.total else "starting"
+            return f"{doing}, {self.process}"
         if self.began_at is None:
             return "not started"
         if self.outcome is None:
@@ -124,6 +127,7 @@ class Standing:
             "state": self.state,
             "endpoint": self.endpoint,
             "process": self.process or None,
+            "is_paused": self.is_paused,
             "outcome": self.outcome,
             "reason": self.reason,
             "status": self.ending,
