@@ -13,7 +13,7 @@ _MOST = 10_000
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class EstimateArguments(RunArguments):
-    """Options of `batchrun estimate`: those of `batchrun run`, but for the ones that only look, repeat or repair."""
+    """Options of `batchrun estimate`: those of `run` but for the ones that only look, repeat, repair or detach."""
 
     pilot: int = option(
         PILOT_ROWS,
@@ -24,6 +24,7 @@ class EstimateArguments(RunArguments):
     as_json: bool = option(False, (DISPLAY, 1), "Print one JSON object on stdout.", flags="--json")
     dry_run: DryRun | None = None
     confirm: bool = False
+    detach: bool = False
     retry_failed: bool = False
     only: tuple[str, ...] = ()
     repair: bool = False

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from batchrun.commands.standing import live_record
+from batchrun.commands.standing import live_record, standing_of
 from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
 from batchrun.display.pace import Pace
@@ -86,6 +86,8 @@ class RunStatus:
     """
     obstacles: list[str] = field(default_factory=list)
     """What is in the way of the process that drives it, such as an outage."""
+    ending: str = ""
+    """How the last session ended, in a few words; that of a session that goes on: who drives it."""
     few_jobs: list[FewJobs] = field(default_factory=list)
     """Where shared jobs were too few for the workers."""
 
@@ -109,6 +111,12 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
         kept_s = RETENTION_S + figures.usual_time_ms(store) / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
         live = live_record(store, who)
+        standing = replace(
+            standing_of(store, state, who),
+            total=sum(counts.values()),
+            failed=counts[RowState.FAILED],
+            held=counts[RowState.HELD],
+        )
         return RunStatus(
             state=str(state),
             endpoint="" if options is None else ", ".join(options.endpoints),
@@ -137,6 +145,7 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
             shared=count_shared(store) if options is not None and options.dedupe else 0,
             cached=counters.get(CACHED, 0),
             pace=None if live is None else live.pace.pace(sum(counts.values()) - ended),
+            ending=standing.ending,
             obstacles=[] if live is None else live.obstacles,
         )
 
@@ -152,7 +161,7 @@ def to_json(status: RunStatus) -> bytes:
 def render(status: RunStatus) -> str:
     """The status for a terminal."""
     s = status
-    going = f"running ({Holder(s.pid, s.place)})" if s.pid is not None else "not running"
+    going = f"running ({Holder(s.pid, s.place)})" if s.pid is not None else f"not running: {one_line(s.ending)}"
     open_rows = s.pending + s.submitting + s.in_flight
     lines = [
         f"{s.state}  endpoint {s.endpoint}  {going}",

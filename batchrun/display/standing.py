@@ -112,6 +112,8 @@ class Standing:
             return "not started"
         if self.outcome is None:
             return "cut off"
+        if self.outcome == "pilot":
+            return "pilot done"
         if self.outcome == "finished":
             left = [f"{count:,} {word}" for count, word in ((self.failed, "failed"), (self.held, "held")) if count]
             return ", ".join(["finished", *left])
