@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from dataclasses import replace
@@ -92,7 +93,8 @@ def _pilot(options: RunOptions, given: RunArguments) -> None:
     echo(render(found.estimate), err=True)
     if not click.confirm("Run the rest?", err=True):
         raise StoppedError(
-            "not confirmed; the rows of the pilot keep their results", "the same command again asks again"
+            "not confirmed; the rows of the pilot keep their results",
+            "without --confirm, the same command runs the rest",
         )
 
 
@@ -129,6 +131,8 @@ def estimate(given: EstimateArguments) -> None:
     if found.estimate is None:
         _finish(found.summary, given)
     echo(to_json(found.estimate) if given.as_json else render(found.estimate), nl=False)
+    budget = "" if found.estimate.max_cost is None else f" --max-cost {found.estimate.max_cost:g}"
+    observer.message(f"run the rest: batchrun resume {shlex.quote(str(options.state))}{budget}")
     sys.exit(found.summary.exit_code)
 
 

@@ -19,6 +19,9 @@ from batchrun.engine.signals import Leaving
 from batchrun.errors import UsageError
 from batchrun.runs.pilot import read_estimate
 
+_RANDOM_SEED = 0
+"""The same pilot gives the same estimate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piloted:
@@ -60,7 +63,7 @@ def estimate(
     summary = run(options, given, observer=observer, api_key=api_key, leaving=leaving, pilot=pilot)
     if summary.outcome != "pilot":
         return Piloted(summary, None)
-    found = read_estimate(options.state, random.Random())  # noqa: S311 - samples, no secret
+    found = read_estimate(options.state, random.Random(_RANDOM_SEED))  # noqa: S311 - samples, no secret
     if found is None:
         observer.message("every row of the pilot failed, so there is no estimate")
     return Piloted(summary, found)

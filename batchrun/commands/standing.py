@@ -32,6 +32,23 @@ _PAUSES = 20
 """After counting rows, they are not counted again for this many times as long as it took."""
 
 
+def standing_of(store: StateReader, state: Path, who: Holder | None) -> Standing:
+    """What the last session came to, without any counts."""
+    last, options = figures.last_session(store), find_options(store)
+    ending = store.get_setting("ending")
+    is_told = isinstance(ending, dict) and last is not None and ending.get("session") == last.session
+    return Standing(
+        str(state),
+        "" if options is None else ", ".join(options.endpoints),
+        "" if who is None else str(who),
+        is_paused=pauses(store, who),
+        began_at=None if last is None else last.began_ms / 1000,
+        seen_at=None if last is None else last.seen_ms / 1000,
+        outcome=None if last is None else last.outcome,
+        reason=str(ending.get("reason", "")) if is_told and isinstance(ending, dict) and who is None else "",
+    )
+
+
 class StandingReader:
     """Reads how the run of a state file stands.
 
@@ -66,25 +83,13 @@ class StandingReader:
             return self._standing(store, who, now)
 
     def _standing(self, store: StateReader, who: Holder | None, now: float) -> Standing:
-        last, options = figures.last_session(store), find_options(store)
-        known = Standing(
-            str(self._state),
-            "" if options is None else ", ".join(options.endpoints),
-            "" if who is None else str(who),
-            is_paused=pauses(store, who),
-            began_at=None if last is None else last.began_ms / 1000,
-            seen_at=None if last is None else last.seen_ms / 1000,
-            outcome=None if last is None else last.outcome,
-        )
+        known = standing_of(store, self._state, who)
         if (record := live_record(store, who)) is not None:
             return self._live(store, record, known, now)
         counts, cost = self._count(store)
         in_flight = counts[RowState.SUBMITTING] + counts[RowState.SUBMITTED]
-        ending = store.get_setting("ending")
-        is_told = isinstance(ending, dict) and last is not None and ending.get("session") == last.session
         return replace(
             known,
-            reason=str(ending.get("reason", "")) if is_told and isinstance(ending, dict) else "",
             total=sum(counts.values()),
             succeeded=counts[RowState.SUCCEEDED],
             failed=counts[RowState.FAILED],

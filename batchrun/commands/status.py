@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from batchrun.commands.standing import live_record, pace_of, pauses
+from batchrun.commands.standing import live_record, pace_of, standing_of
 from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
 from batchrun.display.pace import Pace
@@ -88,6 +88,8 @@ class RunStatus:
     """
     obstacles: list[str] = field(default_factory=list)
     """What is in the way of the process that drives it, such as an outage."""
+    ending: str = ""
+    """How the last session ended, in a few words; that of a session that goes on: who drives it."""
     few_jobs: list[FewJobs] = field(default_factory=list)
     """Where shared jobs were too few for the workers."""
 
@@ -110,12 +112,18 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
         elapsed_s = figures.sessions_ms(store) / 1000
         kept_s = RETENTION_S + figures.usual_time_ms(store) / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
-        live, is_paused = live_record(store, who), pauses(store, who)
+        live = live_record(store, who)
+        standing = replace(
+            standing_of(store, state, who),
+            total=sum(counts.values()),
+            failed=counts[RowState.FAILED],
+            held=counts[RowState.HELD],
+        )
         return RunStatus(
             state=str(state),
             endpoint="" if options is None else ", ".join(options.endpoints),
             pid=None if who is None else who.pid,
-            is_paused=is_paused,
+            is_paused=standing.is_paused,
             log=str(log_of(state)) if has_log(state) else None,
             place="" if who is None else who.place,
             total=sum(counts.values()),
@@ -139,7 +147,8 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
             few_jobs=[] if options is None else few_jobs(store, counters, options),
             shared=count_shared(store) if options is not None and options.dedupe else 0,
             cached=counters.get(CACHED, 0),
-            pace=None if live is None else pace_of(live, sum(counts.values()) - ended, is_paused=is_paused),
+            pace=None if live is None else pace_of(live, sum(counts.values()) - ended, is_paused=standing.is_paused),
+            ending=standing.ending,
             obstacles=[] if live is None else live.obstacles,
         )
 
@@ -215,7 +224,7 @@ def render(status: RunStatus) -> str:
 
 def _going(s: RunStatus) -> str:
     if s.pid is None:
-        return "not running"
+        return f"not running: {one_line(s.ending)}"
     return f"{'paused' if s.is_paused else 'running'} ({Holder(s.pid, s.place)})"
 
 

@@ -118,7 +118,8 @@ class Standing:
         if self.outcome == "finished":
             left = [f"{count:,} {word}" for count, word in ((self.failed, "failed"), (self.held, "held")) if count]
             return ", ".join(["finished", *left])
-        return f"{self.outcome}: {self.reason}" if self.reason else self.outcome
+        outcome = "pilot done" if self.outcome == "pilot" else self.outcome
+        return f"{outcome}: {self.reason}" if self.reason else outcome
 
     def to_json(self) -> dict[str, Any]:
         """The standing as JSON values."""

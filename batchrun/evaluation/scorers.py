@@ -32,6 +32,7 @@ FUNCTION = "py:"
 """How the name of a scorer begins that is a function of the user."""
 PATTERN = "regex:"
 NAMES = ("exact", "contains", "number", "choice", "json", f"{PATTERN}PATTERN", f"{FUNCTION}FILE:FUNCTION")
+_NO_TOLERANCE = "0"
 _TOLERANCE = re.compile(r"(\d+(?:\.\d+)?(?:[eE]-?\d+)?)(%?)")
 _MOST_CHARS = 1000
 """A longer extracted text is cut."""
@@ -59,7 +60,7 @@ class Rules:
     """The path of the right answer in a record."""
     normalize: tuple[str, ...] = ()
     """Of `NORMALIZATIONS`."""
-    tolerance: str = "0"
+    tolerance: str = _NO_TOLERANCE
     """How far a number may be from the reference; with `%`, as a share of it."""
 
 
@@ -72,8 +73,10 @@ def scorer_of(name: str, rules: Rules) -> Scorer:
     if not all(rules.reference.split(".")):
         raise UsageError(f"--reference {shown(rules.reference)} is no path", "for example metadata.reference")
     if wrong := [word for word in rules.normalize if word not in NORMALIZATIONS]:
-        raise UsageError(f"--normalize {shown(wrong[0])} is unknown", f"choose of {', '.join(NORMALIZATIONS)}")
+        raise UsageError(f"--normalize {shown(wrong[0])} is unknown", f"choose one of {', '.join(NORMALIZATIONS)}")
     is_within = _nearness(rules.tolerance)
+    if name != "number" and rules.tolerance != _NO_TOLERANCE:
+        raise UsageError("--tolerance is for --with number", "remove it, or score with number")
     if name.startswith(PATTERN):
         return _regex(name.removeprefix(PATTERN), rules)
     match name:
@@ -85,7 +88,7 @@ def scorer_of(name: str, rules: Rules) -> Scorer:
             return _Compared(rules, "letter from A to E", as_choice, choice_in, is_equal=_same)
         case "json":
             return _Json(rules)
-    raise UsageError(f"--with {shown(name)}: there is no such scorer", f"choose of {', '.join(NAMES)}")
+    raise UsageError(f"--with {shown(name)}: there is no such scorer", f"choose one of {', '.join(NAMES)}")
 
 
 def reference_of(record: dict[str, Any], path: str) -> Any:
@@ -170,6 +173,10 @@ class _Compared:
 
 
 def _regex(pattern: str, rules: Rules) -> Scorer:
+    if not pattern:
+        raise UsageError(
+            f"--with {PATTERN} has no pattern, and every text would match", "for example 'regex:Answer: (.*)'"
+        )
     flags = re.IGNORECASE if "case" in rules.normalize else re.NOFLAG
     try:
         compiled = re.compile(pattern, flags)
