@@ -116,15 +116,15 @@ def score(
     timeout: float = scoring.DEFAULT_TIMEOUT_S,
     with_errors: bool = False,
 ) -> Scored:
-    """Score the answers of a run, and write the scores beside its state file; `report` has the quality then.
+    """Score the answers of a run, and write the scores beside its state file; `report` then includes the quality.
 
     Args:
         state: The state file.
         scorer: `exact`, `contains`, `number`, `choice`, `json`, `regex:PATTERN` or `py:FILE:FUNCTION`.
-        reference: Where the right answer is in a record.
-        normalize: What is ignored when texts are compared: `case`, `space`, `punctuation`.
-        tolerance: How far a number may be from the reference; with `%`, as a share of it.
-        timeout: Seconds that a function or a pattern may take for one row.
+        reference: The dotted path of the right answer in a record.
+        normalize: What to ignore when texts are compared: `case`, `space`, `punctuation`.
+        tolerance: How far a number may be from the reference; with `%`, relative to it.
+        timeout: Seconds that a function or a pattern may take per row.
         with_errors: Whether failed and held rows count as wrong.
 
     Raises:

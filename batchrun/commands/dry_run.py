@@ -24,7 +24,7 @@ from batchrun.runs.validation import RequestKeys
 
 _FIRST = 3
 CHARS_PER_TOKEN = 4
-"""In English; so it is only a rule of thumb."""
+"""For English; only a rule of thumb."""
 
 
 class Planned:

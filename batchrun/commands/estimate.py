@@ -1,4 +1,4 @@
-"""`batchrun estimate`, `batchrun run --confirm`: runs a pilot as a part of the run, and says what the rest takes."""
+"""`batchrun estimate`, `batchrun run --confirm`: runs a pilot as part of the run, and estimates the rest."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from batchrun.runs.pilot import read_estimate
 
 @dataclass(frozen=True, slots=True)
 class Piloted:
-    """The end of a pilot."""
+    """The result of a pilot."""
 
     summary: Summary
-    """That of its session."""
+    """The summary of its session."""
     estimate: Estimate | None
     """None if the pilot was stopped, all of its rows failed, or no row is left."""
 
@@ -37,7 +37,7 @@ def estimate(
     Args:
         options: The options of the run.
         given: The options of this session.
-        pilot: How many rows; at least two. Rows of earlier pilots of the run count.
+        pilot: The number of rows, at least two. Rows of earlier pilots of the run count.
         observer: Receives messages and progress for the user.
         api_key: None: it is looked up, see `find_key`.
 
@@ -47,12 +47,12 @@ def estimate(
         BatchrunError: nothing was sent, or batchrun has a defect.
     """
     if pilot < 2:  # noqa: PLR2004 - a range needs two
-        raise UsageError(f"--pilot {pilot}: one row shows no range", "give at least 2; 30 is a good number")
+        raise UsageError(f"--pilot {pilot}: one row gives no range", "give at least 2; 30 is a good number")
     observer.message(f"pilot: {counted(pilot, 'row')}, drawn at random; they are part of the run")
     summary = run(options, given, observer=observer, api_key=api_key, pilot=pilot)
     if summary.outcome != "pilot":
         return Piloted(summary, None)
-    found = read_estimate(options.state, random.Random())  # noqa: S311 - samples, no secret
+    found = read_estimate(options.state, random.Random())  # noqa: S311 - samples, not secrets
     if found is None:
         observer.message("every row of the pilot failed, so there is no estimate")
     return Piloted(summary, found)
@@ -60,18 +60,18 @@ def estimate(
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What is known of a run without a pilot."""
+    """What is known about a run without a pilot."""
 
     rows: int
     characters: int
-    """Of the text of all prompts."""
+    """The characters in the text of all prompts."""
 
     def __str__(self) -> str:
         tokens = counted(self.characters // CHARS_PER_TOKEN, "token")
         return (
             f"{counted(self.rows, 'row')} with {counted(self.characters, 'character')} of prompts, about {tokens}\n"
-            "nothing was sent: without a pilot only characters are known, not how long the answers are, how long it"
-            " takes or what it costs\n"
+            "nothing was sent: without a pilot only characters are known, not the length of the answers, the time or the"
+            " cost\n"
         )
 
     def to_json(self) -> bytes:

@@ -1,4 +1,4 @@
-"""Reads rows of a run for people: what was asked and answered, of which variant, and how it was scored."""
+"""Reads rows of a run to show them: prompt, answer, variant and scores."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _GROUP = 10_000
 
 
 class Reading(NamedTuple):
-    """A row, read for people."""
+    """A row to show."""
 
     exchange: Exchange
     scores: list[Score]
     source: int
     """The number of its input."""
     question_id: str
-    """The id of its line: its own without the values of its variant."""
+    """The id of its line: its own id without the values of its variant."""
     variant: str
     """As in the report: `temperature=0.4 top_p=1`, or `all`."""
     sample: int
-    """1-based; 0 if there is one of each variant."""
+    """1-based; 0 if each variant has one sample."""
 
 
 class Exchanges:
-    """Some rows of a run, in input order, each time it is iterated.
+    """Some rows of a run, in input order each time they are iterated.
 
     Args:
         state: The run's state file.
-        results: Its results, at one moment.
+        results: A snapshot of its results.
         rows: The numbers of the rows.
 
     Raises:
-        StateError: the state file or the file of scores cannot be read; iterating raises it, too.
+        StateError: the state file or the scores file cannot be read; iterating can also raise it.
     """
 
     def __init__(self, state: Path, results: RunResults, rows: Collection[int]) -> None:

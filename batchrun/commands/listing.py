@@ -1,4 +1,4 @@
-"""`batchrun ls`: how the runs of all state files in folders stand, one line for each."""
+"""`batchrun ls`: the status of all runs whose state files are in folders, one line each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TO_THE_RIGHT = {1, 2, 3, 4, 5}
 
 
 def standings(folders: Iterable[Path]) -> list[Standing]:
-    """How each run stands, the one that was written last first; one that cannot be read with its problem.
+    """The status of each run, the most recently written first. If one cannot be read, its status says why.
 
     Raises:
         UsageError: there is no such folder.
@@ -38,7 +38,7 @@ def standings(folders: Iterable[Path]) -> list[Standing]:
 
 
 def to_json(found: Sequence[Standing]) -> bytes:
-    """One JSON object per state file, each on its line."""
+    """One JSON object per state file, each on a line."""
     return b"".join(orjson.dumps(each.to_json(), option=orjson.OPT_APPEND_NEWLINE) for each in found)
 
 

@@ -40,7 +40,7 @@ _LISTED = 50
 _ID_CHARS = 200
 _MESSAGE_CHARS = 500
 _NAMED = 5
-"""Inputs, models and values that are named; of more, only the number is given."""
+"""How many inputs, models and values are listed; of the rest, only the number is given."""
 _VALUE_CHARS = 120
 
 
@@ -88,7 +88,7 @@ def _page(report: VariantTable, store: StateSnapshot, target: Path) -> bytes:
 
 
 def _shown(report: VariantTable) -> list[VariantReport]:
-    """The variants that the page shows: if there are too many for all, the best; without scores, the largest."""
+    """The variants that the page shows: if there are too many, the best ones; without scores, the largest ones."""
     most = largest(report)
     if len(most) == len(report.variants) or not report.quality:
         return most
@@ -98,7 +98,7 @@ def _shown(report: VariantTable) -> list[VariantReport]:
 
 
 def _finding(report: VariantTable, store: StateSnapshot) -> tuple[str, str, str]:
-    """What the run has shown: a sentence, its end with the interval, and what it rests on."""
+    """The finding: a sentence, its end with the interval, and its basis."""
     outcome = _outcome(report, store)
     scored = [each for each in report.quality if any(variant.score for variant in each.whole.variants)]
     if not scored:
@@ -137,7 +137,7 @@ def _link(store: StateSnapshot, target: Path) -> str:
     view = view_path(store.path)
     if not view.is_file() or view.absolute() == target.absolute():
         return ""
-    return page.link_to(os.path.relpath(view, target.parent), "Look at the answers")
+    return page.link_to(os.path.relpath(view, target.parent), "View the answers")
 
 
 def _figures(report: VariantTable, store: StateSnapshot, options: RunOptions) -> list[tuple[str, str]]:
@@ -235,12 +235,12 @@ def _variants(report: VariantTable, shown: list[VariantReport]) -> str:
             "-" if variant.execution_ms is None else duration(variant.execution_ms.p50 / 1000) for variant in shown
         ],
     }
-    note = "Tokens are means of the answers, execution is the median time of a job."
+    note = "Tokens are means per answer, execution is the median time of a job."
     if any(variant.cost is not None for variant in shown):
         columns["cost"] = ["-" if variant.cost is None else money(variant.cost) for variant in shown]
         note += " Cost is the upper bound, divided by execution time."
     which = f"The {len(shown)} {'best' if scored else 'largest'} of {len(report.variants):,} variants;"
-    more = f"{which} `report --json` has all." if len(report.variants) > len(shown) else ""
+    more = f"{which} `report --json` lists all." if len(report.variants) > len(shown) else ""
     title = "Variants" if len(report.variants) > 1 else "Figures"
     cells = list(zip(*columns.values(), strict=True))
     return page.section(title, page.table(list(columns), cells, numbers=True), note, more)

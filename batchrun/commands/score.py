@@ -1,4 +1,4 @@
-"""`batchrun score`: scores the answers of a run, and writes the file of scores beside its state file."""
+"""`batchrun score`: scores the answers of a run, and writes the scores file beside its state file."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _Judge = Callable[[Sequence[_Record]], list[Judgement]]
 
 @dataclass(slots=True)
 class Scored:
-    """What was scored."""
+    """The result of scoring a run."""
 
     path: str
-    """The file of scores."""
+    """The scores file."""
     scorer: str
     scored: int = 0
-    """Rows with a score; failed ones among them if they were to be scored."""
+    """Rows with a score, including failed ones if these count as wrong."""
     right: int = 0
-    """Those with the full score, 1."""
+    """Those with a score of 1."""
     total: float = 0.0
     """The sum of all scores."""
     reasons: Counter[str] = field(default_factory=Counter)
-    """Why rows could not be scored -> how many."""
+    """Reason why rows could not be scored -> number of rows."""
     failed: int = 0
     """Rows that failed and were not scored."""
     unfinished: int = 0
-    """Rows without an end yet."""
+    """Rows that have not ended yet."""
 
     @property
     def unscored(self) -> int:
@@ -77,13 +77,13 @@ class Scored:
 def score(
     state: Path, scorer: str, rules: Rules = _RULES, *, timeout_s: float = DEFAULT_TIMEOUT_S, with_errors: bool = False
 ) -> Scored:
-    """Score the committed results of a run; scores of the same scorer are replaced, those of others stay.
+    """Score the committed results of a run; scores of the same scorer are replaced, those of other scorers stay.
 
     Args:
         state: The run's state file; another process may be writing it.
         scorer: Its name, such as `exact` or `py:FILE:FUNCTION`.
         rules: How answers are compared.
-        timeout_s: How long a function, or a pattern, may take for one row.
+        timeout_s: How long a function or a pattern may take per row.
         with_errors: Whether failed and held rows get the score 0.
 
     Raises:
@@ -125,8 +125,8 @@ def _scores(results: RunResults, judge: _Judge, found: Scored) -> Iterator[Score
 
 def _advice(reason: str) -> str:
     if reason.startswith("there is no "):
-        return "say with --reference where the right answer is in a record, for example --reference metadata.answer"
-    return "" if "function" in reason else "another scorer, or another --reference, may fit"
+        return "name the field of the right answer, for example --reference metadata.answer"
+    return "" if "function" in reason else "try another scorer, or another --reference"
 
 
 def _failure(record: _Record) -> str:
@@ -135,12 +135,12 @@ def _failure(record: _Record) -> str:
 
 @contextmanager
 def _judge(scorer: str, rules: Rules, timeout_s: float) -> Iterator[_Judge]:
-    """What gives a group of records its judgements."""
+    """Gives the function that judges a group of records."""
     if scorer.startswith(FUNCTION):
         name = scorer.removeprefix(FUNCTION)
         if ":" not in name:
             raise UsageError(f"--with {shown(scorer)} names no function", "give py:FILE.py:FUNCTION")
-        scorer_of("exact", rules)  # only to refuse wrong rules
+        scorer_of("exact", rules)  # only to refuse invalid rules
         refuse_missing(name, f"--with {FUNCTION}", "scorer")
         with closing(Functions(name, timeout_s, "scorer")) as functions:
             yield lambda records: _asked(functions, records)

@@ -21,7 +21,7 @@ from batchrun.state.snapshot import StateSnapshot
 
 _MOST_OF_A_LINE = 1000
 _FEW = 50
-"""Of so many rows, the results are searched for their ids; more are found like all rows."""
+"""For up to this many rows, the results are searched for their ids; for more, all results are read."""
 _IN_PROGRESS = {
     RowState.PENDING: "not submitted yet",
     RowState.SUBMITTING: "being submitted",
@@ -31,7 +31,7 @@ _Render = Callable[[Reading], str | bytes]
 
 
 def show(state: Path, row_id: str, *, as_json: bool = False) -> Iterator[str | bytes]:
-    """Texts about the rows with an id, or of the line with this id, in input order; or a JSON object for each.
+    """Texts about the rows with this id, or about all rows of the line with this id, in input order; or JSON objects.
 
     Args:
         state: The state file; another process may be writing it.
@@ -40,7 +40,7 @@ def show(state: Path, row_id: str, *, as_json: bool = False) -> Iterator[str | b
 
     Raises:
         UsageError: there is no such row.
-        StateError: the state file, a results file or the file of scores cannot be read.
+        StateError: the state file, a results file or the scores file cannot be read.
     """
     with StateSnapshot(state) as store:
         store.refuse_damaged()
@@ -67,11 +67,11 @@ def head(state: Path, most: int, *, only_failed: bool = False) -> Iterator[str]:
 
     Args:
         state: The state file; another process may be writing it.
-        most: How many rows.
+        most: The most rows to show.
         only_failed: Whether to leave out the rows that have succeeded.
 
     Raises:
-        StateError: the state file, a results file or the file of scores cannot be read, or no row has ended.
+        StateError: the state file, a results file or the scores file cannot be read, or no row has ended.
     """
     with StateSnapshot(state) as store:
         store.refuse_damaged()

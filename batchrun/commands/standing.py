@@ -1,6 +1,6 @@
-"""Reads how a run stands, again and again, at a cost that does not grow with the run while a process drives it.
+"""Reads the status of a run repeatedly; while a process drives the run, the cost does not grow with its size.
 
-That process says how it stands in the state file. Rows are counted only if it does not; then that takes 5% of the time.
+That process writes the status to the state file. Rows are counted only if it does not, for at most 5% of the time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import find_options
 
 _KINDS_AMONG = 20_000
-"""Failures beyond this are not read, so that a run in which all fails is as cheap to look at as any other."""
+"""Failures beyond this are not read, so that a run in which every row fails is as cheap to watch as any other."""
 _LATEST = 5
 _LATEST_AMONG = 1_000
 _MESSAGE_CHARS = 300
@@ -31,11 +31,11 @@ _PAUSES = 20
 
 
 class StandingReader:
-    """Reads how the run of a state file stands.
+    """Reads the status of the run of a state file.
 
     Args:
         state: The state file.
-        with_failures: Whether to read kinds of failure, and the latest ones.
+        with_failures: Whether to read the kinds of failure and the latest failures.
     """
 
     def __init__(self, state: Path, *, with_failures: bool = True) -> None:
@@ -46,7 +46,7 @@ class StandingReader:
         self._count_at = float("-inf")
 
     def read(self) -> Standing:
-        """How the run stands now.
+        """The present status of the run.
 
         Raises:
             StateError: there is no such state file, or it cannot be read.
@@ -59,7 +59,7 @@ class StandingReader:
         except StateError:
             if who is None or not self._state.exists():
                 raise
-            return Standing(str(self._state), "", process=str(who))  # it reads its inputs
+            return Standing(str(self._state), "", process=str(who))  # the process is reading its inputs
         with store:
             return self._standing(store, who, now)
 
@@ -134,11 +134,12 @@ class StandingReader:
 
 
 def live_record(store: StateReader, who: Holder | None) -> LiveRecord | None:
-    """What the process that drives a run says of it; None if none does, or has not said anything yet.
+    """The record of the process that drives a run; None if none does, or it has not written one yet.
 
     Args:
         store: The state file.
-        who: The process that holds its lock. It may have begun no session yet, and the record be an earlier one's.
+        who: The process that holds its lock. It may not have begun a session yet; then the record is of an earlier
+            session.
     """
     last = None if who is None else figures.last_session(store)
     if who is None or last is None or last.outcome is not None or (who.pid and who.pid != last.pid):

@@ -80,12 +80,12 @@ class RunStatus:
     shared: int = 0
     """Rows that succeeded with the answer to the equal request of another row."""
     cached: int = 0
-    """Further rows that succeeded with an answer from the cache."""
+    """Other rows that succeeded with an answer from the cache."""
     pace: Pace | None = None
-    """The pace of the last minutes, and how long the open rows take at it; None if it is not known, or none drives it.
+    """The pace of the last minutes, and how long the open rows take at it; None if unknown, or if no process drives it.
     """
     obstacles: list[str] = field(default_factory=list)
-    """What is in the way of the process that drives it, such as an outage."""
+    """What the process that drives it waits for, or why it stops, such as an outage."""
     few_jobs: list[FewJobs] = field(default_factory=list)
     """Where shared jobs were too few for the workers."""
 
@@ -175,7 +175,7 @@ def render(status: RunStatus) -> str:
     ]
     if s.pace is not None and open_rows and (left := remaining(s.pace)):
         lines.append(f"  {left} left")
-    lines += [f"  in the way: {one_line(each)}" for each in s.obstacles]
+    lines += [f"  obstacle: {one_line(each)}" for each in s.obstacles]
     lines += [f"  {each}" for each in s.endpoints]
     if s.cost is not None:
         first, *more = cost_lines(s.cost, is_over=not open_rows)

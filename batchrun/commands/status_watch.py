@@ -1,4 +1,4 @@
-"""`batchrun status --watch`: how a run stands, again and again, until no process works on it."""
+"""`batchrun status --watch`: shows the status of a run until no process drives it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from batchrun.display.terminal import Terminal, can_redraw, has_blocks
 
 _EVERY_S = 1.0
 _ELSEWHERE_EVERY_S = 30.0
-"""Between two screens where they do not replace each other, as in a file."""
+"""Between two screens if they do not replace each other, as in a file."""
 _COLUMNS = 79
 
 
 def watch(state: Path, show: Callable[[str | bytes], None], *, every_s: float | None, as_json: bool) -> None:
-    """Show how a run stands until no process works on it; on a terminal in one place, else one screen after another.
+    """Show the status of a run until no process drives it; on a terminal in one place, otherwise one after another.
 
     Args:
         state: The state file.
         show: Prints text, or a line of JSON.
         every_s: Seconds between two screens; None: 1 on a terminal, else 30.
-        as_json: Whether to print a JSON object each time instead.
+        as_json: Whether to print JSON objects instead.
 
     Raises:
         StateError, OutputError: the state file cannot be read.
-        KeyboardInterrupt: the user has seen enough. The run notices nothing.
+        KeyboardInterrupt: the user has pressed Ctrl-C. The run is not affected.
     """
     reader = StandingReader(state)
     standing = reader.read()
@@ -54,7 +54,7 @@ def watch(state: Path, show: Callable[[str | bytes], None], *, every_s: float | 
                 standing = reader.read()
     except KeyboardInterrupt:
         if terminal is not None:
-            show(_text(standing, as_json=False))  # what was seen last stays
+            show(_text(standing, as_json=False))  # the last screen stays visible
         raise
     show(_text(standing, as_json=as_json))
 

@@ -23,14 +23,14 @@ from batchrun.state.tunings import Tuning, refuse_older_version, request_tuning,
 
 _LOOK_AGAIN_S = 0.1
 _PATIENCE_S = 15.0
-"""A process takes up a change within two seconds, unless it is reading a large input, or is stopped."""
+"""A process applies a change within two seconds, unless it is reading a large input or is suspended."""
 
 
 def change_of(given: TuneArguments) -> Tuned:
-    """The change that the options ask for. Those from the environment are meant for `run`, and ignored.
+    """The change that the options ask for. Options from the environment are meant for `run`, and are ignored.
 
     Raises:
-        UsageError: nothing is asked for, or two opposite things.
+        UsageError: no change is given, or two contradictory ones.
     """
     named = {
         name: getattr(given, name)
@@ -42,12 +42,12 @@ def change_of(given: TuneArguments) -> Tuned:
     is_paused = True if named.get("pause") else False if named.get("resume") else None
     change = Tuned(named.get("concurrency"), named.get("max_cost"), named.get("deadline"), is_paused)
     if change == Tuned():
-        raise UsageError("nothing to change is given", "give -j, --max-cost, --deadline, --pause or --resume")
+        raise UsageError("no change is given", "give -j, --max-cost, --deadline, --pause or --resume")
     return change
 
 
 def tune(state: Path, change: Tuned, tell: Callable[[str], None], *, patience_s: float = _PATIENCE_S) -> str:
-    """Change a run, and wait until the process that drives it has taken the change up.
+    """Change a run, and wait until the process that drives it has applied the change.
 
     Args:
         state: The run's state file.
@@ -60,7 +60,7 @@ def tune(state: Path, change: Tuned, tell: Callable[[str], None], *, patience_s:
 
     Raises:
         UsageError: no process drives the run, or the change makes no sense for it.
-        StateError: the process does not take it up.
+        StateError: the process does not apply it.
     """
     who = holder(state)
     with StateReader(state) as store:
@@ -74,13 +74,13 @@ def tune(state: Path, change: Tuned, tell: Callable[[str], None], *, patience_s:
         if (now := holder(state)) is None:
             if (taken := _taken_up(state, number)) is not None:
                 break
-            raise StateError(f"{state}: the run ended before it took the change up", _resume(state, change))
+            raise StateError(f"{state}: the run ended before it applied the change", _resume(state, change))
         if steady_s() - asked_at > patience_s:
             raise no_answer(state, now)
         time.sleep(_LOOK_AGAIN_S)
-    text = f"{told(change)}: taken up by {who}"
+    text = f"{told(change)}: applied by {who}"
     if taken.is_late:
-        text += ", but the run is about to end: it holds when you resume it"
+        text += "; but the run is about to end, so this applies when you resume it"
     return text
 
 
@@ -91,11 +91,11 @@ def _taken_up(state: Path, number: int) -> Tuning | None:
 
 def _refuse_useless(store: StateReader, who: Holder | None, change: Tuned) -> None:
     if who is None:
-        raise UsageError(f"no process runs {store.path}, so there is nothing to tune", _resume(store.path, change))
+        raise UsageError(f"no process drives {store.path}, so there is nothing to tune", _resume(store.path, change))
     guards = read_options(store).guards
     if change.max_cost not in (None, math.inf) and not guards.have_price:
         raise UsageError(
-            "--max-cost: this run has no price of a worker",
+            "--max-cost: this run has no price per worker",
             f"stop it, then give both: batchrun resume {shlex.quote(str(store.path))} --price-per-hour PRICE"
             f" --max-cost {change.max_cost:g}",
         )
@@ -110,6 +110,6 @@ def _refuse_useless(store: StateReader, who: Holder | None, change: Tuned) -> No
 
 
 def _resume(state: Path, change: Tuned) -> str:
-    """How to resume with the change; a pause is none for a run that does not go on."""
+    """How to resume with the change; a pause does not apply to a run that has ended."""
     options = told(Tuned(change.concurrency, change.max_cost, change.deadline_s))
     return f"give it when you resume: batchrun resume {shlex.quote(str(state))} {options}".rstrip()

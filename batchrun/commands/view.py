@@ -25,11 +25,11 @@ from batchrun.runs.sample import Sample, draw
 from batchrun.state.snapshot import StateSnapshot
 
 MOST_ROWS = 20_000
-"""A page of so many rows appears within two seconds."""
+"""A browser shows a page of this many rows within two seconds."""
 _MOST_BYTES = 200_000_000
-"""The lines and results of the rows in a page; about a quarter of that is the size of the page."""
+"""The most bytes that the lines and results of the rows on a page have; the page has about a quarter of that."""
 _RANDOM_SEED = 0
-"""The same run makes the same page."""
+"""Fixed, so that the same run gives the same page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,12 @@ def view(state: Path, target: Path | None = None, most_rows: int = MOST_ROWS) ->
     Args:
         state: The state file.
         target: The page, which is replaced by a rename; None: see `view_path`.
-        most_rows: How many rows it has at most. Of more, it has a stratified sample of questions, with all their rows.
+        most_rows: The most rows it shows. Of a larger run, it shows a stratified sample of questions, with all their
+            rows.
 
     Raises:
         UsageError: the target is a folder, or a file that batchrun did not write.
-        StateError: the state file, a results file or the file of scores cannot be read, or no row has ended.
+        StateError: the state file, a results file or the scores file cannot be read, or no row has ended.
         OutputError: the page cannot be written.
     """
     page = view_path(state) if target is None else target

@@ -20,7 +20,7 @@ _SUBMITS_AT_ONCE = 96
 _KEEP_S = 15.0
 """How often an idle run writes its duration and the cost of its workers."""
 _SIGN_S = 2.0
-"""The same if others have something to see: what has changed, or that a run that was asked to end is alive."""
+"""The same if other processes watch for a sign: a change, or that a run that was asked to end is alive."""
 
 
 class Commits:
@@ -28,7 +28,7 @@ class Commits:
 
     Args:
         journal: Writes it.
-        course: What others may want to see; written with the rest.
+        course: What other processes read about the run; written with the rest.
         thread: The thread in which the journal is written, shared by all that write the same state file.
         clock: Monotonic seconds.
         wall: UTC epoch seconds.

@@ -63,7 +63,7 @@ class Engine:
         counts: Counts rows for the observer.
         observer: Shows the progress.
         answers: Keeps and judges the answers of jobs.
-        course: What others may want to see of the run; written now and then.
+        course: What other processes read about the run; written regularly.
         thread: The thread in which the journal is written, shared by all that write the same state file.
         load: Loads further rows; None if all rows are in the journal.
         clock: Monotonic seconds.

@@ -22,7 +22,7 @@ from batchrun.scheduler.events import Tuned
 _LOOK_S = 0.25
 """How often a session checks whether another process wants it to end."""
 _LOOKS_A_CHANGE = 3
-"""The same for changes: so many times as seldom."""
+"""Changes are checked less often, by this factor."""
 
 
 class Fleet:
@@ -30,10 +30,10 @@ class Fleet:
 
     Args:
         observer: Shows the progress of the whole run.
-        course: The course of the run so far; it is updated.
+        course: What other processes read about the run; it is updated.
         on_interrupt: What the first Ctrl-C or SIGTERM does.
         leaving: How other threads ask the session to leave; None if none do.
-        orders: What other processes ask of the session; None if none can.
+        orders: The requests of other processes; None if there cannot be any.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Fleet:
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, Snapshot] = {}
         self._stops: dict[str, Stop] = {}
-        """What has not been told yet."""
+        """The stops that have not been reported yet."""
         self._running: dict[str, asyncio.Task[Outcome]] = {}
 
     def observer_of(self, endpoint: str, *, alone: bool) -> EngineObserver:
@@ -102,7 +102,7 @@ class Fleet:
         return {endpoint: task.result() for endpoint, task in self._running.items()}
 
     async def _obey(self, orders: Orders) -> None:
-        """Do what other processes ask, until this is cancelled."""
+        """Follow the requests of other processes until this is cancelled."""
         while True:
             for _ in range(_LOOKS_A_CHANGE):
                 if (wish := orders.wish()) is not None:
@@ -115,7 +115,7 @@ class Fleet:
                     engine.tune(self._share_of(change))
 
     def _share_of(self, change: Tuned) -> Tuned:
-        """The change for each engine: those of a sweep have equal parts of the budget; a pool has one."""
+        """The change for each engine: those of a sweep get equal parts of the budget; a pool has one engine."""
         parts = sum(engine.scheduler.member is None for engine in self._engines.values()) or 1
         return change if change.max_cost is None else replace(change, max_cost=change.max_cost / parts)
 
@@ -131,7 +131,7 @@ class Fleet:
                 self._engines[endpoint].leave(wish)
 
     def stopping(self, endpoint: str, stop: Stop) -> None:
-        """An engine submits nothing more. Several that stop at about the same time are told together."""
+        """An engine submits nothing more. Several that stop at about the same time are reported together."""
         self._stops[endpoint] = stop
         if len(self._engines) == 1:
             self._tell_stops()

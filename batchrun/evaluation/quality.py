@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from batchrun.evaluation.statistics import Moments, majority, pass_at
 
 _EQUAL_WITHIN = 1e-12
-"""Equal scores differ by no more than this when they are means of several samples."""
+"""Means of several samples that differ by no more than this are equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +22,15 @@ class Estimate:
 
     mean: float
     low: float | None
-    """Where the interval begins; None, like `high`: one question alone tells nothing of the others."""
+    """The low end of the interval; None, like `high`, if there is only one question."""
     high: float | None
     questions: int
-    """How many there are, from 1."""
+    """The number of questions, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class AtK:
-    """An estimate of what k samples of each question are worth."""
+    """An estimate for k samples of each question."""
 
     k: int
     estimate: Estimate
@@ -48,9 +48,9 @@ class VariantQuality:
     scored: int
     """Rows with a score."""
     unscored: int
-    """Rows that the scorer could not score; they are in none of the estimates."""
+    """Rows that the scorer could not score; no estimate includes them."""
     right: int
-    """Rows with the full score, 1."""
+    """Rows with a score of 1."""
     score: Estimate | None
     """The mean score; None if no row has one."""
     pass_at: tuple[AtK, ...] = ()
@@ -63,7 +63,7 @@ class VariantQuality:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two variants, compared on the questions that both have scores for."""
+    """Two variants, compared on the questions for which both have scores."""
 
     better: str
     """The label of the variant with the higher mean score."""
@@ -71,7 +71,7 @@ class Comparison:
     difference: Estimate
     """The score of `better` minus that of `other`, by question."""
     won: int
-    """Questions on which `better` has the higher score; here and in the next two."""
+    """Number of questions on which `better` has the higher score; the next two are losses and ties."""
     lost: int
     tied: int
 
@@ -85,7 +85,7 @@ class Group:
     variants: list[VariantQuality]
     """In the order of the sweep."""
     comparisons: list[Comparison]
-    """The best variant with each of the others, in the order of the sweep; empty for one variant."""
+    """The best variant compared with each of the others, in the order of the sweep; empty for one variant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +105,14 @@ class Sample(NamedTuple):
 
     value: float
     answer: Hashable
-    """What was extracted, in a form that is equal for equal answers."""
+    """The extracted answer, in a form that is equal for equal answers."""
 
 
 class Question(NamedTuple):
     """The rows of one line of the input."""
 
     group: Any
-    """Which group it belongs to: the value at the path of `--by`, hashable."""
+    """Its group: the value at the path of `--by`, hashable."""
     samples: Mapping[int, Sequence[Sample]]
     """Number of a variant -> its scored rows."""
     unscored: Mapping[int, int]
@@ -142,7 +142,7 @@ def measure(
     Args:
         scorer: The scorer's name.
         variants: Number -> variant, in the order of the sweep.
-        questions: Gives all questions, each time that it is called.
+        questions: Gives all questions each time it is called.
         repeat: How many samples a question has in each variant.
         extracts: Whether the scorer extracts answers, so that majorities can be found.
         by: The path whose value is each question's `group`; None: they are not split.
@@ -163,7 +163,7 @@ def measure(
 
 
 class _Tally:
-    """What is known of one variant."""
+    """The figures of one variant."""
 
     def __init__(self, repeat: int) -> None:
         self.scored = self.unscored = self.right = 0
@@ -186,7 +186,7 @@ class _Tally:
 
 
 def _sizes(repeat: int) -> list[int]:
-    """The k of pass@k: the powers of two below `repeat`, and it; none without repeats."""
+    """The values of k for pass@k: the powers of two below `repeat`, and `repeat`; none without repeats."""
     powers = [1 << bit for bit in range(repeat.bit_length()) if 1 << bit < repeat]
     return [*powers, repeat] if repeat > 1 else []
 
@@ -196,7 +196,7 @@ def _compare(
     tallies: Mapping[Any, Mapping[int, _Tally]],
     group_of: Callable[[Question], Any],
 ) -> dict[Any, tuple[int, dict[int, _Pair]]]:
-    """For each group, the best variant, and what it is like beside each of the others."""
+    """For each group, the best variant, compared with each of the others."""
     best = {value: _best(each) for value, each in tallies.items()}
     pairs: dict[Any, defaultdict[int, _Pair]] = {value: defaultdict(_Pair) for value in tallies}
     if any(len(each) > 1 for each in tallies.values()):
@@ -220,7 +220,7 @@ def _mean(samples: Sequence[Sample]) -> float:
 
 
 class _Pair:
-    """What is known of the difference of two variants."""
+    """The figures of the difference between two variants."""
 
     def __init__(self) -> None:
         self.difference = Moments(least=-1.0)
