@@ -23,9 +23,7 @@ _LEFT = 130
 @command
 @click.argument("state", type=STATE, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout; with --watch, one per update.")
-@click.option(
-    "--watch", "is_watching", is_flag=True, help="Redraw one screen until the run ends; Ctrl-C exits."
-)
+@click.option("--watch", "is_watching", is_flag=True, help="Redraw one screen until the run ends; Ctrl-C exits.")
 @click.option(
     "--every",
     "every_s",

@@ -70,8 +70,8 @@ class Counted:
         tokens = counted(self.characters // CHARS_PER_TOKEN, "token")
         return (
             f"{counted(self.rows, 'row')} with {counted(self.characters, 'character')} of prompts, about {tokens}\n"
-            "nothing was sent: without a pilot only characters are known, not the length of the answers, the time or the"
-            " cost\n"
+            "nothing was sent: without a pilot only characters are known, not the length of the answers, the time or"
+            " the cost\n"
         )
 
     def to_json(self) -> bytes:

@@ -165,8 +165,8 @@ class CachedAnswers:
                 return
             for changed in self._cache.add(new, now_ms):
                 self._tell(
-                    f"{changed.key.endpoint} now answers as model {changed.model}: answers of other models are no longer"
-                    f"  taken from the cache; to run the rows again that got one: redo --where cached=true"
+                    f"{changed.key.endpoint} now answers as model {changed.model}: answers of other models are no"
+                    f" longer taken from the cache; to run the rows again that got one: redo --where cached=true"
                 )
         except CacheLockedError:
             self._say("is locked by another program, so some answers are not stored in it")

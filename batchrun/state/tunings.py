@@ -1,7 +1,7 @@
-"""What `batchrun tune` asks of a running process, by the state file, and what that process has taken up.
+"""The requests of `batchrun tune` to a running process, through the state file, and the changes that it has applied.
 
-A request is a numbered setting that replaces the one before. The process that drives the run records which it has taken
-up, together with the options that they change, in one transaction.
+A request is a numbered setting that replaces the previous one. The process that drives the run records which ones it
+has applied, together with the options that they change, in one transaction.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from batchrun.state.stored_options import OPTIONS, read_options
 
 _TAKEN = "tunings"
 _MOST = 1000
-"""How many of the last changes are kept."""
+"""How many changes are kept, the latest ones."""
 _OFF = "off"
 
 
 class Tuning(NamedTuple):
-    """A change that a process has taken up."""
+    """A change that a process has applied."""
 
     number: int
-    """That of the request."""
+    """The number of the request."""
     at_ms: int
     """UTC epoch milliseconds."""
     change: Tuned
@@ -37,7 +37,7 @@ class Tuning(NamedTuple):
     """Whether the run was about to end already, so that the change holds for later sessions only."""
 
     def to_json(self) -> dict[str, Any]:
-        """What has changed, as JSON values."""
+        """The change, as JSON values."""
         return {**_to_json(self.change), "is_late": self.is_late}
 
 
@@ -57,7 +57,7 @@ def request_tuning(store: Store, change: Tuned) -> int:
 
 
 def refuse_older_version(store: StateReader) -> None:
-    """Refuse a state file of an older version: to write to it would upgrade it under the process that uses it.
+    """Refuse a state file of an older version: writing to it would upgrade it while another process uses it.
 
     Raises:
         StateError: it is older.
@@ -70,7 +70,7 @@ def refuse_older_version(store: StateReader) -> None:
 
 
 class Requests:
-    """The requests that other processes make while this one has the state file open for writing.
+    """The requests of other processes while this one has the state file open for writing.
 
     Args:
         store: The state file.
@@ -96,7 +96,7 @@ class Requests:
 
 
 def take_up(store: Store, tuning: Tuning) -> None:
-    """Record that a change was taken up, and store the options that it changes, for later sessions."""
+    """Record that a change was applied, and store the options that it changes, for later sessions."""
     listed = [[*tuning[:2], _to_json(tuning.change), tuning.is_late]]
     with store.transaction() as db:
         known = store.get_setting(_TAKEN)
@@ -107,14 +107,14 @@ def take_up(store: Store, tuning: Tuning) -> None:
 
 
 def taken_up(store: StateReader) -> list[Tuning]:
-    """The changes that were taken up, oldest first."""
+    """The changes that were applied, oldest first."""
     listed = store.get_setting(_TAKEN)
     known = listed if isinstance(listed, list) else []
     return [Tuning(number, at_ms, _from_json(change), is_late) for number, at_ms, change, is_late in known]
 
 
 def tuned_options(options: RunOptions, change: Tuned) -> RunOptions:
-    """The options with a change. A pause is none of them: it ends with the session."""
+    """The options with a change. A pause is not an option: it ends with the session."""
     guards, scheduler = options.guards, options.scheduler
     if change.concurrency is not None:
         scheduler = replace(scheduler, concurrency=None if change.concurrency == "auto" else change.concurrency)
