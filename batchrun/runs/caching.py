@@ -37,8 +37,7 @@ def open_cache(run: OpenRun) -> CachedAnswers | None:
 
 
 def _name(options: RunOptions, endpoint: str, worker: object) -> str:
-    """The name of an endpoint in the cache: a Runpod endpoint is unique, and the local endpoint depends on its
-    worker."""
+    """The name of an endpoint in the cache: Runpod's are unique, the local one depends on its worker."""
     if options.is_local:
         return f"{endpoint}: {worker}"
     base_url = without_user(options.base_url)

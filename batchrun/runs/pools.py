@@ -62,8 +62,7 @@ def refuse_lost_jobs(store: StateReader, known: list[str], options: RunOptions) 
 
 
 def _count_at(store: StateReader, number: int, options: RunOptions) -> tuple[int, int]:
-    """The number of rows in flight at an endpoint, and of those that are submitted again because it may not have
-    them."""
+    """The number of rows in flight at an endpoint, and of those to submit again because it may not have them."""
     is_held = options.scheduler.unconfirmed == "resubmit"
     return store.count_jobs_at(number), store.count_unconfirmed_at(number, is_held=is_held)
 

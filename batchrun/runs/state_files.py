@@ -15,8 +15,9 @@ _SUFFIX = ".state"
 
 
 def state_files(folders: Iterable[Path]) -> list[Path]:
-    """The state files in folders, and in folders of results within them; the most recently written first. They are
-    recognized by their names and their first bytes. A path may also be a state file itself.
+    """The state files in folders, and in folders of results within them; the most recently written first.
+
+    They are recognized by their names and their first bytes. A path may also be a state file itself.
 
     Raises:
         UsageError: there is no such folder, it cannot be read, or it is a file that is not a state file.

@@ -141,8 +141,7 @@ class StateReader(Database):
         return int(self.query(sql, (endpoint,))[0][0])
 
     def count_unconfirmed_at(self, endpoint: int, *, is_held: bool) -> int:
-        """The number of pending rows (with `is_held`, also held ones) whose submission to this endpoint is
-        unconfirmed."""
+        """The number of pending rows, or also held ones, whose submission to this endpoint is unconfirmed."""
         sql = (
             "SELECT count(*) FROM rows r JOIN jobs j ON j.job = r.job"
             f" WHERE r.state IN ({'0, 5' if is_held else '0'}) AND j.status = 'UNCONFIRMED' AND j.endpoint = ?"
