@@ -87,7 +87,7 @@ class RunStatus:
     obstacles: list[str] = field(default_factory=list)
     """What the process that drives it waits for, or why it stops, such as an outage."""
     few_jobs: list[FewJobs] = field(default_factory=list)
-    """Where shared jobs were too few for the workers."""
+    """Where there were too few shared jobs for the workers."""
 
 
 def read_status(state: Path, now: float | None = None) -> RunStatus:

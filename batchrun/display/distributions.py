@@ -13,7 +13,7 @@ from batchrun.display.units import duration
 
 _BINS = 40
 _WIDE = 30
-"""Times of which the longest is this many times the shortest are drawn on a logarithmic scale."""
+"""If the longest time is this many times the shortest, the scale is logarithmic."""
 _LEAST_S = 0.001
 _MARKS = (
     *((0.001, "1 ms"), (0.01, "10 ms"), (0.1, "100 ms"), (1.0, "1 s"), (10.0, "10 s"), (60.0, "1 min")),
@@ -22,7 +22,7 @@ _MARKS = (
 """The marks of a logarithmic scale, in seconds."""
 _UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0), ("milliseconds", 0.001))
 _KINDS = 5
-"""So many kinds have a colour of their own; the others share the last one."""
+"""This many kinds have their own colour; the others share the last colour."""
 
 
 def times(title: str, values: Sequence[tuple[float, int]]) -> list[str]:
@@ -30,7 +30,7 @@ def times(title: str, values: Sequence[tuple[float, int]]) -> list[str]:
 
     Args:
         title: Its heading.
-        values: Times in seconds, and how many jobs took each.
+        values: Times in seconds, and the number of jobs that took each.
     """
     high = max(values, default=(0.0, 0))[0]
     if high <= 0:

@@ -123,7 +123,7 @@ class VariantTable:
     endpoints: list[EndpointReport] = field(default_factory=list)
     """The endpoints that the run has had; empty if it has had one, or compares them in a sweep."""
     quality: list[Quality] = field(default_factory=list)
-    """What each scorer says, in the order in which they were used last; empty if the run was not scored."""
+    """The quality by each scorer, in the order of their last use; empty if the run was not scored."""
     scores_are_outdated: bool = False
     """Whether a result is newer than the scores."""
 

@@ -231,7 +231,7 @@ async def test_when_an_endpoint_answers_as_another_model_no_earlier_answer_is_ta
     runs.worker = Numbered("n")
     done = await runs("b", [*LINES, {"id": "x", "prompt": "x"}])
     assert (runs.jobs, done.summary.cached) == (1, 3)
-    assert any("answers now as model n" in said for said in done.listener.messages)
+    assert any("now answers as model n" in said for said in done.listener.messages)
     done = await runs("c", [*LINES, {"id": "x", "prompt": "x"}])
     assert (runs.jobs, done.summary.cached) == (3, 1)
 
@@ -374,7 +374,7 @@ async def test_a_cache_that_is_damaged_during_a_run_costs_a_warning_and_nothing_
     assert len(done.results) == 300
     warnings = [said for said in done.listener.messages if "--cache" in said]
     assert len(warnings) == (at == 1)  # later, SQLite has in memory what it needs
-    assert all("the run goes on without it" in said for said in warnings)
+    assert all("the run continues without it" in said for said in warnings)
     with pytest.raises(StateError):
         look_at_cache(path)
 

@@ -455,7 +455,7 @@ async def test_an_endpoint_whose_answer_to_a_submission_was_lost_is_taken_away_o
         with StateReader(state) as store:
             count = store.count_unconfirmed_at(1, is_held=False) + store.count_jobs_at(1)
         assert count > 0
-        with pytest.raises(StateError, match=r"endpoint B has .* unconfirmed, which only it may know") as refused:
+        with pytest.raises(StateError, match=r"endpoint B has .* unconfirmed, which only it can confirm") as refused:
             await rehearse(tmp_path, base_url, endpoint="A")
         assert "--endpoint A,B; or add --abandon" in refused.value.hint
         front.broken["A"] = "stuck"

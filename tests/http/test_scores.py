@@ -95,7 +95,7 @@ def test_a_row_that_cannot_be_scored_loses_no_other(tmp_path: Path):
     assert [score.value for score in found] == [1.0, None, None, 1.0]
     assert [score.reason for score in found[1:3]] == [
         "there is no metadata.reference",
-        "metadata.reference is no number: 'three'",
+        "metadata.reference is not a number: 'three'",
     ]
 
 
@@ -164,7 +164,10 @@ def test_what_cannot_be_scored_at_all_is_one_line_and_leaves_older_scores(tmp_pa
     (tmp_path / "bad.py").write_text("def grade(record):\n    raise ValueError(record['id'])\n")
     for arguments, said in (
         (["exact", "--reference", "metadata.gold"], "exact can score none of the 2 rows; the first: there is no metad"),
-        (["number"], "number can score none of the 2 rows; the first: metadata.reference is no number: \"{'a': 1}\""),
+        (
+            ["number"],
+            "number can score none of the 2 rows; the first: metadata.reference is not a number: \"{'a': 1}\"",
+        ),
         (["py:bad.py:grade"], "py:bad.py:grade can score none of the 2 rows; the first: ValueError: 1"),
         (["py:bad.py:gone"], "--with py:bad.py:gone: bad.py has no gone"),
         (["py:none.py:grade"], "--with py:none.py:grade: none.py cannot be imported: FileNotFoundError"),
@@ -255,7 +258,7 @@ def test_the_report_says_which_variant_is_better_and_how_sure_that_is(tmp_path: 
     assert pair["difference"]["mean"] == pytest.approx(1 / 3)
     shown = batchrun("report", "out.jsonl.state", cwd=tmp_path).stdout
     assert "exact: input.prompt=yes scores 33.3 points more than input.prompt=no" in " ".join(shown.split())
-    assert "but that may be chance (95% interval -43.5 to +100.0, 9 questions" in " ".join(shown.split())
+    assert "but that may be due to chance (95% interval -43.5 to +100.0, 9 questions" in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 100
 
 
@@ -302,7 +305,7 @@ def test_the_table_is_written_as_csv(tmp_path: Path):
         ("exact", "odd", "6"),
     ]
     assert float(lines[0]["pass@2"]) == pytest.approx(2 / 3)
-    assert "two forms" in refused(tmp_path, "report", "out.jsonl.state", "--csv", "--json")
+    assert "both --json and --csv" in refused(tmp_path, "report", "out.jsonl.state", "--csv", "--json")
 
 
 def test_scores_cannot_be_split_before_there_are_any(tmp_path: Path):

@@ -124,7 +124,7 @@ def test_a_start_goes_on_when_its_parent_is_killed_and_resumes_when_it_is_killed
         with gone_at_the_end(status.pid):
             status = wait_until(folder, lambda status: status.succeeded)
         wait_until(folder, lambda status: status.pid is None)
-        assert "no process runs" in (said := stop(folder))
+        assert "no process drives" in (said := stop(folder))
         assert f"killed, {status.succeeded} of {ROWS} rows" in said
         with detached("resume", folder / "out.jsonl.state", "-j", "8") as told:
             assert wait_until(folder, lambda status: status.in_flight == 8).pid == told["pid"]
@@ -191,14 +191,14 @@ def test_a_run_is_tuned_from_elsewhere_and_later_sessions_keep_it(folder: Path):
         served(workers=40, latency_s=0.5) as base_url,
         detached(*command(folder, base_url, "-j", "2", "--price-per-hour", "2")) as told,
     ):
-        assert tune(folder, "-j", "20").stderr == f"-j 20: taken up by process {told['pid']}\n"
+        assert tune(folder, "-j", "20").stderr == f"-j 20: applied by process {told['pid']}\n"
         wait_until(folder, lambda status: status.in_flight == 20)
         assert tune(folder, "--pause").returncode == 0
         done = wait_until(folder, lambda status: status.in_flight == status.submitting == 0).succeeded
         for options, words in (
             (("--deadline", "0.001s"), "this deadline has passed"),
             (("--pause", "--resume"), "both --pause and --resume"),
-            ((), "nothing to change is given"),
+            ((), "no change is given"),
         ):
             refused = tune(folder, *options)
             assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr

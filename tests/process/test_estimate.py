@@ -157,7 +157,7 @@ def test_without_a_pilot_only_characters_are_known_and_nothing_is_sent(folder: P
 
 def test_a_pilot_of_one_row_is_refused(folder: Path, base_url: str):
     code, said = invoke("estimate", *arguments(base_url, "--pilot", 1))
-    assert (code, "one row shows no range" in said) == (2, True)
+    assert (code, "one row gives no range" in said) == (2, True)
     assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl"]
 
 

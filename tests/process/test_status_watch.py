@@ -117,11 +117,11 @@ def test_an_outage_is_what_is_in_the_way(folder: Path):
     try:
         wait_for_lines(folder / "out.jsonl.state", 1)
         seen = watching(folder)
-        text = seen.look(lambda screen: "in the way" in screen.text())
+        text = seen.look(lambda screen: "obstacle" in screen.text())
         assert "waiting for the endpoint: " in text
         seen.type(b"\x03")
         seen.end()
-        assert "in the way: waiting for the endpoint" in batchrun("status", cwd=folder).stdout
+        assert "obstacle: waiting for the endpoint" in batchrun("status", cwd=folder).stdout
     finally:
         process.kill()
         process.communicate()
@@ -185,7 +185,7 @@ def test_where_there_is_nothing_to_look_at_one_line_says_so(tmp_path: Path):
     assert_one_clear_line(batchrun("status", cwd=tmp_path), 2, "no state file in this folder")
     assert_one_clear_line(batchrun("status", "--watch", cwd=tmp_path), 2, "no state file in this folder")
     assert_one_clear_line(batchrun("ls", "nowhere", cwd=tmp_path), 2, "nowhere: No such file or directory")
-    assert_one_clear_line(batchrun("status", "a.state", "--every", "3", cwd=tmp_path), 2, "--every is for --watch")
+    assert_one_clear_line(batchrun("status", "a.state", "--every", "3", cwd=tmp_path), 2, "--every needs --watch")
     assert_one_clear_line(batchrun("status", "a.state", "--watch", cwd=tmp_path), 2, "there is no such state file")
     assert batchrun("ls", cwd=tmp_path).stdout == "no state files\n"
     write_lines(tmp_path, ["p"])

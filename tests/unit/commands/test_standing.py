@@ -113,5 +113,5 @@ def test_status_tells_the_pace_of_the_last_minutes_while_a_process_drives_the_ru
     assert seen.pace.left_s == pytest.approx(3 * 17 / 50)
     text = render(seen)
     assert "  2.9 rows/s over the last 17 s" in text
-    assert "in the way: slowed down: 429" in text
+    assert "obstacle: slowed down: 429" in text
     assert "running time" not in text

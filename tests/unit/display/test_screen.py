@@ -25,7 +25,7 @@ def test_everything_that_a_run_does_is_on_one_usual_screen():
         "running, process 4242",
         "600 of 1,000 rows  60.0%  █",
         "590 succeeded, 10 failed, 3 to retry, 347 not run",
-        "in the way  slowed down: 429 Too many requests",
+        "obstacle    slowed down: 429 Too many requests",
         "pace        6.0 rows/s over 1 min 40 s, now 5.5 rows/s, 1,234 tokens/s",
         "▁▅█▆",
         "left        about 1 min 06 s, from 1 min 00 s to 1 min 15 s, until ",
@@ -62,7 +62,7 @@ def test_it_fits_any_terminal_and_sends_no_control_characters(name, note, messag
 def test_the_most_important_lines_are_left_on_a_small_screen():
     text = shown(STANDING, 40, 8)
     assert "60.0%" in text
-    assert "in the way  slowed down: 429" in text
+    assert "obstacle    slowed down: 429" in text
     assert "\n\n" not in text
 
 

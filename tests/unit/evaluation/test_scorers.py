@@ -141,12 +141,12 @@ def test_a_row_without_a_reference_gets_no_score(scorer: str):
 @pytest.mark.parametrize(
     ("scorer", "reference", "reason"),
     [
-        ("exact", {"a": 1}, "metadata.reference is no text: \"{'a': 1}\""),
-        ("number", "many", "metadata.reference is no number: 'many'"),
-        ("number", True, "metadata.reference is no number: 'True'"),
-        ("number", ["1", "many"], "metadata.reference is no number: \"['1', 'many']\""),
-        ("choice", 2, "metadata.reference is no letter from A to E: '2'"),
-        ("choice", "Paris", "metadata.reference is no letter from A to E: 'Paris'"),
+        ("exact", {"a": 1}, "metadata.reference is not a text: \"{'a': 1}\""),
+        ("number", "many", "metadata.reference is not a number: 'many'"),
+        ("number", True, "metadata.reference is not a number: 'True'"),
+        ("number", ["1", "many"], "metadata.reference is not a number: \"['1', 'many']\""),
+        ("choice", 2, "metadata.reference is not a letter from A to E: '2'"),
+        ("choice", "Paris", "metadata.reference is not a letter from A to E: 'Paris'"),
     ],
 )
 def test_a_reference_of_another_type_gets_no_score_but_a_reason(scorer: str, reference: object, reason: str):
@@ -177,7 +177,7 @@ def test_a_reference_is_found_at_any_path():
         ("exakt", {}, "--with 'exakt': there is no such scorer"),
         ("regex:(", {}, "--with regex:'(': this is not a regular expression: missing ), unterminated subpattern at"),
         ("exact", {"normalize": ("kase",)}, "--normalize 'kase' is unknown"),
-        ("exact", {"reference": "a..b"}, "--reference 'a..b' is no path"),
+        ("exact", {"reference": "a..b"}, "--reference 'a..b' is not a path"),
         ("number", {"tolerance": "much"}, "--tolerance 'much' is neither a number nor a percentage"),
     ],
 )
