@@ -101,6 +101,7 @@ class Engines:
             orders=Orders(run.lock, run.store, run.options.guards.on_interrupt, thread=self._thread, now_ms=run.now_ms),
         )
         self._job_numbers = count(run.store.next_job())
+        self._counters = run.store.counters()
         self._memory = MemoryBudget(run.options.memory_bytes)
         self._transport = self._packing(rows_per_job(run.options, run.store.count_rows))
         self._checked_for_s = 0.0
@@ -194,7 +195,7 @@ class Engines:
             SessionCounts(
                 self._counts(share),
                 run.clock(),
-                cached=0 if index else run.store.counters().get(CACHED, 0),
+                cached=0 if index else self._counters.get(CACHED, 0),
                 price_per_hour=options.guards.price_of(endpoint),
             ),
             self.fleet.observer_of(endpoint, alone=len(options.endpoints) == 1),
@@ -269,7 +270,7 @@ class Engines:
                 deadline_s=None if deadline_s is None else max(deadline_s - self._checked_for_s, 0.0),
             ),
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
-            meter=WorkerMeter(WorkerTime.from_counters(store.counters(), number, share=1 / parts), number),
+            meter=WorkerMeter(WorkerTime.from_counters(self._counters, number, share=1 / parts), number),
             jobs_ended=(worked.jobs // parts, worked.total_ms / 1000 / parts),
             rows_per_job=self._transport.rows_per_job,
             member=None if self._pool is None else self._pool.join(endpoint, share.endpoint),

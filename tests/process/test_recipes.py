@@ -92,6 +92,18 @@ def test_a_sweep_is_scored_by_variant_and_what_failed_is_wrong(folder: Path):
     assert table(folder, "out.jsonl.state") == {f"temperature={value}": (8, 4) for value in ("0", "0.7")}
 
 
+def test_an_evaluation_ends_in_two_pages(folder: Path):
+    commands = shlex.join(["bash", "-euc", recipe("An evaluation, from a sweep to a page")])
+    assert "temperature=0.2" in do(folder, commands, **LOCAL_ECHO)
+    pages = [folder / "samples" / name for name in ("sweep.report.html", "sweep.results.view.html")]
+    assert all(page.read_text().startswith("<!doctype html>") for page in pages)
+
+
+def test_samples_of_a_question_give_pass_at_k(folder: Path):
+    said = do(folder, shlex.join(["bash", "-euc", recipe("pass@k")]), **LOCAL_ECHO)
+    assert re.search(r"pass@2 +pass@4 +pass@8 +majority@8", said)
+
+
 def test_a_run_without_a_sweep_is_scored_as_one(folder: Path):
     write_lines(folder, [{"prompt": text, "metadata": {"reference": "a"}} for text in ("a", "b")])
     do(folder, "batchrun run in.jsonl -e local --worker echo -o out.jsonl -q")
@@ -222,28 +234,16 @@ def assert_done(folder: Path) -> None:
     assert "not running" in do(folder, "batchrun status samples/overnight.results.jsonl.state")
 
 
-def test_a_night_under_nohup_goes_on_without_the_shell_and_says_how_it_went(folder: Path):
-    said = do(folder, "samples/overnight.sh nohup", **LOCAL_ECHO)
-    wait_for_its_end(int(re.search(r"process (\d+)", said).group(1)))
-    assert "finished: 6 of 6 rows succeeded" in (folder / "samples" / "overnight.log").read_text()
+def test_a_night_is_estimated_and_runs_without_its_terminal(folder: Path):
+    estimate = do(folder, "batchrun estimate --config samples/overnight.toml --pilot 3", **LOCAL_ECHO)
+    assert estimate.startswith("estimate for the 3 rows left, from 3 rows drawn at random")
+    said = do(folder, "batchrun run --config samples/overnight.toml --detach", **LOCAL_ECHO)
+    if said:  # else it has ended before it was in the background
+        wait_for_its_end(json.loads(said)["pid"])
+    (log,) = (folder / "samples").glob("*.log")
+    assert "finished: 6 of 6 rows succeeded" in log.read_text()
     assert_done(folder)
-
-
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux")
-def test_a_night_under_tmux_leaves_its_last_screen(folder: Path, tmp_path_factory: pytest.TempPathFactory):
-    environment = {**LOCAL_ECHO, "TMUX_TMPDIR": str(tmp_path_factory.mktemp("t")), "TMUX": "", "TERM": "xterm"}
-    try:
-        assert "tmux -L batchrun attach" in do(folder, "samples/overnight.sh tmux --limit 6", **environment)
-        pid = do(folder, "tmux -L batchrun display-message -p -t night '#{pane_pid}'", **environment)
-        wait_for_its_end(int(pid))
-        assert "night" in do(folder, "tmux -L batchrun list-sessions", **environment)
-    finally:
-        do(folder, "tmux -L batchrun kill-server", **environment)
-    assert_done(folder)
-
-
-def test_a_night_in_neither_way_is_refused(folder: Path):
-    do(folder, "samples/overnight.sh screen", exit_code=2, **LOCAL_ECHO)
+    assert "finished" in do(folder, "batchrun ls samples")
 
 
 def the_unit() -> configparser.ConfigParser:

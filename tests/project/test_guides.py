@@ -22,7 +22,7 @@ DOCUMENTS = [ROOT / "README.md", SAMPLES / "README.md", *sorted((PACKAGE / "guid
 BLOCK = re.compile(r"^```(sh|python) run\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 """A block that is run: its info string ends in ` run`, which a page does not show."""
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
-WRITTEN_BY_A_RUN = re.compile(r"\.(results|errors)\.|^samples/overnight\.log$")
+WRITTEN_BY_A_RUN = re.compile(r"\.(results|errors)\.|^samples/sweep\.report\.html$")
 
 
 def blocks(document: Path) -> list[tuple[str, str]]:
