@@ -30,7 +30,7 @@ from batchrun.commands.merge import MergeReport
 from batchrun.commands.redo_arguments import RedoArguments
 from batchrun.commands.request_arguments import RequestArguments, several
 from batchrun.commands.run_options import refuse_wrong_parameters, request_options
-from batchrun.commands.score import Scored
+from batchrun.commands.score import ScoreReport
 from batchrun.commands.session_arguments import CancelArguments
 from batchrun.commands.session_options import session_options
 from batchrun.commands.status import RunStatus
@@ -115,7 +115,7 @@ def score(
     tolerance: float | str = 0,
     timeout: float = scoring.DEFAULT_TIMEOUT_S,
     with_errors: bool = False,
-) -> Scored:
+) -> ScoreReport:
     """Score the answers of a run, and write the scores beside its state file; `report` then includes the quality.
 
     Args:

@@ -41,5 +41,5 @@ def cache(file: Path, older_than: float | None, max_size: int | None, *, as_json
     """
     from batchrun.commands import cache as caching
 
-    report = caching.look_at_cache(file, older_than_s=older_than, max_size_bytes=max_size)
+    report = caching.inspect_cache(file, older_than_s=older_than, max_size_bytes=max_size)
     echo(caching.to_json(report) if as_json else caching.render(report), nl=False)

@@ -76,7 +76,7 @@ def ls(folders: tuple[Path, ...], *, as_json: bool) -> None:
     """
     from batchrun.commands import listing
 
-    found = listing.standings(folders or (Path(),))
+    found = listing.statuses(folders or (Path(),))
     echo(listing.to_json(found) if as_json else listing.render(found), nl=False)
 
 

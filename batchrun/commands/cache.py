@@ -44,7 +44,7 @@ class CacheReport:
     """Those with the most answers first."""
 
 
-def look_at_cache(
+def inspect_cache(
     path: Path, *, older_than_s: float | None = None, max_size_bytes: int | None = None, now: float | None = None
 ) -> CacheReport:
     """Inspect a cache; prune it first if a limit is given. Runs may use it at the same time.

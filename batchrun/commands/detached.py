@@ -59,7 +59,7 @@ def start(options: RunOptions, arguments: Sequence[str], show: Callable[[str], o
     made = [path for path in (log, log.parent) if not path.exists()]
     with _opened(log) as file:
         process, ready = _spawn(arguments, file)
-        said = _Said(log, os.fstat(file).st_size)
+        said = _LogReader(log, os.fstat(file).st_size)
     with _interrupts_passed_to(process):
         is_ready = _wait(ready, lambda: show(said.take()))
         code = None if is_ready else process.wait()
@@ -155,7 +155,7 @@ def _interrupts_passed_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _Said:
+class _LogReader:
     """Reads what is appended to the log.
 
     Args:

@@ -93,7 +93,7 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer, wanted: DryR
     if not every and count > first:
         observer.message(f"the first {first:,} of {count:,} requests are shown: --dry-run all prints all")
     if plan is not None:
-        observer.message(plan.told())
+        observer.message(plan.message())
     observer.message(
         f"text of all prompts: {counted(chars, 'character')}, about {counted(chars // CHARS_PER_TOKEN, 'token')}"
     )

@@ -20,7 +20,7 @@ from batchrun.runs.pilot import read_estimate
 
 
 @dataclass(frozen=True, slots=True)
-class Piloted:
+class PilotReport:
     """The result of a pilot."""
 
     summary: Summary
@@ -31,7 +31,7 @@ class Piloted:
 
 def estimate(
     options: RunOptions, given: SessionArguments, pilot: int, *, observer: Observer, api_key: str | None = None
-) -> Piloted:
+) -> PilotReport:
     """Run the pilot, or what is left of it, and estimate the rest of the run.
 
     Args:
@@ -51,15 +51,15 @@ def estimate(
     observer.message(f"pilot: {counted(pilot, 'row')}, drawn at random; they are part of the run")
     summary = run(options, given, observer=observer, api_key=api_key, pilot=pilot)
     if summary.outcome != "pilot":
-        return Piloted(summary, None)
+        return PilotReport(summary, None)
     found = read_estimate(options.state, random.Random())  # noqa: S311 - samples, not secrets
     if found is None:
         observer.message("every row of the pilot failed, so there is no estimate")
-    return Piloted(summary, found)
+    return PilotReport(summary, found)
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class PromptCounts:
     """What is known about a run without a pilot."""
 
     rows: int
@@ -82,7 +82,7 @@ class Counted:
         )
 
 
-def count(options: RunOptions, observer: Observer) -> Counted:
+def count(options: RunOptions, observer: Observer) -> PromptCounts:
     """Count the characters of all requests, and send nothing.
 
     Raises:
@@ -92,4 +92,4 @@ def count(options: RunOptions, observer: Observer) -> Counted:
     for _ in planned:
         pass
     planned.fields.tell_all(partial(warn, observer), strict=options.strict)
-    return Counted(planned.count, planned.chars)
+    return PromptCounts(planned.count, planned.chars)

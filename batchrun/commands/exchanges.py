@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from batchrun.evaluation.chosen_scores import ScoresOf
+from batchrun.evaluation.chosen_scores import RowScores
 from batchrun.evaluation.scores_file import Score, scores_path
 from batchrun.prompts.sweep import REPEAT, Sweep, shown
 from batchrun.results.exchange import Exchange, exchange_of
@@ -17,7 +17,7 @@ from batchrun.state.stored_options import read_options
 _GROUP = 10_000
 
 
-class Reading(NamedTuple):
+class ShownRow(NamedTuple):
     """A row to show."""
 
     exchange: Exchange
@@ -54,9 +54,9 @@ class Exchanges:
             ids = {row.id for group in groups for row in store.rows(group)}
         self._sweep = Sweep(options.sweep)
         self._repeat = options.sweep.repeat
-        self.scores = ScoresOf(scores_path(state), ids)
+        self.scores = RowScores(scores_path(state), ids)
 
-    def __iter__(self) -> Iterator[Reading]:
+    def __iter__(self) -> Iterator[ShownRow]:
         for group in self._results.chosen(self._rows):
             for row, read in group:
                 variant = self._sweep.variant(row.variant) if self._sweep else None
@@ -64,7 +64,7 @@ class Exchanges:
                 values.pop(REPEAT, None)
                 label = " ".join(f"{key}={value}" for key, value in values.items())
                 exchange = exchange_of(read)
-                yield Reading(
+                yield ShownRow(
                     exchange,
                     self.scores.of(exchange.id, exchange.file),
                     row.source,

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from batchrun.errors import UsageError, shown
-from batchrun.evaluation.quality import Named, Quality, Question, Sample, measure
+from batchrun.evaluation.quality import Quality, Question, Sample, VariantInfo, measure
 from batchrun.evaluation.scorers import reference_of
 from batchrun.evaluation.scores_file import Score, read_scores, scores_path
 from batchrun.files.exactjson import dump
@@ -28,7 +28,7 @@ _UNSCORED = -1.0
 
 
 def read_quality(
-    store: StateSnapshot, state: Path, variants: Mapping[int, Named], repeat: int, by: str | None
+    store: StateSnapshot, state: Path, variants: Mapping[int, VariantInfo], repeat: int, by: str | None
 ) -> list[Quality]:
     """What each scorer says about a run, in the order of the scores file; empty if it was not scored.
 

@@ -27,7 +27,7 @@ _Judge = Callable[[Sequence[_Record]], list[Judgement]]
 
 
 @dataclass(slots=True)
-class Scored:
+class ScoreReport:
     """The result of scoring a run."""
 
     path: str
@@ -76,7 +76,7 @@ class Scored:
 
 def score(
     state: Path, scorer: str, rules: Rules = _RULES, *, timeout_s: float = DEFAULT_TIMEOUT_S, with_errors: bool = False
-) -> Scored:
+) -> ScoreReport:
     """Score the committed results of a run; scores of the same scorer are replaced, those of other scorers stay.
 
     Args:
@@ -92,7 +92,7 @@ def score(
         OutputError: the scores cannot be written.
     """
     path = scores_path(state)
-    found = Scored(str(path), scorer)
+    found = ScoreReport(str(path), scorer)
     with _judge(scorer, rules, timeout_s) as judge, RunResults(state, "batchrun", with_errors=with_errors) as results:
         counts = results.counts
         failed = counts[RowState.FAILED] + counts[RowState.HELD]
@@ -105,7 +105,7 @@ def score(
     return found
 
 
-def _scores(results: RunResults, judge: _Judge, found: Scored) -> Iterator[Score]:
+def _scores(results: RunResults, judge: _Judge, found: ScoreReport) -> Iterator[Score]:
     first = Judgement(None)
     for group in results.groups(with_requests=False):
         records = [row.record for row in group]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from batchrun.commands.exchanges import Exchanges, Reading
+from batchrun.commands.exchanges import Exchanges, ShownRow
 from batchrun.display.exchange_text import Grade, brief, whole
 from batchrun.errors import StateError, UsageError, shown
 from batchrun.files.exactjson import dump
@@ -27,7 +27,7 @@ _IN_PROGRESS = {
     RowState.SUBMITTING: "being submitted",
     RowState.SUBMITTED: "in flight",
 }
-_Render = Callable[[Reading], str | bytes]
+_Render = Callable[[ShownRow], str | bytes]
 
 
 def show(state: Path, row_id: str, *, as_json: bool = False) -> Iterator[str | bytes]:
@@ -91,27 +91,27 @@ def _read(state: Path, rows: Sequence[RowRecord], render: _Render) -> Iterator[s
             yield render(each)
 
 
-def _grades(each: Reading) -> list[Grade]:
+def _grades(each: ShownRow) -> list[Grade]:
     return [
         Grade(score.scorer, score.value, None if score.extracted is None else readable(score.extracted), score.reason)
         for score in each.scores
     ]
 
 
-def _variant(each: Reading) -> str:
+def _variant(each: ShownRow) -> str:
     label = "" if each.variant == "all" else each.variant
     return " ".join(filter(None, (label, f"sample {each.sample}" if each.sample else "")))
 
 
-def _as_text(each: Reading) -> str:
+def _as_text(each: ShownRow) -> str:
     return whole(each.exchange, _variant(each), _grades(each))
 
 
-def _as_brief(each: Reading) -> str:
+def _as_brief(each: ShownRow) -> str:
     return brief(each.exchange, _grades(each))
 
 
-def _as_json(each: Reading) -> bytes:
+def _as_json(each: ShownRow) -> bytes:
     data = asdict(each.exchange)
     data["turns"] = [turn._asdict() for turn in each.exchange.turns]
     data["failure"] = None if each.exchange.failure is None else each.exchange.failure._asdict()

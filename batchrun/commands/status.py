@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from batchrun.commands.standing import live_record
+from batchrun.commands.brief_status import live_record
 from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
 from batchrun.display.pace import Pace
@@ -187,7 +187,7 @@ def render(status: RunStatus) -> str:
     lines += [f"  {what}: {count:,}" for what, count in unpaid.items() if count]
     if packed := s.counters.get("packed_jobs"):
         lines.append(f"  rows that shared jobs: {s.counters.get('packed_rows', 0):,} in {packed:,} jobs")
-        lines += [f"  few jobs for the workers: {each}" for each in s.few_jobs]
+        lines += [f"  too few jobs for the workers: {each}" for each in s.few_jobs]
     if s.counters.get("reasks"):
         lines.append(f"  asked again because an answer was not valid: {s.counters['reasks']:,}")
     if s.counters.get("unconfirmed"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from batchrun.commands.asking import no_answer
 from batchrun.commands.tune_arguments import TuneArguments
 from batchrun.engine.clock import steady_s
-from batchrun.engine.orders import told
+from batchrun.engine.orders import as_options
 from batchrun.errors import StateError, UsageError
 from batchrun.scheduler.events import Tuned
 from batchrun.state import figures
@@ -19,7 +19,7 @@ from batchrun.state.lock import Holder, holder
 from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 from batchrun.state.stored_options import read_options
-from batchrun.state.tunings import Tuning, refuse_older_version, request_tuning, taken_up
+from batchrun.state.tunings import Tuning, applied_tunings, refuse_older_version, request_tuning
 
 _LOOK_AGAIN_S = 0.1
 _PATIENCE_S = 15.0
@@ -69,24 +69,24 @@ def tune(state: Path, change: Tuned, tell: Callable[[str], None], *, patience_s:
     with Store(state, tell=tell) as store:
         number = request_tuning(store, change)
     asked_at = steady_s()
-    while (taken := _taken_up(state, number)) is None:
+    while (applied := _find_applied(state, number)) is None:
         # Not while the file is open here: looking for the holder would drop SQLite's locks.
         if (now := holder(state)) is None:
-            if (taken := _taken_up(state, number)) is not None:
+            if (applied := _find_applied(state, number)) is not None:
                 break
             raise StateError(f"{state}: the run ended before it applied the change", _resume(state, change))
         if steady_s() - asked_at > patience_s:
             raise no_answer(state, now)
         time.sleep(_LOOK_AGAIN_S)
-    text = f"{told(change)}: applied by {who}"
-    if taken.is_late:
+    text = f"{as_options(change)}: applied by {who}"
+    if applied.is_late:
         text += "; but the run is about to end, so this applies when you resume it"
     return text
 
 
-def _taken_up(state: Path, number: int) -> Tuning | None:
+def _find_applied(state: Path, number: int) -> Tuning | None:
     with StateReader(state) as store:
-        return next((tuning for tuning in taken_up(store) if tuning.number == number), None)
+        return next((tuning for tuning in applied_tunings(store) if tuning.number == number), None)
 
 
 def _refuse_useless(store: StateReader, who: Holder | None, change: Tuned) -> None:
@@ -111,5 +111,5 @@ def _refuse_useless(store: StateReader, who: Holder | None, change: Tuned) -> No
 
 def _resume(state: Path, change: Tuned) -> str:
     """How to resume with the change; a pause does not apply to a run that has ended."""
-    options = told(Tuned(change.concurrency, change.max_cost, change.deadline_s))
+    options = as_options(Tuned(change.concurrency, change.max_cost, change.deadline_s))
     return f"give it when you resume: batchrun resume {shlex.quote(str(state))} {options}".rstrip()

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from sys import stdout
 
-from batchrun.commands.exchanges import Exchanges, Reading
+from batchrun.commands.exchanges import Exchanges, ShownRow
 from batchrun.commands.export import refuse_own_files
 from batchrun.display.page import is_page
 from batchrun.display.units import counted
@@ -33,7 +33,7 @@ _RANDOM_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Viewed:
+class ViewReport:
     """What was written."""
 
     target: str
@@ -53,7 +53,7 @@ def view_path(state: Path) -> Path:
     return state.with_name(f"{state.name.removesuffix('.state').removesuffix('.jsonl')}.view.html")
 
 
-def view(state: Path, target: Path | None = None, most_rows: int = MOST_ROWS) -> Viewed:
+def view(state: Path, target: Path | None = None, most_rows: int = MOST_ROWS) -> ViewReport:
     """Write the page of a run, which may be in progress.
 
     Args:
@@ -81,7 +81,7 @@ def view(state: Path, target: Path | None = None, most_rows: int = MOST_ROWS) ->
         exchanges = Exchanges(state, results, sample.rows)
         words = _words(state, sample, unfinished)
         write_whole(page, view_page(_rows(exchanges), list(MARK_NAMES.values()), words))
-    return Viewed(str(page), len(sample.rows), sample.total_rows, unfinished)
+    return ViewReport(str(page), len(sample.rows), sample.total_rows, unfinished)
 
 
 def _words(state: Path, sample: Sample, unfinished: int) -> dict[str, str]:
@@ -121,7 +121,7 @@ def _rows(exchanges: Exchanges) -> Iterator[ViewRow]:
         )
 
 
-def _texts(each: Reading) -> dict[str, object]:
+def _texts(each: ShownRow) -> dict[str, object]:
     exchange = each.exchange
     return {
         "turns": exchange.turns,

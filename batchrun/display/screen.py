@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from batchrun.display.brief_status import BriefStatus
 from batchrun.display.cost import money, span
 from batchrun.display.pace import Pace
-from batchrun.display.standing import Standing
 from batchrun.display.text import clipped, columns_of, fitted, visible
 from batchrun.display.timeline import sparkline
 from batchrun.display.units import counted, duration
@@ -35,7 +35,9 @@ class Line(NamedTuple):
     tone: Tone = ""
 
 
-def screen(s: Standing, now: float, columns: int, lines: int | None = None, *, ascii_only: bool = False) -> list[Line]:
+def screen(
+    s: BriefStatus, now: float, columns: int, lines: int | None = None, *, ascii_only: bool = False
+) -> list[Line]:
     """The lines of the screen, from the most important ones down.
 
     Args:
@@ -74,7 +76,7 @@ def remaining(pace: Pace) -> str:
     return f"about {duration(pace.left_s)}, from {duration(pace.least_s)} to {most}"
 
 
-def resume_by(s: Standing, now: float) -> str:
+def resume_by(s: BriefStatus, now: float) -> str:
     """The deadline to resume before a result of a job in flight is lost, as a phrase; empty if no job is in flight."""
     if s.resume_by is None:
         return ""
@@ -100,7 +102,7 @@ def _joined(blocks: list[list[Line]], *, spaced: bool) -> list[Line]:
     return found
 
 
-def _title(s: Standing, now: float, columns: int) -> list[Line]:
+def _title(s: BriefStatus, now: float, columns: int) -> list[Line]:
     tone: Tone = "title" if s.process else "good" if s.outcome == "finished" and s.done == s.total else "bad"
     state, ending = one_line(s.state), one_line(s.ending)
     parts = [f"endpoint {one_line(s.endpoint)}"] if s.endpoint else []
@@ -115,7 +117,7 @@ def _title(s: Standing, now: float, columns: int) -> list[Line]:
     return [*first, *map(Line, _wrapped(parts, columns))]
 
 
-def _counts(s: Standing, columns: int) -> list[Line]:
+def _counts(s: BriefStatus, columns: int) -> list[Line]:
     if not s.total:
         return [Line("the inputs are being read" if s.process else "no rows")]
     percent = int(s.share * 1000) / 10  # never 100% before all rows are done
@@ -137,7 +139,7 @@ def _named(answers: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     return [(f"{name} in this session", count) for name, count in answers]
 
 
-def _obstacles(s: Standing, now: float, columns: int) -> list[Line]:
+def _obstacles(s: BriefStatus, now: float, columns: int) -> list[Line]:
     found = [one_line(text) for text in s.obstacles]
     if s.silent_s > _SILENT_S and s.process:
         found.append(f"the process has written nothing since {clock(now - s.silent_s, now)}: is it suspended?")
@@ -147,7 +149,7 @@ def _obstacles(s: Standing, now: float, columns: int) -> list[Line]:
     return shown
 
 
-def _figures(s: Standing, now: float, columns: int) -> list[Line]:
+def _figures(s: BriefStatus, now: float, columns: int) -> list[Line]:
     shown: list[str] = []
     pace, w = s.pace, s.whole
     if pace is not None and w is not None:
@@ -181,7 +183,7 @@ def _figures(s: Standing, now: float, columns: int) -> list[Line]:
     return list(map(Line, shown))
 
 
-def _workers(s: Standing, columns: int) -> list[str]:
+def _workers(s: BriefStatus, columns: int) -> list[str]:
     w = s.workers
     if w is None:
         return _labelled("workers", ["unknown: /health has not answered"], columns)
@@ -193,7 +195,7 @@ def _workers(s: Standing, columns: int) -> list[str]:
     return _labelled("workers", parts, columns) + _labelled("endpoint", jobs, columns)
 
 
-def _endpoints(s: Standing, columns: int) -> list[Line]:
+def _endpoints(s: BriefStatus, columns: int) -> list[Line]:
     if len(s.parts) < 2:  # noqa: PLR2004 - a single endpoint is the whole run
         return []
     width = min(max(columns_of(one_line(endpoint)) for endpoint in s.parts), 24)
@@ -209,7 +211,7 @@ def _endpoints(s: Standing, columns: int) -> list[Line]:
     return [Line(clipped(line, columns)) for line in shown]
 
 
-def _kinds(s: Standing, columns: int) -> list[Line]:
+def _kinds(s: BriefStatus, columns: int) -> list[Line]:
     kinds, among = s.failures.kinds, s.failures.among
     if not kinds:
         return []
@@ -220,7 +222,7 @@ def _kinds(s: Standing, columns: int) -> list[Line]:
     return [Line(title, "bad"), *(Line(f"  {line}") for line in _wrapped(parts, columns - 2))]
 
 
-def _latest(s: Standing, now: float) -> list[Line]:
+def _latest(s: BriefStatus, now: float) -> list[Line]:
     if not s.failures.latest:
         return []
     width = max(len(each.kind) for each in s.failures.latest)
@@ -232,7 +234,7 @@ def _latest(s: Standing, now: float) -> list[Line]:
     return shown
 
 
-def _next_steps(s: Standing, now: float, columns: int) -> list[Line]:
+def _next_steps(s: BriefStatus, now: float, columns: int) -> list[Line]:
     if s.process or s.problem or s.done == s.total:
         return []
     shown = _wrapped(by.split(" "), columns, " ") if (by := resume_by(s, now)) else []

@@ -166,7 +166,7 @@ def render(report: VariantTable) -> str:
     if report.scores_are_outdated:
         lines += ["", "some results are newer than the scores: score again"]
     if len(report.variants) > len(shown):
-        lines += ["", f"smaller variants, not shown: {len(report.variants) - len(shown):,}; --json has all"]
+        lines += ["", f"smaller variants, not shown: {len(report.variants) - len(shown):,}; --json lists all"]
     return "\n".join(lines) + "\n"
 
 

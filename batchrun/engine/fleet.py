@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from batchrun.config import InterruptPolicy
 from batchrun.display.summary import Observer, Snapshot, merged
-from batchrun.engine.course import Course
 from batchrun.engine.driver import Engine, Outcome
-from batchrun.engine.notices import EngineObserver, Stop, told_together
-from batchrun.engine.orders import Orders, told
+from batchrun.engine.notices import EngineObserver, Stop, joint_message
+from batchrun.engine.orders import Orders, as_options
+from batchrun.engine.published_status import PublishedStatus
 from batchrun.engine.signals import Leaving, Wish, interruptible
 from batchrun.errors import RefusedError, StoppedError
 from batchrun.scheduler.events import Tuned
@@ -30,7 +30,7 @@ class Fleet:
 
     Args:
         observer: Shows the progress of the whole run.
-        course: What other processes read about the run; it is updated.
+        published: What other processes read about the run; it is updated.
         on_interrupt: What the first Ctrl-C or SIGTERM does.
         leaving: How other threads ask the session to leave; None if none do.
         orders: The requests of other processes; None if there cannot be any.
@@ -39,7 +39,7 @@ class Fleet:
     def __init__(
         self,
         observer: Observer,
-        course: Course,
+        published: PublishedStatus,
         on_interrupt: InterruptPolicy,
         *,
         leaving: Leaving | None = None,
@@ -48,8 +48,8 @@ class Fleet:
         self._orders = orders
         self._leaving = leaving or Leaving()
         self._observer = observer
-        self._course = course
-        course.look = self._look
+        self._published = published
+        published.look = self._look
         self._on_interrupt = on_interrupt
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, Snapshot] = {}
@@ -110,7 +110,7 @@ class Fleet:
                 await asyncio.sleep(_LOOK_S)
             is_ending = all(engine.scheduler.is_under_way is None for engine in self._engines.values())
             if (change := await orders.change(is_ending=is_ending)) is not None:
-                self._observer.message(f"tuned: {told(change)}")
+                self._observer.message(f"tuned: {as_options(change)}")
                 for engine in self._engines.values():
                     engine.tune(self._share_of(change))
 
@@ -144,7 +144,7 @@ class Fleet:
         for endpoint, stop in stops.items():
             alike.setdefault((stop.why, stop.is_cancel), []).append(endpoint)
         for endpoints in alike.values():
-            text = told_together([stops[endpoint] for endpoint in endpoints])
+            text = joint_message([stops[endpoint] for endpoint in endpoints])
             are_all = len(endpoints) == len(self._engines) and not stops[endpoints[0]].why
             name = f"endpoint{'s' * (len(endpoints) > 1)} {' and '.join(endpoints)}: "
             self.tell(text if are_all or len(self._engines) == 1 else name + text)
@@ -156,7 +156,7 @@ class Fleet:
     def update(self, endpoint: str, part: Snapshot) -> None:
         """Update an endpoint's part of the run."""
         self._parts[endpoint] = part
-        self._observer.update(self._course.update(self._parts))
+        self._observer.update(self._published.update(self._parts))
 
 
 class _PartObserver:

@@ -72,7 +72,7 @@ class Stop(NamedTuple):
     """Whether they are cancelled instead of collected."""
 
 
-def told_together(stops: Sequence[Stop]) -> str:
+def joint_message(stops: Sequence[Stop]) -> str:
     """One message for all engines that stop for the same reason and in the same way."""
     jobs = sum(stop.jobs for stop in stops)
     drain_s = max((stop.drain_s for stop in stops if stop.drain_s is not None), default=None)

@@ -14,7 +14,7 @@ from batchrun.errors import BatchrunError
 from batchrun.scheduler.events import Tuned
 from batchrun.state.lock import CANCEL, LEAVE, STOP, StateLock
 from batchrun.state.store import Store
-from batchrun.state.tunings import Requests, Tuning, take_up
+from batchrun.state.tunings import Requests, Tuning, record_applied
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Orders:
             if found is None:
                 return None
             number, change = found
-            take_up(self._store, Tuning(number, self._now_ms(), change, is_ending))
+            record_applied(self._store, Tuning(number, self._now_ms(), change, is_ending))
             return change
 
         try:
@@ -81,7 +81,7 @@ class Orders:
             return None
 
 
-def told(change: Tuned) -> str:
+def as_options(change: Tuned) -> str:
     """A change as the options of the command line."""
     words = []
     if change.concurrency is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from batchrun.evaluation.scores_file import Score, read_scores
 
 
-class ScoresOf:
+class RowScores:
     """The scores of the rows with these ids, grouped by scorer.
 
     Args:

@@ -119,7 +119,7 @@ class Question(NamedTuple):
     """Number of a variant -> its rows that could not be scored."""
 
 
-class Named(NamedTuple):
+class VariantInfo(NamedTuple):
     """A variant to be measured."""
 
     label: str
@@ -130,7 +130,7 @@ class Named(NamedTuple):
 
 def measure(
     scorer: str,
-    variants: Mapping[int, Named],
+    variants: Mapping[int, VariantInfo],
     questions: Callable[[], Iterable[Question]],
     *,
     repeat: int = 1,
@@ -238,7 +238,7 @@ class _Pair:
 def _group(
     value: Any,
     tallies: Mapping[int, _Tally],
-    variants: Mapping[int, Named],
+    variants: Mapping[int, VariantInfo],
     compared: tuple[int, Mapping[int, _Pair]],
     *,
     extracts: bool,
@@ -258,7 +258,7 @@ def _group(
     return Group(value, measured, comparisons)
 
 
-def _measured(variant: Named, tally: _Tally, *, extracts: bool, with_cost: bool) -> VariantQuality:
+def _measured(variant: VariantInfo, tally: _Tally, *, extracts: bool, with_cost: bool) -> VariantQuality:
     majority_of_all = _estimate(tally.majority) if extracts else None
     return VariantQuality(
         label=variant.label,

@@ -20,12 +20,12 @@ from batchrun.endpoint.protocol import JobAnswer
 from batchrun.engine.answers import Answers
 from batchrun.engine.cached import CachedLoads
 from batchrun.engine.counts import SessionCounts
-from batchrun.engine.course import Course
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.driver import Engine
 from batchrun.engine.fleet import Fleet
 from batchrun.engine.journal import Journal
 from batchrun.engine.orders import Orders
+from batchrun.engine.published_status import PublishedStatus
 from batchrun.engine.row_queue import Loaded, RowQueue
 from batchrun.engine.rules import Rules
 from batchrun.engine.signals import Leaving
@@ -90,12 +90,12 @@ class Engines:
         self._base_url = base_url
         self._rng = rng
         self._stack = stack
-        self._course = Course(run.store.get_setting("timeline"), run.session, run.wall)
+        self._published = PublishedStatus(run.store.get_setting("timeline"), run.session, run.wall)
         self._chosen = chosen
         self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
         self.fleet = Fleet(
             run.observer,
-            self._course,
+            self._published,
             run.options.guards.on_interrupt,
             leaving=leaving,
             orders=Orders(run.lock, run.store, run.options.guards.on_interrupt, thread=self._thread, now_ms=run.now_ms),
@@ -200,7 +200,7 @@ class Engines:
             ),
             self.fleet.observer_of(endpoint, alone=len(options.endpoints) == 1),
             answers=answers,
-            course=self._course,
+            published=self._published,
             thread=self._thread,
             load=load,
             clock=run.clock,

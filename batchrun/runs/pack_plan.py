@@ -61,7 +61,7 @@ class PackPlan:
         alike.rows += 1
         alike.size_bytes += kind.size_bytes
 
-    def told(self) -> str:
+    def message(self) -> str:
         """The plan, as a message to the user."""
         total = self._alone.total() + sum(alike.rows for alike in self._alike.values())
         most = rows_per_job(self._options, lambda: total)

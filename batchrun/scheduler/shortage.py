@@ -83,7 +83,7 @@ class Shortage:
         )
         if self._short_since is not None and now - self._short_since >= _TELL_AFTER_S and not self._has_told:
             self._has_told = True
-            self._outcomes.decided.append(cmd.Tell(_told(health, jobs, rows, now - self._short_since)))
+            self._outcomes.decided.append(cmd.Tell(_message(health, jobs, rows, now - self._short_since)))
 
     def _is_short(self, health: EndpointHealth, rows: int) -> bool:
         if not health.running:
@@ -96,7 +96,7 @@ class Shortage:
         return health.idle > 0 or 0 < PROMPTS_AT_ONCE * health.workers < rows
 
 
-def _told(health: EndpointHealth, jobs: int, rows: int, lasted_s: float) -> str:
+def _message(health: EndpointHealth, jobs: int, rows: int, lasted_s: float) -> str:
     workers = "1 worker is" if health.running == 1 else f"{health.running:,} workers are"
     idle = f" and {health.idle:,} idle" if health.idle else ""
     return (

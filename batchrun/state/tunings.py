@@ -95,7 +95,7 @@ class Requests:
         return self._seen, _from_json(request["change"])
 
 
-def take_up(store: Store, tuning: Tuning) -> None:
+def record_applied(store: Store, tuning: Tuning) -> None:
     """Record that a change was applied, and store the options that it changes, for later sessions."""
     listed = [[*tuning[:2], _to_json(tuning.change), tuning.is_late]]
     with store.transaction() as db:
@@ -106,7 +106,7 @@ def take_up(store: Store, tuning: Tuning) -> None:
         db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (OPTIONS, dump(options.to_json())))
 
 
-def taken_up(store: StateReader) -> list[Tuning]:
+def applied_tunings(store: StateReader) -> list[Tuning]:
     """The changes that were applied, oldest first."""
     listed = store.get_setting(_TAKEN)
     known = listed if isinstance(listed, list) else []

@@ -147,7 +147,7 @@ def test_a_function_scores_records_and_one_that_raises_hangs_or_dies_loses_no_ot
     }
 
 
-def test_a_pattern_that_takes_for_ever_loses_no_other_row(tmp_path: Path):
+def test_a_pattern_that_takes_forever_loses_no_other_row(tmp_path: Path):
     run(tmp_path, [ask("a" * 40 + "!"), ask("aaa")])
     found = scored(tmp_path, "regex:^(?:a+)+$", "--timeout", "0.5", code=3)
     assert [(score.value, score.reason) for score in found] == [
@@ -196,7 +196,7 @@ def test_a_state_file_without_results_is_one_line(tmp_path: Path):
     assert not (tmp_path / "out.scores.jsonl").exists()
 
 
-def test_a_file_that_is_not_of_scores_is_neither_read_nor_replaced(tmp_path: Path):
+def test_a_file_that_is_not_a_scores_file_is_neither_read_nor_replaced(tmp_path: Path):
     run(tmp_path, [ask("1", "1")])
     for content in ("mine\n", '{"id": "1", "scorer": "exact", "value": 7, "extracted": null, "reason": null}\n'):
         (tmp_path / "out.scores.jsonl").write_text(content)
@@ -205,7 +205,7 @@ def test_a_file_that_is_not_of_scores_is_neither_read_nor_replaced(tmp_path: Pat
         assert (tmp_path / "out.scores.jsonl").read_text() == content
 
 
-def test_the_file_of_scores_is_no_input_and_no_target(tmp_path: Path):
+def test_the_scores_file_is_neither_an_input_nor_a_target(tmp_path: Path):
     run(tmp_path, [ask("1", "1")])
     scored(tmp_path, "exact")
     done = batchrun("run", ".", *ECHO, "-o", "again.jsonl", cwd=tmp_path)
@@ -315,7 +315,7 @@ def test_scores_cannot_be_split_before_there_are_any(tmp_path: Path):
     assert "quality" not in report(tmp_path)
 
 
-def test_scores_that_are_older_than_results_are_called_so(tmp_path: Path):
+def test_scores_that_are_older_than_results_are_reported(tmp_path: Path):
     run(tmp_path, [ask("1", "1"), ask("2", "2")])
     scored(tmp_path, "exact")
     assert report(tmp_path)["scores_are_outdated"] is False
@@ -341,7 +341,7 @@ def test_the_shares_of_notable_answers_are_stated(tmp_path: Path):
     assert "1 (25.0%)" in batchrun("report", "out.jsonl.state", cwd=tmp_path).stdout
 
 
-def test_equal_samples_are_warned_of_before_they_are_paid_for(tmp_path: Path):
+def test_equal_samples_are_warned_about_before_they_are_paid_for(tmp_path: Path):
     write_lines(tmp_path, [{**ask("1"), "temperature": 0}])
     dry = batchrun("run", "in.jsonl", *ECHO[:-1], "-o", "out.jsonl", "--repeat", "3", "--dry-run", cwd=tmp_path)
     assert "warning: with `temperature` 0, the 3 samples of --repeat are the same" in dry.stderr

@@ -1,4 +1,4 @@
-"""A run in the background: it outlives its terminal, is stopped and tuned from elsewhere, and fails to start aloud."""
+"""A run in the background: it outlives its terminal, is stopped and tuned from elsewhere, and reports a failed start."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def assert_outlives_its_terminal(folder: Path, base_url: str) -> None:
         assert b"rpa_SECRET" not in path.read_bytes()
 
 
-def test_a_start_goes_on_when_its_parent_is_killed_and_resumes_when_it_is_killed_itself(folder: Path):
+def test_a_start_continues_when_its_parent_is_killed_and_resumes_when_it_is_killed_itself(folder: Path):
     with served(workers=4, latency_s=1.0) as slow:  # the canary takes long enough
         began = [*BATCHRUN, *command(folder, slow, "--detach", "--canary", "1")]
         parent = subprocess.Popen(began, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=KEYED)

@@ -159,7 +159,7 @@ def test_an_answer_without_text_is_wrong(text: str | None):
         assert judged(scorer, text, "1") == (0.0, None, "the answer has no text")
 
 
-def test_the_extracted_answer_and_what_was_expected_are_told():
+def test_the_extracted_answer_and_what_was_expected_are_stated():
     assert judged("number", "so 1,200.5", 7) == (0.0, 1200.5, "expected '7'")
     assert judged("choice", "(C)", ["A", "B"]) == (0.0, "C", "expected 'A' or 'B'")
     assert judged("json", '{"a": 1}', {"a": 1}).extracted == {"a": 1}

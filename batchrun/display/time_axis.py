@@ -22,7 +22,7 @@ _SILENT_MS = 30_000
 _MOST_STEPS = 100
 
 
-class Course:
+class TimeAxis:
     """The time axis of a run, as long as its sessions together, and what was measured on it.
 
     Args:

@@ -9,9 +9,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from batchrun.display.brief_status import BriefStatus, Failures, KindOfFailure, LastFailure
 from batchrun.display.cost import Cost
 from batchrun.display.live import LiveRecord
-from batchrun.display.standing import Failures, KindOfFailure, LastFailure, Standing
 from batchrun.errors import StateError
 from batchrun.runs.closing import rescue_by
 from batchrun.runs.spending import cost_so_far
@@ -30,7 +30,7 @@ _PAUSES = 20
 """After counting rows, they are not counted again for this many times as long as it took."""
 
 
-class StandingReader:
+class BriefStatusReader:
     """Reads the status of the run of a state file.
 
     Args:
@@ -45,7 +45,7 @@ class StandingReader:
         self._counted: tuple[dict[RowState, int], Cost | None] | None = None
         self._count_at = float("-inf")
 
-    def read(self) -> Standing:
+    def read(self) -> BriefStatus:
         """The present status of the run.
 
         Raises:
@@ -59,13 +59,13 @@ class StandingReader:
         except StateError:
             if who is None or not self._state.exists():
                 raise
-            return Standing(str(self._state), "", process=str(who))  # the process is reading its inputs
+            return BriefStatus(str(self._state), "", process=str(who))  # the process is reading its inputs
         with store:
-            return self._standing(store, who, now)
+            return self._status(store, who, now)
 
-    def _standing(self, store: StateReader, who: Holder | None, now: float) -> Standing:
+    def _status(self, store: StateReader, who: Holder | None, now: float) -> BriefStatus:
         last, options = figures.last_session(store), find_options(store)
-        known = Standing(
+        known = BriefStatus(
             str(self._state),
             "" if options is None else ", ".join(options.endpoints),
             "" if who is None else str(who),
@@ -78,10 +78,10 @@ class StandingReader:
         counts, cost = self._count(store)
         in_flight = counts[RowState.SUBMITTING] + counts[RowState.SUBMITTED]
         ending = store.get_setting("ending")
-        is_told = isinstance(ending, dict) and last is not None and ending.get("session") == last.session
+        is_known = isinstance(ending, dict) and last is not None and ending.get("session") == last.session
         return replace(
             known,
-            reason=str(ending.get("reason", "")) if is_told and isinstance(ending, dict) else "",
+            reason=str(ending.get("reason", "")) if is_known and isinstance(ending, dict) else "",
             total=sum(counts.values()),
             succeeded=counts[RowState.SUCCEEDED],
             failed=counts[RowState.FAILED],
@@ -92,7 +92,7 @@ class StandingReader:
             failures=self._failures(store, counts[RowState.FAILED]),
         )
 
-    def _live(self, store: StateReader, record: LiveRecord, known: Standing, now: float) -> Standing:
+    def _live(self, store: StateReader, record: LiveRecord, known: BriefStatus, now: float) -> BriefStatus:
         whole = record.whole
         return replace(
             known,

@@ -16,7 +16,7 @@ _LIVE_EVERY_S = 1.0
 """How often the present status is written, if there are commits that often."""
 
 
-class Course:
+class PublishedStatus:
     """The timeline of a run over all its sessions, and its present status.
 
     Args:

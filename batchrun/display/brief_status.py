@@ -43,7 +43,7 @@ _NO_FAILURES = Failures()
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BriefStatus:
     """The status of a run."""
 
     state: str
