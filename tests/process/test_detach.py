@@ -1,4 +1,4 @@
-"""A run in the background: it outlives its terminal, is stopped and tuned from elsewhere, and reports a failed start."""
+"""A run in the background: it outlives its terminal, is stopped and tuned from outside, and says why a start fails."""
 
 from __future__ import annotations
 

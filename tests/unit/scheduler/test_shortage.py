@@ -1,4 +1,4 @@
-"""Few jobs of many rows leave an endpoint's workers idle or not started: what the run says about it, in virtual time."""
+"""Few jobs of many rows leave an endpoint's workers idle or not started: what the run says, in virtual time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ScaledWorld(World):
 
     Args:
         setting: As many workers as `workers` says may be started.
-        jobs_each: By request count, there is one worker for this many jobs; None: one more when a job has waited for 4 s.
+        jobs_each: By request count, one worker for this many jobs; None: one more when a job has waited for 4 s.
         shows_sleeping: Whether `/health` counts workers that are not started as idle.
     """
 
