@@ -23,8 +23,8 @@ _NEED_CHANGE = (("bad_request", "rejected"), ("invalid",))
 
 _MORE_WORKERS = (
     "too few jobs for the workers: an autoscaler counts jobs, not their rows. If the endpoint may have more workers,"
-    " use a smaller --pack (and a larger -j, if you chose one), or set its scaler to request count with a lower value, or"
-    " give it more active workers"
+    " use a smaller --pack (and a larger -j, if you chose one), or set its scaler to request count with a lower"
+    " value, or give it more active workers"
 )
 
 
