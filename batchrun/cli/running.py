@@ -62,6 +62,7 @@ def run(given: RunArguments) -> None:
         return
     if given.confirm:
         _pilot(options, given)
+        given = replace(given, retry_failed=False, only=())  # the pilot has done so
     _run(options, given, given.api_key_file, detach=given.detach)
 
 
@@ -69,7 +70,7 @@ def _pilot(options: RunOptions, given: RunArguments) -> None:
     """Run the pilot, show the estimate and ask; returns if the rest is to run.
 
     Raises:
-        UsageError: there is no terminal to ask on; nothing was sent.
+        UsageError: there is no terminal to ask on, or the run is to go into the background; nothing was sent.
         StoppedError: the answer is no.
     """
     from batchrun.commands import estimate as estimating
@@ -77,6 +78,11 @@ def _pilot(options: RunOptions, given: RunArguments) -> None:
     from batchrun.display.estimate_text import render
     from batchrun.endpoint.credentials import find_key
 
+    if given.detach:
+        raise UsageError(
+            "both --detach and --confirm are given; nothing was sent",
+            "run `batchrun estimate` with the same options, then `batchrun run --detach`",
+        )
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(
             "--confirm: there is no terminal to ask on; nothing was sent",

@@ -28,6 +28,7 @@ from batchrun.display.summary import Observer, Snapshot, warn
 from batchrun.errors import OutputError, UsageError
 from batchrun.files.folders import make_folder, remove_empty
 from batchrun.files.urls import is_url
+from batchrun.prompts.ownership import first_line
 from batchrun.runs.locations import log_path
 
 _VARIABLE = "_BATCHRUN_READY"
@@ -37,6 +38,8 @@ _REFUSED = 2
 """The exit code of a run that never began, and leaves nothing behind."""
 _OPEN_FILE = re.compile(r"/(?:dev|proc/self)/fd/(\d+)$")
 """A path to a file that the shell has opened for the command, as `<(...)` does."""
+_BEGIN_OF_LOG = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|$")
+"""How the first line of a log begins; an empty file may become one."""
 
 
 def start(options: RunOptions, arguments: Sequence[str], show: Callable[[str], object]) -> Mapping[str, Any] | int:
@@ -51,8 +54,8 @@ def start(options: RunOptions, arguments: Sequence[str], show: Callable[[str], o
         The facts about the process, as JSON values; or its exit code, if it has ended.
 
     Raises:
-        UsageError: the log is also another file of the run, or is not a regular file.
-        OutputError: the log cannot be written.
+        UsageError: the log is also another file of the run, or is not a log.
+        OutputError: the log cannot be read or written.
     """
     log = log_path(options)
     _refuse_wrong_log(log, options)
@@ -81,12 +84,22 @@ def start(options: RunOptions, arguments: Sequence[str], show: Callable[[str], o
 
 
 def _refuse_wrong_log(log: Path, options: RunOptions) -> None:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        if not stat.S_ISREG(log.stat().st_mode):
-            raise UsageError(f"{log} cannot be the log: it is not a regular file", "give another --output")
-    others = [options.state, options.output, *(Path(name) for name in options.inputs if not is_url(name))]
+    cache = options.answers.cache
+    named = [*options.inputs, *([] if cache is None else [cache])]
+    others = [options.state, options.output, *(Path(name) for name in named if not is_url(name))]
     if os.path.realpath(log) in {os.path.realpath(other) for other in others}:
         raise UsageError(f"{log} would also be the log", "give another --output or --state")
+    try:
+        if not stat.S_ISREG(log.stat().st_mode):
+            raise UsageError(f"{log} cannot be the log: it is not a regular file", "give another --output")
+        if not _BEGIN_OF_LOG.match(first_line(log)):
+            raise UsageError(
+                f"{log} would become the log, but is not a log of batchrun", "move it away, or give another --output"
+            )
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise OutputError(f"{log}: the log cannot be read: {error.strerror}", "give another --output") from error
 
 
 @contextmanager
@@ -192,8 +205,8 @@ class Background:
     @classmethod
     def of_environment(cls) -> Self | None:
         """None if this process is not the one in the background."""
-        word = os.environ.pop(_VARIABLE, None)
-        return None if word is None else cls(int(word))
+        word = os.environ.pop(_VARIABLE, "")
+        return cls(int(word)) if word.isdecimal() else None
 
     def watching(self, observer: Observer) -> Observer:
         """An observer that also sees when the run is under way."""

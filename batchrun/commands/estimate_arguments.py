@@ -24,6 +24,7 @@ class EstimateArguments(RunArguments):
     as_json: bool = option(False, (DISPLAY, 1), "Print one JSON object on stdout.", flags="--json")
     dry_run: DryRun | None = None
     confirm: bool = False
+    detach: bool = False
     retry_failed: bool = False
     only: tuple[str, ...] = ()
     repair: bool = False

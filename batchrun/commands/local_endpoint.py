@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import cast, get_args
 
@@ -69,7 +71,13 @@ def keep_worker(given: LocalArguments, worker: Worker, store: Store) -> None:
     """Store which worker a run has, for `as_before`."""
     own = "--upstream" if given.upstream is not None else "--model-file" if given.model_file is not None else None
     store.set_setting(_SETTING, own or ("echo" if worker.name == "echo" else "smollm2"))
-    store.set_setting(WORKER_NAME, worker.name)
+    name = worker.name
+    if given.model_file is not None:
+        # Files of the same name may have other weights, such as another quantization.
+        file = given.model_file.stat()
+        which = f"{given.model_file.resolve()} {file.st_size} {file.st_mtime_ns}"
+        name += f" ({blake2b(os.fsencode(which), digest_size=4).hexdigest()})"
+    store.set_setting(WORKER_NAME, name)
 
 
 @asynccontextmanager

@@ -10,10 +10,11 @@ from typing import Literal
 
 from batchrun.commands.asking import ask_to_end
 from batchrun.engine.clock import steady_s
+from batchrun.errors import StateError
 from batchrun.runs.closing import rescue_by
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
-from batchrun.state.lock import CANCEL, LEAVE, STOP, Holder
+from batchrun.state.lock import CANCEL, LEAVE, STOP, Holder, holder
 from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import read_options
 
@@ -24,6 +25,7 @@ _WORDS = {
     "drain": "to collect its jobs in flight and exit",
     "leave": "to leave its jobs in flight and exit",
     "cancel": "to cancel its jobs in flight and exit",
+    "interrupt": "to exit, as soon as it has read its input",
 }
 
 
@@ -41,8 +43,14 @@ def stop(state: Path, how: How, tell: Callable[[str], None]) -> str:
     Raises:
         StateError: there is no such run, or its process does not respond.
     """
-    with StateReader(state) as store:
-        policy = read_options(store).guards.on_interrupt if how == "interrupt" else how
+    policy: str = how
+    if how == "interrupt":
+        try:
+            with StateReader(state) as store:
+                policy = read_options(store).guards.on_interrupt
+        except StateError:
+            if holder(state) is None:
+                raise
 
     def asked(who: Holder) -> None:
         tell(f"this run is driven by {who}, which was asked {_WORDS[policy]}")

@@ -109,7 +109,7 @@ class Fleet:
                     self._on_wish(wish)
                 await asyncio.sleep(_LOOK_S)
             is_ending = all(engine.scheduler.is_under_way is None for engine in self._engines.values())
-            if (change := await orders.change(is_ending=is_ending)) is not None:
+            while (change := await orders.change(is_ending=is_ending)) is not None:
                 self._observer.message(f"tuned: {as_options(change)}")
                 for engine in self._engines.values():
                     engine.tune(self._share_of(change))

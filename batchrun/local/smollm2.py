@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -28,6 +29,8 @@ _CHAT_MAX_TOKENS = 256
 _COMPLETION_MAX_TOKENS = 16
 """vLLM's own default for completions."""
 _GGUF_MAGIC = b"GGUF"
+_QUANTIZATION = re.compile(r"\.(?:i?q\d|b?f\d)\w*$")
+"""Ends the names of files with the same model in several sizes."""
 _OF_ALL_CHOICES = ("model", "stream", "stream_options", "n", "best_of", "request_id", "return_token_ids")
 """Fields that are left out of the request for a single choice."""
 _NOT_STREAMED = frozenset({"tools", "functions", "logprobs", "top_logprobs"})
@@ -73,7 +76,7 @@ class SmolLM2Worker:
     def __init__(self, model_file: Path) -> None:
         _refuse_other_files(model_file)
         self._path = model_file
-        self.name = model_file.stem.split(".")[0].lower()
+        self.name = _QUANTIZATION.sub("", model_file.stem.lower())
         self._threads = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="model")
         self._server: Any = None
         self._closing = threading.Event()

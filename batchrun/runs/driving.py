@@ -15,6 +15,8 @@ from batchrun.runs.opening import OpenRun
 from batchrun.scheduler.states import RowState
 from batchrun.state.pilot import count_pending, draw_pilot, note_workers
 
+_LEFT_OVER = ("rows are left that no endpoint took", "resume the run: they are submitted then")
+
 
 async def drive(
     run: OpenRun, base_url: str, rng: Random, *, leaving: Leaving | None = None, pilot: int | None = None
@@ -46,7 +48,9 @@ async def drive(
     if outcome.kind == "stopped" and run.options.pool:
         is_done = not run.has_work if chosen is None else not count_pending(run.store, chosen)
         outcome = Outcome("finished") if is_done else outcome  # another endpoint has done what was left
-    return Outcome("pilot") if chosen is not None and outcome.kind == "finished" and run.has_work else outcome
+    if outcome.kind != "finished" or not run.has_work:
+        return outcome
+    return Outcome("pilot") if chosen is not None else Outcome("stopped", StoppedError(*_LEFT_OVER))
 
 
 async def drive_requests(

@@ -152,6 +152,8 @@ class Member:
         self._has_ended = False
         self._back_at = 0.0
         self._until_workers = False
+        self._has_failed = False
+        """Whether it is away because jobs of it failed."""
         self._empty_since: float | None = None
         self._away_s = _AWAY_S
         self._failures = 0
@@ -193,7 +195,13 @@ class Member:
             return True
         if self._parts.flights and not self.is_lost:
             return False
-        return not self.backlog.has_unwritten and not (self.is_active and self.backlog.has_own)
+        return not self.backlog.has_unwritten and not ((self.is_active or self._is_expected) and self.backlog.has_own)
+
+    @property
+    def _is_expected(self) -> bool:
+        """Whether it has left only once since a row of it was done, because jobs failed: it is worth another try."""
+        is_first = self._away_s <= 2 * _AWAY_S
+        return self._has_failed and is_first and not self._parts.is_stopping
 
     def room(self, in_flight: int) -> int:
         """How many more jobs its place in the pool allows beside those in flight.
@@ -241,6 +249,7 @@ class Member:
             return
         told = f"the last {self._failures} jobs all failed"
         self.leave(StoppedError(f"{told}: {failures[0].message}", _HINT), now)
+        self._has_failed = True
 
     def _prove(self, kind: tuple[str, str] | None) -> None:
         """Its first row is done: stop the run if another endpoint answers with something else."""
@@ -265,6 +274,7 @@ class Member:
             self.reason = reason
             self.is_proven, self._ended = False, 0
             self._until_workers = until_workers
+            self._has_failed = False
             self._failures = _TRIALS - 1
             self._back_at = now + self._away_s
             self._away_s = min(2 * self._away_s, _AWAY_MOST_S)
@@ -276,7 +286,7 @@ class Member:
         """`/health` answered (None: without usable data): come back, or leave if there are no workers."""
         if self.is_away:
             if now >= self._back_at and (not self._until_workers or health is None or health.workers):
-                self.reason = None
+                self.reason, self._has_failed = None, False
                 self._parts.refusals.forget()
                 self._parts.outcomes.decided.append(cmd.Return())
         elif health is None or health.workers or not self._parts.flights:

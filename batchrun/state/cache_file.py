@@ -21,7 +21,6 @@ CACHE_VERSION = 1
 WRITE_WAIT_S = 5.0
 _CHECKED_BYTES = 64 << 20
 """A file of at most this size is checked completely when it is opened, which takes a tenth of a second."""
-_HEADER_BYTES = 100
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 _TABLES = f"""
@@ -91,12 +90,12 @@ def _refuse_foreign(db: sqlite3.Connection, path: Path) -> bool:
 
 def _lacks_pages(db: sqlite3.Connection, path: Path) -> bool:
     """Whether the file was cut off. If it has a log, its last pages may be there."""
-    if _size(path.with_name(f"{path.name}-wal")):
+    real = path.resolve()
+    if _size(real.with_name(f"{real.name}-wal")):
         return False
-    (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
-    with path.open("rb") as file:
-        pages = int.from_bytes(file.read(_HEADER_BYTES)[28:32], "big")
-    return pages * int(page_bytes) > _size(path)
+    # By SQLite, not from the file: closing the file here would drop the locks of a run in this process.
+    (pages,), (page_bytes,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    return int(pages) * int(page_bytes) > _size(path)
 
 
 def create(path: Path) -> None:

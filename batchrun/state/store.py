@@ -22,7 +22,7 @@ from batchrun.state.reader import StateReader
 from batchrun.state.records import Batch, SourceRecord
 
 REQUEST = "tuning"
-"""The setting with the last request to tune the run, see `tunings`."""
+"""The setting with the last requests to tune the run, see `tunings`."""
 
 
 class Store(StateReader):

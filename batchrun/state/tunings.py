@@ -1,7 +1,7 @@
 """The requests of `batchrun tune` to a running process, through the state file, and the changes that it has applied.
 
-A request is a numbered setting that replaces the previous one. The process that drives the run records which ones it
-has applied, together with the options that they change, in one transaction.
+Requests are numbered, and wait in a setting until the process that drives the run applies them, one after another. It
+records which ones it has applied, together with the options that they change, in one transaction.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from batchrun.state.stored_options import OPTIONS, read_options
 
 _TAKEN = "tunings"
 _MOST = 1000
-"""How many changes are kept, the latest ones."""
+"""How many of the latest changes are kept."""
+_MOST_WAITING = 100
+"""How many of the latest requests are kept."""
 _OFF = "off"
 
 
@@ -48,10 +50,11 @@ def request_tuning(store: Store, change: Tuned) -> int:
         OutputError, StateError: the state file cannot be written.
     """
     with store.transaction() as db:
-        number = _last_number(store) + 1
+        request = store.get_setting(REQUEST)
+        number = request["number"] + 1 if isinstance(request, dict) else 1
+        waiting = [*_waiting(request), [number, _to_json(change)]][-_MOST_WAITING:]
         db.execute(
-            "INSERT OR REPLACE INTO settings VALUES (?, ?)",
-            (REQUEST, dump({"number": number, "change": _to_json(change)})),
+            "INSERT OR REPLACE INTO settings VALUES (?, ?)", (REQUEST, dump({"number": number, "waiting": waiting}))
         )
     return number
 
@@ -82,17 +85,19 @@ class Requests:
         self._version = -1
 
     def next(self) -> tuple[int, Tuned] | None:
-        """The number and the content of the last request, if it is new; None if not. Costs little if nothing is new."""
+        """The number and the content of the first new request; None if there is none. Costs little if nothing is
+        new.
+        """
         # It changes when another connection has written.
         version = int(self._store.query("PRAGMA data_version")[0][0])
         if version == self._version:
             return None
+        for number, change in _waiting(self._store.get_setting(REQUEST)):
+            if number > self._seen:
+                self._seen = number
+                return number, _from_json(change)
         self._version = version
-        request = self._store.get_setting(REQUEST)
-        if not isinstance(request, dict) or request["number"] <= self._seen:
-            return None
-        self._seen = request["number"]
-        return self._seen, _from_json(request["change"])
+        return None
 
 
 def record_applied(store: Store, tuning: Tuning) -> None:
@@ -125,9 +130,9 @@ def tuned_options(options: RunOptions, change: Tuned) -> RunOptions:
     return replace(options, guards=guards, scheduler=scheduler)
 
 
-def _last_number(store: StateReader) -> int:
-    request = store.get_setting(REQUEST)
-    return int(request["number"]) if isinstance(request, dict) else 0
+def _waiting(request: object) -> list[Any]:
+    """The number and the content of each of the last requests, oldest first."""
+    return request.get("waiting", []) if isinstance(request, dict) else []
 
 
 def _unless_off(limit: float) -> float | None:

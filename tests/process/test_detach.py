@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batchrun.commands import stop as stopping
+from batchrun.commands import tune as tuning
 from batchrun.commands.status import RunStatus, read_status
-from batchrun.errors import BatchrunError
+from batchrun.errors import BatchrunError, StateError
+from batchrun.scheduler.events import Tuned
+from batchrun.state.lock import holder
 from tests.support.claims import assert_adds_up, assert_each_id_once
 from tests.support.command import BATCHRUN, ENVIRONMENT, KEYED, batchrun, served
 from tests.support.rehearsal import write_lines
@@ -148,6 +152,28 @@ def test_a_start_that_fails_says_why_on_the_terminal_and_has_its_exit_code(folde
     assert (refused.returncode, "not a regular file" in refused.stderr) == (2, True)
 
 
+def test_only_a_log_becomes_the_log(folder: Path):
+    def refusal(*options: str) -> str:
+        done = batchrun(*command(folder, "http://127.0.0.1:9", "--detach", *options), env=KEYED)
+        assert (done.returncode, done.stdout) == (2, "")
+        return done.stderr
+
+    log = folder / "out.log"
+    assert "would be the log, too" in refusal("--cache", str(log))
+    assert not log.exists()
+    log.write_text("the notes of somebody\n")
+    assert "is not a log of batchrun" in refusal()
+    assert log.read_text() == "the notes of somebody\n"
+
+
+def test_nothing_is_sent_when_a_run_in_the_background_is_to_be_confirmed(folder: Path):
+    done = batchrun(*command(folder, "http://127.0.0.1:9", "--detach", "--confirm"), env=KEYED)
+    assert (done.returncode, sorted(folder.iterdir())) == (2, [folder / "in.jsonl"])
+    assert "both --detach and --confirm are given; nothing was sent" in done.stderr
+    estimated = batchrun("estimate", *command(folder, "http://127.0.0.1:9", "--detach")[1:], env=KEYED)
+    assert (estimated.returncode, "has no option --detach" in estimated.stderr) == (2, True)
+
+
 def test_stdin_is_read_at_the_start_and_ctrl_c_reaches_a_run_that_starts(folder: Path):
     with served(workers=1, latency_s=30.0) as slow:
         began = [*BATCHRUN, *command(folder, slow, "--detach", "--canary", "1", "--on-interrupt", "leave")]
@@ -182,6 +208,30 @@ def test_stop_leaves_or_cancels_also_when_the_run_is_stopping_and_says_how_it_en
     assert batchrun("stop", folder / "none.state").returncode == 2
 
 
+def test_a_run_that_still_reads_its_input_is_stopped_and_cannot_be_tuned_yet(folder: Path):
+    first, *rest = (folder / "in.jsonl").read_bytes().splitlines(keepends=True)
+    state = folder / "out.jsonl.state"
+    with served(workers=1, latency_s=60.0) as slow:
+        began = [*BATCHRUN, *command(folder, slow, "-q")]
+        began[began.index(str(folder / "in.jsonl"))] = "-"
+        with subprocess.Popen(began, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=KEYED) as run:
+            lines = run.stdin
+            assert lines is not None
+            lines.write(first)
+            lines.flush()
+            wait_for(lambda: state.exists() and holder(state) is not None)
+            with pytest.raises(StateError, match="is still reading its input"):
+                tuning.tune(state, Tuned(concurrency=7), print)
+
+            def go_on(said: str) -> None:
+                assert "was asked to exit, as soon as it has read its input" in said
+                lines.write(b"".join(rest))
+                lines.close()
+
+            assert stopping.stop(state, "interrupt", go_on).startswith(f"interrupted: 0 of {ROWS} rows succeeded\n")
+            assert run.wait(30) == 130
+
+
 def tune(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return batchrun("tune", folder / "out.jsonl.state", *options, env=ENVIRONMENT, BATCHRUN_MAX_COST="1")
 
@@ -195,6 +245,9 @@ def test_a_run_is_tuned_from_elsewhere_and_later_sessions_keep_it(folder: Path):
         wait_until(folder, lambda status: status.in_flight == 20)
         assert tune(folder, "--pause").returncode == 0
         done = wait_until(folder, lambda status: status.in_flight == status.submitting == 0).succeeded
+        state, three = folder / "out.jsonl.state", (("-j", "20"), ("--deadline", "2h"), ("--max-cost", "90"))
+        at_once = [subprocess.Popen([*BATCHRUN, "tune", state, *each], stderr=subprocess.PIPE) for each in three]
+        assert all(b"taken up" in process.communicate(timeout=30)[1] for process in at_once), "none is lost"
         for options, words in (
             (("--deadline", "0.001s"), "this deadline has passed"),
             (("--pause", "--resume"), "both --pause and --resume"),
@@ -210,11 +263,9 @@ def test_a_run_is_tuned_from_elsewhere_and_later_sessions_keep_it(folder: Path):
     assert "tuned: -j 20\n" in log
     assert "tuned: --max-cost 60 --deadline 10h --resume\n" in log
     manifest = json.loads((folder / "out.manifest.json").read_text())
-    assert [sorted(each.keys() - {"at", "is_late"}) for each in manifest["tuned"]] == [
-        ["concurrency"],
-        ["is_paused"],
-        ["deadline_s", "is_paused", "max_cost"],
-    ]
+    changed = [sorted(each.keys() - {"at", "is_late"}) for each in manifest["tuned"]]
+    assert (changed[:2], changed[-1]) == ([["concurrency"], ["is_paused"]], ["deadline_s", "is_paused", "max_cost"])
+    assert sorted(changed[2:-1]) == [["concurrency"], ["deadline_s"], ["max_cost"]]
     guards, scheduler = manifest["options"]["guards"], manifest["options"]["scheduler"]
     assert (guards["max_cost"], guards["deadline_s"], scheduler["concurrency"]) == (60, 36000, 20)
     refused = tune(folder, "-j", "7")

@@ -185,10 +185,10 @@ def test_a_run_is_not_confirmed_without_a_terminal(folder: Path, base_url: str):
     assert jobs_run(base_url) == 0
 
 
-def asked(folder: Path, base_url: str, answer: bytes) -> tuple[int, str]:
+def asked(folder: Path, base_url: str, answer: bytes, *options: object) -> tuple[int, str]:
     """The exit code of `run --confirm` on a terminal, and what it showed."""
     screen, side = pty.openpty()
-    command = [*BATCHRUN, "run", *map(str, arguments(base_url, "--confirm", "--price-per-hour", 2))]
+    command = [*BATCHRUN, "run", *map(str, arguments(base_url, "--confirm", "--price-per-hour", 2, *options))]
     process = subprocess.Popen(command, env=KEYED, stdin=side, stdout=side, stderr=side, cwd=folder)
     os.close(side)
     said = b""
@@ -214,6 +214,16 @@ def test_a_run_that_is_confirmed_on_a_terminal_runs_the_rest_and_else_only_the_p
     code, said = asked(folder, base_url, b"y\n")
     assert (code, jobs_run(base_url)) == (0, ROWS), said
     assert_each_id_once(folder / "out.jsonl", ROWS)
+
+
+def test_rows_that_have_failed_are_run_again_once_when_the_run_is_confirmed(folder: Path, base_url: str):
+    lines = [orjson.loads(line) for line in (folder / "in.jsonl").read_bytes().splitlines()]
+    write_lines(folder, [{**line, "temperature": -1} if n % 2 else line for n, line in enumerate(lines)])
+    assert batchrun("run", *arguments(base_url, "--halt", "off", "--limit", 40)).returncode == 3
+    code, said = asked(folder, base_url, b"y\n", "--halt", "off", "--retry-failed")
+    assert (code, jobs_run(base_url)) == (3, ROWS // 2), said
+    attempts = [record["job"]["attempts"] for record in read_lines(folder / "out.errors.jsonl")]
+    assert sorted(attempts) == [1] * 20 + [2] * 20
 
 
 def compared(folder: Path, base_url: str, rows: int, number: int) -> tuple[float, float, float]:

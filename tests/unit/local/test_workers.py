@@ -12,6 +12,8 @@ from aiohttp import web
 from openai.types import CreateEmbeddingResponse
 from openai.types.responses import Response
 
+from batchrun.commands.local_endpoint import keep_worker
+from batchrun.commands.session_arguments import ResumeArguments
 from batchrun.errors import UsageError
 from batchrun.local.choice import choose_worker
 from batchrun.local.echo import EchoWorker
@@ -21,6 +23,8 @@ from batchrun.local.workers import WorkerFailure
 from batchrun.prompts.schemas import response_format
 from batchrun.results.structured import AnswerSchema
 from batchrun.results.text import extract
+from batchrun.runs.caching import WORKER_NAME
+from batchrun.state.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -311,3 +315,19 @@ def test_the_echo_answers_other_routes_in_their_own_shape():
 def test_the_echo_refuses_a_route_that_it_does_not_know(route: str):
     with pytest.raises(WorkerFailure, match=rf"vLLM returned HTTP 404: .*the echo does not support the route {route}"):
         answered(route, input="x")
+
+
+def test_each_model_file_is_another_worker_to_a_cache(tmp_path: Path):
+    names, models = set(), []
+    for file in ("Llama-3.1-8B.Q4_K_M.gguf", "Llama-3.1-8B.Q8_0.gguf", "Llama-3.2-1B.gguf"):
+        (tmp_path / file).write_bytes(b"GGUF")
+        given = ResumeArguments(model_file=tmp_path / file)
+        worker = SmolLM2Worker(tmp_path / file)
+        with Store(tmp_path / "s.state") as store:
+            keep_worker(given, worker, store)
+            names.add(str(store.get_setting(WORKER_NAME)))
+            keep_worker(given, worker, store)
+            assert store.get_setting(WORKER_NAME) in names, "a later session finds what an earlier one has stored"
+        models.append(worker.name)
+    assert models == ["llama-3.1-8b", "llama-3.1-8b", "llama-3.2-1b"]
+    assert len(names) == 3

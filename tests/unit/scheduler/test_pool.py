@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -90,6 +91,24 @@ def test_an_endpoint_that_fails_every_job_leaves_and_no_row_fails_for_it():
     assert all(finish.failure is None for finish in pools.ended.values())
     assert "jobs all failed" in leaves(pools, 0)[0]
     assert len(pools.worlds[0].jobs) < 150
+
+
+@pytest.mark.parametrize("fails_for_s", [10.0, math.inf])
+def test_an_endpoint_that_failed_at_first_gets_another_try_at_the_rows_that_only_it_may_submit(fails_for_s: float):
+    pools = PoolWorld([endpoint(0.5, faults=Faults(job_lost=1.0)), endpoint(0.1)], 50)
+    failing = pools.worlds[0]
+    failing.at(fails_for_s, lambda: setattr(failing, "setting", replace(failing.setting, faults=Faults())))
+    pools.homes |= dict.fromkeys(range(1, 11), 0)
+    pending = pools.worlds[0].pending
+    pending.extend([pending.popleft()._replace(home=pools.homes.get(row)) for row in range(50)])
+    pools.run(until=200.0)
+    if math.isinf(fails_for_s):
+        assert len(pools.ended) == 43, "two rows have been tried, and one more after 30 s"
+        assert "jobs all failed" in failing.scheduler.stop.message
+    else:
+        assert_every_row_ended_once(pools)
+        assert leaves(pools, 0)
+        assert 30 < pools.now < 60, "it is away for 30 s"
 
 
 def test_an_endpoint_that_comes_back_no_better_costs_few_rows():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -192,3 +194,34 @@ def test_old_answers_are_pruned_and_the_file_gets_smaller_while_a_run_uses_it(pa
         assert cache.find(KEY._replace(sample=0)) is None
         cache.add([answer()], 40 * DAY_MS)
         assert cache.find(KEY) == answer()
+
+
+def test_looking_at_a_cache_leaves_the_locks_of_a_run_in_the_same_process_alone(path: Path):
+    with AnswerCache(path) as cache:
+        cache.add([answer()], 0)
+    with AnswerCache(path) as cache:
+        assert cache.find(KEY)
+        inspect_cache(path)
+        # The last process that closes the file removes its log; this one is not the last.
+        subprocess.run([sys.executable, "-c", _READ, path], check=True)
+        cache.add([answer(OTHER, b'"no"')], 0)
+        with AnswerCache(path) as other:
+            assert other.find(OTHER) == answer(OTHER, b'"no"')
+        assert path.with_name(f"{path.name}-wal").exists()
+
+
+_READ = (
+    "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('SELECT * FROM answers').fetchall(); db.close()"
+)
+
+
+def test_a_file_that_was_cut_off_is_refused_and_one_whose_log_has_the_rest_is_not_also_through_a_link(path: Path):
+    link = path.with_name("link")
+    link.symlink_to(path)
+    with AnswerCache(path) as cache:
+        cache.add([answer(output=b'"%s"' % (b"x" * 20_000))], 0)
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA wal_checkpoint")
+        os.truncate(path, path.stat().st_size - 10)  # as when a checkpoint is cut off
+        refuse_unusable_cache(path)
+        refuse_unusable_cache(link)

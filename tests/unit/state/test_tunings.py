@@ -37,7 +37,7 @@ def ask(state: Path, change: Tuned) -> int:
         return request_tuning(other, change)
 
 
-def test_a_process_sees_each_last_request_once_and_none_from_before_it_began(state: Path):
+def test_a_process_sees_each_request_once_in_order_and_none_from_before_it_began(state: Path):
     assert ask(state, Tuned(concurrency=1)) == 1
     with Store(state) as store:
         requests = Requests(store)
@@ -45,6 +45,7 @@ def test_a_process_sees_each_last_request_once_and_none_from_before_it_began(sta
         ask(state, Tuned(concurrency=2))
         changes = Tuned("auto", math.inf, 36000.0, is_paused=True)
         assert ask(state, changes) == 3
+        assert requests.next() == (2, Tuned(concurrency=2)), "two that ask at the same time are both heard"
         assert requests.next() == (3, changes)
         store.set_setting("other", value=1)
         assert requests.next() is None
