@@ -274,7 +274,7 @@ class GuardOptions:
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """Where an answer may come from, and what else it must be. Each may differ from one session to the next."""
+    """Where an answer may come from, and how it is checked. Each may differ from one session to the next."""
 
     require_text: bool = False
     """`--require-text`: it has a text that was not cut off."""
@@ -283,9 +283,9 @@ class AnswerOptions:
     check_timeout_s: float = 10.0
     """`--check-timeout`: how many seconds the function may take for one answer: more than any rule needs."""
     cache: str | None = None
-    """`--cache`: the file with answers of earlier runs, an absolute path; None for none."""
+    """`--cache`: the file with answers of earlier runs, an absolute path; None for no cache."""
     cache_sampled: bool = False
-    """`--cache-sampled`: take answers that another try might not give again, too."""
+    """`--cache-sampled`: also reuse sampled answers, those that another try might not give again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,9 +76,9 @@ class StreamKeywords(RequestKeywords, total=False):
         check: `MODULE:FUNCTION` or `FILE.py:FUNCTION`, called with each record in a process of its own; it returns or
             raises why the answer is not valid. None: as in earlier calls.
         check_timeout: Seconds that a call of `check` may take; None: 10.
-        cache: File of answers that runs share: answers to equal requests of earlier runs at the same endpoint are taken
-            from it, and new ones are stored in it. None: no cache.
-        cache_sampled: Whether to take answers from it that another try might not give again.
+        cache: File of answers that runs share: answers to the same requests of earlier runs at the same endpoint are
+            reused, and new answers are stored. None: no cache.
+        cache_sampled: Whether to reuse sampled answers, too: those that another try might not give again.
         execution_timeout: Longest execution time of a job in seconds, 5 to 604,800; None: Runpod's default, 600.
         ttl: Longest life of a job in seconds, queue time included, 10 to 604,800; None: Runpod's default, 86,400.
         job_timeout: Seconds after which a job that has not finished is cancelled and retried; None: after its ttl.

@@ -129,7 +129,7 @@ def stream(
             `NAME.jsonl.state`.
         api_key: None: that of RUNPOD_API_KEY, else that in `~/.runpod/config.toml`.
         on_interrupt: What leaving or cancelling the loop does with the jobs in flight: `drain` waits for them,
-            `leave` leaves them to the next call, `cancel` cancels them. Cancelling during that leaves.
+            `leave` leaves them to the next call, `cancel` cancels them. Cancelling again leaves them.
         progress: Progress on stderr: `bar`, `plain`, `json`, `none`, or `auto`, which is a bar on a terminal.
 
     Returns:

@@ -40,10 +40,10 @@ from batchrun.commands.merge import MergeReport
 from batchrun.commands.redo_arguments import RedoArguments
 from batchrun.commands.request_arguments import RequestArguments, several
 from batchrun.commands.run_options import refuse_wrong_parameters, request_options, run_options
-from batchrun.commands.score import Scored
+from batchrun.commands.score import ScoreReport
 from batchrun.commands.session_options import session_options
 from batchrun.commands.status import RunStatus
-from batchrun.commands.view import MOST_ROWS, Viewed
+from batchrun.commands.view import MOST_ROWS, ViewReport
 from batchrun.config import ProgressMode, ResultFormat
 from batchrun.display.estimate import Estimate
 from batchrun.display.variants import VariantTable
@@ -180,16 +180,16 @@ def score(
     tolerance: float | str = 0,
     timeout: float = scoring.DEFAULT_TIMEOUT_S,
     with_errors: bool = False,
-) -> Scored:
-    """Score the answers of a run, and write the scores beside its state file; `report` has the quality then.
+) -> ScoreReport:
+    """Score the answers of a run, and write the scores beside its state file; `report` then includes the quality.
 
     Args:
         state: The state file.
         scorer: `exact`, `contains`, `number`, `choice`, `json`, `regex:PATTERN` or `py:FILE:FUNCTION`.
-        reference: Where the right answer is in a record.
-        normalize: What is ignored when texts are compared: `case`, `space`, `punctuation`.
-        tolerance: How far a number may be from the reference; with `%`, as a share of it.
-        timeout: Seconds that a function or a pattern may take for one row.
+        reference: The dotted path of the right answer in a record.
+        normalize: What to ignore when texts are compared: `case`, `space`, `punctuation`.
+        tolerance: How far a number may be from the reference; with `%`, relative to it.
+        timeout: Seconds that a function or a pattern may take per row.
         with_errors: Whether failed and held rows count as wrong.
 
     Raises:
@@ -215,7 +215,7 @@ def report(state: PathLike, *, by: str | None = None) -> VariantTable:
     return reporting.read(state_file(state), by)
 
 
-def view(state: PathLike, output: PathLike | None = None, *, rows: int = MOST_ROWS) -> Viewed:
+def view(state: PathLike, output: PathLike | None = None, *, rows: int = MOST_ROWS) -> ViewReport:
     """Write the page of a run: every row with its prompt and answer, to search, filter and compare.
 
     Args:

@@ -22,10 +22,10 @@ Exit codes:
 """
 
 _COMMANDS = {
-    "cache": Place("caching:cache", "Show what is in a cache of answers, and prune it."),
+    "cache": Place("caching:cache", "Show the contents of an answer cache, and prune it."),
     "cancel": Place("running:cancel", "Cancel the jobs in flight of the run of a STATE file."),
     "check": Place("checking:check", "Validate prompt files, and report every invalid line."),
-    "estimate": Place("running:estimate", "Run a few rows, and say how long and how much the rest will take."),
+    "estimate": Place("running:estimate", "Run a few rows, and estimate the time and cost of the rest."),
     "export": Place("reading:export", "Write the results of a STATE file in input order."),
     "head": Place("viewing:head", "Show the first rows of a STATE file, each in a few lines."),
     "help": Place("guides:show_guide", "List the guides, or show one."),
@@ -40,9 +40,9 @@ _COMMANDS = {
     "show": Place("viewing:show", "Show a row of a STATE file: prompt, answer, scores, times."),
     "status": Place("reading:status", "Show the status of the run of a STATE file, running or not."),
     "stop": Place("steering:stop", "Stop the process that drives the run of a STATE file."),
-    "tune": Place("steering:tune", "Change the run of a STATE file while it goes on."),
+    "tune": Place("steering:tune", "Change the run of a STATE file while it is running."),
     "verify": Place("reading:verify", "Prove that runs are complete and undamaged."),
-    "view": Place("viewing:view", "Write every row of a STATE file to a page to search."),
+    "view": Place("viewing:view", "Write every row of a STATE file to a searchable page."),
     "watch": Place("running:watch", "Run every file of prompts that arrives in FOLDER, one after another."),
 }
 """Each with a summary that fits 80 columns."""

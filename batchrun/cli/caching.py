@@ -1,4 +1,4 @@
-"""`batchrun cache`: looks at a cache of answers, and prunes it."""
+"""`batchrun cache`: shows the contents of an answer cache, and prunes it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _AGES, _SIZES = TIME.bounds or Bounds(0, 1), Bounds(1_000_000, 1_000_000_000_000
     "--older-than",
     metavar="TIME",
     callback=partial(values.duration, _AGES),
-    help="Remove the answers that were stored longer ago than this: 30d, 12h.",
+    help="Remove the answers that are older than this: 30d, 12h.",
 )
 @click.option(
     "--max-size",
     metavar="SIZE",
     callback=partial(values.size, _SIZES),
-    help="Remove the oldest answers until the file is not larger than this: 1GB.",
+    help="Remove the oldest answers until the file has at most this size: 1GB.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def cache(file: Path, older_than: float | None, max_size: int | None, *, as_json: bool) -> None:
-    """Show what is in a cache of answers, and prune it if a limit is given. Runs may use it meanwhile.
+    """Show the contents of an answer cache, and prune it if a limit is given. This is safe while runs use it.
 
     \b
     Examples:
@@ -41,5 +41,5 @@ def cache(file: Path, older_than: float | None, max_size: int | None, *, as_json
     """
     from batchrun.commands import cache as caching
 
-    report = caching.look_at_cache(file, older_than_s=older_than, max_size_bytes=max_size)
+    report = caching.inspect_cache(file, older_than_s=older_than, max_size_bytes=max_size)
     echo(caching.to_json(report) if as_json else caching.render(report), nl=False)

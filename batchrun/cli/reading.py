@@ -22,21 +22,19 @@ _LEFT = 130
 
 @command
 @click.argument("state", type=STATE, required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout; with --watch, one each time.")
-@click.option(
-    "--watch", "is_watching", is_flag=True, help="Show one screen, redrawn until the run ends; Ctrl-C leaves it."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout; with --watch, one per update.")
+@click.option("--watch", "is_watching", is_flag=True, help="Redraw one screen until the run ends; Ctrl-C exits.")
 @click.option(
     "--every",
     "every_s",
     metavar="S",
     type=click.FloatRange(0.1, 86400),
-    help="Seconds between two screens of --watch. [default: 1 on a terminal, else 30]",
+    help="Seconds between two updates of --watch. [default: 1 on a terminal, else 30]",
 )
 def status(state: Path | None, every_s: float | None, *, as_json: bool, is_watching: bool) -> None:
     """Show the status of the run of a STATE file, running or not.
 
-    Without STATE, the newest state file in the current folder is taken.
+    Without STATE, the newest state file in the current folder is used.
 
     \b
     Examples:
@@ -56,7 +54,7 @@ def status(state: Path | None, every_s: float | None, *, as_json: bool, is_watch
             sys.exit(_LEFT)
         return
     if every_s is not None:
-        raise UsageError("--every is for --watch", "add --watch")
+        raise UsageError("--every needs --watch", "add --watch")
     from batchrun.commands import status as reporting
 
     found = reporting.read_status(state)
@@ -67,9 +65,9 @@ def status(state: Path | None, every_s: float | None, *, as_json: bool, is_watch
 @click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per state file on stdout.")
 def ls(folders: tuple[Path, ...], *, as_json: bool) -> None:
-    """List the runs in folders: progress, pace, time left, cost, and who runs them or why they stopped.
+    """List the runs in folders: progress, pace, time left, cost, and the process that drives each or why it stopped.
 
-    Looks at every *.state file in FOLDER... (default: the current folder) and at batchrun.state in the folders within.
+    Looks at every *.state file in FOLDER... (default: the current folder) and at batchrun.state in their subfolders.
 
     \b
     Examples:
@@ -78,7 +76,7 @@ def ls(folders: tuple[Path, ...], *, as_json: bool) -> None:
     """
     from batchrun.commands import listing
 
-    found = listing.standings(folders or (Path(),))
+    found = listing.statuses(folders or (Path(),))
     echo(listing.to_json(found) if as_json else listing.render(found), nl=False)
 
 
@@ -222,7 +220,7 @@ def report(state: Path, *, as_json: bool, as_csv: bool, by: str | None, html: Pa
     if html is not None:
         from batchrun.commands import report_page as webpage
     if as_json and as_csv:
-        raise UsageError("--json and --csv are two forms of the same", "remove one of them")
+        raise UsageError("both --json and --csv are given", "remove one of them")
     seen = reporting.read(state, by)
     if html is not None:
         webpage.write(seen, html)

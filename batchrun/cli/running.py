@@ -69,7 +69,7 @@ def run(given: RunArguments) -> None:
 
 
 def _pilot(options: RunOptions, given: RunArguments) -> None:
-    """Run the pilot, show the estimate and ask; returns if the rest is to be run.
+    """Run the pilot, show the estimate and ask; returns if the rest is to run.
 
     Raises:
         UsageError: there is no terminal to ask on; nothing was sent.
@@ -101,10 +101,10 @@ def _pilot(options: RunOptions, given: RunArguments) -> None:
 @command
 @takes(EstimateArguments)
 def estimate(given: EstimateArguments) -> None:
-    """Run a few rows of INPUT..., drawn at random, and say how long and how much the others will take.
+    """Run a few random rows of INPUT..., and estimate the time and cost of the rest.
 
-    The rows are part of the run: `batchrun run` with the same options runs the others. The estimate is on stdout, for
-    1, 3 and as many workers as the endpoint has, with a range for each figure. Given again, the command runs nothing
+    The rows are part of the run: `batchrun run` with the same options runs the rest. The estimate goes to stdout: for 1
+    worker, 3 workers and as many as the endpoint has, with a range for each figure. The same command again runs nothing
     more, unless --pilot is larger.
 
     \b
@@ -285,7 +285,7 @@ def _run(
     detach: bool,
     confirmed: GivenByCommand | None = None,
 ) -> NoReturn:
-    """Run or, with what the command confirms, resume. With `detach`, another process does it."""
+    """Run or, with what the command confirms, resume. With `detach`, a background process does it."""
     from batchrun.commands import run as running
     from batchrun.endpoint.credentials import find_key
     from batchrun.runs.trust import EVERYTHING
@@ -317,7 +317,7 @@ def _is_in_background(options: RunOptions) -> bool:
 
 
 def _background(options: RunOptions) -> Background:
-    """What this process, which is in the background, has to do for that. If it is not, it starts the one that is."""
+    """What this process has to do in the background. If it is in the foreground, start the background process."""
     import orjson
 
     from batchrun.commands import detached
@@ -333,7 +333,7 @@ def _background(options: RunOptions) -> Background:
     if started < 0:
         raise BatchrunError(
             f"the run was ended by {signal.Signals(-started).name} before it was under way",
-            "the same command starts it again",
+            "run the same command to start it again",
         )
     sys.exit(started)
 

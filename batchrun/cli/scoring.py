@@ -29,21 +29,21 @@ _TIMEOUT_S = 10.0
     metavar="PATH",
     default="metadata.reference",
     show_default=True,
-    help="Where the right answer is in a record, as a dotted path; a list has several right answers.",
+    help="Dotted path of the right answer in a record; a list holds several right answers.",
 )
 @click.option(
     "--normalize",
     metavar="A,B,...",
     multiple=True,
     callback=names,
-    help="Before texts are compared: case (ignored), space (any is one space), punctuation (left out).",
+    help="What to ignore when texts are compared: case, space (differences in white space), punctuation.",
 )
 @click.option(
     "--tolerance",
     metavar="N|N%",
     default="0",
     show_default=True,
-    help="How far a number may be from the reference; with %, as a share of it.",
+    help="How far a number may be from the reference; with %, relative to it.",
 )
 @click.option(
     "--timeout",
@@ -51,9 +51,9 @@ _TIMEOUT_S = 10.0
     type=click.FloatRange(0.1, 3600),
     default=_TIMEOUT_S,
     show_default=True,
-    help="Seconds that a function or a pattern may take for one row.",
+    help="Seconds that a function or a pattern may take per row.",
 )
-@click.option("--with-errors", is_flag=True, help="Score failed and held rows, too, as wrong.")
+@click.option("--with-errors", is_flag=True, help="Count failed and held rows as wrong.")
 def score(
     state: Path,
     *,
@@ -67,8 +67,8 @@ def score(
     """Score the answers of the run of a STATE file against references, from 0 (wrong) to 1 (right).
 
     The scores go to <stem>.scores.jsonl beside STATE, one line for each row and scorer, and `report` shows them.
-    Nothing is sent. The same SCORER again replaces its scores; those of others stay. The exit code is 3 if some rows
-    could not be scored.
+    Nothing is sent. Running a SCORER again replaces its scores, and keeps those of other scorers. The exit code is 3 if
+    some rows could not be scored.
 
     \b
     Examples:

@@ -21,8 +21,8 @@ from batchrun.errors import UsageError
 def stop(state: Path, *, leave: bool, cancel: bool) -> None:
     """Stop the process that drives the run of a STATE file, and wait until it has exited.
 
-    Without an option it does what the run does at Ctrl-C (--on-interrupt): it collects the jobs in flight, unless the
-    run was started otherwise. `batchrun resume` continues the run.
+    Without an option, this is like Ctrl-C (--on-interrupt): unless the run was started with another value, it collects
+    the jobs in flight. `batchrun resume` continues the run.
 
     \b
     Examples:
@@ -43,8 +43,8 @@ def stop(state: Path, *, leave: bool, cancel: bool) -> None:
 def tune(given: TuneArguments, state: Path) -> None:
     """Change the run of a STATE file while a process drives it.
 
-    The process takes the change up within two seconds, and says so in its log and in the manifest. The new values also
-    hold when the run is resumed; a pause ends with the session.
+    The process applies the change within two seconds, and records it in its log and in the manifest. The new values
+    also apply when the run is resumed; a pause ends with the session.
 
     \b
     Examples:

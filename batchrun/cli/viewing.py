@@ -22,13 +22,14 @@ _MOST_ROWS = 20_000
     type=click.IntRange(1, 1_000_000),
     default=_MOST_ROWS,
     show_default=True,
-    help="Rows in the page; of more, it has a sample that has some of each input and kind of failure.",
+    help="Most rows on the page. Of a larger run, it has a sample with some rows of each input and kind of failure.",
 )
 def view(state: Path, output: Path | None, rows: int) -> None:
-    """Write every row of a STATE file, prompt and answer, to a page to search, filter and compare.
+    """Write every row of a STATE file, prompt and answer, to a page for searching, filtering and comparing.
 
     The page is one file for a browser. It needs no network and loads nothing. Variants of a sweep are shown side by
-    side, with the scores of `batchrun score` if there are any. During a run it has the rows so far.
+    side, with the scores of `batchrun score` if there are any. During a run, it contains the rows that have ended so
+    far.
 
     \b
     Examples:
@@ -47,7 +48,7 @@ def view(state: Path, output: Path | None, rows: int) -> None:
 def show(state: Path, row_id: str, *, as_json: bool) -> None:
     """Show the row with an ID: its prompt, answer, scores, error and times.
 
-    The ID of a line of a sweep shows all rows of the line.
+    In a sweep, the ID of an input line shows all rows of the line.
 
     \b
     Examples:
@@ -63,7 +64,7 @@ def show(state: Path, row_id: str, *, as_json: bool) -> None:
 @command
 @click.argument("state", type=STATE)
 @click.option("-n", "--rows", metavar="N", type=click.IntRange(1, 100_000), default=5, show_default=True, help="Rows.")
-@click.option("--failed", is_flag=True, help="Only failed and held rows.")
+@click.option("--failed", is_flag=True, help="Show only failed and held rows.")
 def head(state: Path, rows: int, *, failed: bool) -> None:
     """Show the first rows of a STATE file that have ended, in input order, each in a few lines.
 

@@ -51,7 +51,7 @@ def answers(given: CheckArguments, known: AnswerOptions) -> AnswerOptions:
     """What answers must be in a session: what is given, and else what is known.
 
     Raises:
-        UsageError: a check is not written as MODULE:FUNCTION; or there is no cache to take sampled answers from.
+        UsageError: a check is not written as MODULE:FUNCTION, or sampled answers are allowed without a cache.
     """
     check, timeout_s = given.check, given.check_timeout
     if check is not None:

@@ -211,7 +211,7 @@ class RunArguments(JobArguments, DetachArguments, SessionArguments):
     confirm: bool = option(
         False,
         (MONEY, 2),
-        "Run 30 rows drawn at random, show what the others will take and cost, and ask before running them.",
+        "Run 30 random rows, show the estimated time and cost of the rest, and ask before running it.",
     )
     dry_run: DryRun | None = option(
         None,

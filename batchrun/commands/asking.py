@@ -32,7 +32,7 @@ def ask_to_end(
     Args:
         state: The run's state file.
         what: How it should end, such as `lock.CANCEL`.
-        asked: Called with the process when it was asked.
+        asked: Called with the process once it has been asked.
         clock: Monotonic seconds.
         pause: Sleeps for this many seconds.
         patience_s: How long it may give no sign of life, in seconds.

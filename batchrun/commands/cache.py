@@ -1,4 +1,4 @@
-"""`batchrun cache`: what is in a cache of answers, and how it is pruned."""
+"""`batchrun cache`: shows the contents of an answer cache, and prunes it."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ class EndpointAnswers:
 
 @dataclass(frozen=True, slots=True)
 class CacheReport:
-    """What is in a cache, after it was pruned."""
+    """The contents of a cache, after it was pruned."""
 
     path: str
     answers: int
     size_bytes: int
     """Size of the file."""
     oldest_at: str | None
-    """When the oldest answer was stored; None without answers, as the next."""
+    """When the oldest answer was stored; None without answers. The same applies to the newest."""
     newest_at: str | None
     removed: int
-    """Answers that were pruned by this command."""
+    """Answers that this command has pruned."""
     endpoints: list[EndpointAnswers]
-    """The most answers first."""
+    """Those with the most answers first."""
 
 
-def look_at_cache(
+def inspect_cache(
     path: Path, *, older_than_s: float | None = None, max_size_bytes: int | None = None, now: float | None = None
 ) -> CacheReport:
-    """Look at a cache; prune it first if one of the limits is given. Runs may use it meanwhile.
+    """Inspect a cache; prune it first if a limit is given. Runs may use it at the same time.
 
     Args:
         path: The file.
-        older_than_s: Remove answers that were stored longer ago, in seconds; None: any age may stay.
-        max_size_bytes: Remove the oldest answers until the file is not larger; None: any size may stay.
+        older_than_s: Remove answers that are older, in seconds; None: no limit.
+        max_size_bytes: Remove the oldest answers until the file has at most this size; None: no limit.
         now: UTC epoch seconds; None: the current time.
 
     Raises:
@@ -91,7 +91,7 @@ def render(report: CacheReport) -> str:
         model = "" if each.model is None else f"  model {clipped(visible(each.model), _MOST_COLUMNS)}"
         lines.append(f"  {each.answers:>11,}  {visible(each.endpoint)}{model}")
     if len(report.endpoints) > _SHOWN:
-        lines.append(f"  and {len(report.endpoints) - _SHOWN:,} more endpoints or models; --json has all")
+        lines.append(f"  and {len(report.endpoints) - _SHOWN:,} more endpoints or models; --json lists all")
     return "\n".join(lines) + "\n"
 
 

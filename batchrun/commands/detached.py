@@ -1,9 +1,9 @@
-"""`--detach`: a run goes on in a process of its own, which outlives the terminal.
+"""`--detach`: a run continues in a background process, which outlives the terminal.
 
 The command starts itself again, in a new session, with its output in a log. It shows what that process logs, and waits
-until the process says, through a pipe, that the run is under way: the input is read, the endpoint answers, and the
-canary is back. If the process ends before that, its exit code is the command's. A fresh process, not a fork: libraries
-that have threads do not survive a fork.
+until the process reports, through a pipe, that the run is under way: the input is read, the endpoint answers, and the
+canary is back. If the process ends before that, its exit code is the command's. It is a new process, not a fork:
+libraries with threads do not survive a fork.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from batchrun.prompts.ownership import first_line
 from batchrun.runs.locations import log_path
 
 _VARIABLE = "_BATCHRUN_READY"
-"""The environment variable by which the process knows its end of the pipe; it is removed at once."""
+"""The environment variable that tells the process its end of the pipe; it is removed at once."""
 _LOOK_S = 0.1
 _REFUSED = 2
 """The exit code of a run that never began, and leaves nothing behind."""
@@ -47,21 +47,21 @@ def start(options: RunOptions, arguments: Sequence[str], show: Callable[[str], o
 
     Args:
         options: The options of the run.
-        arguments: The arguments of this command, which the new process gets, too.
-        show: Shows what the run says until then.
+        arguments: The arguments of this command, which the new process also gets.
+        show: Shows the run's messages until then.
 
     Returns:
-        What to know of the process, as JSON values; or its exit code, if it has ended.
+        The facts about the process, as JSON values; or its exit code, if it has ended.
 
     Raises:
-        UsageError: the log would be another file of the run, or is not a regular file.
+        UsageError: the log is also another file of the run, or is not a log.
         OutputError: the log cannot be read or written.
     """
     log = refuse_wrong_log(options)
     made = [path for path in (log, log.parent) if not path.exists()]
     with _opened(log) as file:
         process, ready = _spawn(arguments, file)
-        said = _Said(log, os.fstat(file).st_size)
+        said = _LogReader(log, os.fstat(file).st_size)
     with _interrupts_passed_to(process):
         is_ready = _wait(ready, lambda: show(said.take()))
         code = None if is_ready else process.wait()
@@ -93,7 +93,7 @@ def refuse_wrong_log(options: RunOptions) -> Path:
     named = [*options.inputs, *([] if cache is None else [cache])]
     others = [options.state, options.output, *(Path(name) for name in named if not is_url(name))]
     if os.path.realpath(log) in {os.path.realpath(other) for other in others}:
-        raise UsageError(f"{log} would be the log, too", "give another --output or --state")
+        raise UsageError(f"{log} would also be the log", "give another --output or --state")
     try:
         if not stat.S_ISREG(log.stat().st_mode):
             raise UsageError(f"{log} cannot be the log: it is not a regular file", "give another --output")
@@ -110,7 +110,7 @@ def refuse_wrong_log(options: RunOptions) -> Path:
 
 @contextmanager
 def _opened(log: Path) -> Iterator[int]:
-    """Open the log for appending, and write a line by which the sessions can be told apart."""
+    """Open the log for appending, and write a line that marks the beginning of a session."""
     try:
         make_folder(log.parent)
         fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -124,13 +124,13 @@ def _opened(log: Path) -> Iterator[int]:
 
 
 def _spawn(arguments: Sequence[str], log: int) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the process; returns it, and the end of the pipe from which its word can be read."""
+    """Start the process; returns it, and the end of the pipe on which it reports that it is ready."""
     ready, word = os.pipe()
     own = sys.orig_argv[1:]
-    # The same interpreter with the same options; if a program has called the command, the command by its name.
+    # The same interpreter with the same options; if another program called the command, the module by its name.
     begin = own[: -len(arguments)] if own[-len(arguments) :] == list(arguments) else ["-P", "-m", "batchrun"]
     passed = [int(found[1]) for argument in arguments if (found := _OPEN_FILE.search(argument))]
-    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited: nothing that hangs up ends the run
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited: no hangup ends the run
     try:
         process = subprocess.Popen(  # noqa: S603 - this very command
             [sys.executable, *begin, *arguments],
@@ -147,7 +147,7 @@ def _spawn(arguments: Sequence[str], log: int) -> tuple[subprocess.Popen[bytes],
 
 
 def _wait(ready: int, look: Callable[[], object]) -> bool:
-    """Wait for the word of the process; False if it has ended without one."""
+    """Wait until the process is ready; False if it has ended before."""
     while not select.select([ready], [], [], _LOOK_S)[0]:
         look()
     with os.fdopen(ready, "rb") as pipe:
@@ -156,7 +156,7 @@ def _wait(ready: int, look: Callable[[], object]) -> bool:
 
 @contextmanager
 def _interrupts_passed_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass Ctrl-C and SIGTERM on; at a SIGHUP this process goes, and leaves the other one alone."""
+    """Pass Ctrl-C and SIGTERM on; at a SIGHUP, this process exits and the other one continues."""
     passed = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     passed = {number: handler for number, handler in passed.items() if handler is not signal.SIG_IGN}
 
@@ -174,12 +174,12 @@ def _interrupts_passed_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _Said:
-    """What is appended to the log.
+class _LogReader:
+    """Reads what is appended to the log.
 
     Args:
         log: The log.
-        offset: From where on.
+        offset: Where to begin, in bytes.
     """
 
     def __init__(self, log: Path, offset: int) -> None:
@@ -198,10 +198,10 @@ class _Said:
 
 
 class Background:
-    """What the process in the background does differently: it says when the run is under way, and lets stdin go.
+    """What the process in the background does differently: it reports when the run is under way, and closes stdin.
 
     Args:
-        word: The end of the pipe to the command that has started it.
+        word: The end of the pipe to the command that started it.
     """
 
     def __init__(self, word: int) -> None:
@@ -229,7 +229,7 @@ class Background:
         nowhere = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nowhere, 0)
         os.close(nowhere)
-        with suppress(OSError):  # the command that has started this process may be gone
+        with suppress(OSError):  # the command that started this process may have exited
             os.write(self._word, b"+")
         os.close(self._word)
 

@@ -24,7 +24,7 @@ from batchrun.runs.validation import RequestKeys
 
 _FIRST = 3
 CHARS_PER_TOKEN = 4
-"""In English; so it is only a rule of thumb."""
+"""For English; only a rule of thumb."""
 
 
 class Planned:
@@ -93,7 +93,7 @@ def dry_run(options: RunOptions, out: BinaryIO, observer: Observer, wanted: DryR
     if not every and count > first:
         observer.message(f"the first {first:,} of {count:,} requests are shown: --dry-run all prints all")
     if plan is not None:
-        observer.message(plan.told())
+        observer.message(plan.message())
     observer.message(
         f"text of all prompts: {counted(chars, 'character')}, about {counted(chars // CHARS_PER_TOKEN, 'token')}"
     )

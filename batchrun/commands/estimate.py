@@ -1,4 +1,4 @@
-"""`batchrun estimate`, `batchrun run --confirm`: runs a pilot as a part of the run, and says what the rest takes."""
+"""`batchrun estimate`, `batchrun run --confirm`: runs a pilot as part of the run, and estimates the rest."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _RANDOM_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Piloted:
-    """The end of a pilot."""
+class PilotReport:
+    """The result of a pilot."""
 
     summary: Summary
-    """That of its session."""
+    """The summary of its session."""
     estimate: Estimate | None
     """None if the pilot was stopped, all of its rows failed, or no row is left."""
 
@@ -41,13 +41,13 @@ def estimate(
     observer: Observer,
     api_key: str | None = None,
     leaving: Leaving | None = None,
-) -> Piloted:
+) -> PilotReport:
     """Run the pilot, or what is left of it, and estimate the rest of the run.
 
     Args:
         options: The options of the run.
         given: The options of this session.
-        pilot: How many rows; at least two. Rows of earlier pilots of the run count.
+        pilot: The number of rows, at least two. Rows of earlier pilots of the run count.
         observer: Receives messages and progress for the user.
         api_key: None: it is looked up, see `find_key`.
         leaving: Lets other threads ask the session to leave; None: none will.
@@ -58,31 +58,31 @@ def estimate(
         BatchrunError: nothing was sent, or batchrun has a defect.
     """
     if pilot < 2:  # noqa: PLR2004 - a range needs two
-        raise UsageError(f"--pilot {pilot}: one row shows no range", "give at least 2; 30 is a good number")
+        raise UsageError(f"--pilot {pilot}: one row gives no range", "give at least 2; 30 is a good number")
     observer.message(f"pilot: {counted(pilot, 'row')}, drawn at random; they are part of the run")
     summary = run(options, given, observer=observer, api_key=api_key, leaving=leaving, pilot=pilot)
     if summary.outcome != "pilot":
-        return Piloted(summary, None)
+        return PilotReport(summary, None)
     found = read_estimate(options.state, random.Random(_RANDOM_SEED))  # noqa: S311 - samples, no secret
     if found is None:
         observer.message("every row of the pilot failed, so there is no estimate")
-    return Piloted(summary, found)
+    return PilotReport(summary, found)
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """What is known of a run without a pilot."""
+class PromptCounts:
+    """What is known about a run without a pilot."""
 
     rows: int
     characters: int
-    """Of the text of all prompts."""
+    """The characters in the text of all prompts."""
 
     def __str__(self) -> str:
         tokens = counted(self.characters // CHARS_PER_TOKEN, "token")
         return (
             f"{counted(self.rows, 'row')} with {counted(self.characters, 'character')} of prompts, about {tokens}\n"
-            "nothing was sent: without a pilot only characters are known, not how long the answers are, how long it"
-            " takes or what it costs\n"
+            "nothing was sent: without a pilot only characters are known, not the length of the answers, the time or"
+            " the cost\n"
         )
 
     def to_json(self) -> bytes:
@@ -93,7 +93,7 @@ class Counted:
         )
 
 
-def count(options: RunOptions, observer: Observer) -> Counted:
+def count(options: RunOptions, observer: Observer) -> PromptCounts:
     """Count the characters of all requests, and send nothing.
 
     Raises:
@@ -103,4 +103,4 @@ def count(options: RunOptions, observer: Observer) -> Counted:
     for _ in planned:
         pass
     planned.fields.tell_all(partial(warn, observer), strict=options.strict)
-    return Counted(planned.count, planned.chars)
+    return PromptCounts(planned.count, planned.chars)

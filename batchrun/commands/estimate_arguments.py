@@ -7,7 +7,7 @@ from batchrun.commands.definitions import DISPLAY, MONEY, numbers, option
 from batchrun.config import DryRun
 
 PILOT_ROWS = 30
-"""Enough for a range that holds, and few enough to pay for."""
+"""Enough for a reliable range, and cheap."""
 _MOST = 10_000
 
 
@@ -18,7 +18,7 @@ class EstimateArguments(RunArguments):
     pilot: int = option(
         PILOT_ROWS,
         (MONEY, 1),
-        "Run N rows first, drawn at random; they are part of the run. 0: send nothing, and count characters.",
+        "Run N random rows first; they are part of the run. 0: send nothing, and only count characters.",
         numbers(0, _MOST, whole=True),
     )
     as_json: bool = option(False, (DISPLAY, 1), "Print one JSON object on stdout.", flags="--json")

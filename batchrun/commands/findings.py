@@ -73,7 +73,7 @@ class Verification:
     compared: int = 0
     """Those of them that equal what was written, by their digest; for the others an older version stored no digest."""
     cached: int = 0
-    """Those of them whose answer came from the cache, without a job of this run."""
+    """Those whose answer came from the cache, without a job of this run."""
     lost: int = 0
     """Rows whose result is lost or damaged; `--repair` recovers them."""
     results_files: int = 0

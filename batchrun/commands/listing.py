@@ -1,4 +1,4 @@
-"""`batchrun ls`: how the runs of all state files in folders stand, one line for each."""
+"""`batchrun ls`: the status of all runs whose state files are in folders, one line each."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import orjson
 
-from batchrun.commands.standing import StandingReader
+from batchrun.commands.brief_status import BriefStatusReader
+from batchrun.display.brief_status import BriefStatus
 from batchrun.display.cost import money
 from batchrun.display.screen import clock, one_line, rate, resume_by
-from batchrun.display.standing import Standing
 from batchrun.display.text import columns_of, fitted
 from batchrun.display.units import duration
 from batchrun.errors import BatchrunError
@@ -23,8 +23,8 @@ _TO_THE_RIGHT = {1, 2, 3, 4, 5}
 """Columns of numbers."""
 
 
-def standings(folders: Iterable[Path]) -> list[Standing]:
-    """How each run stands, the one that was written last first; one that cannot be read with its problem.
+def statuses(folders: Iterable[Path]) -> list[BriefStatus]:
+    """The status of each run, the most recently written first. If one cannot be read, its status says why.
 
     Raises:
         UsageError: there is no such folder.
@@ -32,18 +32,18 @@ def standings(folders: Iterable[Path]) -> list[Standing]:
     found = []
     for state in state_files(folders):
         try:
-            found.append(StandingReader(state, with_failures=False).read())
+            found.append(BriefStatusReader(state, with_failures=False).read())
         except BatchrunError as error:
-            found.append(Standing(str(state), "", problem=error.message.removeprefix(f"{state}: ")))
+            found.append(BriefStatus(str(state), "", problem=error.message.removeprefix(f"{state}: ")))
     return found
 
 
-def to_json(found: Sequence[Standing]) -> bytes:
-    """One JSON object per state file, each on its line."""
+def to_json(found: Sequence[BriefStatus]) -> bytes:
+    """One JSON object per state file, each on a line."""
     return b"".join(orjson.dumps(each.to_json(), option=orjson.OPT_APPEND_NEWLINE) for each in found)
 
 
-def render(found: Sequence[Standing]) -> str:
+def render(found: Sequence[BriefStatus]) -> str:
     """A table for a terminal; columns without any value are left out."""
     if not found:
         return "no state files\n"
@@ -59,7 +59,7 @@ def _aligned(cell: str, width: int, at: int) -> str:
     return " " * (width - columns_of(cell)) + cell if at in _TO_THE_RIGHT else fitted(cell, width)
 
 
-def _cells(s: Standing, now: float) -> tuple[str, ...]:
+def _cells(s: BriefStatus, now: float) -> tuple[str, ...]:
     cost = ""
     if s.cost is not None:
         projected = None if s.done == s.total else s.cost.most_projected

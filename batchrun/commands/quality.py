@@ -1,4 +1,4 @@
-"""The quality part of a report: joins the file of scores with the rows of the state file."""
+"""The quality part of a report: joins the scores file with the rows of the state file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from batchrun.errors import UsageError, shown
-from batchrun.evaluation.quality import Named, Quality, Question, Sample, measure
+from batchrun.evaluation.quality import Quality, Question, Sample, VariantInfo, measure
 from batchrun.evaluation.scorers import reference_of
 from batchrun.evaluation.scores_file import Score, read_scores, scores_path
 from batchrun.files.exactjson import dump
@@ -28,11 +28,11 @@ _UNSCORED = -1.0
 
 
 def read_quality(
-    store: StateSnapshot, state: Path, variants: Mapping[int, Named], repeat: int, by: str | None
+    store: StateSnapshot, state: Path, variants: Mapping[int, VariantInfo], repeat: int, by: str | None
 ) -> list[Quality]:
-    """What each scorer says about a run, in the order of the file of scores; empty if it was not scored.
+    """What each scorer says about a run, in the order of the scores file; empty if it was not scored.
 
-    Takes 16 bytes a row, and 4 more with `by`.
+    Takes 16 bytes of memory per row, and 4 more with `by`.
 
     Args:
         store: The run.
@@ -52,7 +52,7 @@ def read_quality(
         groups = _Groups(store, state, by)
     else:
         raise UsageError(
-            f"--by {by} splits scores, but the run has none", f"first: batchrun score {state} --with SCORER"
+            f"--by {by} splits scores, but the run has none", f"first run: batchrun score {state} --with SCORER"
         )
     return [
         measure(
@@ -68,7 +68,7 @@ def read_quality(
 
 
 def are_outdated(store: StateSnapshot, state: Path) -> bool:
-    """Whether a result is newer than the file of scores."""
+    """Whether a result is newer than the scores file."""
     try:
         scored_ms = scores_path(state).stat().st_mtime_ns // 1_000_000
     except OSError:
@@ -123,11 +123,11 @@ class _Scores:
 
 
 class _Groups:
-    """To which group each row belongs, by row number."""
+    """The group that each row belongs to, by row number."""
 
     def __init__(self, store: StateSnapshot, state: Path, path: str) -> None:
         if not all(path.split(".")):
-            raise UsageError(f"--by {shown(path)} is no path", "for example metadata.topic")
+            raise UsageError(f"--by {shown(path)} is not a path", "for example metadata.topic")
         self.numbers = array("i", [0]) * (store.last_row() + 1)
         self.values: list[Any] = [None]
         """The value of each group; that of group 0 is None, for rows without the field."""

@@ -10,7 +10,7 @@ from batchrun.commands.quality import are_outdated, read_quality
 from batchrun.config import RunOptions
 from batchrun.display.variants import EndpointReport, Histogram, VariantReport, VariantTable
 from batchrun.errors import StateError
-from batchrun.evaluation.quality import Named
+from batchrun.evaluation.quality import VariantInfo
 from batchrun.prompts.sweep import REPEAT, Sweep, shown
 from batchrun.results.reader import read_groups, size_of
 from batchrun.results.record import CACHED, read_record, result_digest
@@ -56,7 +56,7 @@ def read(state: Path, by: str | None = None) -> VariantTable:
         _add_cost(store, variants, options)
         _add_answers(store, variants, repeat)
         endpoints = _endpoints(store, options)
-        named = {number: Named(each.label, each.values, each.cost) for number, each in enumerate(variants)}
+        named = {number: VariantInfo(each.label, each.values, each.cost) for number, each in enumerate(variants)}
         quality = read_quality(store, state, named, repeat, by)
         is_outdated = bool(quality) and are_outdated(store, state)
     found = [variant for variant in variants if variant.rows or len(variants) == 1]

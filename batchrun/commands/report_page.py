@@ -16,8 +16,8 @@ from batchrun.commands.view import view_path
 from batchrun.config import DEFAULT_BASE_URL, VERSION, RunOptions
 from batchrun.display import charts, distributions, page, quality_page
 from batchrun.display.cost import money, span
-from batchrun.display.course import Course, unit_of_rate
 from batchrun.display.quality import finding
+from batchrun.display.time_axis import TimeAxis, unit_of_rate
 from batchrun.display.timeline import Point, Timeline
 from batchrun.display.units import counted, duration
 from batchrun.display.variants import Tokens, VariantReport, VariantTable, largest, tables
@@ -40,7 +40,7 @@ _LISTED = 50
 _ID_CHARS = 200
 _MESSAGE_CHARS = 500
 _NAMED = 5
-"""Inputs, models and values that are named; of more, only the number is given."""
+"""How many inputs, models and values are listed; of the rest, only the number is given."""
 _VALUE_CHARS = 120
 
 
@@ -65,9 +65,9 @@ def _page(report: VariantTable, store: StateSnapshot, target: Path) -> bytes:
     for quality in reversed(report.quality):
         sections += quality_page.sections(quality, shown)
     points = [Point(*point) for point in Timeline(store.get_setting("timeline")).to_json()]
-    course = Course([(start, end) for start, end, _ in figures.sessions(store)], points)
-    sections += [_variants(report, shown), *_over_time(store, course), *_details(report, shown)]
-    sections += _failures(report, shown, store, course)
+    time = TimeAxis([(start, end) for start, end, _ in figures.sessions(store)], points)
+    sections += [_variants(report, shown), *_over_time(store, time), *_details(report, shown)]
+    sections += _failures(report, shown, store, time)
     if longest := [job for job in figures.longest_jobs(store, _LONGEST) if job.execution_ms]:
         cells = [
             (job.row_id[:_ID_CHARS], duration(job.execution_ms / 1000), duration(job.delay_ms / 1000))
@@ -88,7 +88,7 @@ def _page(report: VariantTable, store: StateSnapshot, target: Path) -> bytes:
 
 
 def _shown(report: VariantTable) -> list[VariantReport]:
-    """The variants that the page shows: if there are too many for all, the best; without scores, the largest."""
+    """The variants that the page shows: if there are too many, the best ones; without scores, the largest ones."""
     most = largest(report)
     if len(most) == len(report.variants) or not report.quality:
         return most
@@ -98,7 +98,7 @@ def _shown(report: VariantTable) -> list[VariantReport]:
 
 
 def _finding(report: VariantTable, store: StateSnapshot) -> tuple[str, str, str]:
-    """What the run has shown: a sentence, its end with the interval, and what it rests on."""
+    """The finding: a sentence, its end with the interval, and its basis."""
     outcome = _outcome(report, store)
     scored = [each for each in report.quality if any(variant.score for variant in each.whole.variants)]
     if not scored:
@@ -137,7 +137,7 @@ def _link(store: StateSnapshot, target: Path) -> str:
     view = view_path(store.path)
     if not view.is_file() or view.absolute() == target.absolute():
         return ""
-    return page.link_to(os.path.relpath(view, target.parent), "Look at the answers")
+    return page.link_to(os.path.relpath(view, target.parent), "View the answers")
 
 
 def _figures(report: VariantTable, store: StateSnapshot, options: RunOptions) -> list[tuple[str, str]]:
@@ -235,12 +235,12 @@ def _variants(report: VariantTable, shown: list[VariantReport]) -> str:
             "-" if variant.execution_ms is None else duration(variant.execution_ms.p50 / 1000) for variant in shown
         ],
     }
-    note = "Tokens are means of the answers, execution is the median time of a job."
+    note = "Tokens are means per answer, execution is the median time of a job."
     if any(variant.cost is not None for variant in shown):
         columns["cost"] = ["-" if variant.cost is None else money(variant.cost) for variant in shown]
         note += " Cost is the upper bound, divided by execution time."
     which = f"The {len(shown)} {'best' if scored else 'largest'} of {len(report.variants):,} variants;"
-    more = f"{which} `report --json` has all." if len(report.variants) > len(shown) else ""
+    more = f"{which} `report --json` lists all." if len(report.variants) > len(shown) else ""
     title = "Variants" if len(report.variants) > 1 else "Figures"
     cells = list(zip(*columns.values(), strict=True))
     return page.section(title, page.table(list(columns), cells, numbers=True), note, more)
@@ -250,13 +250,13 @@ def _mean(tokens: Tokens | None) -> str:
     return "-" if tokens is None else f"{tokens.mean:,.0f}"
 
 
-def _over_time(store: StateSnapshot, course: Course) -> list[str]:
+def _over_time(store: StateSnapshot, time: TimeAxis) -> list[str]:
     plots = []
-    if course.is_known:
-        jobs = [course.values(name.replace("_", " "), name) for name in ("window", "in_flight", "running")]
-        plots = [_pace("Rows", course, "succeeded", "failed"), _line("Jobs in flight", course, jobs)]
-        if any(y for part in course.values("", "output_tokens").parts for _, y in part):
-            plots.insert(1, _pace("Output tokens", course, "output_tokens"))
+    if time.is_known:
+        jobs = [time.values(name.replace("_", " "), name) for name in ("window", "in_flight", "running")]
+        plots = [_pace("Rows", time, "succeeded", "failed"), _line("Jobs in flight", time, jobs)]
+        if any(y for part in time.values("", "output_tokens").parts for _, y in part):
+            plots.insert(1, _pace("Output tokens", time, "output_tokens"))
     columns: tuple[figures.TimeColumn, ...] = ("delay_ms", "execution_ms")
     for column in columns:
         title = "Time in the queue" if column == "delay_ms" else "Execution time"
@@ -264,15 +264,15 @@ def _over_time(store: StateSnapshot, course: Course) -> list[str]:
     return [page.pair(plots)]
 
 
-def _pace(what: str, course: Course, *names: str) -> str:
-    unit, series = course.pace(what, *names)
-    return _line(f"{what} per {unit}", course, [series])
+def _pace(what: str, time: TimeAxis, *names: str) -> str:
+    unit, series = time.pace(what, *names)
+    return _line(f"{what} per {unit}", time, [series])
 
 
-def _line(title: str, course: Course, series: list[charts.Series]) -> str:
+def _line(title: str, time: TimeAxis, series: list[charts.Series]) -> str:
     most = max((y for each in series for part in each.parts for _, y in part), default=0)
     up = charts.axis(0, most, ticks=4, whole=len(series) > 1)
-    drawn = charts.lines(title, course.axis, up, series, filled=len(series) == 1)
+    drawn = charts.lines(title, time.axis, up, series, filled=len(series) == 1)
     return page.section(title, (charts.key([each.label for each in series]) if len(series) > 1 else "") + drawn)
 
 
@@ -286,7 +286,7 @@ def _details(report: VariantTable, shown: list[VariantReport]) -> list[str]:
     ]
 
 
-def _failures(report: VariantTable, shown: list[VariantReport], store: StateSnapshot, course: Course) -> list[str]:
+def _failures(report: VariantTable, shown: list[VariantReport], store: StateSnapshot, time: TimeAxis) -> list[str]:
     kinds: Counter[str] = Counter()
     for variant in report.variants:
         kinds.update(variant.failures)
@@ -300,7 +300,7 @@ def _failures(report: VariantTable, shown: list[VariantReport], store: StateSnap
     ]
     found = [page.section("Failures by kind", page.strips(bars))]
     if timed := figures.failures_over_time(store):
-        found.append(distributions.failures("Failures over time", course, timed))
+        found.append(distributions.failures("Failures over time", time, timed))
     sections = [page.pair(found)]
     if len(report.variants) > 1:
         head = ["variant", *kinds]

@@ -62,7 +62,7 @@ def run(
         channel: Where further requests of the program come from; None: there are none.
         leaving: Lets other threads ask the session to leave; None: none will.
         redo: Rows to run again although they have ended; None: none.
-        pilot: Run only so many rows, drawn at random, those of earlier pilots among them; None: all.
+        pilot: Run only this many random rows, including those of earlier pilots; None: all.
 
     Raises:
         BatchrunError: nothing was sent, or batchrun has a defect. If a run stops early, the summary says so instead.

@@ -1,4 +1,4 @@
-"""`batchrun score`: scores the answers of a run, and writes the file of scores beside its state file."""
+"""`batchrun score`: scores the answers of a run, and writes the scores file beside its state file."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _Judge = Callable[[Sequence[_Record]], list[Judgement]]
 
 
 @dataclass(slots=True)
-class Scored:
-    """What was scored."""
+class ScoreReport:
+    """The result of scoring a run."""
 
     path: str
-    """The file of scores."""
+    """The scores file."""
     scorer: str
     scored: int = 0
-    """Rows with a score; failed ones among them if they were to be scored."""
+    """Rows with a score, including failed ones if these count as wrong."""
     right: int = 0
-    """Those with the full score, 1."""
+    """Those with a score of 1."""
     total: float = 0.0
     """The sum of all scores."""
     reasons: Counter[str] = field(default_factory=Counter)
@@ -46,7 +46,7 @@ class Scored:
     failed: int = 0
     """Rows that failed and were not scored."""
     unfinished: int = 0
-    """Rows without an end yet."""
+    """Rows that have not ended yet."""
 
     @property
     def unscored(self) -> int:
@@ -80,14 +80,14 @@ class Scored:
 
 def score(
     state: Path, scorer: str, rules: Rules = _RULES, *, timeout_s: float = DEFAULT_TIMEOUT_S, with_errors: bool = False
-) -> Scored:
-    """Score the committed results of a run; scores of the same scorer are replaced, those of others stay.
+) -> ScoreReport:
+    """Score the committed results of a run; scores of the same scorer are replaced, those of other scorers stay.
 
     Args:
         state: The run's state file; another process may be writing it.
         scorer: Its name, such as `exact` or `py:FILE:FUNCTION`.
         rules: How answers are compared.
-        timeout_s: How long a function, or a pattern, may take for one row.
+        timeout_s: How long a function or a pattern may take per row.
         with_errors: Whether failed and held rows get the score 0.
 
     Raises:
@@ -96,7 +96,7 @@ def score(
         OutputError: the scores cannot be written.
     """
     path = scores_path(state)
-    found = Scored(str(path), scorer)
+    found = ScoreReport(str(path), scorer)
     with _judge(scorer, rules, timeout_s) as judge, RunResults(state, "batchrun", with_errors=with_errors) as results:
         counts = results.counts
         failed = counts[RowState.FAILED] + counts[RowState.HELD]
@@ -109,7 +109,7 @@ def score(
     return found
 
 
-def _scores(results: RunResults, judge: _Judge, found: Scored) -> Iterator[Score]:
+def _scores(results: RunResults, judge: _Judge, found: ScoreReport) -> Iterator[Score]:
     first = Judgement(None)
     for group in results.groups(with_requests=False):
         records = [row.record for row in group]
@@ -144,12 +144,12 @@ def _failure(record: _Record) -> str:
 
 @contextmanager
 def _judge(scorer: str, rules: Rules, timeout_s: float) -> Iterator[_Judge]:
-    """What gives a group of records its judgements."""
+    """Gives the function that judges a group of records."""
     if scorer.startswith(FUNCTION):
         name = scorer.removeprefix(FUNCTION)
         if ":" not in name:
             raise UsageError(f"--with {shown(scorer)} names no function", "give py:FILE.py:FUNCTION")
-        scorer_of("exact", rules)  # only to refuse wrong rules
+        scorer_of("exact", rules)  # only to refuse invalid rules
         refuse_missing(name, f"--with {FUNCTION}", "scorer")
         with closing(Functions(name, timeout_s, "scorer")) as functions:
             yield lambda records: _asked(functions, records)

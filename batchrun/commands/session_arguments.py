@@ -108,7 +108,7 @@ class GuardArguments(Arguments):
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class WindowArguments(Arguments):
-    """How many jobs may be in flight, for a run that has begun. None keeps the stored number."""
+    """How many jobs may be in flight, for a run that has started. None keeps the stored number."""
 
     concurrency: int | Literal["auto"] | None = option(
         None,
@@ -142,20 +142,20 @@ class CheckArguments(Arguments):
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class CacheArguments(Arguments):
-    """Where answers come from that are not paid for. None keeps the stored file."""
+    """The answer cache. None keeps the stored file."""
 
     cache: Path | None = option(
         None,
         (MONEY, 3),
-        "Take the answers to requests that an earlier run has made at the same endpoint from this file, and store new"
-        " ones in it. Runs can share it. `off`: no cache.",
+        "Reuse answers to the same requests of earlier runs at the same endpoint from this file, and store new ones in"
+        " it. Runs can share it. `off`: no cache.",
         Values(metavar="FILE|off"),
     )
     cache_sampled: bool = option(
         False,
         (MONEY, 3),
-        "With --cache: also take answers that another try might not give again, those to requests without a seed whose"
-        " temperature is not 0.",
+        "With --cache: also reuse sampled answers, those to requests with a temperature other than 0 and no seed, which"
+        " another try might not give again.",
     )
 
 
@@ -249,7 +249,7 @@ class ShowArguments(Arguments):
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class DetachArguments(Arguments):
-    """Whether the run goes on without its terminal."""
+    """Whether the run continues in the background."""
 
     detach: bool = option(
         False,

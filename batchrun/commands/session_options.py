@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 def session_options(given: ResumeArguments, known: config.RunOptions) -> config.RunOptions:
-    """The options of a further session of a run: those given, and else the known ones.
+    """The options of the next session of a run: those given, otherwise the known ones.
 
     Raises:
-        UsageError: they do not fit each other.
+        UsageError: they contradict each other.
     """
     chosen = guards(given, known.guards)
     scheduler = known.scheduler
@@ -34,7 +34,7 @@ def session_options(given: ResumeArguments, known: config.RunOptions) -> config.
 
 
 def job_policy(given: GuardArguments, known: config.JobPolicy) -> config.JobPolicy:
-    """The policy of the jobs: what is given, and else what is known."""
+    """The job policy: what is given, otherwise what is known."""
     return replace(
         known,
         execution_timeout_s=_chosen(given.execution_timeout, known.execution_timeout_s),
@@ -43,7 +43,7 @@ def job_policy(given: GuardArguments, known: config.JobPolicy) -> config.JobPoli
 
 
 def guards(given: GuardArguments, known: config.GuardOptions) -> config.GuardOptions:
-    """The guards of a session: those given, and else the known ones.
+    """The guards of a session: those given, otherwise the known ones.
 
     Raises:
         UsageError: a budget is given without a price.
@@ -70,7 +70,7 @@ def guards(given: GuardArguments, known: config.GuardOptions) -> config.GuardOpt
 
 
 def refuse_wrong_prices(guards: config.GuardOptions, endpoints: tuple[str, ...]) -> None:
-    """Refuse prices that are not those of a run's endpoints.
+    """Refuse prices that do not match the run's endpoints.
 
     Raises:
         UsageError: an endpoint has no price, or is not one of the run.

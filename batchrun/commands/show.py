@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from batchrun.commands.exchanges import Exchanges, Reading
+from batchrun.commands.exchanges import Exchanges, ShownRow
 from batchrun.display.exchange_text import Grade, brief, whole
 from batchrun.errors import StateError, UsageError, shown
 from batchrun.files.exactjson import dump
@@ -21,17 +21,17 @@ from batchrun.state.snapshot import StateSnapshot
 
 _MOST_OF_A_LINE = 1000
 _FEW = 50
-"""Of so many rows, the results are searched for their ids; more are found like all rows."""
+"""For up to this many rows, the results are searched for their ids; for more, all results are read."""
 _IN_PROGRESS = {
     RowState.PENDING: "not submitted yet",
     RowState.SUBMITTING: "being submitted",
     RowState.SUBMITTED: "in flight",
 }
-_Render = Callable[[Reading], str | bytes]
+_Render = Callable[[ShownRow], str | bytes]
 
 
 def show(state: Path, row_id: str, *, as_json: bool = False) -> Iterator[str | bytes]:
-    """Texts about the rows with an id, or of the line with this id, in input order; or a JSON object for each.
+    """Texts about the rows with this id, or about all rows of the line with this id, in input order; or JSON objects.
 
     Args:
         state: The state file; another process may be writing it.
@@ -40,7 +40,7 @@ def show(state: Path, row_id: str, *, as_json: bool = False) -> Iterator[str | b
 
     Raises:
         UsageError: there is no such row.
-        StateError: the state file, a results file or the file of scores cannot be read.
+        StateError: the state file, a results file or the scores file cannot be read.
     """
     with StateSnapshot(state) as store:
         store.refuse_damaged()
@@ -67,11 +67,11 @@ def head(state: Path, most: int, *, only_failed: bool = False) -> Iterator[str]:
 
     Args:
         state: The state file; another process may be writing it.
-        most: How many rows.
+        most: The most rows to show.
         only_failed: Whether to leave out the rows that have succeeded.
 
     Raises:
-        StateError: the state file, a results file or the file of scores cannot be read, or no row has ended.
+        StateError: the state file, a results file or the scores file cannot be read, or no row has ended.
     """
     with StateSnapshot(state) as store:
         store.refuse_damaged()
@@ -94,27 +94,27 @@ def _read(state: Path, rows: Sequence[RowRecord], render: _Render) -> Iterator[s
             yield render(each)
 
 
-def _grades(each: Reading) -> list[Grade]:
+def _grades(each: ShownRow) -> list[Grade]:
     return [
         Grade(score.scorer, score.value, None if score.extracted is None else readable(score.extracted), score.reason)
         for score in each.scores
     ]
 
 
-def _variant(each: Reading) -> str:
+def _variant(each: ShownRow) -> str:
     label = "" if each.variant == "all" else each.variant
     return " ".join(filter(None, (label, f"sample {each.sample}" if each.sample else "")))
 
 
-def _as_text(each: Reading) -> str:
+def _as_text(each: ShownRow) -> str:
     return whole(each.exchange, _variant(each), _grades(each))
 
 
-def _as_brief(each: Reading) -> str:
+def _as_brief(each: ShownRow) -> str:
     return brief(each.exchange, _grades(each))
 
 
-def _as_json(each: Reading) -> bytes:
+def _as_json(each: ShownRow) -> bytes:
     data = asdict(each.exchange)
     data["turns"] = [turn._asdict() for turn in each.exchange.turns]
     data["failure"] = None if each.exchange.failure is None else each.exchange.failure._asdict()

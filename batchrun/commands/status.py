@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from batchrun.commands.standing import live_record, pace_of, standing_of
+from batchrun.commands.brief_status import brief_status_of, live_record, pace_of
 from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
 from batchrun.display.pace import Pace
@@ -82,16 +82,16 @@ class RunStatus:
     shared: int = 0
     """Rows that succeeded with the answer to the equal request of another row."""
     cached: int = 0
-    """Further rows that succeeded with an answer from the cache."""
+    """Other rows that succeeded with an answer from the cache."""
     pace: Pace | None = None
-    """The pace of the last minutes, and how long the open rows take at it; None if it is not known, or none drives it.
+    """The pace of the last minutes, and how long the open rows take at it; None if unknown, or if no process drives it.
     """
     obstacles: list[str] = field(default_factory=list)
     """What is in the way of the process that drives it, such as an outage."""
     ending: str = ""
     """How the last session ended, in a few words; that of a session that goes on: who drives it."""
     few_jobs: list[FewJobs] = field(default_factory=list)
-    """Where shared jobs were too few for the workers."""
+    """Where there were too few shared jobs for the workers."""
 
 
 def read_status(state: Path, now: float | None = None) -> RunStatus:
@@ -114,7 +114,7 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
         live = live_record(store, who)
         standing = replace(
-            standing_of(store, state, who),
+            brief_status_of(store, state, who),
             total=sum(counts.values()),
             failed=counts[RowState.FAILED],
             held=counts[RowState.HELD],
@@ -186,7 +186,7 @@ def render(status: RunStatus) -> str:
     ]
     if s.pace is not None and open_rows and (left := remaining(s.pace)):
         lines.append(f"  {left} left")
-    lines += [f"  in the way: {one_line(each)}" for each in s.obstacles]
+    lines += [f"  obstacle: {one_line(each)}" for each in s.obstacles]
     lines += [f"  {each}" for each in s.endpoints]
     if s.cost is not None:
         first, *more = cost_lines(s.cost, is_over=not open_rows)
@@ -198,7 +198,7 @@ def render(status: RunStatus) -> str:
     lines += [f"  {what}: {count:,}" for what, count in unpaid.items() if count]
     if packed := s.counters.get("packed_jobs"):
         lines.append(f"  rows that shared jobs: {s.counters.get('packed_rows', 0):,} in {packed:,} jobs")
-        lines += [f"  few jobs for the workers: {each}" for each in s.few_jobs]
+        lines += [f"  too few jobs for the workers: {each}" for each in s.few_jobs]
     if s.counters.get("reasks"):
         lines.append(f"  asked again because an answer was not valid: {s.counters['reasks']:,}")
     if s.counters.get("unconfirmed"):

@@ -35,7 +35,7 @@ def stop(state: Path, how: How, tell: Callable[[str], None]) -> str:
     Args:
         state: The run's state file.
         how: `interrupt` does what the run does at an interrupt.
-        tell: Called with a message when the process was asked.
+        tell: Called with a message once the process has been asked.
 
     Returns:
         How the run ended, for people.
@@ -63,7 +63,7 @@ def stop(state: Path, how: How, tell: Callable[[str], None]) -> str:
 def _ending(store: StateReader, now: float, *, was_running: bool) -> str:
     counts, sessions = store.counts(), figures.sessions(store)
     outcome = (sessions[-1].outcome if sessions else None) or "killed"
-    text = f"{outcome}: " if was_running else f"no process runs {store.path}; its last session ended so: {outcome}, "
+    text = f"{outcome}: " if was_running else f"no process drives {store.path}; its last session: {outcome}, "
     text += f"{counts[RowState.SUCCEEDED]:,} of {sum(counts.values()):,} rows succeeded"
     in_flight = counts[RowState.SUBMITTED] + counts[RowState.SUBMITTING]
     rest = {"failed": counts[RowState.FAILED], "in flight": in_flight}
@@ -73,5 +73,5 @@ def _ending(store: StateReader, now: float, *, was_running: bool) -> str:
         by = rescue_by(store, now)
         if by is not None:
             left = max(by - now, 0)
-            text += f"\n  within {left / 60:.0f} min, or results of jobs in flight may be gone"
+            text += f"\n  within {left / 60:.0f} min, or results of jobs in flight may be lost"
     return text

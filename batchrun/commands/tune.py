@@ -11,7 +11,7 @@ from pathlib import Path
 from batchrun.commands.asking import no_answer
 from batchrun.commands.tune_arguments import TuneArguments
 from batchrun.engine.clock import steady_s
-from batchrun.engine.orders import told
+from batchrun.engine.orders import as_options
 from batchrun.errors import StateError, UsageError
 from batchrun.scheduler.events import Tuned
 from batchrun.state import figures
@@ -20,18 +20,18 @@ from batchrun.state.reader import StateReader
 from batchrun.state.schema import holds_run
 from batchrun.state.store import Store
 from batchrun.state.stored_options import read_options
-from batchrun.state.tunings import Tuning, refuse_older_version, request_tuning, taken_up
+from batchrun.state.tunings import Tuning, applied_tunings, refuse_older_version, request_tuning
 
 _LOOK_AGAIN_S = 0.1
 _PATIENCE_S = 15.0
-"""A process takes up a change within two seconds, unless it is starting, which may take long, or is suspended."""
+"""A process applies a change within two seconds, unless it is suspended or still starting, which may take long."""
 
 
 def change_of(given: TuneArguments) -> Tuned:
-    """The change that the options ask for. Those from the environment are meant for `run`, and ignored.
+    """The change that the options ask for. Options from the environment are meant for `run`, and are ignored.
 
     Raises:
-        UsageError: nothing is asked for, or two opposite things.
+        UsageError: no change is given, or two contradictory ones.
     """
     named = {
         name: getattr(given, name)
@@ -43,12 +43,12 @@ def change_of(given: TuneArguments) -> Tuned:
     is_paused = True if named.get("pause") else False if named.get("resume") else None
     change = Tuned(named.get("concurrency"), named.get("max_cost"), named.get("deadline"), is_paused)
     if change == Tuned():
-        raise UsageError("nothing to change is given", "give -j, --max-cost, --deadline, --pause or --resume")
+        raise UsageError("no change is given", "give -j, --max-cost, --deadline, --pause or --resume")
     return change
 
 
 def tune(state: Path, change: Tuned, tell: Callable[[str], None], *, patience_s: float = _PATIENCE_S) -> str:
-    """Change a run, and wait until the process that drives it has taken the change up.
+    """Change a run, and wait until the process that drives it has applied the change.
 
     Args:
         state: The run's state file.
@@ -61,7 +61,7 @@ def tune(state: Path, change: Tuned, tell: Callable[[str], None], *, patience_s:
 
     Raises:
         UsageError: no process drives the run, or the change makes no sense for it.
-        StateError: the process gives no sign of life, or ends before it takes the change up.
+        StateError: the process gives no sign of life, or ends before it applies the change.
     """
     who = holder(state)
     try:
@@ -78,40 +78,40 @@ def tune(state: Path, change: Tuned, tell: Callable[[str], None], *, patience_s:
     with Store(state, tell=tell) as store:
         number = request_tuning(store, change)
     asked_at = seen_at = steady_s()
-    seen, is_told = signs_of_life(state, who), False
-    while (taken := _taken_up(state, number)) is None:
+    seen, has_told = signs_of_life(state, who), False
+    while (applied := _find_applied(state, number)) is None:
         # Not while the file is open here: looking for the holder would drop SQLite's locks.
         if (now := holder(state)) is None:
-            if (taken := _taken_up(state, number)) is not None:
+            if (applied := _find_applied(state, number)) is not None:
                 break
-            raise StateError(f"{state}: the run ended before it took the change up", _resume(state, change))
+            raise StateError(f"{state}: the run ended before it applied the change", _resume(state, change))
         if (signs := signs_of_life(state, now)) != seen:
             seen, seen_at = signs, steady_s()
         if steady_s() - seen_at > patience_s:
             raise no_answer(state, now)
-        if steady_s() - asked_at > patience_s and not is_told:
-            is_told = True
-            tell(f"{now} is still starting, and takes the change up when it is under way; Ctrl-C ends the wait alone")
+        if steady_s() - asked_at > patience_s and not has_told:
+            has_told = True
+            tell(f"{now} is still starting, and applies the change when it is under way; Ctrl-C only ends the wait")
         time.sleep(_LOOK_AGAIN_S)
-    text = f"{told(change)}: taken up by {who}"
-    if taken.is_late:
-        text += ", but the run is about to end: it holds when you resume it"
+    text = f"{as_options(change)}: applied by {who}"
+    if applied.is_late:
+        text += "; the run is about to end, so the change takes effect when you resume it"
     return text
 
 
-def _taken_up(state: Path, number: int) -> Tuning | None:
+def _find_applied(state: Path, number: int) -> Tuning | None:
     with StateReader(state) as store:
-        return next((tuning for tuning in taken_up(store) if tuning.number == number), None)
+        return next((tuning for tuning in applied_tunings(store) if tuning.number == number), None)
 
 
 def _refuse_useless(store: StateReader, who: Holder | None, change: Tuned) -> Holder:
-    """Refuse a change that makes no sense; returns who is to take it up."""
+    """Refuse a change that makes no sense; returns the process that applies it."""
     if who is None:
-        raise UsageError(f"no process runs {store.path}, so there is nothing to tune", _resume(store.path, change))
+        raise UsageError(f"no process drives {store.path}, so there is nothing to tune", _resume(store.path, change))
     guards = read_options(store).guards
     if change.max_cost not in (None, math.inf) and not guards.have_price:
         raise UsageError(
-            "--max-cost: this run has no price of a worker",
+            "--max-cost: this run has no price per worker",
             f"stop it, then give both: batchrun resume {shlex.quote(str(store.path))} --price-per-hour PRICE"
             f" --max-cost {change.max_cost:g}",
         )
@@ -128,6 +128,6 @@ def _refuse_useless(store: StateReader, who: Holder | None, change: Tuned) -> Ho
 
 def _resume(state: Path, change: Tuned) -> str:
     """How to resume with the change; a pause is none for a run that does not go on."""
-    options = told(Tuned(change.concurrency, change.max_cost, change.deadline_s))
+    options = as_options(Tuned(change.concurrency, change.max_cost, change.deadline_s))
     resume = f"batchrun resume {shlex.quote(str(state))}"
     return f"give it when you resume: {resume} {options}" if options else f"if rows are left: {resume}"

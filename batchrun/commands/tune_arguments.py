@@ -1,4 +1,4 @@
-"""The options of `batchrun tune`: what is changed while a run goes on."""
+"""The options of `batchrun tune`: what can be changed during a run."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from sys import stdout
 
-from batchrun.commands.exchanges import Exchanges, Reading
+from batchrun.commands.exchanges import Exchanges, ShownRow
 from batchrun.commands.export import refuse_own_files
 from batchrun.display.page import is_page
 from batchrun.display.units import counted
@@ -25,15 +25,15 @@ from batchrun.runs.sample import Sample, draw
 from batchrun.state.snapshot import StateSnapshot
 
 MOST_ROWS = 20_000
-"""A page of so many rows appears within two seconds."""
+"""A browser shows a page of this many rows within two seconds."""
 _MOST_BYTES = 200_000_000
-"""The lines and results of the rows in a page; about a quarter of that is the size of the page."""
+"""The most bytes that the lines and results of the rows on a page have; the page has about a quarter of that."""
 _RANDOM_SEED = 0
-"""The same run makes the same page."""
+"""Fixed, so that the same run gives the same page."""
 
 
 @dataclass(frozen=True, slots=True)
-class Viewed:
+class ViewReport:
     """What was written."""
 
     target: str
@@ -55,17 +55,18 @@ def view_path(state: Path) -> Path:
     return state.with_name(f"{state.name.removesuffix('.state').removesuffix('.jsonl')}.view.html")
 
 
-def view(state: Path, target: Path | None = None, most_rows: int = MOST_ROWS) -> Viewed:
+def view(state: Path, target: Path | None = None, most_rows: int = MOST_ROWS) -> ViewReport:
     """Write the page of a run, which may be in progress.
 
     Args:
         state: The state file.
         target: The page, which is replaced by a rename; None: see `view_path`.
-        most_rows: How many rows it has at most. Of more, it has a stratified sample of questions, with all their rows.
+        most_rows: The most rows it shows. Of a larger run, it shows a stratified sample of questions, with all their
+            rows.
 
     Raises:
         UsageError: the target is a folder, or a file that batchrun did not write.
-        StateError: the state file, a results file or the file of scores cannot be read, or no row has ended.
+        StateError: the state file, a results file or the scores file cannot be read, or no row has ended.
         OutputError: the page cannot be written.
     """
     page = view_path(state) if target is None else target
@@ -82,7 +83,7 @@ def view(state: Path, target: Path | None = None, most_rows: int = MOST_ROWS) ->
         exchanges = Exchanges(state, results, sample.rows)
         words = _words(state, sample, unfinished)
         write_whole(page, view_page(_rows(exchanges), list(MARK_NAMES.values()), words))
-    return Viewed(str(page), len(sample.rows), sample.total_rows, unfinished)
+    return ViewReport(str(page), len(sample.rows), sample.total_rows, unfinished)
 
 
 def _words(state: Path, sample: Sample, unfinished: int) -> dict[str, str]:
@@ -122,7 +123,7 @@ def _rows(exchanges: Exchanges) -> Iterator[ViewRow]:
         )
 
 
-def _texts(each: Reading) -> dict[str, object]:
+def _texts(each: ShownRow) -> dict[str, object]:
     exchange = each.exchange
     return {
         "turns": exchange.turns,

@@ -20,11 +20,11 @@ _RIGHT, _TOP, _BOTTOM = 22.0, 12.0, 40.0
 _CHAR = 7.0
 """The usual width of a character of a label."""
 _STRIP = (3.0, 97.0)
-"""The part of a strip that has the scale, in percent: what is at its ends is not cut off."""
+"""The part of a strip that the scale takes, in percent: marks at its ends are not cut off."""
 _GAP_LABEL_CHARS = 30
 _RADIUS = 8.5
 _LEAST_SPAN = 1e-9
-"""A scale with a smaller span, as a part of its values, would have marks that look the same."""
+"""A scale with a smaller span, relative to its values, would have marks that look the same."""
 
 
 class Gap(NamedTuple):
@@ -36,17 +36,17 @@ class Gap(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """The scale of one direction."""
+    """The scale of one axis."""
 
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]
-    """Where there is a mark, and what it says."""
+    """The positions of the marks, and their labels."""
     label: str = ""
     gaps: tuple[Gap, ...] = ()
 
     def share(self, value: float) -> float:
-        """Where a value is, 0 at the low end and 1 at the high one."""
+        """The position of a value, from 0 at the low end to 1 at the high end."""
         return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
 
 
@@ -61,13 +61,13 @@ class Dot(NamedTuple):
     """A value with its interval."""
 
     number: int
-    """That of its variant, from 1, which also gives its colour."""
+    """The number of its variant, from 1, which also determines its colour."""
     title: str
     value: float
     low: float
     high: float
     x: float = 0.0
-    """Where it is across; only in a scatter plot."""
+    """The horizontal position; only in a scatter plot."""
 
 
 def axis(low: float, high: float, label: str = "", *, ticks: int = 5, whole: bool = False, suffix: str = "") -> Axis:
@@ -110,7 +110,7 @@ def lines(name: str, across: Axis, up: Axis, series: Sequence[Series], *, filled
 
 
 def bars(name: str, across: Axis, up: Axis, edges: Sequence[float], counts: Sequence[Sequence[float]]) -> str:
-    """Draw bars between consecutive `edges`, those of each series on those of the series before."""
+    """Draw bars between consecutive `edges`, stacked by series."""
     frame = _Frame(across, up)
     drawn = [frame.grid()]
     base = [0.0] * (len(edges) - 1)
@@ -144,7 +144,7 @@ def scatter(name: str, across: Axis, up: Axis, dots: Iterable[Dot]) -> str:
 
 
 def strip(scale: Axis, dot: Dot) -> str:
-    """One value with its interval, on a scale that goes through all strips."""
+    """One value with its interval, on a scale that all strips share."""
     a, at, b = (_percent(scale, each) for each in (dot.low, dot.value, dot.high))
     marks = "".join(f'<line class="grid" x1="{x}" x2="{x}" y1="0" y2="26"/>' for x in _marks(scale))
     colour = _colour(dot.number - 1)
@@ -184,7 +184,7 @@ def badge(number: int) -> str:
 
 
 def key(labels: Sequence[str]) -> str:
-    """What each colour stands for, in the order of the series."""
+    """The meaning of each colour, in the order of the series."""
     items = "".join(
         f'<span><svg width="10" height="10"><rect class="f{_colour(index)}" width="10" height="10" rx="2"/></svg>'
         f" {_text(label)}</span>"

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from math import ceil, floor, log10
 
 from batchrun.display.charts import Axis, axis, bars, key
-from batchrun.display.course import Course
 from batchrun.display.page import section
+from batchrun.display.time_axis import TimeAxis
 from batchrun.display.units import duration
 
 _BINS = 40
 _WIDE = 30
-"""Times of which the longest is this many times the shortest are drawn on a logarithmic scale."""
+"""If the longest time is this many times the shortest, the scale is logarithmic."""
 _LEAST_S = 0.001
 _MARKS = (
     *((0.001, "1 ms"), (0.01, "10 ms"), (0.1, "100 ms"), (1.0, "1 s"), (10.0, "10 s"), (60.0, "1 min")),
@@ -22,7 +22,7 @@ _MARKS = (
 """The marks of a logarithmic scale, in seconds."""
 _UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0), ("milliseconds", 0.001))
 _KINDS = 5
-"""So many kinds have a colour of their own; the others share the last one."""
+"""This many kinds have their own colour; the others share the last colour."""
 
 
 def times(title: str, values: Sequence[tuple[float, int]]) -> list[str]:
@@ -30,7 +30,7 @@ def times(title: str, values: Sequence[tuple[float, int]]) -> list[str]:
 
     Args:
         title: Its heading.
-        values: Times in seconds, and how many jobs took each.
+        values: Times in seconds, and the number of jobs that took each.
     """
     high = max(values, default=(0.0, 0))[0]
     if high <= 0:
@@ -72,18 +72,18 @@ def _percentiles(values: Sequence[tuple[float, int]], shares: Sequence[float]) -
     return found
 
 
-def failures(title: str, course: Course, found: Sequence[tuple[str, int, int]]) -> str:
+def failures(title: str, time: TimeAxis, found: Sequence[tuple[str, int, int]]) -> str:
     """A section with failures over the time of a run: kind, UTC epoch milliseconds, and their number."""
     totals = Counter[str]()
     for kind, _, count in found:
         totals[kind] += count
     kinds = [kind for kind, _ in totals.most_common(_KINDS)]
     labels = [*kinds, "other"] if len(totals) > _KINDS else kinds
-    across = course.axis
+    across = time.axis
     edges = [across.low + (across.high - across.low) * number / _BINS for number in range(_BINS + 1)]
     counts = [[0.0] * _BINS for _ in labels]
     for kind, at_ms, count in found:
         number = kinds.index(kind) if kind in kinds else len(labels) - 1
-        counts[number][min(int(across.share(course.at(at_ms)) * _BINS), _BINS - 1)] += count
+        counts[number][min(int(across.share(time.at(at_ms)) * _BINS), _BINS - 1)] += count
     up = axis(0, max(map(sum, zip(*counts, strict=True))), ticks=4, whole=True)
     return section(title, key(labels) + bars(title, across, up, edges, counts))

@@ -1,4 +1,4 @@
-"""Estimates what the rest of a run takes from a pilot: some of its rows, drawn at random, that have been run. Pure.
+"""Estimates the rest of a run from a pilot: random rows of the run that have been run first. Pure.
 
 A quantity of the rest, such as its execution time, is predicted by bootstrap: the pilot's jobs are drawn again and
 again with replacement, each time the sum for the rows that are left is predicted from them, and the middle 95% of these
@@ -18,34 +18,34 @@ from typing import NamedTuple
 from batchrun.config import WINDOW_S
 
 _SHARE = 0.95
-"""The probability that a range is meant to have."""
+"""The intended probability of a range."""
 _RESAMPLES, _DRAWN_MOST = 1000, 300_000
 _FEWEST_RESAMPLES = 200
 _MARGIN = 1.1
-"""`--max-cost` is that much above the upper end of the range."""
+"""The suggested `--max-cost` is above the upper end of the range by this factor."""
 _KNOWN_WITHIN_S = 1.0
 """The longest usual time from the end of a job until another one takes its place in the window."""
 _HELD_FOR = 0.1
-"""A number of jobs at once counts if a worker ran as many for this share of its time."""
+"""A number of jobs at once counts if a worker ran that many for this share of its time."""
 _PAUSE_S, _PAUSE_TIMES = 10.0, 3.0
-"""A worker without a job for this long, and for so many times the longest job, did not wait for its next one."""
+"""A worker without a job for this long, and for this many times the longest job, was not waiting for its next job."""
 _WAITED_SHARE, _WAITED_LEAST = 0.1, 2
 
 
 class Range(NamedTuple):
-    """The least and the most that a quantity is expected to be."""
+    """The lowest and the highest expected value of a quantity."""
 
     low: float
     high: float
 
 
 class PilotRow(NamedTuple):
-    """What a row of the pilot took."""
+    """The measurements of a row of the pilot."""
 
     job: int
-    """Its last job, which may have had other rows of the pilot."""
+    """Its last job, which may contain other rows of the pilot."""
     execution_s: Range
-    """Its share of the execution time of all its jobs; the low end is that with as many rows as a job may have."""
+    """Its share of the execution time of all its jobs; the low end is its share in a full job."""
     jobs: Range
     """The same for the number of its jobs."""
     input_tokens: float | None
@@ -65,13 +65,13 @@ class PilotJob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """What the rows of the pilot took at one endpoint, and how many rows it has left."""
+    """The measurements of the pilot's rows at one endpoint, and the number of its remaining rows."""
 
     endpoint: str
     rows: Sequence[PilotRow]
-    """Those that have ended."""
+    """The rows of the pilot that have ended."""
     failed: int
-    """Rows among them that have no result."""
+    """The number of these rows that have no result."""
     jobs: Sequence[PilotJob]
     left: int
     """Rows that are still to be paid for; of a pool, all of them at each endpoint."""
@@ -83,16 +83,16 @@ class Pilot:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What limits the pace of a run besides the workers."""
+    """The limits on the pace of a run besides the workers."""
 
     jobs_per_s: float | None
     """Submissions to one endpoint; None for no limit."""
     concurrency: int | None
     """Jobs in flight at one endpoint; None if the endpoint decides."""
     at_once: int
-    """The most jobs that a worker is assumed to run at once if the pilot has never filled one."""
+    """The most jobs that a worker is assumed to run at once if the pilot never filled a worker."""
     is_pool: bool
-    """Whether the endpoints share the rows; else each has its own."""
+    """Whether the endpoints share the rows; otherwise, each has its own."""
 
 
 class Capacity(NamedTuple):
@@ -101,12 +101,12 @@ class Capacity(NamedTuple):
     low: float
     high: float
     is_full: bool
-    """Whether jobs waited for others to end, so that the pilot shows it."""
+    """Whether the pilot shows this, because jobs waited for other jobs to end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Staffing:
-    """What the rest takes with a number of workers at each endpoint."""
+    """The estimate of the rest for a number of workers at each endpoint."""
 
     workers: int | None
     """None: as many as the endpoint has, or had in the pilot."""
@@ -119,14 +119,14 @@ class Staffing:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the rest of a run takes."""
+    """The estimate of the rest of a run."""
 
     left: int
     """Rows that are still to be paid for."""
     pilot_rows: int
     """Rows of the pilot that have ended."""
     pilot_failed: int
-    """Those of them that have no result."""
+    """The number of these rows that have no result."""
     workers: dict[str, int]
     """Endpoint -> the workers that it has, or had in the pilot."""
     staffing: list[Staffing]
@@ -135,13 +135,13 @@ class Estimate:
     output_tokens: Range | None
     """None if the worker reports none."""
     startup_s: float
-    """How long the first job of a worker waited, on average: a part of the upper end of the times."""
+    """How long the first job of a worker waited, on average: included in the upper end of the times."""
     is_full: bool
     """Whether the pilot has shown how many jobs a worker runs at once."""
     spent: Range | None
     """The cost so far; None without a price."""
     max_cost: float | None
-    """A budget of the whole run that would do, including what it has cost so far; None without a price."""
+    """The suggested budget of the whole run, including its cost so far; None without a price."""
 
 
 def totals(units: Sequence[tuple[float, int]], left: int, rng: Random) -> Range:
@@ -161,7 +161,7 @@ def totals(units: Sequence[tuple[float, int]], left: int, rng: Random) -> Range:
         found.append(left * drawn_mean + rng.gauss(0.0, 1.0) * spread * math.sqrt(left))
     found.sort()
     tail = (1 - _SHARE) / 2
-    # A small sample shows less than the spread of what it is drawn from.
+    # A small sample shows less than the spread of its population.
     wider, middle = math.sqrt(size / (size - 1)) * (1 + 1 / size), left * mean
     low = middle + (found[int(tail * resamples)] - middle) * wider
     high = middle + (found[-1 - int(tail * resamples)] - middle) * wider
@@ -254,14 +254,14 @@ class _Part:
         return Range(low.low, totals(_units(rows, lambda row: of(row).high), left, rng).high)
 
     def work_s(self, workers: int) -> Range:
-        """How long it takes once the workers have started, and until the last jobs begin."""
+        """The time from when the workers have started until the last jobs begin."""
         return Range(
             self._bound(workers, self.execution_s.low, self.jobs.low, self.capacity.high, early=True),
             self._bound(workers, self.execution_s.high, self.jobs.high, self.capacity.low, early=False),
         )
 
     def _bound(self, workers: int, execution_s: float, jobs: float, at_once: float, *, early: bool) -> float:
-        """How long the slowest of the workers, the limit of submissions and the window takes, at best or at worst."""
+        """The time that the tightest limit (workers, submissions or window) allows, at best or at worst."""
         bounds = [execution_s / (workers * at_once)]
         if self._limits.jobs_per_s is not None:
             # A limit of 1,000 in any 10 s lets the first 1,000 pass at once.
@@ -277,7 +277,7 @@ class _Part:
 
     @property
     def edges_s(self) -> float:
-        """The most that the start of the workers and the end of the last jobs add."""
+        """The most time that the start of the workers and the end of the last jobs add."""
         return self.startup_s + self._longest_s + _KNOWN_WITHIN_S
 
     @property
@@ -287,7 +287,7 @@ class _Part:
 
 
 def _units(rows: Sequence[PilotRow], of: Callable[[PilotRow], float]) -> list[tuple[float, int]]:
-    """The sums over the rows of each job: rows that shared a job are no independent samples."""
+    """The sums over the rows of each job: rows that shared a job are not independent samples."""
     found: dict[int, tuple[float, int]] = {}
     for row in rows:
         total, count = found.get(row.job, (0.0, 0))
@@ -308,11 +308,11 @@ def estimate(
     spent: Range | None = None,
     workers: Sequence[int] = (1, 3),
 ) -> Estimate:
-    """What the rest of a run takes.
+    """The estimate of the rest of a run.
 
     Args:
         pilots: The pilot at each endpoint that had enough of its rows, see `can_estimate`; at least one.
-        limits: What limits the pace.
+        limits: The limits on the pace.
         rng: Source of the samples that are drawn.
         spent: The cost so far; None without a price.
         workers: Numbers of workers to estimate for, besides those that the endpoints have.
@@ -370,7 +370,7 @@ def _tokens(rows: Sequence[PilotRow], of: Callable[[PilotRow], float | None], le
 
 
 def _max_cost(parts: Sequence[_Part], staffing: Sequence[Staffing], spent: Range | None, *, is_pool: bool) -> float:
-    """A budget that would do, rounded up to two digits. In a comparison of endpoints each may spend an equal part."""
+    """The suggested budget, rounded up to two digits. In a comparison of endpoints each may spend an equal part."""
     costs = [each.cost.high for each in staffing if each.cost is not None]
     if not is_pool and len(parts) > 1:
         most = [

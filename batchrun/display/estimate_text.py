@@ -34,7 +34,7 @@ def render(found: Estimate) -> str:
     if found.spent is not None:
         lines.append(f"  {'spent so far':<16}{span(*found.spent)}")
     if found.max_cost is not None:
-        lines.append(f"  {'would do':<16}--max-cost {found.max_cost:g}")
+        lines.append(f"  {'suggested':<16}--max-cost {found.max_cost:g}")
     lines.append("")
     for note in notes(found):
         lines += textwrap.wrap(note, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
@@ -61,20 +61,20 @@ def _numbers(found: Range) -> str:
 
 
 def notes(found: Estimate) -> list[str]:
-    """What limits the estimate, one clause each."""
-    said = ["each range should hold in 19 of 20 runs, if the rest of the input is like the rows of the pilot"]
+    """The limits of the estimate, one clause each."""
+    said = ["each range should contain the true value in 19 of 20 runs, if the rest of the input resembles the pilot"]
     if found.startup_s >= 1:
         said.append(
-            f"a worker took {duration(found.startup_s)} to take its first job; the longer times include that once"
+            f"a worker took its first job after {duration(found.startup_s)}; the longer times include this once"
         )
     if not found.is_full:
         said.append(
-            "the pilot never filled a worker, so it does not show how many jobs one runs at once: a larger one"
+            "the pilot never filled a worker, so it does not show how many jobs a worker runs at once: a larger pilot"
             " (--pilot 200) gives narrower ranges"
         )
     if any(each.is_limited for each in found.staffing):
         said.append(
-            "with so many workers, the rate limit of the API or --concurrency sets the pace: more workers would not"
+            "with that many workers, the rate limit of the API or --concurrency sets the pace: more workers would not"
             " help, and --pack may"
         )
     if found.max_cost is None:

@@ -15,13 +15,13 @@ _INDENT = "  "
 
 
 class Grade(NamedTuple):
-    """What one scorer says."""
+    """The score by one scorer."""
 
     scorer: str
     value: float | None
     """None: the row could not be scored."""
     found: str | None
-    """What it has found in the answer."""
+    """The answer that it has extracted."""
     reason: str | None
 
 
@@ -31,7 +31,7 @@ def whole(exchange: Exchange, variant: str, grades: Sequence[Grade]) -> str:
     for turn in exchange.turns:
         parts += _section(turn.role or "prompt", turn.text)
     if not exchange.turns:
-        parts += _section("prompt", "not known: the input line is missing, or has changed")
+        parts += _section("prompt", "unknown: the input line is missing or has changed")
     if exchange.failure is not None:
         parts += _section(f"error: {exchange.failure.kind}", exchange.failure.message)
         parts += _section("sent by the worker or the API", exchange.failure.raw)

@@ -1,4 +1,4 @@
-"""What a running session tells those that look at it from outside: one JSON value in the state file. Pure."""
+"""The status that a running session writes for other processes: one JSON value in the state file. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchrun.display.summary import Snapshot, Workers, merged
 
 @dataclass(frozen=True, slots=True)
 class LiveRecord:
-    """A session at one moment. It is old as soon as no process holds the lock of the state file."""
+    """A session at one moment. It is outdated as soon as no process holds the lock of the state file."""
 
     session: int
     at_ms: int
@@ -28,7 +28,7 @@ class LiveRecord:
 
     @property
     def obstacles(self) -> list[str]:
-        """What is in the way: why the run stops, and what it waits for."""
+        """The obstacles: why the run stops, and what it waits for."""
         found = []
         for endpoint, part in self.parts.items():
             said = "; ".join(text for text in (part.stopping and f"stopping: {part.stopping}", part.note) if text)

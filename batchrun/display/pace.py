@@ -8,12 +8,12 @@ from math import sqrt
 from typing import Any, Self
 
 MOST_COUNTS = 60
-"""When there are more, two become one, until each is of the longest interval; then the oldest is dropped."""
+"""If there are more, two become one, until each has the longest interval; then the oldest is dropped."""
 _LONGEST_S = 16
 SPAN_S = 300.0
-"""The present pace is an average over this time."""
+"""The present pace is the average over this time."""
 _LEAST_SPAN_S = 5.0
-"""Before this, there is no pace."""
+"""Earlier, the pace is unknown."""
 _BLOCKS = 10
 _T = {4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 """Student's t for a range of 95%, by the number of blocks."""
@@ -28,11 +28,11 @@ class Pace:
     span_s: float
     """The last five minutes, or less if the session is younger."""
     left_s: float | None
-    """Time until all rows have ended; None if none end at present."""
+    """The time until all rows have ended; None if no rows are ending at present."""
     least_s: float | None
-    """This and the next: its range, of 95% if the pace stays as steady as it was; None if it is not known yet."""
+    """The low end of its 95% range, if the pace varies as before; None if unknown yet."""
     most_s: float | None
-    """None also if the pace may be zero."""
+    """The high end; None also if the pace may be zero."""
 
     def without_end(self) -> Self:
         """The same of a run that is paused: nobody knows for how long."""
@@ -60,10 +60,10 @@ class PaceCounts:
 
     @classmethod
     def from_json(cls, value: Any) -> PaceCounts:
-        """The counts that `to_json` returned.
+        """The counts from the JSON values of `to_json`.
 
         Raises:
-            ValueError, TypeError, KeyError: they are not.
+            ValueError, TypeError, KeyError: the value is something else.
         """
         counts = cls(int(value["every_s"]), [int(n) for n in value["ended"]], value["since_s"], value["until_s"])
         if not counts.ended or counts.every_s < 1:
@@ -82,7 +82,7 @@ class PaceCounts:
             ended: Rows that have ended in the session.
         """
         if now_s - self._since_s > self.every_s * MOST_COUNTS:
-            # The machine slept: nothing that was counted before tells the present pace.
+            # The machine slept: earlier counts do not show the present pace.
             self.ended, self._since_s = [0], now_s
         while now_s - self._since_s >= self.every_s:
             self._since_s += self.every_s
@@ -98,7 +98,7 @@ class PaceCounts:
             return
         *whole, last = self.ended
         odd = len(whole) % 2
-        # An oldest one without a partner is dropped; the last one becomes the beginning of a longer one.
+        # An oldest interval without a partner is dropped; the last one becomes the beginning of a longer one.
         self.ended = [a + b for a, b in zip(whole[odd::2], whole[odd + 1 :: 2], strict=True)] + [last]
         self.every_s *= 2
 
@@ -133,5 +133,5 @@ class PaceCounts:
             return None
         mean = sum(blocks) / count
         spread = sum((block - mean) ** 2 for block in blocks) / (count - 1) / count
-        # Even the steadiest run ends a row more or less by chance.
+        # Even in the steadiest run, a row more or less may end by chance.
         return _T[count] * sqrt(max(spread, rate / span_s))

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from batchrun.display.text import visible
 
 FIRST_LINE = '<!doctype html><html lang="en" data-by="batchrun">\n'
-"""By it, a page written by batchrun is recognized."""
+"""Identifies a page written by batchrun."""
 _LONG = 18
 """A cell with more characters, those of its name included, has a line of its own on a narrow screen."""
 _STYLE = """
@@ -125,14 +125,14 @@ def page(
     """The page.
 
     Args:
-        over: A line above the title: what this is.
+        over: A line above the title: the kind of page.
         title: The finding, in one sentence.
         detail: Its end, which is shown smaller; empty for none.
-        more: A sentence below it; empty for none.
+        more: A sentence below the title; empty for none.
         figures: Names and values, shown large.
         link: A link made by `link_to`; empty for none.
         sections: What follows, as HTML.
-        end: The last line: where the page comes from.
+        end: The last line: the origin of the page.
     """
     smaller = f" <small>{escape(detail)}</small>" if detail else ""
     parts = [FIRST_LINE, _HEAD, f"<title>{escape(title)}</title></head><body><header>"]
@@ -157,7 +157,7 @@ def section(title: str, content: str, *notes: str) -> str:
 
 
 def pair(sections: Sequence[str]) -> str:
-    """Sections beside each other, where there is room."""
+    """Sections side by side, if there is room."""
     return f'<div class="pair">{"".join(sections)}</div>' if sections else ""
 
 

@@ -1,4 +1,4 @@
-"""What scores say about variants, for people: tables, a sentence, JSON."""
+"""The quality of variants for people: tables, a sentence, JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchrun.evaluation.statistics import Interval
 _SHOWN = 40
 """The most variants, or groups, in a table."""
 _Column = tuple[str, Callable[[VariantQuality], str]]
-"""Its head, and what it says of a variant."""
+"""The heading, and the cell of a variant."""
 _NAME_COLUMNS = 30
 _LABEL_COLUMNS = 40
 
@@ -26,7 +26,7 @@ def quality_json(quality: Quality) -> dict[str, Any]:
 
 
 def finding(group: Group) -> str:
-    """What the scores say, in one sentence: which variant is better, or how good the only one is, and how sure."""
+    """The finding in one sentence: which variant is better, or the score of the only one, with the interval."""
     if group.comparisons:
         closest = min(group.comparisons, key=lambda each: each.difference.mean)
         return _verdict(closest, others=len(group.comparisons) - 1)
@@ -47,7 +47,7 @@ def _verdict(pair: Comparison, *, others: int) -> str:
         return f"{pair.better} is better than {beaten} by {points} {facts}"
     if not difference.mean:
         return f"{pair.better} and {pair.other} score the same {facts}"
-    return f"{pair.better} scores {points} more than {beaten} but that may be chance {facts}"
+    return f"{pair.better} scores {points} more than {beaten} but that may be due to chance {facts}"
 
 
 def _interval_and_questions(estimate: Interval, *, signed: bool = False) -> str:
@@ -73,7 +73,7 @@ def quality_tables(qualities: Sequence[Quality]) -> list[list[list[str]]]:
 
 
 def _columns(groups: Sequence[Group]) -> list[_Column]:
-    """The columns of a scorer's tables: those that say something of any variant."""
+    """The columns of a scorer's tables: those with a value for any variant."""
     variants = [variant for group in groups for variant in group.variants]
     pass_at = max((variant.pass_at for variant in variants), key=len, default=())
     shares = next((variant.majority for variant in variants if variant.majority), None)

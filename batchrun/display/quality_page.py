@@ -1,4 +1,4 @@
-"""What the page says about the scores of a run, and its sections about them. Pure."""
+"""The sentences and the sections of the page about the scores of a run. Pure."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from batchrun.evaluation.statistics import Interval
 _LABEL_COLUMNS = 60
 _MOST_GROUPS = 40
 _SIDE_BY_SIDE = 5
-"""So many variants have a column of their own in a table of groups."""
+"""The most variants that have a column in a table of groups."""
 _SEVERAL = 2
-"""From so many variants beside the best on, it was selected among several."""
+"""With at least this many other variants, the best one was selected among several."""
 
 
 def basis(quality: Quality) -> list[str]:
-    """What the finding of a scorer rests on, in sentences."""
+    """The basis of a scorer's finding, in sentences."""
     comparisons = quality.whole.comparisons
     best = [each for each in quality.whole.variants if not comparisons or each.label == comparisons[0].better]
     found = [f"By the scorer '{quality.scorer}'."]
@@ -47,7 +47,7 @@ def sections(quality: Quality, reports: Sequence[VariantReport]) -> list[str]:
     """The sections about one scorer.
 
     Args:
-        quality: What the scorer says.
+        quality: The scorer's figures.
         reports: The variants that the page shows.
     """
     numbers = {report.label: number for number, report in enumerate(reports, 1)}
@@ -73,7 +73,7 @@ def _scores(quality: Quality, shown: Sequence[VariantQuality], numbers: Mapping[
             drawn = strip(scale, _dot(each.label, score, number))
             rows.append((mark, _cut(each.label), percent(score.mean), _range(score), drawn))
     unscored = sum(each.unscored for each in quality.whole.variants)
-    note = f"{counted(unscored, 'row')} could not be scored, and {'is' if unscored == 1 else 'are'} in no score."
+    note = f"{counted(unscored, 'row')} could not be scored, and no score includes {'it' if unscored == 1 else 'them'}."
     return section(
         f"Scores (scorer {quality.scorer})",
         strips(rows, strip_scale(scale)),
@@ -166,7 +166,10 @@ def _samples(shown: Sequence[VariantQuality]) -> list[str]:
             ]
         )
     head = ["variant", *(f"pass@{k}" for k in ks), *(f"majority@{k}" for k in majorities)]
-    note = "pass@k: the probability that at least one of k samples is right. majority@k: the score of the most common."
+    note = (
+        "pass@k: the probability that at least one of k samples is right."
+        " majority@k: the score of the most common answer."
+    )
     return [section("Several samples", table(head, cells, numbers=True), note)]
 
 
@@ -183,7 +186,7 @@ def _groups(quality: Quality, shown: Sequence[VariantQuality]) -> list[str]:
         cells.append([name, *(_with_range(by_label.get(label)) for label in labels)])
     notes = []
     if len(quality.groups) > _MOST_GROUPS:
-        notes.append(f"The first {_MOST_GROUPS} of {len(quality.groups):,} values; `report --json` has all.")
+        notes.append(f"The first {_MOST_GROUPS} of {len(quality.groups):,} values; `report --json` lists all.")
     if len(labels) < len(shown):
         notes.append(f"The best {len(labels)} of {len(shown)} variants.")
     head = (quality.by or "group", *map(_cut, labels))
@@ -191,7 +194,7 @@ def _groups(quality: Quality, shown: Sequence[VariantQuality]) -> list[str]:
 
 
 def columns(qualities: Sequence[VariantQuality | None]) -> dict[str, list[str]]:
-    """The columns of the page's table of variants that come from scores, by name; none without scores."""
+    """The columns from scores in the page's table of variants, by name; none without scores."""
     scores = [each.score if each else None for each in qualities]
     if not any(scores):
         return {}

@@ -1,4 +1,4 @@
-"""A report as one CSV table: a line for each variant, and if there are scores, for each scorer and group."""
+"""A report as one CSV table: one line per variant and, if there are scores, per scorer and group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchrun.results.text import MARKS
 
 
 def to_csv(report: VariantTable) -> str:
-    """The table, with a header; scores and shares are from 0 to 1, an unknown cell is empty."""
+    """The table, with a header; scores and shares are from 0 to 1; unknown cells are empty."""
     by = next((quality.by for quality in report.quality if quality.by is not None), None)
     lines = []
     for variant in report.variants:

@@ -1,4 +1,4 @@
-"""One screen that shows how a run stands, for a terminal of any size. Pure."""
+"""One screen with the status of a run, for a terminal of any size. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from batchrun.display.brief_status import BriefStatus
 from batchrun.display.cost import money, span
 from batchrun.display.pace import Pace
-from batchrun.display.standing import Standing
 from batchrun.display.text import clipped, columns_of, fitted, visible
 from batchrun.display.timeline import sparkline
 from batchrun.display.units import counted, duration
@@ -24,7 +24,7 @@ _KINDS = 4
 _SILENT_S = 45.0
 """A process that waits writes every 15 s."""
 _FAR_S = 20 * 3600.0
-"""Times farther away are shown with the day of the week."""
+"""Times further away are shown with the day of the week."""
 _ASCII = str.maketrans("▁▂▃▄▅▆▇█░…", "_.,-:=+#-~")
 
 
@@ -35,14 +35,16 @@ class Line(NamedTuple):
     tone: Tone = ""
 
 
-def screen(s: Standing, now: float, columns: int, lines: int | None = None, *, ascii_only: bool = False) -> list[Line]:
+def screen(
+    s: BriefStatus, now: float, columns: int, lines: int | None = None, *, ascii_only: bool = False
+) -> list[Line]:
     """The lines of the screen, from the most important ones down.
 
     Args:
-        s: How the run stands.
+        s: The status of the run.
         now: UTC epoch seconds.
-        columns: The longest line.
-        lines: The most lines; None: as many as there are.
+        columns: The width of the longest line.
+        lines: The most lines; None for no limit.
         ascii_only: Whether the terminal lacks block characters.
     """
     columns = max(min(columns, _MOST_COLUMNS), _LEAST_COLUMNS)
@@ -65,7 +67,7 @@ def screen(s: Standing, now: float, columns: int, lines: int | None = None, *, a
 
 
 def remaining(pace: Pace) -> str:
-    """How long the open rows will take, with a range, as a phrase; empty if that is not known."""
+    """How long the open rows will take, with a range, as a phrase; empty if unknown."""
     if pace.left_s is None:
         return ""
     if pace.least_s is None:
@@ -74,8 +76,8 @@ def remaining(pace: Pace) -> str:
     return f"about {duration(pace.left_s)}, from {duration(pace.least_s)} to {most}"
 
 
-def resume_by(s: Standing, now: float) -> str:
-    """By when to resume, so that no result of a job in flight is lost, as a phrase; empty if none is in flight."""
+def resume_by(s: BriefStatus, now: float) -> str:
+    """The deadline to resume before a result of a job in flight is lost, as a phrase; empty if no job is in flight."""
     if s.resume_by is None:
         return ""
     if s.resume_by <= now:
@@ -84,7 +86,7 @@ def resume_by(s: Standing, now: float) -> str:
 
 
 def clock(at: float, now: float) -> str:
-    """A time of day in the local time zone; a far one with its day."""
+    """A time of day in the local time zone; with its day if it is far away."""
     return datetime.fromtimestamp(at).astimezone().strftime("%H:%M" if abs(at - now) < _FAR_S else "%a %H:%M")
 
 
@@ -100,7 +102,7 @@ def _joined(blocks: list[list[Line]], *, spaced: bool) -> list[Line]:
     return found
 
 
-def _title(s: Standing, now: float, columns: int) -> list[Line]:
+def _title(s: BriefStatus, now: float, columns: int) -> list[Line]:
     tone: Tone = "title" if s.process else "good" if s.outcome == "finished" and s.done == s.total else "bad"
     state, ending = one_line(s.state), one_line(s.ending)
     parts = [f"endpoint {one_line(s.endpoint)}"] if s.endpoint else []
@@ -115,14 +117,14 @@ def _title(s: Standing, now: float, columns: int) -> list[Line]:
     return [*first, *map(Line, _wrapped(parts, columns))]
 
 
-def _counts(s: Standing, columns: int) -> list[Line]:
+def _counts(s: BriefStatus, columns: int) -> list[Line]:
     if not s.total:
         return [Line("the inputs are being read" if s.process else "no rows")]
-    percent = int(s.share * 1000) / 10  # never 100% before all are done
+    percent = int(s.share * 1000) / 10  # never 100% before all rows are done
     text = f"{s.done:,} of {s.total:,} rows  {percent:.1f}%  "
     room = min(columns - columns_of(text), 50)
     filled = int(s.share * room)
-    bar = "█" * filled + "░" * (room - filled) if room >= 8 else ""  # noqa: PLR2004 - a shorter one shows nothing
+    bar = "█" * filled + "░" * (room - filled) if room >= 8 else ""  # noqa: PLR2004 - a shorter bar shows nothing
     pending = s.total - s.done - s.in_flight
     counts = [("succeeded", s.succeeded), ("failed", s.failed), ("held", s.held)]
     if s.whole is not None:
@@ -137,17 +139,17 @@ def _named(answers: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     return [(f"{name} in this session", count) for name, count in answers]
 
 
-def _obstacles(s: Standing, now: float, columns: int) -> list[Line]:
+def _obstacles(s: BriefStatus, now: float, columns: int) -> list[Line]:
     found = [one_line(text) for text in s.obstacles]
     if s.silent_s > _SILENT_S and s.process:
         found.append(f"the process has written nothing since {clock(now - s.silent_s, now)}: is it suspended?")
     shown: list[Line] = []
     for text in found:
-        shown += [Line(line, "wait") for line in _labelled("in the way", text.split(" "), columns, " ")]
+        shown += [Line(line, "wait") for line in _labelled("obstacle", text.split(" "), columns, " ")]
     return shown
 
 
-def _figures(s: Standing, now: float, columns: int) -> list[Line]:
+def _figures(s: BriefStatus, now: float, columns: int) -> list[Line]:
     shown: list[str] = []
     pace, w = s.pace, s.whole
     if pace is not None and w is not None:
@@ -156,7 +158,7 @@ def _figures(s: Standing, now: float, columns: int) -> list[Line]:
             parts.append(f"{w.tokens_per_s:,.0f} tokens/s")
         shown += _labelled("pace", parts, columns)
         room = columns - _LABEL_COLUMNS - len("   16 min 00 s")
-        # The last interval is not over, so it would always look like a fall.
+        # The last interval is not over, so it would always look like a drop.
         whole = s.ended[:-1]
         if len(whole) > 1 and any(whole) and room >= _LEAST_SPARKS:
             line = sparkline(whole[-room:], room)
@@ -181,10 +183,10 @@ def _figures(s: Standing, now: float, columns: int) -> list[Line]:
     return list(map(Line, shown))
 
 
-def _workers(s: Standing, columns: int) -> list[str]:
+def _workers(s: BriefStatus, columns: int) -> list[str]:
     w = s.workers
     if w is None:
-        return _labelled("workers", ["not known: /health has not answered"], columns)
+        return _labelled("workers", ["unknown: /health has not answered"], columns)
     kinds = [("running", w.running), ("idle", w.idle), ("starting", w.initializing), ("throttled", w.throttled)]
     kinds.append(("unhealthy", w.unhealthy))
     parts = [f"{count:,} {name}" for name, count in kinds if count] or ["none"]
@@ -193,8 +195,8 @@ def _workers(s: Standing, columns: int) -> list[str]:
     return _labelled("workers", parts, columns) + _labelled("endpoint", jobs, columns)
 
 
-def _endpoints(s: Standing, columns: int) -> list[Line]:
-    if len(s.parts) < 2:  # noqa: PLR2004 - one endpoint is the run
+def _endpoints(s: BriefStatus, columns: int) -> list[Line]:
+    if len(s.parts) < 2:  # noqa: PLR2004 - a single endpoint is the whole run
         return []
     width = min(max(columns_of(one_line(endpoint)) for endpoint in s.parts), 24)
     shown = ["endpoints"]
@@ -209,7 +211,7 @@ def _endpoints(s: Standing, columns: int) -> list[Line]:
     return [Line(clipped(line, columns)) for line in shown]
 
 
-def _kinds(s: Standing, columns: int) -> list[Line]:
+def _kinds(s: BriefStatus, columns: int) -> list[Line]:
     kinds, among = s.failures.kinds, s.failures.among
     if not kinds:
         return []
@@ -220,7 +222,7 @@ def _kinds(s: Standing, columns: int) -> list[Line]:
     return [Line(title, "bad"), *(Line(f"  {line}") for line in _wrapped(parts, columns - 2))]
 
 
-def _latest(s: Standing, now: float) -> list[Line]:
+def _latest(s: BriefStatus, now: float) -> list[Line]:
     if not s.failures.latest:
         return []
     width = max(len(each.kind) for each in s.failures.latest)
@@ -232,7 +234,7 @@ def _latest(s: Standing, now: float) -> list[Line]:
     return shown
 
 
-def _next_steps(s: Standing, now: float, columns: int) -> list[Line]:
+def _next_steps(s: BriefStatus, now: float, columns: int) -> list[Line]:
     if s.process or s.problem or s.done == s.total:
         return []
     shown = _wrapped(by.split(" "), columns, " ") if (by := resume_by(s, now)) else []
@@ -240,7 +242,7 @@ def _next_steps(s: Standing, now: float, columns: int) -> list[Line]:
 
 
 def rate(rows_per_s: float) -> str:
-    """A pace that a person can grasp: slow ones by the minute or the hour."""
+    """A pace in a readable unit: slow ones per minute or per hour."""
     for unit, seconds in (("s", 1), ("min", 60)):
         if rows_per_s * seconds >= 1 or not rows_per_s:
             return f"{rows_per_s * seconds:,.1f} rows/{unit}"
@@ -253,7 +255,7 @@ def _labelled(label: str, parts: Iterable[str], columns: int, mark: str = ", ") 
 
 
 def _wrapped(parts: Iterable[str], columns: int, mark: str = ", ") -> list[str]:
-    """The parts on as few lines as they take; none is divided."""
+    """The parts on as few lines as possible; no part is divided."""
     lines: list[str] = []
     for part in parts:
         longer = f"{lines[-1]}{mark}{part}" if lines else part

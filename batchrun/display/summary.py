@@ -16,12 +16,12 @@ from batchrun.results.text import MARK_NAMES, MARKS
 _BROKEN_FROM = 3
 """A worker with this many failures is not just unlucky."""
 _SOME = 0.1
-"""With fewer idle workers on average, there were none."""
+"""An average below this counts as no idle workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """The workers of an endpoint and its jobs, other people's too, when `/health` last answered."""
+    """The workers of an endpoint and its jobs, including other people's, when `/health` last answered."""
 
     running: int
     """Workers with a job."""
@@ -71,7 +71,7 @@ class Snapshot:
     cost: Cost | None = None
     """None if no price was given."""
     cached: int = 0
-    """Rows that were answered from the cache; the rates are without them."""
+    """Rows that were answered from the cache; the rates exclude them."""
     truncated: int = 0
     """This and the next four: rows that succeeded in this session with such an answer, see `Summary`."""
     empty: int = 0
@@ -79,11 +79,11 @@ class Snapshot:
     reasoning_only: int = 0
     tool_calls: int = 0
     is_under_way: bool | None = False
-    """Whether the endpoint has answered, and no canary is out; None if nothing more is submitted."""
+    """Whether the endpoint has answered and no canary row is still running; None if nothing more is submitted."""
     workers: Workers | None = None
-    """None if `/health` has not answered, or did not the last time."""
+    """None if `/health` has not answered, or did not answer the last time."""
     stopping: str = ""
-    """Why the run stops early; empty if it does not, or if the user stops it."""
+    """Why the run stops early; empty if it does not, or if the user stopped it."""
 
     @property
     def done(self) -> int:
@@ -230,15 +230,15 @@ class EndpointWork:
 
 
 class FewJobs(NamedTuple):
-    """A time in which jobs of several rows were too few for the workers of an endpoint."""
+    """A time in which there were too few jobs of several rows for the workers of an endpoint."""
 
     endpoint: str
-    """Empty if the run has only one."""
+    """Empty if the run has only one endpoint."""
     lasted_s: float
     share: float
-    """Of the time with such jobs, 0 to 1."""
+    """The share of the time with such jobs, 0 to 1."""
     running: float
-    """Workers with a job, on average, and in the next those without one."""
+    """The average number of workers with a job; the next is the number without one."""
     idle: float
 
     def __str__(self) -> str:
@@ -308,7 +308,7 @@ class Summary:
     separated: int = 0
     """Rows of such jobs that were sent again in smaller ones, because the job failed as a whole."""
     few_jobs: list[FewJobs] = field(default_factory=list)
-    """Where shared jobs were too few for the workers."""
+    """Where there were too few shared jobs for the workers."""
     reasks: int = 0
     """Submissions made because the answer before was not valid; each is paid for."""
     tries: dict[str, int] = field(default_factory=dict)
@@ -327,7 +327,7 @@ class Summary:
     shared: int = 0
     """Rows that succeeded with the answer to the equal request of another row."""
     cached: int = 0
-    """Further rows that succeeded with an answer from the cache, for which this run paid nothing."""
+    """Other rows that succeeded with an answer from the cache, for which this run paid nothing."""
     mismatched: int = 0
     """Answers that belonged to other jobs, and were dropped."""
     endpoints: list[EndpointWork] = field(default_factory=list)

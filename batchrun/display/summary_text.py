@@ -22,9 +22,9 @@ _NEED_CHANGE = (("bad_request", "rejected"), ("invalid",))
 """Kinds of failures that occur again unless the request, or the line, is changed."""
 
 _MORE_WORKERS = (
-    "few jobs for the workers: an autoscaler counts jobs, not their rows. If the endpoint may have more workers, use a"
-    " smaller --pack (and a larger -j, if you chose one), or set its scaler to request count with a lower value, or"
-    " give it more active workers"
+    "too few jobs for the workers: an autoscaler counts jobs, not their rows. If the endpoint may have more workers,"
+    " use a smaller --pack (and a larger -j, if you chose one), or set its scaler to request count with a lower"
+    " value, or give it more active workers"
 )
 
 

@@ -1,4 +1,4 @@
-"""A terminal that shows one screen, redrawn in place, and is left as it was found. Only ANSI's control sequences."""
+"""A terminal that shows one screen, redrawn in place, and is restored afterwards. Only ANSI control sequences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import FrameType
 from batchrun.display.screen import Line, Tone
 
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
-"""Another screen without a cursor, and back."""
+"""To the alternate screen without a cursor, and back."""
 _HOME, _CLEAR_LINE, _CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
 _NO_TONE = "\x1b[0m"
 _TONES: dict[Tone, str] = {"title": "\x1b[1m", "good": "\x1b[32m", "bad": "\x1b[31m", "wait": "\x1b[33m"}
@@ -49,7 +49,7 @@ class Terminal:
         return (columns or _USUAL[0]) - 1, lines or _USUAL[1]
 
     def draw(self, lines: Iterable[Line]) -> None:
-        """Replace what is shown; no more lines than it has."""
+        """Replace the screen; at most as many lines as it has."""
         drawn = [f"{self._toned(line)}{_CLEAR_LINE}" for line in lines]
         _write(_HOME + "\r\n".join(drawn) + _CLEAR_REST)
 
@@ -59,9 +59,9 @@ class Terminal:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Show another screen until the end of the block; Ctrl-Z shows the shell meanwhile."""
+        """Show the alternate screen until the end of the block; Ctrl-Z shows the shell in the meantime."""
 
-        def suspend(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as a handler is called
+        def suspend(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
             _write(_LEAVE)
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTSTP)
@@ -77,7 +77,7 @@ class Terminal:
         finally:
             if was is signal.SIG_DFL:
                 signal.signal(signal.SIGTSTP, was)
-            # A terminal that was closed needs nothing.
+            # A closed terminal needs nothing.
             with suppress(Exception):
                 _write(_LEAVE)
 

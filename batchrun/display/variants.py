@@ -125,7 +125,7 @@ class VariantTable:
     endpoints: list[EndpointReport] = field(default_factory=list)
     """The endpoints that the run has had; empty if it has had one, or compares them in a sweep."""
     quality: list[Quality] = field(default_factory=list)
-    """What each scorer says, in the order in which they were used last; empty if the run was not scored."""
+    """The quality by each scorer, in the order of their last use; empty if the run was not scored."""
     scores_are_outdated: bool = False
     """Whether a result is newer than the scores."""
 
@@ -168,7 +168,7 @@ def render(report: VariantTable) -> str:
     if report.scores_are_outdated:
         lines += ["", "some results are newer than the scores: score again"]
     if len(report.variants) > len(shown):
-        lines += ["", f"smaller variants, not shown: {len(report.variants) - len(shown):,}; --json has all"]
+        lines += ["", f"smaller variants, not shown: {len(report.variants) - len(shown):,}; --json lists all"]
     return "\n".join(lines) + "\n"
 
 

@@ -1,9 +1,9 @@
 """The page of `batchrun view`: all rows of a run in one HTML file that loads nothing. It reads only its own parts.
 
 The rows are in the page as compressed blocks, each in an element of text that a browser does not interpret. The script
-unpacks those that it needs, and makes text nodes of them, never markup. Index and script come before the blocks, so
-that a browser shows the rows while it still reads. The policy allows this script and this style by their digests, and
-no connection.
+unpacks the blocks that it needs, and turns them into text nodes, never into markup. Index and script come before the
+blocks, so that a browser shows the rows while it is still loading. The policy allows this script and this style by
+their digests, and no connection.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LEVEL = 6
 _PIECE_BYTES = 1 << 20
 _PREVIEW_CHARS = 160
 _MOST_VALUES = 60
-"""A field with more values is not offered as a filter."""
+"""A field with more values does not become a filter."""
 _MOST_FIELDS = 8
 _VALUE_CHARS = 80
 
@@ -39,7 +39,7 @@ class ViewRow:
 
     id: str
     question: tuple[int, int]
-    """What the rows of one question share."""
+    """The id that the rows of one question share."""
     question_id: str
     variant: str
     """The label of its variant."""
@@ -54,12 +54,12 @@ class ViewRow:
     scores: dict[str, float | None]
     """Scorer -> score; None: it could not be scored."""
     fields: list[tuple[str, str]]
-    """Its own fields, by their paths."""
+    """Its own fields, by path."""
     prompt: str
-    """The beginning of its prompt is in the list, and so is that of its answer."""
+    """The list shows its beginning, and that of the answer."""
     answer: str
     texts: dict[str, Any]
-    """What the right side shows, see `reading.js`."""
+    """The texts of the right side, see `reading.js`."""
 
 
 class _Numbers(dict[Any, int]):
@@ -71,7 +71,7 @@ class _Numbers(dict[Any, int]):
 
 @dataclass(slots=True)
 class _Index:
-    """What the list and the filters need of all rows."""
+    """The index: what the list and the filters need from all rows."""
 
     marks: list[str]
     questions: _Numbers = field(default_factory=_Numbers)
@@ -131,12 +131,12 @@ class _Index:
 
 
 def view_page(rows: Iterable[ViewRow], marks: list[str], words: dict[str, str]) -> Iterator[bytes]:
-    """The page in pieces; of the rows, only their index is in memory, and the blocks are in a temporary file meanwhile.
+    """The page in pieces. Only the index of the rows is in memory; the blocks are in a temporary file until the end.
 
     Args:
         rows: The rows in input order.
         marks: The names that `ViewRow.marks` may have.
-        words: The `title` and the `subtitle`, and a `note` about what is missing, empty if nothing is.
+        words: The `title` and the `subtitle`, and a `note` about missing rows, empty if there are none.
 
     Raises:
         OSError: the temporary file cannot be written.
@@ -183,7 +183,7 @@ def _head(title: str, style: str, script: str) -> bytes:
 
 
 def _packed(name: str, text: str) -> bytes:
-    """An element with compressed text. Without a time in it, the same rows make the same page."""
+    """An element with compressed text, without a time stamp, so that the same rows give the same page."""
     data = b64encode(compress(text.encode(), _LEVEL, mtime=0))
     return b'<script type="text/plain" id="%s">%s</script>\n' % (name.encode(), data)
 

@@ -133,7 +133,7 @@ class Answers:
         return await asyncio.to_thread(self._judge, answer) if _is_large(answer) else self._judge(answer)
 
     async def is_result(self, row: int, answer: JobAnswer, *, aside: bool) -> bool:
-        """Whether an answer that was given to another run is a result of a row in this one."""
+        """Whether an answer from another run is accepted as the result of a row in this run."""
         failure = await asyncio.to_thread(self._judge, answer) if aside else self._judge(answer)
         if failure is None and self._refuse is not None:
             failure = await self._refuse(row, answer, aside=aside)

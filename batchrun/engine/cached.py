@@ -1,9 +1,8 @@
-"""Answer rows from a cache of answers, and store those of jobs in it.
+"""Answers rows from an answer cache, and stores the answers of jobs in it.
 
 An answer is looked up when its row is loaded, and ends the row like the answer of a job: it is judged by the rules of
-this run, and written by the journal. Answers are stored after the commit that ends their rows, in a thread of their
-own. Nothing of a run waits for the cache, and nothing is lost without it: if it fails, the user is told once, and the
-run goes on.
+this run, and written by the journal. Answers are stored after the commit that ends their rows, in a separate thread. A
+run never waits for the cache, and loses nothing without it: if it fails, the user is told once, and the run continues.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from batchrun.state.answer_cache import AnswerCache, CacheBrokenError, CacheKey,
 from batchrun.state.records import RowRecord
 
 _ROWS_AT_ONCE = 100
-"""Rows that are looked up together: their answers are in memory until they are written."""
+"""How many rows are looked up together; their answers are in memory until they are written."""
 _MOST_WAITING_BYTES = 32 << 20
-"""Answers that wait to be stored; more are dropped, so that a slow disk costs no memory."""
+"""How many bytes of answers may wait to be stored; more are dropped, so that a slow disk costs no memory."""
 _END_WAIT_S = 10.0
 _ASIDE_BYTES = 1 << 17
 
@@ -43,7 +42,7 @@ class CachedAnswer(JobAnswer):
     """An answer from the cache."""
 
     job: Mapping[str, Any] = field(default_factory=dict)
-    """The job that it came from, as in a result line; no job of this row."""
+    """The job that it came from, as in a result line; not a job of this row."""
     size_bytes: int = 0
 
 
@@ -54,10 +53,10 @@ class CachedAnswers:
         cache: The file.
         lines: The lines of the rows.
         names: The names of the run's endpoints in the cache, by their IDs.
-        is_swept: Whether each row has its own endpoint; else it may have the answer of any of them.
+        is_swept: Whether each row has its own endpoint; otherwise, a row may get the answer of any endpoint.
         repeat: The number of samples of each combination.
-        takes_sampled: Whether to take answers that another try might not give again.
-        tell: Tells the user something; called from any thread.
+        takes_sampled: Whether to reuse sampled answers, those that another try might not give again.
+        tell: Shows the user a message; called from any thread.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class CachedAnswers:
                         str(job["id"]), done, output=load(found.output), has_output=True, job=job, size_bytes=size_bytes
                     )
         except (CacheBrokenError, ValueError, TypeError, LookupError) as error:
-            self._fail(f"cannot be read any more ({error})")
+            self._fail(f"can no longer be read ({error})")
         return None
 
     def note_sent(self, row: RowRecord, request: Mapping[str, Any]) -> None:
@@ -132,7 +131,7 @@ class CachedAnswers:
             return
 
     def flush(self, now_ms: int) -> None:
-        """Begin to store what is to be kept: its results are committed."""
+        """Begin to store the kept answers, whose results are committed."""
         new, self._new = self._new, []
         size_bytes = sum(len(each.output) + len(each.key.request) for each in new)
         if not new or self._is_broken:
@@ -166,20 +165,20 @@ class CachedAnswers:
                 return
             for changed in self._cache.add(new, now_ms):
                 self._tell(
-                    f"{changed.key.endpoint} answers now as model {changed.model}: answers of another model are not"
-                    f" taken from the cache any more; those that were can be run again: redo --where cached=true"
+                    f"{changed.key.endpoint} now answers as model {changed.model}: answers of other models are no"
+                    f" longer taken from the cache; to run the rows again that got one: redo --where cached=true"
                 )
         except CacheLockedError:
             self._say("is locked by another program, so some answers are not stored in it")
         except CacheBrokenError as error:
-            self._fail(f"cannot be written any more ({error})")
+            self._fail(f"can no longer be written ({error})")
         finally:
             with self._lock:
                 self._waiting_bytes -= size_bytes
 
     def _fail(self, why: str) -> None:
         self._is_broken = True
-        self._say(f"{why}; the run goes on without it")
+        self._say(f"{why}; the run continues without it")
 
     def _say(self, what: str) -> None:
         with self._lock:
@@ -190,7 +189,7 @@ class CachedAnswers:
 
 
 class CachedLoads:
-    """Loads rows, and separates those that the cache has answered by the rules of the run.
+    """Loads rows, and separates those with an answer from the cache that the run accepts.
 
     Args:
         load: Loads rows, with the answers that were found for them.

@@ -1,4 +1,4 @@
-"""The program in which a function of the user runs: one record a line on stdin, one verdict a line on stdout.
+"""The program in which a function of the user runs: one record per line on stdin, one verdict per line on stdout.
 
 The function is that of `--check`, or one that scores answers.
 
@@ -77,7 +77,7 @@ _NO_SCORE = {"value": None, "extracted": None}
 
 
 def _score(function: Callable[[Any], Any], record: Any) -> dict[str, Any]:
-    """What the function says about a record: a value, what it extracted, and a reason."""
+    """The function's verdict on a record: a value, what it extracted, and a reason."""
     try:
         said = function(record)
         given: dict[str, Any] = said if isinstance(said, dict) else {"value": said}
@@ -89,7 +89,7 @@ def _score(function: Callable[[Any], Any], record: Any) -> dict[str, Any]:
             reason = "the function gave no score" if value is None and reason is None else reason
             return {"value": value, "extracted": extracted, "reason": None if reason is None else str(reason)}
         problem = f"the function returned {value:g}; expected a number from 0 to 1"
-    except BaseException as error:  # noqa: BLE001 - whatever ends the function is told
+    except BaseException as error:  # noqa: BLE001 - whatever ends the function is reported
         problem = _told(error)
     return {**_NO_SCORE, "reason": problem}
 

@@ -45,7 +45,7 @@ def refuse_missing(check: str, option: str = "--check ", kind: Kind = "check") -
 
     Args:
         check: `MODULE:FUNCTION` or `FILE.py:FUNCTION`.
-        option: What stands before it on the command line.
+        option: The option that precedes it on the command line.
         kind: What the function is.
 
     Raises:
@@ -61,7 +61,7 @@ def refuse_missing(check: str, option: str = "--check ", kind: Kind = "check") -
 
 
 class Functions:
-    """Asks a function, in up to four processes, which are started when they are needed.
+    """Calls a function in up to four processes, which are started when they are needed.
 
     Args:
         name: `MODULE:FUNCTION` or `FILE.py:FUNCTION`.
@@ -79,7 +79,7 @@ class Functions:
             self._idle.put(process)
 
     def ask(self, record: bytes) -> Future[dict[str, Any]]:
-        """What the function says about a record, as its process tells it.
+        """The function's verdict on a record, as its process reports it.
 
         Args:
             record: A JSON object on one line.
@@ -97,7 +97,7 @@ class Functions:
             self._idle.put(process)
 
     def close(self) -> None:
-        """End the processes; a record that is being looked at gets no verdict."""
+        """End the processes; a record that is being checked gets no verdict."""
         for process in self._processes:
             process.close()
         self._threads.shutdown(cancel_futures=True)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from batchrun.engine.course import Course
 from batchrun.engine.journal import Journal, PendingWrites, Written
+from batchrun.engine.published_status import PublishedStatus
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ _SUBMITS_AT_ONCE = 96
 _KEEP_S = 15.0
 """How often an idle run writes its duration and the cost of its workers."""
 _SIGN_S = 2.0
-"""The same if others have something to see: what has changed, or that a run that was asked to end is alive."""
+"""The same if other processes watch for a sign: a change, or that a run that was asked to end is alive."""
 
 
 class Commits:
@@ -28,7 +28,7 @@ class Commits:
 
     Args:
         journal: Writes it.
-        course: What others may want to see; written with the rest.
+        published: What other processes read about the run; written with the rest.
         thread: The thread in which the journal is written, shared by all that write the same state file.
         clock: Monotonic seconds.
         wall: UTC epoch seconds.
@@ -37,13 +37,13 @@ class Commits:
     def __init__(
         self,
         journal: Journal,
-        course: Course,
+        published: PublishedStatus,
         thread: ThreadPoolExecutor,
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
         self._journal = journal
-        self._course = course
+        self._published = published
         self._thread = thread
         self._clock = clock
         self._wall = wall
@@ -64,7 +64,7 @@ class Commits:
         """
         gap_s = now - self._began_at
         if not self.pending:
-            return gap_s > (_SIGN_S if is_ending or self._course.is_news else _KEEP_S)
+            return gap_s > (_SIGN_S if is_ending or self._published.is_news else _KEEP_S)
         return gap_s >= _COMMIT_GAP_S or len(self.pending.submits) >= _SUBMITS_AT_ONCE
 
     def begin(self, now: float) -> None:
@@ -91,7 +91,7 @@ class Commits:
         self.calls.clear()
         for name, count in counters.items():
             work.count(name, count)
-        work.settings = self._course.take(self._clock(), is_last=is_last)
+        work.settings = self._published.take(self._clock(), is_last=is_last)
         now_ms = round(self._wall() * 1000)
         try:
             written = await self.in_thread(lambda: self._journal.write(work, now_ms))

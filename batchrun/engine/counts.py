@@ -26,7 +26,7 @@ class SessionCounts:
     Args:
         counts: The number of rows in each state when the session began.
         started_at: When the session began, on the driver's monotonic clock.
-        cached: The number of rows that earlier sessions have answered from the cache.
+        cached: The number of rows that earlier sessions answered from the cache.
         price_per_hour: Price of one worker; None if the cost is not shown.
     """
 
@@ -58,7 +58,7 @@ class SessionCounts:
         return self.succeeded + self.failed + self.held
 
     def loaded(self, added: int, cached: int) -> None:
-        """Count rows that were added, and rows that were answered from the cache, which took no time of a worker."""
+        """Count rows that were added, and rows that were answered from the cache, which took no worker time."""
         self.total += added
         self.succeeded += cached
         self.cached += cached

@@ -23,10 +23,10 @@ from batchrun.endpoint.protocol import JobAnswer, JobStatus
 from batchrun.engine.answers import Answers, Look
 from batchrun.engine.commits import Commits
 from batchrun.engine.counts import SessionCounts
-from batchrun.engine.course import Course
 from batchrun.engine.endings import Ending
 from batchrun.engine.journal import Journal, Outgoing
 from batchrun.engine.notices import EngineObserver, Notices, Stop, message_of
+from batchrun.engine.published_status import PublishedStatus
 from batchrun.engine.row_queue import Loaded
 from batchrun.engine.signals import Wish
 from batchrun.errors import CallError, MismatchedError, StoppedError, ThrottledError
@@ -63,7 +63,7 @@ class Engine:
         counts: Counts rows for the observer.
         observer: Shows the progress.
         answers: Keeps and judges the answers of jobs.
-        course: What others may want to see of the run; written now and then.
+        published: What other processes read about the run; written regularly.
         thread: The thread in which the journal is written, shared by all that write the same state file.
         load: Loads further rows; None if all rows are in the journal.
         clock: Monotonic seconds.
@@ -79,7 +79,7 @@ class Engine:
         observer: EngineObserver,
         *,
         answers: Answers,
-        course: Course,
+        published: PublishedStatus,
         thread: ThreadPoolExecutor,
         load: Callable[[int], Awaitable[Loaded]] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -91,7 +91,7 @@ class Engine:
         self._client = client
         self._counts = counts
         self._observer = observer
-        self._commits = Commits(journal, course, thread, clock, wall)
+        self._commits = Commits(journal, published, thread, clock, wall)
         self._load_rows = load or (lambda count: self._commits.in_thread(lambda: journal.load(count)))
         self._clock = clock
         self._wall = wall

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from batchrun.config import InterruptPolicy
 from batchrun.display.summary import Observer, Snapshot, merged
-from batchrun.engine.course import Course
 from batchrun.engine.driver import Engine, Outcome
-from batchrun.engine.notices import EngineObserver, Stop, told_together
-from batchrun.engine.orders import Orders, told
+from batchrun.engine.notices import EngineObserver, Stop, joint_message
+from batchrun.engine.orders import Orders, as_options
+from batchrun.engine.published_status import PublishedStatus
 from batchrun.engine.signals import Leaving, Wish, interruptible
 from batchrun.errors import RefusedError, StoppedError
 from batchrun.scheduler.events import Tuned
@@ -22,7 +22,7 @@ from batchrun.scheduler.events import Tuned
 _LOOK_S = 0.25
 """How often a session checks whether another process wants it to end."""
 _LOOKS_A_CHANGE = 3
-"""The same for changes: so many times as seldom."""
+"""Changes are checked less often, by this factor."""
 
 
 class Fleet:
@@ -30,16 +30,16 @@ class Fleet:
 
     Args:
         observer: Shows the progress of the whole run.
-        course: The course of the run so far; it is updated.
+        published: What other processes read about the run; it is updated.
         on_interrupt: What the first Ctrl-C or SIGTERM does.
         leaving: How other threads ask the session to leave; None if none do.
-        orders: What other processes ask of the session; None if none can.
+        orders: The requests of other processes; None if there cannot be any.
     """
 
     def __init__(
         self,
         observer: Observer,
-        course: Course,
+        published: PublishedStatus,
         on_interrupt: InterruptPolicy,
         *,
         leaving: Leaving | None = None,
@@ -48,13 +48,13 @@ class Fleet:
         self._orders = orders
         self._leaving = leaving or Leaving()
         self._observer = observer
-        self._course = course
-        course.look = self._look
+        self._published = published
+        published.look = self._look
         self._on_interrupt = on_interrupt
         self._engines: dict[str, Engine] = {}
         self._parts: dict[str, Snapshot] = {}
         self._stops: dict[str, Stop] = {}
-        """What has not been told yet."""
+        """The stops that have not been reported yet."""
         self._running: dict[str, asyncio.Task[Outcome]] = {}
 
     def observer_of(self, endpoint: str, *, alone: bool) -> EngineObserver:
@@ -102,7 +102,7 @@ class Fleet:
         return {endpoint: task.result() for endpoint, task in self._running.items()}
 
     async def _obey(self, orders: Orders) -> None:
-        """Do what other processes ask, until this is cancelled."""
+        """Follow the requests of other processes until this is cancelled."""
         while True:
             for _ in range(_LOOKS_A_CHANGE):
                 if (wish := orders.wish()) is not None:
@@ -110,12 +110,12 @@ class Fleet:
                 await asyncio.sleep(_LOOK_S)
             is_ending = all(engine.scheduler.is_under_way is None for engine in self._engines.values())
             while (change := await orders.change(is_ending=is_ending)) is not None:
-                self._observer.message(f"tuned: {told(change)}")
+                self._observer.message(f"tuned: {as_options(change)}")
                 for engine in self._engines.values():
                     engine.tune(self._share_of(change))
 
     def _share_of(self, change: Tuned) -> Tuned:
-        """The change for each engine: those of a sweep have equal parts of the budget; a pool has one."""
+        """The change for each engine: those of a sweep get equal parts of the budget; a pool has one engine."""
         parts = sum(engine.scheduler.member is None for engine in self._engines.values()) or 1
         return change if change.max_cost is None else replace(change, max_cost=change.max_cost / parts)
 
@@ -131,7 +131,7 @@ class Fleet:
                 self._engines[endpoint].leave(wish)
 
     def stopping(self, endpoint: str, stop: Stop) -> None:
-        """An engine submits nothing more. Several that stop at about the same time are told together."""
+        """An engine submits nothing more. Several that stop at about the same time are reported together."""
         self._stops[endpoint] = stop
         if len(self._engines) == 1:
             self._tell_stops()
@@ -144,7 +144,7 @@ class Fleet:
         for endpoint, stop in stops.items():
             alike.setdefault((stop.why, stop.is_cancel), []).append(endpoint)
         for endpoints in alike.values():
-            text = told_together([stops[endpoint] for endpoint in endpoints])
+            text = joint_message([stops[endpoint] for endpoint in endpoints])
             are_all = len(endpoints) == len(self._engines) and not stops[endpoints[0]].why
             name = f"endpoint{'s' * (len(endpoints) > 1)} {' and '.join(endpoints)}: "
             self.tell(text if are_all or len(self._engines) == 1 else name + text)
@@ -156,7 +156,7 @@ class Fleet:
     def update(self, endpoint: str, part: Snapshot) -> None:
         """Update an endpoint's part of the run."""
         self._parts[endpoint] = part
-        self._observer.update(self._course.update(self._parts))
+        self._observer.update(self._published.update(self._parts))
 
 
 class _PartObserver:

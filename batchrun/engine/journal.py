@@ -49,7 +49,7 @@ class PendingWrites:
     cancels: list[cmd.Cancel] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    """Settings of the state file to write, by name: what others may want to see."""
+    """Settings to write to the state file, by name: what other processes read about the run."""
 
     def __bool__(self) -> bool:
         return bool(self.submits or self.accepted or self.endings or self.cancels)
@@ -59,7 +59,7 @@ class PendingWrites:
         self.counters[name] = self.counters.get(name, 0) + by
 
     def take(self, hits: Collection[tuple[cmd.Finish, JobAnswer]]) -> int:
-        """Add rows that have ended with answers from the cache; returns how many."""
+        """Add rows that ended with answers from the cache; returns how many."""
         new = {finish.row: answer for finish, answer in hits}
         self.endings += [finish for finish, _ in hits]
         self.answers |= new
@@ -110,7 +110,7 @@ class Journal:
         share: The rows of this journal.
         queue: The rows that the journals of a pool share; None for its own.
         shared_answers: Gives rows the answers of others; None if no rows share answers.
-        cached: Gives rows the answers of other runs, and stores new ones; None without a cache.
+        cached: Gives rows the answers of other runs, and stores new answers; None without a cache.
         deliver: Called with the records of rows that have ended, as lines, once they are on disk; None for no calls.
     """
 
@@ -297,7 +297,7 @@ class Journal:
         return line, marks
 
     def _job_of(self, finish: cmd.Finish, answer: JobAnswer, now_ms: int) -> JobInfo | Mapping[str, Any]:
-        """The job of a result; that of an answer from the cache is as it was written there."""
+        """The job of a result; for an answer from the cache, the job as the cache has it."""
         if isinstance(answer, CachedAnswer):
             return answer.job
         row = self._rows[finish.row]

@@ -60,10 +60,10 @@ def message_of(command: cmd.Tell | cmd.Leave | cmd.Return) -> str:
 
 
 class Stop(NamedTuple):
-    """That an engine submits nothing more, and what becomes of its jobs in flight."""
+    """An engine submits nothing more; this says why, and what happens to its jobs in flight."""
 
     why: str
-    """Empty if the user wants it."""
+    """The reason; empty if the user asked for it."""
     jobs: int
     """The number of jobs in flight."""
     drain_s: float | None
@@ -72,8 +72,8 @@ class Stop(NamedTuple):
     """Whether they are cancelled instead of collected."""
 
 
-def told_together(stops: Sequence[Stop]) -> str:
-    """One message for engines that stop for the same reason, in the same way."""
+def joint_message(stops: Sequence[Stop]) -> str:
+    """One message for all engines that stop for the same reason and in the same way."""
     jobs = sum(stop.jobs for stop in stops)
     drain_s = max((stop.drain_s for stop in stops if stop.drain_s is not None), default=None)
     why, *_, is_cancel = stops[0]

@@ -1,4 +1,4 @@
-"""What other processes ask of a session: to stop, to cancel, to leave, or to change something."""
+"""The requests of other processes to a session: to stop, to cancel, to leave, or to change something."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from batchrun.errors import BatchrunError
 from batchrun.scheduler.events import Tuned
 from batchrun.state.lock import CANCEL, LEAVE, STOP, StateLock
 from batchrun.state.store import Store
-from batchrun.state.tunings import Requests, Tuning, take_up
+from batchrun.state.tunings import Requests, Tuning, record_applied
 
 _LOG = logging.getLogger(__name__)
 
 
 class Orders:
-    """Looks for requests of other processes.
+    """Checks for requests of other processes.
 
     Args:
         lock: The lock of the state file.
         store: The state file.
-        policy: What an interrupt does, and so a request to stop.
+        policy: What an interrupt does; a request to stop does the same.
         thread: The thread in which the state file is used.
         now_ms: UTC epoch milliseconds.
     """
@@ -45,10 +45,10 @@ class Orders:
         self._thread = thread
         self._now_ms = now_ms
         self._wishes = [(STOP, Wish(policy)), (CANCEL, Wish.CANCEL), (LEAVE, Wish.LEAVE)]
-        """Those that have not been seen yet, the mildest first."""
+        """The requests that have not been seen yet, the mildest first."""
 
     def wish(self) -> Wish | None:
-        """How another process wants the session to end; None if it does not, or has said so before."""
+        """How another process wants the session to end; None if there is no new request."""
         for index in reversed(range(len(self._wishes))):
             byte, wish = self._wishes[index]
             if self._lock.is_requested(byte):
@@ -57,12 +57,12 @@ class Orders:
         return None
 
     async def change(self, *, is_ending: bool) -> Tuned | None:
-        """What another process wants to be changed; None if nothing.
+        """What another process wants to change; None if nothing.
 
         It is recorded, for the process that asks and for later sessions.
 
         Args:
-            is_ending: Whether the run is about to end, so that the change comes too late for it.
+            is_ending: Whether the run is about to end, so that the change is too late for it.
         """
 
         def look() -> Tuned | None:
@@ -70,19 +70,19 @@ class Orders:
             if found is None:
                 return None
             number, change = found
-            take_up(self._store, Tuning(number, self._now_ms(), change, is_ending))
+            record_applied(self._store, Tuning(number, self._now_ms(), change, is_ending))
             return change
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, look)
         except BatchrunError as error:
-            # The journal is about to meet the same.
+            # The journal is about to get the same error.
             _LOG.warning("requests to tune the run cannot be read: %s", error.message)
             return None
 
 
-def told(change: Tuned) -> str:
-    """A change in words, as the options that asked for it."""
+def as_options(change: Tuned) -> str:
+    """A change as the options of the command line."""
     words = []
     if change.concurrency is not None:
         words.append(f"-j {change.concurrency}")
@@ -100,6 +100,6 @@ def _limit(value: float, shown: str) -> str:
 
 
 def _time(seconds: float) -> str:
-    """As it is given on the command line: `10h`, `90m`, `45s`."""
+    """As on the command line: `10h`, `90m`, `45s`."""
     unit, size_s = next((u, s) for u, s in (("h", 3600), ("m", 60), ("s", 1)) if seconds % s == 0 or s == 1)
     return f"{seconds / size_s:g}{unit}"

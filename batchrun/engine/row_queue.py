@@ -22,13 +22,13 @@ class Loaded(NamedTuple):
 
     tickets: tuple[Ticket, ...]
     exhausted: bool
-    """Whether there are no more."""
+    """Whether there are no more rows."""
     added: int = 0
     """How many of them are new to the run."""
     found: Mapping[int, JobAnswer] = _NONE
-    """Answers that the cache has for some of these rows, not judged yet."""
+    """Answers from the cache for some of these rows, not judged yet."""
     hits: tuple[tuple[Finish, JobAnswer], ...] = ()
-    """Further rows that have ended, with answers from the cache."""
+    """Other rows, which ended with answers from the cache."""
 
 
 class RowQueue:

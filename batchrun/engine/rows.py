@@ -226,14 +226,14 @@ class RowLines:
         job: JobInfo | Mapping[str, Any],
         possible_duplicate: bool,
     ) -> bytes:
-        """The result line of a row that has an answer of its own job or of the cache, with its line end.
+        """The result line of a row with an answer of its own job or from the cache, with its line end.
 
         Args:
             row: The row.
             text: What was extracted from the output.
             output: The job's output.
             carried: The fields of the row's line that are copied to its result.
-            job: The job; that of an answer from the cache as it was written there.
+            job: The job; for an answer from the cache, as the cache has it.
             possible_duplicate: Whether another job may have been paid for the same row.
         """
         return result_line(

@@ -1,1 +1,1 @@
-"""Evaluation: how good answers are. Scorers, the file of scores, statistics, and the quality of variants."""
+"""Evaluation: how good answers are. Scorers, the scores file, statistics, and the quality of variants."""

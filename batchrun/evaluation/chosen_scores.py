@@ -1,4 +1,4 @@
-"""The scores of some rows, found in the file of all scores. Flat memory, whatever the file has."""
+"""The scores of some rows, found in the scores file. Memory does not grow with the file."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from batchrun.evaluation.scores_file import Score, read_scores
 
 
-class ScoresOf:
-    """The scores of the rows with these ids; those of one scorer are together.
+class RowScores:
+    """The scores of the rows with these ids, grouped by scorer.
 
     Args:
-        path: The file of scores; it may be missing.
+        path: The scores file; it may be missing.
         ids: The ids of the rows, as in their records.
 
     Raises:
-        StateError: it cannot be read, or a line is no score.
+        StateError: it cannot be read, or a line is not a score.
     """
 
     def __init__(self, path: Path, ids: Collection[str]) -> None:

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from batchrun.evaluation.statistics import Interval, Moments, majority, pass_at
 
 _EQUAL_WITHIN = 1e-12
-"""Equal scores differ by no more than this when they are means of several samples."""
+"""Means of several samples that differ by no more than this are equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class AtK:
-    """An estimate of what k samples of each question are worth."""
+    """An estimate for k samples of each question."""
 
     k: int
     estimate: Interval
@@ -36,7 +36,7 @@ class VariantQuality:
     scored: int
     """Rows with a score."""
     unscored: int
-    """Rows that the scorer could not score; they are in none of the estimates."""
+    """Rows that the scorer could not score; no estimate includes them."""
     right: int
     """Rows with the full score, 1."""
     score: Interval | None
@@ -51,7 +51,7 @@ class VariantQuality:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two variants, compared on the questions that both have scores for."""
+    """Two variants, compared on the questions for which both have scores."""
 
     better: str
     """The label of the variant with the higher mean score."""
@@ -59,7 +59,7 @@ class Comparison:
     difference: Interval
     """The score of `better` minus that of `other`, by question."""
     won: int
-    """Questions on which `better` has the higher score; here and in the next two."""
+    """Number of questions on which `better` has the higher score; the next two are losses and ties."""
     lost: int
     tied: int
 
@@ -73,7 +73,7 @@ class Group:
     variants: list[VariantQuality]
     """In the order of the sweep."""
     comparisons: list[Comparison]
-    """The best variant with each of the others, in the order of the sweep; empty for one variant."""
+    """The best variant compared with each of the others, in the order of the sweep; empty for one variant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +93,21 @@ class Sample(NamedTuple):
 
     value: float
     answer: Hashable
-    """What was extracted, in a form that is equal for equal answers."""
+    """The extracted answer, in a form that is equal for equal answers."""
 
 
 class Question(NamedTuple):
     """The rows of one line of the input."""
 
     group: Any
-    """Which group it belongs to: the value at the path of `--by`, hashable."""
+    """Its group: the value at the path of `--by`, hashable."""
     samples: Mapping[int, Sequence[Sample]]
     """Number of a variant -> its scored rows."""
     unscored: Mapping[int, int]
     """Number of a variant -> its rows that could not be scored."""
 
 
-class Named(NamedTuple):
+class VariantInfo(NamedTuple):
     """A variant to be measured."""
 
     label: str
@@ -118,7 +118,7 @@ class Named(NamedTuple):
 
 def measure(
     scorer: str,
-    variants: Mapping[int, Named],
+    variants: Mapping[int, VariantInfo],
     questions: Callable[[], Iterable[Question]],
     *,
     repeat: int = 1,
@@ -130,7 +130,7 @@ def measure(
     Args:
         scorer: The scorer's name.
         variants: Number -> variant, in the order of the sweep.
-        questions: Gives all questions, each time that it is called.
+        questions: Gives all questions each time it is called.
         repeat: How many samples a question has in each variant.
         extracts: Whether the scorer extracts answers, so that majorities can be found.
         by: The path whose value is each question's `group`; None: they are not split.
@@ -151,7 +151,7 @@ def measure(
 
 
 class _Tally:
-    """What is known of one variant."""
+    """The figures of one variant."""
 
     def __init__(self, repeat: int) -> None:
         self.scored = self.unscored = self.right = 0
@@ -174,7 +174,7 @@ class _Tally:
 
 
 def _sizes(repeat: int) -> list[int]:
-    """The k of pass@k: the powers of two below `repeat`, and it; none without repeats."""
+    """The values of k for pass@k: the powers of two below `repeat`, and `repeat`; none without repeats."""
     powers = [1 << bit for bit in range(repeat.bit_length()) if 1 << bit < repeat]
     return [*powers, repeat] if repeat > 1 else []
 
@@ -184,7 +184,7 @@ def _compare(
     tallies: Mapping[Any, Mapping[int, _Tally]],
     group_of: Callable[[Question], Any],
 ) -> dict[Any, tuple[int, dict[int, _Pair]]]:
-    """For each group, the best variant, and what it is like beside each of the others."""
+    """For each group, the best variant, compared with each of the others."""
     best = {value: _best(each) for value, each in tallies.items()}
     pairs: dict[Any, defaultdict[int, _Pair]] = {value: defaultdict(_Pair) for value in tallies}
     if any(len(each) > 1 for each in tallies.values()):
@@ -208,7 +208,7 @@ def _mean(samples: Sequence[Sample]) -> float:
 
 
 class _Pair:
-    """What is known of the difference of two variants."""
+    """The figures of the difference between two variants."""
 
     def __init__(self) -> None:
         self.difference = Moments(least=-1.0)
@@ -226,7 +226,7 @@ class _Pair:
 def _group(
     value: Any,
     tallies: Mapping[int, _Tally],
-    variants: Mapping[int, Named],
+    variants: Mapping[int, VariantInfo],
     compared: tuple[int, Mapping[int, _Pair]],
     *,
     extracts: bool,
@@ -246,7 +246,7 @@ def _group(
     return Group(value, measured, comparisons)
 
 
-def _measured(variant: Named, tally: _Tally, *, extracts: bool, with_cost: bool) -> VariantQuality:
+def _measured(variant: VariantInfo, tally: _Tally, *, extracts: bool, with_cost: bool) -> VariantQuality:
     majority_of_all = tally.majority.interval() if extracts else None
     return VariantQuality(
         label=variant.label,

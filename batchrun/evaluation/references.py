@@ -1,4 +1,4 @@
-"""What is compared by scorers: the right answer of a row, and the answer in a text. Pure."""
+"""What scorers compare: the right answer of a row, and the answer in a text. Pure."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ _BRACES = re.compile(r"(?<!boxed)\{\s*\(?([A-Ea-e])\)?\s*\}")
 
 
 def normalized(text: str, how: Collection[str]) -> str:
-    """A text as it is compared, without white space around it.
+    """A text in the form that is compared, without white space around it.
 
     Args:
         text: Any text.
-        how: Of `NORMALIZATIONS`: upper case equals lower case; any white space is one space; punctuation is left out.
+        how: Any of `NORMALIZATIONS`: upper case equals lower case; any white space is one space; punctuation is left
+            out.
     """
     text = unicodedata.normalize("NFC", text)
     if "case" in how:
@@ -54,7 +55,7 @@ def normalized(text: str, how: Collection[str]) -> str:
 def number_in(text: str) -> Decimal | None:
     """The last number in a text: `1,234.5`, `-$3` and `50%` are 1234.5, -3 and 50. None: there is none."""
     last = None
-    for last in _NUMBER.finditer(text.replace("{,}", ",")):  # noqa: B007 - the last one is wanted
+    for last in _NUMBER.finditer(text.replace("{,}", ",")):  # noqa: B007 - only the last match is used
         pass
     return None if last is None else Decimal(last[0].translate(_PLAIN_NUMBER))
 
@@ -62,9 +63,9 @@ def number_in(text: str) -> Decimal | None:
 def choice_in(text: str) -> str | None:
     """The letter, A to E, that a text chooses; None if it chooses none, or several without saying which.
 
-    The first of these that is there: what is called the answer, the last such place; a letter in a LaTeX box; a text of
-    nothing but a letter; what is called right; the only line that begins with a letter (`B. Paris`); the only letter in
-    brackets; the only letter.
+    The first of these that the text has: the letter called the answer, the last one if there are several; a letter in a
+    LaTeX box; a text that is only a letter; the letter called right; the only line that begins with a letter (`B.
+    Paris`); the only letter in brackets; the only letter.
     """
     text = _BRACES.sub(r"\1", _MARKUP.sub("", text))
     declared = [letter for match in _DECLARED.finditer(text) if (letter := _declared(match))]
@@ -101,7 +102,7 @@ def as_number(reference: Any) -> Decimal | None:
 
 
 def as_choice(reference: Any) -> str | None:
-    """A reference that is a letter from A to E, perhaps as `(B)` or `B. Paris`; None if it is none."""
+    """A reference that is a letter from A to E, also as `(B)` or `B. Paris`; None if it is not one."""
     return choice_in(reference) if isinstance(reference, str) else None
 
 

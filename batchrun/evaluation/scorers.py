@@ -29,7 +29,7 @@ from batchrun.results.thinking import without_think
 
 DEFAULT_REFERENCE = "metadata.reference"
 FUNCTION = "py:"
-"""How the name of a scorer begins that is a function of the user."""
+"""The beginning of the name of a scorer that is a user's function."""
 PATTERN = "regex:"
 NAMES = ("exact", "contains", "number", "choice", "json", f"{PATTERN}PATTERN", f"{FUNCTION}FILE:FUNCTION")
 _NO_TOLERANCE = "0"
@@ -37,11 +37,11 @@ _TOLERANCE = re.compile(r"(\d+(?:\.\d+)?(?:[eE]-?\d+)?)(%?)")
 _MOST_CHARS = 1000
 """A longer extracted text is cut."""
 _MOST_DIGITS = 18
-"""A longer whole number is no plain integer for many readers."""
+"""Many JSON readers cannot represent a longer integer exactly."""
 
 
 class Judgement(NamedTuple):
-    """What a scorer says about a record; see `Score`."""
+    """A scorer's verdict on a record; see `Score`."""
 
     value: float | None
     extracted: Any = None
@@ -68,10 +68,10 @@ def scorer_of(name: str, rules: Rules) -> Scorer:
     """The scorer of this name.
 
     Raises:
-        UsageError: there is none, its pattern is no regular expression, or the rules do not fit it.
+        UsageError: there is none, its pattern is not a regular expression, or the rules do not fit it.
     """
     if not all(rules.reference.split(".")):
-        raise UsageError(f"--reference {shown(rules.reference)} is no path", "for example metadata.reference")
+        raise UsageError(f"--reference {shown(rules.reference)} is not a path", "for example metadata.reference")
     if wrong := [word for word in rules.normalize if word not in NORMALIZATIONS]:
         raise UsageError(f"--normalize {shown(wrong[0])} is unknown", f"choose one of {', '.join(NORMALIZATIONS)}")
     is_within = _nearness(rules.tolerance)
@@ -131,7 +131,7 @@ def _nearness(tolerance: str) -> Callable[[Decimal, Decimal], bool]:
 
 
 class _Compared:
-    """Compares what is extracted from the text with what the reference says; a list has several right answers."""
+    """Compares the answer extracted from the text with the reference; a list holds several right answers."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class _Compared:
             return Judgement(None, None, f"there is no {path}")
         read = [self._read(each) for each in (reference if isinstance(reference, list) else [reference])]
         if None in read:
-            return Judgement(None, None, f"{path} is no {self._kind}: {shown(str(reference))}")
+            return Judgement(None, None, f"{path} is not a {self._kind}: {shown(str(reference))}")
         text = _answer(record)
         if not text:
             return _NO_TEXT
@@ -183,7 +183,7 @@ def _regex(pattern: str, rules: Rules) -> Scorer:
     except (re.error, RecursionError, OverflowError) as error:
         raise UsageError(
             f"--with {PATTERN}{shown(pattern)}: this is not a regular expression: {error}",
-            "a special character is taken literally after a backslash",
+            "to match a special character literally, put a backslash before it",
         ) from error
     if compiled.groups:
         return _Compared(rules, "match", as_text, lambda text: _group(compiled, text), is_equal=_same, is_text=True)
@@ -196,7 +196,7 @@ def _regex(pattern: str, rules: Rules) -> Scorer:
 
 
 def _group(pattern: re.Pattern[str], text: str) -> str | None:
-    """What the first group that took part in the last match has matched."""
+    """The text of the first group that took part in the last match."""
     groups: tuple[str | None, ...] = ()
     for match in pattern.finditer(text):
         groups = match.groups()
@@ -236,7 +236,7 @@ def _is_written_as(answer: Any, reference: str) -> bool:
 
 
 def _written(answer: Any) -> Any:
-    """What was extracted, as JSON."""
+    """The extracted answer, as JSON."""
     if isinstance(answer, Decimal):
         return _plain(answer)
     return answer if len(answer) <= _MOST_CHARS else f"{answer[:_MOST_CHARS]}…"

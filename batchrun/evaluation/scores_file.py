@@ -1,4 +1,4 @@
-"""The file of scores beside a state file: one JSON line for each row and scorer, in input order for each scorer."""
+"""The scores file beside a state file: one JSON line for each row and scorer, in input order for each scorer."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _FIELDS = ("id", "scorer", "value", "extracted", "reason")
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What one scorer says about one row."""
+    """The score of one row by one scorer."""
 
     id: str
     """The row's id, as in its record."""
     scorer: str
-    """As it was given, for example `exact`."""
+    """As the user gave it, for example `exact`."""
     value: float | None
     """From 0 (wrong) to 1 (right); None: the row could not be scored."""
     extracted: Any
-    """The answer that was found in the text; None: there is none, or the scorer looks for none."""
+    """The answer that was found in the text; None: there is none, or the scorer extracts none."""
     reason: str | None
-    """Why the value is what it is; None if there is nothing to say."""
+    """The reason for the value; None if there is none."""
     file: str | None = None
     """The row's input file, as in its record, if several inputs have the id; else None."""
 
@@ -44,7 +44,7 @@ def read_scores(path: Path) -> Iterator[Score]:
     """The scores in a file; none if it does not exist.
 
     Raises:
-        StateError: it cannot be read, or a line is no score.
+        StateError: it cannot be read, or a line is not a score.
     """
     try:
         with path.open("rb") as file:
@@ -71,7 +71,7 @@ def replace_scores(path: Path, scorer: str, scores: Iterable[Score]) -> int:
     The file is replaced by a rename.
 
     Raises:
-        StateError: the present file is not a file of scores.
+        StateError: the present file is not a scores file.
         OutputError: the file cannot be written.
     """
     written = 0

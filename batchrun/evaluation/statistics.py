@@ -8,7 +8,7 @@ from functools import lru_cache
 from math import comb, exp, inf, lgamma, log, log1p, sqrt
 
 CONFIDENCE = 0.95
-"""How often an interval covers the truth."""
+"""The share of intervals that cover the true value."""
 _TINY = 1e-300
 _MOST_STEPS = 10_000
 
@@ -26,7 +26,7 @@ class Interval:
 
 
 class Moments:
-    """Numbers of which only their count, mean and variance are kept (Welford's method).
+    """The count, mean and variance of numbers (Welford's method).
 
     Args:
         least: No number can be smaller.
@@ -57,8 +57,8 @@ class Moments:
     def interval(self) -> Interval | None:
         """The mean and its 95% interval; None without numbers.
 
-        It is Student's, within what is possible. If all numbers are the same, their variance says nothing. Then the
-        interval allows for as many other numbers as may well be missed by so small a sample (Clopper and Pearson).
+        It is Student's t interval, cut to the possible range. If all numbers are equal, their variance says nothing.
+        Then it is the Clopper-Pearson interval, which allows for other numbers that so small a sample may miss.
         """
         if not self.count:
             return None
@@ -84,11 +84,11 @@ def pass_at(k: int, samples: int, right: int) -> float:
 
 
 def majority(samples: Iterable[tuple[object, float]]) -> float:
-    """The score of the answer that most samples share; of several such answers, the mean of their scores.
+    """The score of the answer that most samples share; for a tie, the mean of their scores.
 
     Args:
-        samples: An answer and its score for each, at least one. If equal answers have different scores, the mean of
-            these counts.
+        samples: The answer and the score of each, at least one. If equal answers have different scores, their mean
+            counts.
     """
     votes: dict[object, list[float]] = {}
     for answer, score in samples:

@@ -231,7 +231,7 @@ class Fields:
                 yield name, "ignored", text
         yield from _without_limit(prompt.shape, kind, request, parameters)
         if self._has_same_samples(prompt):
-            text = f"the {self._sweep.repeat:,} samples of --repeat are the same, or nearly, and each is paid for"
+            text = f"the {self._sweep.repeat:,} samples of --repeat are the same, or nearly so, and each is paid for"
             yield "temperature", "same_samples", f"with `temperature` 0, {text}"
 
 

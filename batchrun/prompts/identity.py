@@ -82,9 +82,9 @@ def request_key(request: Mapping[str, Any], *apart: object) -> bytes:
 
 
 def whole_request(request: Mapping[str, Any]) -> bytes:
-    """A request as JSON, the same for requests that mean the same to any worker.
+    """A request as JSON; equal for requests that mean the same to any worker.
 
-    The order of parameters does not matter. That of all other keys does: the tools and the schema of a request become a
+    The order of parameters does not matter. That of all other keys does: the tools and the schema of a request become
     part of its prompt as they are.
     """
     ordered = {}

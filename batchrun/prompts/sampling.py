@@ -43,9 +43,9 @@ COLUMN_NAMES = frozenset({"model", "n", "seed", "user", "priority", "documents",
 WHOLE_NUMBERS = frozenset(name for types in TYPES.values() for name, kind in types.items() if kind == "integer")
 
 _GIVES_NO_TEXT = re.compile(r"/(embeddings|embed|score|rerank|rank|pooling|classify|tokenize|detokenize)$")
-"""The routes that answer the same each time."""
+"""The routes that give the same answer each time."""
 _NO_SEED = -1
-"""vLLM takes this seed for none."""
+"""vLLM treats this seed as no seed."""
 _FITTING: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "integer": (int,),
@@ -105,7 +105,7 @@ def _fits(value: Any, wanted: str) -> bool:
 def is_sampled(request: Mapping[str, Any]) -> bool:
     """Whether another try may give another answer to a request: its temperature is not 0, and it has no seed.
 
-    Without a temperature, vLLM takes that of the model's `generation_config`, or 1.
+    Without a temperature, vLLM uses that of the model's `generation_config`, or 1.
     """
     body, sampling = request.get("openai_input"), request.get("sampling_params")
     if isinstance(body, dict) and _GIVES_NO_TEXT.search(str(request.get("openai_route"))):

@@ -30,7 +30,7 @@ def error_line(
     part: Any = None,
     write: Callable[[dict[str, Any]], bytes] | None = None,
 ) -> bytes:
-    """The line of a row that failed, with its line end. As an input line, it stands for its `request`.
+    """The line of a row that failed, with its line end. When it is used as an input line, its `request` is run.
 
     Args:
         row_id: The row's id.
@@ -61,7 +61,7 @@ def error_line(
 
 
 def part_bytes(output: Any) -> bytes:
-    """The output of a job without a result, as JSON of at most a million bytes; longer lists are cut."""
+    """The output of a job without a result, as JSON of at most a million bytes; a longer output is cut."""
     while len(written := write_line({"output": output})) > _MAX_PART_BYTES:
         if not isinstance(output, list) or len(output) < 3:  # noqa: PLR2004 - a piece and a mark
             output = [f"… (cut: {len(written):,} bytes)"]

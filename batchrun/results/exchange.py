@@ -1,4 +1,4 @@
-"""What was asked and what was answered in a row, as texts for people to read. Pure."""
+"""The prompt and the answer of a row, as texts for people to read. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchrun.results.text import CONTEXT_FULL, extract
 _MOST_CHARS = 200_000
 """A longer text is cut: nobody reads it, and a browser would take seconds to draw it."""
 _MOST_VALUE_CHARS = 2000
-"""A longer text within JSON is cut: it is a picture or the like."""
+"""A longer text within JSON is cut: it is probably a picture."""
 _FACTS = ("finish_reason", *(f"usage.{name}" for name in PARTS["usage"]), *(f"job.{name}" for name in PARTS["job"]))
 
 _NAMES = {"id": "job", "delay_ms": "time in the queue", "execution_ms": "execution time"}
@@ -48,9 +48,9 @@ class Exchange:
     line: int
     """The number of its line, 1-based."""
     turns: list[Turn]
-    """What was asked; empty if it is unknown."""
+    """The prompt; empty if it is unknown."""
     answers: list[str | None]
-    """The text of each choice, None for one without text; empty if nothing was answered, or not as text."""
+    """The text of each choice, None for one without text; empty if there is no answer, or not as text."""
     output: str | None
     """The answer as JSON, if it has no text; None if it has, or there is none."""
     reasoning: str | None
@@ -60,31 +60,31 @@ class Exchange:
     failure: Failure | None
     """None: the row succeeded."""
     marks: tuple[str, ...]
-    """What is notable about the answer, see `text.MARKS`."""
+    """The notable properties of the answer, see `text.MARKS`."""
     input_tokens: int | None
     output_tokens: int | None
     execution_ms: float | None
     facts: list[tuple[str, str]]
-    """Named figures: tokens, times, the job."""
+    """Named facts: tokens, times, the job."""
     fields: list[tuple[str, str]]
-    """The row's own fields, by their paths, like `metadata.topic`."""
+    """The row's own fields, by path, like `metadata.topic`."""
 
     @property
     def prompt_line(self) -> str:
-        """The last message that the user sent, or else the last of all; empty if it is unknown."""
+        """The last message of the user, otherwise the last message; empty if it is unknown."""
         asked = [turn.text for turn in self.turns if turn.role == "user"] or [turn.text for turn in self.turns]
         return asked[-1] if asked else ""
 
     @property
     def answer_line(self) -> str:
-        """The answer, or what there is in its place: an error, JSON, or what the model thought."""
+        """The answer, or what replaces it: an error, JSON, or the model's reasoning."""
         if self.failure is not None:
             return f"{self.failure.kind}: {self.failure.message}"
         return next(iter(filter(None, (*self.answers, self.tool_calls, self.output, self.reasoning))), "")
 
 
 def exchange_of(row: Row) -> Exchange:
-    """The exchange of a row whose request was read, too."""
+    """The exchange of a row that was read with its request."""
     record = row.record
     error = record.get("error")
     failure = None
@@ -118,7 +118,7 @@ def exchange_of(row: Row) -> Exchange:
 
 
 def own_fields(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The fields that a row has from its own line, by their paths, with their values as text."""
+    """The fields from the row's input line, by path, with their values as text."""
     found = [(name, value) for name, value in record.items() if name not in OURS]
     for place in ("metadata", "carried"):
         inner = record.get(place)
@@ -176,7 +176,7 @@ def _turn(message: Any) -> Turn:
 
 
 def _part(part: Any) -> str:
-    """A part of a message: its text, or what else it is, without the bytes of a picture."""
+    """A part of a message: its text, or a description without the bytes of a picture."""
     if isinstance(part, dict) and isinstance(part.get("text"), str):
         return _cut(part["text"])
     return readable(part)

@@ -75,7 +75,7 @@ class Record:
     is_cached: bool = False
     """Whether the answer came from the cache: it was paid for in another run, or earlier."""
     is_follower: bool = False
-    """Whether it is the answer to the equal request of another row of the run."""
+    """Whether it is the answer to the same request of another row of the run."""
 
     def tokens_once(self, seen: set[str]) -> tuple[int | None, int | None]:
         """The tokens to count: those of a shared job with its first record only, which is added to the jobs `seen`.
@@ -94,7 +94,7 @@ class Record:
 
     @property
     def counts_as_cached(self) -> bool:
-        """Whether the row is one of those that were looked up in the cache, and found."""
+        """Whether the row was looked up in the cache and found."""
         return self.is_cached and not self.is_follower
 
     @property
@@ -139,8 +139,8 @@ def result_line(
     """The line of a row that succeeded, with its line end.
 
     `read` has what was read from the text, `parsed` if there is a schema. `request` is the row's input line, as in
-    `error_line`; None: it is not written. `write` formats the record; None for our own format. A mapping as `job` is
-    that of an answer from the cache: the line is marked as `cached`.
+    `error_line`; None: it is not written. `write` formats the record; None for our own format. A mapping as `job`
+    belongs to an answer from the cache: the line is marked as `cached`.
     """
     record: dict[str, Any] = {"id": row_id, "status": "COMPLETED"}
     if not isinstance(job, JobInfo):

@@ -13,7 +13,7 @@ from batchrun.runs.opening import OpenRun
 from batchrun.state.answer_cache import AnswerCache
 
 WORKER_NAME = "worker_name"
-"""The setting with the name of the local endpoint's worker."""
+"""The setting that has the name of the local endpoint's worker."""
 
 
 def open_cache(run: OpenRun) -> CachedAnswers | None:
@@ -37,7 +37,7 @@ def open_cache(run: OpenRun) -> CachedAnswers | None:
 
 
 def _name(options: RunOptions, endpoint: str, worker: object) -> str:
-    """The name of an endpoint in the cache: that of Runpod is unique, and the built-in one answers as its worker."""
+    """The name of an endpoint in the cache: Runpod's are unique, the local one depends on its worker."""
     if options.is_local:
         return f"{endpoint}: {worker}"
     base_url = without_user(options.base_url)

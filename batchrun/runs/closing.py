@@ -36,7 +36,7 @@ from batchrun.state.amendments import count_tries
 from batchrun.state.dedupe import count_shared
 from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import read_options
-from batchrun.state.tunings import taken_up
+from batchrun.state.tunings import applied_tunings
 
 
 def conclude(run: OpenRun, outcome: Outcome) -> Summary:
@@ -159,7 +159,7 @@ def _write_manifest(run: OpenRun, summary: Summary, now: float) -> Path:
     options, store = run.options, run.store
     path = _absolute(manifest_path(options))
     OwnFiles(store).claim(path)
-    inputs, tunings = store.get_setting("inputs"), taken_up(store)
+    inputs, tunings = store.get_setting("inputs"), applied_tunings(store)
     write_manifest(
         path,
         batchrun_version=VERSION,

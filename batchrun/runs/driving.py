@@ -28,7 +28,7 @@ async def drive(
         base_url: Jobs are submitted to `<base_url>/<endpoint>/run`.
         rng: Source of jitter, and of the rows of the pilot.
         leaving: Lets other threads ask the session to leave; None: none will.
-        pilot: Submit only so many rows, drawn at random, those of earlier pilots among them; None: all.
+        pilot: Submit only this many random rows, including those of earlier pilots; None: all.
     """
     _settle(run)
     if not run.has_work:
@@ -89,7 +89,7 @@ async def cancel_jobs(run: OpenRun, base_url: str, rng: Random, *, leaving: Leav
     _settle_unconfirmed(run)
     if not run.store.counts()[RowState.SUBMITTED]:
         return Outcome("cancelled")
-    answers = replace(run.options.answers, cache=None)  # whatever is wrong with it must not keep jobs running
+    answers = replace(run.options.answers, cache=None)  # its errors must not leave jobs running
     run = replace(run, options=replace(run.options, answers=answers))
     async with open_engines(run, base_url, rng, leaving) as engines:
         for index in range(len(run.options.endpoints)):

@@ -20,12 +20,12 @@ from batchrun.endpoint.protocol import JobAnswer
 from batchrun.engine.answers import Answers
 from batchrun.engine.cached import CachedLoads
 from batchrun.engine.counts import SessionCounts
-from batchrun.engine.course import Course
 from batchrun.engine.dedupe import SharedAnswers
 from batchrun.engine.driver import Engine
 from batchrun.engine.fleet import Fleet
 from batchrun.engine.journal import Journal
 from batchrun.engine.orders import Orders
+from batchrun.engine.published_status import PublishedStatus
 from batchrun.engine.row_queue import Loaded, RowQueue
 from batchrun.engine.rules import Rules
 from batchrun.engine.signals import Leaving
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 def shared_answers(run: OpenRun) -> SharedAnswers:
-    """Gives rows the answers to equal requests of other rows of the run."""
+    """Gives rows the answers to the same requests of other rows of the run."""
     return SharedAnswers(run.store, run.lines, run.results)
 
 
@@ -71,7 +71,7 @@ class Engines:
         run: The run.
         base_url: Jobs are submitted to `<base_url>/<endpoint>/run`.
         rng: Source of jitter.
-        leaving: Lets other threads ask the session to leave; None: none will.
+        leaving: Lets other threads ask the session to leave; None if no thread does.
         stack: Closes the resources of the engines.
         chosen: The only rows that are submitted; None: all.
     """
@@ -90,12 +90,12 @@ class Engines:
         self._base_url = base_url
         self._rng = rng
         self._stack = stack
-        self._course = Course(run.store.get_setting("timeline"), run.session, run.wall)
+        self._published = PublishedStatus(run.store.get_setting("timeline"), run.session, run.wall)
         self._chosen = chosen
         self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="journal"))
         self.fleet = Fleet(
             run.observer,
-            self._course,
+            self._published,
             run.options.guards.on_interrupt,
             leaving=leaving,
             orders=Orders(run.lock, run.store, run.options.guards.on_interrupt, thread=self._thread, now_ms=run.now_ms),
@@ -105,7 +105,7 @@ class Engines:
         self._memory = MemoryBudget(run.options.memory_bytes)
         self._transport = self._packing(rows_per_job(run.options, run.store.count_rows))
         self._checked_for_s = 0.0
-        """How long the check of packing took: so much less is left until the deadline."""
+        """How long the check of packing took, which is subtracted from the time until the deadline."""
         self._numbers = {name: number for number, name in enumerate(run.lines.endpoints)}
         self._pool: Pool | None = None
         self._queue: RowQueue | None = None
@@ -128,10 +128,10 @@ class Engines:
         return Packing(self._run.options.policy, rows, f"batchrun-{self._run.store.token}")
 
     async def check_packing(self) -> None:
-        """Check that rows have the same answers together as alone, unless an earlier session has.
+        """Check that rows get the same answers together as alone, unless an earlier session has.
 
         Raises:
-            StoppedError: they have not.
+            StoppedError: they do not.
         """
         run, began = self._run, self._run.clock()
         find = partial(self._in_thread, candidates, run.store, run.lines, self._transport, self._cached)
@@ -144,7 +144,7 @@ class Engines:
                 self._pool.rows_per_job = 1
 
     async def workers(self) -> dict[str, int]:
-        """The workers that each endpoint has now, as far as it says."""
+        """The number of workers of each endpoint now, as far as it is known."""
         found = {}
         for endpoint in self._run.options.endpoints:
             async with self._client(endpoint) as client:
@@ -153,7 +153,7 @@ class Engines:
         return found
 
     def tell_if_none_shares(self) -> None:
-        """Tell that no row could share a job, which the check would have found."""
+        """Tell the user that no row could share a job; otherwise the check does so."""
         transport = self._transport
         is_unchecked = self._run.options.scheduler.pack_check == "off" and self._run.store.count_rows() > 1
         if is_unchecked and transport.rows_per_job > 1 and not transport.has_alike:
@@ -200,7 +200,7 @@ class Engines:
             ),
             self.fleet.observer_of(endpoint, alone=len(options.endpoints) == 1),
             answers=answers,
-            course=self._course,
+            published=self._published,
             thread=self._thread,
             load=load,
             clock=run.clock,
@@ -211,7 +211,7 @@ class Engines:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     def _counts(self, share: Share) -> dict[RowState, int]:
-        """The rows of an endpoint; those of a pool count at its first one."""
+        """The rows of an endpoint; those of a pool count at its first endpoint."""
         return dict.fromkeys(RowState, 0) if share.is_pool and share.index else self._run.store.counts(share)
 
     def _answers(self, client: EndpointClient, journal: Journal) -> Answers:
@@ -254,7 +254,7 @@ class Engines:
         number, parts = (share.endpoint, 1) if share.is_pool else (0, share.count)
         max_cost, worked = options.guards.max_cost, Execution(0, 0, 0)
         if options.guards.have_price:
-            # This reads every job, and only a budget needs it, which may also be set under way.
+            # This reads every job. Only a budget needs it, which may also be set during the run.
             worked = execution(store, number if share.is_pool else None)
         if max_cost is not None:
             max_cost /= parts

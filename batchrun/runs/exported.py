@@ -134,7 +134,7 @@ class RunResults:
         return merge(found, failed, key=lambda each: _place(each.row))
 
     def chosen(self, rows: Container[int]) -> Iterator[list[tuple[RowWithLine, Row]]]:
-        """Some rows, by their numbers, each with what was asked and answered, in such groups as `groups` gives."""
+        """Some rows, by their numbers, each with its request and its answer, grouped as in `groups`."""
         wanted = (each for each in self._merged("batchrun") if _number(each) in rows)
         for group in _in_groups(wanted):
             read = self._conversion.rows_at(self._placed, group, with_requests=True)

@@ -121,7 +121,7 @@ def write_manifest(
         results: The results files as they are.
         superseded: The files with the results that `redo` has replaced.
         sessions: The sessions of the run.
-        tunings: What was changed while it ran.
+        tunings: What was changed during the run.
         token: See `write_whole`.
 
     Raises:

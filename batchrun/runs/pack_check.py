@@ -26,7 +26,7 @@ from batchrun.state.reader import StateReader
 from batchrun.state.records import RowRecord
 
 _CHECKED = "pack_check"
-"""The setting of a run whose rows have the same answers together and alone."""
+"""The setting that says that rows of the run get the same answers together and alone."""
 _AUTO_MOST = 16
 ROWS = 4
 """How many rows are sent both together and one by one."""
@@ -38,14 +38,14 @@ _SLOWER = 1.5
 _POLL_FAILURES = 5
 _PATIENCE_S = 900.0
 """How long the check waits for its answers: workers may have to start first."""
-_NO_ANSWER = "--pack: the check had no answers in time; its jobs are cancelled, and nothing was compared"
+_NO_ANSWER = "--pack: the check got no answers in time; its jobs are cancelled, and nothing was compared"
 _LOOKED_AT = 200
 _LIKE_LENGTHS = 2.0
 NONE_SHARES = (
-    "none of the rows looked at can share a job; do they set max_tokens (--default max_tokens=512), and the same"
+    "none of the checked rows can share a job; do they set max_tokens (--default max_tokens=512), and the same"
     " parameters and seed? see `batchrun help packing`"
 )
-"""What to tell the user if there is no row to compare, or none has shared a job."""
+"""The message if there is no row to compare, or no rows have shared a job."""
 _HINT = "run without --pack, or with --pack-check off if you accept the difference"
 
 
@@ -89,20 +89,20 @@ async def can_share_jobs(
     client_of: Callable[[str], EndpointClient],
     find: Callable[[], Awaitable[list[Candidate]]],
 ) -> bool:
-    """Whether jobs can carry several rows: compare the answers to some, unless an earlier session has.
+    """Whether jobs can carry several rows: compare the answers to some rows, unless an earlier session has.
 
-    Several endpoints are asked at once, and the first answer counts: another one may never answer, or lack the route.
-    That one then gets single rows.
+    Several endpoints are tried at once, and the first answer counts: another endpoint may never answer, or lack the
+    route. That endpoint then gets single rows.
 
     Args:
         run: The run.
         packing: Makes the jobs.
-        endpoints: The endpoints to ask.
+        endpoints: The endpoints to try.
         client_of: Makes the client of an endpoint.
         find: Calls `candidates`.
 
     Raises:
-        StoppedError: rows have other answers together than alone.
+        StoppedError: rows get other answers together than alone.
     """
     options, store, tell = run.options, run.store, run.observer.message
     if options.scheduler.pack_check == "off" or packing.rows_per_job == 1 or store.get_setting(_CHECKED):
@@ -122,7 +122,7 @@ async def can_share_jobs(
 
     verdict = await _first([check(endpoint) for endpoint in endpoints])
     if verdict is None:
-        return True  # the run meets the same, and deals with it
+        return True  # the run gets the same error, and handles it
     tell(verdict.message)
     if verdict.is_settled:
         store.set_setting(_CHECKED, value=True)
@@ -130,7 +130,7 @@ async def can_share_jobs(
 
 
 async def _first(checks: Sequence[Coroutine[Any, Any, Verdict]]) -> Verdict | None:
-    """What the first check that succeeds has found; None if none could be made."""
+    """The verdict of the first check that succeeds; None if none does."""
     verdict, tasks = None, [asyncio.create_task(check) for check in checks]
     try:
         for done in asyncio.as_completed(tasks):

@@ -27,7 +27,7 @@ class _Alike:
     size_bytes: int = 0
 
     def jobs(self, rows_per_job: int) -> list[tuple[int, int]]:
-        """Sizes of jobs, and how many jobs have each."""
+        """The sizes of jobs, and the number of jobs of each size."""
         by_bytes = JOB_BYTES * self.rows // max(self.size_bytes, 1)
         size = max(min(rows_per_job, self.most, by_bytes), 1)
         full, rest = divmod(self.rows, size)
@@ -46,7 +46,7 @@ class PackPlan:
         self._packing = Packing(options.policy, MOST_ROWS_PER_JOB, "")
         self._alike: dict[int, _Alike] = {}
         self._alone: Counter[str] = Counter()
-        """The rows that have jobs of their own, by the reason."""
+        """The number of rows that have jobs of their own, by reason."""
 
     def add(self, request: Mapping[str, Any]) -> None:
         """Count a row."""
@@ -61,7 +61,7 @@ class PackPlan:
         alike.rows += 1
         alike.size_bytes += kind.size_bytes
 
-    def told(self) -> str:
+    def message(self) -> str:
         """The plan, as a message to the user."""
         total = self._alone.total() + sum(alike.rows for alike in self._alike.values())
         most = rows_per_job(self._options, lambda: total)

@@ -1,4 +1,4 @@
-"""What the pilot of a run took, from its state file and results, and the estimate that follows from it."""
+"""The measurements of a pilot, from its state file and results, and the estimate that follows from them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NOTHING = Range(0.0, 0.0)
 
 
 class _Answer(NamedTuple):
-    """What the result line of a row says."""
+    """The figures of a row's result line."""
 
     worker: str | None
     input_tokens: int | None
@@ -39,11 +39,11 @@ class _Answer(NamedTuple):
 
 
 def read_estimate(state: Path, rng: Random) -> Estimate | None:
-    """What the rest of a run takes, as its pilot shows; None if no row of the pilot has a result.
+    """The estimate of the rest of a run from its pilot; None if no row of the pilot has a result.
 
     Args:
         state: The run's state file.
-        rng: Source of the samples that are drawn from the pilot.
+        rng: Source of the random samples from the pilot.
 
     Raises:
         StateError: it cannot be read.
@@ -112,7 +112,7 @@ def _pilots(store: StateSnapshot, options: RunOptions) -> Iterator[Pilot]:
 
 
 def _row(jobs: Sequence[RowJob], answer: _Answer | None, most: int, factors: tuple[float, float]) -> PilotRow:
-    """What a row took. Its jobs had `most` rows at most: a fuller job takes as long at best."""
+    """The measurements of a row. Its jobs had at most `most` rows: a fuller job takes at least as long."""
     execution_s = [(job.execution_ms or 0) / 1000 for job in jobs]
     used = made = None
     if answer is not None:
@@ -132,7 +132,7 @@ def _row(jobs: Sequence[RowJob], answer: _Answer | None, most: int, factors: tup
 
 
 def _jobs(rows: Sequence[Sequence[RowJob]], answers: dict[int, _Answer]) -> list[PilotJob]:
-    """When the last jobs of the rows ran, each once."""
+    """The times of the last jobs of the rows, each job once."""
     found: dict[int, PilotJob] = {}
     for *_, job in rows:
         if job.execution_ms is None:
@@ -144,12 +144,12 @@ def _jobs(rows: Sequence[Sequence[RowJob]], answers: dict[int, _Answer]) -> list
         worker = (answer.worker if answer else None) or (known.worker if known else "")
         found[job.job] = PilotJob(worker, submitted_at, started_at, started_at + job.execution_ms / 1000)
     jobs = list(found.values())
-    # A failed row has no worker in the results. Where others are known, the job would look like one more worker.
+    # A failed row has no worker in the results. If other workers are known, its job would look like one more worker.
     return [job for job in jobs if job.worker] or jobs
 
 
 def _refused(store: StateReader) -> tuple[float, float]:
-    """By how much answers that were refused, and paid for, raise the input and the output tokens."""
+    """The factors by which refused answers, which were paid for, raise the input and the output tokens."""
     counters = store.counters()
     used, made = counters.get("input_tokens", 0), counters.get("output_tokens", 0)
     return (
@@ -159,7 +159,7 @@ def _refused(store: StateReader) -> tuple[float, float]:
 
 
 def _answers(store: StateSnapshot, rows: Collection[int]) -> dict[int, _Answer]:
-    """The answers to the rows of the pilot. Mostly they are the first of the results."""
+    """The answers to the rows of the pilot, which are mostly the first results."""
     found: dict[int, _Answer] = {}
     for output in store.outputs():
         for group in read_groups(store.lines_path(output), end=output.committed_bytes):

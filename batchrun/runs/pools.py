@@ -36,7 +36,7 @@ def is_same_pool(was: RunOptions, options: RunOptions) -> bool:
 
 
 def refuse_lost_jobs(store: StateReader, known: list[str], options: RunOptions) -> None:
-    """Refuse to take an endpoint away that has, or may have, jobs of pending rows, unless they are given up.
+    """Refuse to remove an endpoint that has, or may have, jobs of pending rows, unless they are given up.
 
     Args:
         store: The run's state.
@@ -53,7 +53,7 @@ def refuse_lost_jobs(store: StateReader, known: list[str], options: RunOptions) 
         if in_flight or unconfirmed:
             has = [f"{counted(in_flight, 'row')} in flight, which only it can answer"] if in_flight else []
             if unconfirmed:
-                has.append(f"{counted(unconfirmed, 'row')} whose submission is unconfirmed, which only it may know")
+                has.append(f"{counted(unconfirmed, 'row')} whose submission is unconfirmed, which only it can confirm")
             raise StateError(
                 f"endpoint {endpoint} has {', and '.join(has)}",
                 f"keep it: --endpoint {','.join((*options.endpoints, endpoint))}; or add --abandon to run these rows"
@@ -62,7 +62,7 @@ def refuse_lost_jobs(store: StateReader, known: list[str], options: RunOptions) 
 
 
 def _count_at(store: StateReader, number: int, options: RunOptions) -> tuple[int, int]:
-    """The rows in flight at an endpoint, and those that will be submitted again because it may not have them."""
+    """The number of rows in flight at an endpoint, and of those to submit again because it may not have them."""
     is_held = options.scheduler.unconfirmed == "resubmit"
     return store.count_jobs_at(number), store.count_unconfirmed_at(number, is_held=is_held)
 

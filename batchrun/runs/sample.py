@@ -1,4 +1,4 @@
-"""Draws a stratified sample of a run's questions, so that rare outcomes are in it, too. Pure.
+"""Draws a stratified sample of a run's questions, so that it contains rare outcomes, too. Pure.
 
 A question is a line of the input with all its rows. Its stratum is its input and its first failure, if any.
 """
@@ -16,9 +16,9 @@ from batchrun.runs.exported import Ended
 from batchrun.state.positions import Position
 
 _LEAST = 20
-"""Of a stratum, so many questions are drawn if it has them, and the sample has room."""
+"""At least this many questions of each stratum are drawn, if it has them and the sample has room."""
 _MOST_STRATA = 200
-"""With more, the inputs are not told apart."""
+"""If there are more strata, the inputs are not distinguished."""
 
 Stratum = TypeVar("Stratum")
 
@@ -31,7 +31,7 @@ class Sample:
     """The numbers of the rows."""
     questions: int
     total_rows: int
-    """All rows that have ended, and in `total_questions` their questions."""
+    """The number of all rows that have ended; `total_questions` is the number of their questions."""
     total_questions: int
 
     @property
@@ -41,12 +41,12 @@ class Sample:
 
 
 def draw(ended: Callable[[], Iterator[Ended]], most_rows: int, most_bytes: int, random: Random) -> Sample:
-    """Draw whole questions, one at least.
+    """Draw whole questions, at least one.
 
     Args:
-        ended: Gives the rows in input order, each time it is called; twice if not all rows are drawn.
-        most_rows: How many rows to draw at most, unless one question has more.
-        most_bytes: How long the lines and results of the rows may be together, on average.
+        ended: Gives the rows in input order each time it is called. It is called twice if not all rows are drawn.
+        most_rows: The most rows to draw, unless one question has more.
+        most_bytes: The most bytes that the lines and results of the rows may have together, on average.
         random: Decides which questions of a stratum are drawn.
     """
     sizes: Counter[tuple[int, str | None]] = Counter()
@@ -77,10 +77,10 @@ def draw(ended: Callable[[], Iterator[Ended]], most_rows: int, most_bytes: int, 
 
 
 def allocated(sizes: Mapping[Stratum, int], most: int) -> dict[Stratum, int]:
-    """How many to draw of each stratum: some of each, and the rest in proportion to their sizes.
+    """The number to draw from each stratum: some from each, and the rest in proportion to their sizes.
 
     Args:
-        sizes: How many each stratum has, together at least `most`.
+        sizes: The size of each stratum, together at least `most`.
         most: How many to draw.
     """
     least = min(_LEAST, most // (2 * len(sizes)))

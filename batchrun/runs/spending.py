@@ -60,6 +60,6 @@ def _cost(
 
 
 def _done(counts: dict[RowState, int], counters: dict[str, int]) -> tuple[int, int]:
-    """The rows that have ended, and all rows, without those that the cache has answered: they cost nothing."""
+    """The rows that have ended, and all rows, without those answered from the cache, which cost nothing."""
     cached = counters.get(CACHED, 0)
     return sum(count for state, count in counts.items() if not state.is_open) - cached, sum(counts.values()) - cached

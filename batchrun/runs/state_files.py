@@ -15,12 +15,12 @@ _SUFFIX = ".state"
 
 
 def state_files(folders: Iterable[Path]) -> list[Path]:
-    """The state files in folders, and in folders of results within them; the one that was written last first.
+    """The state files in folders, and in folders of results within them; the most recently written first.
 
-    They are recognized by their names and their first bytes. A path to a state file stands for itself.
+    They are recognized by their names and their first bytes. A path may also be a state file itself.
 
     Raises:
-        UsageError: there is no such folder, it cannot be read, or it is another file.
+        UsageError: there is no such folder, it cannot be read, or it is a file that is not a state file.
     """
     found: dict[Path, float] = {}
     for folder in folders:
@@ -35,7 +35,7 @@ def state_files(folders: Iterable[Path]) -> list[Path]:
 
 
 def newest_state(folder: Path) -> Path:
-    """The state file in a folder that was written last.
+    """The most recently written state file in a folder.
 
     Raises:
         UsageError: there is none.
@@ -53,7 +53,7 @@ def written_at(state: Path) -> float:
     """When a state file or its log was last written, UTC epoch seconds.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: it cannot be read.
     """
     at = state.stat().st_mtime
     with suppress(OSError):

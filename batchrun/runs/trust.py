@@ -1,8 +1,8 @@
 """Decides what a run may do only because its state file says so.
 
 A state file may come from somebody else, and it names the URL that the API key is sent to, files that are read and
-sent, files that are written, a function that is called, and a file that answers are taken from. What the command itself
-gives was chosen by its user. The state file keeps an HMAC of these choices under the API key, so `resume` needs no
+sent, files that are written, a function that is called, and a file that answers are taken from. The user chose what the
+command itself gives. The state file keeps an HMAC of these choices under the API key, so `resume` needs no
 confirmation: nobody can make one without the key. The API's own URL, and files in the state file's folder, need no
 proof.
 """

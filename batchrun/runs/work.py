@@ -13,7 +13,7 @@ from batchrun.state.reader import StateReader
 
 _SHORT_LEAST_S = 30.0
 _SHORT_SHARE = 0.25
-"""A shorter time, or a smaller share of the time with shared jobs, is the beginning or the end of a run."""
+"""A shorter time, or a smaller share of the time with shared jobs, occurs at the beginning or the end of any run."""
 
 
 def endpoint_work(store: StateReader, options: RunOptions) -> list[EndpointWork]:
@@ -32,7 +32,7 @@ def endpoint_work(store: StateReader, options: RunOptions) -> list[EndpointWork]
 
 
 def few_jobs(store: StateReader, counters: Mapping[str, int], options: RunOptions) -> list[FewJobs]:
-    """Where jobs of several rows were too few for the workers; those of a sweep over endpoints count together."""
+    """Where there were too few jobs of several rows for the workers; the endpoints of a sweep count together."""
     known = known_endpoints(store, options)
     found = []
     for number, endpoint in enumerate(known):

@@ -46,7 +46,7 @@ class Backlog:
         """Whether more rows have been requested and not arrived yet."""
 
     def keep_ready(self, window: int) -> None:
-        """Keep rows ready for about as many jobs as may be in flight."""
+        """Keep enough rows ready for about as many jobs as may be in flight."""
         self._most = self._rows_ready(window)
 
     def _rows_ready(self, window: int) -> int:

@@ -24,7 +24,7 @@ _JOBS_FOR_MEAN = 5
 
 
 def _counters(endpoint: int) -> list[str]:
-    """The names of the counters of an endpoint, one for each field: those of the first endpoint have no number."""
+    """The names of the counters of an endpoint, one for each field; those of the first endpoint have no suffix."""
     number = f" {endpoint}" * (endpoint > 0)
     return [f"{each.name.removesuffix('_s')}_ms{number}" for each in fields(WorkerTime)]
 
@@ -39,13 +39,13 @@ class WorkerTime:
     unwatched_s: float = 0.0
     """Execution time of jobs that ran while no session was sampling: job-seconds, not worker-seconds."""
     packed_s: float = 0.0
-    """Seconds in which jobs of several rows were in flight; for this and the next three see `Shortage`."""
+    """Seconds in which jobs of several rows were in flight; for this and the next three, see `Shortage`."""
     short_s: float = 0.0
-    """Those of them in which these jobs were too few for the workers."""
+    """Seconds of that time in which there were too few of these jobs for the workers."""
     short_running_s: float = 0.0
-    """In this time, that of the workers with a job."""
+    """In these seconds, the time of workers with a job."""
     short_idle_s: float = 0.0
-    """In this time, that of the workers without one."""
+    """In these seconds, the time of workers without a job."""
 
     @property
     def most_s(self) -> float:
@@ -100,7 +100,7 @@ class WorkerMeter:
         self.add(WorkerTime(unwatched_s=min(execution_s, max(began_at - started_at, 0.0))))
 
     def add(self, time: WorkerTime) -> None:
-        """Count this time, too."""
+        """Add this time."""
         self.total.add(time)
         self._untold.add(time)
 
@@ -157,7 +157,7 @@ class Budget:
         self._all.append(self)
 
     def limit(self, max_cost: float) -> None:
-        """Change the limit; infinite for no budget. Without a price there is none."""
+        """Change the limit; infinite for no budget. Without a price there is no budget."""
         self._max_cost = max_cost if self._price_per_s and max_cost < math.inf else None
 
     def job_ended(self, execution_s: float | None) -> None:

@@ -46,7 +46,7 @@ class Deadline:
         self._began_at = now - self.spent_s
 
     def move(self, after_s: float) -> None:
-        """Let the session end so many seconds after its start; infinite for no deadline."""
+        """Set the deadline, in seconds after the session's start; infinite for no deadline."""
         self._after_s = after_s
 
     @property
@@ -56,7 +56,7 @@ class Deadline:
 
     def keep(self, now: float) -> None:
         """Stop submitting when jobs would end too late, and stop at once at the deadline."""
-        # Without a row left to submit there is nothing to stop: the jobs in flight may still end in time.
+        # If no row is left to submit, there is nothing to stop: the jobs in flight may still end in time.
         is_over = self._stopping.is_stopping or self._backlog.is_empty
         if not is_over and now >= self._last_submission_at(now):
             self._stopping.drain(self._reached())

@@ -22,9 +22,9 @@ class Feedback:
         plan: When jobs are polled.
         predictor: Predicts when they end.
         flights: The jobs in flight; shared with the scheduler.
-        window: How many there may be.
+        window: The most jobs in flight.
         faulty_workers: Detects faulty workers.
-        shortage: Notices that jobs are too few; None if each has one row.
+        shortage: Notices that there are too few jobs; None if each job has one row.
     """
 
     def __init__(

@@ -79,7 +79,7 @@ class Parts:
 
     @property
     def refusals(self) -> Refusals:
-        """What the endpoint has refused."""
+        """The submissions that the endpoint has refused."""
         return self.stopping.refusals
 
     @property

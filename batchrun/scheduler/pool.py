@@ -114,7 +114,7 @@ class Pool:
 
 
 class Parts(Protocol):
-    """The parts of a scheduler that its place in a pool looks at."""
+    """The parts of a scheduler that its place in a pool uses."""
 
     flights: dict[int, Flight]
     predictor: Predictor
@@ -130,11 +130,11 @@ class Parts(Protocol):
 
     @property
     def refusals(self) -> Refusals:
-        """What the endpoint has refused."""
+        """The submissions that the endpoint has refused."""
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the scheduler submits nothing more, wherever it is."""
+        """Whether the scheduler submits nothing more."""
 
 
 class Member:

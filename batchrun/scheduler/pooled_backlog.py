@@ -28,7 +28,7 @@ class PooledBacklog(Backlog):
         """The first row of those that stay together -> all of them, and when they are due."""
 
     def keep_ready(self, window: int) -> None:
-        """Keep rows ready for about as many jobs as may be in flight, here and elsewhere."""
+        """Keep enough rows ready for about as many jobs as may be in flight, at all endpoints."""
         self._common.keep_ready(window)
 
     def __len__(self) -> int:

@@ -1,15 +1,15 @@
-"""Notices that jobs of several rows are too few for the endpoint's workers.
+"""Notices that there are too few jobs of several rows for the endpoint's workers.
 
-The autoscaler counts jobs, or how long they wait, and knows nothing of their rows. One worker takes many jobs at once.
-So it may hold all rows of a run in a few jobs while other workers are idle, or are not started at all.
+The autoscaler counts jobs, or how long they wait, and knows nothing about their rows. One worker takes many jobs at
+once. So it may hold all rows of a run in a few jobs while other workers are idle, or are not started at all.
 
-Only what `/health` and the run's own jobs show is counted. Jobs are too few while a worker has some, and
+Only `/health` and the run's own jobs are used. There are too few jobs while a worker has some, and
 
-- others are idle although jobs wait: the autoscaler does not start them for so few; or
+- others are idle although jobs wait: the autoscaler does not start them for this few jobs; or
 - no job waits, nothing more can be submitted, and either others are idle, or those at work hold more rows than they
-  can run at once. Whether the endpoint may have more workers is not known.
+  can run at once. Whether the endpoint may have more workers is unknown.
 
-A time counts from one look at `/health` to the next if jobs are too few at both.
+The time between two polls of `/health` counts if there are too few jobs at both.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from batchrun.scheduler.row_outcomes import RowOutcomes
 from batchrun.scheduler.window import Window
 
 _TRUSTED_GAP_S = 60.0
-"""Looks that are farther apart say nothing of the time between them."""
+"""If two polls are farther apart, the time between them does not count."""
 _TELL_AFTER_S = 60.0
 
 
 class Shortage:
-    """Counts the time in which jobs of several rows are too few, and reports it once.
+    """Counts the time with too few jobs of several rows, and reports it once.
 
     Args:
         flights: The jobs in flight; shared with the scheduler.
@@ -55,12 +55,12 @@ class Shortage:
         self._meter = meter
         self._outcomes = outcomes
         self._last: tuple[float, EndpointHealth, bool] | None = None
-        """The last look at which jobs of several rows were in flight: when, at what, and whether they were too few."""
+        """The last poll with jobs of several rows in flight: its time, the answer, and whether there were too few."""
         self._short_since: float | None = None
         self._has_told = False
 
     def saw_health(self, health: EndpointHealth, now: float, *, arrived: int) -> None:
-        """`/health` answered; `arrived` of the jobs in flight were submitted before it was asked."""
+        """`/health` answered; `arrived` of the jobs in flight were submitted before it was polled."""
         jobs = len(self._flights)
         rows = sum(len(flight.rows) for flight in self._flights.values())
         is_short = rows > jobs and 2 * arrived >= jobs and self._is_short(health, rows)
@@ -83,7 +83,7 @@ class Shortage:
         )
         if self._short_since is not None and now - self._short_since >= _TELL_AFTER_S and not self._has_told:
             self._has_told = True
-            self._outcomes.decided.append(cmd.Tell(_told(health, jobs, rows, now - self._short_since)))
+            self._outcomes.decided.append(cmd.Tell(_message(health, jobs, rows, now - self._short_since)))
 
     def _is_short(self, health: EndpointHealth, rows: int) -> bool:
         if not health.running:
@@ -96,7 +96,7 @@ class Shortage:
         return health.idle > 0 or 0 < PROMPTS_AT_ONCE * health.workers < rows
 
 
-def _told(health: EndpointHealth, jobs: int, rows: int, lasted_s: float) -> str:
+def _message(health: EndpointHealth, jobs: int, rows: int, lasted_s: float) -> str:
     workers = "1 worker is" if health.running == 1 else f"{health.running:,} workers are"
     idle = f" and {health.idle:,} idle" if health.idle else ""
     return (

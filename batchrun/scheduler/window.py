@@ -87,7 +87,7 @@ class Window:
         return self._fixed is None
 
     def fix(self, size: int | None) -> None:
-        """Let this number of jobs be in flight from the next `update` on; None to follow the endpoint."""
+        """Set the number of jobs in flight from the next `update` on; None to follow the endpoint."""
         self._fixed = size
 
     def update(self, now: float, in_flight: int, sequence: int) -> None:

@@ -1,8 +1,8 @@
 """Finds and stores answers in a file that runs share.
 
-An answer is found by a digest, and taken only if the whole request is equal, and the row is as it was written. Several
-processes may use a file at once: readers never wait, and a transaction has the answers of one group of writes.
-An answer of another model than that by which its endpoint has answered last is not taken any more.
+An answer is found by a digest, and used only if the whole request is equal and the row is unchanged. Several processes
+may use a file at the same time: readers never wait, and a transaction has the answers of one group of writes. An answer
+is no longer used once its endpoint has answered as another model.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _SERVED = "SELECT model FROM served WHERE endpoint = ? AND asked = ?"
 
 
 class CacheKey(NamedTuple):
-    """What was asked, and of whom."""
+    """The request, and the endpoint that it was sent to."""
 
     endpoint: str
-    """The endpoint, so that no other has the same name."""
+    """The endpoint, by a unique name."""
     sample: int
     """The sample of `--repeat`, from 0: each has an answer of its own."""
     request: bytes
@@ -43,19 +43,19 @@ class CacheKey(NamedTuple):
 
     @property
     def digest(self) -> bytes:
-        """16 bytes by which it is found."""
+        """16 bytes that identify it."""
         place = f"{self.sample} {self.endpoint}\n".encode()
         return blake2b(place + self.request, digest_size=_DIGEST_BYTES).digest()
 
 
 class StoredAnswer(NamedTuple):
-    """An answer, and what is known of it."""
+    """An answer, and what is known about it."""
 
     key: CacheKey
     asked: str
-    """The model that the request names; empty: none."""
+    """The model that the request names; empty for none."""
     model: str
-    """The model that the answer names; empty: none."""
+    """The model that the answer names; empty for none."""
     job: bytes
     """The job that gave it, a JSON object as in a result line."""
     output: bytes
@@ -63,7 +63,7 @@ class StoredAnswer(NamedTuple):
 
     @property
     def seal(self) -> bytes:
-        """8 bytes that change with anything in it: SQLite itself does not notice changed bytes."""
+        """An 8-byte checksum of everything in it: SQLite itself does not notice changed bytes."""
         seal = blake2b(repr((*self.key[:2], self.asked, self.model)).encode(), digest_size=_SEAL_BYTES)
         for part in (self.job, self.key.request, self.output):
             seal.update(b"%d\n" % len(part))
@@ -76,11 +76,11 @@ class CacheLockedError(Exception):
 
 
 class CacheBrokenError(Exception):
-    """The file cannot be used any more; the text says why."""
+    """The file can no longer be used; the text says why."""
 
 
 class AnswerCache:
-    """A cache, open for a run: one thread finds answers, and another one may add them.
+    """A cache that is open for a run: one thread finds answers, and another may add them.
 
     Args:
         path: The file; created if it does not exist, but its folder is not.
@@ -131,14 +131,14 @@ class AnswerCache:
         return None
 
     def add(self, answers: Iterable[StoredAnswer], now_ms: int) -> list[StoredAnswer]:
-        """Store answers in one transaction, in the place of older ones to the same requests.
+        """Store answers in one transaction; they replace older answers to the same requests.
 
         Args:
             answers: The answers.
             now_ms: UTC epoch milliseconds.
 
         Returns:
-            Those by which an endpoint's model turned out to be another one than before.
+            Those that show that an endpoint has another model than before.
 
         Raises:
             CacheLockedError: another program has had the file locked for five seconds; nothing was stored.

@@ -1,7 +1,7 @@
-"""The file of a cache of answers: its tables, and how it is created, opened and refused.
+"""The file of an answer cache: its tables, and how it is created, opened and refused.
 
-It is SQLite with a write-ahead log, so a process that is killed leaves it whole. `answers` has one row for each
-request, endpoint and sample. `served` has the model by which an endpoint has answered last.
+It is SQLite with a write-ahead log, so a killed process leaves it intact. `answers` has one row for each
+request, endpoint and sample. `served` has the model as which an endpoint answered last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ APPLICATION_ID = 0x62616361
 CACHE_VERSION = 1
 WRITE_WAIT_S = 5.0
 _CHECKED_BYTES = 64 << 20
-"""A file of at most this size is checked as a whole when it is opened, which takes a tenth of a second."""
+"""A file of at most this size is checked completely when it is opened, which takes a tenth of a second."""
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 _TABLES = f"""
@@ -49,7 +49,7 @@ PRAGMA user_version = {CACHE_VERSION};
 
 
 def refuse_unusable_cache(path: Path) -> None:
-    """Refuse a file that is no cache, damaged, newer, or not to be written; one that is missing or empty is fine.
+    """Refuse a file that is not a cache, is damaged or newer, or cannot be written; it may be missing or empty.
 
     Raises:
         StateError: says which.
@@ -57,7 +57,7 @@ def refuse_unusable_cache(path: Path) -> None:
     if path.is_dir():
         raise StateError(f"--cache {path} is a folder", "give a file in it")
     if not path.parent.is_dir():
-        raise StateError(f"--cache {path}: its folder does not exist", "make it, or give another file")
+        raise StateError(f"--cache {path}: its folder does not exist", "create it, or give another file")
     if not _size(path):
         return
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
@@ -67,7 +67,7 @@ def refuse_unusable_cache(path: Path) -> None:
 
 
 def _refuse_foreign(db: sqlite3.Connection, path: Path) -> bool:
-    """Refuse what is no usable cache; returns whether it has its tables yet."""
+    """Refuse a file that is not a usable cache; returns whether it has its tables yet."""
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (application_id,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -89,7 +89,7 @@ def _refuse_foreign(db: sqlite3.Connection, path: Path) -> bool:
 
 
 def _lacks_pages(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file was cut off. With a log, its last pages may be there."""
+    """Whether the file was cut off. If it has a log, its last pages may be there."""
     real = path.resolve()
     if _size(real.with_name(f"{real.name}-wal")):
         return False
@@ -130,7 +130,7 @@ def _make_tables(db: sqlite3.Connection, path: Path) -> None:
 
 
 def connect(path: Path, wait_s: float) -> sqlite3.Connection:
-    """A connection that waits so many seconds for other processes.
+    """A connection that waits up to `wait_s` seconds for other processes.
 
     Raises:
         sqlite3.Error: it cannot be opened.
@@ -141,7 +141,7 @@ def connect(path: Path, wait_s: float) -> sqlite3.Connection:
 
 @contextmanager
 def refused(path: Path) -> Iterator[None]:
-    """Make one clear error of what SQLite and the disk say about a file before a run, or of `batchrun cache`."""
+    """Turn errors of SQLite and the disk into one clear error, before a run or in `batchrun cache`."""
     try:
         yield
     except OSError as error:
@@ -154,7 +154,7 @@ def refused(path: Path) -> Iterator[None]:
             raise StateError(f"--cache {path} is not a cache of batchrun: {error}", "give another file") from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
             raise StateError(
-                f"--cache {path} is damaged: {error}", "move it away, and a new one is made; or give another file"
+                f"--cache {path} is damaged: {error}", "move it away, and a new one is created; or give another file"
             ) from error
         raise StateError(f"--cache {path} cannot be used: {error}", "free disk space, or give another file") from error
 

@@ -1,4 +1,4 @@
-"""Looks at a cache of answers, and prunes it, while runs use it."""
+"""Inspects an answer cache, and prunes it, while runs use it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from batchrun.state.opening import retry_while_locked
 
 
 class CacheFigures(NamedTuple):
-    """What is in a cache."""
+    """The contents of a cache."""
 
     answers: int
     size_bytes: int
-    """Of the file, without space that is free again."""
+    """The size of the file, without space that is free again."""
     oldest_ms: int | None
-    """When the oldest answer was stored, UTC epoch milliseconds; None without answers, as the next."""
+    """When the oldest answer was stored, UTC epoch milliseconds; None without answers. The same applies to
+    `newest_ms`."""
     newest_ms: int | None
     by_endpoint: list[tuple[str, str, int]]
     """Endpoint, the model that its answers name, and their number."""
 
 
 _AT_ONCE = 200
-"""Answers that one transaction removes, so that no run waits for long."""
+"""How many answers one transaction removes, so that no run waits for long."""
 _PAGES_AT_ONCE = 1000
 
 
 class CacheUpkeep:
-    """A cache, open to be looked at and pruned; other processes may use it meanwhile.
+    """A cache that is open for inspection and pruning; other processes may use it at the same time.
 
     Args:
         path: The file.
@@ -41,7 +42,7 @@ class CacheUpkeep:
     def __init__(self, path: Path) -> None:
         self._path = path
         if not path.exists():
-            raise StateError(f"{path}: there is no such cache", "runs make one: batchrun run ... --cache FILE")
+            raise StateError(f"{path}: there is no such cache", "runs create one: batchrun run ... --cache FILE")
         with refused(path):
             refuse_unusable_cache(path)
             self._db = connect(path, WRITE_WAIT_S)
@@ -53,7 +54,7 @@ class CacheUpkeep:
         self._db.close()
 
     def figures(self) -> CacheFigures:
-        """What is in it.
+        """Its contents.
 
         Raises:
             StateError: it cannot be read.

@@ -122,8 +122,8 @@ def latest_failures(store: StateReader, most: int, among: int, message_chars: in
     Args:
         store: The state file.
         most: How many.
-        among: They are found among so many failed rows, the last ones in the order of their numbers.
-        message_chars: How much of each message is read.
+        among: They are searched among this many failed rows, the last ones in the order of their numbers.
+        message_chars: How many characters of each message are read.
     """
     sql = (
         "SELECT r.id, f.kind, substr(m.message, 1, ?), f.completed_ms FROM"
@@ -188,7 +188,7 @@ class SessionTimes(NamedTuple):
     seen_ms: int
     """When it was last known to be running."""
     outcome: str | None
-    """None: it was killed, or goes on."""
+    """None: it was killed, or is running."""
 
 
 def sessions(store: StateReader) -> list[SessionTimes]:
@@ -297,7 +297,7 @@ def last_result_ms(store: StateReader) -> int:
 
 
 def rows_in_order(store: StateReader) -> Iterator[tuple[int, int, int, int]]:
-    """Every row with its input, line and stored variant, one in memory at a time; the rows of a line are together."""
+    """Every row with its input, line and stored variant, one in memory at a time; the rows of a line are adjacent."""
     yield from store.each("SELECT row, source, line, variant FROM rows ORDER BY row")
 
 

@@ -175,7 +175,7 @@ def holder(state: Path, known: Holder | None = None) -> Holder | None:
 
     Args:
         state: The state file.
-        known: Who is assumed to hold it still, if anybody does: searching all processes takes time.
+        known: The process that probably still holds it: searching all processes takes time.
     """
     with _opening:
         if is_held_here(state):

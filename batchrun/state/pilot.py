@@ -1,4 +1,4 @@
-"""The pilot of a run: rows drawn at random that are run before the others, and what they took."""
+"""The pilot of a run: random rows that are run before the others, and their measurements."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pilot_rows(store: StateReader) -> list[int]:
 
 
 def pilot_workers(store: StateReader) -> dict[str, int]:
-    """Endpoint -> the workers that it had when the pilot ended, as far as they are known."""
+    """Endpoint -> the number of its workers when the pilot ended, as far as it is known."""
     known = store.get_setting(_SETTING)
     workers = known.get("workers") if isinstance(known, dict) else None
     return workers if isinstance(workers, dict) else {}
@@ -72,13 +72,13 @@ def note_workers(store: Store, workers: Mapping[str, int]) -> None:
 
 
 def count_pending(store: StateReader, rows: Sequence[int]) -> int:
-    """How many of these rows are pending and have jobs of their own."""
+    """The number of these rows that are pending and have jobs of their own."""
     sql = "SELECT count(*) FROM rows WHERE state = 0 AND same_as IS NULL AND row IN (SELECT value FROM json_each(?))"
     return int(store.query(sql, (orjson.dumps(rows).decode(),))[0][0])
 
 
 def count_left(store: StateReader, share: Share = ALL) -> int:
-    """How many rows are still to be paid for: those that are pending, and have jobs of their own."""
+    """The number of rows that are still to be paid for: those that are pending and have jobs of their own."""
     sql = f"SELECT count(*) FROM rows WHERE state = 0 AND same_as IS NULL AND {share.where()}"
     return int(store.query(sql)[0][0])
 
@@ -93,7 +93,7 @@ def count_free(store: StateReader, rows: Sequence[int], share: Share = ALL) -> i
 
 
 def row_jobs(store: StateReader, rows: Sequence[int]) -> list[RowJob]:
-    """The jobs of these rows, by row; a job of several of them is there once for each."""
+    """The jobs of these rows, by row; a job of several rows occurs once for each."""
     sql = (
         "SELECT r.row, j.job, max(json_array_length(j.carried), 1), j.endpoint, j.remote_id, j.submitted_ms,"
         " j.delay_ms, j.execution_ms, j.job = r.job, r.state IN (3, 4)"

@@ -141,7 +141,7 @@ class StateReader(Database):
         return int(self.query(sql, (endpoint,))[0][0])
 
     def count_unconfirmed_at(self, endpoint: int, *, is_held: bool) -> int:
-        """How many pending rows, and maybe held ones, have an unconfirmed submission at the endpoint of this number."""
+        """The number of pending rows, or also held ones, whose submission to this endpoint is unconfirmed."""
         sql = (
             "SELECT count(*) FROM rows r JOIN jobs j ON j.job = r.job"
             f" WHERE r.state IN ({'0, 5' if is_held else '0'}) AND j.status = 'UNCONFIRMED' AND j.endpoint = ?"
@@ -163,7 +163,7 @@ class StateReader(Database):
         return [_row(row) for row in self.query(sql, rows)]
 
     def first_ended(self, most: int, *, only_failed: bool) -> list[RowRecord]:
-        """The first rows that have succeeded, have failed or are held, at most `most`; or without those succeeded."""
+        """The first rows that have succeeded, have failed or are held, at most `most`; or only failed and held ones."""
         states = "4, 5" if only_failed else "3, 4, 5"
         sql = f"SELECT {_COLUMNS} FROM rows WHERE state IN ({states}) ORDER BY source, line, row LIMIT ?"
         return [_row(row) for row in self.query(sql, (most,))]

@@ -170,7 +170,7 @@ def connect(path: Path, *, read_only: bool = False, tell: Tell | None = None) ->
 
 
 def may_be_state(path: Path) -> bool:
-    """Whether a file begins like a state file, perhaps a damaged one; or is empty, as at its first start.
+    """Whether a file begins like a state file, even a damaged one; or is empty, as at the first start.
 
     Raises:
         OSError: it cannot be read.

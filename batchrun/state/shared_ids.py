@@ -94,7 +94,7 @@ def rows_of_ids(store: StateReader, ids: Sequence[str]) -> list[list[tuple[int, 
 
 
 def rows_of_line_id(store: StateReader, line_id: str, most: int) -> list[int]:
-    """The rows that a sweep has made of the lines with this id, at most `most`."""
+    """The rows of a sweep that belong to the lines with this id, at most `most`."""
     below = (f"{line_id}/", f"{line_id}{chr(ord('/') + 1)}", most)
     return [row for (row,) in store.query("SELECT row FROM rows WHERE id > ? AND id < ? ORDER BY row LIMIT ?", below)]
 

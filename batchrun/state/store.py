@@ -43,7 +43,7 @@ class Store(StateReader):
         self._stat = path.stat()
         request = self.get_setting(REQUEST)
         self.requested_before: int = request["number"] if isinstance(request, dict) else 0
-        """The number of the last request to tune the run that was made before it was opened here."""
+        """The number of the last request to tune the run from before it was opened here."""
 
     def _refuse_gone(self) -> None:
         try:
@@ -86,7 +86,7 @@ class Store(StateReader):
             db.execute(
                 f"UPDATE jobs SET status = 'ABANDONED' WHERE job IN (SELECT job FROM rows WHERE {at_it})", (endpoint,)
             )
-            # No endpoint is the home of a row any more whose last submission is unconfirmed there.
+            # A row whose last submission there is unconfirmed no longer belongs to that endpoint.
             db.execute(
                 "UPDATE jobs SET status = 'ABANDONED' WHERE endpoint = ? AND status = 'UNCONFIRMED'", (endpoint,)
             )

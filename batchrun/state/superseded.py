@@ -137,7 +137,7 @@ def take_up(
 def _amended(store: Store, override: Mapping[str, Any]) -> Iterator[tuple[int, Amendment]]:
     """The new amendments of the chosen rows: each is asked from the beginning, with all parameters that were set.
 
-    A row that never had a job gets one in any case: it is not to be answered from the cache again.
+    A row that never had a job also gets one: it must not be answered from the cache again.
     """
     amendments = Amendments(store)
     if override:

@@ -1,7 +1,7 @@
-"""What `batchrun tune` asks of a running process, by the state file, and what that process has taken up.
+"""The requests of `batchrun tune` to a running process, through the state file, and the changes that it has applied.
 
-Requests are numbered, and wait in a setting until the process that drives the run takes them up, one after another. It
-records which it has taken up, together with the options that they change, in one transaction.
+Requests are numbered, and wait in a setting until the process that drives the run applies them, one after another. It
+records which ones it has applied, together with the options that they change, in one transaction.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from batchrun.state.stored_options import OPTIONS, read_options
 
 _TAKEN = "tunings"
 _MOST = 1000
-"""How many of the last changes are kept."""
+"""How many of the latest changes are kept."""
 _MOST_WAITING = 100
-"""How many of the last requests are kept."""
+"""How many of the latest requests are kept."""
 _OFF = "off"
 
 
 class Tuning(NamedTuple):
-    """A change that a process has taken up."""
+    """A change that a process has applied."""
 
     number: int
-    """That of the request."""
+    """The number of the request."""
     at_ms: int
     """UTC epoch milliseconds."""
     change: Tuned
@@ -39,7 +39,7 @@ class Tuning(NamedTuple):
     """Whether the run was about to end already, so that the change holds for later sessions only."""
 
     def to_json(self) -> dict[str, Any]:
-        """What has changed, as JSON values."""
+        """The change, as JSON values."""
         return {**_to_json(self.change), "is_late": self.is_late}
 
 
@@ -60,7 +60,7 @@ def request_tuning(store: Store, change: Tuned) -> int:
 
 
 def refuse_older_version(store: StateReader) -> None:
-    """Refuse a state file of an older version: to write to it would upgrade it under the process that uses it.
+    """Refuse a state file of an older version: writing to it would upgrade it while another process uses it.
 
     Raises:
         StateError: it is older.
@@ -73,7 +73,7 @@ def refuse_older_version(store: StateReader) -> None:
 
 
 class Requests:
-    """The requests that other processes make while this one has the state file open for writing.
+    """The requests of other processes while this one has the state file open for writing.
 
     Args:
         store: The state file.
@@ -85,7 +85,9 @@ class Requests:
         self._version = -1
 
     def next(self) -> tuple[int, Tuned] | None:
-        """The number and the content of the first new request; None without one. Costs little if nothing is new."""
+        """The number and the content of the first new request; None if there is none. Costs little if nothing is
+        new.
+        """
         # It changes when another connection has written.
         version = int(self._store.query("PRAGMA data_version")[0][0])
         if version == self._version:
@@ -98,8 +100,8 @@ class Requests:
         return None
 
 
-def take_up(store: Store, tuning: Tuning) -> None:
-    """Record that a change was taken up, and store the options that it changes, for later sessions."""
+def record_applied(store: Store, tuning: Tuning) -> None:
+    """Record that a change was applied, and store the options that it changes, for later sessions."""
     listed = [[*tuning[:2], _to_json(tuning.change), tuning.is_late]]
     with store.transaction() as db:
         known = store.get_setting(_TAKEN)
@@ -109,8 +111,8 @@ def take_up(store: Store, tuning: Tuning) -> None:
         db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (OPTIONS, dump(options.to_json())))
 
 
-def taken_up(store: StateReader) -> list[Tuning]:
-    """The changes that were taken up, oldest first."""
+def applied_tunings(store: StateReader) -> list[Tuning]:
+    """The changes that were applied, oldest first."""
     listed = store.get_setting(_TAKEN)
     known = listed if isinstance(listed, list) else []
     return [Tuning(number, at_ms, _from_json(change), is_late) for number, at_ms, change, is_late in known]
@@ -123,12 +125,14 @@ def is_paused(store: StateReader, since_ms: int) -> bool:
         store: The state file.
         since_ms: When the session began, UTC epoch milliseconds: a pause ends with its session.
     """
-    said = [tuning for tuning in taken_up(store) if tuning.at_ms >= since_ms and tuning.change.is_paused is not None]
+    said = [
+        tuning for tuning in applied_tunings(store) if tuning.at_ms >= since_ms and tuning.change.is_paused is not None
+    ]
     return bool(said) and said[-1].change.is_paused is True
 
 
 def tuned_options(options: RunOptions, change: Tuned) -> RunOptions:
-    """The options with a change. A pause is none of them: it ends with the session."""
+    """The options with a change. A pause is not an option: it ends with the session."""
     guards, scheduler = options.guards, options.scheduler
     if change.concurrency is not None:
         scheduler = replace(scheduler, concurrency=None if change.concurrency == "auto" else change.concurrency)

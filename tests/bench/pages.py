@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _ROWS = 20_000
 _WORDS = {"prompt": 150, "answer": 200, "reasoning": 400}
-"""Words that are drawn by chance, and so hardly compressed."""
+"""Random words, which hardly compress."""
 
 
 def pages(asked: Asked) -> Figures:

@@ -36,7 +36,7 @@ async def test_a_run_whose_shared_jobs_all_go_to_one_worker_says_so_and_what_to_
     assert found.share > 0.8
     assert any(message.startswith("--pack: 1 worker is at work, for") for message in run.listener.messages)
     status = render(read_status(tmp_path / "out.jsonl.state"))
-    assert "few jobs for the workers: 1.0 workers at work and 0.0 idle on average" in status
+    assert "too few jobs for the workers: 1.0 workers at work and 0.0 idle on average" in status
 
 
 async def test_a_run_that_keeps_all_workers_busy_says_nothing(tmp_path):

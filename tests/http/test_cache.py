@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 import batchrun as batchrun_api
-from batchrun.commands.cache import look_at_cache
+from batchrun.commands.cache import inspect_cache
 from batchrun.commands.report import read as report
 from batchrun.commands.status import read_status
 from batchrun.commands.status import render as render_status
@@ -67,7 +67,7 @@ class Numbered(EchoWorker):
 
 
 class Silent(Picky):
-    """Has nothing to say to a prompt."""
+    """Has no answer to a prompt."""
 
     def answer(self, request: dict[str, Any]) -> Any:
         if request["prompt"] == "silence":
@@ -226,12 +226,12 @@ def test_the_same_endpoint_id_behind_another_url_is_another_endpoint_as_is_each_
     assert name_in_cache(local, "local", "echo") != name_in_cache(local, "local", "smollm2")
 
 
-async def test_when_an_endpoint_answers_as_another_model_no_earlier_answer_is_taken_and_the_user_is_told(runs: Runs):
+async def test_when_an_endpoint_answers_as_another_model_no_earlier_answer_is_taken_and_a_message_says_so(runs: Runs):
     await runs("a")
     runs.worker = Numbered("n")
     done = await runs("b", [*LINES, {"id": "x", "prompt": "x"}])
     assert (runs.jobs, done.summary.cached) == (1, 3)
-    assert any("answers now as model n" in said for said in done.listener.messages)
+    assert any("now answers as model n" in said for said in done.listener.messages)
     done = await runs("c", [*LINES, {"id": "x", "prompt": "x"}])
     assert (runs.jobs, done.summary.cached) == (3, 1)
 
@@ -240,7 +240,7 @@ async def test_what_failed_or_was_refused_is_never_stored_and_rules_hold_for_wha
     runs = Runs(tmp_path, Silent())
     rows = lines_of("bad one", "good", "silence")
     await runs("a", rows)
-    assert look_at_cache(tmp_path / "answers.cache").answers == 2
+    assert inspect_cache(tmp_path / "answers.cache").answers == 2
     done = await runs("b", rows, answers={"require_text": True})
     assert (runs.jobs, done.summary.cached) == (2, 1)
     assert {record["id"]: record["error"]["kind"] for record in done.errors} == {
@@ -249,7 +249,7 @@ async def test_what_failed_or_was_refused_is_never_stored_and_rules_hold_for_wha
     }
     done = await runs("c", lines_of("new", "silence"), answers={"require_text": True}, endpoint="B")
     assert len(done.errors) == 1
-    assert look_at_cache(tmp_path / "answers.cache").answers == 3
+    assert inspect_cache(tmp_path / "answers.cache").answers == 3
 
 
 async def test_a_function_that_checks_answers_judges_those_of_the_cache(tmp_path: Path):
@@ -292,7 +292,7 @@ async def test_only_rows_that_need_a_job_join_a_pack(tmp_path: Path):
             assert record["job"] == {**first[row_id]["job"], "attempts": 0}
 
 
-async def test_a_row_that_is_run_again_gets_a_new_answer_which_takes_the_place_of_the_old_one(tmp_path: Path):
+async def test_a_row_that_is_run_again_gets_a_new_answer_which_replaces_the_old_one(tmp_path: Path):
     folder = tmp_path / "b"
     folder.mkdir()
     write_lines(folder, LINES)
@@ -319,7 +319,7 @@ async def test_a_row_that_is_run_again_gets_a_new_answer_which_takes_the_place_o
         assert server.seen["run"] == 6
 
 
-async def test_a_run_goes_on_with_without_and_again_with_a_cache(tmp_path: Path):
+async def test_a_run_continues_with_without_and_again_with_a_cache(tmp_path: Path):
     runs = Runs(tmp_path)
     await runs("a", lines_of("one", "two", "three", "four"))
     for rows, cache, jobs in ((1, None, 1), (2, str(tmp_path / "answers.cache"), 0), (3, None, 1), (4, None, 1)):
@@ -374,9 +374,9 @@ async def test_a_cache_that_is_damaged_during_a_run_costs_a_warning_and_nothing_
     assert len(done.results) == 300
     warnings = [said for said in done.listener.messages if "--cache" in said]
     assert len(warnings) == (at == 1)  # later, SQLite has in memory what it needs
-    assert all("the run goes on without it" in said for said in warnings)
+    assert all("the run continues without it" in said for said in warnings)
     with pytest.raises(StateError):
-        look_at_cache(path)
+        inspect_cache(path)
 
 
 async def test_a_cache_whose_disk_is_full_costs_a_warning_and_nothing_else(tmp_path: Path):

@@ -161,9 +161,9 @@ async def checked(folder: Path, *, jump_s: float = 0.0, **given: Any) -> tuple[R
     return Rehearsal(summary, read_lines(options.output), [], listener), seen
 
 
-async def test_a_check_without_an_answer_ends_and_the_run_goes_on_with_its_jobs_cancelled(tmp_path):
+async def test_a_check_without_an_answer_ends_and_the_run_continues_with_its_jobs_cancelled(tmp_path):
     run, seen = await checked(tmp_path, jump_s=900.0)
-    assert any("the check had no answers in time" in message for message in run.listener.messages)
+    assert any("the check got no answers in time" in message for message in run.listener.messages)
     assert seen["cancel"] == 5
     assert run.summary.exit_code == 0
     assert run.summary.packed_jobs > 0

@@ -435,7 +435,7 @@ async def test_packing_is_checked_at_whichever_endpoint_of_a_pool_answers(tmp_pa
     assert any("the same answers together and alone" in message for message in again.listener.messages)
 
 
-async def test_an_endpoint_whose_answer_to_a_submission_was_lost_is_taken_away_only_if_that_is_accepted(tmp_path: Path):
+async def test_an_endpoint_whose_answer_to_a_submission_was_lost_is_removed_only_if_that_is_accepted(tmp_path: Path):
     write_lines(tmp_path, lines(40))
     front = Front()
 
@@ -455,7 +455,7 @@ async def test_an_endpoint_whose_answer_to_a_submission_was_lost_is_taken_away_o
         with StateReader(state) as store:
             count = store.count_unconfirmed_at(1, is_held=False) + store.count_jobs_at(1)
         assert count > 0
-        with pytest.raises(StateError, match=r"endpoint B has .* unconfirmed, which only it may know") as refused:
+        with pytest.raises(StateError, match=r"endpoint B has .* unconfirmed, which only it can confirm") as refused:
             await rehearse(tmp_path, base_url, endpoint="A")
         assert "--endpoint A,B; or add --abandon" in refused.value.hint
         front.broken["A"] = "stuck"
@@ -472,7 +472,7 @@ async def test_an_endpoint_whose_answer_to_a_submission_was_lost_is_taken_away_o
     assert sum(record["job"].get("possible_duplicate", False) for record in records) == count
 
 
-async def test_a_pool_tells_once_why_it_stops_with_the_endpoints_and_all_jobs_in_flight(tmp_path: Path):
+async def test_a_pool_says_once_why_it_stops_with_the_endpoints_and_all_jobs_in_flight(tmp_path: Path):
     write_lines(tmp_path, [{"id": f"r{n}", "prompt": f"bad {n}"} for n in range(200)])
     async with serving(worker=Picky(), workers=4, latency_s=0.2) as server:
         done = await rehearse(

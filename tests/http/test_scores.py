@@ -95,7 +95,7 @@ def test_a_row_that_cannot_be_scored_loses_no_other(tmp_path: Path):
     assert [score.value for score in found] == [1.0, None, None, 1.0]
     assert [score.reason for score in found[1:3]] == [
         "there is no metadata.reference",
-        "metadata.reference is no number: 'three'",
+        "metadata.reference is not a number: 'three'",
     ]
 
 
@@ -158,7 +158,7 @@ def test_a_function_scores_records_and_one_that_raises_hangs_or_dies_loses_no_ot
     }
 
 
-def test_a_pattern_that_takes_for_ever_loses_no_other_row(tmp_path: Path):
+def test_a_pattern_that_takes_forever_loses_no_other_row(tmp_path: Path):
     run(tmp_path, [ask("a" * 40 + "!"), ask("aaa")])
     found = scored(tmp_path, "regex:^(?:a+)+$", "--timeout", "0.5", code=3)
     assert [(score.value, score.reason) for score in found] == [
@@ -176,7 +176,10 @@ def test_what_cannot_be_scored_at_all_is_one_line_and_leaves_older_scores(tmp_pa
     (tmp_path / "slow.py").write_text("import time\n\n\ndef grade(record):\n    time.sleep(60)\n")
     for arguments, said in (
         (["exact", "--reference", "metadata.gold"], "exact can score none of the 2 rows; the first: there is no metad"),
-        (["number"], "number can score none of the 2 rows; the first: metadata.reference is no number: \"{'a': 1}\""),
+        (
+            ["number"],
+            "number can score none of the 2 rows; the first: metadata.reference is not a number: \"{'a': 1}\"",
+        ),
         (["py:bad.py:grade"], "py:bad.py:grade can score none of the 2 rows; the first: ValueError: 1"),
         (["py:bad.py:gone"], "--with py:bad.py:gone: bad.py has no gone"),
         (["py:none.py:grade"], "--with py:none.py:grade: none.py cannot be imported: FileNotFoundError"),
@@ -208,7 +211,7 @@ def test_a_state_file_without_results_is_one_line(tmp_path: Path):
     assert not (tmp_path / "out.scores.jsonl").exists()
 
 
-def test_a_file_that_is_not_of_scores_is_neither_read_nor_replaced(tmp_path: Path):
+def test_a_file_that_is_not_a_scores_file_is_neither_read_nor_replaced(tmp_path: Path):
     run(tmp_path, [ask("1", "1")])
     for content in ("mine\n", '{"id": "1", "scorer": "exact", "value": 7, "extracted": null, "reason": null}\n'):
         (tmp_path / "out.scores.jsonl").write_text(content)
@@ -217,7 +220,7 @@ def test_a_file_that_is_not_of_scores_is_neither_read_nor_replaced(tmp_path: Pat
         assert (tmp_path / "out.scores.jsonl").read_text() == content
 
 
-def test_the_file_of_scores_is_no_input_and_no_target(tmp_path: Path):
+def test_the_scores_file_is_neither_an_input_nor_a_target(tmp_path: Path):
     run(tmp_path, [ask("1", "1")])
     scored(tmp_path, "exact")
     done = batchrun("run", ".", *ECHO, "-o", "again.jsonl", cwd=tmp_path)
@@ -270,7 +273,7 @@ def test_the_report_says_which_variant_is_better_and_how_sure_that_is(tmp_path: 
     assert pair["difference"]["mean"] == pytest.approx(1 / 3)
     shown = batchrun("report", "out.jsonl.state", cwd=tmp_path).stdout
     assert "exact: input.prompt=yes scores 33.3 points more than input.prompt=no" in " ".join(shown.split())
-    assert "but that may be chance (95% interval -43.5 to +100.0, 9 questions" in " ".join(shown.split())
+    assert "but that may be due to chance (95% interval -43.5 to +100.0, 9 questions" in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 100
 
 
@@ -317,7 +320,7 @@ def test_the_table_is_written_as_csv(tmp_path: Path):
         ("exact", "odd", "6"),
     ]
     assert float(lines[0]["pass@2"]) == pytest.approx(2 / 3)
-    assert "two forms" in refused(tmp_path, "report", "out.jsonl.state", "--csv", "--json")
+    assert "both --json and --csv" in refused(tmp_path, "report", "out.jsonl.state", "--csv", "--json")
 
 
 def test_scores_cannot_be_split_before_there_are_any(tmp_path: Path):
@@ -327,7 +330,7 @@ def test_scores_cannot_be_split_before_there_are_any(tmp_path: Path):
     assert "quality" not in report(tmp_path)
 
 
-def test_scores_that_are_older_than_results_are_called_so(tmp_path: Path):
+def test_scores_that_are_older_than_results_are_reported(tmp_path: Path):
     run(tmp_path, [ask("1", "1"), ask("2", "2")])
     scored(tmp_path, "exact")
     assert report(tmp_path)["scores_are_outdated"] is False
@@ -353,7 +356,7 @@ def test_the_shares_of_notable_answers_are_stated(tmp_path: Path):
     assert "1 (25.0%)" in batchrun("report", "out.jsonl.state", cwd=tmp_path).stdout
 
 
-def test_equal_samples_are_warned_of_before_they_are_paid_for(tmp_path: Path):
+def test_equal_samples_are_warned_about_before_they_are_paid_for(tmp_path: Path):
     write_lines(tmp_path, [{**ask("1"), "temperature": 0}])
     dry = batchrun("run", "in.jsonl", *ECHO[:-1], "-o", "out.jsonl", "--repeat", "3", "--dry-run", cwd=tmp_path)
     assert "warning: with `temperature` 0, the 3 samples of --repeat are the same" in dry.stderr

@@ -1,4 +1,4 @@
-"""A run in the background: it outlives its terminal, is stopped and tuned from elsewhere, and fails to start aloud."""
+"""A run in the background: it outlives its terminal, is stopped and tuned from outside, and says why a start fails."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 
 from batchrun.commands import stop as stopping
 from batchrun.commands import tune as tuning
+from batchrun.commands.brief_status import BriefStatusReader
 from batchrun.commands.listing import render as listed
-from batchrun.commands.standing import StandingReader
 from batchrun.commands.status import RunStatus, read_status, render, to_json
 from batchrun.display.screen import screen
 from batchrun.errors import BatchrunError, StateError
@@ -122,7 +122,7 @@ def assert_outlives_its_terminal(folder: Path, base_url: str) -> None:
         assert b"rpa_SECRET" not in path.read_bytes()
 
 
-def test_a_start_goes_on_when_its_parent_is_killed_and_resumes_when_it_is_killed_itself(folder: Path):
+def test_a_start_continues_when_its_parent_is_killed_and_resumes_when_it_is_killed_itself(folder: Path):
     with served(workers=4, latency_s=1.0) as slow:  # the canary takes long enough
         began = [*BATCHRUN, *command(folder, slow, "--detach", "--canary", "1")]
         parent = subprocess.Popen(began, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=KEYED)
@@ -132,7 +132,7 @@ def test_a_start_goes_on_when_its_parent_is_killed_and_resumes_when_it_is_killed
         with gone_at_the_end(status.pid):
             status = wait_until(folder, lambda status: status.succeeded)
         wait_until(folder, lambda status: status.pid is None)
-        assert "no process runs" in (said := stop(folder))
+        assert "no process drives" in (said := stop(folder))
         assert f"killed, {status.succeeded} of {ROWS} rows" in said
         with detached("resume", folder / "out.jsonl.state", "-j", "8") as told:
             assert wait_until(folder, lambda status: status.in_flight == 8).pid == told["pid"]
@@ -241,7 +241,7 @@ def tune(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def is_paused(folder: Path) -> list[bool]:
     """Whether each of the commands that look at a run says that it is paused."""
     state = folder / "out.jsonl.state"
-    status, standing = read_status(state), StandingReader(state).read()
+    status, standing = read_status(state), BriefStatusReader(state).read()
     if standing.is_paused:
         assert {pace.left_s for pace in (status.pace, standing.pace) if pace is not None} <= {None}
     shown = "".join(line.text for line in screen(standing, time.time(), 79))
@@ -258,7 +258,7 @@ def test_a_run_is_tuned_from_elsewhere_and_later_sessions_keep_it(folder: Path):
         served(workers=40, latency_s=0.5) as base_url,
         detached(*command(folder, base_url, "-j", "2", "--price-per-hour", "2")) as told,
     ):
-        assert tune(folder, "-j", "20").stderr == f"-j 20: taken up by process {told['pid']}\n"
+        assert tune(folder, "-j", "20").stderr == f"-j 20: applied by process {told['pid']}\n"
         wait_until(folder, lambda status: status.in_flight == 20)
         assert tune(folder, "--pause").returncode == 0
         assert all(is_paused(folder)), "it is said at once"
@@ -269,7 +269,7 @@ def test_a_run_is_tuned_from_elsewhere_and_later_sessions_keep_it(folder: Path):
         for options, words in (
             (("--deadline", "0.001s"), "this deadline has passed"),
             (("--pause", "--resume"), "both --pause and --resume"),
-            ((), "nothing to change is given"),
+            ((), "no change is given"),
         ):
             refused = tune(folder, *options)
             assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr

@@ -50,7 +50,7 @@ def estimated(base_url: str, *more: object, code: int = 0) -> dict:
     return orjson.loads(done.stdout)
 
 
-def test_the_pilot_is_drawn_at_random_and_the_run_goes_on_with_the_others_in_their_order(folder: Path, base_url: str):
+def test_the_pilot_is_drawn_at_random_and_the_run_continues_with_the_rest_in_input_order(folder: Path, base_url: str):
     found = estimated(base_url, "--pilot", 10, "-j", 1)
     first = [record["id"] for record in read_lines(folder / "out.jsonl")]
     assert (len(first), found["pilot_rows"], found["left"], found["pilot_failed"]) == (10, 10, ROWS - 10, 0)
@@ -105,7 +105,7 @@ def test_a_pilot_of_any_run_leaves_each_row_once(folder: Path, base_url: str, na
         assert ids == [f"r{n}" for n in range(ROWS)]
 
 
-def test_stdin_is_read_once_and_the_run_goes_on_with_its_copy(folder: Path, base_url: str):
+def test_stdin_is_read_once_and_the_run_continues_with_its_copy(folder: Path, base_url: str):
     with (folder / "in.jsonl").open("rb") as lines:
         done = batchrun("estimate", *arguments(base_url, "-", "--pilot", 10), "--json", stdin=lines)
     assert done.returncode == 0, done.stderr
@@ -158,7 +158,7 @@ def test_without_a_pilot_only_characters_are_known_and_nothing_is_sent(folder: P
 
 def test_a_pilot_of_one_row_is_refused(folder: Path, base_url: str):
     code, said = invoke("estimate", *arguments(base_url, "--pilot", 1))
-    assert (code, "one row shows no range" in said) == (2, True)
+    assert (code, "one row gives no range" in said) == (2, True)
     assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl"]
 
 

@@ -1,4 +1,4 @@
-"""Real processes that share a cache: none waits for another, and a killed one leaves it whole."""
+"""Real processes that share a cache: none waits for another, and a killed one leaves it intact."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_of_two_processes_on_one_cache_one_is_killed_and_both_come_to_their_end(
     assert jobs_run(base_url) == before
 
 
-def test_a_run_that_only_reads_its_cache_is_killed_at_any_moment_and_goes_on(folders: list[Path], base_url: str):
+def test_a_run_that_only_reads_its_cache_is_killed_at_any_moment_and_continues(folders: list[Path], base_url: str):
     folder, other = folders
     options = ("--cache", str(folder.parent / "answers.cache"))
     finish(start(other, base_url, *options))

@@ -1,4 +1,4 @@
-"""`status --watch` on a real terminal, and `ls`, while a run goes on in another process."""
+"""`status --watch` on a real terminal, and `ls`, while a run is in progress in another process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def assert_is_left_clean(screen: Screen) -> None:
     assert not screen.scrolled
 
 
-def test_a_run_is_watched_from_another_terminal_which_is_left_clean_while_the_run_goes_on(
+def test_a_run_is_watched_from_another_terminal_which_is_left_clean_while_the_run_continues(
     folder: Path, run: subprocess.Popen[str]
 ):
     seen = watching(folder)
@@ -77,7 +77,7 @@ def test_a_run_is_watched_from_another_terminal_which_is_left_clean_while_the_ru
     assert "/s" in said
 
 
-def test_the_watch_ends_with_the_run_and_tells_how_it_ended(folder: Path, run: subprocess.Popen[str]):
+def test_the_watch_ends_with_the_run_and_shows_how_it_ended(folder: Path, run: subprocess.Popen[str]):
     seen = watching(folder, 50, 12, NO_COLOR="1")
     seen.look(lambda screen: f"of {ROWS} rows" in screen.text())
     run.kill()
@@ -112,16 +112,16 @@ def test_ctrl_z_shows_the_shell_and_the_screen_comes_back(folder: Path, run: sub
     assert run.poll() is None
 
 
-def test_an_outage_is_what_is_in_the_way(folder: Path):
+def test_an_outage_is_shown_as_the_obstacle(folder: Path):
     process = start(folder, "http://127.0.0.1:9/v2")
     try:
         wait_for_lines(folder / "out.jsonl.state", 1)
         seen = watching(folder)
-        text = seen.look(lambda screen: "in the way" in screen.text())
+        text = seen.look(lambda screen: "obstacle" in screen.text())
         assert "waiting for the endpoint: " in text
         seen.type(b"\x03")
         seen.end()
-        assert "in the way: waiting for the endpoint" in batchrun("status", cwd=folder).stdout
+        assert "obstacle: waiting for the endpoint" in batchrun("status", cwd=folder).stdout
     finally:
         process.kill()
         process.communicate()
@@ -140,7 +140,7 @@ def finished(folder: Path) -> Path:
     return folder
 
 
-def test_where_stdout_is_no_terminal_the_screens_are_plain_text(finished: Path):
+def test_where_stdout_is_not_a_terminal_the_screens_are_plain_text(finished: Path):
     done = batchrun("status", "--watch", cwd=finished)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("out.jsonl.state")
@@ -185,7 +185,7 @@ def test_where_there_is_nothing_to_look_at_one_line_says_so(tmp_path: Path):
     assert_one_clear_line(batchrun("status", cwd=tmp_path), 2, "no state file in this folder")
     assert_one_clear_line(batchrun("status", "--watch", cwd=tmp_path), 2, "no state file in this folder")
     assert_one_clear_line(batchrun("ls", "nowhere", cwd=tmp_path), 2, "nowhere: No such file or directory")
-    assert_one_clear_line(batchrun("status", "a.state", "--every", "3", cwd=tmp_path), 2, "--every is for --watch")
+    assert_one_clear_line(batchrun("status", "a.state", "--every", "3", cwd=tmp_path), 2, "--every needs --watch")
     assert_one_clear_line(batchrun("status", "a.state", "--watch", cwd=tmp_path), 2, "there is no such state file")
     assert batchrun("ls", cwd=tmp_path).stdout == "no state files\n"
     write_lines(tmp_path, ["p"])

@@ -60,7 +60,7 @@ def browse(page: Path, *options: str, port: int = 9) -> subprocess.CompletedProc
     """Open a page in a browser."""
     browser = shutil.which("chromium")
     if browser is None:
-        pytest.skip("there is no chromium to look at the page with")
+        pytest.skip("there is no Chromium to open the page")
     return subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'profile'}",
          "--enable-logging=stderr", f"--proxy-server=127.0.0.1:{port}", *options, page.as_uri()],

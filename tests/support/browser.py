@@ -124,7 +124,7 @@ async def browsing(folder: Path):
     """A page in a browser with a profile in `folder`; without a browser, the test is skipped."""
     browser = shutil.which("chromium")
     if browser is None:
-        pytest.skip("there is no chromium to look at the page with")
+        pytest.skip("there is no Chromium to open the page")
     profile = folder / "profile"
     process = await asyncio.create_subprocess_exec(
         browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--no-first-run",

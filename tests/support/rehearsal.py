@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from batchrun.config import JobPolicy, Limits, OperationLimit, RequestOptions, RunOptions, SchedulerOptions
-from batchrun.engine.notices import Stop, told_together
+from batchrun.engine.notices import Stop, joint_message
 from batchrun.files.exactjson import load
 from batchrun.local.echo import EchoWorker
 from batchrun.local.server import LocalEndpoint, LocalOptions
@@ -50,7 +50,7 @@ class Listener:
         self.messages.append(text)
 
     def stopping(self, stop: Stop) -> None:
-        self.messages.append(told_together([stop]))
+        self.messages.append(joint_message([stop]))
 
     def end(self, snapshot: Snapshot) -> None:
         self.snapshots.append(snapshot)

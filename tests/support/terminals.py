@@ -43,12 +43,12 @@ class Screen:
         self.columns, self.lines = columns, lines
         self._screens = {False: self._blank(), True: self._blank()}
         self.is_other = False
-        """Whether the other screen is shown, which a program takes for itself."""
+        """Whether the alternate screen is shown."""
         self.has_cursor = True
         self.tones: set[str] = set()
         """The numbers of the colors and styles that were used."""
         self.scrolled = 0
-        """How many lines went off the top of the other screen."""
+        """How many lines scrolled off the alternate screen."""
         self._line = self._column = 0
         self._saved = (0, 0)
         self._rest = ""

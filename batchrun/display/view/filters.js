@@ -1,4 +1,4 @@
-// What is wanted of the rows: the filters, the order, and which rows pass.
+// The filters, the order, and the rows that pass.
 
 const SORTS = [
   ["", "input order"],
@@ -35,7 +35,7 @@ class Filters {
   constructor(rows, place, changed) {
     this.rows = rows;
     this.place = place;
-    this.changed = changed; // called with whether the order is another one
+    this.changed = changed; // called with whether the order has changed
     const many = rows.variants.length > 1;
     const failures = rows.outcomes.map((name, number) => [`o${number}`, name]).slice(1);
     const marks = rows.marks.map((name, number) => [`m${number}`, name]);
@@ -106,7 +106,7 @@ class Filters {
     return Number(this.value("scorer"));
   }
 
-  // Whether each variant is wanted; null: all are.
+  // Whether each variant is selected; null if all are.
   get wantedVariants() {
     if (!this.boxes || this.boxes.every((box) => box.checked)) return null;
     return this.boxes.map((box) => box.checked);
@@ -120,7 +120,7 @@ class Filters {
     this.changed(isSorted);
   }
 
-  // Say what is on; returns how many filters are.
+  // Mark the active filters; returns their number.
   show() {
     const wanted = this.wantedVariants;
     if (this.variantName) {
@@ -142,7 +142,7 @@ class Filters {
     return known.length ? Math.max(...known) - Math.min(...known) : undefined;
   }
 
-  // The numbers of the rows that pass, in input order, search aside.
+  // The numbers of the rows that pass the filters, in input order.
   passing() {
     const { rows } = this.rows;
     const tests = [];
@@ -169,7 +169,7 @@ class Filters {
     return found;
   }
 
-  // What a row is sorted by; undefined if it has no such value, or nothing is sorted.
+  // The sort key of a row; undefined if it has no such value, or the rows are in input order.
   keyOf(number) {
     const row = this.rows.rows[number];
     switch (this.value("sort")) {
@@ -182,7 +182,7 @@ class Filters {
     }
   }
 
-  // Entries in the wanted order. Those without a value are last.
+  // The entries in the chosen order. Those without a value are last.
   sorted(entries) {
     if (!this.value("sort")) return this.isDown ? entries : entries.toReversed();
     const sign = this.isDown ? -1 : 1;

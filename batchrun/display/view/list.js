@@ -1,6 +1,6 @@
-// The list: only the entries in sight exist as elements.
+// The list: only visible entries exist as elements.
 
-const AROUND = 6; // entries drawn above and below those in sight
+const AROUND = 6; // entries drawn above and below the visible ones
 
 class List {
   constructor(box, space, { label, draw, selected }) {
@@ -93,7 +93,7 @@ class List {
     return Math.max(1, Math.floor(this.box.clientHeight / this.entryHeight) - 1);
   }
 
-  // Select an entry; `opens` if it is to be read, as by a click.
+  // Select an entry; `opens` also opens it, as a click does.
   select(at, opens = false) {
     if (!this.entries.length) return;
     this.at = Math.max(0, Math.min(at, this.entries.length - 1));

@@ -1,4 +1,4 @@
-// Puts the page together: what happens on a key, a click, a search.
+// Puts the page together: keys, clicks and search.
 
 const $ = (id) => document.getElementById(id);
 
@@ -34,7 +34,7 @@ function drawQuestion(rows, scorer, numbers) {
   return element("div", { className: "entry" }, top, fill(element("p", { className: "muted", dir: "auto" }), row[PROMPT]), chips);
 }
 
-// What is in the page, in words.
+// The contents of the page, in words.
 function facts(rows) {
   const counted = (count, thing) => `${count.toLocaleString("en")} ${thing}${count === 1 ? "" : "s"}`;
   const failed = rows.rows.filter((row) => row[OUTCOME]).length;
@@ -52,7 +52,7 @@ function withThemes() {
   try {
     at = Math.max(0, themes.indexOf(localStorage.getItem("batchrun-theme") ?? ""));
   } catch {
-    // A page of a file may have no storage.
+    // A page opened from a file may have no storage.
   }
   const apply = () => {
     if (themes[at]) document.documentElement.dataset.theme = themes[at];
@@ -73,7 +73,7 @@ function withThemes() {
 
 async function begin() {
   const nextTheme = withThemes();
-  if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old: it needs DecompressionStream, of 2023");
+  if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old: the page needs DecompressionStream (2023)");
   const rows = new Rows(await unpacked($("index")));
   $("title").textContent = rows.title;
   $("subtitle").textContent = [...facts(rows), rows.subtitle].join(" · ");
@@ -142,7 +142,7 @@ async function begin() {
     else if (isDone) reading.nothing(rows.rows.length ? "No row matches the search and the filters. Press x to clear them." : "There are no rows.");
   }
 
-  // Take up the search and the filters. A newer one ends an older one.
+  // Apply the search and the filters. A newer search ends an older one.
   async function refresh(wantedRow = current()) {
     const mine = ++search;
     const words = $("search").value.trim();

@@ -1,6 +1,6 @@
-// The right side: one row, or all rows of a question beside each other.
+// The right side: one row, or all rows of a question side by side.
 
-const MOST_CARDS = 60; // more are drawn when asked for
+const MOST_CARDS = 60; // more are drawn on demand
 
 class Reading {
   constructor(rows, place, { pattern, wanted, scorer, step, compare, close }) {
@@ -120,7 +120,7 @@ class Reading {
     for (const [role, text] of texts.turns) {
       box.append(element("h4", {}, element("bdi", {}, role)), passage(text, pattern));
     }
-    if (!texts.turns.length) box.append(element("p", { className: "muted" }, "The prompt is not known: its input line is missing, or has changed."));
+    if (!texts.turns.length) box.append(element("p", { className: "muted" }, "The prompt is unknown: its input line is missing or has changed."));
     return box;
   }
 
@@ -141,7 +141,7 @@ class Reading {
     if (texts.reasoning !== null) fold(`Reasoning (${texts.reasoning.length.toLocaleString("en")} characters)`, texts.reasoning);
     texts.answers.forEach((text, at) => {
       const name = texts.answers.length > 1 ? `answer ${at + 1}` : isAlone ? "answer" : "";
-      const shown = text === null ? element("p", { className: "muted" }, "no text") : text === "" ? element("p", { className: "muted" }, "an empty text") : passage(text, pattern, "passage said");
+      const shown = text === null ? element("p", { className: "muted" }, "no text") : text === "" ? element("p", { className: "muted" }, "empty text") : passage(text, pattern, "passage said");
       parts.push(element("section", {}, name ? element("h4", {}, name) : null, shown));
     });
     if (texts.output !== null) put("output", texts.output, "passage code");

@@ -15,7 +15,7 @@ async function unpacked(element) {
   return new Response(stream).json();
 }
 
-// An element that stands behind the script, once the browser has read all of it.
+// An element after the script, once the browser has read all of it.
 async function arrived(id) {
   for (;;) {
     const found = document.getElementById(id);
@@ -25,7 +25,7 @@ async function arrived(id) {
   }
 }
 
-// The places of a row's values in the index; `view_page.py` writes them in this order.
+// The positions of a row's values in the index; `view_page.py` writes them in this order.
 const [ID, QUESTION, VARIANT, SAMPLE, OUTCOME, MARKS, INPUT, OUTPUT, TIME, SCORES, FIELDS, PROMPT, ANSWER] = Array(13).keys();
 
 class Rows {
@@ -37,7 +37,7 @@ class Rows {
     this.unpacked = new Map();
   }
 
-  // The number of the block that has a row.
+  // The number of the block that contains a row.
   blockOf(number) {
     let low = 0;
     let high = this.blocks.length - 1;

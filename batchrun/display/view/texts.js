@@ -1,6 +1,6 @@
 // Makes elements of the rows' texts. A text becomes text nodes, never markup.
 
-// Characters that cannot be seen, or that turn the direction of what follows.
+// Invisible characters, and those that change the direction of the text after them.
 const UNSEEN = /[\0-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\u{e0000}-\u{e0fff}\p{Cs}]/u;
 const MOST_MARKED = 300;
 
@@ -8,13 +8,13 @@ function appendSeen(place, text) {
   let rest = text;
   for (let found = UNSEEN.exec(rest); found; found = UNSEEN.exec(rest)) {
     const code = found[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-    place.append(rest.slice(0, found.index), element("span", { className: "unseen", title: "a character that cannot be seen" }, `U+${code}`));
+    place.append(rest.slice(0, found.index), element("span", { className: "unseen", title: "invisible character" }, `U+${code}`));
     rest = rest.slice(found.index + found[0].length);
   }
   place.append(rest);
 }
 
-// Put a text into an element, with what was searched for marked.
+// Put a text into an element, with the search matches marked.
 function fill(place, text, pattern = null) {
   const whole = text.replaceAll("\r\n", "\n");
   let at = 0;
@@ -36,7 +36,7 @@ function fill(place, text, pattern = null) {
 
 const MOST_CHARACTERS = 6000;
 
-// A text of several lines; of a long one, the beginning and a button for the rest.
+// A text of several lines; for a long text, its beginning and a button for the rest.
 function passage(text, pattern, className = "passage") {
   const box = element("div", { className, dir: "auto" });
   if (text.length <= MOST_CHARACTERS * 1.2) return fill(box, text, pattern);
@@ -64,7 +64,7 @@ function grade(value) {
   return typeof value === "number" ? ["part", value.toFixed(2)] : ["none", "–"];
 }
 
-// A score as a chip; `name` is the scorer, if it is to be named.
+// A score as a chip; `name` is the scorer, if it is to be shown.
 function scoreChip(value, name = "") {
   const [kind, sign] = grade(value);
   const chip = element("span", { className: `chip ${kind}`, title: `${name} ${value ?? "not scored"}`.trim() }, sign);

@@ -35,7 +35,7 @@ def test_a_line_is_interrupted_between_its_parts():
     assert [path.count("M") for path in paths] == [2]
 
 
-def test_bars_of_several_series_stand_on_each_other():
+def test_bars_of_several_series_are_stacked():
     drawn = bars("x", axis(0, 2), axis(0, 10), [0, 1, 2], [[4, 0], [6, 10]])
     first, second = [path.get("d", "") for path in ET.fromstring(drawn).iter("path") if "f" in path.get("class", "")]
     top = first.split("V")[1].split("h")[0]

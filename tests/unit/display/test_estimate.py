@@ -61,7 +61,7 @@ def test_a_range_of_rows_that_are_all_alike_is_one_number():
     assert totals([(2.0, 1)] * 5, 10, Random(1)) == pytest.approx(Range(20.0, 20.0))
 
 
-def test_rows_that_shared_a_job_are_no_samples_of_their_own():
+def test_rows_that_shared_a_job_are_not_independent_samples():
     alone = totals([(float(n % 2), 1) for n in range(40)], 1000, Random(1))
     shared = totals([(10.0 * (n % 2), 10) for n in range(4)], 1000, Random(1))
     assert shared.high - shared.low > 2 * (alone.high - alone.low)
@@ -180,7 +180,7 @@ def test_whatever_the_times_of_the_jobs_are_the_ranges_are_ranges(jobs: list[Pil
         assert render(found)
 
 
-def test_the_night_between_two_sessions_is_no_idle_time():
+def test_the_night_between_two_sessions_is_not_idle_time():
     jobs = at_work("a", *((n, n + 1) for n in range(10)))
     later = at_work("a", *((n, n + 1) for n in range(5000, 5010)), submitted_at=5000.0)
     assert capacity([*jobs, *later], 30).low == pytest.approx(1.0)

@@ -48,7 +48,7 @@ def test_only_the_last_minutes_count():
     assert pace.rows_per_s == pytest.approx(2.0, rel=0.1)
 
 
-def test_a_run_that_stands_still_has_no_time_left_and_one_that_hardly_moves_may_take_for_ever():
+def test_a_run_without_progress_has_no_time_left_and_one_with_little_may_take_forever():
     assert PaceCounts().pace(10) is None
     still = steady(0.0, 60.0).pace(10)
     assert (still.rows_per_s, still.left_s, still.least_s, still.most_s) == (0.0, None, None, None)

@@ -31,7 +31,7 @@ def quality(*means: tuple[str, float], halves: tuple[float | None, ...] = (), **
     return Quality("exact", Group(None, variants, comparisons), **more)
 
 
-def test_how_many_the_best_is_clearly_better_than_is_said():
+def test_the_number_of_clearly_worse_variants_is_stated():
     found = basis(quality(("a", 0.5), ("b", 0.8), ("c", 0.7), halves=(0.4, 0.05)))
     assert found == [
         "By the scorer 'exact', the mean score of b is 80.0%.",

@@ -8,24 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrun.display.brief_status import BriefStatus, Failures, KindOfFailure, LastFailure
 from batchrun.display.screen import rate, screen
-from batchrun.display.standing import Failures, KindOfFailure, LastFailure, Standing
 from batchrun.display.summary import merged
 from batchrun.display.text import columns_of
-from tests.support.standings import NOW, ONE, STANDING
+from tests.support.statuses import NOW, ONE, STATUS
 
 
-def shown(standing: Standing, columns: int = 80, lines: int | None = None, **given: bool) -> str:
-    return "\n".join(line.text for line in screen(standing, NOW, columns, lines, **given))
+def shown(status: BriefStatus, columns: int = 80, lines: int | None = None, **given: bool) -> str:
+    return "\n".join(line.text for line in screen(status, NOW, columns, lines, **given))
 
 
 def test_everything_that_a_run_does_is_on_one_usual_screen():
-    text = shown(STANDING, 79, 24)
+    text = shown(STATUS, 79, 24)
     for said in (
         "running, process 4242",
         "600 of 1,000 rows  60.0%  █",
         "590 succeeded, 10 failed, 3 to retry, 347 not run",
-        "in the way  slowed down: 429 Too many requests",
+        "obstacle    slowed down: 429 Too many requests",
         "pace        6.0 rows/s over 1 min 40 s, now 5.5 rows/s, 1,234 tokens/s",
         "▁▅█▆",
         "left        about 1 min 06 s, from 1 min 00 s to 1 min 15 s, until ",
@@ -46,7 +46,7 @@ ANY = st.text(st.characters(codec="utf-8"), max_size=60)
 @given(ANY, ANY, ANY, st.integers(20, 200), st.integers(1, 60), st.booleans())
 def test_it_fits_any_terminal_and_sends_no_control_characters(name, note, message, columns, lines, ascii_only):
     hostile = replace(
-        STANDING,
+        STATUS,
         state=name,
         obstacles=[note],
         parts={name: replace(ONE, note=note), "other": ONE},
@@ -60,26 +60,26 @@ def test_it_fits_any_terminal_and_sends_no_control_characters(name, note, messag
 
 
 def test_the_most_important_lines_are_left_on_a_small_screen():
-    text = shown(STANDING, 40, 8)
+    text = shown(STATUS, 40, 8)
     assert "60.0%" in text
-    assert "in the way  slowed down: 429" in text
+    assert "obstacle    slowed down: 429" in text
     assert "\n\n" not in text
 
 
 def test_a_terminal_without_block_characters_gets_ascii():
-    assert shown(STANDING, ascii_only=True).isascii()
+    assert shown(STATUS, ascii_only=True).isascii()
 
 
-def test_endpoints_stand_below_each_other():
+def test_endpoints_are_listed_below_each_other():
     parts = {"first": ONE, "second": replace(ONE, note="", running=5)}
-    text = shown(replace(STANDING, parts=parts, whole=merged(parts)))
+    text = shown(replace(STATUS, parts=parts, whole=merged(parts)))
     assert "  first   5.5 rows/s, 20 running, 30 queued, 12 of 15 workers busy, $4.00" in text
     assert "  second  5.5 rows/s, 5 running" in text
     assert "workers     24 running" in text
 
 
 def test_a_run_that_nobody_drives_says_why_and_by_when_to_resume():
-    dead = Standing("a b.state", "abc", outcome="stopped", reason="the budget is used up", began_at=NOW - 900,
+    dead = BriefStatus("a b.state", "abc", outcome="stopped", reason="the budget is used up", began_at=NOW - 900,
                     seen_at=NOW - 600, total=10, succeeded=6, in_flight=2, resume_by=NOW + 1200)  # fmt: skip
     text = shown(dead)
     assert "stopped: the budget is used up" in text
@@ -91,16 +91,16 @@ def test_a_run_that_nobody_drives_says_why_and_by_when_to_resume():
 
 
 def test_a_process_that_writes_nothing_is_noticed():
-    assert "has written nothing since" in shown(replace(STANDING, silent_s=90.0))
-    assert "has written nothing" not in shown(replace(STANDING, silent_s=20.0))
+    assert "has written nothing since" in shown(replace(STATUS, silent_s=90.0))
+    assert "has written nothing" not in shown(replace(STATUS, silent_s=20.0))
 
 
 def test_99_percent_and_a_bit_is_not_all():
-    assert "99.9%" in shown(replace(STANDING, total=1_000_000, succeeded=999_989, failed=10))
+    assert "99.9%" in shown(replace(STATUS, total=1_000_000, succeeded=999_989, failed=10))
 
 
 @pytest.mark.parametrize(
     ("rows_per_s", "said"), [(12.34, "12.3 rows/s"), (0.5, "30.0 rows/min"), (0.01, "36.0 rows/h"), (0.0, "0.0 rows/s")]
 )
-def test_a_slow_pace_is_told_by_the_minute_or_hour(rows_per_s: float, said: str):
+def test_a_slow_pace_is_shown_per_minute_or_hour(rows_per_s: float, said: str):
     assert rate(rows_per_s) == said

@@ -216,7 +216,7 @@ def test_a_pool_says_what_each_endpoint_did_and_how_to_go_on_without_one():
     assert "only B" not in render(replace(DONE, outcome="interrupted", in_flight=10, endpoints=endpoints))
 
 
-def test_idle_workers_are_told_with_what_to_do_about_them():
+def test_idle_workers_are_reported_with_what_to_do_about_them():
     packed = replace(DONE, packed_jobs=16, packed_rows=1000)
     assert "autoscaler" not in render(packed)
     few = replace(packed, few_jobs=[FewJobs("", 720.0, 0.95, 1.0, 3.0), FewJobs("b", 60.0, 0.5, 1.0, 0.0)])

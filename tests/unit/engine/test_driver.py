@@ -22,9 +22,9 @@ from batchrun.endpoint.client import EndpointClient
 from batchrun.endpoint.packing import Packing
 from batchrun.engine.answers import Answers
 from batchrun.engine.counts import SessionCounts
-from batchrun.engine.course import Course
 from batchrun.engine.driver import Engine, Outcome
 from batchrun.engine.journal import Journal
+from batchrun.engine.published_status import PublishedStatus
 from batchrun.engine.signals import Wish
 from batchrun.engine.streamed import Streamed
 from batchrun.errors import AmbiguousError, NotFoundError, OutputError, RefusedError, StoppedError, ThrottledError
@@ -183,7 +183,7 @@ async def engine_of(run: OpenRun, base_url: str, scheduler: Story) -> AsyncItera
                 answers=Answers(
                     client, transport, Streamed(client, options.scheduler.limits.status, Random(0), run.clock)
                 ),
-                course=Course(None, run.session, run.wall),
+                published=PublishedStatus(None, run.session, run.wall),
                 thread=thread,
                 clock=run.clock,
                 wall=run.wall,

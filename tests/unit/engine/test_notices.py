@@ -1,4 +1,4 @@
-"""What is said aloud of what is in the way."""
+"""Which obstacles are reported, and how."""
 
 from __future__ import annotations
 

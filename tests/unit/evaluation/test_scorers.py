@@ -141,12 +141,12 @@ def test_a_row_without_a_reference_gets_no_score(scorer: str):
 @pytest.mark.parametrize(
     ("scorer", "reference", "reason"),
     [
-        ("exact", {"a": 1}, "metadata.reference is no text: \"{'a': 1}\""),
-        ("number", "many", "metadata.reference is no number: 'many'"),
-        ("number", True, "metadata.reference is no number: 'True'"),
-        ("number", ["1", "many"], "metadata.reference is no number: \"['1', 'many']\""),
-        ("choice", 2, "metadata.reference is no letter from A to E: '2'"),
-        ("choice", "Paris", "metadata.reference is no letter from A to E: 'Paris'"),
+        ("exact", {"a": 1}, "metadata.reference is not a text: \"{'a': 1}\""),
+        ("number", "many", "metadata.reference is not a number: 'many'"),
+        ("number", True, "metadata.reference is not a number: 'True'"),
+        ("number", ["1", "many"], "metadata.reference is not a number: \"['1', 'many']\""),
+        ("choice", 2, "metadata.reference is not a letter from A to E: '2'"),
+        ("choice", "Paris", "metadata.reference is not a letter from A to E: 'Paris'"),
     ],
 )
 def test_a_reference_of_another_type_gets_no_score_but_a_reason(scorer: str, reference: object, reason: str):
@@ -159,7 +159,7 @@ def test_an_answer_without_text_is_wrong(text: str | None):
         assert judged(scorer, text, "1") == (0.0, None, "the answer has no text")
 
 
-def test_the_extracted_answer_and_what_was_expected_are_told():
+def test_the_extracted_answer_and_what_was_expected_are_stated():
     assert judged("number", "so 1,200.5", 7) == (0.0, 1200.5, "expected '7'")
     assert judged("choice", "(C)", ["A", "B"]) == (0.0, "C", "expected 'A' or 'B'")
     assert judged("json", '{"a": 1}', {"a": 1}).extracted == {"a": 1}

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from scipy import stats
 
-from batchrun.evaluation.quality import Named, Question, Sample, VariantQuality, measure
+from batchrun.evaluation.quality import Question, Sample, VariantInfo, VariantQuality, measure
 from batchrun.evaluation.statistics import Moments, majority, pass_at, t_quantile
 
 
@@ -17,7 +17,7 @@ def measured(questions: list[dict[int, list[float]]], repeat: int = 1) -> list[V
 
 def whole(questions: list[dict[int, list[float]]], repeat: int = 1):
     numbers = sorted({number for question in questions for number in question})
-    variants = {number: Named(f"v{number}", {"v": number}, 12.0) for number in numbers}
+    variants = {number: VariantInfo(f"v{number}", {"v": number}, 12.0) for number in numbers}
     asked = [
         Question(None, {number: [Sample(value, value) for value in values] for number, values in each.items()}, {})
         for each in questions

@@ -120,7 +120,7 @@ def test_the_options_that_change_what_is_sent_count():
         ({"input": {"image": "x", "temperature": 0}}, (), {}, []),
     ],
 )
-def test_samples_at_temperature_0_are_warned_of(line: object, keys: tuple, options: dict, counts: list[int]):
+def test_samples_at_temperature_0_are_warned_about(line: object, keys: tuple, options: dict, counts: list[int]):
     found = findings_of(line, line, line, sweep=SweepOptions(keys, repeat=4), **options)
     assert [each.count for each in found if each.kind == "same_samples"] == counts
     assert "same_samples" not in {each.kind for each in findings_of(line, sweep=SweepOptions(keys), **options)}

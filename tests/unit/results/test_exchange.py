@@ -95,7 +95,7 @@ def test_a_very_long_text_is_cut_and_says_so():
     assert found.answers[0].endswith("… (cut: 300,000 characters)")
 
 
-def test_a_value_nested_without_end_is_no_error():
+def test_a_value_nested_without_end_is_not_an_error():
     deep: Any = 1
     for _ in range(100_000):
         deep = [deep]

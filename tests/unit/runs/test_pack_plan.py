@@ -1,4 +1,4 @@
-"""What `--dry-run` says of the jobs that rows would share."""
+"""What `--dry-run` says about the jobs that rows would share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plan(folder: Path, requests: list[dict[str, Any]], *, pack: int | None = 16,
     found = PackPlan(options_for(folder, scheduler={"pack": pack}, **given))
     for request in requests:
         found.add(request)
-    return found.told().removesuffix("; jobs get smaller near the end of a run")
+    return found.message().removesuffix("; jobs get smaller near the end of a run")
 
 
 def test_rows_that_ask_for_the_same_fill_jobs_and_the_rest_shares_one(tmp_path):
@@ -51,7 +51,7 @@ def test_rows_that_ask_for_the_same_fill_jobs_and_the_rest_shares_one(tmp_path):
         ({"prompt": "p", "sampling_params": {"temperature": 0}}, "without max_tokens"),
     ],
 )
-def test_each_reason_to_be_alone_is_told(tmp_path, request_, why):
+def test_each_reason_to_be_alone_is_stated(tmp_path, request_, why):
     rows = [*[asked(prompt=f"p {n}") for n in range(16)], request_, request_]
     assert plan(tmp_path, rows) == f"--pack 16: 1 job of 16 rows, 2 rows alone (2 {why})"
 

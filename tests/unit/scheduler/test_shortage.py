@@ -1,4 +1,4 @@
-"""Few jobs of many rows leave an endpoint's workers idle or not started: what the run says of it, in virtual time."""
+"""Few jobs of many rows leave an endpoint's workers idle or not started: what the run says, in virtual time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ScaledWorld(World):
 
     Args:
         setting: As many workers as `workers` says may be started.
-        jobs_each: By request count, there is a worker for so many jobs; None: one more when a job has waited for 4 s.
+        jobs_each: By request count, one worker for this many jobs; None: one more when a job has waited for 4 s.
         shows_sleeping: Whether `/health` counts workers that are not started as idle.
     """
 
@@ -82,7 +82,7 @@ def test_workers_that_hold_all_rows_in_a_few_jobs_are_noticed_when_no_other_is_s
 @pytest.mark.parametrize(
     ("shows_sleeping", "said"), [(False, "1 worker is at work, for"), (True, "3 workers are at work and 2 idle, for")]
 )
-def test_it_is_told_once_while_it_lasts(shows_sleeping: bool, said: str):
+def test_it_is_reported_once_while_it_lasts(shows_sleeping: bool, said: str):
     world = ScaledWorld(packed(1000, 64, job_s=300.0), shows_sleeping=shows_sleeping).run()
     (told,) = world.told
     assert said in told
@@ -115,7 +115,7 @@ def test_a_long_run_whose_jobs_wait_for_its_workers_says_nothing():
     assert not world.told
 
 
-def test_rows_that_the_rate_limit_holds_back_are_no_fault_of_their_jobs():
+def test_rows_that_the_rate_limit_holds_back_are_not_the_fault_of_their_jobs():
     world = World(replace(packed(64_000, 16, job_s=0.2), workers=100)).run()
     assert share(world) < 0.1
     assert not world.told

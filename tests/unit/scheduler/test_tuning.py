@@ -1,4 +1,4 @@
-"""A run whose window, budget and deadline change under way, and that is paused, in virtual time."""
+"""A run whose window, budget and deadline change during the run, and that is paused, in virtual time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_pause_submits_nothing_and_collects_and_what_follows_is_whole():
     assert_every_row_ended_once(world)
 
 
-def test_a_budget_is_set_raised_and_taken_off_under_way():
+def test_a_budget_is_set_raised_and_removed_during_a_run():
     guards = replace(UNGUARDED, price_per_hour=3600.0)  # a dollar for each second of a worker
     setting = {"workers": 8, "guards": guards}
     world = tuned(running(**setting), (20.0, ev.Tuned(max_cost=500.0))).run()
@@ -66,7 +66,7 @@ def test_a_budget_is_set_raised_and_taken_off_under_way():
     assert_every_row_ended_once(world)  # without a price there is no budget
 
 
-def test_a_deadline_is_set_moved_and_taken_off_under_way():
+def test_a_deadline_is_set_moved_and_removed_during_a_run():
     world = tuned(running(), (20.0, ev.Tuned(deadline_s=60.0)), (50.0, ev.Tuned(deadline_s=100.0))).run()
     assert "deadline (100 s after the start)" in world.scheduler.stop.message
     assert 95.0 <= world.now <= 100.1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun.commands.cache import look_at_cache
+from batchrun.commands.cache import inspect_cache
 from batchrun.errors import StateError
 from batchrun.state.answer_cache import AnswerCache, CacheBrokenError, CacheKey, CacheLockedError, StoredAnswer
 from batchrun.state.cache_file import CACHE_VERSION, refuse_unusable_cache
@@ -49,7 +49,7 @@ def test_an_answer_is_found_again_and_only_by_the_same_request_endpoint_and_samp
         assert cache.find(KEY) == answer()
 
 
-def test_a_row_with_the_same_digest_and_another_request_is_no_answer(path: Path):
+def test_a_row_with_the_same_digest_and_another_request_is_not_an_answer(path: Path):
     with AnswerCache(path) as cache:
         cache.add([answer()], 0)
         change(path, "UPDATE answers SET digest = ?", OTHER.digest)  # as if both requests had one digest
@@ -76,7 +76,7 @@ def test_an_answer_that_is_not_as_it_was_written_is_not_taken(path: Path, sql: s
         assert cache.find(KEY) is None
 
 
-def test_the_answers_of_an_earlier_model_are_not_taken_any_more(path: Path):
+def test_the_answers_of_an_earlier_model_are_no_longer_reused(path: Path):
     with AnswerCache(path) as cache:
         assert cache.add([answer(model="small"), answer(OTHER, model="", output=b"2")], 0) == []
         newer = answer(CacheKey("abc", 0, b"{}"), model="large")
@@ -88,12 +88,12 @@ def test_the_answers_of_an_earlier_model_are_not_taken_any_more(path: Path):
             assert cache.find(each.key) == each
 
 
-def test_a_later_answer_takes_the_place_of_an_earlier_one(path: Path):
+def test_a_later_answer_replaces_an_earlier_one(path: Path):
     with AnswerCache(path) as cache:
         cache.add([answer()], 0)
         cache.add([answer(output=b"2")], 1)
         assert cache.find(KEY) == answer(output=b"2")
-    assert look_at_cache(path).answers == 1
+    assert inspect_cache(path).answers == 1
 
 
 def test_while_another_program_has_the_file_locked_answers_are_found_and_none_is_stored(path: Path):
@@ -155,7 +155,7 @@ def test_a_file_that_cannot_be_used_is_refused_and_left_alone(path: Path, spoil,
         cache.add([answer(KEY._replace(sample=n)) for n in range(500)], 0)
     spoil(path)
     before = path.read_bytes() if path.is_file() else None
-    for use in (refuse_unusable_cache, AnswerCache, look_at_cache):
+    for use in (refuse_unusable_cache, AnswerCache, inspect_cache):
         with pytest.raises(StateError, match=said):
             use(path)
     assert before is None or path.read_bytes() == before
@@ -168,7 +168,7 @@ def test_an_empty_file_is_a_new_cache_and_a_missing_folder_is_not_made(path: Pat
     with pytest.raises(StateError, match="its folder does not exist"):
         AnswerCache(path.parent / "no" / "answers.cache")
     with pytest.raises(StateError, match="there is no such cache"):
-        look_at_cache(path.parent / "other")
+        inspect_cache(path.parent / "other")
 
 
 def test_only_its_owner_can_read_it(path: Path):
@@ -180,13 +180,13 @@ def test_old_answers_are_pruned_and_the_file_gets_smaller_while_a_run_uses_it(pa
     with AnswerCache(path) as cache:
         for n in range(40):
             cache.add([answer(KEY._replace(sample=n), b"x" * 50_000, model="m")], n * DAY_MS)
-        seen = look_at_cache(path)
+        seen = inspect_cache(path)
         assert (seen.answers, seen.oldest_at) == (40, "1970-01-01T00:00:00.000Z")
         assert [(each.endpoint, each.model, each.answers) for each in seen.endpoints] == [("abc", "m", 40)]
         assert seen.size_bytes > 2_000_000
-        seen = look_at_cache(path, older_than_s=29 * 86_400, now=39 * 86_400.0)
+        seen = inspect_cache(path, older_than_s=29 * 86_400, now=39 * 86_400.0)
         assert (seen.removed, seen.answers, seen.oldest_at) == (10, 30, "1970-01-11T00:00:00.000Z")
-        seen = look_at_cache(path, max_size_bytes=1_000_000)
+        seen = inspect_cache(path, max_size_bytes=1_000_000)
         assert seen.size_bytes <= 1_000_000
         assert 15 <= seen.answers <= 19
         assert path.stat().st_size <= 1_000_000
@@ -201,7 +201,7 @@ def test_looking_at_a_cache_leaves_the_locks_of_a_run_in_the_same_process_alone(
         cache.add([answer()], 0)
     with AnswerCache(path) as cache:
         assert cache.find(KEY)
-        look_at_cache(path)
+        inspect_cache(path)
         # The last process that closes the file removes its log; this one is not the last.
         subprocess.run([sys.executable, "-c", _READ, path], check=True)
         cache.add([answer(OTHER, b'"no"')], 0)

@@ -1,4 +1,4 @@
-"""What is asked of a running process by its state file, and what it has taken up."""
+"""The requests to a running process through its state file, and the changes that it has applied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from batchrun.scheduler.events import Tuned
 from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 from batchrun.state.stored_options import read_options, store_options
-from batchrun.state.tunings import Requests, Tuning, refuse_older_version, request_tuning, take_up, taken_up
+from batchrun.state.tunings import (
+    Requests,
+    Tuning,
+    applied_tunings,
+    record_applied,
+    refuse_older_version,
+    request_tuning,
+)
 
 
 @pytest.fixture
@@ -46,22 +53,22 @@ def test_a_process_sees_each_request_once_in_order_and_none_from_before_it_began
             other.set_setting("other", value=2)
         assert requests.next() is None
     with Store(state) as store:
-        assert Requests(store).next() is None, "it was not taken up, and is not made up for"
+        assert Requests(store).next() is None, "it was not applied, and is not applied later"
 
 
-def test_what_is_taken_up_is_listed_and_holds_for_later_sessions_except_a_pause(state: Path):
+def test_what_is_applied_is_listed_and_holds_for_later_sessions_except_a_pause(state: Path):
     taken = [
         Tuning(1, 1000, Tuned(7, 60.0, 3600.0), is_late=False),
         Tuning(2, 2000, Tuned("auto", math.inf, math.inf, is_paused=True), is_late=True),
     ]
     with Store(state) as store:
         before = read_options(store)
-        take_up(store, taken[0])
+        record_applied(store, taken[0])
         options = read_options(store)
         assert (options.scheduler.concurrency, options.guards.max_cost, options.guards.deadline_s) == (7, 60.0, 3600.0)
-        take_up(store, taken[1])
+        record_applied(store, taken[1])
     with StateReader(state) as store:
-        assert taken_up(store) == taken
+        assert applied_tunings(store) == taken
         after = read_options(store)
     assert (after.scheduler, after.guards.max_cost, after.guards.deadline_s) == (before.scheduler, None, None)
 

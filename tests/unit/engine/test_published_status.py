@@ -1,4 +1,4 @@
-"""What a session writes for those that look at it: seldom, and soon if something has changed."""
+"""What a session writes for other processes: rarely, but soon after a change."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import replace
 import orjson
 
 from batchrun.display.live import LiveRecord
-from batchrun.engine.course import Course
-from tests.support.standings import ONE
+from batchrun.engine.published_status import PublishedStatus
+from tests.support.statuses import ONE
 
 
-def course() -> Course:
-    found = Course(None, 3, lambda: 1_800_000_000.0)
+def published() -> PublishedStatus:
+    found = PublishedStatus(None, 3, lambda: 1_800_000_000.0)
     found.look = lambda: {"abc": ONE}
     return found
 
 
 def test_the_present_moment_is_written_once_a_second_and_at_the_end():
-    taken = course()
+    taken = published()
     assert "live" in taken.take(10.0, is_last=False)
     assert "live" not in taken.take(10.9, is_last=False)
     assert "live" in taken.take(11.0, is_last=False)
@@ -27,7 +27,7 @@ def test_the_present_moment_is_written_once_a_second_and_at_the_end():
 
 def test_the_points_of_a_run_are_written_at_once_and_soon_and_then_every_15_seconds():
     now = [1_800_000_000.0]
-    taken = Course(None, 3, lambda: now[0])
+    taken = PublishedStatus(None, 3, lambda: now[0])
     taken.look = lambda: {"abc": ONE}
     written = {}
     for second in range(60):
@@ -39,7 +39,7 @@ def test_the_points_of_a_run_are_written_at_once_and_soon_and_then_every_15_seco
 
 
 def test_there_is_news_until_it_is_written_but_not_of_times_and_costs():
-    taken = course()
+    taken = published()
     assert not taken.is_news
     taken.update({"abc": ONE})
     assert taken.is_news
@@ -52,7 +52,7 @@ def test_there_is_news_until_it_is_written_but_not_of_times_and_costs():
 
 
 def test_what_was_written_is_read_back_and_anything_else_is_nothing():
-    written = orjson.loads(orjson.dumps(course().take(1.0, is_last=False)["live"]))
+    written = orjson.loads(orjson.dumps(published().take(1.0, is_last=False)["live"]))
     record = LiveRecord.from_json(written)
     assert (record.session, record.parts, record.whole) == (3, {"abc": ONE}, ONE)
     assert LiveRecord.from_json({**written, "parts": {}}) is None

@@ -12,7 +12,7 @@ from batchrun.display.units import duration
 
 _UNITS = (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000), ("seconds", 1000))
 _UNITS_LEAST = 3
-"""A time axis is at least this many of its units long, unless they are seconds."""
+"""A time axis has at least this many of its units, unless they are seconds."""
 _GAPS_SHARE = 0.25
 """All gaps together take at most this part of the running time; longer ones are drawn shorter."""
 _SILENT = 10
@@ -22,7 +22,7 @@ _SILENT_MS = 30_000
 _MOST_STEPS = 100
 
 
-class Course:
+class TimeAxis:
     """The time axis of a run, as long as its sessions together, and what was measured on it.
 
     Args:
@@ -69,7 +69,7 @@ class Course:
         return self._drawn[index] + ran_ms - self._ran[index]
 
     def at(self, at_ms: int) -> float:
-        """Where a moment is on the axis; what is outside of all sessions is at an end or in a gap."""
+        """Where a moment is on the axis; a moment outside all sessions is at an end or in a gap."""
         after = bisect_right(self._wall, at_ms)
         if after in (0, len(self._wall)):
             return self._drawn[0 if after == 0 else -1]
@@ -81,7 +81,7 @@ class Course:
         return Series(label, [[(self.at(p.at_ms), getattr(p, name)) for p in part] for part in self._parts])
 
     def pace(self, label: str, *names: str) -> tuple[str, Series]:
-        """How fast the sum of some fields grew, as steps; and per what: `second`, `minute` or `hour`."""
+        """How fast the sum of some fields grew, as steps; and the unit: `second`, `minute` or `hour`."""
         every = -(-sum(map(len, self._parts)) // _MOST_STEPS)
         parts = []
         for part in self._parts:
@@ -97,12 +97,12 @@ class Course:
 
 
 def unit_of_rate(per_s: float) -> tuple[int, str]:
-    """The unit in which a rate is not below 1, if there is one: by how much to multiply it, and the unit's name."""
+    """The unit in which a rate is at least 1, if there is one: the factor to multiply it by, and the unit's name."""
     return (1, "second") if per_s >= 1 else (60, "minute") if per_s * 60 >= 1 else (3600, "hour")
 
 
 def _merged(sessions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sessions in order and apart from each other, even if the clock was set back."""
+    """Sessions in order and without overlap, even if the clock was set back."""
     found: list[tuple[int, int]] = []
     for start, end in sorted(sessions):
         if found and start <= found[-1][1]:
@@ -113,7 +113,7 @@ def _merged(sessions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _parts(spans: list[tuple[int, int]], points: Sequence[Point]) -> list[list[Point]]:
-    """The points of each session; again divided where the computer slept."""
+    """The points of each session, also divided where the computer slept."""
     points = sorted(points)
     usual = sorted(b.at_ms - a.at_ms for a, b in pairwise(points))
     silent_ms = max(usual[len(usual) // 2] * _SILENT, _SILENT_MS) if usual else _SILENT_MS

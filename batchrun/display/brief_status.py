@@ -1,4 +1,4 @@
-"""How a run stands, as far as that is cheap to read: for a screen that is drawn every second, and for a list. Pure."""
+"""The status of a run as far as it is cheap to read, for a screen that is redrawn every second and for a list. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from batchrun.display.summary import Snapshot, Workers
 
 
 class KindOfFailure(NamedTuple):
-    """How many rows have failed in one way."""
+    """The number of rows that failed in one way."""
 
     kind: str
     rows: int
 
 
 class LastFailure(NamedTuple):
-    """A row that failed lately."""
+    """A row that failed recently."""
 
     id: str
     kind: str
@@ -29,38 +29,38 @@ class LastFailure(NamedTuple):
 
 
 class Failures(NamedTuple):
-    """The failures of a run, as far as they are read."""
+    """The failures of a run that were read."""
 
     kinds: Sequence[KindOfFailure] = ()
     """The most frequent first."""
     latest: Sequence[LastFailure] = ()
     """The newest first."""
     among: int = 0
-    """`kinds` counts only so many rows; 0: all."""
+    """`kinds` counts only this many rows; 0: all."""
 
 
 _NO_FAILURES = Failures()
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How a run stands."""
+class BriefStatus:
+    """The status of a run."""
 
     state: str
     endpoint: str
-    """Its endpoints, with commas between them."""
+    """Its endpoints, separated by commas."""
     process: str = ""
     """The process that drives it, such as `process 4242`; empty if none does."""
     is_paused: bool = False
     """Whether it was told to submit nothing more for now."""
     outcome: str | None = None
-    """How the last session ended: finished, stopped, interrupted or cancelled; None if it goes on or was cut off."""
+    """How the last session ended: finished, stopped, interrupted or cancelled; None if it is running or was cut off."""
     reason: str = ""
-    """Why it stopped; empty if it did not, or if that is not known."""
+    """Why it stopped; empty if it did not, or if unknown."""
     began_at: float | None = None
     """When the last session began, UTC epoch seconds; None if none has."""
     seen_at: float | None = None
-    """When it wrote last."""
+    """When it last wrote."""
     total: int = 0
     succeeded: int = 0
     failed: int = 0
@@ -71,22 +71,22 @@ class Standing:
     cost: Cost | None = None
     """None if no price was given."""
     pace: Pace | None = None
-    """None if it is not known, or no process drives the run."""
+    """None if unknown, or if no process drives the run."""
     ended: list[int] = field(default_factory=list)
     """Rows that ended in each interval of the last minutes, oldest first; the last interval is not over."""
     every_s: int = 1
-    """Length of such an interval."""
+    """Length of such an interval in seconds."""
     parts: dict[str, Snapshot] = field(default_factory=dict)
-    """What each endpoint does; empty if no process drives the run, or has not said so yet."""
+    """Endpoint ID -> its part of the run; empty if no process drives the run, or it has not written it yet."""
     whole: Snapshot | None = None
-    """The same of all endpoints together."""
+    """The same for all endpoints together."""
     obstacles: Sequence[str] = ()
-    """What is in the way: why it stops, and what it waits for."""
+    """The obstacles: why the run stops, and what it waits for."""
     silent_s: float = 0.0
-    """How old the last three are."""
+    """The age of the last three in seconds."""
     failures: Failures = _NO_FAILURES
     problem: str = ""
-    """Why nothing else is known: the state file cannot be read."""
+    """Why the state file cannot be read; then nothing else is known."""
 
     @property
     def done(self) -> int:
@@ -100,12 +100,12 @@ class Standing:
 
     @property
     def workers(self) -> Workers | None:
-        """The workers of all endpoints; None if they are not known."""
+        """The workers of all endpoints; None if unknown."""
         return None if self.whole is None else self.whole.workers
 
     @property
     def ending(self) -> str:
-        """What the last session came to, in a few words; that of a session that goes on: who drives it."""
+        """The outcome of the last session in a few words; if it is running, the process that drives it."""
         if self.problem:
             return self.problem
         if self.process:
@@ -122,7 +122,7 @@ class Standing:
         return f"{outcome}: {self.reason}" if self.reason else outcome
 
     def to_json(self) -> dict[str, Any]:
-        """The standing as JSON values."""
+        """The status as JSON values."""
         w = self.whole
         return {
             "state": self.state,

@@ -1,6 +1,6 @@
-"""Reads how a run stands, again and again, at a cost that does not grow with the run while a process drives it.
+"""Reads the status of a run repeatedly; while a process drives the run, the cost does not grow with its size.
 
-That process says how it stands in the state file. Rows are counted only if it does not; then that takes 5% of the time.
+That process writes the status to the state file. Rows are counted only if it does not, for at most 5% of the time.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from batchrun.display.brief_status import BriefStatus, Failures, KindOfFailure, LastFailure
 from batchrun.display.cost import Cost
 from batchrun.display.live import LiveRecord
 from batchrun.display.pace import Pace
-from batchrun.display.standing import Failures, KindOfFailure, LastFailure, Standing
 from batchrun.errors import StateError
 from batchrun.runs.closing import rescue_by
 from batchrun.runs.spending import cost_so_far
@@ -24,7 +24,7 @@ from batchrun.state.stored_options import find_options
 from batchrun.state.tunings import is_paused
 
 _KINDS_AMONG = 20_000
-"""Failures beyond this are not read, so that a run in which all fails is as cheap to look at as any other."""
+"""Failures beyond this are not read, so that a run in which every row fails is as cheap to watch as any other."""
 _LATEST = 5
 _LATEST_AMONG = 1_000
 _MESSAGE_CHARS = 300
@@ -32,12 +32,12 @@ _PAUSES = 20
 """After counting rows, they are not counted again for this many times as long as it took."""
 
 
-def standing_of(store: StateReader, state: Path, who: Holder | None) -> Standing:
+def brief_status_of(store: StateReader, state: Path, who: Holder | None) -> BriefStatus:
     """What the last session came to, without any counts."""
     last, options = figures.last_session(store), find_options(store)
     ending = store.get_setting("ending")
     is_told = isinstance(ending, dict) and last is not None and ending.get("session") == last.session
-    return Standing(
+    return BriefStatus(
         str(state),
         "" if options is None else ", ".join(options.endpoints),
         "" if who is None else str(who),
@@ -49,12 +49,12 @@ def standing_of(store: StateReader, state: Path, who: Holder | None) -> Standing
     )
 
 
-class StandingReader:
-    """Reads how the run of a state file stands.
+class BriefStatusReader:
+    """Reads the status of the run of a state file.
 
     Args:
         state: The state file.
-        with_failures: Whether to read kinds of failure, and the latest ones.
+        with_failures: Whether to read the kinds of failure and the latest failures.
     """
 
     def __init__(self, state: Path, *, with_failures: bool = True) -> None:
@@ -64,8 +64,8 @@ class StandingReader:
         self._counted: tuple[dict[RowState, int], Cost | None] | None = None
         self._count_at = float("-inf")
 
-    def read(self) -> Standing:
-        """How the run stands now.
+    def read(self) -> BriefStatus:
+        """The present status of the run.
 
         Raises:
             StateError: there is no such state file, or it cannot be read.
@@ -78,12 +78,12 @@ class StandingReader:
         except StateError:
             if who is None or not self._state.exists():
                 raise
-            return Standing(str(self._state), "", process=str(who))  # it reads its inputs
+            return BriefStatus(str(self._state), "", process=str(who))  # the process is reading its inputs
         with store:
-            return self._standing(store, who, now)
+            return self._status(store, who, now)
 
-    def _standing(self, store: StateReader, who: Holder | None, now: float) -> Standing:
-        known = standing_of(store, self._state, who)
+    def _standing(self, store: StateReader, who: Holder | None, now: float) -> BriefStatus:
+        known = brief_status_of(store, self._state, who)
         if (record := live_record(store, who)) is not None:
             return self._live(store, record, known, now)
         counts, cost = self._count(store)
@@ -100,7 +100,7 @@ class StandingReader:
             failures=self._failures(store, counts[RowState.FAILED]),
         )
 
-    def _live(self, store: StateReader, record: LiveRecord, known: Standing, now: float) -> Standing:
+    def _live(self, store: StateReader, record: LiveRecord, known: BriefStatus, now: float) -> BriefStatus:
         whole = record.whole
         return replace(
             known,
@@ -142,11 +142,12 @@ class StandingReader:
 
 
 def live_record(store: StateReader, who: Holder | None) -> LiveRecord | None:
-    """What the process that drives a run says of it; None if none does, or has not said anything yet.
+    """The record of the process that drives a run; None if none does, or it has not written one yet.
 
     Args:
         store: The state file.
-        who: The process that holds its lock. It may have begun no session yet, and the record be an earlier one's.
+        who: The process that holds its lock. It may not have begun a session yet; then the record is of an earlier
+            session.
     """
     if (last := _going_on(store, who)) is None:
         return None

@@ -1,4 +1,4 @@
-"""How a run stands is told by the process that drives it, and by no earlier one."""
+"""The status of a run comes from the process that drives it, not from an earlier one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrun.commands.standing import StandingReader
+from batchrun.commands.brief_status import BriefStatusReader
 from batchrun.commands.status import read_status, render
 from batchrun.config import RunOptions
-from batchrun.engine.course import Course
+from batchrun.engine.published_status import PublishedStatus
 from batchrun.scheduler.states import RowState
 from batchrun.state.lock import StateLock
 from batchrun.state.records import Batch, FailureRecord, JobEnd, SourceRecord, Submission
 from batchrun.state.staging import StagedLine, merge, stage
 from batchrun.state.store import Store
 from batchrun.state.stored_options import store_options
-from tests.support.standings import NOW, ONE
+from tests.support.statuses import NOW, ONE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,23 +33,23 @@ def state(tmp_path: Path) -> Path:
         merge(store, [SourceRecord(0, "a", "/a", "/a", "", 1)], whole=True, limit=None)
         session = store.begin_session(os.getpid(), round(NOW * 1000))
         store.commit(Batch(submitted=[Submission(n, n, 1, 1, n) for n in range(1, 7)]), session, round(NOW * 1000))
-        course = Course(None, session, lambda: NOW)
-        course.look = lambda: {"abc": ONE}
+        published = PublishedStatus(None, session, lambda: NOW)
+        published.look = lambda: {"abc": ONE}
         batch = Batch(
             ended=[JobEnd(n, n, RowState.FAILED, "FAILED", 0, 0, None, None) for n in range(1, 7)],
             failures=[
                 FailureRecord(n, "FAILED", "even" if n % 2 == 0 else "odd", f"message {n}", "", None, 1000 * (9 - n))
                 for n in range(1, 7)
             ],
-            settings=course.take(1.0, is_last=False),
+            settings=published.take(1.0, is_last=False),
         )
         store.commit(batch, session, round(NOW * 1000))
     return path
 
 
-def test_a_run_that_is_driven_stands_as_its_process_says(state: Path):
+def test_the_status_of_a_driven_run_is_that_of_its_process(state: Path):
     lock = StateLock(state)
-    seen = StandingReader(state).read()
+    seen = BriefStatusReader(state).read()
     lock.release()
     assert (seen.total, seen.done, seen.process) == (1000, 600, f"process {os.getpid()}")
     assert seen.obstacles == [ONE.note]
@@ -59,7 +59,7 @@ def test_a_run_that_is_driven_stands_as_its_process_says(state: Path):
 
 
 def test_a_run_that_nobody_drives_is_counted_however_fresh_the_record_is(state: Path):
-    seen = StandingReader(state).read()
+    seen = BriefStatusReader(state).read()
     assert (seen.total, seen.done, seen.process, seen.whole, seen.ending) == (9, 6, "", None, "cut off")
 
 
@@ -67,7 +67,7 @@ def test_a_process_that_has_begun_no_session_yet_does_not_get_the_record_of_the_
     with Store(state) as store, store.transaction() as db:
         db.execute("UPDATE sessions SET pid = 1")
     lock = StateLock(state)
-    seen = StandingReader(state).read()
+    seen = BriefStatusReader(state).read()
     lock.release()
     assert (seen.total, seen.whole) == (9, None)
 
@@ -77,35 +77,35 @@ def test_the_record_of_a_session_that_is_over_is_old(state: Path, sql: str):
     with Store(state) as store, store.transaction() as db:
         db.execute(sql)
     lock = StateLock(state)
-    seen = StandingReader(state).read()
+    seen = BriefStatusReader(state).read()
     lock.release()
     assert (seen.total, seen.whole) == (9, None)
 
 
 def test_a_run_whose_inputs_are_still_being_read_is_starting(tmp_path: Path):
     lock = StateLock(tmp_path / "new.state")
-    seen = StandingReader(tmp_path / "new.state").read()
+    seen = BriefStatusReader(tmp_path / "new.state").read()
     lock.release()
     assert seen.ending == f"starting, process {os.getpid()}"
 
 
-def test_why_a_session_stopped_is_told_until_the_next_one(state: Path):
+def test_why_a_session_stopped_is_shown_until_the_next_one(state: Path):
     with Store(state) as store:
         store.end_session(1, round(NOW * 1000), "stopped", "the budget is used up")
-    assert StandingReader(state).read().ending == "stopped: the budget is used up"
+    assert BriefStatusReader(state).read().ending == "stopped: the budget is used up"
     with Store(state) as store:
         store.begin_session(1, round(NOW * 1000))
-    assert StandingReader(state).read().ending == "cut off"
+    assert BriefStatusReader(state).read().ending == "cut off"
 
 
-def test_status_tells_the_pace_of_the_last_minutes_while_a_process_drives_the_run(state: Path):
+def test_status_shows_the_pace_of_the_last_minutes_while_a_process_drives_the_run(state: Path):
     assert "over a running time of" in render(read_status(state, NOW))
-    course = Course(None, 1, lambda: NOW)
-    course.look = lambda: {"abc": ONE}
-    course.update({"abc": ONE})
+    published = PublishedStatus(None, 1, lambda: NOW)
+    published.look = lambda: {"abc": ONE}
+    published.update({"abc": ONE})
     with Store(state) as store:
         pace = {"every_s": 2, "ended": [8, 4, 8, 4, 8, 4, 8, 4, 2], "since_s": 160.0, "until_s": 161.0}
-        store.set_setting("live", course.take(1.0, is_last=False)["live"] | {"pace": pace})
+        store.set_setting("live", published.take(1.0, is_last=False)["live"] | {"pace": pace})
     lock = StateLock(state)
     seen = read_status(state, NOW)
     lock.release()
@@ -113,5 +113,5 @@ def test_status_tells_the_pace_of_the_last_minutes_while_a_process_drives_the_ru
     assert seen.pace.left_s == pytest.approx(3 * 17 / 50)
     text = render(seen)
     assert "  2.9 rows/s over the last 17 s" in text
-    assert "in the way: slowed down: 429" in text
+    assert "obstacle: slowed down: 429" in text
     assert "running time" not in text

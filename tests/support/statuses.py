@@ -1,10 +1,10 @@
-"""A run that is half done, as the process that drives it tells it."""
+"""A run that is half done, as the process that drives it reports it."""
 
 from __future__ import annotations
 
+from batchrun.display.brief_status import BriefStatus, Failures, KindOfFailure, LastFailure
 from batchrun.display.cost import WorkCost, cost_of
 from batchrun.display.pace import Pace
-from batchrun.display.standing import Failures, KindOfFailure, LastFailure, Standing
 from batchrun.display.summary import Snapshot, Workers
 
 NOW = 1_800_000_000.0
@@ -15,7 +15,7 @@ ONE = Snapshot(
     output_tokens=2, window=60, jobs=50, note="slowed down: 429 Too many requests", cost=COST,
     workers=Workers(12, 1, 2, 3, 4, 35, 21),
 )  # fmt: skip
-STANDING = Standing(
+STATUS = BriefStatus(
     "out.jsonl.state", "abc", "process 4242", began_at=NOW - 100, seen_at=NOW, total=1000, succeeded=590, failed=10,
     in_flight=50, cost=COST, pace=Pace(6.0, 100.0, 66.0, 60.0, 75.0), ended=[0, 4, 8, 6, 3], every_s=2,
     parts={"abc": ONE}, whole=ONE, obstacles=[ONE.note],

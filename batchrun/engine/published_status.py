@@ -1,4 +1,4 @@
-"""The course of a run for those that look at it: kept in memory, and written in commits that happen anyway."""
+"""What other processes read about a run: its timeline and its present status. It is written with other commits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from batchrun.display.timeline import Point, Timeline
 _POINTS_FIRST_S, _POINTS_EVERY_S = 1.0, 15.0
 """How often the points since the first session are written: often at first, so that a short session leaves some."""
 _LIVE_EVERY_S = 1.0
-"""How often the present moment is written, if there are commits that often."""
+"""How often the present status is written, if there are commits that often."""
 
 
-class Course:
-    """The points of a run over all its sessions, and its present moment.
+class PublishedStatus:
+    """The timeline of a run over all its sessions, and its present status.
 
     Args:
-        points: The points of earlier sessions, as they were stored.
+        points: The timeline of earlier sessions, as it was stored.
         session: The number of this session.
         wall: UTC epoch seconds.
     """
@@ -31,14 +31,14 @@ class Course:
         self._session = session
         self._wall = wall
         self.look: Callable[[], Mapping[str, Snapshot]] = dict
-        """Tells the parts of the run now, by endpoint ID; none are known at first."""
+        """Gives the present parts of the run, by endpoint ID; empty at first."""
         self._parts: dict[str, Snapshot] = {}
         self._told: object = []
         self._points_at = self._live_at = float("-inf")
         self._points_after_s = _POINTS_FIRST_S
 
     def update(self, parts: Mapping[str, Snapshot]) -> Snapshot:
-        """Note the present moment.
+        """Note the present status.
 
         Args:
             parts: Endpoint ID -> its part of the run.
@@ -56,7 +56,7 @@ class Course:
 
     @property
     def is_news(self) -> bool:
-        """Whether something has changed that no commit has written yet."""
+        """Whether a change has not been written yet."""
         return self._news() != self._told
 
     def take(self, now: float, *, is_last: bool) -> dict[str, Any]:
@@ -77,5 +77,5 @@ class Course:
         return found
 
     def _news(self) -> object:
-        """What a viewer would miss while nothing else is written: all but times and costs."""
+        """The changes that are worth a write of their own: all but times and costs."""
         return [(p.stopping, p.note, p.workers, p.window, p.queued, p.running, p.waiting) for p in self._parts.values()]
