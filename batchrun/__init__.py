@@ -1,14 +1,27 @@
 """Run prompt files and tables through a Runpod serverless queue endpoint, resumably.
 
 From Python: `run` for files, tables and lists of requests, `stream` for requests that arrive one at a time; `check`,
-`status`, `verify`, `score`, `report`, `export`, `merge`, `redo` and `cancel` like the commands; `load` for results.
+`estimate`, `status`, `verify`, `score`, `report`, `view`, `export`, `merge`, `redo`, `tune`, `stop` and `cancel` like
+the commands; `load` for results.
 """
 
 TYPE_CHECKING = False  # not importing typing lets the command `batchrun` catch signals some milliseconds earlier
 if TYPE_CHECKING:
     from batchrun.api.calls import Stream, run, stream
-    from batchrun.api.commands import cancel, check, export, merge, redo, report, score, status, verify
+    from batchrun.api.commands import (
+        check,
+        estimate,
+        export,
+        merge,
+        redo,
+        report,
+        score,
+        status,
+        verify,
+        view,
+    )
     from batchrun.api.loaded import Results, Summary, load
+    from batchrun.api.steering import cancel, stop, tune
     from batchrun.config import VERSION as __version__  # noqa: N811 - its usual name
     from batchrun.errors import BatchrunError, InputError, StoppedError, UsageError
 
@@ -23,6 +36,7 @@ __all__ = [
     "__version__",
     "cancel",
     "check",
+    "estimate",
     "export",
     "load",
     "merge",
@@ -31,8 +45,11 @@ __all__ = [
     "run",
     "score",
     "status",
+    "stop",
     "stream",
+    "tune",
     "verify",
+    "view",
 ]
 
 _MODULES = {
@@ -44,7 +61,8 @@ _MODULES = {
     "Summary": "batchrun.api.loaded",
     "UsageError": "batchrun.errors",
     "__version__": "batchrun.config",
-    "cancel": "batchrun.api.commands",
+    "cancel": "batchrun.api.steering",
+    "estimate": "batchrun.api.commands",
     "check": "batchrun.api.commands",
     "export": "batchrun.api.commands",
     "load": "batchrun.api.loaded",
@@ -53,8 +71,11 @@ _MODULES = {
     "report": "batchrun.api.commands",
     "run": "batchrun.api.calls",
     "score": "batchrun.api.commands",
+    "stop": "batchrun.api.steering",
     "status": "batchrun.api.commands",
+    "tune": "batchrun.api.steering",
     "stream": "batchrun.api.calls",
+    "view": "batchrun.api.commands",
     "verify": "batchrun.api.commands",
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar, cast
 
 from batchrun.commands.arguments import RunArguments
-from batchrun.commands.definitions import OFF, arguments_of
+from batchrun.commands.definitions import OFF, Arguments, arguments_of
 from batchrun.config import (
     FORMER_NAMES,
     CanaryAllows,
@@ -221,17 +221,7 @@ def checked(given: RunArguments) -> RunArguments:
     Raises:
         UsageError: an argument is invalid.
     """
-    for argument in arguments_of(type(given)):
-        value, bounds = getattr(given, argument.name), argument.option.values.bounds
-        if (value is None and argument.takes_none) or (argument.option.values.may_be_off and value == OFF):
-            continue
-        if bounds is not None and argument.option.values.syntax != "halt":
-            for each in value.values() if isinstance(value, dict) else (value,):
-                _refuse_unless(argument.name, each, str(bounds), true=bounds.hold(each))
-        if choices := argument.choices:
-            _refuse_unless(
-                argument.name, value, f"{', '.join(choices[:-1])} or {choices[-1]}", true=_is_choice(value, choices)
-            )
+    refuse_out_of_bounds(given)
     model_file = None if given.model_file is None else Path(given.model_file)
     cache = None if given.cache is None else Path(given.cache)
     given = replace(given, only=tuple(given.only), model_file=model_file, cache=cache)
@@ -239,6 +229,27 @@ def checked(given: RunArguments) -> RunArguments:
     for key, values in sweep.items():
         _refuse_unless(f"sweep[{key!r}]", values, "a list of values", true=isinstance(values, list))
     return replace(given, set=_as_json("set", given.set), default=_as_json("default", given.default), sweep=sweep)
+
+
+def refuse_out_of_bounds(given: Arguments) -> None:
+    """Refuse numbers outside their bounds, and words that are no choices.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for argument in arguments_of(type(given)):
+        value, bounds = getattr(given, argument.name), argument.option.values.bounds
+        if (value is None and argument.takes_none) or (argument.option.values.may_be_off and value == OFF):
+            continue
+        if bounds is not None and value == "auto" in argument.choices:
+            continue
+        if bounds is not None and argument.option.values.syntax != "halt":
+            for each in value.values() if isinstance(value, dict) else (value,):
+                _refuse_unless(argument.name, each, str(bounds), true=bounds.hold(each))
+        elif choices := argument.choices:
+            _refuse_unless(
+                argument.name, value, f"{', '.join(choices[:-1])} or {choices[-1]}", true=_is_choice(value, choices)
+            )
 
 
 def _is_choice(value: Any, choices: tuple[str, ...]) -> bool:

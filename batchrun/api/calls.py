@@ -23,7 +23,7 @@ from typing import IO, Any, Self, TypeVar, Unpack
 from batchrun import config
 from batchrun.api.arguments import RequestKeywords, RunKeywords, StreamKeywords, checked, spelled_out
 from batchrun.api.loaded import Summary
-from batchrun.api.requests import rows_of
+from batchrun.api.requests import endpoint_ids, files_or_requests
 from batchrun.commands import run as running
 from batchrun.commands.arguments import RunArguments
 from batchrun.commands.run_options import run_options
@@ -31,7 +31,7 @@ from batchrun.display.printer import Printer
 from batchrun.display.progress import make_observer
 from batchrun.display.summary import Observer
 from batchrun.engine.signals import Leaving, Wish, cancellable, interruptible
-from batchrun.errors import InputError, OutputError, RunInterrupted, StoppedError, UsageError, shown
+from batchrun.errors import InputError, OutputError, RunInterrupted, StoppedError, UsageError
 from batchrun.files.exactjson import load
 from batchrun.files.paths import behind_links
 from batchrun.files.streams import open_closed
@@ -84,15 +84,15 @@ def run(
         UsageError: an argument, an input or the state file is invalid; nothing was sent.
         BatchrunError: a file could not be written and nothing was sent, or batchrun has a defect.
     """
-    names, requests = _inputs(inputs)
+    names, requests = files_or_requests(inputs)
     if requests is not None:
         _refuse_for_requests(options)
-    at = behind_links(Path(state) if state is not None else Path(f"{_text(output).rstrip('/')}.state"))
+    at = behind_links(Path(state) if state is not None else Path(f"{os.fsdecode(output).rstrip('/')}.state"))
     given = checked(
         RunArguments(
             inputs=names if requests is None else (str(requests_path(at)),),
-            endpoint=None if endpoint is None else _endpoints(endpoint),
-            output=_text(output),
+            endpoint=None if endpoint is None else endpoint_ids(endpoint),
+            output=os.fsdecode(output),
             state=None if requests is None and state is None else str(at),
             on_interrupt=on_interrupt,
             progress=progress,
@@ -142,8 +142,8 @@ def stream(
     given = checked(
         RunArguments(
             inputs=(str(requests_path(at)),),
-            endpoint=_endpoints(endpoint),
-            output=_text(output) if output is not None else str(at.with_name(_results_name(at.name))),
+            endpoint=endpoint_ids(endpoint),
+            output=os.fsdecode(output) if output is not None else str(at.with_name(_results_name(at.name))),
             state=str(at),
             on_interrupt=on_interrupt,
             progress=progress,
@@ -318,23 +318,6 @@ def _started(work: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _inputs(inputs: Any) -> tuple[tuple[str, ...], Iterable[Any] | None]:
-    """The names of input files, or the requests."""
-    if isinstance(inputs, (str, os.PathLike)):
-        return (_text(inputs),), None
-    if isinstance(inputs, AsyncIterable):
-        raise UsageError("run does not accept an async iterable", "use `stream`")
-    if (rows := rows_of(inputs)) is not None:
-        return (), rows
-    if isinstance(inputs, (bytes, Mapping)) or not isinstance(inputs, Iterable):
-        raise UsageError(
-            f"inputs is of type {type(inputs).__name__}, not files or requests", "for one request give a list with it"
-        )
-    if isinstance(inputs, (list, tuple)) and inputs and all(isinstance(item, os.PathLike) for item in inputs):
-        return tuple(map(_text, inputs)), None
-    return (), inputs
-
-
 def _refuse_for_requests(options: RunKeywords) -> None:
     """Refuse what needs the lines of files.
 
@@ -382,17 +365,6 @@ def _keep(requests: Iterable[Any], file: Any, rules: LineRules) -> None:
 
 def _lines(file: Any) -> Iterator[bytes]:
     return (line.rstrip(b"\n") for line in file)
-
-
-def _endpoints(given: str | Sequence[str]) -> tuple[str, ...]:
-    names = given.split(",") if isinstance(given, str) else given
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"endpoint={shown(given)} is not valid", "give an endpoint ID, or a list of them")
-    return tuple([name.strip() for name in names])
-
-
-def _text(path: str | os.PathLike[str]) -> str:
-    return os.fsdecode(path)
 
 
 def _results_name(state: str) -> str:

@@ -10,11 +10,18 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Unpack
 
-from batchrun.api.arguments import RequestKeywords, spelled_out
+from batchrun.api.arguments import (
+    RequestKeywords,
+    RunKeywords,
+    StreamKeywords,
+    checked,
+    spelled_out,
+)
 from batchrun.api.calls import observing, run_to_end
 from batchrun.api.loaded import Summary
-from batchrun.commands import cancel as cancelling
+from batchrun.api.requests import endpoint_ids, files_or_requests
 from batchrun.commands import check as checking
+from batchrun.commands import estimate as estimating
 from batchrun.commands import export as exporting
 from batchrun.commands import merge as merging
 from batchrun.commands import redo as redoing
@@ -22,22 +29,25 @@ from batchrun.commands import report as reporting
 from batchrun.commands import score as scoring
 from batchrun.commands import status as looking
 from batchrun.commands import verify as verification
+from batchrun.commands import view as viewing
+from batchrun.commands.arguments import RunArguments
 from batchrun.commands.check import CheckReport
 from batchrun.commands.confirming import confirmed
+from batchrun.commands.estimate_arguments import PILOT_ROWS
 from batchrun.commands.export import Exported, Only, Wanted
 from batchrun.commands.findings import Verification
 from batchrun.commands.merge import MergeReport
 from batchrun.commands.redo_arguments import RedoArguments
 from batchrun.commands.request_arguments import RequestArguments, several
-from batchrun.commands.run_options import refuse_wrong_parameters, request_options
+from batchrun.commands.run_options import refuse_wrong_parameters, request_options, run_options
 from batchrun.commands.score import ScoreReport
-from batchrun.commands.session_arguments import CancelArguments
 from batchrun.commands.session_options import session_options
 from batchrun.commands.status import RunStatus
+from batchrun.commands.view import MOST_ROWS, ViewReport
 from batchrun.config import ProgressMode, ResultFormat
-from batchrun.display.progress import NullObserver
+from batchrun.display.estimate import Estimate
 from batchrun.display.variants import VariantTable
-from batchrun.errors import UsageError
+from batchrun.errors import RunInterrupted, StoppedError, UsageError
 from batchrun.evaluation.scorers import DEFAULT_REFERENCE, Rules
 from batchrun.files.paths import refuse_unspeakable
 from batchrun.prompts.sources import find_sources
@@ -97,6 +107,61 @@ def status(state: PathLike) -> RunStatus:
     return looking.read_status(state_file(state))
 
 
+@spelled_out(RequestKeywords, StreamKeywords, RunKeywords)
+def estimate(
+    inputs: PathLike | Sequence[PathLike],
+    *,
+    endpoint: str | Sequence[str] | None = None,
+    output: PathLike,
+    pilot: int = PILOT_ROWS,
+    state: PathLike | None = None,
+    api_key: str | None = None,
+    progress: ProgressMode = "none",
+    **options: Unpack[RunKeywords],
+) -> Estimate | None:
+    """Run a few rows of files, drawn at random, and say what the others take. `run` with the same arguments runs those.
+
+    Args:
+        inputs: As for `run`, but files only.
+        endpoint: As for `run`.
+        output: As for `run`.
+        pilot: How many rows, at least two; those of earlier calls count.
+        state: As for `run`.
+        api_key: None: that of RUNPOD_API_KEY, else that in `~/.runpod/config.toml`.
+        progress: Progress on stderr, as for `run`.
+
+    Returns:
+        Ranges for times, tokens and cost; None if no row is left, or if every row of the pilot failed.
+
+    Raises:
+        UsageError: an argument, an input or the state file is invalid; nothing was sent.
+        StoppedError: the run stopped before the pilot had ended.
+        BatchrunError: it was interrupted, or nothing was sent.
+    """
+    names, requests = files_or_requests(inputs)
+    if requests is not None:
+        raise UsageError("estimate needs files", "write the requests to a file")
+    given = checked(
+        RunArguments(
+            inputs=names,
+            endpoint=None if endpoint is None else endpoint_ids(endpoint),
+            output=os.fsdecode(output),
+            state=None if state is None else os.fsdecode(state),
+            progress=progress,
+            **options,
+        )
+    )
+    run_as = run_options(given)
+    with observing(progress) as observer:
+        work = partial(estimating.estimate, run_as, given, pilot, observer=observer, api_key=api_key)
+        found = run_to_end(work, run_as.guards.on_interrupt)
+    if found.summary.outcome == "stopped":
+        raise StoppedError(found.summary.reason, found.summary.hint)
+    if found.summary.outcome == "interrupted":
+        raise RunInterrupted("the pilot was interrupted", "the same call goes on with it")
+    return found.estimate
+
+
 def verify(state: PathLike) -> Verification:
     """Prove that a run is complete and undamaged; `is_whole` says whether it is, `problems` what is wrong.
 
@@ -148,6 +213,22 @@ def report(state: PathLike, *, by: str | None = None) -> VariantTable:
         UsageError: the scores cannot be split by this field.
     """
     return reporting.read(state_file(state), by)
+
+
+def view(state: PathLike, output: PathLike | None = None, *, rows: int = MOST_ROWS) -> ViewReport:
+    """Write the page of a run: every row with its prompt and answer, to search, filter and compare.
+
+    Args:
+        state: The state file.
+        output: The page; None: `<output stem>.view.html` beside the state file.
+        rows: How many rows it has at most; of more, it has a sample.
+
+    Raises:
+        UsageError: the output is a folder, or a file that batchrun did not write.
+        StateError: the state file, a results file or the scores cannot be read, or no row has ended.
+        OutputError: the page cannot be written.
+    """
+    return viewing.view(state_file(state), None if output is None else Path(output), rows)
 
 
 def export(
@@ -263,20 +344,3 @@ def redo(
 
 def _agree(_: str) -> None:
     """Do nothing: a program that calls the function has decided."""
-
-
-def cancel(state: PathLike, *, api_key: str | None = None, base_url: str | None = None) -> Summary:
-    """Cancel the jobs in flight of a run. If another process is driving the run, it cancels the jobs and exits.
-
-    Args:
-        state: The state file.
-        api_key: None: that of RUNPOD_API_KEY, else that in `~/.runpod/config.toml`.
-        base_url: Confirms the URL of the run's jobs, if the state file does not prove that you chose it.
-
-    Raises:
-        BatchrunError: nothing was cancelled.
-    """
-    options = resumed_options(state_file(state))
-    given = confirmed(CancelArguments(base_url=base_url), options)
-    work = partial(cancelling.cancel, options, observer=NullObserver(), api_key=api_key, confirmed=given)
-    return Summary.of(run_to_end(work, options.guards.on_interrupt))

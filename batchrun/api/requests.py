@@ -1,16 +1,52 @@
-"""The requests that a program gives: dicts, strings, dataclasses, pydantic models, or the rows of a table.
+"""What a program gives to be run: files, or requests: dicts, strings, dataclasses, pydantic models, rows of a table.
 
 A table is recognized by the name of its type, so no library is imported that the program has not imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from typing import Any
 
+from batchrun.errors import UsageError, shown
+
 _AT_ONCE = 1000
 """Rows of a table that are converted together."""
+
+
+def files_or_requests(inputs: Any) -> tuple[tuple[str, ...], Iterable[Any] | None]:
+    """The names of input files, or the requests.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(inputs, (str, os.PathLike)):
+        return (os.fsdecode(inputs),), None
+    if isinstance(inputs, AsyncIterable):
+        raise UsageError("run does not accept an async iterable", "use `stream`")
+    if (rows := rows_of(inputs)) is not None:
+        return (), rows
+    if isinstance(inputs, (bytes, Mapping)) or not isinstance(inputs, Iterable):
+        raise UsageError(
+            f"inputs is of type {type(inputs).__name__}, not files or requests", "for one request give a list with it"
+        )
+    if isinstance(inputs, (list, tuple)) and inputs and all(isinstance(item, os.PathLike) for item in inputs):
+        return tuple(map(os.fsdecode, inputs)), None
+    return (), inputs
+
+
+def endpoint_ids(given: str | Sequence[str]) -> tuple[str, ...]:
+    """The IDs of one endpoint, or of several as a list or with commas.
+
+    Raises:
+        UsageError: it is no such thing.
+    """
+    names = given.split(",") if isinstance(given, str) else given
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"endpoint={shown(given)} is not valid", "give an endpoint ID, or a list of them")
+    return tuple([name.strip() for name in names])
 
 
 def rows_of(table: object) -> Iterator[dict[str, Any]] | None:

@@ -107,5 +107,5 @@ def _log_file(path: Path | None) -> Printer | None:
         printer = Printer(path.open("a", encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--log-file {path}: {error.strerror}", "give a file in an existing folder") from error
-    click.get_current_context().call_on_close(printer.settle)
+    click.get_current_context().call_on_close(printer.close)
     return printer

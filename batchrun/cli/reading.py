@@ -224,6 +224,7 @@ def report(state: Path, *, as_json: bool, as_csv: bool, by: str | None, html: Pa
     seen = reporting.read(state, by)
     if html is not None:
         webpage.write(seen, html)
+        echo(f"page with plots written to {html}", err=True)
     if as_csv:
         echo(report_csv.to_csv(seen), nl=False)
     else:

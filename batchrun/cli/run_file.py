@@ -18,6 +18,12 @@ import click
 from batchrun.cli.values import NAME, OR_ALL, PATH, key_values, sweeps
 from batchrun.errors import UsageError
 
+ONLY_IN_RUN = {"confirm", "detach", "retry_failed", "only", "repair"}
+"""Options of `run` that `estimate` has not, and ignores in a file: the same file is for both.
+
+It does not ignore `dry_run`, because it would then send what is not to be sent.
+"""
+
 
 def use_run_file(path: Path, ctx: click.Context) -> None:
     """Make the options in a file the defaults of a command.
@@ -58,7 +64,9 @@ def read_run_file(path: Path, command: click.Command) -> dict[str, Any]:
     known = {name: parameter for parameter in command.params for name in _names(parameter)}
     options: dict[str, Any] = {}
     for key, value in data.items():
-        parameter = known.get(key.replace("-", "_").lower())
+        parameter = known.get(called := key.replace("-", "_").lower())
+        if parameter is None and command.name == "estimate" and called in ONLY_IN_RUN:
+            continue
         if parameter is None:
             near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
             hint = f"did you mean {near[0].replace('_', '-')}?" if near else f"see batchrun {command.name} --help"

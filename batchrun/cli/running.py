@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from dataclasses import replace
@@ -61,7 +62,8 @@ def run(given: RunArguments) -> None:
         dry_run(options, stdout_bytes(), make_observer(given), given.dry_run)
         return
     if given.confirm:
-        _pilot(options, given)
+        if not (given.detach and _is_in_background(options)):
+            _pilot(options, given)
         given = replace(given, retry_failed=False, only=())  # the pilot has done so
     _run(options, given, given.api_key_file, detach=given.detach)
 
@@ -70,7 +72,7 @@ def _pilot(options: RunOptions, given: RunArguments) -> None:
     """Run the pilot, show the estimate and ask; returns if the rest is to run.
 
     Raises:
-        UsageError: there is no terminal to ask on, or the run is to go into the background; nothing was sent.
+        UsageError: there is no terminal to ask on; nothing was sent.
         StoppedError: the answer is no.
     """
     from batchrun.commands import estimate as estimating
@@ -78,11 +80,6 @@ def _pilot(options: RunOptions, given: RunArguments) -> None:
     from batchrun.display.estimate_text import render
     from batchrun.endpoint.credentials import find_key
 
-    if given.detach:
-        raise UsageError(
-            "both --detach and --confirm are given; nothing was sent",
-            "run `batchrun estimate` with the same options, then `batchrun run --detach`",
-        )
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(
             "--confirm: there is no terminal to ask on; nothing was sent",
@@ -96,7 +93,8 @@ def _pilot(options: RunOptions, given: RunArguments) -> None:
     echo(render(found.estimate), err=True)
     if not click.confirm("Run the rest?", err=True):
         raise StoppedError(
-            "not confirmed; the rows of the pilot keep their results", "to be asked again, run the same command"
+            "not confirmed; the rows of the pilot keep their results",
+            "without --confirm, the same command runs the rest",
         )
 
 
@@ -133,6 +131,8 @@ def estimate(given: EstimateArguments) -> None:
     if found.estimate is None:
         _finish(found.summary, given)
     echo(to_json(found.estimate) if given.as_json else render(found.estimate), nl=False)
+    budget = "" if found.estimate.max_cost is None else f" --max-cost {found.estimate.max_cost:g}"
+    observer.message(f"run the rest: batchrun resume {shlex.quote(str(options.state))}{budget}")
     sys.exit(found.summary.exit_code)
 
 
@@ -302,6 +302,18 @@ def _run(
         confirmed=confirmed or EVERYTHING,
     )
     _finish(summary, given)
+
+
+def _is_in_background(options: RunOptions) -> bool:
+    """Whether this process is in the background already.
+
+    Raises:
+        UsageError: it is not, and could not go there.
+    """
+    from batchrun.commands import detached
+
+    detached.refuse_wrong_log(options)
+    return detached.Background.is_here()
 
 
 def _background(options: RunOptions) -> Background:

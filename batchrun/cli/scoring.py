@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -81,5 +82,5 @@ def score(
 
     rules = Rules(reference, normalize or (), tolerance)
     found = scoring.score(state, scorer, rules, timeout_s=timeout, with_errors=with_errors)
-    echo(str(found), err=True)
+    echo(f"{found}\nsee them: batchrun report {shlex.quote(str(state))}", err=True)
     sys.exit(3 if found.unscored else 0)

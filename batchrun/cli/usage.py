@@ -12,6 +12,14 @@ from click.core import ParameterSource
 from batchrun.cli.values import called
 from batchrun.errors import UsageError, shown
 
+_TYPES = {
+    "integer range": "a whole number",
+    "float range": "a number",
+    "integer": "a whole number",
+    "float": "a number",
+}
+"""A type, as click calls it -> what a value of it is."""
+
 
 def as_usage_error(error: click.UsageError) -> UsageError:
     """Convert an error of click."""
@@ -43,7 +51,9 @@ def no_such_command(name: str, known: Iterable[str]) -> UsageError:
 
 
 def _clause(message: str) -> str:
-    """A sentence of click as a clause: in lower case, without the period."""
+    """A sentence of click as a clause: in lower case, without the period and the names of its types."""
+    for name, words in _TYPES.items():
+        message = message.replace(f"is not a valid {name}", f"is not {words}")
     return message[:1].lower() + message[1:].removesuffix(".")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from batchrun.display.brief_status import BriefStatus, Failures, KindOfFailure, LastFailure
 from batchrun.display.cost import Cost
 from batchrun.display.live import LiveRecord
+from batchrun.display.pace import Pace
 from batchrun.errors import StateError
 from batchrun.runs.closing import rescue_by
 from batchrun.runs.spending import cost_so_far
@@ -20,6 +21,7 @@ from batchrun.state import figures
 from batchrun.state.lock import Holder, holder
 from batchrun.state.reader import StateReader
 from batchrun.state.stored_options import find_options
+from batchrun.state.tunings import is_paused
 
 _KINDS_AMONG = 20_000
 """Failures beyond this are not read, so that a run in which every row fails is as cheap to watch as any other."""
@@ -28,6 +30,23 @@ _LATEST_AMONG = 1_000
 _MESSAGE_CHARS = 300
 _PAUSES = 20
 """After counting rows, they are not counted again for this many times as long as it took."""
+
+
+def brief_status_of(store: StateReader, state: Path, who: Holder | None) -> BriefStatus:
+    """What the last session came to, without any counts."""
+    last, options = figures.last_session(store), find_options(store)
+    ending = store.get_setting("ending")
+    is_told = isinstance(ending, dict) and last is not None and ending.get("session") == last.session
+    return BriefStatus(
+        str(state),
+        "" if options is None else ", ".join(options.endpoints),
+        "" if who is None else str(who),
+        is_paused=pauses(store, who),
+        began_at=None if last is None else last.began_ms / 1000,
+        seen_at=None if last is None else last.seen_ms / 1000,
+        outcome=None if last is None else last.outcome,
+        reason=str(ending.get("reason", "")) if is_told and isinstance(ending, dict) and who is None else "",
+    )
 
 
 class BriefStatusReader:
@@ -63,25 +82,14 @@ class BriefStatusReader:
         with store:
             return self._status(store, who, now)
 
-    def _status(self, store: StateReader, who: Holder | None, now: float) -> BriefStatus:
-        last, options = figures.last_session(store), find_options(store)
-        known = BriefStatus(
-            str(self._state),
-            "" if options is None else ", ".join(options.endpoints),
-            "" if who is None else str(who),
-            began_at=None if last is None else last.began_ms / 1000,
-            seen_at=None if last is None else last.seen_ms / 1000,
-            outcome=None if last is None else last.outcome,
-        )
+    def _standing(self, store: StateReader, who: Holder | None, now: float) -> BriefStatus:
+        known = brief_status_of(store, self._state, who)
         if (record := live_record(store, who)) is not None:
             return self._live(store, record, known, now)
         counts, cost = self._count(store)
         in_flight = counts[RowState.SUBMITTING] + counts[RowState.SUBMITTED]
-        ending = store.get_setting("ending")
-        is_known = isinstance(ending, dict) and last is not None and ending.get("session") == last.session
         return replace(
             known,
-            reason=str(ending.get("reason", "")) if is_known and isinstance(ending, dict) else "",
             total=sum(counts.values()),
             succeeded=counts[RowState.SUCCEEDED],
             failed=counts[RowState.FAILED],
@@ -102,7 +110,7 @@ class BriefStatusReader:
             held=whole.held,
             in_flight=whole.in_flight,
             cost=whole.cost,
-            pace=record.pace.pace(whole.total - whole.done),
+            pace=pace_of(record, whole.total - whole.done, is_paused=known.is_paused),
             ended=record.pace.ended,
             every_s=record.pace.every_s,
             parts=record.parts,
@@ -141,8 +149,27 @@ def live_record(store: StateReader, who: Holder | None) -> LiveRecord | None:
         who: The process that holds its lock. It may not have begun a session yet; then the record is of an earlier
             session.
     """
-    last = None if who is None else figures.last_session(store)
-    if who is None or last is None or last.outcome is not None or (who.pid and who.pid != last.pid):
+    if (last := _going_on(store, who)) is None:
         return None
     record = LiveRecord.from_json(store.get_setting("live"))
     return record if record is not None and record.session == last.session else None
+
+
+def pauses(store: StateReader, who: Holder | None) -> bool:
+    """Whether the process that drives a run was told to submit nothing more for now."""
+    last = _going_on(store, who)
+    return last is not None and is_paused(store, last.began_ms)
+
+
+def pace_of(record: LiveRecord, open_rows: int, *, is_paused: bool) -> Pace | None:
+    """The pace that a session tells; that of a run that is paused without an end."""
+    pace = record.pace.pace(open_rows)
+    return pace.without_end() if pace is not None and is_paused else pace
+
+
+def _going_on(store: StateReader, who: Holder | None) -> figures.Session | None:
+    """The session of the process that holds the lock; None if it has begun none yet, or none holds it."""
+    last = None if who is None else figures.last_session(store)
+    if who is None or last is None or last.outcome is not None or (who.pid and who.pid != last.pid):
+        return None
+    return last

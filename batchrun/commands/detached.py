@@ -57,8 +57,7 @@ def start(options: RunOptions, arguments: Sequence[str], show: Callable[[str], o
         UsageError: the log is also another file of the run, or is not a log.
         OutputError: the log cannot be read or written.
     """
-    log = log_path(options)
-    _refuse_wrong_log(log, options)
+    log = refuse_wrong_log(options)
     made = [path for path in (log, log.parent) if not path.exists()]
     with _opened(log) as file:
         process, ready = _spawn(arguments, file)
@@ -83,8 +82,14 @@ def start(options: RunOptions, arguments: Sequence[str], show: Callable[[str], o
     }
 
 
-def _refuse_wrong_log(log: Path, options: RunOptions) -> None:
-    cache = options.answers.cache
+def refuse_wrong_log(options: RunOptions) -> Path:
+    """Refuse a run whose log would be another file of it, or cannot be one; returns the log.
+
+    Raises:
+        UsageError: that is so.
+        OutputError: the log cannot be read.
+    """
+    log, cache = log_path(options), options.answers.cache
     named = [*options.inputs, *([] if cache is None else [cache])]
     others = [options.state, options.output, *(Path(name) for name in named if not is_url(name))]
     if os.path.realpath(log) in {os.path.realpath(other) for other in others}:
@@ -94,12 +99,13 @@ def _refuse_wrong_log(log: Path, options: RunOptions) -> None:
             raise UsageError(f"{log} cannot be the log: it is not a regular file", "give another --output")
         if not _BEGIN_OF_LOG.match(first_line(log)):
             raise UsageError(
-                f"{log} would become the log, but is not a log of batchrun", "move it away, or give another --output"
+                f"{log} would become the log, but batchrun did not write it", "move it away, or give another --output"
             )
     except (FileNotFoundError, NotADirectoryError):
-        return
+        pass
     except OSError as error:
         raise OutputError(f"{log}: the log cannot be read: {error.strerror}", "give another --output") from error
+    return log
 
 
 @contextmanager
@@ -201,6 +207,11 @@ class Background:
     def __init__(self, word: int) -> None:
         os.set_inheritable(word, False)
         self._word = word
+
+    @staticmethod
+    def is_here() -> bool:
+        """Whether this process is the one in the background; to be asked before `of_environment`."""
+        return _VARIABLE in os.environ
 
     @classmethod
     def of_environment(cls) -> Self | None:

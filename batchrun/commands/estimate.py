@@ -15,8 +15,12 @@ from batchrun.config import RunOptions
 from batchrun.display.estimate import Estimate
 from batchrun.display.summary import Observer, Summary, warn
 from batchrun.display.units import counted
+from batchrun.engine.signals import Leaving
 from batchrun.errors import UsageError
 from batchrun.runs.pilot import read_estimate
+
+_RANDOM_SEED = 0
+"""The same pilot gives the same estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,13 @@ class PilotReport:
 
 
 def estimate(
-    options: RunOptions, given: SessionArguments, pilot: int, *, observer: Observer, api_key: str | None = None
+    options: RunOptions,
+    given: SessionArguments,
+    pilot: int,
+    *,
+    observer: Observer,
+    api_key: str | None = None,
+    leaving: Leaving | None = None,
 ) -> PilotReport:
     """Run the pilot, or what is left of it, and estimate the rest of the run.
 
@@ -40,6 +50,7 @@ def estimate(
         pilot: The number of rows, at least two. Rows of earlier pilots of the run count.
         observer: Receives messages and progress for the user.
         api_key: None: it is looked up, see `find_key`.
+        leaving: Lets other threads ask the session to leave; None: none will.
 
     Raises:
         UsageError: the pilot has one row.
@@ -49,10 +60,10 @@ def estimate(
     if pilot < 2:  # noqa: PLR2004 - a range needs two
         raise UsageError(f"--pilot {pilot}: one row gives no range", "give at least 2; 30 is a good number")
     observer.message(f"pilot: {counted(pilot, 'row')}, drawn at random; they are part of the run")
-    summary = run(options, given, observer=observer, api_key=api_key, pilot=pilot)
+    summary = run(options, given, observer=observer, api_key=api_key, leaving=leaving, pilot=pilot)
     if summary.outcome != "pilot":
         return PilotReport(summary, None)
-    found = read_estimate(options.state, random.Random())  # noqa: S311 - samples, not secrets
+    found = read_estimate(options.state, random.Random(_RANDOM_SEED))  # noqa: S311 - samples, no secret
     if found is None:
         observer.message("every row of the pilot failed, so there is no estimate")
     return PilotReport(summary, found)

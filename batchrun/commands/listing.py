@@ -16,6 +16,7 @@ from batchrun.display.text import columns_of, fitted
 from batchrun.display.units import duration
 from batchrun.errors import BatchrunError
 from batchrun.runs.state_files import state_files
+from batchrun.scheduler.gate import PAUSED
 
 _HEADINGS = ("STATE", "ROWS", "DONE", "PACE", "LEFT", "COST", "WRITTEN", "STATUS")
 _TO_THE_RIGHT = {1, 2, 3, 4, 5}
@@ -64,7 +65,8 @@ def _cells(s: BriefStatus, now: float) -> tuple[str, ...]:
         projected = None if s.done == s.total else s.cost.most_projected
         cost = money(s.cost.most) + ("" if projected is None else f" of ~{money(projected)}")
     left = s.pace.left_s if s.pace is not None and s.done < s.total else None
-    status = "; ".join(text for text in (s.ending, *s.obstacles, resume_by(s, now)) if text)
+    obstacles = [text for text in s.obstacles if not (s.is_paused and text.endswith(PAUSED))]  # `ending` says it
+    status = "; ".join(text for text in (s.ending, *obstacles, resume_by(s, now)) if text)
     return (
         one_line(s.state),
         f"{s.total:,}" if s.total else "",

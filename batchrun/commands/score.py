@@ -40,7 +40,9 @@ class ScoreReport:
     total: float = 0.0
     """The sum of all scores."""
     reasons: Counter[str] = field(default_factory=Counter)
-    """Reason why rows could not be scored -> number of rows."""
+    """Why rows could not be scored -> how many."""
+    first_unscored: str = ""
+    """The id of the first such row, and the whole reason; empty if there is none."""
     failed: int = 0
     """Rows that failed and were not scored."""
     unfinished: int = 0
@@ -51,9 +53,10 @@ class ScoreReport:
         """Rows that the scorer could not score."""
         return self.reasons.total()
 
-    def count(self, judgement: Judgement) -> None:
+    def count(self, row_id: str, judgement: Judgement) -> None:
         """Count a row."""
         if judgement.value is None:
+            self.first_unscored = self.first_unscored or f"{row_id}: {judgement.reason}"
             # What follows the colon may differ from row to row.
             self.reasons[(judgement.reason or "").partition(": ")[0]] += 1
             return
@@ -67,6 +70,7 @@ class ScoreReport:
         if self.unscored:
             reasons = "; ".join(f"{reason} ({count:,})" for reason, count in self.reasons.most_common(_MOST_REASONS))
             lines.append(f"rows that could not be scored: {self.unscored:,}: {reasons}")
+            lines.append(f"  the first: {self.first_unscored}")
         if self.failed:
             lines.append(f"failed rows, which have no score: {self.failed:,}; --with-errors counts them as wrong")
         if self.unfinished:
@@ -113,20 +117,25 @@ def _scores(results: RunResults, judge: _Judge, found: ScoreReport) -> Iterator[
         for record in records:
             judgement = Judgement(0.0, None, _failure(record)) if "error" in record else next(answers)
             first = first if found.scored or found.unscored else judgement
-            found.count(judgement)
+            found.count(record["id"], judgement)
             file = record["source"]["file"] if results.shared_ids else None
             yield Score(record["id"], found.scorer, *judgement, file)
     if not found.scored:
         reason = first.reason or "no reason was given"
         raise UsageError(
-            f"{found.scorer} can score none of the {found.unscored:,} rows; the first: {reason}", _advice(reason)
+            f"{found.scorer} can score none of the {found.unscored:,} rows; the first: {reason}",
+            _advice(found.scorer, reason),
         )
 
 
-def _advice(reason: str) -> str:
+def _advice(scorer: str, reason: str) -> str:
+    if "took longer than" in reason:
+        return "give it more time with --timeout, or make it faster"
+    if scorer.startswith(FUNCTION):
+        return "the function gets a record, a line of the results file, and returns a number from 0 to 1"
     if reason.startswith("there is no "):
-        return "name the field of the right answer, for example --reference metadata.answer"
-    return "" if "function" in reason else "try another scorer, or another --reference"
+        return "say with --reference where the right answer is in a record, for example --reference metadata.answer"
+    return "another scorer, or another --reference, may fit"
 
 
 def _failure(record: _Record) -> str:

@@ -86,7 +86,10 @@ def head(state: Path, most: int, *, only_failed: bool = False) -> Iterator[str]:
 def _read(state: Path, rows: Sequence[RowRecord], render: _Render) -> Iterator[str | bytes]:
     succeeded = {row.row: row.id for row in rows if row.state == RowState.SUCCEEDED}
     only = succeeded if len(succeeded) <= _FEW else None
-    with RunResults(state, with_errors=len(succeeded) < len(rows), with_results=bool(succeeded), only=only) as results:
+    failed = [row.row for row in rows if row.row not in succeeded]
+    with RunResults(
+        state, with_errors=bool(failed), with_results=bool(succeeded), only=only, errors_of=failed
+    ) as results:
         for each in Exchanges(state, results, frozenset(row.row for row in rows)):
             yield render(each)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from batchrun.commands.brief_status import live_record
+from batchrun.commands.brief_status import brief_status_of, live_record, pace_of
 from batchrun.config import RETENTION_S
 from batchrun.display.cost import Cost, cost_lines
 from batchrun.display.pace import Pace
@@ -71,6 +71,8 @@ class RunStatus:
     counters: dict[str, int]
     cost: Cost | None
     """None if no price was given."""
+    is_paused: bool = False
+    """Whether that process was told to submit nothing more for now."""
     place: str = ""
     """Where the process runs, if it is not on this host; else empty."""
     log: str | None = None
@@ -85,7 +87,9 @@ class RunStatus:
     """The pace of the last minutes, and how long the open rows take at it; None if unknown, or if no process drives it.
     """
     obstacles: list[str] = field(default_factory=list)
-    """What the process that drives it waits for, or why it stops, such as an outage."""
+    """What is in the way of the process that drives it, such as an outage."""
+    ending: str = ""
+    """How the last session ended, in a few words; that of a session that goes on: who drives it."""
     few_jobs: list[FewJobs] = field(default_factory=list)
     """Where there were too few shared jobs for the workers."""
 
@@ -109,10 +113,17 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
         kept_s = RETENTION_S + figures.usual_time_ms(store) / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
         live = live_record(store, who)
+        standing = replace(
+            brief_status_of(store, state, who),
+            total=sum(counts.values()),
+            failed=counts[RowState.FAILED],
+            held=counts[RowState.HELD],
+        )
         return RunStatus(
             state=str(state),
             endpoint="" if options is None else ", ".join(options.endpoints),
             pid=None if who is None else who.pid,
+            is_paused=standing.is_paused,
             log=str(log_of(state)) if has_log(state) else None,
             place="" if who is None else who.place,
             total=sum(counts.values()),
@@ -136,7 +147,8 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
             few_jobs=[] if options is None else few_jobs(store, counters, options),
             shared=count_shared(store) if options is not None and options.dedupe else 0,
             cached=counters.get(CACHED, 0),
-            pace=None if live is None else live.pace.pace(sum(counts.values()) - ended),
+            pace=None if live is None else pace_of(live, sum(counts.values()) - ended, is_paused=standing.is_paused),
+            ending=standing.ending,
             obstacles=[] if live is None else live.obstacles,
         )
 
@@ -152,10 +164,9 @@ def to_json(status: RunStatus) -> bytes:
 def render(status: RunStatus) -> str:
     """The status for a terminal."""
     s = status
-    going = f"running ({Holder(s.pid, s.place)})" if s.pid is not None else "not running"
     open_rows = s.pending + s.submitting + s.in_flight
     lines = [
-        f"{s.state}  endpoint {s.endpoint}  {going}",
+        f"{s.state}  endpoint {s.endpoint}  {_going(s)}",
         "",
         f"  rows       {s.total:>11,}",
         f"  succeeded  {s.succeeded:>11,}",
@@ -209,6 +220,12 @@ def render(status: RunStatus) -> str:
     if open_rows and s.pid is None:
         lines += ["", f"resume: batchrun resume {shlex.quote(str(s.state))}"]
     return "\n".join(lines) + "\n"
+
+
+def _going(s: RunStatus) -> str:
+    if s.pid is None:
+        return f"not running: {one_line(s.ending)}"
+    return f"{'paused' if s.is_paused else 'running'} ({Holder(s.pid, s.place)})"
 
 
 def _time_to_fetch(seconds: float) -> str:

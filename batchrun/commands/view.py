@@ -43,9 +43,11 @@ class ViewReport:
     unfinished: int
 
     def __str__(self) -> str:
-        of_all = "" if self.rows == self.total_rows else f", a sample of {counted(self.total_rows, 'row')}"
+        rows = counted(self.rows, "row")
+        if self.rows < self.total_rows:
+            rows = f"{self.rows:,} of {counted(self.total_rows, 'row')}, a sample of whole questions,"
         rest = f" ({self.unfinished:,} not finished)" if self.unfinished else ""
-        return f"{counted(self.rows, 'row')}{of_all} written to {self.target}{rest}"
+        return f"{rows} written to {self.target}{rest}"
 
 
 def view_path(state: Path) -> Path:

@@ -51,6 +51,8 @@ class BriefStatus:
     """Its endpoints, separated by commas."""
     process: str = ""
     """The process that drives it, such as `process 4242`; empty if none does."""
+    is_paused: bool = False
+    """Whether it was told to submit nothing more for now."""
     outcome: str | None = None
     """How the last session ended: finished, stopped, interrupted or cancelled; None if it is running or was cut off."""
     reason: str = ""
@@ -107,7 +109,8 @@ class BriefStatus:
         if self.problem:
             return self.problem
         if self.process:
-            return f"running, {self.process}" if self.total else f"starting, {self.process}"
+            doing = "paused" if self.is_paused else "running" if self.total else "starting"
+            return f"{doing}, {self.process}"
         if self.began_at is None:
             return "not started"
         if self.outcome is None:
@@ -115,7 +118,8 @@ class BriefStatus:
         if self.outcome == "finished":
             left = [f"{count:,} {word}" for count, word in ((self.failed, "failed"), (self.held, "held")) if count]
             return ", ".join(["finished", *left])
-        return f"{self.outcome}: {self.reason}" if self.reason else self.outcome
+        outcome = "pilot done" if self.outcome == "pilot" else self.outcome
+        return f"{outcome}: {self.reason}" if self.reason else outcome
 
     def to_json(self) -> dict[str, Any]:
         """The status as JSON values."""
@@ -124,6 +128,7 @@ class BriefStatus:
             "state": self.state,
             "endpoint": self.endpoint,
             "process": self.process or None,
+            "is_paused": self.is_paused,
             "outcome": self.outcome,
             "reason": self.reason,
             "status": self.ending,

@@ -20,11 +20,13 @@ def render(found: Estimate) -> str:
     failed = f"; {found.pilot_failed:,} of them failed" if found.pilot_failed else ""
     drawn = f"{counted(found.pilot_rows, 'row')} drawn at random{failed}"
     now = set(found.workers.values())
+    shown = [each for each in found.staffing if each.workers is None or {each.workers} != now]
+    most_now = max(now, default=0)
     lines = [
         f"estimate for the {counted(found.left, 'row')} left, from {drawn}",
         "",
         f"  {'workers':<16}{'time':<32}{'' if found.max_cost is None else 'cost'}".rstrip(),
-        *(_line(found, each) for each in found.staffing if each.workers is None or {each.workers} != now),
+        *(_line(found, each) for each in sorted(shown, key=lambda each: each.workers or most_now)),
         "",
     ]
     for name, tokens in (("tokens in", found.input_tokens), ("tokens out", found.output_tokens)):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Any
+from typing import Any, Self
 
 MOST_COUNTS = 60
 """If there are more, two become one, until each has the longest interval; then the oldest is dropped."""
@@ -33,6 +33,10 @@ class Pace:
     """The low end of its 95% range, if the pace varies as before; None if unknown yet."""
     most_s: float | None
     """The high end; None also if the pace may be zero."""
+
+    def without_end(self) -> Self:
+        """The same of a run that is paused: nobody knows for how long."""
+        return replace(self, left_s=None, least_s=None, most_s=None)
 
 
 class PaceCounts:

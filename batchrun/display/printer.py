@@ -105,6 +105,16 @@ class Printer:
                 if not self._has_written.wait(_STALLED_S):
                     return
 
+    def close(self) -> None:
+        """Settle, and close the stream, unless its reader is stalled. What is written later goes nowhere."""
+        self.settle()
+        with self._lock:
+            if self._stream is None or self._is_due or self._is_writing:
+                return
+            stream, self._stream, self._file = self._stream, None, None
+        with suppress(OSError):  # all has been written, past the stream's own buffer
+            stream.close()
+
     def _drop_oldest(self) -> None:
         # Drop many at once: a full list stays full, and must not be shifted for each message.
         count = max(len(self._messages) // 10, 1)

@@ -9,7 +9,8 @@ from typing import Any
 
 from batchrun.display.cost import money
 from batchrun.display.text import clipped
-from batchrun.evaluation.quality import Comparison, Estimate, Group, Quality, VariantQuality
+from batchrun.evaluation.quality import Comparison, Group, Quality, VariantQuality
+from batchrun.evaluation.statistics import Interval
 
 _SHOWN = 40
 """The most variants, or groups, in a table."""
@@ -49,7 +50,7 @@ def _verdict(pair: Comparison, *, others: int) -> str:
     return f"{pair.better} scores {points} more than {beaten} but that may be due to chance {facts}"
 
 
-def _interval_and_questions(estimate: Estimate, *, signed: bool = False) -> str:
+def _interval_and_questions(estimate: Interval, *, signed: bool = False) -> str:
     questions = f"{estimate.questions:,} question{'s' * (estimate.questions > 1)}"
     return f"95% interval {_interval(estimate, signed=signed)}, {questions}" if estimate.low is not None else questions
 
@@ -117,7 +118,7 @@ def _name(text: str) -> str:
     return clipped(text, _NAME_COLUMNS, "...")
 
 
-def _mean(estimate: Estimate | None) -> str:
+def _mean(estimate: Interval | None) -> str:
     return "-" if estimate is None else _percent(estimate.mean)
 
 
@@ -129,7 +130,7 @@ def _percent(share: float) -> str:
     return f"{share * 100:.1f}%"
 
 
-def _interval(estimate: Estimate, *, signed: bool = False) -> str:
+def _interval(estimate: Interval, *, signed: bool = False) -> str:
     if estimate.low is None or estimate.high is None:
         return "-"
     if signed:

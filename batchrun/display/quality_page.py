@@ -10,7 +10,8 @@ from batchrun.display.page import pair, section, strips, table
 from batchrun.display.text import clipped
 from batchrun.display.units import counted
 from batchrun.display.variants import VariantReport
-from batchrun.evaluation.quality import Comparison, Estimate, Group, Quality, VariantQuality
+from batchrun.evaluation.quality import Comparison, Group, Quality, VariantQuality
+from batchrun.evaluation.statistics import Interval
 
 _LABEL_COLUMNS = 60
 _MOST_GROUPS = 40
@@ -81,12 +82,12 @@ def _scores(quality: Quality, shown: Sequence[VariantQuality], numbers: Mapping[
     )
 
 
-def _dot(label: str, score: Estimate, number: int, x: float = 0.0, of_x: str = "") -> Dot:
+def _dot(label: str, score: Interval, number: int, x: float = 0.0, of_x: str = "") -> Dot:
     title = f"{label}: {percent(score.mean)}{_interval(score)}{of_x}"
     return Dot(number, title, score.mean * 100, max(_low(score), 0) * 100, min(_high(score), 1) * 100, x)
 
 
-def _scale(scores: Sequence[Estimate]) -> Axis:
+def _scale(scores: Sequence[Interval]) -> Axis:
     low, high = min(map(_low, scores)) * 100, max(map(_high, scores)) * 100
     return axis(max(low, 0), min(high, 100), suffix="%")
 
@@ -216,30 +217,30 @@ def _points(difference: float) -> str:
     return f"{difference * 100:.1f} points"
 
 
-def _range(estimate: Estimate, *, points: bool = False) -> str:
+def _range(estimate: Interval, *, points: bool = False) -> str:
     if estimate.low is None or estimate.high is None:
         return "-"
     low, high = estimate.low * 100, estimate.high * 100
     return f"{low:+.1f} to {high:+.1f}".replace("-", "\N{MINUS SIGN}") if points else f"{low:.1f} to {high:.1f}%"
 
 
-def _interval(estimate: Estimate, *, points: bool = False) -> str:
+def _interval(estimate: Interval, *, points: bool = False) -> str:
     found = _range(estimate, points=points)
     return "; one question alone gives no interval" if found == "-" else f" (95% interval {found})"
 
 
-def _with_range(estimate: Estimate | None) -> str:
+def _with_range(estimate: Interval | None) -> str:
     if estimate is None:
         return "-"
     found = _range(estimate)
     return percent(estimate.mean) + ("" if found == "-" else f" ({found})")
 
 
-def _low(estimate: Estimate) -> float:
+def _low(estimate: Interval) -> float:
     return estimate.mean if estimate.low is None else estimate.low
 
 
-def _high(estimate: Estimate) -> float:
+def _high(estimate: Interval) -> float:
     return estimate.mean if estimate.high is None else estimate.high
 
 

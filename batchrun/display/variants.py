@@ -23,6 +23,8 @@ _COLUMNS = 100
 _SHOWN = 40
 _LABEL_COLUMNS = 40
 _EXACT_BELOW = 1000
+_OF_WORDS = ("variant", "failure")
+"""Heads of columns that have no numbers."""
 
 
 class Tokens(NamedTuple):
@@ -181,7 +183,7 @@ def tables(report: VariantTable) -> list[list[list[str]]]:
     shown = report.variants
     labels = [_cut(variant.label) for variant in shown]
     with_cost = any(variant.cost is not None for variant in shown)
-    head = ["variant", "rows", "succeeded", "failed", "in mean", "p95", "out mean", "p95"]
+    head = ["variant", "rows", "succeeded", "failed", "tokens in mean", "p95", "out mean", "p95"]
     rows = [
         [label, f"{v.rows:,}", f"{v.succeeded:,}", f"{v.failed:,}", *_tokens(v.input_tokens), *_tokens(v.output_tokens)]
         for label, v in zip(labels, shown, strict=True)
@@ -247,9 +249,13 @@ def _cut(label: str) -> str:
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    """Lines with columns of minimal width: the first aligned left, the others right."""
+    """Lines with columns of minimal width: the first and those of words aligned left, the others right."""
     widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
+    of_words = [not at or head in _OF_WORDS for at, head in enumerate(rows[0])]
     return [
-        "  ".join([fitted(row[0], widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            fitted(cell, width) if is_word else cell.rjust(width)
+            for cell, width, is_word in zip(row, widths, of_words, strict=True)
+        )
         for row in rows
     ]

@@ -73,26 +73,25 @@ def _reason(function: Callable[[Any], Any], record: Any) -> str | None:
     return f"the check returned a value of type {type(said).__name__}; expected None, True, False or a text"
 
 
+_NO_SCORE = {"value": None, "extracted": None}
+
+
 def _score(function: Callable[[Any], Any], record: Any) -> dict[str, Any]:
     """The function's verdict on a record: a value, what it extracted, and a reason."""
     try:
         said = function(record)
         given: dict[str, Any] = said if isinstance(said, dict) else {"value": said}
         said, extracted, reason = (given.get(name) for name in ("value", "extracted", "reason"))
-        value = None if said is None else _number(said)
+        if isinstance(said, str):
+            return {**_NO_SCORE, "reason": "the function returned a text; expected a number from 0 to 1"}
+        value = None if said is None else float(said)
         if value is None or 0 <= value <= 1:
             reason = "the function gave no score" if value is None and reason is None else reason
             return {"value": value, "extracted": extracted, "reason": None if reason is None else str(reason)}
         problem = f"the function returned {value:g}; expected a number from 0 to 1"
     except BaseException as error:  # noqa: BLE001 - whatever ends the function is reported
         problem = _told(error)
-    return {"value": None, "extracted": None, "reason": problem}
-
-
-def _number(said: Any) -> float:
-    if isinstance(said, str):
-        raise TypeError("the function returned a text; expected a number from 0 to 1")
-    return float(said)
+    return {**_NO_SCORE, "reason": problem}
 
 
 def _serve(name: str, limit_s: float, *, scores: bool) -> None:

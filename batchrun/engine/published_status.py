@@ -10,8 +10,8 @@ from batchrun.display.pace import PaceCounts
 from batchrun.display.summary import Snapshot, merged
 from batchrun.display.timeline import Point, Timeline
 
-_POINTS_EVERY_S = 15.0
-"""How often the timeline is written."""
+_POINTS_FIRST_S, _POINTS_EVERY_S = 1.0, 15.0
+"""How often the points since the first session are written: often at first, so that a short session leaves some."""
 _LIVE_EVERY_S = 1.0
 """How often the present status is written, if there are commits that often."""
 
@@ -35,6 +35,7 @@ class PublishedStatus:
         self._parts: dict[str, Snapshot] = {}
         self._told: object = []
         self._points_at = self._live_at = float("-inf")
+        self._points_after_s = _POINTS_FIRST_S
 
     def update(self, parts: Mapping[str, Snapshot]) -> Snapshot:
         """Note the present status.
@@ -66,13 +67,13 @@ class PublishedStatus:
             is_last: Whether the session ends.
         """
         found: dict[str, Any] = {}
-        if self._timeline.is_new and (is_last or now - self._points_at > _POINTS_EVERY_S):
-            self._points_at = now
-            found["timeline"] = self._timeline.to_json()
         if (is_last or now - self._live_at >= _LIVE_EVERY_S) and (parts := self.look()):
             self.update(parts)
             self._live_at, self._told = now, self._news()
             found["live"] = LiveRecord(self._session, round(self._wall() * 1000), self._parts, self._pace).to_json()
+        if self._timeline.is_new and (is_last or now - self._points_at >= self._points_after_s):
+            self._points_at, self._points_after_s = now, min(2 * self._points_after_s, _POINTS_EVERY_S)
+            found["timeline"] = self._timeline.to_json()
         return found
 
     def _news(self) -> object:

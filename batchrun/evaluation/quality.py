@@ -10,22 +10,10 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from batchrun.evaluation.statistics import Moments, majority, pass_at
+from batchrun.evaluation.statistics import Interval, Moments, majority, pass_at
 
 _EQUAL_WITHIN = 1e-12
 """Means of several samples that differ by no more than this are equal."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over questions, and its 95% interval."""
-
-    mean: float
-    low: float | None
-    """The low end of the interval; None, like `high`, if there is only one question."""
-    high: float | None
-    questions: int
-    """The number of questions, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +21,7 @@ class AtK:
     """An estimate for k samples of each question."""
 
     k: int
-    estimate: Estimate
+    estimate: Interval
     """Over the questions that have at least k scored samples."""
 
 
@@ -50,8 +38,8 @@ class VariantQuality:
     unscored: int
     """Rows that the scorer could not score; no estimate includes them."""
     right: int
-    """Rows with a score of 1."""
-    score: Estimate | None
+    """Rows with the full score, 1."""
+    score: Interval | None
     """The mean score; None if no row has one."""
     pass_at: tuple[AtK, ...] = ()
     """The probability that at least one of k samples is right, for several k, ascending; empty without samples."""
@@ -68,7 +56,7 @@ class Comparison:
     better: str
     """The label of the variant with the higher mean score."""
     other: str
-    difference: Estimate
+    difference: Interval
     """The score of `better` minus that of `other`, by question."""
     won: int
     """Number of questions on which `better` has the higher score; the next two are losses and ties."""
@@ -253,26 +241,21 @@ def _group(
     comparisons = [
         Comparison(variants[best].label, variants[number].label, difference, pair.won, pair.lost, pair.tied)
         for number in variants
-        if (pair := pairs.get(number)) and (difference := _estimate(pair.difference))
+        if (pair := pairs.get(number)) and (difference := pair.difference.interval())
     ]
     return Group(value, measured, comparisons)
 
 
 def _measured(variant: VariantInfo, tally: _Tally, *, extracts: bool, with_cost: bool) -> VariantQuality:
-    majority_of_all = _estimate(tally.majority) if extracts else None
+    majority_of_all = tally.majority.interval() if extracts else None
     return VariantQuality(
         label=variant.label,
         values=variant.values,
         scored=tally.scored,
         unscored=tally.unscored,
         right=tally.right,
-        score=_estimate(tally.score),
-        pass_at=tuple(AtK(k, found) for k, moments in tally.pass_at.items() if (found := _estimate(moments))),
+        score=tally.score.interval(),
+        pass_at=tuple(AtK(k, found) for k, moments in tally.pass_at.items() if (found := moments.interval())),
         majority=None if majority_of_all is None else AtK(tally.repeat, majority_of_all),
         cost_per_right=variant.cost / tally.right if with_cost and variant.cost is not None and tally.right else None,
     )
-
-
-def _estimate(moments: Moments) -> Estimate | None:
-    found = moments.interval()
-    return None if found is None else Estimate(*found)

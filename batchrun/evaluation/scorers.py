@@ -32,6 +32,7 @@ FUNCTION = "py:"
 """The beginning of the name of a scorer that is a user's function."""
 PATTERN = "regex:"
 NAMES = ("exact", "contains", "number", "choice", "json", f"{PATTERN}PATTERN", f"{FUNCTION}FILE:FUNCTION")
+_NO_TOLERANCE = "0"
 _TOLERANCE = re.compile(r"(\d+(?:\.\d+)?(?:[eE]-?\d+)?)(%?)")
 _MOST_CHARS = 1000
 """A longer extracted text is cut."""
@@ -58,9 +59,9 @@ class Rules:
     reference: str = DEFAULT_REFERENCE
     """The path of the right answer in a record."""
     normalize: tuple[str, ...] = ()
-    """Some of `NORMALIZATIONS`."""
-    tolerance: str = "0"
-    """How far a number may be from the reference; with `%`, relative to it."""
+    """Of `NORMALIZATIONS`."""
+    tolerance: str = _NO_TOLERANCE
+    """How far a number may be from the reference; with `%`, as a share of it."""
 
 
 def scorer_of(name: str, rules: Rules) -> Scorer:
@@ -74,6 +75,8 @@ def scorer_of(name: str, rules: Rules) -> Scorer:
     if wrong := [word for word in rules.normalize if word not in NORMALIZATIONS]:
         raise UsageError(f"--normalize {shown(wrong[0])} is unknown", f"choose one of {', '.join(NORMALIZATIONS)}")
     is_within = _nearness(rules.tolerance)
+    if name != "number" and rules.tolerance != _NO_TOLERANCE:
+        raise UsageError("--tolerance is for --with number", "remove it, or score with number")
     if name.startswith(PATTERN):
         return _regex(name.removeprefix(PATTERN), rules)
     match name:
@@ -170,6 +173,10 @@ class _Compared:
 
 
 def _regex(pattern: str, rules: Rules) -> Scorer:
+    if not pattern:
+        raise UsageError(
+            f"--with {PATTERN} has no pattern, and every text would match", "for example 'regex:Answer: (.*)'"
+        )
     flags = re.IGNORECASE if "case" in rules.normalize else re.NOFLAG
     try:
         compiled = re.compile(pattern, flags)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from math import comb, exp, inf, lgamma, log, log1p, sqrt
-from typing import NamedTuple
 
 CONFIDENCE = 0.95
 """The share of intervals that cover the true value."""
@@ -13,15 +13,16 @@ _TINY = 1e-300
 _MOST_STEPS = 10_000
 
 
-class Interval(NamedTuple):
-    """A mean and its confidence interval."""
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean over questions, and its 95% interval."""
 
     mean: float
     low: float | None
-    """None, like `high`, if there is only one number."""
+    """Where the interval begins; None, like `high`: one question alone tells nothing of the others."""
     high: float | None
-    numbers: int
-    """The count of numbers, from 1."""
+    questions: int
+    """How many there are, from 1; each has one number."""
 
 
 class Moments:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -54,6 +54,7 @@ def error_lines(
     form: FormatChoice,
     lines: RowLines,
     output: int | None = None,
+    only: Collection[int] | None = None,
 ) -> Generator[tuple[RowRecord, bytes]]:
     """The error lines of the rows that have failed or are held, each with its row.
 
@@ -62,10 +63,11 @@ def error_lines(
         form: The format of the lines.
         lines: Makes the lines of a row.
         output: Only the rows of this results file, in the order of the rows; None: all rows, in input order.
+        only: Only rows with these numbers; None: all.
     """
     with_held = store.counts()[RowState.HELD] > 0
     write = _openai_error_line if form == "openai" else None
-    for row, failure, job in store.failures(output, with_held=with_held):
+    for row, failure, job in store.failures(output, with_held=with_held, only=only):
         yield row, lines.failure(row, failure, job, write)
 
 
@@ -171,11 +173,14 @@ class Conversion:
         except LineError:
             return None
 
-    def errors(self, store: StateReader, form: ResultFormat | None = None) -> Generator[tuple[RowRecord, bytes]]:
+    def errors(
+        self, store: StateReader, form: ResultFormat | None = None, only: Collection[int] | None = None
+    ) -> Generator[tuple[RowRecord, bytes]]:
         """The error lines of the rows without a result, in input order, each with its row.
 
         Args:
             store: The run's state at the same moment as its results.
             form: The format of the lines; None: that of the conversion, or else that of the run.
+            only: Only rows with these numbers; None: all.
         """
-        return error_lines(store, form or self._form or self._run_form, self._lines)
+        return error_lines(store, form or self._form or self._run_form, self._lines, only=only)

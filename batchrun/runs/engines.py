@@ -258,7 +258,6 @@ class Engines:
             worked = execution(store, number if share.is_pool else None)
         if max_cost is not None:
             max_cost /= parts
-        deadline_s = options.guards.deadline_s
         scheduler = Scheduler(
             options.scheduler,
             self._rng,
@@ -267,7 +266,6 @@ class Engines:
                 options.guards,
                 max_cost=max_cost,
                 price_per_hour=options.guards.price_of(endpoint),
-                deadline_s=None if deadline_s is None else max(deadline_s - self._checked_for_s, 0.0),
             ),
             life_s=(options.policy.ttl_s or DEFAULT_TTL_S) + TTL_GRACE_S,
             meter=WorkerMeter(WorkerTime.from_counters(self._counters, number, share=1 / parts), number),
@@ -275,6 +273,7 @@ class Engines:
             rows_per_job=self._transport.rows_per_job,
             member=None if self._pool is None else self._pool.join(endpoint, share.endpoint),
         )
+        scheduler.deadline.spent_s = self._checked_for_s
         now, now_ms = run.clock(), run.now_ms()
         recent_ms = store.recent_submissions_ms(now_ms - round(WINDOW_S * 1000), share)
         scheduler.remember_submissions(now - max(now_ms - at_ms, 0) / 1000 for at_ms in recent_ms)

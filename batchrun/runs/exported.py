@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from heapq import merge
 from pathlib import Path
@@ -45,6 +45,7 @@ class RunResults:
         with_errors: Whether to give the error records.
         check: Called with the state before anything else is read; returns whether a table is made of the results.
         only: Row -> id, for the few succeeded rows that are wanted. None: all.
+        errors_of: The few rows whose error records are wanted. None: all.
 
     Raises:
         StateError: the state file or a results file cannot be read, or the two do not match; any method raises it.
@@ -59,6 +60,7 @@ class RunResults:
         with_errors: bool = False,
         check: Callable[[StateSnapshot], bool] = lambda _: False,
         only: Mapping[int, str] | None = None,
+        errors_of: Collection[int] | None = None,
     ) -> None:
         with ExitStack() as stack:
             self._positions = stack.enter_context(Positions())
@@ -77,7 +79,7 @@ class RunResults:
             self.shared_ids = count_shared_ids(self._store, with_errors=with_errors) if with_results else 0
             """Ids that more than one row has."""
             self._conversion = stack.enter_context(Conversion(state, form))
-            self._with_errors = with_errors
+            self._with_errors, self._errors_of = with_errors, errors_of
             self._state = state
             if not with_errors:
                 self._store.close()  # so that a run in progress can truncate its log meanwhile
@@ -126,7 +128,9 @@ class RunResults:
         if not self._with_errors:
             return found
         with_held = self.counts[RowState.HELD] > 0
-        failed = (Ended(row, why.kind) for row, why, _ in self._store.failures(with_held=with_held))
+        failed = (
+            Ended(row, why.kind) for row, why, _ in self._store.failures(with_held=with_held, only=self._errors_of)
+        )
         return merge(found, failed, key=lambda each: _place(each.row))
 
     def chosen(self, rows: Container[int]) -> Iterator[list[tuple[RowWithLine, Row]]]:
@@ -144,7 +148,7 @@ class RunResults:
         """The positions of the results and the error lines, in input order."""
         if not self._with_errors:
             return iter(self._positions)
-        errors = self._conversion.errors(self._store, errors_form)
+        errors = self._conversion.errors(self._store, errors_form, self._errors_of)
         failed = (Line(row, raw, is_error=True) for row, raw in errors)
         return merge(self._positions, failed, key=_place)
 

@@ -18,12 +18,14 @@ from batchrun.results.record import read_job, read_record, result_digest
 from batchrun.runs.pack_check import rows_per_job
 from batchrun.runs.spending import cost_so_far
 from batchrun.state.endpoints import known_endpoints
-from batchrun.state.pilot import RowJob, count_left, pilot_rows, pilot_workers, row_jobs
+from batchrun.state.pilot import RowJob, count_free, count_left, pilot_rows, pilot_workers, row_jobs
 from batchrun.state.reader import StateReader
 from batchrun.state.records import Share
 from batchrun.state.shared_ids import stored_ids
 from batchrun.state.snapshot import StateSnapshot
 from batchrun.state.stored_options import read_options
+
+_NOTHING = Range(0.0, 0.0)
 
 
 class _Answer(NamedTuple):
@@ -52,7 +54,12 @@ def read_estimate(state: Path, rng: Random) -> Estimate | None:
         pilots = list(_pilots(store, options))
         if (ended := sum(len(pilot.rows) for pilot in pilots)) and ended == sum(pilot.failed for pilot in pilots):
             return None
+        are_free = ended and not any(pilot.jobs for pilot in pilots)
         pilots = [pilot for pilot in pilots if can_estimate(pilot)]
+        if not pilots and are_free:
+            raise StoppedError(
+                "there is no estimate: the cache had every row of the pilot", "give more rows: --pilot 300, or run it"
+            )
         if not pilots:
             raise StoppedError(
                 "there is no estimate: fewer than two jobs of the pilot have ended", "give more rows: --pilot 30"
@@ -84,10 +91,18 @@ def _pilots(store: StateSnapshot, options: RunOptions) -> Iterator[Pilot]:
     sweep = options.sweep.endpoints
     for index, endpoint in enumerate(options.endpoints):
         share = Share(index, len(options.endpoints), Sweep(options.sweep).endpoint_stride, is_pool=not sweep)
+        free = count_free(store, rows, share)
+        if share.is_pool and by_row:
+            here_too = sum(own[-1].endpoint == numbers[endpoint] for own in by_row.values())
+            free = round(free * here_too / len(by_row))  # no endpoint has answered them: each has its part
         here = [own for own in by_row.values() if own[-1].has_ended and own[-1].endpoint == numbers[endpoint]]
         yield Pilot(
             endpoint=endpoint,
-            rows=[_row(own, answers.get(own[0].row), most, factors) for own in here],
+            rows=[
+                *(_row(own, answers.get(own[0].row), most, factors) for own in here),
+                # Each is a sample of its own, which has taken nothing, so that the range knows their share.
+                *(PilotRow(-number, _NOTHING, _NOTHING, 0.0, 0.0) for number in range(1, free + 1)),
+            ],
             failed=sum(own[0].row not in answers for own in here),
             jobs=_jobs(here, answers),
             left=count_left(store, share),

@@ -38,10 +38,12 @@ class Deadline:
         self._stopping = stopping
         self._backlog = backlog
         self._began_at = math.inf
+        self.spent_s = 0.0
+        """How much time of the session has passed before `begin`."""
 
     def begin(self, now: float) -> None:
-        """The session starts."""
-        self._began_at = now
+        """The scheduler starts."""
+        self._began_at = now - self.spent_s
 
     def move(self, after_s: float) -> None:
         """Set the deadline, in seconds after the session's start; infinite for no deadline."""

@@ -35,6 +35,9 @@ _QUIET_TIMES = 3.0
 """A run is quiet if no job has ended for this long, and for this many times the usual time of a job."""
 
 
+PAUSED = "paused by `batchrun tune --pause`"
+
+
 class SubmissionGate:
     """Decides whether to submit, and when to request `/health`.
 
@@ -106,7 +109,7 @@ class SubmissionGate:
         """
         health = self.health
         if self.is_paused:
-            return "paused by `batchrun tune --pause`"
+            return PAUSED
         if not self.is_open:
             return f"waiting for the endpoint: {self.error}" if self.error else ""
         if not busy or health is None:

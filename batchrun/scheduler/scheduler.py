@@ -77,7 +77,7 @@ class Scheduler:
         self.member, self._flights = member, parts.flights
         self._poller, self._plan, self._canceller = parts.poller, parts.plan, parts.canceller
         self._submitter, self._backlog, self.gate = parts.submitter, parts.backlog, parts.gate
-        self._outcomes, self._stopping, self._deadline = parts.outcomes, parts.stopping, parts.deadline
+        self._outcomes, self._stopping, self.deadline = parts.outcomes, parts.stopping, parts.deadline
         self._feedback, self._budget, self.canary = parts.feedback, parts.budget, parts.outcomes.canary
         self.window, self.meter, self.faulty_workers = parts.window, parts.meter, parts.faulty_workers
         self._next_sequence, self._ended_at = 0, 0.0
@@ -198,13 +198,13 @@ class Scheduler:
         """What to do now. Each command is returned once, and counts as started from then on."""
         if self._began_at is None:
             self._began_at = self._ended_at = now
-            self._deadline.begin(now)
+            self.deadline.begin(now)
         if self._last_now is not None and now - self._last_now > _STALL_S and self._flights:
             self._poller.pacer.restart(now)
             self._submitter.pacer.restart(now)
             self._plan.rush(now)
         self._last_now = now
-        self._deadline.keep(now)
+        self.deadline.keep(now)
         self._canceller.find_overdue(now)
         if self._recall_wanted and not self._unpolled:
             self._recall_wanted = False
@@ -246,7 +246,7 @@ class Scheduler:
             None if self._stopping.is_stopping or self._unpolled else self._submitter.next_at(now),
             self.window.faulty_limit.opens_at,
             self.gate.next_at(),
-            self._deadline.next_at(now),
+            self.deadline.next_at(now),
         )
         later = [at for at in times if at is not None and at > now]
         return min(later, default=None) if not self._stopping.is_halted else None

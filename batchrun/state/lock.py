@@ -209,7 +209,8 @@ def identity() -> dict[str, Any]:
 
 def _in_use(state: Path, who: Holder) -> StateError:
     return StateError(
-        f"{state} is in use by another batchrun ({who})", "wait until it ends, or watch it with `batchrun status`"
+        f"{state} is in use by another batchrun ({who})",
+        "wait until it ends; `batchrun status` shows it, `batchrun stop` ends it",
     )
 
 

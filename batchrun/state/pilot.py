@@ -83,6 +83,15 @@ def count_left(store: StateReader, share: Share = ALL) -> int:
     return int(store.query(sql)[0][0])
 
 
+def count_free(store: StateReader, rows: Sequence[int], share: Share = ALL) -> int:
+    """How many of these rows have succeeded without a job: their answers were in the cache."""
+    sql = (
+        "SELECT count(*) FROM rows WHERE state = 3 AND job IS NULL AND same_as IS NULL"
+        f" AND row IN (SELECT value FROM json_each(?)) AND {share.where()}"
+    )
+    return int(store.query(sql, (orjson.dumps(rows).decode(),))[0][0])
+
+
 def row_jobs(store: StateReader, rows: Sequence[int]) -> list[RowJob]:
     """The jobs of these rows, by row; a job of several rows occurs once for each."""
     sql = (

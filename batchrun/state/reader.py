@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -229,13 +229,14 @@ class StateReader(Database):
         return dict(self.query("SELECT name, value FROM counters WHERE name NOT IN (?, ?)", (COMMITS, AT_CHECKPOINT)))
 
     def failures(
-        self, output: int | None = None, *, with_held: bool = False
+        self, output: int | None = None, *, with_held: bool = False, only: Collection[int] | None = None
     ) -> Iterator[tuple[RowRecord, FailureRecord, FailedJob]]:
         """The failed rows in input order, each with its failure and its last job.
 
         Args:
             output: Only those of this results file, in the order of the rows; None for all.
-            with_held: Whether to include held rows; then all rows are read.
+            with_held: Whether to include held rows; then all rows are read, but for `only`.
+            only: Only rows with these numbers; None for all.
         """
         columns = ", ".join(f"r.{column}" for column in _COLUMNS.split(", "))
         sql = (
@@ -247,10 +248,12 @@ class StateReader(Database):
             f" LEFT JOIN rows l ON l.row = {_OWNER} AND l.row <> r.row"
             " LEFT JOIN parts p ON p.job = r.job AND p.row = coalesce(l.row, r.row)"
             f" WHERE (f.row IS NOT NULL {'OR r.state = 5' if with_held else ''})"
-            f" {'' if output is None else 'AND s.output = ?'} ORDER BY"
+            f" {'' if output is None else 'AND s.output = ?'}"
+            f" {'' if only is None else 'AND r.row IN (SELECT value FROM json_each(?))'} ORDER BY"
             f" {'r.source, r.line, r.row' if output is None else 'r.row'}"
         )
-        for row in self.each(sql, () if output is None else (output,)):
+        given = [] if output is None else [output]
+        for row in self.each(sql, given if only is None else [*given, orjson.dumps(list(only)).decode()]):
             failed = FailedJob(*row[-7:])
             if failed.same_as is not None:
                 failed = failed._replace(same_as=public_id(failed.same_as))

@@ -116,6 +116,19 @@ def applied_tunings(store: StateReader) -> list[Tuning]:
     return [Tuning(number, at_ms, _from_json(change), is_late) for number, at_ms, change, is_late in known]
 
 
+def is_paused(store: StateReader, since_ms: int) -> bool:
+    """Whether the run was paused, by the last change that says anything of it.
+
+    Args:
+        store: The state file.
+        since_ms: When the session began, UTC epoch milliseconds: a pause ends with its session.
+    """
+    said = [
+        tuning for tuning in applied_tunings(store) if tuning.at_ms >= since_ms and tuning.change.is_paused is not None
+    ]
+    return bool(said) and said[-1].change.is_paused is True
+
+
 def tuned_options(options: RunOptions, change: Tuned) -> RunOptions:
     """The options with a change. A pause is not an option: it ends with the session."""
     guards, scheduler = options.guards, options.scheduler

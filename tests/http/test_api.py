@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import math
 import re
 import subprocess
 import sys
@@ -31,8 +32,10 @@ from batchrun.cli.app import main
 from batchrun.commands import verify as verification
 from batchrun.errors import BatchrunError, InputError, StateError, StoppedError, UsageError
 from batchrun.local.echo import EchoWorker
-from tests.support.command import BATCHRUN
+from tests.support.command import BATCHRUN, served, start
+from tests.support.jobs import jobs_run
 from tests.support.rehearsal import read_lines, serving
+from tests.support.waiting import wait_for
 from tests.support.workers import Answering, Picky
 
 RUN = (
@@ -410,7 +413,10 @@ def test_the_other_commands_are_functions_that_print_nothing(tmp_path: Path, cap
     assert (quality.scorer, quality.whole.variants[0].right, len(quality.groups)) == ("regex:.", 1, 1)
     exported = batchrun.export(summary.state, tmp_path / "copy.jsonl", format="openai")
     assert (exported.results, read_lines(tmp_path / "copy.jsonl")[0]["custom_id"]) == (1, "a")
+    assert batchrun.view(summary.state).rows == 1
+    assert (tmp_path / "out.view.html").exists()
     assert batchrun.cancel(summary.state).succeeded == 1
+    assert batchrun.stop(summary.state).succeeded == 1
     shards = [run(tmp_path / "in.jsonl", tmp_path, output=tmp_path / f"{n}.jsonl", shard=f"{n}/2") for n in (1, 2)]
     assert batchrun.merge([shard.state for shard in shards], tmp_path / "both.jsonl").results == 1
     with pytest.raises(StateError, match="there is no such state file"):
@@ -645,6 +651,42 @@ async def test_a_loop_that_is_just_left_is_closed_by_python_itself(tmp_path: Pat
             break
         summary = await records._done
         assert (summary.outcome, summary.in_flight) == ("interrupted", 0)
+
+
+def test_a_pilot_is_estimated_and_its_run_goes_on_with_the_rest(tmp_path: Path, base_url: str):
+    (tmp_path / "in.jsonl").write_text("".join(f'{{"id": "{n}", "prompt": "x"}}\n' for n in range(20)))
+    where = {"endpoint": "abc", "output": tmp_path / "out.jsonl", "base_url": base_url, "api_key": "rpa_X"}
+    found = batchrun.estimate(tmp_path / "in.jsonl", pilot=5, **where)
+    assert found is not None
+    assert (found.pilot_rows, found.left, jobs_run(base_url)) == (5, 15, 5)
+    assert batchrun.run(tmp_path / "in.jsonl", progress="none", **where).succeeded == jobs_run(base_url) == 20
+    assert batchrun.estimate(tmp_path / "in.jsonl", pilot=5, **where) is None, "nothing is left"
+    for wrong, words in ((["a prompt"], "needs files"), ([], "needs files")):
+        with pytest.raises(UsageError, match=words):
+            batchrun.estimate(wrong, **where)
+    with pytest.raises(UsageError, match="one row shows no range"):
+        batchrun.estimate(tmp_path / "in.jsonl", pilot=1, **where)
+
+
+def test_a_run_of_another_process_is_tuned_and_stopped(tmp_path: Path):
+    (tmp_path / "in.jsonl").write_text("".join(f'{{"id": "{n}", "prompt": "x"}}\n' for n in range(200)))
+    with served(workers=1, latency_s=0.3) as slow:
+        process = start(tmp_path, slow, "-j", "1")
+        state = tmp_path / "out.jsonl.state"
+        wait_for(lambda: state.exists() and batchrun.status(state).in_flight)
+        batchrun.tune(state, concurrency=3, pause=True)
+        assert batchrun.status(state).is_paused
+        batchrun.tune(state, concurrency="auto", pause=False, deadline=math.inf)
+        for wrong in ({"concurrency": 0}, {"deadline": -1}, {"max_cost": math.nan}, {"concurrency": "many"}, {}):
+            with pytest.raises(UsageError):
+                batchrun.tune(state, **wrong)
+        assert batchrun.stop(state, how="leave").pid is None
+        assert process.wait(10) == 130
+        process.communicate()
+    with pytest.raises(UsageError, match="how='now' is not valid"):
+        batchrun.stop(state, how="now")
+    with pytest.raises(UsageError, match="no process runs"):
+        batchrun.tune(state, pause=True)
 
 
 async def test_a_cancelled_program_leaves_as_it_was_told_to(tmp_path: Path):

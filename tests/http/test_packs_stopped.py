@@ -173,7 +173,7 @@ async def test_a_check_without_an_answer_ends_and_the_run_continues_with_its_job
 async def test_a_deadline_counts_from_the_beginning_of_the_check(tmp_path):
     run, seen = await checked(tmp_path, guards=GuardOptions(deadline_s=30.0))
     assert seen["cancel"] == 5
-    assert "no time is left before the deadline" in run.summary.reason
+    assert "no time is left before the deadline (30 s after the start)" in run.summary.reason
     assert (run.summary.exit_code, run.summary.not_run, seen["run"]) == (4, 16, 5)
 
 

@@ -110,6 +110,17 @@ def test_failed_rows_count_as_wrong_if_asked_for(tmp_path: Path):
     ]
 
 
+def test_the_first_row_that_could_not_be_scored_and_the_next_step_are_told(tmp_path: Path):
+    run(tmp_path, [ask("1", "1"), ask("3", "three"), ask("4", "four")])
+    done = batchrun("score", "out.jsonl.state", "--with", "number", cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[1:] == [
+        "rows that could not be scored: 2: metadata.reference is no number (2)",
+        "  the first: 3: metadata.reference is no number: 'three'",
+        "see them: batchrun report out.jsonl.state",
+    ]
+
+
 def test_a_function_scores_records_and_one_that_raises_hangs_or_dies_loses_no_other(tmp_path: Path):
     names = ("half", "dict", "true", "raise", "hang", "die", "none", "two", "text", "odd", "last")
     run(tmp_path, [ask(name) for name in names])
@@ -141,7 +152,7 @@ def test_a_function_scores_records_and_one_that_raises_hangs_or_dies_loses_no_ot
         "die": (None, None, "the scorer's process ended with exit code 7"),
         "none": (None, None, "the function gave no score"),
         "two": (None, None, "the function returned 2; expected a number from 0 to 1"),
-        "text": (None, None, "TypeError: the function returned a text; expected a number from 0 to 1"),
+        "text": (None, None, "the function returned a text; expected a number from 0 to 1"),
         "odd": (1.0, "{1j}", "5"),
         "last": (0.0, None, None),
     }
@@ -162,6 +173,7 @@ def test_what_cannot_be_scored_at_all_is_one_line_and_leaves_older_scores(tmp_pa
     before = (tmp_path / "out.scores.jsonl").read_bytes()
     score = ("score", "out.jsonl.state", "--with")
     (tmp_path / "bad.py").write_text("def grade(record):\n    raise ValueError(record['id'])\n")
+    (tmp_path / "slow.py").write_text("import time\n\n\ndef grade(record):\n    time.sleep(60)\n")
     for arguments, said in (
         (["exact", "--reference", "metadata.gold"], "exact can score none of the 2 rows; the first: there is no metad"),
         (
@@ -172,6 +184,9 @@ def test_what_cannot_be_scored_at_all_is_one_line_and_leaves_older_scores(tmp_pa
         (["py:bad.py:gone"], "--with py:bad.py:gone: bad.py has no gone"),
         (["py:none.py:grade"], "--with py:none.py:grade: none.py cannot be imported: FileNotFoundError"),
         (["py:bad.py"], "--with 'py:bad.py' names no function"),
+        (["py:bad.py:grade"], "-> the function gets a record"),
+        (["py:slow.py:grade", "--timeout", "0.1"], "-> give it more time with --timeout"),
+        (["exact", "--timeout", "ten"], "--timeout: 'ten' is not a number"),
         (["blue"], "--with 'blue': there is no such scorer"),
         (["regex:["], "--with regex:'[': this is not a regular expression: unterminated character set at position 0"),
         (["exact", "--normalize", "accents"], "--normalize 'accents' is unknown"),

@@ -137,8 +137,8 @@ async def test_what_a_process_refuses_is_refused_here_in_the_same_words(tmp_path
     state, processes = await run(tmp_path), started(monkeypatch)
     place = exported.find_positions
 
-    def place_and_cut(*arguments: Any) -> None:
-        place(*arguments)
+    def place_and_cut(*arguments: Any, **options: Any) -> None:
+        place(*arguments, **options)
         os.truncate(tmp_path / "out.jsonl", 100)
 
     monkeypatch.setattr(exported, "find_positions", place_and_cut)

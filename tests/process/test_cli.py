@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -19,7 +20,7 @@ from batchrun.cli.app import main
 from batchrun.commands.definitions import EMULATED, GROUPS, ROWS
 from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
-from tests.support.command import BATCHRUN, assert_one_clear_line, batchrun
+from tests.support.command import BATCHRUN, assert_one_clear_line, batchrun, invoke
 from tests.support.fault_server import HEALTHY, KEY, Answer, FaultServer, Script, job, page
 from tests.support.rehearsal import read_lines
 
@@ -278,6 +279,17 @@ def test_the_log_says_what_was_done_and_why(tmp_path: Path):
         "run", "f.jsonl", "-o", "v.jsonl", "-e", "local", "--worker", "echo", "--progress", "plain", "-v"
     )
     assert "row 1 failed: bad_request" in verbose.stderr
+
+
+def test_the_log_is_closed_when_the_command_ends(tmp_path: Path):
+    log = tmp_path / "log.txt"
+    for more in ((), ("--dry-run",), ("--confirm",)):
+        code, _ = invoke("run", "p.jsonl", "-e", "local", "--worker", "echo", "--log-file", log, *more)
+        assert code == (2 if more == ("--confirm",) else 0)
+    assert log.read_text()
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing itself
+            assert fd.readlink() != log
 
 
 async def test_quiet_says_why_a_first_contact_can_never_succeed_and_what_to_do():

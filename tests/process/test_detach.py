@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,10 @@ import pytest
 
 from batchrun.commands import stop as stopping
 from batchrun.commands import tune as tuning
-from batchrun.commands.status import RunStatus, read_status
+from batchrun.commands.brief_status import BriefStatusReader
+from batchrun.commands.listing import render as listed
+from batchrun.commands.status import RunStatus, read_status, render, to_json
+from batchrun.display.screen import screen
 from batchrun.errors import BatchrunError, StateError
 from batchrun.scheduler.events import Tuned
 from batchrun.state.lock import holder
@@ -162,16 +166,14 @@ def test_only_a_log_becomes_the_log(folder: Path):
     assert "would be the log, too" in refusal("--cache", str(log))
     assert not log.exists()
     log.write_text("the notes of somebody\n")
-    assert "is not a log of batchrun" in refusal()
+    assert "but batchrun did not write it" in refusal()
     assert log.read_text() == "the notes of somebody\n"
 
 
-def test_nothing_is_sent_when_a_run_in_the_background_is_to_be_confirmed(folder: Path):
-    done = batchrun(*command(folder, "http://127.0.0.1:9", "--detach", "--confirm"), env=KEYED)
+def test_an_estimate_cannot_go_into_the_background(folder: Path):
+    done = batchrun("estimate", *command(folder, "http://127.0.0.1:9", "--detach")[1:], env=KEYED)
     assert (done.returncode, sorted(folder.iterdir())) == (2, [folder / "in.jsonl"])
-    assert "both --detach and --confirm are given; nothing was sent" in done.stderr
-    estimated = batchrun("estimate", *command(folder, "http://127.0.0.1:9", "--detach")[1:], env=KEYED)
-    assert (estimated.returncode, "has no option --detach" in estimated.stderr) == (2, True)
+    assert "--detach" in done.stderr
 
 
 def test_stdin_is_read_at_the_start_and_ctrl_c_reaches_a_run_that_starts(folder: Path):
@@ -236,6 +238,21 @@ def tune(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return batchrun("tune", folder / "out.jsonl.state", *options, env=ENVIRONMENT, BATCHRUN_MAX_COST="1")
 
 
+def is_paused(folder: Path) -> list[bool]:
+    """Whether each of the commands that look at a run says that it is paused."""
+    state = folder / "out.jsonl.state"
+    status, standing = read_status(state), BriefStatusReader(state).read()
+    if standing.is_paused:
+        assert {pace.left_s for pace in (status.pace, standing.pace) if pace is not None} <= {None}
+    shown = "".join(line.text for line in screen(standing, time.time(), 79))
+    words = [
+        "paused (process " in render(status),
+        "paused, process " in listed([standing]),
+        "paused, process " in shown,
+    ]
+    return [*words, json.loads(to_json(status))["is_paused"], standing.to_json()["is_paused"]]
+
+
 def test_a_run_is_tuned_from_elsewhere_and_later_sessions_keep_it(folder: Path):
     with (
         served(workers=40, latency_s=0.5) as base_url,
@@ -244,6 +261,7 @@ def test_a_run_is_tuned_from_elsewhere_and_later_sessions_keep_it(folder: Path):
         assert tune(folder, "-j", "20").stderr == f"-j 20: applied by process {told['pid']}\n"
         wait_until(folder, lambda status: status.in_flight == 20)
         assert tune(folder, "--pause").returncode == 0
+        assert all(is_paused(folder)), "it is said at once"
         done = wait_until(folder, lambda status: status.in_flight == status.submitting == 0).succeeded
         state, three = folder / "out.jsonl.state", (("-j", "20"), ("--deadline", "2h"), ("--max-cost", "90"))
         at_once = [subprocess.Popen([*BATCHRUN, "tune", state, *each], stderr=subprocess.PIPE) for each in three]
@@ -256,7 +274,9 @@ def test_a_run_is_tuned_from_elsewhere_and_later_sessions_keep_it(folder: Path):
             refused = tune(folder, *options)
             assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
         assert wait_until(folder, lambda _: True).succeeded == done, "it is paused"
+        assert all(is_paused(folder))
         assert tune(folder, "--resume", "--max-cost", "60", "--deadline", "10h").returncode == 0
+        assert not any(is_paused(folder))
         wait_until(folder, lambda status: status.succeeded > done)
         stop(folder, "--leave")
     log = (folder / "out.log").read_text()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
+from batchrun.commands.status import read_status
 from batchrun.state.pilot import pilot_rows
 from batchrun.state.reader import StateReader
 from tests.support.claims import assert_adds_up, assert_each_id_once
@@ -177,6 +178,27 @@ def test_rows_that_fail_in_the_pilot_are_counted(folder: Path, base_url: str):
     assert 0 < found["pilot_failed"] < 40
 
 
+def test_rows_that_the_cache_has_cost_nothing_in_the_estimate_either(folder: Path, base_url: str):
+    cached = ["--cache", "answers.cache", "--set", "temperature=0"]
+    code, said = invoke("run", *arguments(base_url, *cached, "--limit", ROWS // 2))
+    assert code == 0, said
+    for path in folder.glob("out.*"):
+        path.unlink()
+    found = estimated(base_url, *cached, "--pilot", 30)
+    assert (found["pilot_rows"], found["left"]) == (30, ROWS - 30)
+    assert found["jobs"]["low"] < found["jobs"]["high"] < ROWS - 30
+    assert found["output_tokens"]["high"] < 4 * (ROWS - 30)
+
+
+def test_if_the_cache_has_all_of_the_pilot_there_is_no_estimate(folder: Path, base_url: str):
+    cached = ["--cache", "answers.cache", "--set", "temperature=0"]
+    assert invoke("run", *arguments(base_url, *cached))[0] == 0
+    for path in folder.glob("out.*"):
+        path.unlink()
+    code, said = invoke("estimate", *arguments(base_url, *cached, "--pilot", 10))
+    assert (code, "the cache had every row of the pilot" in said) == (4, True), said
+
+
 def test_a_run_is_not_confirmed_without_a_terminal(folder: Path, base_url: str):
     done = batchrun("run", *arguments(base_url, "--confirm"))
     assert done.returncode == 2
@@ -224,6 +246,25 @@ def test_rows_that_have_failed_are_run_again_once_when_the_run_is_confirmed(fold
     assert (code, jobs_run(base_url)) == (3, ROWS // 2), said
     attempts = [record["job"]["attempts"] for record in read_lines(folder / "out.errors.jsonl")]
     assert sorted(attempts) == [1] * 20 + [2] * 20
+
+
+def test_a_run_in_the_background_is_confirmed_in_the_foreground_first(folder: Path):
+    with served(workers=4, latency_s=0.1) as base_url:
+        code, said = asked(folder, base_url, b"y\n", "--detach")
+        assert (code, said.count("estimate for the 50 rows left")) == (0, 1), said
+        told = orjson.loads(said.splitlines()[-1])
+        assert told["log"] == str(folder / "out.log")
+        wait_for(lambda: "finished: 80 of 80 rows succeeded" in (folder / "out.log").read_text())
+        wait_for(lambda: read_status(folder / "out.jsonl.state").pid != told["pid"])
+        assert jobs_run(base_url) == ROWS
+    assert_each_id_once(folder / "out.jsonl", ROWS)
+
+
+def test_a_run_that_could_not_go_into_the_background_pays_for_no_pilot(folder: Path, base_url: str):
+    (folder / "out.log").mkdir()
+    code, said = invoke("run", *arguments(base_url, "--confirm", "--detach"))
+    assert (code, "not a regular file" in said) == (2, True), said
+    assert jobs_run(base_url) == 0
 
 
 def compared(folder: Path, base_url: str, rows: int, number: int) -> tuple[float, float, float]:

@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from batchrun.cli.app import main
-from batchrun.cli.run_file import read_run_file
+from batchrun.cli.run_file import ONLY_IN_RUN, read_run_file
 from batchrun.errors import UsageError
-from tests.support.command import batchrun
+from tests.support.command import batchrun, invoke
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,3 +155,19 @@ def test_a_watch_has_its_options_in_a_file_too(folder: Path):
     done = batchrun("watch", "--config", "conf/watch.toml", "-q", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert (folder / "out" / "in.done").is_file()
+
+
+def test_an_estimate_takes_the_file_of_its_run_unless_that_says_to_send_nothing(folder: Path):
+    run, estimate = (set(_names_of(command)) for command in ("run", "estimate"))
+    assert run - estimate == ONLY_IN_RUN | {"dry_run"}
+    text = "inputs = ['in.jsonl']\nendpoint = 'x'\nconfirm = true\ndetach = true\nretry-failed = true\nrepair = true\n"
+    (folder / "run.toml").write_text(f"{text}only = ['timed_out']\n")
+    code, said = invoke("estimate", "--config", folder / "run.toml", "--pilot", 0)
+    assert (code, "nothing was sent" in said) == (0, True), said
+    (folder / "run.toml").write_text(f"{text}dry-run = true\n")
+    code, said = invoke("estimate", "--config", folder / "run.toml", "--pilot", 0)
+    assert (code, "'dry-run' is not an option of `batchrun estimate`" in said) == (2, True), said
+
+
+def _names_of(command: str) -> list[str]:
+    return [str(parameter.name) for parameter in main.commands[command].params]

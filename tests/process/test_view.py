@@ -11,6 +11,8 @@ from batchrun.config import SweepOptions
 from batchrun.display.page import is_page
 from batchrun.display.view_page import ViewRow, view_page
 from batchrun.local.workers import WorkerFailure
+from batchrun.runs.exported import RunResults
+from batchrun.state.reader import StateReader
 from batchrun.state.store import Store
 from tests.support.browser import Page, browsing
 from tests.support.command import invoke
@@ -290,6 +292,10 @@ async def test_show_and_head_say_what_was_asked_answered_and_scored(tmp_path: Pa
     assert (code, said.count("\nanswer\n")) == (0, 2)
     code, said = invoke("show", state, "q2/temperature=0")
     assert (code, "error: " in said) == (0, True)
+    with StateReader(state) as store:
+        failed = [row.row for row, *_ in store.failures()]
+    with RunResults(state, with_results=False, with_errors=True, errors_of=failed[1:]) as results:
+        assert (len(failed), len(list(results.lines()))) == (2, 1), "of many failures only that of the row is read"
     code, said = invoke("show", state, "q0", "--json")
     found = [json.loads(line) for line in said.splitlines()]
     assert [each["variant"] for each in found] == ["temperature=0", "temperature=0.7"]

@@ -42,6 +42,11 @@ def results_are_read_later(state: Path) -> None:
     assert_type(batchrun.export(state, "r.parquet", columns=["id", "text"]).results, int)
     assert_type(batchrun.redo(state, where=["finish_reason=length"], set={"max_tokens": 512}), batchrun.Summary)
     assert_type(batchrun.cancel(state), batchrun.Summary)
+    assert_type(batchrun.stop(state, how="leave").succeeded, int)
+    assert_type(batchrun.view(state).rows, int)
+    batchrun.tune(state, concurrency="auto", pause=True)
+    if (found := batchrun.estimate("a.jsonl", endpoint="abc", output="r.jsonl", pilot=30)) is not None:
+        assert_type(found.left, int)
 
 
 async def questions() -> AsyncIterator[Mapping[str, Any]]:

@@ -70,6 +70,24 @@ def test_a_full_pipe_holds_up_nobody_and_is_given_up_at_the_end(pipe: Pipe):
     pipe.text()
 
 
+def test_a_closed_printer_has_written_all_and_holds_the_stream_no_longer(pipe: Pipe):
+    pipe.printer.write("the last words\n")
+    pipe.printer.close()
+    assert pipe.stream.closed
+    pipe.printer.write("too late\n")
+    pipe.printer.settle()
+    pipe.printer.close()
+    assert pipe.text() == "the last words\n"
+
+
+def test_a_stream_whose_reader_is_stalled_is_not_closed(pipe: Pipe):
+    pipe.fill()
+    pipe.printer.write("more " * 10_000 + "the end\n")
+    pipe.printer.close()
+    assert not pipe.stream.closed
+    assert pipe.text().endswith("the end\n")
+
+
 def test_what_was_said_while_nobody_read_comes_whole_and_in_order(pipe: Pipe):
     count = pipe.fill()
     for n in range(count, count + 1000):

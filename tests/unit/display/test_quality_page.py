@@ -5,13 +5,14 @@ from __future__ import annotations
 from batchrun.display.quality_page import basis, sections
 from batchrun.display.summary import Percentiles
 from batchrun.display.variants import VariantReport
-from batchrun.evaluation.quality import AtK, Comparison, Estimate, Group, Quality, VariantQuality
+from batchrun.evaluation.quality import AtK, Comparison, Group, Quality, VariantQuality
+from batchrun.evaluation.statistics import Interval
 
 HOSTILE = "<script>alert(1)</script>"
 
 
-def estimate(mean: float, half: float | None = 0.05, questions: int = 200) -> Estimate:
-    return Estimate(mean, None if half is None else mean - half, None if half is None else mean + half, questions)
+def estimate(mean: float, half: float | None = 0.05, questions: int = 200) -> Interval:
+    return Interval(mean, None if half is None else mean - half, None if half is None else mean + half, questions)
 
 
 def variant(label: str, mean: float | None, **more: object) -> VariantQuality:

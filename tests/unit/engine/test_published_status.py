@@ -25,6 +25,19 @@ def test_the_present_moment_is_written_once_a_second_and_at_the_end():
     assert "live" in taken.take(11.1, is_last=True)
 
 
+def test_the_points_of_a_run_are_written_at_once_and_soon_and_then_every_15_seconds():
+    now = [1_800_000_000.0]
+    taken = PublishedStatus(None, 3, lambda: now[0])
+    taken.look = lambda: {"abc": ONE}
+    written = {}
+    for second in range(60):
+        now[0] += 1
+        found = taken.take(float(second), is_last=False)
+        if "timeline" in found:
+            written[second] = len(found["timeline"])
+    assert written == {0: 1, 2: 3, 6: 7, 14: 15, 29: 30, 44: 45, 59: 60}
+
+
 def test_there_is_news_until_it_is_written_but_not_of_times_and_costs():
     taken = published()
     assert not taken.is_news
