@@ -82,7 +82,7 @@ class BriefStatusReader:
         with store:
             return self._status(store, who, now)
 
-    def _standing(self, store: StateReader, who: Holder | None, now: float) -> BriefStatus:
+    def _status(self, store: StateReader, who: Holder | None, now: float) -> BriefStatus:
         known = brief_status_of(store, self._state, who)
         if (record := live_record(store, who)) is not None:
             return self._live(store, record, known, now)
