@@ -127,7 +127,7 @@ def _refuse_useless(store: StateReader, who: Holder | None, change: Tuned) -> Ho
 
 
 def _resume(state: Path, change: Tuned) -> str:
-    """How to resume with the change; a pause is none for a run that does not go on."""
+    """How to resume with the change; a pause does not apply to a run that has ended."""
     options = as_options(Tuned(change.concurrency, change.max_cost, change.deadline_s))
     resume = f"batchrun resume {shlex.quote(str(state))}"
     return f"give it when you resume: {resume} {options}" if options else f"if rows are left: {resume}"

@@ -163,7 +163,7 @@ def test_only_a_log_becomes_the_log(folder: Path):
         return done.stderr
 
     log = folder / "out.log"
-    assert "would be the log, too" in refusal("--cache", str(log))
+    assert "would also be the log" in refusal("--cache", str(log))
     assert not log.exists()
     log.write_text("the notes of somebody\n")
     assert "but batchrun did not write it" in refusal()
