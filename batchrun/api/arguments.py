@@ -232,7 +232,7 @@ def checked(given: RunArguments) -> RunArguments:
 
 
 def refuse_out_of_bounds(given: Arguments) -> None:
-    """Refuse numbers outside their bounds, and words that are no choices.
+    """Refuse numbers outside their bounds, and words that are not choices.
 
     Raises:
         UsageError: there is one.

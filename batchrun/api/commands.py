@@ -119,13 +119,13 @@ def estimate(
     progress: ProgressMode = "none",
     **options: Unpack[RunKeywords],
 ) -> Estimate | None:
-    """Run a few rows of files, drawn at random, and say what the others take. `run` with the same arguments runs those.
+    """Run a few random rows of files, and estimate the rest. `run` with the same arguments runs the rest.
 
     Args:
         inputs: As for `run`, but files only.
         endpoint: As for `run`.
         output: As for `run`.
-        pilot: How many rows, at least two; those of earlier calls count.
+        pilot: The number of rows, at least two; those of earlier calls count.
         state: As for `run`.
         api_key: None: that of RUNPOD_API_KEY, else that in `~/.runpod/config.toml`.
         progress: Progress on stderr, as for `run`.
@@ -158,7 +158,7 @@ def estimate(
     if found.summary.outcome == "stopped":
         raise StoppedError(found.summary.reason, found.summary.hint)
     if found.summary.outcome == "interrupted":
-        raise RunInterrupted("the pilot was interrupted", "the same call goes on with it")
+        raise RunInterrupted("the pilot was interrupted", "the same call continues it")
     return found.estimate
 
 
@@ -216,12 +216,12 @@ def report(state: PathLike, *, by: str | None = None) -> VariantTable:
 
 
 def view(state: PathLike, output: PathLike | None = None, *, rows: int = MOST_ROWS) -> ViewReport:
-    """Write the page of a run: every row with its prompt and answer, to search, filter and compare.
+    """Write the page of a run: every row with its prompt and answer, for searching, filtering and comparing.
 
     Args:
         state: The state file.
         output: The page; None: `<output stem>.view.html` beside the state file.
-        rows: How many rows it has at most; of more, it has a sample.
+        rows: The most rows it shows; of a larger run, it shows a sample.
 
     Raises:
         UsageError: the output is a folder, or a file that batchrun did not write.

@@ -1,4 +1,4 @@
-"""What a program gives to be run: files, or requests: dicts, strings, dataclasses, pydantic models, rows of a table.
+"""The inputs that a program gives: files, or requests: dicts, strings, dataclasses, pydantic models, rows of a table.
 
 A table is recognized by the name of its type, so no library is imported that the program has not imported.
 """

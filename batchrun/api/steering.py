@@ -48,7 +48,7 @@ def stop(state: PathLike, *, how: How = "interrupt") -> RunStatus:
         how: `interrupt` does what the run does at Ctrl-C; `leave` and `cancel` say what to do with its jobs in flight.
 
     Returns:
-        How the run stands then.
+        The status of the run afterwards.
 
     Raises:
         UsageError: `how` is invalid.
@@ -68,13 +68,13 @@ def tune(
     deadline: float | None = None,
     pause: bool | None = None,
 ) -> None:
-    """Change a run that another process drives; returns when that has taken the change up. None changes nothing.
+    """Change a run that another process drives; returns when that process has applied the change. None changes nothing.
 
     Args:
         state: The state file.
         concurrency: Jobs in flight at once; `auto`: just enough to keep every worker busy.
-        max_cost: Budget of the whole run in dollars; `math.inf` takes it off.
-        deadline: Seconds from the start of the session; `math.inf` takes it off.
+        max_cost: Budget of the whole run in dollars; `math.inf` removes it.
+        deadline: Seconds from the start of the session; `math.inf` removes it.
         pause: Whether nothing more is submitted for now.
 
     Raises:

@@ -33,7 +33,7 @@ _PAUSES = 20
 
 
 def brief_status_of(store: StateReader, state: Path, who: Holder | None) -> BriefStatus:
-    """What the last session came to, without any counts."""
+    """The outcome of the last session, without counts."""
     last, options = figures.last_session(store), find_options(store)
     ending = store.get_setting("ending")
     is_told = isinstance(ending, dict) and last is not None and ending.get("session") == last.session
@@ -162,13 +162,13 @@ def pauses(store: StateReader, who: Holder | None) -> bool:
 
 
 def pace_of(record: LiveRecord, open_rows: int, *, is_paused: bool) -> Pace | None:
-    """The pace that a session tells; that of a run that is paused without an end."""
+    """The pace that a session reports; for a paused run, without an end."""
     pace = record.pace.pace(open_rows)
     return pace.without_end() if pace is not None and is_paused else pace
 
 
 def _going_on(store: StateReader, who: Holder | None) -> figures.Session | None:
-    """The session of the process that holds the lock; None if it has begun none yet, or none holds it."""
+    """The session of the process that holds the lock; None if there is no process, or it has not begun one."""
     last = None if who is None else figures.last_session(store)
     if who is None or last is None or last.outcome is not None or (who.pid and who.pid != last.pid):
         return None

@@ -83,7 +83,7 @@ def start(options: RunOptions, arguments: Sequence[str], show: Callable[[str], o
 
 
 def refuse_wrong_log(options: RunOptions) -> Path:
-    """Refuse a run whose log would be another file of it, or cannot be one; returns the log.
+    """Refuse a run whose log is also another file of the run, or cannot be a log; returns the log.
 
     Raises:
         UsageError: that is so.

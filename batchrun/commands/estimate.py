@@ -50,7 +50,7 @@ def estimate(
         pilot: The number of rows, at least two. Rows of earlier pilots of the run count.
         observer: Receives messages and progress for the user.
         api_key: None: it is looked up, see `find_key`.
-        leaving: Lets other threads ask the session to leave; None: none will.
+        leaving: Lets other threads ask the session to leave; None if no thread does.
 
     Raises:
         UsageError: the pilot has one row.
@@ -63,7 +63,7 @@ def estimate(
     summary = run(options, given, observer=observer, api_key=api_key, leaving=leaving, pilot=pilot)
     if summary.outcome != "pilot":
         return PilotReport(summary, None)
-    found = read_estimate(options.state, random.Random(_RANDOM_SEED))  # noqa: S311 - samples, no secret
+    found = read_estimate(options.state, random.Random(_RANDOM_SEED))  # noqa: S311 - samples, not secrets
     if found is None:
         observer.message("every row of the pilot failed, so there is no estimate")
     return PilotReport(summary, found)

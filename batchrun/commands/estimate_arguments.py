@@ -13,7 +13,7 @@ _MOST = 10_000
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class EstimateArguments(RunArguments):
-    """Options of `batchrun estimate`: those of `run` but for the ones that only look, repeat, repair or detach."""
+    """Options of `batchrun estimate`: those of `run` without those that preview, repeat, repair or detach."""
 
     pilot: int = option(
         PILOT_ROWS,

@@ -40,9 +40,9 @@ class ScoreReport:
     total: float = 0.0
     """The sum of all scores."""
     reasons: Counter[str] = field(default_factory=Counter)
-    """Why rows could not be scored -> how many."""
+    """Reason why rows could not be scored -> number of rows."""
     first_unscored: str = ""
-    """The id of the first such row, and the whole reason; empty if there is none."""
+    """The id of the first such row, and its whole reason; empty if there is none."""
     failed: int = 0
     """Rows that failed and were not scored."""
     unfinished: int = 0
@@ -132,10 +132,10 @@ def _advice(scorer: str, reason: str) -> str:
     if "took longer than" in reason:
         return "give it more time with --timeout, or make it faster"
     if scorer.startswith(FUNCTION):
-        return "the function gets a record, a line of the results file, and returns a number from 0 to 1"
+        return "the function must take a record, a line of the results file, and return a number from 0 to 1"
     if reason.startswith("there is no "):
-        return "say with --reference where the right answer is in a record, for example --reference metadata.answer"
-    return "another scorer, or another --reference, may fit"
+        return "name the field of the right answer, for example --reference metadata.answer"
+    return "try another scorer, or another --reference"
 
 
 def _failure(record: _Record) -> str:

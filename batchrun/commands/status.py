@@ -87,9 +87,9 @@ class RunStatus:
     """The pace of the last minutes, and how long the open rows take at it; None if unknown, or if no process drives it.
     """
     obstacles: list[str] = field(default_factory=list)
-    """What is in the way of the process that drives it, such as an outage."""
+    """What the process that drives it waits for, or why it stops, such as an outage."""
     ending: str = ""
-    """How the last session ended, in a few words; that of a session that goes on: who drives it."""
+    """The outcome of the last session in a few words; if it is running, the process that drives it."""
     few_jobs: list[FewJobs] = field(default_factory=list)
     """Where there were too few shared jobs for the workers."""
 

@@ -32,10 +32,10 @@ class Pace:
     least_s: float | None
     """The low end of its 95% range, if the pace varies as before; None if unknown yet."""
     most_s: float | None
-    """The high end; None also if the pace may be zero."""
+    """The high end; The high end; None also if the pace may be zero."""
 
     def without_end(self) -> Self:
-        """The same of a run that is paused: nobody knows for how long."""
+        """The same for a paused run: the time left is unknown."""
         return replace(self, left_s=None, least_s=None, most_s=None)
 
 

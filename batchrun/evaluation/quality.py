@@ -38,7 +38,7 @@ class VariantQuality:
     unscored: int
     """Rows that the scorer could not score; no estimate includes them."""
     right: int
-    """Rows with the full score, 1."""
+    """Rows with a score of 1."""
     score: Interval | None
     """The mean score; None if no row has one."""
     pass_at: tuple[AtK, ...] = ()

@@ -59,9 +59,9 @@ class Rules:
     reference: str = DEFAULT_REFERENCE
     """The path of the right answer in a record."""
     normalize: tuple[str, ...] = ()
-    """Of `NORMALIZATIONS`."""
+    """Some of `NORMALIZATIONS`."""
     tolerance: str = _NO_TOLERANCE
-    """How far a number may be from the reference; with `%`, as a share of it."""
+    """How far a number may be from the reference; with `%`, relative to it."""
 
 
 def scorer_of(name: str, rules: Rules) -> Scorer:
@@ -76,7 +76,7 @@ def scorer_of(name: str, rules: Rules) -> Scorer:
         raise UsageError(f"--normalize {shown(wrong[0])} is unknown", f"choose one of {', '.join(NORMALIZATIONS)}")
     is_within = _nearness(rules.tolerance)
     if name != "number" and rules.tolerance != _NO_TOLERANCE:
-        raise UsageError("--tolerance is for --with number", "remove it, or score with number")
+        raise UsageError("--tolerance needs --with number", "remove it, or score with number")
     if name.startswith(PATTERN):
         return _regex(name.removeprefix(PATTERN), rules)
     match name:
@@ -175,7 +175,7 @@ class _Compared:
 def _regex(pattern: str, rules: Rules) -> Scorer:
     if not pattern:
         raise UsageError(
-            f"--with {PATTERN} has no pattern, and every text would match", "for example 'regex:Answer: (.*)'"
+            f"--with {PATTERN} has no pattern, so every text would match", "for example 'regex:Answer: (.*)'"
         )
     flags = re.IGNORECASE if "case" in rules.normalize else re.NOFLAG
     try:

@@ -19,10 +19,10 @@ class Interval:
 
     mean: float
     low: float | None
-    """Where the interval begins; None, like `high`: one question alone tells nothing of the others."""
+    """The low end of the interval; None, like `high`, if there is only one question."""
     high: float | None
     questions: int
-    """How many there are, from 1; each has one number."""
+    """The number of questions, from 1; each has one number."""
 
 
 class Moments:

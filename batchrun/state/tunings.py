@@ -85,7 +85,7 @@ class Requests:
         self._version = -1
 
     def next(self) -> tuple[int, Tuned] | None:
-        """The number and the content of the first new request; None if there is none, which costs little."""
+        """The number and the content of the first new request; None if there is none. Cheap if there is none."""
         # It changes when another connection has written.
         version = int(self._store.query("PRAGMA data_version")[0][0])
         if version == self._version:

@@ -163,7 +163,7 @@ def test_only_a_log_becomes_the_log(folder: Path):
         return done.stderr
 
     log = folder / "out.log"
-    assert "would be the log, too" in refusal("--cache", str(log))
+    assert "would also be the log" in refusal("--cache", str(log))
     assert not log.exists()
     log.write_text("the notes of somebody\n")
     assert "but batchrun did not write it" in refusal()
@@ -265,7 +265,7 @@ def test_a_run_is_tuned_from_elsewhere_and_later_sessions_keep_it(folder: Path):
         done = wait_until(folder, lambda status: status.in_flight == status.submitting == 0).succeeded
         state, three = folder / "out.jsonl.state", (("-j", "20"), ("--deadline", "2h"), ("--max-cost", "90"))
         at_once = [subprocess.Popen([*BATCHRUN, "tune", state, *each], stderr=subprocess.PIPE) for each in three]
-        assert all(b"taken up" in process.communicate(timeout=30)[1] for process in at_once), "none is lost"
+        assert all(b"applied by" in process.communicate(timeout=30)[1] for process in at_once), "none is lost"
         for options, words in (
             (("--deadline", "0.001s"), "this deadline has passed"),
             (("--pause", "--resume"), "both --pause and --resume"),
