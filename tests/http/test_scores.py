@@ -115,8 +115,8 @@ def test_the_first_row_that_could_not_be_scored_and_the_next_step_are_told(tmp_p
     done = batchrun("score", "out.jsonl.state", "--with", "number", cwd=tmp_path)
     assert done.returncode == 3
     assert done.stderr.splitlines()[1:] == [
-        "rows that could not be scored: 2: metadata.reference is no number (2)",
-        "  the first: 3: metadata.reference is no number: 'three'",
+        "rows that could not be scored: 2: metadata.reference is not a number (2)",
+        "  the first: 3: metadata.reference is not a number: 'three'",
         "see them: batchrun report out.jsonl.state",
     ]
 
@@ -158,6 +158,13 @@ def test_a_function_scores_records_and_one_that_raises_hangs_or_dies_loses_no_ot
     }
 
 
+def test_a_function_that_answers_for_no_row_is_given_up_before_all_have_timed_out(tmp_path: Path):
+    run(tmp_path, [ask(str(n)) for n in range(30)])
+    (tmp_path / "hangs.py").write_text("import os\n\n\ndef grade(record):\n    os._exit(7)\n")
+    said = refused(tmp_path, "score", "out.jsonl.state", "--with", "py:hangs.py:grade")
+    assert "py:hangs.py:grade gave no answer for the first 20 rows: the scorer's process ended with exit code 7" in said
+
+
 def test_a_pattern_that_takes_forever_loses_no_other_row(tmp_path: Path):
     run(tmp_path, [ask("a" * 40 + "!"), ask("aaa")])
     found = scored(tmp_path, "regex:^(?:a+)+$", "--timeout", "0.5", code=3)
@@ -184,7 +191,7 @@ def test_what_cannot_be_scored_at_all_is_one_line_and_leaves_older_scores(tmp_pa
         (["py:bad.py:gone"], "--with py:bad.py:gone: bad.py has no gone"),
         (["py:none.py:grade"], "--with py:none.py:grade: none.py cannot be imported: FileNotFoundError"),
         (["py:bad.py"], "--with 'py:bad.py' names no function"),
-        (["py:bad.py:grade"], "-> the function gets a record"),
+        (["py:bad.py:grade"], "-> the function must take a record"),
         (["py:slow.py:grade", "--timeout", "0.1"], "-> give it more time with --timeout"),
         (["exact", "--timeout", "ten"], "--timeout: 'ten' is not a number"),
         (["blue"], "--with 'blue': there is no such scorer"),
