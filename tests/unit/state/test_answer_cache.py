@@ -43,7 +43,7 @@ def test_an_answer_is_found_again_and_only_by_the_same_request_endpoint_and_samp
     with AnswerCache(path) as cache:
         cache.add([answer()], 0)
         assert cache.find(KEY) == answer()
-        for other in (OTHER, KEY._replace(endpoint="abd"), KEY._replace(sample=1), KEY._replace(request=b"{}")):
+        for other in (OTHER, KEY._replace(endpoint="abx"), KEY._replace(sample=1), KEY._replace(request=b"{}")):
             assert cache.find(other) is None
     with AnswerCache(path) as cache:
         assert cache.find(KEY) == answer()
@@ -80,7 +80,7 @@ def test_the_answers_of_an_earlier_model_are_no_longer_reused(path: Path):
     with AnswerCache(path) as cache:
         assert cache.add([answer(model="small"), answer(OTHER, model="", output=b"2")], 0) == []
         newer = answer(CacheKey("abc", 0, b"{}"), model="large")
-        elsewhere = answer(CacheKey("abd", 0, b"{}"), model="large")
+        elsewhere = answer(CacheKey("abx", 0, b"{}"), model="large")
         named = answer(CacheKey("abc", 0, b'{"model":"lora"}'), model="lora", asked="lora")
         assert cache.add([named, elsewhere, newer], 0) == [newer]
         assert cache.find(KEY) is None
