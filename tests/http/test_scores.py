@@ -110,13 +110,13 @@ def test_failed_rows_count_as_wrong_if_asked_for(tmp_path: Path):
     ]
 
 
-def test_the_first_row_that_could_not_be_scored_and_the_next_step_are_told(tmp_path: Path):
+def test_the_first_row_that_could_not_be_scored_and_the_next_step_are_stated(tmp_path: Path):
     run(tmp_path, [ask("1", "1"), ask("3", "three"), ask("4", "four")])
     done = batchrun("score", "out.jsonl.state", "--with", "number", cwd=tmp_path)
     assert done.returncode == 3
     assert done.stderr.splitlines()[1:] == [
-        "rows that could not be scored: 2: metadata.reference is no number (2)",
-        "  the first: 3: metadata.reference is no number: 'three'",
+        "rows that could not be scored: 2: metadata.reference is not a number (2)",
+        "  the first: 3: metadata.reference is not a number: 'three'",
         "see them: batchrun report out.jsonl.state",
     ]
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_scored_at_all_is_one_line_and_leaves_older_scores(tmp_pa
         (["py:bad.py:gone"], "--with py:bad.py:gone: bad.py has no gone"),
         (["py:none.py:grade"], "--with py:none.py:grade: none.py cannot be imported: FileNotFoundError"),
         (["py:bad.py"], "--with 'py:bad.py' names no function"),
-        (["py:bad.py:grade"], "-> the function gets a record"),
+        (["py:bad.py:grade"], "-> the function must take a record"),
         (["py:slow.py:grade", "--timeout", "0.1"], "-> give it more time with --timeout"),
         (["exact", "--timeout", "ten"], "--timeout: 'ten' is not a number"),
         (["blue"], "--with 'blue': there is no such scorer"),
