@@ -75,5 +75,8 @@ def head(state: Path, rows: int, *, failed: bool) -> None:
     """
     from batchrun.commands import show as showing
 
-    for text in showing.head(state, rows, only_failed=failed):
+    texts = list(showing.head(state, rows, only_failed=failed))
+    for text in texts:
         echo(text, nl=False)
+    if not texts:
+        echo("no row has failed", err=True)

@@ -20,6 +20,8 @@ from batchrun.runs.exported import RunResults
 from batchrun.scheduler.states import RowState
 
 DEFAULT_TIMEOUT_S = 10.0
+_MOST_SILENT = 20
+"""A function that has not answered for any of the first rows is given up: each may have taken the whole timeout."""
 _MOST_REASONS = 5
 _RULES = Rules()
 _Record = dict[str, Any]
@@ -195,10 +197,15 @@ def _alarm() -> Iterator[Callable[[float, Scorer, _Record], Judgement]]:
 
 def _asked(functions: Functions, records: Sequence[_Record]) -> list[Judgement]:
     asked = [functions.ask(write_line(record)) for record in records]
-    judgements = []
+    judgements: list[Judgement] = []
     for each in asked:
         try:
             judgements.append(Judgement(**each.result()))
         except CheckFailedError as error:
             judgements.append(Judgement(None, None, str(error)))
+            if len(judgements) == _MOST_SILENT and not functions.has_answered:
+                raise UsageError(
+                    f"{FUNCTION}{functions.name} gave no answer for the first {_MOST_SILENT} rows: {error}",
+                    _advice(FUNCTION, str(error)),
+                ) from error
     return judgements

@@ -68,7 +68,7 @@ def head(state: Path, most: int, *, only_failed: bool = False) -> Iterator[str]:
     Args:
         state: The state file; another process may be writing it.
         most: The most rows to show.
-        only_failed: Whether to leave out the rows that have succeeded.
+        only_failed: Whether to leave out the rows that have succeeded; there may be none then.
 
     Raises:
         StateError: the state file, a results file or the scores file cannot be read, or no row has ended.
@@ -76,9 +76,8 @@ def head(state: Path, most: int, *, only_failed: bool = False) -> Iterator[str]:
     with StateSnapshot(state) as store:
         store.refuse_damaged()
         rows = store.first_ended(most, only_failed=only_failed)
-    if not rows:
-        what = "no row has failed" if only_failed else "no row has ended yet"
-        raise StateError(f"{state}: {what}: there is nothing to show", f"see batchrun status {state}")
+    if not rows and not only_failed:
+        raise StateError(f"{state}: no row has ended yet: there is nothing to show", f"see batchrun status {state}")
     for text in _read(state, rows, _as_brief):
         yield str(text)
 

@@ -71,6 +71,8 @@ class Functions:
 
     def __init__(self, name: str, timeout_s: float, kind: Kind) -> None:
         self.name = name
+        self.has_answered = False
+        """Whether it has answered for any record."""
         count = min(_MOST_PROCESSES, os.cpu_count() or 1)
         self._threads = ThreadPoolExecutor(count, thread_name_prefix=kind)
         self._processes = [_Process(name, timeout_s, kind) for _ in range(count)]
@@ -92,7 +94,9 @@ class Functions:
     def _ask(self, record: bytes) -> dict[str, Any]:
         process = self._idle.get()
         try:
-            return process.ask(record)
+            answer = process.ask(record)
+            self.has_answered = True
+            return answer
         finally:
             self._idle.put(process)
 

@@ -55,13 +55,13 @@ def refuse_unusable_cache(path: Path) -> None:
         StateError: says which.
     """
     if path.is_dir():
-        raise StateError(f"--cache {path} is a folder", "give a file in it")
+        raise StateError(f"cache {path} is a folder", "give a file in it")
     if not path.parent.is_dir():
-        raise StateError(f"--cache {path}: its folder does not exist", "create it, or give another file")
+        raise StateError(f"cache {path}: its folder does not exist", "create it, or give another file")
     if not _size(path):
         return
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
-        raise StateError(f"--cache {path} cannot be written", "fix its permissions, and those of its folder")
+        raise StateError(f"cache {path} cannot be written", "fix its permissions, and those of its folder")
     with refused(path), closing(connect(path, WRITE_WAIT_S)) as db:
         retry_while_locked(lambda: _refuse_foreign(db, path), path, None)
 
@@ -72,10 +72,10 @@ def _refuse_foreign(db: sqlite3.Connection, path: Path) -> bool:
     (application_id,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if application_id != APPLICATION_ID and (tables or application_id):
-        raise StateError(f"--cache {path} is not a cache of batchrun", "give another file; this one was left untouched")
+        raise StateError(f"cache {path} is not a cache of batchrun", "give another file; this one was left untouched")
     if version > CACHE_VERSION:
         raise StateError(
-            f"--cache {path} was written by a newer batchrun (version {version}; this one knows {CACHE_VERSION})",
+            f"cache {path} was written by a newer batchrun (version {version}; this one knows {CACHE_VERSION})",
             "upgrade: pip install -U runpod-batchrun; or give another file",
         )
     if tables:
@@ -145,18 +145,18 @@ def refused(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StateError(f"--cache {path} cannot be used: {error.strerror}", "give another file") from error
+        raise StateError(f"cache {path} cannot be used: {error.strerror}", "give another file") from error
     except (sqlite3.Error, UnicodeDecodeError) as error:
         if isinstance(error, sqlite3.Error) and is_busy(error):
-            raise StateError(f"--cache {path} is locked by another program", "close that program") from error
+            raise StateError(f"cache {path} is locked by another program", "close that program") from error
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         if code == sqlite3.SQLITE_NOTADB:
-            raise StateError(f"--cache {path} is not a cache of batchrun: {error}", "give another file") from error
+            raise StateError(f"cache {path} is not a cache of batchrun: {error}", "give another file") from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
             raise StateError(
-                f"--cache {path} is damaged: {error}", "move it away, and a new one is created; or give another file"
+                f"cache {path} is damaged: {error}", "move it away, and a new one is created; or give another file"
             ) from error
-        raise StateError(f"--cache {path} cannot be used: {error}", "free disk space, or give another file") from error
+        raise StateError(f"cache {path} cannot be used: {error}", "free disk space, or give another file") from error
 
 
 def is_busy(error: sqlite3.Error) -> bool:

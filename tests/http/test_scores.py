@@ -158,6 +158,13 @@ def test_a_function_scores_records_and_one_that_raises_hangs_or_dies_loses_no_ot
     }
 
 
+def test_a_function_that_answers_for_no_row_is_given_up_before_all_have_timed_out(tmp_path: Path):
+    run(tmp_path, [ask(str(n)) for n in range(30)])
+    (tmp_path / "hangs.py").write_text("import os\n\n\ndef grade(record):\n    os._exit(7)\n")
+    said = refused(tmp_path, "score", "out.jsonl.state", "--with", "py:hangs.py:grade")
+    assert "py:hangs.py:grade gave no answer for the first 20 rows: the scorer's process ended with exit code 7" in said
+
+
 def test_a_pattern_that_takes_forever_loses_no_other_row(tmp_path: Path):
     run(tmp_path, [ask("a" * 40 + "!"), ask("aaa")])
     found = scored(tmp_path, "regex:^(?:a+)+$", "--timeout", "0.5", code=3)
