@@ -653,7 +653,7 @@ async def test_a_loop_that_is_just_left_is_closed_by_python_itself(tmp_path: Pat
         assert (summary.outcome, summary.in_flight) == ("interrupted", 0)
 
 
-def test_a_pilot_is_estimated_and_its_run_goes_on_with_the_rest(tmp_path: Path, base_url: str):
+def test_a_pilot_is_estimated_and_its_run_continues_with_the_rest(tmp_path: Path, base_url: str):
     (tmp_path / "in.jsonl").write_text("".join(f'{{"id": "{n}", "prompt": "x"}}\n' for n in range(20)))
     where = {"endpoint": "abc", "output": tmp_path / "out.jsonl", "base_url": base_url, "api_key": "rpa_X"}
     found = batchrun.estimate(tmp_path / "in.jsonl", pilot=5, **where)
@@ -664,7 +664,7 @@ def test_a_pilot_is_estimated_and_its_run_goes_on_with_the_rest(tmp_path: Path, 
     for wrong, words in ((["a prompt"], "needs files"), ([], "needs files")):
         with pytest.raises(UsageError, match=words):
             batchrun.estimate(wrong, **where)
-    with pytest.raises(UsageError, match="one row shows no range"):
+    with pytest.raises(UsageError, match="one row gives no range"):
         batchrun.estimate(tmp_path / "in.jsonl", pilot=1, **where)
 
 
@@ -685,7 +685,7 @@ def test_a_run_of_another_process_is_tuned_and_stopped(tmp_path: Path):
         process.communicate()
     with pytest.raises(UsageError, match="how='now' is not valid"):
         batchrun.stop(state, how="now")
-    with pytest.raises(UsageError, match="no process runs"):
+    with pytest.raises(UsageError, match="no process drives"):
         batchrun.tune(state, pause=True)
 
 

@@ -110,7 +110,7 @@ def test_failed_rows_count_as_wrong_if_asked_for(tmp_path: Path):
     ]
 
 
-def test_the_first_row_that_could_not_be_scored_and_the_next_step_are_told(tmp_path: Path):
+def test_the_first_row_that_could_not_be_scored_and_the_next_step_are_stated(tmp_path: Path):
     run(tmp_path, [ask("1", "1"), ask("3", "three"), ask("4", "four")])
     done = batchrun("score", "out.jsonl.state", "--with", "number", cwd=tmp_path)
     assert done.returncode == 3

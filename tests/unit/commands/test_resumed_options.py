@@ -54,8 +54,10 @@ def test_a_server_or_a_model_file_must_be_named_again(tmp_path: Path):
     assert resumed(tmp_path / "s.state", given, UpstreamWorker(url), given) is given
     with pytest.raises(UsageError, match="was started with --upstream"):
         as_before(ResumeArguments(), tmp_path / "s.state")
+    model_file = tmp_path / "m.gguf"
+    model_file.touch()
     with Store(tmp_path / "s.state") as store:
-        keep_worker(ResumeArguments(model_file=Path("m.gguf")), EchoWorker(), store)
+        keep_worker(ResumeArguments(model_file=model_file), EchoWorker(), store)
     with pytest.raises(UsageError, match="was started with --model-file"):
         as_before(ResumeArguments(), tmp_path / "s.state")
 

@@ -177,7 +177,7 @@ def test_a_reference_is_found_at_any_path():
         ("exakt", {}, "--with 'exakt': there is no such scorer"),
         ("regex:(", {}, "--with regex:'(': this is not a regular expression: missing ), unterminated subpattern at"),
         ("exact", {"normalize": ("kase",)}, "--normalize 'kase' is unknown"),
-        ("exact", {"reference": "a..b"}, "--reference 'a..b' is no path"),
+        ("exact", {"reference": "a..b"}, "--reference 'a..b' is not a path"),
         ("exact", {"tolerance": "1%"}, "--tolerance needs --with number"),
         ("regex:", {}, "--with regex: has no pattern, so every text would match"),
         ("number", {"tolerance": "much"}, "--tolerance 'much' is neither a number nor a percentage"),
