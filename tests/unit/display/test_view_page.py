@@ -6,15 +6,16 @@ import gzip
 import re
 from base64 import b64decode, b64encode
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import orjson
 
+import batchrun
 from batchrun.display.page import is_page
 from batchrun.display.view_page import ViewRow, view_page
-from tests.support.places import PACKAGE
 
-PARTS = sorted((PACKAGE / "display" / "view").iterdir())
+PARTS = sorted((Path(batchrun.__file__).parent / "display" / "view").iterdir())
 WORDS = {"title": "<b>t</b>", "subtitle": "s", "note": ""}
 
 
