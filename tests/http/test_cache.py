@@ -380,11 +380,12 @@ async def test_a_cache_that_is_damaged_during_a_run_costs_a_warning_and_nothing_
 
 
 async def test_a_cache_whose_disk_is_full_costs_a_warning_and_nothing_else(tmp_path: Path):
-    runs = Runs(tmp_path)
+    runs = Runs(tmp_path, Answering(lambda _: [{"choices": [{"tokens": ["short"]}]}]))
     await runs("a")
-    rows = lines_of(*(f"{'p' * 3000} {n}" for n in range(30)))
-    with files_of_at_most(300_000):  # the log of the cache needs more, the results and the state do not
-        done = await runs("b", rows)
+    (tmp_path / "b").mkdir()
+    write_lines(tmp_path / "b", lines_of(*(f"{'p' * 100_000} {n}" for n in range(30))))
+    with files_of_at_most(2_000_000):  # the log of the cache needs more; the results, the state and its log do not
+        done = await runs("b")
     assert len(done.results) == 30
     warnings = [said for said in done.listener.messages if "--cache" in said]
     assert len(warnings) == 1

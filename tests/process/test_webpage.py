@@ -15,7 +15,8 @@ import pytest
 
 from batchrun.commands import report as reporting
 from batchrun.commands import report_page
-from batchrun.evaluation.quality import Estimate, Group, Quality, VariantQuality
+from batchrun.evaluation.quality import Group, Quality, VariantQuality
+from batchrun.evaluation.statistics import Interval
 from batchrun.state.figures import sessions
 from batchrun.state.store import Store
 from tests.support.command import BATCHRUN
@@ -139,7 +140,7 @@ async def test_the_page_says_what_ran_and_what_became_of_it(tmp_path: Path):
 async def test_scores_are_the_finding(tmp_path: Path):
     state, page = await mixed_run(tmp_path), tmp_path / "page.html"
     table = reporting.read(state)
-    scored = VariantQuality("all", {}, 9, 3, 6, Estimate(0.66, 0.5, 0.82, 9), cost_per_right=0.02)
+    scored = VariantQuality("all", {}, 9, 3, 6, Interval(0.66, 0.5, 0.82, 9), cost_per_right=0.02)
     table.quality.append(Quality("exact", Group(None, [scored], [])))
     report_page.write(table, page)
     text = page.read_text()
