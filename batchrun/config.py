@@ -68,6 +68,12 @@ TTL_GRACE_S = 600.0
 MOST_ROWS = 2**31 - 1
 """The most rows that a state file can number."""
 
+SCORE_TIMEOUT_S = 10.0
+"""How long a scoring function or pattern may take per row."""
+
+VIEW_ROWS = 20_000
+"""A browser shows a page of this many rows within two seconds."""
+
 MOST_ROWS_PER_JOB = 64
 """One lost answer should not cost more rows, nor should a job run into its execution timeout."""
 

@@ -43,8 +43,8 @@ from batchrun.commands.run_options import refuse_wrong_parameters, request_optio
 from batchrun.commands.score import ScoreReport
 from batchrun.commands.session_options import session_options
 from batchrun.commands.status import RunStatus
-from batchrun.commands.view import MOST_ROWS, ViewReport
-from batchrun.config import ProgressMode, ResultFormat
+from batchrun.commands.view import ViewReport
+from batchrun.config import SCORE_TIMEOUT_S, VIEW_ROWS, ProgressMode, ResultFormat
 from batchrun.display.estimate import Estimate
 from batchrun.display.variants import VariantTable
 from batchrun.errors import RunInterrupted, StoppedError, UsageError
@@ -178,7 +178,7 @@ def score(
     reference: str = DEFAULT_REFERENCE,
     normalize: Sequence[str] = (),
     tolerance: float | str = 0,
-    timeout: float = scoring.DEFAULT_TIMEOUT_S,
+    timeout: float = SCORE_TIMEOUT_S,
     with_errors: bool = False,
 ) -> ScoreReport:
     """Score the answers of a run, and write the scores beside its state file; `report` then includes the quality.
@@ -215,7 +215,7 @@ def report(state: PathLike, *, by: str | None = None) -> VariantTable:
     return reporting.read(state_file(state), by)
 
 
-def view(state: PathLike, output: PathLike | None = None, *, rows: int = MOST_ROWS) -> ViewReport:
+def view(state: PathLike, output: PathLike | None = None, *, rows: int = VIEW_ROWS) -> ViewReport:
     """Write the page of a run: every row with its prompt and answer, for searching, filtering and comparing.
 
     Args:

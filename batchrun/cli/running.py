@@ -25,7 +25,8 @@ from batchrun.files.streams import stdout_bytes
 if TYPE_CHECKING:
     from batchrun.commands.detached import Background
     from batchrun.config import RunOptions
-    from batchrun.display.summary import Summary
+    from batchrun.display.estimate import Estimate
+    from batchrun.display.summary import Observer, Summary
     from batchrun.runs.trust import GivenByCommand
 
 
@@ -75,22 +76,16 @@ def _pilot(options: RunOptions, given: RunArguments) -> None:
         UsageError: there is no terminal to ask on; nothing was sent.
         StoppedError: the answer is no.
     """
-    from batchrun.commands import estimate as estimating
     from batchrun.commands.estimate_arguments import PILOT_ROWS
     from batchrun.display.estimate_text import render
-    from batchrun.endpoint.credentials import find_key
 
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(
             "--confirm: there is no terminal to ask on; nothing was sent",
             "run `batchrun estimate` with the same options, then `batchrun run` without --confirm",
         )
-    api_key = find_key(options, key_file=given.api_key_file)
-    observer = make_observer(given, api_key)
-    found = estimating.estimate(options, given, PILOT_ROWS, observer=observer, api_key=api_key)
-    if found.estimate is None:
-        _finish(found.summary, given)
-    echo(render(found.estimate), err=True)
+    found, *_ = _estimate(options, given, PILOT_ROWS)
+    echo(render(found), err=True)
     if not click.confirm("Run the rest?", err=True):
         raise StoppedError(
             "not confirmed; the rows of the pilot keep their results",
@@ -117,7 +112,6 @@ def estimate(given: EstimateArguments) -> None:
     from batchrun.commands.local_endpoint import refuse_local_options
     from batchrun.commands.run_options import run_options
     from batchrun.display.estimate_text import render, to_json
-    from batchrun.endpoint.credentials import find_key
 
     options = run_options(given)
     refuse_local_options(given, options)
@@ -125,15 +119,24 @@ def estimate(given: EstimateArguments) -> None:
         counted = estimating.count(options, make_observer(given))
         echo(counted.to_json() if given.as_json else str(counted), nl=False)
         return
+    found, exit_code, observer = _estimate(options, given, given.pilot)
+    echo(to_json(found) if given.as_json else render(found), nl=False)
+    budget = "" if found.max_cost is None else f" --max-cost {found.max_cost:g}"
+    observer.message(f"run the rest: batchrun resume {shlex.quote(str(options.state))}{budget}")
+    sys.exit(exit_code)
+
+
+def _estimate(options: RunOptions, given: RunArguments, pilot: int) -> tuple[Estimate, int, Observer]:
+    """Run the pilot; returns the estimate, the pilot's exit code, and the observer. Without an estimate, it exits."""
+    from batchrun.commands import estimate as estimating
+    from batchrun.endpoint.credentials import find_key
+
     api_key = find_key(options, key_file=given.api_key_file)
     observer = make_observer(given, api_key)
-    found = estimating.estimate(options, given, given.pilot, observer=observer, api_key=api_key)
-    if found.estimate is None:
-        _finish(found.summary, given)
-    echo(to_json(found.estimate) if given.as_json else render(found.estimate), nl=False)
-    budget = "" if found.estimate.max_cost is None else f" --max-cost {found.estimate.max_cost:g}"
-    observer.message(f"run the rest: batchrun resume {shlex.quote(str(options.state))}{budget}")
-    sys.exit(found.summary.exit_code)
+    report = estimating.estimate(options, given, pilot, observer=observer, api_key=api_key)
+    if report.estimate is None:
+        _finish(report.summary, given)
+    return report.estimate, report.summary.exit_code, observer
 
 
 @command

@@ -11,8 +11,7 @@ import click
 from batchrun.cli.command import command
 from batchrun.cli.output import echo
 from batchrun.cli.values import STATE, names
-
-_TIMEOUT_S = 10.0
+from batchrun.config import SCORE_TIMEOUT_S
 
 
 @command
@@ -49,7 +48,7 @@ _TIMEOUT_S = 10.0
     "--timeout",
     metavar="S",
     type=click.FloatRange(0.1, 3600),
-    default=_TIMEOUT_S,
+    default=SCORE_TIMEOUT_S,
     show_default=True,
     help="Seconds that a function or a pattern may take per row.",
 )

@@ -9,8 +9,7 @@ import click
 from batchrun.cli.command import command
 from batchrun.cli.output import echo
 from batchrun.cli.values import PATH, STATE
-
-_MOST_ROWS = 20_000
+from batchrun.config import VIEW_ROWS
 
 
 @command
@@ -20,7 +19,7 @@ _MOST_ROWS = 20_000
     "--rows",
     metavar="N",
     type=click.IntRange(1, 1_000_000),
-    default=_MOST_ROWS,
+    default=VIEW_ROWS,
     show_default=True,
     help="Most rows on the page. Of a larger run, it has a sample with some rows of each input and kind of failure.",
 )

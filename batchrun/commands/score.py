@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batchrun.config import SCORE_TIMEOUT_S
 from batchrun.engine.checking import CheckFailedError, Functions, refuse_missing
 from batchrun.errors import StateError, UsageError, shown
 from batchrun.evaluation.scorers import FUNCTION, Judgement, Rules, Scorer, scorer_of
@@ -19,7 +20,6 @@ from batchrun.results.written import write_line
 from batchrun.runs.exported import RunResults
 from batchrun.scheduler.states import RowState
 
-DEFAULT_TIMEOUT_S = 10.0
 _MOST_SILENT = 20
 """A function that has not answered for any of the first rows is given up: each may have taken the whole timeout."""
 _MOST_REASONS = 5
@@ -81,7 +81,7 @@ class ScoreReport:
 
 
 def score(
-    state: Path, scorer: str, rules: Rules = _RULES, *, timeout_s: float = DEFAULT_TIMEOUT_S, with_errors: bool = False
+    state: Path, scorer: str, rules: Rules = _RULES, *, timeout_s: float = SCORE_TIMEOUT_S, with_errors: bool = False
 ) -> ScoreReport:
     """Score the committed results of a run; scores of the same scorer are replaced, those of other scorers stay.
 

@@ -11,6 +11,7 @@ from sys import stdout
 
 from batchrun.commands.exchanges import Exchanges, ShownRow
 from batchrun.commands.export import refuse_own_files
+from batchrun.config import VIEW_ROWS
 from batchrun.display.page import is_page
 from batchrun.display.units import counted
 from batchrun.display.view_page import ViewRow, view_page
@@ -24,8 +25,6 @@ from batchrun.runs.exported import RunResults
 from batchrun.runs.sample import Sample, draw
 from batchrun.state.snapshot import StateSnapshot
 
-MOST_ROWS = 20_000
-"""A browser shows a page of this many rows within two seconds."""
 _MOST_BYTES = 200_000_000
 """The most bytes that the lines and results of the rows on a page have; the page has about a quarter of that."""
 _RANDOM_SEED = 0
@@ -55,7 +54,7 @@ def view_path(state: Path) -> Path:
     return state.with_name(f"{state.name.removesuffix('.state').removesuffix('.jsonl')}.view.html")
 
 
-def view(state: Path, target: Path | None = None, most_rows: int = MOST_ROWS) -> ViewReport:
+def view(state: Path, target: Path | None = None, most_rows: int = VIEW_ROWS) -> ViewReport:
     """Write the page of a run, which may be in progress.
 
     Args:
