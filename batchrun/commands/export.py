@@ -25,6 +25,7 @@ from batchrun.results.table_files import (
     first_lines,
     form_of,
     is_own_parquet,
+    load_libraries,
     write_lines,
     write_table,
     write_table_to,
@@ -149,9 +150,13 @@ def export(state: Path, target: Path | HubFile | None, stdout: BinaryIO, wanted:
         refuse_missing_library(target)
         with TemporaryDirectory(prefix="batchrun-") as folder:
             file = Path(folder) / Path(target.path).name
-            exported = export(state, file, stdout, wanted)
+            exported = _export(state, file, stdout, wanted)
             push(file, target)
         return replace(exported, target=str(target))
+    return _export(state, target, stdout, wanted)
+
+
+def _export(state: Path, target: Path | None, stdout: BinaryIO, wanted: Wanted) -> Exported:
     form = JSON_LINES
 
     def check(store: StateSnapshot) -> bool:
@@ -161,8 +166,14 @@ def export(state: Path, target: Path | HubFile | None, stdout: BinaryIO, wanted:
         wanted.check_form(form, str(target))
         return form.has_columns or wanted.columns is not None
 
+    def prepare() -> None:
+        if target is not None:
+            load_libraries(form, target)
+
     with_results = wanted.only != "failed"
-    with RunResults(state, wanted.form, with_results=with_results, with_errors=wanted.errors, check=check) as results:
+    with RunResults(
+        state, wanted.form, with_results=with_results, with_errors=wanted.errors, check=check, prepare=prepare
+    ) as results:
         counts = results.counts
         mixed: list[str] = []
         succeeded = counts[RowState.SUCCEEDED]
@@ -234,6 +245,7 @@ def is_export(path: Path) -> bool:
     """
     try:
         form = form_of(path)
+        load_libraries(form, path)
     except UsageError:
         form = JSON_LINES
     if form.name == "parquet":

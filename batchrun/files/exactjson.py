@@ -49,8 +49,8 @@ def load(raw: bytes) -> Any:
 
 
 def load_all(raws: Sequence[bytes]) -> list[Any]:
-    """Parse several JSON texts, see `load`; they are searched for large integers all at once."""
-    return [load(raw) for raw in raws] if has_large_integer(b"\n".join(raws)) else list(map(orjson.loads, raws))
+    """Parse several JSON texts, see `load`."""
+    return list(map(load if any(map(has_large_integer, raws)) else orjson.loads, raws))
 
 
 def dump(value: Any, option: int = 0) -> bytes:

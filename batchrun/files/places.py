@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 _GAP_BYTES = 1 << 12
 """Reading over a gap of this size takes about as long as another call of the system."""
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 1 << 16
 
 Place = tuple[int, int, int]
 """The number of a file, an offset in it and a length, both in bytes."""
@@ -18,7 +18,7 @@ def read_places(places: Sequence[Place], read: Callable[[int, int, int], bytes])
     Args:
         places: The places, in any order; equal ones are allowed.
         read: Returns the bytes at one place, fewer if the file ends before; called for places that may contain several
-            of the wanted ones, up to about 1 MiB of bytes that are not wanted alone.
+            of the wanted ones, up to about 64 KiB of bytes that are not wanted alone.
     """
     found = [b""] * len(places)
     order = sorted(range(len(places)), key=places.__getitem__)

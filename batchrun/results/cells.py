@@ -6,10 +6,11 @@ Groups may be searched in any process: what is found in one is only numbers, tex
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple, Self
 
 from batchrun.results.chats import messages_of, prompt_of
-from batchrun.results.kinds import Kind, from_plain, kind_of, plain
+from batchrun.results.kinds import NONE, Kind, from_plain, kind_of, plain
 from batchrun.results.paths import values_at
 
 MOST_COLUMNS = 1000
@@ -29,24 +30,61 @@ class Row(NamedTuple):
     """What was sent for it; None if it is unknown, or not needed."""
 
 
-Find = Callable[[Sequence[Row]], list[Any]]
+class _Objects:
+    """An object for each of some rows; what is absent or something else counts as one without fields."""
+
+    def __init__(self, values: list[Any]) -> None:
+        types = set(map(type, values))
+        self.has_others = not types <= {dict, object, type(None)}
+        """Whether a value is neither an object nor null nor absent."""
+        self._all = values if types == {dict} else [each if type(each) is dict else {} for each in values]
+        self.shapes = set(map(tuple, self._all))
+        """The names of their fields; most groups have few such combinations."""
+        self.fields: set[str] = set().union(*self.shapes)
+        """The names of all fields."""
+        self._in_all = self.fields.intersection(*self.shapes)
+
+    def values(self, name: str) -> list[Any]:
+        """The values of a field; `_MISSING` where it is absent."""
+        if name not in self.fields:
+            return [_MISSING] * len(self._all)
+        if name in self._in_all:
+            return list(map(itemgetter(name), self._all))
+        return [each.get(name, _MISSING) for each in self._all]
+
+
+class _Group:
+    """Some rows, and the objects in their records."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        self.records = _Objects([row.record for row in rows])
+        self._inner: dict[str, _Objects] = {}
+
+    def inner(self, name: str) -> _Objects:
+        """The objects that the records have in a field."""
+        if name not in self._inner:
+            self._inner[name] = _Objects(self.records.values(name))
+        return self._inner[name]
+
+
+Find = Callable[[_Group], list[Any]]
 """Finds a value in each of some rows; `_MISSING` where its field is absent."""
 
 
 def _each(find: Callable[[Row], Any]) -> Find:
-    return lambda rows: list(map(find, rows))
+    return lambda group: list(map(find, group.rows))
 
 
-def _in_usage(name: str) -> Find:
-    def find(rows: Sequence[Row]) -> list[Any]:
-        every = [row.record.get("usage") for row in rows]
-        return [usage.get(name, _MISSING) if isinstance(usage, dict) else _MISSING for usage in every]
+def _at(path: tuple[str, ...]) -> Find:
+    name = path[-1]
+    if len(path) == 1:
+        return lambda group: group.records.values(name)
+    return lambda group: group.inner(path[0]).values(name)
 
-    return find
 
-
-def _errors(rows: Sequence[Row]) -> list[Any]:
-    every = [row.record.get("error") for row in rows]
+def _errors(group: _Group) -> list[Any]:
+    every = group.records.values("error")
     return [f"{each['kind']}: {each['message']}" if isinstance(each, dict) else _MISSING for each in every]
 
 
@@ -55,11 +93,11 @@ def _request(row: Row) -> Any:
 
 
 _MADE: dict[str, Find] = {
-    "prompt": lambda rows: [None if row.request is None else prompt_of(row.request) for row in rows],
-    "messages": lambda rows: [None if row.request is None else messages_of(row.request) for row in rows],
+    "prompt": _each(lambda row: None if row.request is None else prompt_of(row.request)),
+    "messages": _each(lambda row: None if row.request is None else messages_of(row.request)),
     "request": _each(_request),
     "error": _errors,
-    **{name: _in_usage(name) for name in ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")},
+    **{name: _at(("usage", name)) for name in ("input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens")},
 }
 """Columns that are made of a row; all others are fields of its record."""
 _OF_THE_REQUEST = frozenset({"prompt", "messages", "request"})
@@ -158,14 +196,23 @@ class CellFinder:
 
     def find(self, rows: Sequence[Row]) -> Found:
         """The cells of some rows; of too many columns, only the first are found."""
-        named = [_cells((name,), find(rows)) for name, find in self._named.items()]
+        group = _Group(rows)
+        named = [_cells((name,), find(group)) for name, find in self._named.items()]
         if self._is_chosen and self._has_rows:
             return Found(len(rows), named, [])
         self._has_rows = True
-        self._find_own(rows)
+        if not self._knows(group):
+            self._find_own(rows)
         if self._is_chosen:
             return Found(len(rows), named, [_cells(path, []) for path in self._own])
-        return Found(len(rows), named, [_cells(path, find(rows)) for path, find in self._own.items()])
+        return Found(len(rows), named, [_cells(path, find(group)) for path, find in self._own.items()])
+
+    def _knows(self, group: _Group) -> bool:
+        """Whether all fields that are the rows' own are columns already."""
+        inner = [(name, group.inner(name)) for name in SPREAD if name in group.records.fields]
+        return group.records.shapes <= self._shapes and all(
+            each.fields <= self._seen[name] and (not each.has_others or (name,) in self._own) for name, each in inner
+        )
 
     def _find_own(self, rows: Sequence[Row]) -> None:
         """Make columns of the fields that are the rows' own, as far as they are new."""
@@ -210,18 +257,6 @@ def _finder(name: str) -> Find:
     return _each(find)
 
 
-def _at(path: tuple[str, ...]) -> Find:
-    name = path[-1]
-    if len(path) == 1:
-        return lambda rows: [row.record.get(name, _MISSING) for row in rows]
-
-    def find(row: Row) -> Any:
-        place = row.record.get(path[0])
-        return place.get(name, _MISSING) if isinstance(place, dict) else _MISSING
-
-    return _each(find)
-
-
 def _unless_spread(name: str) -> Find:
     def find(row: Row) -> Any:
         value = row.record.get(name, _MISSING)
@@ -231,9 +266,10 @@ def _unless_spread(name: str) -> Find:
 
 
 def _cells(path: tuple[str, ...], values: list[Any]) -> Cells:
+    if not values or (values[0] is _MISSING and values.count(_MISSING) == len(values)):
+        return Cells(path, False, NONE, [None] * len(values))
     types = set(map(type, values))
-    is_found = bool(types)
     if object in types:
-        is_found = len(types) > 1
-        values = [None if value is _MISSING else value for value in values] if is_found else [None] * len(values)
-    return Cells(path, is_found, kind_of(values), values)
+        values = [None if value is _MISSING else value for value in values]
+        types = types - {object} | {type(None)}
+    return Cells(path, True, kind_of(values, types), values)

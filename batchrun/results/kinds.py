@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +39,21 @@ _SIMPLE = {type(None): NONE, bool: BOOL, float: FLOAT, str: TEXT}
 _WIDER = {frozenset({INT, LONG}): LONG, frozenset({INT, FLOAT}): FLOAT}
 
 
-def kind_of(values: Sequence[Any], levels: int = _MOST_LEVELS) -> Kind:
-    """The one type that has all of some JSON values; `json` if there is none, or they are nested more deeply."""
+def kind_of(values: Sequence[Any], types: Collection[type] | None = None, levels: int = _MOST_LEVELS) -> Kind:
+    """The one type that has all of some JSON values; `json` if there is none, or they are nested more deeply.
+
+    Args:
+        values: The values.
+        types: Their Python types; None: they are still to be found.
+        levels: How deeply they may be nested.
+    """
     kind = NONE
-    for each in set(map(type, values)):
+    types = set(map(type, values)) if types is None else types
+    for each in types:
         if each in _SIMPLE:
             found = _SIMPLE[each]
         elif each is int:
-            numbers = [value for value in values if type(value) is int]
+            numbers = values if len(types) == 1 else [value for value in values if type(value) is int]
             low, high = min(numbers), max(numbers)
             is_long = low >= -_LONG and high < _LONG
             found = INT if low >= -_EXACT and high <= _EXACT else LONG if is_long else JSON
@@ -54,7 +61,7 @@ def kind_of(values: Sequence[Any], levels: int = _MOST_LEVELS) -> Kind:
             found = JSON
         elif each is list:
             items = [item for value in values if type(value) is list for item in value]
-            found = Kind("list", kind_of(items, levels - 1))
+            found = Kind("list", kind_of(items, levels=levels - 1))
         else:
             found = _kind_of_objects([value for value in values if type(value) is dict], levels)
         kind = common(kind, found)
@@ -65,7 +72,7 @@ def _kind_of_objects(objects: list[dict[str, Any]], levels: int) -> Kind:
     names = dict.fromkeys(name for each in objects for name in each)
     if len(names) > _MOST_FIELDS:
         return JSON
-    fields = ((name, kind_of([each.get(name) for each in objects], levels - 1)) for name in names)
+    fields = ((name, kind_of([each.get(name) for each in objects], levels=levels - 1)) for name in names)
     return Kind("object", None, tuple(fields))
 
 

@@ -20,6 +20,11 @@ _MARK = b"batchrun"
 _TYPES = {"bool": pa.bool_(), "int": pa.int64(), "long": pa.int64(), "float": pa.float64()}
 
 
+def load() -> None:
+    """Import what pyarrow imports at its first array: pandas, if that is there, which takes as long as pyarrow."""
+    pa.array([])
+
+
 class ParquetFile:
     """A Parquet file that is written by row groups.
 

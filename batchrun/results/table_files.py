@@ -58,7 +58,7 @@ def form_of(path: Path) -> Form:
     """The form that a file's suffix says: JSON lines if it has none.
 
     Raises:
-        UsageError: the suffix is unknown, or a library that it needs is missing.
+        UsageError: the suffix is unknown.
     """
     name = path.with_name(path.name.lower())
     compression = name.suffix if name.suffix in _COMPRESSIONS else ""
@@ -71,13 +71,23 @@ def form_of(path: Path) -> Form:
         )
     if form == "parquet" and compression:
         raise UsageError(f"{path}: a Parquet file is compressed by itself", f"leave out {compression}")
-    if form == "parquet":
+    return Form(form, compression)
+
+
+def load_libraries(form: Form, path: Path) -> None:
+    """Import what a file of a form needs.
+
+    Raises:
+        UsageError: a library is missing.
+    """
+    if form.name == "parquet":
         with needs_extra(f"{path} is a Parquet file"):
-            import batchrun.results.parquet  # noqa: F401
-    if compression == ".zst":
+            from batchrun.results.parquet import load
+
+            load()
+    if form.compression == ".zst":
         with needs_extra(f"{path} is compressed with zstd"):
             import zstandard  # noqa: F401
-    return Form(form, compression)
 
 
 def write_lines(path: Path, form: Form, lines: Iterable[bytes]) -> None:

@@ -10,9 +10,10 @@ from typing import NamedTuple, Self
 
 from batchrun.config import ResultFormat
 from batchrun.results.cells import CellFinder, Found, Row
+from batchrun.results.marks import read_marks
 from batchrun.results.reader import LinesByPosition
 from batchrun.runs.conversion import Conversion, Line, lines_at
-from batchrun.runs.ordering import find_positions
+from batchrun.runs.ordering import ReadMarks, find_positions
 from batchrun.runs.table_workers import TableWorkers
 from batchrun.scheduler.states import RowState
 from batchrun.state.positions import Position, Positions, RowWithLine
@@ -44,6 +45,7 @@ class RunResults:
         with_results: Whether to give the results.
         with_errors: Whether to give the error records.
         check: Called with the state before anything else is read; returns whether a table is made of the results.
+        prepare: Called next, while other processes start and the state is checked for damage.
         only: Row -> id, for the few succeeded rows that are wanted. None: all.
         errors_of: The few rows whose error records are wanted. None: all.
 
@@ -59,6 +61,7 @@ class RunResults:
         with_results: bool = True,
         with_errors: bool = False,
         check: Callable[[StateSnapshot], bool] = lambda _: False,
+        prepare: Callable[[], None] = lambda: None,
         only: Mapping[int, str] | None = None,
         errors_of: Collection[int] | None = None,
     ) -> None:
@@ -70,12 +73,13 @@ class RunResults:
                 self.counts = self._store.counts()
                 self._workers: TableWorkers | None = None
                 if is_table and with_results and self.counts[RowState.SUCCEEDED] >= _ROWS_FOR_WORKERS:
-                    self._workers = stack.enter_context(TableWorkers())  # they start while the results are found
+                    self._workers = stack.enter_context(TableWorkers())
+                prepare()
                 paths = {output.output: self._store.lines_path(output) for output in self._store.outputs()}
                 self._placed = stack.enter_context(LinesByPosition(paths))
                 if with_results:
                     wanted = self.counts[RowState.SUCCEEDED] if only is None else len(only)
-                    find_positions(self._store, self._positions, wanted, only=only)
+                    find_positions(self._store, self._positions, wanted, only=only, read=self._reader())
             self.shared_ids = count_shared_ids(self._store, with_errors=with_errors) if with_results else 0
             """Ids that more than one row has."""
             self._conversion = stack.enter_context(Conversion(state, form))
@@ -90,6 +94,11 @@ class RunResults:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _reader(self) -> ReadMarks:
+        if self._workers is not None and self._workers.are_ready():
+            return self._workers.read_marks
+        return read_marks
 
     def lines(self) -> Iterator[bytes]:
         """All lines in the format, with their line ends."""

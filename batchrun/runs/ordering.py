@@ -9,16 +9,16 @@ and after its rename, and a crash at any moment leaves one complete file or the 
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from batchrun.errors import OutputError, StateError
 from batchrun.files.exactjson import dump
-from batchrun.results.reader import LinesByPosition, StoredLine, read_groups, size_of
-from batchrun.results.record import read_record, result_digest
+from batchrun.results.marks import Mark, mark, read_marks
+from batchrun.results.reader import LinesByPosition, read_groups, read_parts, size_of
+from batchrun.results.record import read_record
 from batchrun.results.writer import write_whole
 from batchrun.scheduler.states import RowState
 from batchrun.state.positions import Position, Positions
@@ -26,8 +26,8 @@ from batchrun.state.records import OutputRecord
 from batchrun.state.shared_ids import stored_ids
 from batchrun.state.snapshot import FoundLine, StateSnapshot
 
-_ID = re.compile(rb'\{"id":"([^"\\]*)"(?:,"custom_id":"([^"\\]*)")?[,}]')
-"""The id of a record in batchrun's own format, and in OpenAI's."""
+ReadMarks = Callable[[Path, int], Iterator[list[Mark]]]
+"""Reads the marks of the lines of a results file before a position, in groups of up to 15,000."""
 _SUCCEEDED = RowState.SUCCEEDED.value
 
 
@@ -70,7 +70,9 @@ def find_positions(
     positions: Positions,
     succeeded: int,
     after: tuple[int, int] = (0, 0),
+    *,
     only: Mapping[int, str] | None = None,
+    read: ReadMarks = read_marks,
 ) -> None:
     """Find the positions of a run's committed results.
 
@@ -80,6 +82,7 @@ def find_positions(
         succeeded: How many there must be.
         after: Added to the numbers of outputs and of rows, if several runs are merged.
         only: Row -> id, for the few rows that are wanted; the lines of others are not looked up. None: all.
+        read: Reads the marks of all lines of a results file.
 
     Raises:
         StateError: the results files and the state do not match.
@@ -87,7 +90,7 @@ def find_positions(
     seen = bytearray(store.last_row() + 1)
     count = 0
     for output in store.outputs():
-        count += _find_in(store, output, store.lines_path(output), positions, seen, after=after, only=only)
+        count += _find_in(store, output, store.lines_path(output), positions, seen, after=after, only=only, read=read)
     if count != succeeded:
         raise StateError(
             f"succeeded rows without a line in the results: {succeeded - count:,}",
@@ -104,6 +107,7 @@ def _find_in(
     *,
     after: tuple[int, int] = (0, 0),
     only: Mapping[int, str] | None = None,
+    read: ReadMarks = read_marks,
 ) -> int:
     size_bytes = size_of(path)
     if size_bytes < output.committed_bytes:
@@ -113,13 +117,10 @@ def _find_in(
             "restore the complete file; `batchrun verify` names the rows",
         )
     count = 0
-    names = None if only is None else [dump(row_id)[1:-1] for row_id in only.values()]
-    for group in read_groups(path, end=output.committed_bytes):
-        if names is None or only is None:
-            found = _placed(store, path, group, seen, output.output)
-        else:
-            near = [line for line in group if any(name in line.raw for name in names)]
-            found = [at for at in _placed(store, path, near, seen, output.output) if at.row in only]
+    for group in read(path, output.committed_bytes) if only is None else _marks_near(path, output, only):
+        found = _placed(store, path, group, seen, output.output)
+        if only is not None:
+            found = [at for at in found if at.row in only]
         if after != (0, 0):
             found = [at._replace(output=after[0] + at.output, row=after[1] + at.row) for at in found]
         positions.add(found)
@@ -127,23 +128,29 @@ def _find_in(
     return count
 
 
-def _placed(store: StateSnapshot, path: Path, group: list[StoredLine], seen: bytearray, output: int) -> list[Position]:
+def _marks_near(path: Path, output: OutputRecord, only: Mapping[int, str]) -> Iterator[list[Mark]]:
+    """The marks of the lines in which one of the ids occurs."""
+    names = [dump(row_id)[1:-1] for row_id in only.values()]
+    for group in read_groups(path, end=output.committed_bytes):
+        yield [mark(line) for line in group if any(name in line.raw for name in names)]
+
+
+def _placed(store: StateSnapshot, path: Path, group: list[Mark], seen: bytearray, output: int) -> list[Position]:
     """The positions of some lines.
 
     Raises:
         StateError: a line is not the only result of a succeeded row.
     """
-    ids = list(map(_likely_id, group))
+    ids = [line.likely_id for line in group]
     rows = _rows(store, group, ids, output)
-    if not all(row and row.result == result_digest(line.raw) for row, line in zip(rows, group, strict=True)):
-        records = [read_record(line.raw) if line.raw.endswith(b"\n") else None for line in group]
-        ids = [None if record is None else record.id for record in records]
+    if not all(row and row.result == line.digest for row, line in zip(rows, group, strict=True)):
+        ids = _read_ids(path, group)
         rows = _rows(store, group, ids, output)
     found = []
     for line, row_id, row in zip(group, ids, rows, strict=True):
         if row is not None and row.state == _SUCCEEDED and not seen[row.row]:
             seen[row.row] = 1
-            numbers = (row.source, row.line, row.row, output, line.offset, len(line.raw))
+            numbers = (row.source, row.line, row.row, output, line.offset, line.length)
             found.append(Position(*numbers, row.offset, row.length, row.digest, row.variant))
             continue
         if row_id is None:
@@ -161,15 +168,18 @@ def _placed(store: StateSnapshot, path: Path, group: list[StoredLine], seen: byt
     return found
 
 
-def _rows(store: StateSnapshot, group: list[StoredLine], ids: list[str | None], output: int) -> list[FoundLine | None]:
-    named = [(row_id or "", line.raw) for row_id, line in zip(ids, group, strict=True)]
-    return store.find_lines(stored_ids(store, output, named, result_digest))
+def _rows(
+    store: StateSnapshot, group: Sequence[Mark], ids: Sequence[str | None], output: int
+) -> list[FoundLine | None]:
+    named = [(row_id or "", line.digest) for row_id, line in zip(ids, group, strict=True)]
+    return store.find_lines(stored_ids(store, output, named, int))
 
 
-def _likely_id(line: StoredLine) -> str | None:
-    """The id at the beginning of a line; with the digest of its row, it is proven without reading the whole record."""
-    found = _ID.match(line.raw) if line.raw.endswith(b"\n") else None
-    return None if found is None else (found[2] or found[1]).decode(errors="replace")
+def _read_ids(path: Path, group: Sequence[Mark]) -> list[str | None]:
+    """The ids in the records of some lines; None for what is not a record with a line end."""
+    raws = read_parts(path, [(line.offset, line.length) for line in group])
+    records = [read_record(raw) if raw.endswith(b"\n") else None for raw in raws]
+    return [None if record is None else record.id for record in records]
 
 
 def _is_ordered(positions: Positions) -> bool:

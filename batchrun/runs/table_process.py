@@ -9,7 +9,6 @@ import gc
 import marshal
 import os
 import sys
-from collections.abc import Callable
 from typing import Any, BinaryIO
 
 LENGTH_BYTES = 8
@@ -17,7 +16,11 @@ LENGTH_BYTES = 8
 
 def send(pipe: BinaryIO, value: Any) -> None:
     """Write a value to a pipe."""
-    data = marshal.dumps(value)
+    send_data(pipe, marshal.dumps(value))
+
+
+def send_data(pipe: BinaryIO, data: bytes) -> None:
+    """Write what `marshal` has written to a pipe."""
     pipe.write(len(data).to_bytes(LENGTH_BYTES, "big"))
     pipe.write(data)
     pipe.flush()
@@ -42,28 +45,22 @@ def _serve() -> None:
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     sys.path[:] = receive(asked)
     from batchrun.errors import BatchrunError  # noqa: PLC0415 - found only now
-    from batchrun.runs.table_reading import reader_of  # noqa: PLC0415
+    from batchrun.runs.table_reading import TableReading  # noqa: PLC0415
 
     gc.freeze()
     gc.set_threshold(20_000)
-
-    def told(work: Callable[[Any], Any], value: Any) -> tuple[Any, ...]:
-        try:
-            return "found", work(value)
-        except BatchrunError as error:
-            return "error", type(error).__name__, error.message, error.hint
-        except MemoryError:
-            return "error", "OutputError", "there is not enough memory to read the rows", ""
-
-    find: Any = None
-
-    def begin(setup: Any) -> None:
-        nonlocal find
-        find = reader_of(setup)
-
-    send(answers, told(begin, receive(asked)))
+    reading = TableReading()
+    send(answers, ("found", None))
     while True:
-        send(answers, told(find, receive(asked)))
+        task, value = receive(asked)
+        answer: tuple[Any, ...]
+        try:
+            answer = "found", getattr(reading, task)(value)
+        except BatchrunError as error:
+            answer = "error", type(error).__name__, error.message, error.hint
+        except MemoryError:
+            answer = "error", "OutputError", "there is not enough memory to read the rows", ""
+        send(answers, answer)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reads groups of rows for a table in a process of its own."""
+"""The work of a process that reads the rows of a table; see `table_workers` for who asks for it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.results.cells import CellFinder
+from batchrun.results.marks import Marks, marks_between
 from batchrun.results.reader import LinesByPosition
 from batchrun.runs.conversion import Conversion, Line
 from batchrun.state.positions import Position
@@ -14,7 +15,7 @@ from batchrun.state.records import RowRecord
 
 
 def setup_of(state: Path, placed: LinesByPosition, chosen: Sequence[str] | None) -> dict[str, Any]:
-    """What `reader_of` needs, for another process: the state file, its results files, the columns."""
+    """What `TableReading.begin` needs: the state file, its results files, the columns."""
     return {
         "state": str(state.absolute()),
         "paths": {output: str(path) for output, path in placed.paths.items()},
@@ -23,21 +24,37 @@ def setup_of(state: Path, placed: LinesByPosition, chosen: Sequence[str] | None)
     }
 
 
-def reader_of(setup: dict[str, Any]) -> Callable[[Sequence[Any]], Any]:
-    """What finds the cells of a group of rows; both as `marshal` can write them.
+class TableReading:
+    """What is done in such a process. What is given and returned is as `marshal` can write it.
 
     Raises:
-        StateError: a file cannot be read; the function raises it, too.
+        StateError: a file cannot be read; any method raises it.
     """
-    paths = {output: Path(path) for output, path in setup["paths"].items()}
-    placed, conversion = LinesByPosition(paths, setup["found"]), Conversion(Path(setup["state"]), None)
-    finder = CellFinder(setup["chosen"])
 
-    def find(group: Sequence[Any]) -> Any:
-        rows = conversion.rows_at(placed, list(map(_unpacked, group)), with_requests=finder.needs_requests)
-        return finder.find(rows).plain()
+    def __init__(self) -> None:
+        self._find: Callable[[Sequence[Any]], Any] | None = None
 
-    return find
+    def mark(self, part: tuple[str, int, int, int]) -> Marks:
+        """The marks of a part of a results file; see `marks_between`."""
+        path, *places = part
+        return marks_between(Path(path), *places)
+
+    def begin(self, setup: dict[str, Any]) -> None:
+        """Open the files, to find cells."""
+        paths = {output: Path(path) for output, path in setup["paths"].items()}
+        placed, conversion = LinesByPosition(paths, setup["found"]), Conversion(Path(setup["state"]), None)
+        finder = CellFinder(setup["chosen"])
+
+        def find(group: Sequence[Any]) -> Any:
+            rows = conversion.rows_at(placed, list(map(_unpacked, group)), with_requests=finder.needs_requests)
+            return finder.find(rows).plain()
+
+        self._find = find
+
+    def find(self, group: Sequence[Any]) -> Any:
+        """The cells of a group of rows, which `packed` has made."""
+        assert self._find is not None  # noqa: S101 - it has begun
+        return self._find(group)
 
 
 def packed(each: Position | Line) -> tuple[Any, ...]:

@@ -1,11 +1,13 @@
-"""Reads the rows of a table in several processes: that takes most of the time of an export.
+"""Reads results and the rows of a table in several processes: that takes most of the time of an export.
 
-Each process is given one group at a time, as a length and a value that `marshal` has written, and answers likewise. So
-neither side ever waits for the other while that waits for it, and at most one group for each process is in memory.
+A process is given tasks, each as a length and a value that `marshal` has written, and answers them in order, likewise.
+While it works on one, the next already waits for it in the pipe, if there is room. A larger one is sent when it has
+answered all others: so neither side ever waits for the other while that waits for it.
 """
 
 from __future__ import annotations
 
+import marshal
 import os
 import signal
 import sys
@@ -19,15 +21,21 @@ from typing import Any, Self, cast
 from batchrun import errors
 from batchrun.errors import BatchrunError, OutputError
 from batchrun.results.cells import Found
+from batchrun.results.marks import Mark, placed_marks
 from batchrun.results.reader import LinesByPosition
 from batchrun.runs.conversion import Line
-from batchrun.runs.table_process import receive, send
+from batchrun.runs.table_process import receive, send_data
 from batchrun.runs.table_reading import packed, setup_of
 from batchrun.state.positions import Position
 
 _PROGRAM = Path(__file__).with_name("table_process.py")
 _MOST_PROCESSES = 4
 """More would wait for this process, which writes what they find."""
+_QUEUED = 2
+"""The tasks that a process has at a time."""
+_PIPE_BYTES = 1 << 20
+_PART_BYTES = 1 << 20
+_MOST_MARKS = 1000
 
 
 def processes() -> int:
@@ -62,8 +70,26 @@ class TableWorkers:
         while self._workers:
             self._workers.pop().kill()
 
+    def are_ready(self) -> bool:
+        """Wait until they can be given a task; whether they can. A system may refuse to start a process."""
+        return self._have_answered()
+
+    def read_marks(self, path: Path, end: int) -> Iterator[list[Mark]]:
+        """The marks of all lines of a results file before a position, see `marks`.
+
+        Raises:
+            BatchrunError: as by `find`.
+        """
+        parts = ((str(path), start, min(start + _PART_BYTES, end), end) for start in range(0, end, _PART_BYTES))
+        number, offset = 1, 0
+        for found in self._each("mark", parts):
+            marks = placed_marks(found, number, offset)
+            number, offset = number + len(marks), offset + sum(found[0])
+            for at in range(0, len(marks), _MOST_MARKS):
+                yield marks[at : at + _MOST_MARKS]
+
     def begin(self, state: Path, placed: LinesByPosition, chosen: Sequence[str] | None) -> bool:
-        """Let them open the files; whether they can read them. A system may refuse to start a process.
+        """Let them open the files; whether they can read them.
 
         Args:
             state: The run's state file.
@@ -72,14 +98,17 @@ class TableWorkers:
         """
         if not self._have_begun:
             setup = setup_of(state, placed, chosen)
-            try:
-                for worker in self._workers:
-                    worker.give(setup)
-                for worker in self._workers:
-                    worker.take()
-            except BatchrunError:
-                self.close()
-            self._have_begun = True
+            for worker in self._workers:
+                worker.give("begin", setup)
+            self._have_begun = self._have_answered()
+        return self._have_begun
+
+    def _have_answered(self) -> bool:
+        try:
+            for worker in self._workers:
+                worker.take()
+        except BatchrunError:
+            self.close()
         return bool(self._workers)
 
     def find(self, groups: Iterator[list[Position | Line]]) -> Iterator[Found]:
@@ -89,17 +118,21 @@ class TableWorkers:
             BatchrunError: what went wrong in a process, as it would be raised here.
             OutputError: a process has ended.
         """
+        return map(Found.from_plain, self._each("find", (list(map(packed, group)) for group in groups)))
+
+    def _each(self, task: str, values: Iterator[Any]) -> Iterator[Any]:
+        """What they answer, in order."""
         asked: deque[_Worker] = deque()
-        for worker, group in zip(self._workers, groups, strict=False):
-            worker.give(list(map(packed, group)))
+        for worker, value in zip(self._workers * _QUEUED, values, strict=False):
+            worker.give(task, value)
             asked.append(worker)
         while asked:
             worker = asked.popleft()
             found = worker.take()
-            for group in islice(groups, 1):
-                worker.give(list(map(packed, group)))
+            for value in islice(values, 1):
+                worker.give(task, value)
                 asked.append(worker)
-            yield Found.from_plain(found)
+            yield found
 
 
 class _Worker:
@@ -115,23 +148,41 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            pipesize=_PIPE_BYTES,
         )
-        self.give([str(Path(place).absolute()) for place in sys.path])
+        self._room_bytes = _PIPE_BYTES // 4 if sys.platform == "linux" else 0
+        """What its pipe has room for beside a task of the same size; elsewhere, pipes have no known size."""
+        self._unanswered = 0
+        self._answers: deque[Any] = deque()
+        """Answers that are not taken yet."""
+        self._send([str(Path(place).absolute()) for place in sys.path])
 
-    def give(self, value: Any) -> None:
-        """Send it something to answer."""
+    def give(self, task: str, value: Any) -> None:
+        """Give it a task: a method of `TableReading`, and what it is called with."""
+        self._send((task, value))
+
+    def _send(self, value: Any) -> None:
+        data = marshal.dumps(value)
+        while self._unanswered and len(data) > self._room_bytes:
+            self._answers.append(self._receive())
+        self._unanswered += 1
         with suppress(BrokenPipeError):  # told when its answer is taken
-            send(cast("Any", self._process.stdin), value)
+            send_data(cast("Any", self._process.stdin), data)
 
-    def take(self) -> Any:
-        """Its answer."""
+    def _receive(self) -> Any:
         try:
-            kind, *said = receive(cast("Any", self._process.stdout))
+            answer = receive(cast("Any", self._process.stdout))
         except EOFError:
             raise OutputError(
                 f"a process that reads the rows for the table has ended ({self._end()})",
                 "if memory is short, free some; then give the same command again",
             ) from None
+        self._unanswered -= 1
+        return answer
+
+    def take(self) -> Any:
+        """Its answer."""
+        kind, *said = self._answers.popleft() if self._answers else self._receive()
         if kind == "error":
             name, message, hint = said
             raise getattr(errors, name, OutputError)(message, hint)

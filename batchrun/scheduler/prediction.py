@@ -200,7 +200,7 @@ class Predictor:
     def _credible(self, pace_s: float) -> float:
         """The pace, limited to a range that agrees with the number of running jobs: starts come in clusters."""
         seen = self._seen
-        if seen is None or not seen.at_work or not pace_s:
+        if seen is None or not seen.at_work or not pace_s or not self.execution_s:
             return pace_s
         level_s = self.execution_s / seen.at_work
         least_s = level_s / _CREDIBLE if seen.is_queue else 0.0

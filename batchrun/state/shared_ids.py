@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from batchrun.state.reader import StateReader
 from batchrun.state.records import ID_MARK, SourceRecord
+
+Line = TypeVar("Line")
 
 _SETTING = "shared_ids"
 """The setting that says whether there are such rows; without it, no search for them is needed."""
@@ -109,14 +112,14 @@ def count_shared_ids(store: StateReader, *, with_errors: bool = False) -> int:
 
 
 def stored_ids(
-    store: StateReader, output: int, lines: Sequence[tuple[str, bytes]], digest_of: Callable[[bytes], int] | None = None
+    store: StateReader, output: int, lines: Sequence[tuple[str, Line]], digest_of: Callable[[Line], int] | None = None
 ) -> list[str]:
     """The stored ids of rows, given lines of a results or error file with their public ids.
 
     Args:
         store: The state file.
         output: The number of the results file.
-        lines: Pairs of public id and line; at most 15,000.
+        lines: Pairs of public id and line, or what has the line's digest; at most 15,000.
         digest_of: Returns the digest of a result line. It is needed only if the id leads to two rows: the older one may
             have moved to another input while its result is still in this file. None for lines without digests.
     """

@@ -51,6 +51,8 @@ def answer(request: dict[str, Any]) -> Any:
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exported, "_GROUP_ROWS", 7)
     monkeypatch.setattr(exported, "_ROWS_FOR_WORKERS", 1)
+    monkeypatch.setattr(table_workers, "_PART_BYTES", 700)
+    monkeypatch.setattr(table_workers, "_MOST_MARKS", 3)
 
 
 async def run(folder: Path, **given: Any) -> Path:
@@ -145,6 +147,43 @@ async def test_what_a_process_refuses_is_refused_here_in_the_same_words(tmp_path
     with pytest.raises(StateError, match=r"out\.jsonl was changed while it was read"):
         export(state, tmp_path / "t.csv", io.BytesIO())
     assert_nothing_is_left(state, processes)
+
+
+async def test_a_line_that_is_no_result_of_the_run_is_named_whoever_reads_it(tmp_path: Path, monkeypatch):
+    state, results = await run(tmp_path), tmp_path / "out.jsonl"
+    whole = results.read_bytes()
+    before, after = b'"id":"r40"', b'"id":"x40"'
+    number = whole[: whole.index(before)].count(b"\n") + 1
+    results.write_bytes(whole.replace(before, after))
+    for count in (0, 2):
+        with pytest.raises(StateError) as caught:
+            written(state, "t.csv", count, monkeypatch, Wanted())
+        assert caught.value.message == f"{results}:{number} belongs to no row of this run (id 'x40')"
+    results.write_bytes(whole.replace(b'"id":"r40"', b'"id":"\\u007240"'))  # the same row, written differently
+    with Store(state) as store, store.transaction() as db:
+        db.execute("UPDATE rows SET result = NULL")  # as an older version wrote them
+        db.execute("UPDATE outputs SET committed_bytes = ?", (results.stat().st_size,))
+    assert written(state, "t.csv", 2, monkeypatch, Wanted()) == written(state, "t.csv", 0, monkeypatch, Wanted())
+
+
+async def test_no_side_waits_for_the_other_if_tasks_and_answers_are_larger_than_a_pipe(tmp_path: Path, monkeypatch):
+    lines = [{"id": f"r{n}", "prompt": ("bad " if n % 3 else "good ") + "x" * 20_000} for n in range(ROWS)]
+    write_lines(tmp_path, lines)
+    async with serving(worker=Answering(answer)) as server:
+        await rehearse(tmp_path, server.endpoint.base_url)
+    monkeypatch.setattr(table_workers, "_PIPE_BYTES", 1 << 12)
+
+    def give_up(*_: Any) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60)
+    try:
+        wanted = Wanted(with_errors=True, columns=("id", "prompt", "error"))
+        tables = [written(tmp_path / "out.jsonl.state", "t.csv", count, monkeypatch, wanted) for count in (0, 2)]
+    finally:
+        signal.alarm(0)
+    assert tables[0] == tables[1]
 
 
 async def test_where_no_process_can_be_started_the_table_is_the_same(tmp_path: Path, monkeypatch):

@@ -75,6 +75,13 @@ def test_a_further_poll_always_lies_ahead_and_a_first_one_never_before_the_submi
     assert not jobs or predictor.last_poll_at(place, submitted_at, polled_at, started_by=polled_at) > polled_at
 
 
+@given(st.lists(st.tuples(st.floats(0, 100), st.sampled_from((0.0, 1e-9, 2.0))), max_size=60), st.booleans())
+def test_a_queue_has_a_pace_even_if_its_jobs_take_no_time(jobs, is_queue: bool):
+    predictor = taught([(n, 0.0, delay_s, execution_s) for n, (delay_s, execution_s) in enumerate(jobs)])
+    predictor.saw_started(len(jobs), 50.0, at_work=3, is_queue=is_queue)
+    assert predictor.pace_s > 0 or not predictor.has_queue
+
+
 def test_the_last_jobs_are_asked_after_soon_again_however_often_they_were():
     predictor = taught([(n, n * 0.1, 0.0, 0.2) for n in range(50)])
     assert predictor.next_poll_at(60, 100.0, 101.0, 9) == pytest.approx(101.64)

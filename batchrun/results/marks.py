@@ -1,0 +1,67 @@
+"""What finds the row of a line in a results file, without reading the record in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import accumulate, count
+from pathlib import Path
+from typing import NamedTuple
+
+from batchrun.results.reader import StoredLine, lines_between, read_groups
+from batchrun.results.record import result_digest
+
+_ID = re.compile(rb'\{"id":"([^"\\]*)"(?:,"custom_id":"([^"\\]*)")?[,}]')
+"""The id of a record in batchrun's own format, and in OpenAI's."""
+
+Marks = tuple[list[int], list[str | None], list[int]]
+"""The lengths, likely ids and digests of some lines, as `marshal` can write them."""
+
+
+class Mark(NamedTuple):
+    """Where a line is, and what it is recognized by."""
+
+    number: int
+    """1-based."""
+    offset: int
+    """The position of its first byte in the file."""
+    length: int
+    """In bytes, with the line end."""
+    likely_id: str | None
+    """The id at its beginning; None if there is none, or the line has no end. If the row of that id has the line's
+    digest, the line is proven to be its result."""
+    digest: int
+    """See `result_digest`."""
+
+
+def mark(line: StoredLine) -> Mark:
+    """The mark of a line."""
+    return Mark(line.number, line.offset, len(line.raw), _likely_id(line.raw), result_digest(line.raw))
+
+
+def read_marks(path: Path, end: int) -> Iterator[list[Mark]]:
+    """The marks of all lines before a position; see `read_groups`."""
+    for group in read_groups(path, end=end):
+        yield list(map(mark, group))
+
+
+def marks_between(path: Path, start: int, stop: int, end: int) -> Marks:
+    """The marks of the lines that begin in a part of a file; see `lines_between`."""
+    lengths: list[int] = []
+    ids: list[str | None] = []
+    digests: list[int] = []
+    for raws in lines_between(path, start, stop, end):
+        lengths += map(len, raws)
+        ids += map(_likely_id, raws)
+        digests += map(result_digest, raws)
+    return lengths, ids, digests
+
+
+def placed_marks(found: Marks, number: int, offset: int) -> list[Mark]:
+    """Marks as objects, given the number and the position of the first line."""
+    return list(map(Mark, count(number), accumulate(found[0], initial=offset), *found))
+
+
+def _likely_id(raw: bytes) -> str | None:
+    found = _ID.match(raw) if raw.endswith(b"\n") else None
+    return None if found is None else (found[2] or found[1]).decode(errors="replace")
