@@ -14,7 +14,6 @@ from batchrun.display.cost import Cost
 from batchrun.display.live import LiveRecord
 from batchrun.display.pace import Pace
 from batchrun.errors import StateError
-from batchrun.runs.closing import rescue_by
 from batchrun.runs.spending import cost_so_far
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
@@ -95,7 +94,7 @@ class BriefStatusReader:
             failed=counts[RowState.FAILED],
             held=counts[RowState.HELD],
             in_flight=in_flight,
-            resume_by=rescue_by(store, now) if who is None and in_flight else None,
+            resume_by=figures.rescue_by(store, now) if who is None and in_flight else None,
             cost=cost,
             failures=self._failures(store, counts[RowState.FAILED]),
         )

@@ -11,7 +11,6 @@ from typing import Literal
 from batchrun.commands.asking import ask_to_end
 from batchrun.engine.clock import steady_s
 from batchrun.errors import StateError
-from batchrun.runs.closing import rescue_by
 from batchrun.scheduler.states import RowState
 from batchrun.state import figures
 from batchrun.state.lock import CANCEL, LEAVE, STOP, Holder, holder
@@ -70,7 +69,7 @@ def _ending(store: StateReader, now: float, *, was_running: bool) -> str:
     text += "".join(f", {count:,} {name}" for name, count in rest.items() if count)
     if in_flight + counts[RowState.PENDING] + counts[RowState.HELD]:
         text += f"\n  resume: batchrun resume {shlex.quote(str(store.path))}"
-        by = rescue_by(store, now)
+        by = figures.rescue_by(store, now)
         if by is not None:
             left = max(by - now, 0)
             text += f"\n  within {left / 60:.0f} min, or results of jobs in flight may be lost"

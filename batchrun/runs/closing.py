@@ -11,7 +11,7 @@ from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
-from batchrun.config import RETENTION_S, VERSION
+from batchrun.config import VERSION
 from batchrun.display.summary import FailureGroup, Percentiles, Summary, WorkerGroup
 from batchrun.display.timeline import Timeline
 from batchrun.engine.driver import Outcome
@@ -133,7 +133,7 @@ def _summary(run: OpenRun, outcome: Outcome, error: StoppedError | None, errors:
         state=_absolute(options.state),
         windows=Timeline(store.get_setting("timeline")).windows(),
         cost=cost_so_far(store, counts, counters, options),
-        rescue_by=rescue_by(store, now),
+        rescue_by=figures.rescue_by(store, now),
         endpoints=endpoint_work(store, options),
         shared=count_shared(store) if options.dedupe else 0,
         cached=counters.get(CACHED, 0),
@@ -181,17 +181,6 @@ def _write_manifest(run: OpenRun, summary: Summary, now: float) -> Path:
 def _absolute(path: Path) -> Path:
     """An absolute path for messages, like that of each results file."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib would keep a `..`
-
-
-def rescue_by(store: StateReader, now: float) -> float | None:
-    """The latest time to resume, in UTC epoch seconds like `now`; None if nothing is in flight.
-
-    A result is kept for 30 minutes after its job's end. The oldest job is assumed to take as long as recent jobs did.
-    """
-    earliest_ms = figures.oldest_in_flight_ms(store)
-    if earliest_ms is None:
-        return None
-    return min(earliest_ms / 1000, now) + figures.usual_time_ms(store) / 1000 + RETENTION_S
 
 
 def _workers(counters: Mapping[str, int]) -> list[WorkerGroup]:

@@ -1,6 +1,6 @@
 """Figures from a state file for people: times, failures, sessions, and the tables of reports.
 
-Each function takes an open state file and makes one query.
+Each function takes an open state file.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from batchrun.config import RETENTION_S
 from batchrun.scheduler.states import RowState
 from batchrun.state.reader import StateReader
 from batchrun.state.records import Execution, public_id
@@ -213,6 +214,17 @@ def oldest_in_flight_ms(store: StateReader) -> int | None:
     sql = "SELECT min(j.submitted_ms) FROM rows r JOIN jobs j ON j.job = r.job WHERE r.state = 2"
     ((earliest_ms,),) = store.query(sql)
     return None if earliest_ms is None else int(earliest_ms)
+
+
+def rescue_by(store: StateReader, now: float) -> float | None:
+    """The latest time to resume, in UTC epoch seconds like `now`; None if nothing is in flight.
+
+    A result is kept for 30 minutes after its job's end. The oldest job is assumed to take as long as recent jobs did.
+    """
+    earliest_ms = oldest_in_flight_ms(store)
+    if earliest_ms is None:
+        return None
+    return min(earliest_ms / 1000, now) + usual_time_ms(store) / 1000 + RETENTION_S
 
 
 def jobs_in_flight(store: StateReader, most: int) -> list[SubmittedJob]:

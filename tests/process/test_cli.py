@@ -422,6 +422,17 @@ def test_help_needs_no_heavy_import():
     assert done.stdout.strip() == "[]"
 
 
+def test_commands_that_send_nothing_import_no_http_client():
+    names = "brief_status cache check export listing merge quality report score show status status_watch verify view"
+    code = (
+        "import sys, importlib\n"
+        f"for name in {names.split()}:\n    importlib.import_module(f'batchrun.commands.{{name}}')\n"
+        "    assert 'aiohttp' not in sys.modules, name"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

@@ -7,8 +7,8 @@ import pytest
 
 from batchrun.commands import status
 from batchrun.config import RunOptions
-from batchrun.runs.closing import rescue_by
 from batchrun.scheduler.states import RowState
+from batchrun.state.figures import rescue_by
 from batchrun.state.lock import StateLock
 from batchrun.state.reader import StateReader
 from batchrun.state.records import Acceptance, Batch, FailureRecord, JobEnd, SourceRecord, Submission
