@@ -4,10 +4,15 @@ from itertools import combinations
 from random import Random
 
 import pytest
-from scipy import stats
 
 from batchrun.evaluation.quality import Question, Sample, VariantInfo, VariantQuality, measure
 from batchrun.evaluation.statistics import Moments, majority, pass_at, t_quantile
+
+
+@pytest.fixture
+def stats():
+    """The reference, where it is installed."""
+    return pytest.importorskip("scipy.stats")
 
 
 def measured(questions: list[dict[int, list[float]]], repeat: int = 1) -> list[VariantQuality]:
@@ -26,7 +31,7 @@ def whole(questions: list[dict[int, list[float]]], repeat: int = 1):
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 12, 30, 99, 1000, 54321, 1_000_000])
-def test_the_quantiles_of_students_t_are_those_of_scipy(degrees: int):
+def test_the_quantiles_of_students_t_are_those_of_scipy(degrees: int, stats):
     for confidence in (0.5, 0.8, 0.95, 0.999):
         assert t_quantile(confidence, degrees) == pytest.approx(stats.t.ppf((1 + confidence) / 2, degrees), rel=1e-8)
 
@@ -40,7 +45,7 @@ def test_an_interval_is_that_of_a_table_computed_by_hand():
     assert (score.low, score.high) == (pytest.approx(0.080575, abs=1e-6), 1.0)
 
 
-def test_an_interval_over_questions_is_that_of_scipy():
+def test_an_interval_over_questions_is_that_of_scipy(stats):
     random = Random(3)
     numbers = [0.4 + 0.2 * random.random() for _ in range(40)]
     moments = Moments()
@@ -65,7 +70,7 @@ def test_a_question_counts_once_however_many_of_its_samples_have_a_score():
 
 
 @pytest.mark.parametrize("right", [0, 30])
-def test_without_any_variance_the_interval_is_that_of_clopper_and_pearson(right: int):
+def test_without_any_variance_the_interval_is_that_of_clopper_and_pearson(right: int, stats):
     score = measured([{0: [float(right > 0)]}] * 30)[0].score
     wanted = stats.binomtest(right, 30).proportion_ci(0.95, method="exact")
     assert score is not None
@@ -79,7 +84,7 @@ def test_one_question_has_no_interval_and_none_has_no_mean():
     assert Moments().interval() is None
 
 
-def test_the_paired_difference_is_that_of_a_paired_t_test():
+def test_the_paired_difference_is_that_of_a_paired_t_test(stats):
     random = Random(5)
     pairs = [(random.random(), random.random()) for _ in range(25)]
     (found,) = whole([{0: [one], 1: [other]} for one, other in pairs]).comparisons
