@@ -335,7 +335,7 @@ class RunOptions:
     with_request: bool = False
     """`--with-request`: result lines have the row's input line as `request`. A resumed run must have the same value."""
     split_think: bool = False
-    """`--split-think`: `<think>` blocks are no part of `text`. A resumed run must have the same value."""
+    """`--split-think`: `<think>` blocks are not part of `text`. A resumed run must have the same value."""
     inspect_output: bool = True
     """Look for errors inside the output of completed jobs."""
     timeout_s: float = DEFAULT_SILENCE_S

@@ -148,7 +148,7 @@ def live_record(store: StateReader, who: Holder | None) -> LiveRecord | None:
         who: The process that holds its lock. It may not have begun a session yet; then the record is of an earlier
             session.
     """
-    if (last := _going_on(store, who)) is None:
+    if (last := _running_session(store, who)) is None:
         return None
     record = LiveRecord.from_json(store.get_setting("live"))
     return record if record is not None and record.session == last.session else None
@@ -156,7 +156,7 @@ def live_record(store: StateReader, who: Holder | None) -> LiveRecord | None:
 
 def pauses(store: StateReader, who: Holder | None) -> bool:
     """Whether the process that drives a run was told to submit nothing more for now."""
-    last = _going_on(store, who)
+    last = _running_session(store, who)
     return last is not None and is_paused(store, last.began_ms)
 
 
@@ -166,7 +166,7 @@ def pace_of(record: LiveRecord, open_rows: int, *, is_paused: bool) -> Pace | No
     return pace.without_end() if pace is not None and is_paused else pace
 
 
-def _going_on(store: StateReader, who: Holder | None) -> figures.Session | None:
+def _running_session(store: StateReader, who: Holder | None) -> figures.Session | None:
     """The session of the process that holds the lock; None if there is no process, or it has not begun one."""
     last = None if who is None else figures.last_session(store)
     if who is None or last is None or last.outcome is not None or (who.pid and who.pid != last.pid):

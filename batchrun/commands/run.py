@@ -121,7 +121,7 @@ def _refuse_wrong_options(options: RunOptions, given: SessionArguments) -> None:
 
 
 def refuse_unknown_kinds(kinds: Iterable[str]) -> None:
-    """Refuse words of --only that are no kinds of failure.
+    """Refuse words of --only that are not kinds of failure.
 
     Raises:
         UsageError: there is no such kind.

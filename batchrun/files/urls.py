@@ -63,7 +63,7 @@ def is_redacted(url: str) -> bool:
 def is_pattern(name: str) -> bool:
     """Whether a name is a pattern such as `data/*.csv`, and not that of a file: a file may have any name.
 
-    URLs of web pages are no patterns: a server has no list of its files.
+    URLs of web pages are not patterns: a server has no list of its files.
     """
     if is_url(name):
         return not is_web(name) and glob.has_magic(name)

@@ -37,7 +37,7 @@ def choice(
         logprobs: As the model server gives them.
         stop_reason: The stop text or token that was met.
         token_ids: Numbers of the tokens, if the request asked for them.
-        prompt_token_ids: Those of the prompt; in a chat they are no part of a choice.
+        prompt_token_ids: Those of the prompt; in a chat they are not part of a choice.
     """
     if isinstance(said, str):
         return {

@@ -1,4 +1,4 @@
-"""Recognize files that a run has written: in a folder of prompts they are no prompts."""
+"""Recognize files that a run has written: in a folder of prompts they are not prompts."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from batchrun.prompts.shapes import (
 
 _RENDERED_KEYS = PROMPT_KEYS | {"openai_input"}
 _ROW = "row"
-"""The name by which a template reaches all columns, also those whose names are no identifiers."""
+"""The name by which a template reaches all columns, also those whose names are not identifiers."""
 _TAGS = ("{{", "{%", "{#")
 _SURELY_SENDABLE_CHARS = 1_000_000
 _IDS = ("id", "custom_id")
@@ -228,7 +228,7 @@ def _not_blank(text: str) -> str:
 def _message_list(texts: Texts, text: str, name: str) -> Callable[[dict[str, Any]], list[Any]]:
     """Renders a list of messages.
 
-    If the text is JSON as it stands, each string in it is a template, so that no column can change the structure.
+    If the text itself is JSON, each string in it is a template, so that no column can change the structure.
     Otherwise it is one template, into which values are written as JSON.
     """
     try:

@@ -14,7 +14,7 @@ from batchrun.results.kinds import NONE, Kind, from_plain, kind_of, plain
 from batchrun.results.paths import values_at
 
 MOST_COLUMNS = 1000
-"""More are no table: the keys of the lines' metadata are then something other than names."""
+"""More are not a table: the keys of the lines' metadata are then something other than names."""
 _MOST_SHAPES = 1000
 _MISSING: Any = object()
 

@@ -46,7 +46,7 @@ def hub_file(name: str) -> HubFile:
         )
     found = _NAME.fullmatch(name)
     if found is None:
-        raise UsageError(f"{shown(name)} is no file of a dataset", "give hf://datasets/OWNER/NAME[/FILE]")
+        raise UsageError(f"{shown(name)} is not a file of a dataset", "give hf://datasets/OWNER/NAME[/FILE]")
     return HubFile(found["repo"], found["path"] or _PATH)
 
 

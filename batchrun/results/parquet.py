@@ -14,7 +14,7 @@ from batchrun.results.kinds import Kind, Schema
 
 _ROW_GROUP_ROWS = 100_000
 _ROW_GROUP_BYTES = 32 << 20
-"""A row group is written as soon as it has so many rows or bytes, so that memory stays flat."""
+"""A row group is written as soon as it has this many rows or bytes, so that memory stays flat."""
 _MARK = b"batchrun"
 """The key in a file's metadata by which an export is recognized."""
 _TYPES = {"bool": pa.bool_(), "int": pa.int64(), "long": pa.int64(), "float": pa.float64()}

@@ -263,11 +263,11 @@ def _prepare_remote(
         try:
             if present_stamp(source) not in (None, copied.stamp):
                 observer.message(
-                    f"{source.path} has changed since it was read: the run goes on with the copy of what it was;"
+                    f"{source.path} has changed since it was read: the run continues with the copy of what it was;"
                     " to run the new file, give another --output"
                 )
         except InputError as error:
-            observer.message(f"{error.message}; the run goes on with its copy")
+            observer.message(f"{error.message}; the run continues with its copy")
     return record._replace(file=copied.file, stamp=copied.stamp)
 
 

@@ -37,7 +37,7 @@ _AWAY_S = 30.0
 _AWAY_MOST_S = 600.0
 """How long an endpoint is away at least: twice as long each time, until it has done a row."""
 _QUIET_S, _QUIET_TIMES = 5.0, 2.0
-"""An endpoint of which no job has ended for this long, plus so many times what one takes, may have stopped."""
+"""An endpoint of which no job has ended for this long, plus this many times what one takes, may have stopped."""
 _IDLE_S = 60.0
 """An endpoint without workers leaves when no job of it has ended for this long."""
 _HINT = "fix the endpoint, then resume: the other endpoints of the pool had no part in this"
@@ -45,7 +45,7 @@ _TRIALS = 2
 """An endpoint that has not done a row yet leaves after this many failures, if there is another."""
 _PER_WORKER, _PER_END, _FIRST = 2, 2, 4
 _LONGEST_S, _LONGEST_TIMES = 20.0, 0.25
-"""The longest wait in the queue of an endpoint: this, plus so many times what a job takes, but always one job."""
+"""The longest wait in the queue of an endpoint: this, plus this many times what a job takes, but always one job."""
 _NOT_OF_ENDPOINT = (FailureKind.INVALID_OUTPUT, FailureKind.CANCELLED)
 _DIFFER = "give endpoints that serve the same model; --mixed accepts these"
 
@@ -326,7 +326,7 @@ class Member:
         return self.is_active and self.is_proven and self._parts.gate.is_open and not is_quiet
 
     def _end(self, jobs: int, now: float) -> float | None:
-        """When the last of so many more jobs would end here; None if nothing has been learnt yet."""
+        """When the last of this many more jobs would end here; None if nothing has been learnt yet."""
         parts, predictor, window = self._parts, self._parts.predictor, self._parts.window
         if not predictor.execution_s:
             return None

@@ -36,8 +36,8 @@ kept."""
 SHARED = 400
 """The limit of the least size that follows other people's jobs."""
 _OTHERS = 8
-"""For this many of their jobs there is at least one of ours, and our share counts as no less than one of so many. More
-than this many runs that follow each other would push each other up."""
+"""For this many of their jobs there is at least one of ours, and our share counts as no less than one of this many.
+More runs than this that follow each other would push each other up."""
 _PER_WORKER = 2
 _FIRST_MOST = 1000
 _RESERVE_S = 1.0

@@ -49,7 +49,7 @@ class Amendments:
 
 
 def count_tries(store: StateReader) -> dict[int, int]:
-    """For each number of tries, from 2 on, how many rows have a result that took so many."""
+    """For each number of tries, from 2 on, how many rows have a result that took that many."""
     sql = (
         f"SELECT {_ASKS} + 1, count(*) FROM amendments a JOIN rows r ON r.row = a.row"
         f" WHERE r.state = 3 AND {_ASKS} > 0 GROUP BY 1 ORDER BY 1"

@@ -15,7 +15,7 @@ from batchrun.state.records import RowRecord
 _MOST_IN_MEMORY = 1 << 15
 """They take some 10 MB."""
 _BLOCK = 128
-"""Of each sorted part, so many are in memory while the parts are merged: some 10 MB for ten million positions."""
+"""Of each sorted part, this many are in memory while the parts are merged: some 10 MB for ten million positions."""
 
 
 class Position(NamedTuple):

@@ -1,4 +1,4 @@
-"""Rows that are taken up again although they have ended, and what became of their results.
+"""Rows that are run again although they have ended, and what became of their results.
 
 A redo has three steps, so that a crash leaves either the old results or rows to be run again. First it is recorded as
 begun, and the old lines are copied. One transaction then makes the rows pending and shortens the results files, whose
@@ -54,7 +54,7 @@ class EndedRow(NamedTuple):
 
 
 def ended_rows(store: StateReader) -> Iterator[EndedRow]:
-    """The rows that may be taken up again; lines that were invalid from the start are not among them."""
+    """The rows that may be run again; lines that were invalid from the start are not among them."""
     sql = (
         "SELECT r.row, r.state, r.same_as, f.kind FROM rows r LEFT JOIN failures f ON f.row = r.row"
         " WHERE r.state = 3 OR (r.state = 4 AND NOT (r.attempts = 0 AND f.kind IS 'invalid')) ORDER BY r.row"

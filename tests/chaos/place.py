@@ -141,7 +141,7 @@ class Place:
     # What is done there
 
     def arguments(self, *, resume: bool = False) -> list[str]:
-        """Of the command that starts the run or goes on with it."""
+        """Of the command that starts the run or resumes it."""
         if resume and self.state is not None and not self.is_unproven:
             return ["resume", self.state_name, "--progress", "plain"]
         arguments = ["run", *self.layout.inputs(), "-o", self.layout.output, "-e", "ep"]
@@ -246,7 +246,7 @@ class Place:
         assert len(self.endpoint.jobs) == jobs, "a refused start has submitted"
 
     def refused_beside(self, arguments: list[str]) -> None:
-        """A command that must be refused while the run goes on."""
+        """A command that must be refused while the run continues."""
         assert self.running is not None
         second = self.start(arguments)
         if second.wait(PATIENCE_S / 3) is None:

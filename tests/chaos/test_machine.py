@@ -240,7 +240,7 @@ class Machine(RuleBasedStateMachine):
         if len(queue) < 2:
             queue.append(kind)
 
-    # While it goes on
+    # While it continues
 
     @precondition(going)
     @rule()

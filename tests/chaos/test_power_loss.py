@@ -121,7 +121,7 @@ class Rig:
         self.endpoint.jobs = dict(loss.jobs)
 
     def wrong_after(self, loss: Loss) -> str:
-        """What is wrong in the end when it goes on from there; empty: nothing."""
+        """What is wrong in the end when it continues from there; empty: nothing."""
         self.find(loss)
         try:
             self.assert_whole()

@@ -172,7 +172,7 @@ async def crashed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("log", ["left", "removed", "torn", "folded"])
-async def test_a_truncated_state_file_is_refused_or_goes_on_and_never_begins_anew(crashed, tmp_path: Path, log: str):
+async def test_a_truncated_state_file_is_refused_or_continues_and_never_begins_anew(crashed, tmp_path: Path, log: str):
     kept, base_url = crashed
     if log == "folded":
         Store(state_of(kept)).close()
@@ -204,8 +204,8 @@ async def test_a_truncated_state_file_is_refused_or_goes_on_and_never_begins_ane
             assert sorted(record["id"] for record in read_lines(folder / "out.jsonl")) == IDS
     # Half of a log may hold all submissions, depending on how they were grouped: then the results behind it are taken
     # over, as after a crash.
-    may_go_on = {"removed": set(), "torn": outcomes & {"went on"}}.get(log, {"went on"})
-    assert outcomes == {"refused"} | may_go_on
+    may_continue = {"removed": set(), "torn": outcomes & {"went on"}}.get(log, {"went on"})
+    assert outcomes == {"refused"} | may_continue
 
 
 async def test_a_state_file_that_is_older_than_its_results_is_refused_as_it_is(tmp_path: Path):
@@ -264,7 +264,7 @@ async def test_a_disk_that_is_full_at_any_moment_stops_the_run_and_the_next_one_
 
 
 @pytest.mark.parametrize("limit", [0, 3000, 40_000])
-def test_a_full_disk_is_exit_4_with_a_reason_and_the_same_command_goes_on(tmp_path: Path, limit: int):
+def test_a_full_disk_is_exit_4_with_a_reason_and_the_same_command_continues(tmp_path: Path, limit: int):
     write_lines(tmp_path, [{"id": f"r{n}", "prompt": "x" * 400} for n in range(60)])
     command = [*BATCHRUN, "run", str(tmp_path / "in.jsonl"), "-e", "local", "--worker", "echo", "-o"]
     command += [str(tmp_path / "out.jsonl"), "--progress", "none"]
@@ -322,7 +322,7 @@ def small_disk(tmp_path: Path):
 
 
 @pytest.mark.parametrize("room", [0, *range(4096, 320_000, 28_672)])
-async def test_a_file_system_without_room_stops_the_run_and_room_lets_it_go_on(small_disk: Path, room: int):
+async def test_a_file_system_without_room_stops_the_run_and_room_lets_it_continue(small_disk: Path, room: int):
     write_lines(small_disk, [{"id": f"r{n}", "prompt": "x" * 500} for n in range(12)])
     filler = small_disk / "filler"
     with filler.open("wb", buffering=0) as file:
@@ -359,7 +359,7 @@ def replace_by_a_copy(path: Path) -> None:
 
 @pytest.mark.parametrize("do", [Path.unlink, move, replace_by_a_copy])
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.state"])
-async def test_a_file_that_somebody_takes_away_while_the_run_goes_on_stops_it(tmp_path: Path, do, name):
+async def test_a_file_that_somebody_takes_away_while_the_run_continues_stops_it(tmp_path: Path, do, name):
     write_lines(tmp_path, PROMPTS)
     async with serving(once(lambda: do(tmp_path / name)), workers=1) as server:
         stopped = await rehearse(tmp_path, server.endpoint.base_url, scheduler={"concurrency": 2})
@@ -381,7 +381,7 @@ async def test_results_that_were_moved_away_and_are_put_back_are_gone_on_with(tm
 
 
 @pytest.mark.parametrize("becomes", ["nothing", "a file"])
-async def test_a_folder_that_goes_while_the_run_goes_on_stops_it(tmp_path: Path, becomes):
+async def test_a_folder_that_goes_while_the_run_continues_stops_it(tmp_path: Path, becomes):
     folder = tmp_path / "run"
     folder.mkdir()
     write_lines(folder, PROMPTS)
@@ -442,7 +442,7 @@ def immutable(made_immutable: list[Path], on_disk: Path, mutable):
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.state-wal", "."])
-async def test_what_turns_read_only_while_the_run_goes_on_stops_it_and_it_goes_on_later(
+async def test_what_turns_read_only_while_the_run_continues_stops_it_and_it_continues_later(
     on_disk: Path, immutable, mutable, name
 ):
     folder = on_disk / "run"

@@ -789,7 +789,7 @@ RUNS = [
     ends("a job that is accepted with 202 is a job", run=(body({"id": "$ID", "status": "IN_QUEUE"}, 202),)),
     ends("a job that begins at once is a job", run=(job("IN_PROGRESS"),)),
     ends("a job that is done at once is done", run=(completed("fine"),)),
-    ends("a job that is done at once is not asked after when it is gone already", NOT_FOUND, run=(completed("fine"),)),
+    ends("a job that is done at once is not polled when it is gone already", NOT_FOUND, run=(completed("fine"),)),
     fails(
         "a job that fails at once has failed",
         failed("boom"),

@@ -64,7 +64,7 @@ async def test_an_answer_that_is_too_large_fails_its_row_and_no_other(tmp_path: 
     assert "larger than 25 MB" in error["error"]["message"]
 
 
-async def test_a_job_is_not_asked_after_again_while_its_answer_is_arriving(tmp_path: Path):
+async def test_a_job_is_not_polled_again_while_its_answer_is_arriving(tmp_path: Path):
     write_lines(tmp_path, ROWS[:1])
     async with FaultServer({"": Script(status=(Answer(DONE.body, fault="slow"),))}) as server:
         rehearsal = await rehearse(tmp_path, server.base_url, key=KEY, timeout_s=1.0)

@@ -73,7 +73,7 @@ PAGES = {
 }
 
 
-async def assert_goes_on(folder: Path, server: FaultServer) -> None:
+async def assert_continues(folder: Path, server: FaultServer) -> None:
     """The same command ends the run; every job was made once."""
     again = await rehearse(folder, server.base_url, key=KEY, scheduler={"concurrency": 3})
     assert sorted(again.ids()) == [row["id"] for row in ROWS]
@@ -91,7 +91,7 @@ async def test_a_refusal_before_the_start_stops_the_run_before_anything_is_sent(
         assert (stopped.summary.exit_code, stopped.summary.not_run, server.seen["run"]) == (4, len(ROWS), 0)
         assert words in stopped.summary.reason
         assert stopped.summary.hint
-        await assert_goes_on(tmp_path, server)
+        await assert_continues(tmp_path, server)
 
 
 @pytest.mark.parametrize("refusal", IN_ITS_OWN_WORDS)
@@ -103,13 +103,13 @@ async def test_a_refused_submission_stops_the_run_and_no_job_is_made_twice(tmp_p
         assert (stopped.summary.exit_code, stopped.summary.unconfirmed) == (4, 0)
         assert words in stopped.summary.reason
         assert stopped.errors == []
-        await assert_goes_on(tmp_path, server)
+        await assert_continues(tmp_path, server)
         assert Counter(server.asked)["run", "p4"] == 2
         assert server.seen["run"] == len(ROWS) + 1
 
 
 @pytest.mark.parametrize("refusal", ["a wrong key", "an empty account"])
-async def test_a_refused_poll_stops_the_run_and_its_job_is_asked_after_again(tmp_path: Path, refusal: str):
+async def test_a_refused_poll_stops_the_run_and_its_job_is_polled_again(tmp_path: Path, refusal: str):
     answer, words = REFUSALS[refusal]
     write_lines(tmp_path, ROWS)
     async with FaultServer({"": Script(), "p4": Script(status=(job("IN_PROGRESS"), answer, DONE))}) as server:
@@ -117,7 +117,7 @@ async def test_a_refused_poll_stops_the_run_and_its_job_is_asked_after_again(tmp
         assert (stopped.summary.exit_code, stopped.summary.unconfirmed) == (4, 0)
         assert words in stopped.summary.reason
         assert stopped.errors == []
-        await assert_goes_on(tmp_path, server)
+        await assert_continues(tmp_path, server)
         assert server.seen["run"] == len(ROWS)
 
 
@@ -148,7 +148,7 @@ async def test_a_page_that_comes_again_and_again_ends_the_run_once_the_jobs_in_f
         assert sorted(stopped.ids()) == [row["id"] for row in ROWS if row["id"] != "r2"]
         assert stopped.errors == []
         server.scripts["p2"] = Script()
-        await assert_goes_on(tmp_path, server)
+        await assert_continues(tmp_path, server)
 
 
 async def test_a_job_that_an_edge_does_not_know_is_not_paid_for_twice(tmp_path: Path):
@@ -209,7 +209,7 @@ async def test_where_nobody_can_be_reached_the_run_waits_and_submits_nothing(tmp
         assert server.seen == {}
         if server.gone.is_set():
             await server.come_back()
-        await assert_goes_on(tmp_path, server)
+        await assert_continues(tmp_path, server)
 
 
 LOGIN = page(200, "Sign in to the network")
@@ -230,7 +230,7 @@ async def test_a_first_contact_that_can_never_succeed_stops_the_run_with_the_rem
         assert words in stopped.summary.reason
         assert "check --base-url" in stopped.summary.hint
         server.health = (HEALTHY,)
-        await assert_goes_on(tmp_path, server)
+        await assert_continues(tmp_path, server)
 
 
 async def test_what_a_first_contact_would_not_survive_is_an_outage_after_a_good_answer(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""A function of the user that checks answers: whatever it does, the run goes on and says why."""
+"""A function of the user that checks answers: whatever it does, the run continues and says why."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def run(requests, folder: Path, **given) -> batchrun.Summary:
     return batchrun.run(requests, **options)
 
 
-def test_a_run_goes_on_where_the_last_call_was(tmp_path: Path):
+def test_a_run_continues_where_the_last_call_was(tmp_path: Path):
     requests = [{"id": f"r{n}", "prompt": f"p{n}", "metadata": {"n": n}} for n in range(30)]
     first = run(requests[:20], tmp_path)
     assert (first.outcome, first.total, first.succeeded, first.exit_code) == ("finished", 20, 20, 0)
@@ -834,7 +834,7 @@ async def test_the_half_of_a_request_that_a_crash_has_left_is_cut_off(tmp_path: 
     assert verification.verify(tmp_path / "s.state").is_whole
 
 
-async def test_the_command_line_goes_on_with_a_stream(tmp_path: Path):
+async def test_the_command_line_continues_with_a_stream(tmp_path: Path):
     async with serving(latency_s=0.05) as server:
         base_url = server.endpoint.base_url
         async with stream(numbered(count()), tmp_path, base_url, on_interrupt="detach") as records:

@@ -311,7 +311,7 @@ async def test_a_run_whose_answers_never_fit_is_stopped(tmp_path: Path):
     assert "the first 20 finished rows all failed" in done.summary.reason
 
 
-async def test_a_run_that_is_resumed_goes_on_with_the_next_try(tmp_path: Path):
+async def test_a_run_that_is_resumed_continues_with_the_next_try(tmp_path: Path):
     learner, leaving = Learner([chat("one"), chat("two"), chat("three"), chat(RIGHT)]), Leaving()
 
     def answer(request: dict[str, Any]) -> Any:

@@ -60,7 +60,7 @@ async def test_a_connection_that_breaks_after_the_request_is_ambiguous(answer: b
             await api.run(b"{}")
 
 
-async def test_a_server_that_says_nothing_is_given_up_and_the_client_goes_on():
+async def test_a_server_that_says_nothing_is_given_up_and_the_client_continues():
     async with server(None, close=False) as (url, _), client(url, timeout_s=0.1) as api:
         for _ in range(2):
             with pytest.raises(AmbiguousError, match="no answer in time"):

@@ -242,7 +242,7 @@ async def test_a_small_answer_that_finds_no_room_waits_and_is_whole():
         assert (await asking).output == "fine"
 
 
-async def test_of_answers_that_wait_for_each_other_the_oldest_goes_on():
+async def test_of_answers_that_wait_for_each_other_the_oldest_continues():
     memory = MemoryBudget(100)
     first, second = memory.begin(), memory.begin()
     await memory.grow(second, 90)

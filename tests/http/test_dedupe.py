@@ -307,7 +307,7 @@ async def test_a_leader_whose_line_is_gone_leaves_its_rows_to_the_first_of_the_o
 
 
 @pytest.mark.parametrize("before", [True, False])
-async def test_a_run_goes_on_only_as_it_began(tmp_path: Path, before: bool):
+async def test_a_run_continues_only_as_it_began(tmp_path: Path, before: bool):
     write_lines(tmp_path, lines_of("p", "p"))
     async with serving() as server:
         await rehearse(tmp_path, server.endpoint.base_url, dedupe=before)

@@ -102,7 +102,7 @@ def test_the_rows_of_a_sweep_have_their_ids_and_values_in_the_format(tmp_path: P
     ]
 
 
-def test_a_state_file_from_before_there_were_formats_goes_on_in_ours(tmp_path: Path):
+def test_a_state_file_from_before_there_were_formats_continues_in_ours(tmp_path: Path):
     write_lines(tmp_path, openai_lines(2))
     assert run(tmp_path, "--format", "batchrun").returncode == 0
     with Store(tmp_path / "out.jsonl.state") as store:
@@ -326,7 +326,7 @@ def test_results_that_cannot_be_put_in_order_are_as_they_were_and_the_run_says_s
 
 
 @pytest.mark.parametrize("is_renamed", [True, False])
-def test_a_crash_on_either_side_of_the_rename_leaves_a_whole_run_that_goes_on(late: Path, is_renamed: bool):
+def test_a_crash_on_either_side_of_the_rename_leaves_a_whole_run_that_continues(late: Path, is_renamed: bool):
     assert run(late, "-j", "1").returncode == 0
     state = late / "out.jsonl.state"
     if is_renamed:

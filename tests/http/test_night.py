@@ -105,7 +105,7 @@ async def test_at_its_deadline_a_run_is_gone_and_what_it_left_is_rescued(tmp_pat
     assert again.summary.exit_code == 0
 
 
-async def test_a_budget_stops_the_run_and_a_larger_one_lets_it_go_on(tmp_path: Path):
+async def test_a_budget_stops_the_run_and_a_larger_one_lets_it_continue(tmp_path: Path):
     write_lines(tmp_path, [{"id": f"r{n}", "prompt": "x"} for n in range(400)])
     price = 3600.0
     options = {"scheduler": {"concurrency": 8}}

@@ -1,4 +1,4 @@
-"""A state file of an earlier version: looked at as it is, and brought up to date by the run that goes on with it."""
+"""A state file of an earlier version: looked at as it is, and brought up to date by the run that resumes it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ NEWLY_READ = [
 ]
 
 
-async def test_a_run_goes_on_asking_as_it_began(tmp_path: Path, monkeypatch):
+async def test_a_run_continues_asking_as_it_began(tmp_path: Path, monkeypatch):
     write_lines(tmp_path, NEWLY_READ[:1])
     state = tmp_path / "out.jsonl.state"
     asked: list[dict] = []

@@ -397,7 +397,7 @@ async def test_the_limit_of_jobs_in_flight_counts_jobs(tmp_path):
 
 
 @pytest.mark.parametrize("later", [1, 2, 7])
-async def test_a_run_goes_on_with_another_number_of_rows_a_job(tmp_path, later):
+async def test_a_run_continues_with_another_number_of_rows_a_job(tmp_path, later):
     first = await packed(tmp_path, limit=None, guards=GuardOptions(canary=6), worker=Spoiling(poison="p 3"))
     assert first.summary.outcome == "stopped"
     worker = Spoiling()

@@ -218,7 +218,7 @@ async def stopped_with_open_jobs(folder: Path, front: Front, base_url: str, pool
         return Counter({name: store.count_jobs_at(number) for number, name in enumerate(pool)})
 
 
-async def test_a_pool_that_grows_goes_on_and_the_jobs_in_flight_stay_where_they_are(tmp_path: Path):
+async def test_a_pool_that_grows_continues_and_the_jobs_in_flight_stay_where_they_are(tmp_path: Path):
     front = Front()
     async with serving(front, workers=4, latency_s=0.02) as server:
         open_jobs = await stopped_with_open_jobs(tmp_path, front, server.endpoint.base_url, ("A",))

@@ -496,7 +496,7 @@ async def test_options_of_the_run_still_hold_for_rows_that_are_run_again(tmp_pat
     assert sent[2:] == [{"top_p": 0.5, "max_tokens": 64, "seed": 3}]
 
 
-async def test_a_redo_that_is_interrupted_goes_on_with_resume(tmp_path: Path):
+async def test_a_redo_that_is_interrupted_continues_with_resume(tmp_path: Path):
     write_lines(tmp_path, PROMPTS)
     async with serving(worker=Answering(limited)) as server:
         await session(tmp_path, server)

@@ -55,11 +55,11 @@ def test_a_remote_table_is_read_once_and_a_changed_one_is_told(tmp_path: Path):
         web.files["/r.csv"], web.etag = FEW + b"c,z\n", '"two"'
         again = run(tmp_path, url)
         assert again.returncode == 0
-        assert f"{url} has changed since it was read: the run goes on with the copy" in again.stderr
+        assert f"{url} has changed since it was read: the run continues with the copy" in again.stderr
         assert "has changed" in resume(tmp_path, "r.results.jsonl.state").stderr
     away = resume(tmp_path, "r.results.jsonl.state")
     assert away.returncode == 0
-    assert "the run goes on with its copy" in away.stderr
+    assert "the run continues with its copy" in away.stderr
     assert len(read_lines(tmp_path / "r.results.jsonl")) == 2
     assert_adds_up(tmp_path / "r.results.jsonl.state")
     copy = next(tmp_path.glob("*.state.0-*.jsonl"))
@@ -68,7 +68,7 @@ def test_a_remote_table_is_read_once_and_a_changed_one_is_told(tmp_path: Path):
     assert_one_clear_line(resume(tmp_path, "r.results.jsonl.state"), 2, "the copy of this input is missing")
 
 
-def test_a_password_and_a_signature_stand_in_no_file_and_no_message_and_a_new_signature_goes_on(tmp_path: Path):
+def test_a_password_and_a_signature_are_in_no_file_and_no_message_and_a_new_signature_continues(tmp_path: Path):
     with serving_files(r_csv=FEW) as web:
         place = web.url.partition("//")[2]
         signed = f"http://someone:hunter2secret@{place}/r.csv?X-Amz-Signature=0123456789abcdef&id=7"
@@ -196,7 +196,7 @@ def test_a_pattern_in_a_bucket_is_run_in_name_order_and_resumed_without_the_netw
     away = {**bucket, "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
     resumed = resume(tmp_path, "out.jsonl.state", **away)
     assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stderr.count("the run goes on with its copy") == 2
+    assert resumed.stderr.count("the run continues with its copy") == 2
     assert run(tmp_path, "s3://data/*.csv", "-o", "out.jsonl", **bucket).returncode == 0
     assert read_lines(tmp_path / "out.jsonl")[3]["source"] == {"file": "s3://data/b.csv", "line": 2}
     assert_adds_up(tmp_path / "out.jsonl.state")

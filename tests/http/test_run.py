@@ -333,7 +333,7 @@ async def test_the_preflight_stops_a_run_before_anything_is_submitted(tmp_path: 
     assert server.seen == {"health": 1}
 
 
-async def test_without_a_network_the_run_waits_says_so_and_goes_on_by_itself(tmp_path: Path, unused_tcp_port: int):
+async def test_without_a_network_the_run_waits_says_so_and_continues_by_itself(tmp_path: Path, unused_tcp_port: int):
     write_lines(tmp_path, PROMPTS)
     waiting = asyncio.create_task(rehearse(tmp_path, f"http://127.0.0.1:{unused_tcp_port}/v2"))
     await asyncio.sleep(0.7)
@@ -345,7 +345,7 @@ async def test_without_a_network_the_run_waits_says_so_and_goes_on_by_itself(tmp
     assert any("waiting for the endpoint: no connection" in s.note for s in rehearsal.listener.snapshots)
 
 
-async def test_a_line_that_changes_while_the_run_goes_on_fails_alone(tmp_path: Path):
+async def test_a_line_that_changes_while_the_run_continues_fails_alone(tmp_path: Path):
     write_lines(tmp_path, PROMPTS)
     changed = False
 

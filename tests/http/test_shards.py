@@ -154,7 +154,7 @@ async def test_a_shard_without_lines_is_a_finished_run(tmp_path: Path):
     assert merge(states, tmp_path / "merged.jsonl", sys.stdout.buffer).results == 1
 
 
-async def test_another_shard_does_not_go_on_with_the_same_state(tmp_path: Path):
+async def test_another_shard_does_not_continue_with_the_same_state(tmp_path: Path):
     (state, *_) = await shards(tmp_path)
     async with serving() as server:
         with pytest.raises(StateError, match=r"--shard 1/3 \(now --shard 2/3\)"):

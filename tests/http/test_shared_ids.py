@@ -352,7 +352,7 @@ async def test_rows_that_share_ids_and_jobs_are_each_answered_once_wherever_the_
     assert nights.crashes > 0
 
 
-def test_a_killed_process_goes_on_with_each_row_in_its_own_file(base_url: str):
+def test_a_killed_process_continues_with_each_row_in_its_own_file(base_url: str):
     rng = Random(7)
     for name in NAMES:
         write(name, 150)

@@ -84,7 +84,7 @@ def _take_in(folder: Path) -> None:
         take_in(options, find_sources(options.inputs), store, Listener())
 
 
-async def test_a_resumed_sweep_runs_what_is_left_and_no_other_sweep_goes_on_with_it(tmp_path: Path):
+async def test_a_resumed_sweep_runs_what_is_left_and_no_other_sweep_continues_with_it(tmp_path: Path):
     write_lines(tmp_path, LINES[:2])
     async with serving() as server:
         await rehearse(tmp_path, server.endpoint.base_url, sweep=TEMPERATURES)

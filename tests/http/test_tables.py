@@ -205,7 +205,7 @@ def test_results_are_not_written_to_a_file_that_is_named_as_a_table(tmp_path: Pa
     assert not (tmp_path / name).exists()
 
 
-def test_a_run_that_has_such_a_file_already_goes_on(tmp_path: Path):
+def test_a_run_that_has_such_a_file_already_continues(tmp_path: Path):
     write(tmp_path, "in.csv")
     (tmp_path / "labels.csv").touch()
     assert run(tmp_path, "in.csv", "-o", "labels.csv", "--limit", "3").returncode == 0

@@ -81,7 +81,7 @@ def test_a_stream_that_is_killed_again_and_again_gives_each_record_once_and_pays
     assert ROWS <= jobs_run(base_url) <= ROWS + unconfirmed
 
 
-def test_an_interrupted_stream_collects_what_is_in_flight_and_goes_on(tmp_path: Path, base_url: str):
+def test_an_interrupted_stream_collects_what_is_in_flight_and_continues(tmp_path: Path, base_url: str):
     state = tmp_path / "s.state"
     process = start(STREAM, base_url, state)
     wait_for_lines(tmp_path / "s.results.jsonl", 50)

@@ -65,7 +65,7 @@ def test_a_job_is_not_over_before_it_was_submitted_though_the_clock_was_set_back
     assert completed_ms(1_700_000_000_000, answer, 1_700_000_000_000 - 3_600_000) == 1_700_000_000_000
 
 
-def test_a_timeline_goes_on_when_the_clock_was_set_back():
+def test_a_timeline_continues_when_the_clock_was_set_back():
     timeline = Timeline([[1_700_000_000_000, 1, 1, 1, 1, 0, 0]])
     assert timeline.is_due(1_700_000_000_000 - 3_600_000)
     timeline.add(Point(1_700_000_000_000 - 3_600_000, 1, 1, 1, 1, 0, 0))

@@ -225,12 +225,12 @@ def test_a_run_that_still_reads_its_input_is_stopped_and_cannot_be_tuned_yet(fol
             with pytest.raises(StateError, match="is still reading its input"):
                 tuning.tune(state, Tuned(concurrency=7), print)
 
-            def go_on(said: str) -> None:
+            def carry_on(said: str) -> None:
                 assert "was asked to exit, as soon as it has read its input" in said
                 lines.write(b"".join(rest))
                 lines.close()
 
-            assert stopping.stop(state, "interrupt", go_on).startswith(f"interrupted: 0 of {ROWS} rows succeeded\n")
+            assert stopping.stop(state, "interrupt", carry_on).startswith(f"interrupted: 0 of {ROWS} rows succeeded\n")
             assert run.wait(30) == 130
 
 

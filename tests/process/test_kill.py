@@ -37,7 +37,7 @@ def cancel(folder: Path) -> subprocess.CompletedProcess[str]:
     return batchrun("cancel", str(folder / "out.jsonl.state"), "--progress", "none", env=KEYED)
 
 
-def test_a_process_that_is_killed_at_any_moment_goes_on_with_the_same_command(folder: Path, base_url: str):
+def test_a_process_that_is_killed_at_any_moment_continues_with_the_same_command(folder: Path, base_url: str):
     for results in (0, 1, 60, 200, 350):
         process = start(folder, base_url)
         if results:
@@ -57,7 +57,7 @@ def test_a_process_that_is_killed_at_any_moment_goes_on_with_the_same_command(fo
     assert ROWS <= jobs_run(base_url) <= ROWS + standing["counters"].get("unconfirmed", 0)
 
 
-def test_a_run_of_shared_jobs_that_is_killed_goes_on_with_another_number_of_rows_a_job(folder: Path, base_url: str):
+def test_a_run_of_shared_jobs_that_is_killed_continues_with_another_number_of_rows_a_job(folder: Path, base_url: str):
     process = start(folder, base_url, "--pack", "16", "--pack-check", "off", "-j", "8")
     wait_for_lines(folder / "out.jsonl", 100)
     process.kill()
@@ -74,7 +74,7 @@ def test_a_run_of_shared_jobs_that_is_killed_goes_on_with_another_number_of_rows
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_collects_what_is_in_flight_and_the_run_can_go_on(folder: Path, base_url: str, number):
+def test_the_first_signal_collects_what_is_in_flight_and_the_run_can_continue(folder: Path, base_url: str, number):
     process = start(folder, base_url)
     wait_for_lines(folder / "out.jsonl", 50)
     process.send_signal(number)
@@ -178,7 +178,7 @@ def test_an_interrupt_cancels_on_request_and_leaves_nothing_at_the_endpoint(fold
     assert_whole(folder)
 
 
-def test_a_run_that_goes_on_is_cancelled_from_outside(folder: Path, base_url: str):
+def test_a_run_that_continues_is_cancelled_from_outside(folder: Path, base_url: str):
     process = start(folder, base_url, "-j", "5")  # long enough for another process to start meanwhile
     wait_for_lines(folder / "out.jsonl", 50)
     done = cancel(folder)

@@ -35,7 +35,7 @@ def records(path: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("command", ["resume", "run"])
-def test_a_moved_folder_goes_on_with_the_input_that_was_moved_with_it(folder: Path, monkeypatch, command: str):
+def test_a_moved_folder_continues_with_the_input_that_was_moved_with_it(folder: Path, monkeypatch, command: str):
     moved = folder.rename(folder.parent / "two")
     monkeypatch.chdir(moved)
     assert verify(moved / "r.jsonl.state").is_whole

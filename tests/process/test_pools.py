@@ -1,4 +1,4 @@
-"""A pool whose process is killed, and that goes on with another pool."""
+"""A pool whose process is killed, and that resumes with another pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def killed(folder: Path, base_url: str, endpoints: str) -> None:
     process.communicate()
 
 
-def test_a_pool_that_is_killed_goes_on_with_one_more_endpoint(tmp_path: Path, base_url: str):
+def test_a_pool_that_is_killed_continues_with_one_more_endpoint(tmp_path: Path, base_url: str):
     killed(tmp_path, base_url, "one,two")
     process = start(tmp_path, base_url, "--endpoint=three,two,one")
     said = process.communicate(timeout=60)[1]

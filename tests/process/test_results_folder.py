@@ -51,7 +51,7 @@ def test_the_same_command_finds_the_state_of_a_renamed_folder(folder: Path):
     assert verify(folder / "kept" / "batchrun.state").is_whole
 
 
-def test_a_run_whose_state_is_beside_its_folder_goes_on_there(folder: Path):
+def test_a_run_whose_state_is_beside_its_folder_continues_there(folder: Path):
     assert run("a.jsonl", "b.jsonl", "-o", "out/", "--state", "out.state", "--limit", 4)[0] == 0
     Path("out/batchrun.manifest.json").rename("out.manifest.json")
     before = Path("out.manifest.json").read_bytes()

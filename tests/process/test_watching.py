@@ -150,7 +150,7 @@ def test_a_bad_file_does_not_stop_those_around_it_and_is_taken_up_again_when_it_
     assert (records(folder), texts(folder, "b")) == (["a.done", "b.done", "c.done"], ["fine"])
 
 
-def test_a_watch_that_is_killed_in_the_middle_goes_on_with_that_file_and_pays_for_nothing_twice(
+def test_a_watch_that_is_killed_in_the_middle_continues_with_that_file_and_pays_for_nothing_twice(
     folder: Path, base_url: str
 ):
     for place, name in enumerate("abc"):
@@ -216,7 +216,9 @@ def test_a_file_that_is_renamed_into_the_folder_is_taken_up_as_it_is(folder: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_collects_what_is_in_flight_and_the_same_command_goes_on(folder: Path, base_url: str, number):
+def test_the_first_signal_collects_what_is_in_flight_and_the_same_command_continues(
+    folder: Path, base_url: str, number
+):
     for name in "ab":
         arrive(folder, f"{name}.jsonl", rows(name, 400))
     process = start(folder, *at(base_url), *UNTIL_EMPTY)

@@ -24,7 +24,7 @@ _TLS = b"\x16"
 JSON = ("Content-Type", "application/json")
 HTML = ("Content-Type", "text/html")
 ID = "$ID"
-"""In a body: the ID of the job that is asked after, or that is given out."""
+"""In a body: the ID of the job that is polled, or that is given out."""
 
 
 @dataclass(frozen=True)

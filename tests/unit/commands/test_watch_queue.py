@@ -33,7 +33,7 @@ def test_files_come_in_the_order_of_their_arrival_and_then_of_their_names():
     assert look(c, b, first).ready == [first, b, c]
 
 
-def test_what_was_cut_off_goes_on_before_all_else():
+def test_what_was_cut_off_continues_before_all_else():
     old, cut_off = entry("old.jsonl", 900), entry("cut.jsonl", 60)
     assert look(old, cut_off, begun={"cut": "cut.jsonl"}).ready == [cut_off, old]
 

@@ -218,7 +218,7 @@ def test_nothing_is_shown_when_nothing_is_asked_for():
     assert stream.getvalue() == ""
 
 
-def test_why_nothing_goes_on_is_cut_rather_than_left_out():
+def test_why_nothing_continues_is_cut_rather_than_left_out():
     terminal = Terminal(80)
     why = "waiting for the endpoint: no connection: api.runpod.ai: Temporary failure in name resolution"
     show("bar", terminal.printer, replace(HALF, note=why))

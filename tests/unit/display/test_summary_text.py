@@ -207,7 +207,7 @@ def test_only_numbers_of_tries_that_a_row_took_are_shown():
     assert "  valid " not in render(replace(asked, succeeded=0, tries={"1": 0}))
 
 
-def test_a_pool_says_what_each_endpoint_did_and_how_to_go_on_without_one():
+def test_a_pool_says_what_each_endpoint_did_and_how_to_continue_without_one():
     endpoints = [EndpointWork("A", 90, 90, 0, 0, 9.0), EndpointWork("B", 15, 5, 0, 10, 1.0)]
     text = render(replace(DONE, outcome="stopped", succeeded=95, in_flight=10, rescue_by=0.0, endpoints=endpoints))
     assert "  endpoint B: 5 succeeded, 0 failed, 10 in flight, 1.0 rows/s\n" in text

@@ -28,7 +28,7 @@ def test_a_run_of_any_length_has_a_few_hundred_points_evenly_over_it(seconds: in
     assert seconds - windows[-1] <= max(gaps, default=1)
 
 
-def test_a_further_session_goes_on_where_the_last_one_was():
+def test_a_further_session_continues_where_the_last_one_was():
     first = Timeline()
     play(first, 0, 1000)
     again = Timeline(first.to_json())

@@ -52,7 +52,7 @@ class Story(Scheduler):
     """A scheduler that does not decide: it gives the commands of a story.
 
     Args:
-        story: Given the story itself, yields commands; it goes on when the driver has told something.
+        story: Given the story itself, yields commands; it continues when the driver has told something.
     """
 
     def __init__(self, story: Callable[[Story], Iterator[list[cmd.Command]]]) -> None:
@@ -60,7 +60,7 @@ class Story(Scheduler):
         self.told: list[ev.Event] = []
         self._commands = story(self)
         self._awaits = 0
-        """How many events there are to be before it goes on."""
+        """How many events there are to be before it continues."""
         self._is_over = False
         self.at_last: list[cmd.Command] = []
         """What is decided when the session ends."""
@@ -374,7 +374,7 @@ async def test_a_halt_ends_the_session_with_its_reason_and_what_is_known_is_on_d
     assert done.state["a"] == "SUBMITTED job 1"
 
 
-async def test_a_drain_is_said_and_the_session_goes_on(tmp_path: Path):
+async def test_a_drain_is_said_and_the_session_continues(tmp_path: Path):
     def story(play: Story):
         yield [cmd.Drain(StoppedError("3 rows failed")), cmd.CheckHealth()]
         yield [cmd.CheckHealth()]

@@ -84,7 +84,7 @@ def model_needed():
 
 
 @pytest.mark.slow
-async def test_the_real_model_answers_repeatably_while_the_event_loop_goes_on(model_needed):
+async def test_the_real_model_answers_repeatably_while_the_event_loop_continues(model_needed):
     worker = SmolLM2Worker(packaged_model())
     await worker.start()
     ticks = 0

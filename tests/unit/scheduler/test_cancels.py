@@ -30,7 +30,7 @@ def cancelled(world: World) -> list[tuple[int, str]]:
     return order
 
 
-def test_jobs_that_are_asked_after_meanwhile_are_not_cancelled_before_queued_ones_and_none_twice():
+def test_jobs_that_are_polled_meanwhile_are_not_cancelled_before_queued_ones_and_none_twice():
     options = SchedulerOptions(concurrency=600)
     setting = Setting(rows=600, workers=100, service_s=lambda _: 1e5, options=options, cancel_at=60.0, guards=UNGUARDED)
     order = cancelled(World(setting))

@@ -41,7 +41,7 @@ def assert_nothing_is_left_at_the_endpoint(world: World) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(worlds, st.floats(0, 5), st.sampled_from([0.0, 0.3]))
-def test_a_cancel_leaves_no_job_at_the_endpoint_and_the_run_can_go_on(setting: Setting, cancel_at, cancel_broken):
+def test_a_cancel_leaves_no_job_at_the_endpoint_and_the_run_can_continue(setting: Setting, cancel_at, cancel_broken):
     # A job that the endpoint denies twice is believed gone, and cannot be cancelled.
     faults = replace(setting.faults, cancel_broken=cancel_broken, submit_lost_after=0.0, poll_missing_once=0.0)
     setting = replace(setting, cancel_at=cancel_at, faults=faults, guards=UNGUARDED)
@@ -110,7 +110,7 @@ def test_without_a_job_timeout_the_ttl_bounds_a_job():
     assert set(World(setting).run(until=5 * 3600.0).accepted.values()) == {4}
 
 
-def test_a_job_that_was_over_in_time_and_asked_after_late_is_not_cancelled():
+def test_a_job_that_was_over_in_time_and_polled_late_is_not_cancelled():
     faults = Faults(suspended=((5.0, 600.0),))
     guards = replace(UNGUARDED, job_timeout_s=30.0)
     setting = Setting(rows=50, workers=50, service_s=lambda _: 20.0, faults=faults, guards=guards)
@@ -289,7 +289,7 @@ def test_across_a_gap_each_bound_takes_what_suits_it():
 
 
 @pytest.mark.slow
-def test_a_budget_is_kept_and_the_run_can_go_on_with_a_larger_one():
+def test_a_budget_is_kept_and_the_run_can_continue_with_a_larger_one():
     price = 3600.0
     guards = replace(UNGUARDED, price_per_hour=price, max_cost=500.0)
     setting = Setting(
@@ -377,7 +377,7 @@ def test_samples_for_a_cost_are_dense_at_first_and_never_farther_apart_than_ten_
     assert all(gap <= max(0.25, 0.02 * at + 1e-9) for gap, at in zip(gaps, times, strict=False))
 
 
-def test_an_open_gate_that_gets_no_health_stays_open_and_goes_on_asking():
+def test_an_open_gate_that_gets_no_health_stays_open_and_continues_asking():
     gate = SubmissionGate(Random(0))
     gate.requested(0.0)
     gate.answered(workers(running=1), 0.0)

@@ -82,7 +82,7 @@ def test_a_queue_has_a_pace_even_if_its_jobs_take_no_time(jobs, is_queue: bool):
     assert predictor.pace_s > 0 or not predictor.has_queue
 
 
-def test_the_last_jobs_are_asked_after_soon_again_however_often_they_were():
+def test_the_last_jobs_are_polled_soon_again_however_often_they_were():
     predictor = taught([(n, n * 0.1, 0.0, 0.2) for n in range(50)])
     assert predictor.next_poll_at(60, 100.0, 101.0, 9) == pytest.approx(101.64)
     assert predictor.last_poll_at(60, 100.0, 101.0, started_by=100.2) == pytest.approx(101.025)

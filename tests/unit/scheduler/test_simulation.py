@@ -24,7 +24,7 @@ def test_every_row_ends_exactly_once_whatever_goes_wrong(setting: Setting):
 
 @settings(max_examples=40, deadline=None)
 @given(worlds, st.integers(1, 200))
-def test_a_run_that_crashes_anywhere_goes_on_and_reports_each_possible_duplicate(setting: Setting, crash_after: int):
+def test_a_run_that_crashes_anywhere_continues_and_reports_each_possible_duplicate(setting: Setting, crash_after: int):
     world = World(setting).run(crash_after=crash_after)
     if world.crashed:
         world.resume().run()
@@ -117,7 +117,7 @@ def test_an_outage_of_an_hour_loses_nothing_and_makes_no_submissions_beyond_thos
     assert world.now < 3630.0 + 3000 / 20 + 60.0
 
 
-def test_when_only_run_is_broken_few_submissions_are_risked_and_the_run_goes_on_by_itself():
+def test_when_only_run_is_broken_few_submissions_are_risked_and_the_run_continues_by_itself():
     world = World(Setting(rows=300, faults=Faults(submit_lost_before=1.0)))
     world.at(3600.0, lambda: setattr(world.setting.faults, "submit_lost_before", 0.0))
     world.run()
@@ -176,7 +176,7 @@ def test_after_an_outage_what_ended_meanwhile_is_collected_at_once(concurrency: 
     assert world.now < 80.0 + 35.0 + 3.0 * 300 / 10
 
 
-def test_a_few_slow_jobs_are_not_asked_after_all_the_time():
+def test_a_few_slow_jobs_are_not_polled_all_the_time():
     setting = Setting(rows=100, workers=0, workers_at=[(60.0, 100)], service_s=lambda _: 30.0)
     world = World(setting).run()
     assert world.requests["status"] <= 12 * setting.rows
