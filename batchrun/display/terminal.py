@@ -62,11 +62,11 @@ class Terminal:
         """Show the alternate screen until the end of the block; Ctrl-Z shows the shell in the meantime."""
 
         def suspend(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
-            _write(_LEAVE)
+            _write_within(_LEAVE)
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTSTP)
             signal.signal(signal.SIGTSTP, suspend)
-            _write(_ENTER)
+            _write_within(_ENTER)
 
         was = signal.getsignal(signal.SIGTSTP)
         try:
@@ -85,3 +85,9 @@ class Terminal:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _write_within(text: str) -> None:
+    """Write in a signal handler, perhaps in the middle of a `_write`, in which stdout's buffer cannot be used."""
+    with suppress(OSError):
+        os.write(sys.stdout.fileno(), text.encode())

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import select
 import shlex
+import signal
 import sqlite3
 import subprocess
+import sys
+import termios
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -110,6 +116,33 @@ def test_ctrl_z_shows_the_shell_and_the_screen_comes_back(folder: Path, run: sub
     assert seen.end() == 130
     assert_is_left_clean(seen.screen)
     assert run.poll() is None
+
+
+def test_ctrl_z_in_the_middle_of_a_long_write_is_one_too(folder: Path):
+    code = """
+from batchrun.display.screen import Line
+from batchrun.display.terminal import Terminal
+from batchrun.files.streams import take_over
+take_over()
+terminal = Terminal()
+with terminal.taken():
+    terminal.draw([Line("x" * 1000)] * 1000)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout is not None
+        while int.from_bytes(fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)), sys.byteorder) < 50_000:
+            assert process.poll() is None
+        process.send_signal(signal.SIGTSTP)
+        said = bytearray()
+        while not os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG)[1]):
+            if select.select([process.stdout], [], [], 0.1)[0]:
+                said += os.read(process.stdout.fileno(), 4096)
+            assert process.poll() is None
+        process.send_signal(signal.SIGCONT)
+        said += process.stdout.read()
+        assert process.wait() == 0
+    assert said.count(b"x") == 1_000_000
+    assert (said.count(b"\x1b[?1049h"), said.count(b"\x1b[?1049l")) == (2, 2)
 
 
 def test_an_outage_is_shown_as_the_obstacle(folder: Path):
