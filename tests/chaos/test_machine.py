@@ -347,7 +347,6 @@ def test_whatever_is_done_to_a_run_it_owes_the_same(forks, layout):
     chosen = settings(
         max_examples=EXAMPLES,
         stateful_step_count=STEPS,
-        deadline=None,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),

@@ -222,7 +222,7 @@ def assert_written_and_read(output: object, answer: JobAnswer) -> None:
     st.dictionaries(st.just("Retry-After"), st.text(max_size=6)),
     st.binary(max_size=60) | mutated(BODIES),
 )
-@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
 def test_any_answer_is_a_job_or_a_call_error(status, headers, body):
     job = caught(CallError, parse_job, status, headers, body)
     if isinstance(job, CallError):
@@ -238,7 +238,7 @@ def test_any_answer_is_a_job_or_a_call_error(status, headers, body):
 
 
 @given(json_values)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_output_of_a_completed_job_is_read_written_and_read_back(output):
     body = orjson.dumps({"id": "j", "status": "COMPLETED", "output": output, "error": output})
     answer = parse_job(200, {}, body)
@@ -248,7 +248,7 @@ def test_any_output_of_a_completed_job_is_read_written_and_read_back(output):
 
 
 @given(st.one_of(mutated_text(ERRORS), mutated_text([EVENTS, json.dumps(OUTPUTS)]), st.text()))
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @example("[0x" + "f" * 5000 + "]")
 @example("{1: 0x" + "f" * 5000 + "}")
 @example("{1: {'\\ud800'}}")
@@ -263,14 +263,13 @@ def test_any_error_text_is_decoded(text):
 
 
 @given(st.one_of(st.text(), st.floats().map(str), st.integers().map(str), st.just("9" * 5000)))
-@settings(deadline=None)
 def test_any_retry_after_is_a_time_within_bounds_or_none(value):
     seconds = parse_retry_after(value)
     assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER_S
 
 
 @given(st.one_of(mutated(LINES), json_values.map(orjson.dumps), st.binary(max_size=40)))
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @example(b'{"url": "/v1/x", "body": {"messages": []}}')
 @example(b'{"input": {"prompt": "x", "sampling_params": null}}')
 @example(b'{"input": {"messages": 7, "sampling_params": [1]}}')
@@ -292,7 +291,6 @@ def test_any_line_is_a_prompt_that_can_be_sent_or_a_line_error(raw):
 
 
 @given(st.lists(st.one_of(st.binary(max_size=12), mutated(LINES), st.sampled_from([b"", b" \t", b"\xef\xbb\xbf"]))))
-@settings(deadline=None)
 def test_every_line_of_any_file_is_found_again_by_its_position(lines):
     data = b"\n".join(lines)
     found = list(iter_lines(io.BytesIO(data)))
@@ -304,7 +302,7 @@ def test_every_line_of_any_file_is_found_again_by_its_position(lines):
 
 
 @given(data=mutated([b"\n".join(LINES), b"\r\n".join(LINES)]), edits=st.lists(st.tuples(st.integers(0), st.binary())))
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz"])
 def test_any_file_is_read_or_refused_by_name(tmp_path: Path, name, data, edits):
     path = tmp_path / name

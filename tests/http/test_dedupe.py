@@ -56,7 +56,7 @@ def as_line(number: int, prompt: str, temperature: float | None, *, turned: bool
     return orjson.dumps(fields) + b"\n"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(LINES)
 def test_there_are_as_many_jobs_as_different_requests_and_one_line_for_each_row(tmp_path_factory, lines: list):
     folder = tmp_path_factory.mktemp("run")
@@ -338,7 +338,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(STEPS)
 def test_of_equal_rows_one_at_most_is_to_be_paid_for_whatever_became_of_them(tmp_path_factory, steps: list):
     folder = tmp_path_factory.mktemp("run")

@@ -66,7 +66,7 @@ async def test_a_sweep_that_is_cut_short_is_a_balanced_sample(tmp_path: Path):
     assert set(shares.values()) == {4, 5}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.permutations(LINES))
 def test_ids_do_not_depend_on_the_order_of_the_lines(tmp_path_factory, order: list):
     def ids(lines: list) -> list[str]:

@@ -96,9 +96,7 @@ async def test_a_run_that_another_process_is_writing_does_not_look_broken(tmp_pa
     assert verify(tmp_path / "out.jsonl.state").results == 600
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_no_change_to_a_results_file_goes_unseen(state: Path, data: st.DataObject):
     path = results_of(state)
@@ -490,7 +488,7 @@ def test_a_run_that_was_copied_with_its_input_is_compared_with_the_copy(state: P
     assert verify(state).is_whole
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_the_state_keeps_every_64_bit_number_as_it_is(number: int):
     with sqlite3.connect(":memory:") as db:

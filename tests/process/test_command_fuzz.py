@@ -287,7 +287,7 @@ def assert_clear(usage, done, sent: int) -> None:
 
 
 @given(usages())
-@settings(deadline=None, max_examples=80, suppress_health_check=[*HealthCheck])
+@settings(max_examples=80, suppress_health_check=[*HealthCheck])
 def test_any_usage_is_one_clear_line_and_an_exit_code_that_says_what_happened(
     server, template, tmp_path_factory, monkeypatch, usage
 ):

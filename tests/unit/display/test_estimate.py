@@ -167,7 +167,7 @@ def test_a_worker_that_ran_all_jobs_at_once_may_run_more():
     st.sampled_from([0.0, 1e-6, 10.0]),
     st.integers(0, 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_the_times_of_the_jobs_are_the_ranges_are_ranges(jobs: list[PilotJob], took: float, left: int):
     pilot = Pilot("a", rows(len(jobs), took), 0, jobs, left, 0, 1.0)
     for is_pool in (False, True):

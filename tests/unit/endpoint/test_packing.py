@@ -192,7 +192,7 @@ def test_rows_whose_prompts_differ_much_in_size_do_not_share_a_job():
     assert sizes[100] == sizes[120] != sizes[5_000]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.sampled_from([1, 1_000, 300_000, 900_000, 4_000_000]), min_size=1, max_size=80), st.sampled_from("aé")
 )
@@ -408,7 +408,7 @@ requests = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(requests, min_size=1, max_size=12), st.randoms())
 def test_whatever_rows_share_a_job_each_gets_the_answer_to_its_own_prompt(rows: list[dict], rng: Random):
     packs_ = packing()

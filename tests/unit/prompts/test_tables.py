@@ -75,7 +75,7 @@ def as_csv(rows: list[dict], **dialect: Any) -> bytes:
 
 
 @given(rows=ROWS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_same_rows_make_the_same_requests_and_ids_in_every_form(tmp_path: Path, rows: list[dict]):
     lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
     (tmp_path / "r.jsonl").write_bytes(lines)
@@ -97,7 +97,7 @@ def test_the_same_rows_make_the_same_requests_and_ids_in_every_form(tmp_path: Pa
 
 
 @given(cells=st.lists(st.lists(TEXT, min_size=3, max_size=3), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_in_the_cells_of_a_csv_comes_back_as_it_was(tmp_path: Path, cells: list[list[str]]):
     with (tmp_path / "r.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["a", "b", "c"], *cells])

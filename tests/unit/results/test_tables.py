@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrun.errors import UsageError
@@ -89,7 +89,6 @@ def canonical(kind: Kind | None) -> Any:
     return kind and (kind.name, canonical(kind.item), sorted((name, canonical(each)) for name, each in kind.fields))
 
 
-@settings(deadline=None)  # pyarrow's first conversion takes a second
 @given(st.lists(values, min_size=1, max_size=6), st.integers(1, 3))
 def test_each_value_comes_back_from_parquet_as_it_was_or_as_json(found: list[Any], at_once: int):
     rows = [row(value, n) for n, value in enumerate(found)]

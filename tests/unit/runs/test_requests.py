@@ -35,7 +35,7 @@ def ids(folder: Path, lines: list[bytes] | None) -> list[tuple]:
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(REQUESTS, st.lists(st.integers(0, 12), max_size=3), st.randoms(use_true_random=False))
 def test_rows_are_those_of_a_file_wherever_the_sessions_were_cut_and_however_the_rest_is_ordered(requests, cuts, rng):
     requests = requests + [{"id": f"own-{n}", "prompt": "a"} for n in range(3)]

@@ -33,7 +33,7 @@ outages = st.one_of(st.just((math.inf, math.inf)), st.tuples(st.floats(0, 10), s
 
 
 @pytest.mark.slow
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=75)
 @given(worlds, guards, moments, moments, outages, st.booleans(), st.sampled_from([0.0, 0.0, 0.1]))
 def test_a_run_under_any_guards_ends_says_why_and_can_continue(
     setting: Setting, guards: GuardOptions, stop_at, cancel_at, outage, answers, stuck

@@ -73,7 +73,7 @@ def test_a_job_that_a_session_cancelled_before_it_died_is_nobody_elses_cancel(cr
     assert failed_as_cancelled(world) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(worlds, st.floats(0, 3), st.integers(1, 150), st.sampled_from([None, 2.0]))
 def test_a_cancel_that_dies_anywhere_loses_no_row(setting: Setting, cancel_at: float, crash_after: int, job_timeout_s):
     guards = replace(UNGUARDED, job_timeout_s=job_timeout_s)

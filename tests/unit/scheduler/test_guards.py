@@ -39,7 +39,7 @@ def assert_nothing_is_left_at_the_endpoint(world: World) -> None:
     assert all(job.ended_at is not None for job in world.jobs.values() if world.accepted[job.row])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(worlds, st.floats(0, 5), st.sampled_from([0.0, 0.3]))
 def test_a_cancel_leaves_no_job_at_the_endpoint_and_the_run_can_continue(setting: Setting, cancel_at, cancel_broken):
     # A job that the endpoint denies twice is believed gone, and cannot be cancelled.
@@ -88,7 +88,7 @@ def test_a_job_that_is_over_before_its_cancel_is_collected_and_not_paid_again():
 # Jobs that never end
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(worlds, st.floats(0.5, 20), st.sampled_from([0.0, 0.3]))
 def test_jobs_that_never_end_do_not_hold_a_run_for_ever(setting: Setting, job_timeout_s: float, cancel_broken: float):
     faults = replace(setting.faults, job_stuck=0.2, cancel_broken=cancel_broken)
@@ -236,7 +236,7 @@ def test_a_canary_that_fails_keeps_the_others_back():
     assert "canary" in world.scheduler.stop.message
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(worlds, st.integers(1, 80))
 def test_a_run_with_a_canary_ends_every_row_or_says_why_not(setting: Setting, rows: int):
     world = World(replace(setting, guards=replace(UNGUARDED, canary=rows))).run()

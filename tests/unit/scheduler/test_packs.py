@@ -67,7 +67,7 @@ packed_worlds = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(packed_worlds, st.lists(st.integers(1, 150), max_size=3))
 def test_every_row_of_a_job_ends_exactly_once_whatever_goes_wrong(setting: Setting, crashes: list[int]):
     setting = replace(setting, dead=min(setting.dead, setting.workers - 1))

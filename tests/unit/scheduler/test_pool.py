@@ -198,7 +198,7 @@ pooled = st.builds(
 FREELY = GuardOptions(halt=HaltOptions(automatic=False))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(pooled, min_size=2, max_size=3), st.integers(0, 60), st.sampled_from([1, 1, 3]))
 def test_in_any_world_each_row_of_a_pool_ends_once(worlds: list[Setting], rows: int, rows_per_job: int):
     retries = worlds[0].options.max_retries
@@ -209,7 +209,7 @@ def test_in_any_world_each_row_of_a_pool_ends_once(worlds: list[Setting], rows: 
     assert_every_row_ended_once(PoolWorld(made, rows, guards=FREELY).run())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(pooled, min_size=2, max_size=3), st.integers(0, 60), st.floats(0, 20))
 def test_a_crash_loses_no_row_of_a_pool_and_moves_no_unconfirmed_one(worlds: list[Setting], rows: int, at: float):
     pools = PoolWorld(worlds, rows, guards=FREELY).run(crash_at=at)

@@ -15,14 +15,14 @@ from tests.support.world import Faults, Setting, World
 from tests.support.worlds import assert_every_row_ended_once, worlds
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(worlds)
 def test_every_row_ends_exactly_once_whatever_goes_wrong(setting: Setting):
     world = World(setting).run()
     assert_every_row_ended_once(world)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(worlds, st.integers(1, 200))
 def test_a_run_that_crashes_anywhere_continues_and_reports_each_possible_duplicate(setting: Setting, crash_after: int):
     world = World(setting).run(crash_after=crash_after)
@@ -47,7 +47,7 @@ def test_rows_of_one_job_end_one_by_one_and_only_the_failed_ones_are_submitted_a
         assert job.outcome != "ok" or all(world.ended[row].failure is None for row in good)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(worlds, st.floats(0, 5))
 def test_a_stop_ends_when_what_is_in_flight_is_collected(setting: Setting, stop_at: float):
     world = World(replace(setting, stop_at=stop_at)).run()

@@ -85,7 +85,7 @@ def test_a_deadline_that_has_passed_ends_the_run_and_comes_while_it_is_paused_to
     assert world.now <= 60.1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     worlds,
     st.lists(
