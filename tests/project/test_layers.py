@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -75,17 +76,19 @@ def name_of(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__") or "__init__"
 
 
-NAMES = {name_of(path) for path in MODULES}
+PATHS = {name_of(path): path for path in MODULES}
+NAMES = set(PATHS)
 
 
-def imports_of(path: Path) -> set[str]:
+@cache
+def imports_of(module: str) -> set[str]:
     """Every imported module, wherever in the file; a module of ours by its name within the package."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(PATHS[module].read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
+            assert node.level == 0, f"{module}: a relative import"
             assert node.module is not None
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
             modules = {name for name in whole if name.removeprefix("batchrun.") in NAMES}
@@ -95,24 +98,21 @@ def imports_of(path: Path) -> set[str]:
     return {name.removeprefix("batchrun.") if name.startswith("batchrun.") else name for name in found}
 
 
-GRAPH = {name_of(path): imports_of(path) for path in MODULES}
-
-
 def layer_of(module: str) -> int:
     return LAYERS.index(module.partition(".")[0])
 
 
-@pytest.mark.parametrize("module", sorted(GRAPH))
+@pytest.mark.parametrize("module", sorted(NAMES))
 def test_imports_point_downward(module: str):
     mine = module.partition(".")[0]
-    for target in GRAPH[module] & NAMES:
+    for target in imports_of(module) & NAMES:
         assert layer_of(target) <= layer_of(module), f"{module} imports {target}, which is above it"
         assert target.partition(".")[0] not in STRANGERS.get(mine, ()), f"{module} imports {target}"
 
 
-@pytest.mark.parametrize("module", sorted(GRAPH))
+@pytest.mark.parametrize("module", sorted(NAMES))
 def test_libraries_stay_where_they_belong(module: str):
-    for target in GRAPH[module]:
+    for target in imports_of(module):
         places = LIBRARIES.get(target.partition(".")[0])
         if places is not None and target not in NAMES:
             assert places & {module, module.partition(".")[0]}, f"{module} imports {target}"
@@ -129,11 +129,11 @@ def test_there_are_no_circles():
     def visit(module: str, way: tuple[str, ...]) -> None:
         assert module not in way, " -> ".join((*way, module))
         if module not in done:
-            for target in sorted(GRAPH[module] & NAMES):
+            for target in sorted(imports_of(module) & NAMES):
                 visit(target, (*way, module))
             done.add(module)
 
-    for module in GRAPH:
+    for module in NAMES:
         visit(module, ())
 
 
