@@ -148,10 +148,10 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            pipesize=_PIPE_BYTES,
         )
-        self._room_bytes = _PIPE_BYTES // 4 if sys.platform == "linux" else 0
-        """What its pipe has room for beside a task of the same size; elsewhere, pipes have no known size."""
+        _enlarge(self._process.stdout)
+        self._room_bytes = _enlarge(self._process.stdin) // 4
+        """What its pipe surely has room for, beside a task of the same size."""
         self._unanswered = 0
         self._answers: deque[Any] = deque()
         """Answers that are not taken yet."""
@@ -201,3 +201,15 @@ class _Worker:
             with suppress(OSError):
                 cast("Any", pipe).close()
         self._process.wait()
+
+
+def _enlarge(pipe: Any) -> int:
+    """Give a pipe more room, if the system allows it; returns its size in bytes, 0 if that is unknown."""
+    try:
+        import fcntl  # noqa: PLC0415 - not on every system
+
+        with suppress(OSError):  # a user may have used up all room for pipes
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        return int(fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ))
+    except (ImportError, AttributeError):
+        return 0
