@@ -113,7 +113,7 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
         kept_s = RETENTION_S + figures.usual_time_ms(store) / 1000
         ended = counts[RowState.SUCCEEDED] + counts[RowState.FAILED] + counts[RowState.HELD]
         live = live_record(store, who)
-        standing = replace(
+        brief = replace(
             brief_status_of(store, state, who),
             total=sum(counts.values()),
             failed=counts[RowState.FAILED],
@@ -123,7 +123,7 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
             state=str(state),
             endpoint="" if options is None else ", ".join(options.endpoints),
             pid=None if who is None else who.pid,
-            is_paused=standing.is_paused,
+            is_paused=brief.is_paused,
             log=str(log_of(state)) if has_log(state) else None,
             place="" if who is None else who.place,
             total=sum(counts.values()),
@@ -147,8 +147,8 @@ def read_status(state: Path, now: float | None = None) -> RunStatus:
             few_jobs=[] if options is None else few_jobs(store, counters, options),
             shared=count_shared(store) if options is not None and options.dedupe else 0,
             cached=counters.get(CACHED, 0),
-            pace=None if live is None else pace_of(live, sum(counts.values()) - ended, is_paused=standing.is_paused),
-            ending=standing.ending,
+            pace=None if live is None else pace_of(live, sum(counts.values()) - ended, is_paused=brief.is_paused),
+            ending=brief.ending,
             obstacles=[] if live is None else live.obstacles,
         )
 

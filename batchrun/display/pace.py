@@ -32,7 +32,7 @@ class Pace:
     least_s: float | None
     """The low end of its 95% range, if the pace varies as before; None if unknown yet."""
     most_s: float | None
-    """The high end; The high end; None also if the pace may be zero."""
+    """The high end; None also if the pace may be zero."""
 
     def without_end(self) -> Self:
         """The same for a paused run: the time left is unknown."""

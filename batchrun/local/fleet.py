@@ -1,8 +1,8 @@
 """Emulates the platform's autoscaler: when the workers of an endpoint start, and when idle ones go. Pure.
 
-As documented: by *request count* there is a worker for every N jobs, waiting or running; by *queue delay* a
-worker is added when a job has waited for longer than N seconds. A worker goes when it was idle for the idle
-timeout. All times are seconds of the caller's clock.
+As documented: by *request count* there is a worker for every N jobs, waiting or running; by *queue delay* a worker is
+added when a job has waited for longer than N seconds. A worker goes when it was idle for the idle timeout. All times
+are seconds of the caller's clock.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from itertools import accumulate, count
+from collections.abc import Callable, Iterator
+from itertools import accumulate, count, starmap
 from pathlib import Path
 from typing import NamedTuple
 
-from batchrun.results.reader import StoredLine, lines_between, read_groups
+from batchrun.results.reader import StoredLine, lines_between
 from batchrun.results.record import result_digest
 
 _ID = re.compile(rb'\{"id":"([^"\\]*)"(?:,"custom_id":"([^"\\]*)")?[,}]')
@@ -16,6 +16,10 @@ _ID = re.compile(rb'\{"id":"([^"\\]*)"(?:,"custom_id":"([^"\\]*)")?[,}]')
 
 Marks = tuple[list[int], list[str | None], list[int]]
 """The lengths, likely ids and digests of some lines, as `marshal` can write them."""
+MarkParts = Callable[[Iterator[tuple[str, int, int, int]]], Iterator[Marks]]
+"""Gives the marks of each of some parts, in order; a part is what `marks_between` is called with."""
+_PART_BYTES = 1 << 20
+_GROUP_LINES = 1000
 
 
 class Mark(NamedTuple):
@@ -39,18 +43,34 @@ def mark(line: StoredLine) -> Mark:
     return Mark(line.number, line.offset, len(line.raw), _likely_id(line.raw), result_digest(line.raw))
 
 
-def read_marks(path: Path, end: int) -> Iterator[list[Mark]]:
-    """The marks of all lines before a position; see `read_groups`."""
-    for group in read_groups(path, end=end):
-        yield list(map(mark, group))
+def read_marks(
+    path: Path, end: int, mark_all: MarkParts = lambda parts: starmap(marks_between, parts)
+) -> Iterator[list[Mark]]:
+    """The marks of all lines of a file before a position, in groups of up to a thousand.
+
+    Args:
+        path: The file.
+        end: The position to stop at, in bytes; a line that extends beyond it is cut off there.
+        mark_all: Calls `marks_between` for each part, perhaps in other processes.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    parts = ((str(path), start, min(start + _PART_BYTES, end), end) for start in range(0, end, _PART_BYTES))
+    number, offset = 1, 0
+    for found in mark_all(parts):
+        marks = placed_marks(found, number, offset)
+        number, offset = number + len(marks), offset + sum(found[0])
+        for at in range(0, len(marks), _GROUP_LINES):
+            yield marks[at : at + _GROUP_LINES]
 
 
-def marks_between(path: Path, start: int, stop: int, end: int) -> Marks:
+def marks_between(path: str | Path, start: int, stop: int, end: int) -> Marks:
     """The marks of the lines that begin in a part of a file; see `lines_between`."""
     lengths: list[int] = []
     ids: list[str | None] = []
     digests: list[int] = []
-    for raws in lines_between(path, start, stop, end):
+    for raws in lines_between(Path(path), start, stop, end):
         lengths += map(len, raws)
         ids += map(_likely_id, raws)
         digests += map(result_digest, raws)

@@ -36,8 +36,7 @@ class TableReading:
 
     def mark(self, part: tuple[str, int, int, int]) -> Marks:
         """The marks of a part of a results file; see `marks_between`."""
-        path, *places = part
-        return marks_between(Path(path), *places)
+        return marks_between(*part)
 
     def begin(self, setup: dict[str, Any]) -> None:
         """Open the files, to find cells."""

@@ -21,7 +21,7 @@ from typing import Any, Self, cast
 from batchrun import errors
 from batchrun.errors import BatchrunError, OutputError
 from batchrun.results.cells import Found
-from batchrun.results.marks import Mark, placed_marks
+from batchrun.results.marks import Mark, read_marks
 from batchrun.results.reader import LinesByPosition
 from batchrun.runs.conversion import Line
 from batchrun.runs.table_process import receive, send_data
@@ -34,8 +34,6 @@ _MOST_PROCESSES = 4
 _QUEUED = 2
 """The tasks that a process has at a time."""
 _PIPE_BYTES = 1 << 20
-_PART_BYTES = 1 << 20
-_MOST_MARKS = 1000
 
 
 def processes() -> int:
@@ -80,13 +78,7 @@ class TableWorkers:
         Raises:
             BatchrunError: as by `find`.
         """
-        parts = ((str(path), start, min(start + _PART_BYTES, end), end) for start in range(0, end, _PART_BYTES))
-        number, offset = 1, 0
-        for found in self._each("mark", parts):
-            marks = placed_marks(found, number, offset)
-            number, offset = number + len(marks), offset + sum(found[0])
-            for at in range(0, len(marks), _MOST_MARKS):
-                yield marks[at : at + _MOST_MARKS]
+        return read_marks(path, end, lambda parts: self._each("mark", parts))
 
     def begin(self, state: Path, placed: LinesByPosition, chosen: Sequence[str] | None) -> bool:
         """Let them open the files; whether they can read them.

@@ -15,6 +15,7 @@ from batchrun.commands.export import Wanted, export
 from batchrun.config import RequestOptions, SweepOptions
 from batchrun.errors import OutputError, StateError
 from batchrun.local.workers import WorkerFailure
+from batchrun.results import marks
 from batchrun.runs import exported, table_workers
 from batchrun.state.amendments import write_amendments
 from batchrun.state.records import Amendment
@@ -51,8 +52,8 @@ def answer(request: dict[str, Any]) -> Any:
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exported, "_GROUP_ROWS", 7)
     monkeypatch.setattr(exported, "_ROWS_FOR_WORKERS", 1)
-    monkeypatch.setattr(table_workers, "_PART_BYTES", 700)
-    monkeypatch.setattr(table_workers, "_MOST_MARKS", 3)
+    monkeypatch.setattr(marks, "_PART_BYTES", 700)
+    monkeypatch.setattr(marks, "_GROUP_LINES", 3)
 
 
 async def run(folder: Path, **given: Any) -> Path:
