@@ -11,13 +11,13 @@ import shutil
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batchrun.cli.app import main
@@ -268,6 +268,14 @@ def invoke(arguments: list[str]):
                 logging.getLogger().removeHandler(handler)
 
 
+def end_detached(said: str) -> None:
+    """End the process that `--detach` has left, if this is what it said."""
+    with suppress(ValueError, TypeError, KeyError, ProcessLookupError):
+        pid = json.loads(said)["pid"]
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 async def serve_shortly(options, worker, _tell) -> None:
     async with LocalEndpoint(options, worker):
         pass
@@ -286,6 +294,8 @@ def assert_clear(usage, done, sent: int) -> None:
         assert len(done.stderr) < 8000, shown
 
 
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # by --detach
+@example(("run", {"detach": ["--detach"], "run_limit": ["--run-limit", "1"]}, {}, {}, True))
 @given(usages())
 @settings(max_examples=80, suppress_health_check=[*HealthCheck])
 def test_any_usage_is_one_clear_line_and_an_exit_code_that_says_what_happened(
@@ -305,5 +315,7 @@ def test_any_usage_is_one_clear_line_and_an_exit_code_that_says_what_happened(
         if not has_home:
             del os.environ["HOME"]
         done = invoke([command, *(part for parts in given_.values() for part in parts)])
+    if "--detach" in line.get("detach", ()):
+        end_detached(done.stdout)
     shutil.rmtree(folder.parent)
     assert_clear(usage, done, server.jobs - before)
