@@ -125,7 +125,7 @@ def killed_before(folder: Path, version: int) -> Path:
     """What a process of an earlier version left of a run of 12 rows when it was killed.
 
     Of version 2: 7 rows were done, and 4 in flight. Of later ones: 8 were done, one had failed, and 3 were in flight.
-    Only the URL is another: its endpoint is gone.
+    The URL is another: its endpoint is gone. Version 2 does not know its folder, so there that is another, too.
     """
     older = OLDER / f"version-{version}"
     shutil.copy(OLDER / "in.jsonl", folder)
@@ -136,6 +136,11 @@ def killed_before(folder: Path, version: int) -> Path:
     with closing(sqlite3.connect(state)) as db:
         set_url = "UPDATE settings SET value = json_set(value, '$.base_url', ?) WHERE name = 'options'"
         assert db.execute(set_url, (DEFAULT_BASE_URL,)).rowcount == 1
+        if version == 2:
+            (origin,) = db.execute("SELECT origin FROM sources").fetchone()
+            moved = {"was": str(Path(origin).parent), "is": str(folder)}
+            db.execute("UPDATE settings SET value = replace(value, :was, :is) WHERE name IN ('options', 'intake')", moved)
+            db.execute("UPDATE sources SET origin = replace(origin, :was, :is), file = replace(file, :was, :is)", moved)
         db.commit()
         assert db.execute("PRAGMA user_version").fetchone() == (version,)
     return state
