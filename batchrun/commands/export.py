@@ -21,9 +21,9 @@ from batchrun.results.superseded import superseded_path
 from batchrun.results.table_files import (
     JSON_LINES,
     Form,
-    cells_of,
     first_lines,
     form_of,
+    header_of,
     is_own_parquet,
     load_libraries,
     write_lines,
@@ -250,9 +250,9 @@ def is_export(path: Path) -> bool:
         form = JSON_LINES
     if form.name == "parquet":
         return is_own_parquet(path)
-    first, second = first_lines(path, form)
     if form.name == "csv":
-        return set(OWN_COLUMNS) <= set(cells_of(first))
+        return set(OWN_COLUMNS) <= set(header_of(path, form))
+    first, second = first_lines(path, form)
     return is_own_line(first if form.name == "jsonl" else second.strip().removesuffix(b","))
 
 

@@ -9,8 +9,8 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, cast
 
@@ -298,17 +298,31 @@ _WRITERS: dict[FormName, Callable[[BinaryIO, Schema], Writer]] = {
 
 
 def first_lines(path: Path, form: Form) -> list[bytes]:
-    """The first two lines of a text file, decompressed; empty where there are none, or the file is damaged.
+    """The first two lines of a text file, decompressed; empty where there are none, or it is damaged.
 
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as raw:
-        try:
-            with _decompressed(raw, form.compression) as file:
-                return [file.readline(_MOST_FIRST_BYTES) for _ in range(2)]
-        except (EOFError, zlib.error, gzip.BadGzipFile, ValueError):
-            return [b"", b""]
+    with closing(_lines(path, form)) as lines:
+        return [next(lines, b"") for _ in range(2)]
+
+
+def header_of(path: Path, form: Form) -> list[str]:
+    """The names of the columns of a CSV file; none if it is damaged.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with closing(_lines(path, form)) as lines, suppress(csv.Error):
+        return next(csv.reader(line.decode(errors="replace") for line in lines), [])
+    return []
+
+
+def _lines(path: Path, form: Form) -> Generator[bytes]:
+    """The lines of a text file, decompressed, as far as it is not damaged."""
+    damaged = suppress(EOFError, zlib.error, gzip.BadGzipFile, ValueError)
+    with path.open("rb") as raw, damaged, _decompressed(raw, form.compression) as file:
+        yield from iter(lambda: file.readline(_MOST_FIRST_BYTES), b"")
 
 
 def is_own_parquet(path: Path) -> bool:
@@ -320,11 +334,6 @@ def is_own_parquet(path: Path) -> bool:
     from batchrun.results.parquet import has_mark
 
     return has_mark(path)
-
-
-def cells_of(line: bytes) -> list[str]:
-    """The cells of a line of CSV."""
-    return next(csv.reader([line.decode(errors="replace")]), [])
 
 
 @contextmanager

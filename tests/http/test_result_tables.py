@@ -357,6 +357,21 @@ def test_an_older_export_is_replaced_and_a_file_of_ones_own_is_not(state: Path, 
     assert not list(tmp_path.glob("*.part"))
 
 
+async def test_an_older_table_is_known_by_its_header_however_many_lines_that_has(tmp_path: Path):
+    write_lines(tmp_path, [{"id": "a", "prompt": "b", "metadata": {"two\nlines": 1}}])
+    async with serving(worker=Answering(answer)) as server:
+        await rehearse(tmp_path, server.endpoint.base_url)
+    state = tmp_path / "out.jsonl.state"
+    path = tmp_path / "t.csv"
+    export(state, path, io.BytesIO())
+    export(state, path, io.BytesIO())
+    for own in (b"id,text\rold,mac\r", b"x" * 200_000 + b",id\n"):
+        path.write_bytes(own)
+        with pytest.raises(UsageError, match="nothing in it shows that batchrun wrote it"):
+            export(state, path, io.BytesIO())
+        assert path.read_bytes() == own
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
