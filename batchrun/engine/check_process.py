@@ -20,6 +20,8 @@ from typing import Any
 
 _GRACE_S = 5.0
 """After the limit, the process that started this one ends it; if that is gone, this one ends itself a little later."""
+_MOST_CHARS = 10_000
+"""A longer reason is cut: nobody reads it, and it would have to be sent."""
 
 
 class _NotFoundError(Exception):
@@ -54,8 +56,15 @@ def _load(path: Path) -> Any:
 
 
 def _told(error: BaseException) -> str:
-    said = " ".join(str(error).split())
+    said = _text(error)
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return " ".join(str(error)[:_MOST_CHARS].split())
+    except BaseException:  # noqa: BLE001 - it may be a class of the user's
+        return ""
 
 
 def _reason(function: Callable[[Any], Any], record: Any) -> str | None:
@@ -63,11 +72,11 @@ def _reason(function: Callable[[Any], Any], record: Any) -> str | None:
     try:
         said = function(record)
     except AssertionError as error:
-        return str(error) or "an assertion failed"
+        return _text(error) or "an assertion failed"
     except BaseException as error:  # noqa: BLE001 - whatever ends the function is its verdict
         return _told(error)
     if said is None or isinstance(said, str):
-        return said
+        return said and said[:_MOST_CHARS]
     if type(said).__name__ in ("bool", "bool_"):
         return None if said else ""
     return f"the check returned a value of type {type(said).__name__}; expected None, True, False or a text"
@@ -113,11 +122,15 @@ def _serve(name: str, limit_s: float, *, scores: bool) -> None:
         say({"error": str(error)})
         return
     say({"ready": True})
+    own = os.getpid()
     for line in records:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, limit_s + _GRACE_S)
         record = json.loads(line)
-        say(_score(function, record) if scores else {"reason": _reason(function, record)})
+        verdict = _score(function, record) if scores else {"reason": _reason(function, record)}
+        if os.getpid() != own:
+            os._exit(0)  # a fork that came back from the function: only one process may answer
+        say(verdict)
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
 

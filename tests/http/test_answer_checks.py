@@ -59,6 +59,12 @@ def leaves(record):
     child = os.fork()
     if not child: time.sleep(600)
     return str(child)
+def forks(record):
+    if not os.fork(): raise SystemExit
+class Mute(Exception):
+    def __str__(self): raise RuntimeError
+def mute(record): raise Mute
+def talks(record): return "so much " * 5_000_000
 class Deep:
     @staticmethod
     def rule(record): return "deep"
@@ -99,6 +105,8 @@ async def test_an_answer_that_the_function_accepts_is_a_result(rules: Path, func
         ("dies", "the check's process ended by signal 9"),
         ("wrong", "the check returned a value of type int; expected None, True, False or a text"),
         ("halves", "half of \\ud83d"),
+        ("mute", "Mute"),
+        ("talks", "so much so much"),
         ("Deep.rule", "deep"),
     ],
 )
@@ -109,6 +117,11 @@ async def test_what_it_returns_or_raises_is_the_reason(rules: Path, function: st
     assert record["error"]["message"].startswith(message)
     assert record["error"]["raw"] == "one"
     assert_adds_up(rules.parent / "out.jsonl.state")
+
+
+async def test_a_fork_that_comes_back_from_the_function_gives_no_verdict(rules: Path):
+    done = await checked(rules.parent, "forks", *map(str, range(20)))
+    assert len(done.results) == 20, "else the other rows would get its verdict"
 
 
 async def test_a_row_that_it_refuses_is_asked_again(rules: Path):
