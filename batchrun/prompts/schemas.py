@@ -28,6 +28,8 @@ _TYPES: dict[str, dict[str, Any]] = {
     "list": {"type": "array", "items": {"type": "string"}},
 }
 _NAME = re.compile(r"[^\s,:\"'{}\[\]]+")
+_PATH = re.compile(r"[^\s,:]*/[^\s,:]*")
+"""One word with a slash is rather the path of a file that is not there than the name of a field."""
 _SHORT = "write it as 'name, age int, tags list, bio: one sentence', or give a .json file"
 
 
@@ -52,7 +54,7 @@ def read_schema(given: str | Mapping[str, Any] | type[Any]) -> dict[str, Any]:
     text = given.strip()
     if text.startswith(("{", "[")):
         return _as_schema("--schema", text.encode("utf-8", "surrogatepass"))
-    if text.lower().endswith(".json") or _is_file(text):
+    if text.lower().endswith(".json") or _PATH.fullmatch(text) or _is_file(text):
         try:
             return _as_schema(f"--schema {text}", Path(text).read_bytes())
         except OSError as error:

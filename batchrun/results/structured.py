@@ -22,6 +22,8 @@ _MOST_SHOWN = 3
 """Violations that a message names."""
 _MOST_CHARS = 300
 """The most characters of a violation: it quotes the value."""
+_LANGUAGE = re.compile(r"[a-z][\w.+-]*(?=[ \t]*\r?\n)|json", re.IGNORECASE)
+"""What follows the fence of a block that names a language: on a line of its own, or right before the value."""
 _PLAIN = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -56,7 +58,9 @@ def _unwrapped(text: str) -> str:
     end = block.find(f"\n{_FENCE}")
     if end < 0:
         end = block.rfind(_FENCE)
-    return (block if end < 0 else block[:end]).removeprefix("json").removeprefix("JSON")
+    inside = block if end < 0 else block[:end]
+    language = _LANGUAGE.match(inside)
+    return inside[language.end() :] if language else inside
 
 
 def _said(error: ValueError) -> str:
