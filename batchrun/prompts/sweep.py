@@ -21,6 +21,7 @@ import orjson
 
 from batchrun.config import SweepOptions
 from batchrun.errors import UsageError
+from batchrun.errors import shown as quoted
 from batchrun.files.exactjson import dump
 from batchrun.prompts.sampling import SAMPLING_PARAMETERS, expected_type, suggestion
 from batchrun.prompts.shapes import READING, LineError, Prompt, Shape
@@ -137,10 +138,14 @@ class Sweep:
 
 def shown(value: Any) -> str:
     """A value as part of an id: short, printable, and different for different values."""
-    text = value if isinstance(value, str) else dump(value, orjson.OPT_SORT_KEYS).decode()
+    text = _text(value)
     if text and len(text) <= _MAX_SHOWN_CHARS and text.isprintable():
         return text
     return "~" + blake2b(dump(value, orjson.OPT_SORT_KEYS), digest_size=6).hexdigest()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else dump(value, orjson.OPT_SORT_KEYS).decode()
 
 
 def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
@@ -161,7 +166,8 @@ def _refuse_wrong_key(key: str, values: tuple[Any, ...]) -> None:
     for value in values:
         if (value is not None or key == ENDPOINT) and (wanted := _expected_type(key, value)):
             raise UsageError(
-                f"--sweep {key}: {shown(value)!r} is not {wanted}", "put a value that contains a comma into a JSON list"
+                f"--sweep {key}: {quoted(_text(value))} is not {wanted}",
+                "put a value that contains a comma into a JSON list",
             )
 
 
@@ -179,7 +185,9 @@ def refuse_wrong_parameter(option: str, key: str, value: Any) -> None:
         anyway = f"{option} sampling_params.{key}=... sends it anyway"
         raise UsageError(f"{option} {key}: there is no such sampling parameter", _advice(suggestion(key), anyway))
     if wanted := expected_type(key, value):
-        raise UsageError(f"{option} {key}: {shown(value)!r} is not {wanted}", "a value is read as JSON if possible")
+        raise UsageError(
+            f"{option} {key}: {quoted(_text(value))} is not {wanted}", "a value is read as JSON if possible"
+        )
 
 
 def _expected_type(key: str, value: Any) -> str:

@@ -143,6 +143,7 @@ def test_a_key_that_a_line_has_no_place_for_is_said_so(line: dict, key: str, wor
         ("temperature", (), "no value is given"),
         ("temperature", (0.5, 0.5), "0.5 is given twice"),
         ("temperature", ("hot",), "'hot' is not a number"),
+        ("temperature", ("",), "'' is not a number"),
         ("temperature", (True,), "is not a number"),
         ("max_tokens", (1.5,), "is not a whole number"),
         ("endpoint", ("a/b",), "is not an endpoint ID"),
