@@ -227,7 +227,7 @@ def checked(given: RunArguments) -> RunArguments:
     given = replace(given, only=tuple(given.only), model_file=model_file, cache=cache)
     sweep = _as_json("sweep", given.sweep)
     for key, values in sweep.items():
-        _refuse_unless(f"sweep[{key!r}]", values, "a list of values", true=isinstance(values, list))
+        refuse_unless(f"sweep[{key!r}]", values, "a list of values", true=isinstance(values, list))
     return replace(given, set=_as_json("set", given.set), default=_as_json("default", given.default), sweep=sweep)
 
 
@@ -245,9 +245,9 @@ def refuse_out_of_bounds(given: Arguments) -> None:
             continue
         if bounds is not None and argument.option.values.syntax != "halt":
             for each in value.values() if isinstance(value, dict) else (value,):
-                _refuse_unless(argument.name, each, str(bounds), true=bounds.hold(each))
+                refuse_unless(argument.name, each, str(bounds), true=bounds.hold(each))
         elif choices := argument.choices:
-            _refuse_unless(
+            refuse_unless(
                 argument.name, value, f"{', '.join(choices[:-1])} or {choices[-1]}", true=_is_choice(value, choices)
             )
 
@@ -258,7 +258,7 @@ def _is_choice(value: Any, choices: tuple[str, ...]) -> bool:
 
 def _as_json(name: str, value: Mapping[Any, Any] | None) -> dict[str, Any]:
     """The parameters as the state file will contain them."""
-    _refuse_unless(name, value, "a dict", true=value is None or isinstance(value, Mapping))
+    refuse_unless(name, value, "a dict", true=value is None or isinstance(value, Mapping))
     try:
         read: dict[str, Any] = load(dump(dict(value or {})))
     except (TypeError, ValueError) as error:
@@ -266,6 +266,11 @@ def _as_json(name: str, value: Mapping[Any, Any] | None) -> dict[str, Any]:
     return read
 
 
-def _refuse_unless(name: str, value: Any, expected: str, *, true: bool) -> None:
+def refuse_unless(name: str, value: Any, expected: str, *, true: bool) -> None:
+    """Refuse an argument, unless it is as expected.
+
+    Raises:
+        UsageError: names it.
+    """
     if not true:
         raise UsageError(f"{name}={shown(value)} is not valid", f"give {expected}")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, Unpack
+from typing import Any, Unpack, get_args
 
 from batchrun.api.arguments import (
     RequestKeywords,
     RunKeywords,
     StreamKeywords,
     checked,
+    refuse_out_of_bounds,
+    refuse_unless,
     spelled_out,
 )
 from batchrun.api.calls import observing, run_to_end
@@ -257,6 +260,8 @@ def export(
         StateError: the state file or the results cannot be read.
         OutputError: the file cannot be written.
     """
+    for argument, value, choices in (("format", format, get_args(ResultFormat)), ("only", only, get_args(Only))):
+        refuse_unless(argument, value, " or ".join(choices), true=value is None or value in choices)
     chosen = None if columns is None else parse_columns(",".join(several(columns)))
     wanted = Wanted(format, with_errors, only, chosen, messages)
     name = os.fspath(output)
@@ -314,20 +319,19 @@ def redo(
         BatchrunError: nothing was sent.
     """
     found = resumed_options(state_file(state))
-    with NamedTemporaryFile("w", encoding="utf-8") as listed:
-        if ids is not None:
-            listed.writelines(f"{each}\n" for each in several(ids))
-            listed.flush()
+    with _listed(ids) as path:
         given = RedoArguments(
             where=tuple(several(where)),
-            ids=None if ids is None else Path(listed.name),
+            ids=path,
             failed=failed,
             kinds=tuple(several(only)),
             set=set,
             base_url=base_url,
             max_cost=max_cost,
             deadline=deadline,
+            progress=progress,
         )
+        refuse_out_of_bounds(given)
         options = session_options(given, found)
         with observing(progress) as observer:
             work = partial(
@@ -340,6 +344,18 @@ def redo(
                 confirmed=confirmed(given, options),
             )
             return Summary.of(run_to_end(work, options.guards.on_interrupt))
+
+
+@contextmanager
+def _listed(ids: Iterable[str] | None) -> Iterator[Path | None]:
+    """A file with ids, one per line; None without any ids."""
+    if ids is None:
+        yield None
+        return
+    with NamedTemporaryFile("w", encoding="utf-8") as file:
+        file.writelines(f"{each}\n" for each in several(ids))
+        file.flush()
+        yield Path(file.name)
 
 
 def _agree(_: str) -> None:

@@ -381,6 +381,9 @@ async def test_rows_are_redone_from_a_program_even_in_an_event_loop(tmp_path: Pa
         summary = await asyncio.to_thread(run, requests, tmp_path, **given)
         with pytest.raises(UsageError, match=r"no row of .* is chosen"):
             batchrun.redo(summary.state, where=["finish_reason=stop"], api_key="k", base_url=given["base_url"])
+        for wrong in ({"deadline": -1}, {"max_cost": "much"}, {"progress": "loud"}):
+            with pytest.raises(UsageError, match=f"{next(iter(wrong))}=.* is not valid"):
+                batchrun.redo(summary.state, ids=["b"], api_key="k", base_url=given["base_url"], **wrong)
         assert asked == [1, 1]
         # It blocks this loop, in which the server runs: the run has a thread, the server needs one, too.
         again = await asyncio.to_thread(

@@ -281,6 +281,13 @@ def test_python_writes_the_same_table(state: Path):
     assert (said.results, said.errors) == (told.results, told.errors)
 
 
+@pytest.mark.parametrize("given", [{"only": "fail"}, {"format": "csv"}])
+def test_python_refuses_a_word_that_is_no_choice(state: Path, given: dict[str, Any]):
+    with pytest.raises(UsageError, match=r"='\w+' is not valid"):
+        batchrun_module.export(state, state.with_name("again.jsonl"), **given)
+    assert not state.with_name("again.jsonl").exists()
+
+
 def test_only_the_failed_rows_are_told_apart_from_the_others(state: Path):
     path, told = table(state, "t.csv", only="failed")
     assert str(told) == f"1 of 4 rows exported to {path}, 1 of them as error records (3 succeeded)"
