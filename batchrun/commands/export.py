@@ -30,7 +30,7 @@ from batchrun.results.table_files import (
     write_table,
     write_table_to,
 )
-from batchrun.results.tables import Columns
+from batchrun.results.tables import Columns, listed
 from batchrun.results.writer import errors_path, writing
 from batchrun.results.written import write_line
 from batchrun.runs.exported import RunResults
@@ -69,7 +69,7 @@ class Exported:
         missing = f" ({', '.join(parts)})" if parts else ""
         with_errors = f", {self.errors:,} of them as error records" if self.errors else ""
         text = f"{self.results + self.errors:,} of {self.rows:,} rows exported to {self.target}{with_errors}{missing}"
-        mixed = f"\ncolumns of several types, written as JSON text: {', '.join(self.mixed)}" if self.mixed else ""
+        mixed = f"\ncolumns of several types, written as JSON text: {listed(self.mixed)}" if self.mixed else ""
         return text + note_on(self.shared_ids) + mixed
 
 

@@ -6,7 +6,7 @@ column whose values have no one type is text: each value is written as JSON.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -106,13 +106,18 @@ class Columns:
             if not column.is_found and column.name not in KNOWN:
                 near = get_close_matches(column.name, [*KNOWN, *self._names()], 1)
                 hint = f"did you mean {near[0]}? " if near else ""
-                there = ", ".join(dict.fromkeys((*BEFORE, *self._names(), *AFTER)))
+                there = listed(dict.fromkeys((*BEFORE, *self._names(), *AFTER)))
                 raise UsageError(
                     f"--columns: no row has {shown(column.name)}", f"{hint}there are, for example: {there}"
                 )
 
     def _names(self) -> list[str]:
         return [path[-1] if path[0] == "metadata" and path[-1] not in OURS else ".".join(path) for path in self._own]
+
+
+def listed(names: Iterable[str]) -> str:
+    """The names of columns in a message, on one line."""
+    return ", ".join(name if name and name.isprintable() else shown(name) for name in names)
 
 
 def parse_columns(text: str) -> tuple[str, ...]:

@@ -372,6 +372,9 @@ async def test_an_older_table_is_known_by_its_header_however_many_lines_that_has
     path = tmp_path / "t.csv"
     export(state, path, io.BytesIO())
     export(state, path, io.BytesIO())
+    with pytest.raises(UsageError) as refused:
+        export(state, path.with_name("other.csv"), io.BytesIO(), Wanted(columns=("none",)))
+    assert "'two\\nlines'" in refused.value.hint, "one line"
     for own in (b"id,text\rold,mac\r", b"x" * 200_000 + b",id\n"):
         path.write_bytes(own)
         with pytest.raises(UsageError, match="nothing in it shows that batchrun wrote it"):
