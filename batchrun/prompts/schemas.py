@@ -27,6 +27,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "bool": {"type": "boolean"},
     "list": {"type": "array", "items": {"type": "string"}},
 }
+_BOM = b"\xef\xbb\xbf"
 _NAME = re.compile(r"[^\s,:\"'{}\[\]]+")
 _PATH = re.compile(r"[^\s,:]*/[^\s,:]*")
 """One word with a slash is rather the path of a file that is not there than the name of a field."""
@@ -71,7 +72,7 @@ def _is_file(text: str) -> bool:
 
 def _as_schema(name: str, raw: bytes) -> dict[str, Any]:
     try:
-        schema = load(raw)
+        schema = load(raw.removeprefix(_BOM))
     except orjson.JSONDecodeError as error:
         raise UsageError(f"{name} is not JSON: {error}", 'give a JSON schema, such as {"type": "object"}') from error
     if not isinstance(schema, dict):

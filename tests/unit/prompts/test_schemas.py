@@ -55,9 +55,9 @@ def test_the_short_form_stands_for_an_object_with_all_of_its_fields(short: str, 
     AnswerSchema(schema)
 
 
-def test_a_file_is_read_whatever_it_is_called(tmp_path: Path):
-    for name in ("schema.json", "schema"):
-        (tmp_path / name).write_text('{"type": "object"}')
+def test_a_file_is_read_whatever_it_is_called_and_however_it_begins(tmp_path: Path):
+    for name, encoding in (("schema.json", "utf-8"), ("schema", "utf-8-sig")):
+        (tmp_path / name).write_text('{"type": "object"}', encoding)
         assert read_schema(str(tmp_path / name)) == {"type": "object"}
 
 
