@@ -139,7 +139,9 @@ def killed_before(folder: Path, version: int) -> Path:
         if version == 2:
             (origin,) = db.execute("SELECT origin FROM sources").fetchone()
             moved = {"was": str(Path(origin).parent), "is": str(folder)}
-            db.execute("UPDATE settings SET value = replace(value, :was, :is) WHERE name IN ('options', 'intake')", moved)
+            db.execute(
+                "UPDATE settings SET value = replace(value, :was, :is) WHERE name IN ('options', 'intake')", moved
+            )
             db.execute("UPDATE sources SET origin = replace(origin, :was, :is), file = replace(file, :was, :is)", moved)
         db.commit()
         assert db.execute("PRAGMA user_version").fetchone() == (version,)
