@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -239,9 +240,9 @@ async def test_what_the_function_has_started_neither_delays_the_end_of_the_run_n
 
 def wait_until_gone(pid: int) -> None:
     """Wait until a process has ended; one that nobody waits for may be left as a zombie."""
-    stat = Path(f"/proc/{pid}/stat")
-    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
-        time.sleep(0.01)
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
 
 
 async def test_it_runs_at_the_side_of_the_event_loop(rules: Path):

@@ -35,7 +35,7 @@ from batchrun.local.echo import EchoWorker
 from tests.support.command import BATCHRUN, served, start
 from tests.support.jobs import jobs_run
 from tests.support.rehearsal import read_lines, serving
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for_lines
 from tests.support.workers import Answering, Picky
 
 RUN = (
@@ -676,7 +676,7 @@ def test_a_run_of_another_process_is_tuned_and_stopped(tmp_path: Path):
     with served(workers=1, latency_s=0.3) as slow:
         process = start(tmp_path, slow, "-j", "1")
         state = tmp_path / "out.jsonl.state"
-        wait_for(lambda: state.exists() and batchrun.status(state).in_flight)
+        wait_for_lines(tmp_path / "out.jsonl", 1)
         batchrun.tune(state, concurrency=3, pause=True)
         assert batchrun.status(state).is_paused
         batchrun.tune(state, concurrency="auto", pause=False, deadline=math.inf)
