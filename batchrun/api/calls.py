@@ -351,7 +351,7 @@ def _keep(requests: Iterable[Any], file: Any, rules: LineRules) -> None:
     """Validate requests and write them to a file, before anything is sent.
 
     Raises:
-        InputError: a request is invalid, or there are none.
+        InputError: a request is invalid, no request has a column that should be carried, or there are none.
     """
     count = 0
     for count, request in enumerate(requests, 1):
@@ -360,6 +360,7 @@ def _keep(requests: Iterable[Any], file: Any, rules: LineRules) -> None:
         file.write(request_line(request, count, rules) + b"\n")
     if not count:
         raise InputError("there are no requests", "give at least one")
+    rules.finish()
     file.seek(0)
 
 
