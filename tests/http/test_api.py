@@ -673,6 +673,12 @@ async def test_a_stream_gives_a_record_for_each_request_and_again_without_paying
     assert verification.verify(tmp_path / "s.state").is_whole
 
 
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_stream_takes_what_a_run_takes(tmp_path: Path, base_url: str, form: str):
+    found = {record["id"]: record["text"] async for record in stream(FORMS[form](), tmp_path, base_url)}
+    assert found == {"a": "one", "b": "two"}
+
+
 async def test_requests_of_every_shape_stream_and_equal_ones_are_told_apart(tmp_path: Path):
     requests = [
         "a prompt",
