@@ -130,7 +130,8 @@ def _row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cell(cell: Any) -> Any:
     """A cell as JSON has it; None if it is a null."""
-    if type(cell) in (str, int, bool):
+    kind = type(cell)
+    if kind in (str, int, bool) or (kind is float and cell == cell):  # noqa: PLR0124 - it is no NaN
         return cell
     if _is_null(cell):
         return None

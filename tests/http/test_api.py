@@ -124,6 +124,16 @@ def test_all_that_is_offered_is_there_and_costs_nothing_until_it_is_asked_for():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_each_error_that_a_docstring_names_can_be_caught_by_its_name():
+    named = {
+        error
+        for name in batchrun.__all__
+        for error in re.findall(r"^ +(\w+Error): ", getattr(batchrun, name).__doc__ or "", re.MULTILINE)
+    }
+    assert named == {"BatchrunError", "InputError", "OutputError", "StateError", "StoppedError", "UsageError"}
+    assert named <= set(batchrun.__all__)
+
+
 def said(error: BatchrunError) -> str:
     assert error.message, "every error says what is wrong"
     assert error.hint, "every error says what to do"
