@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from batchrun.errors import InputError, UsageError, shown
-from batchrun.prompts.parquetrows import as_url, plain, without_nulls
+from batchrun.prompts.parquetrows import as_url, plain
 
 _AT_ONCE = 1000
 """Rows of a table that are converted together."""
@@ -55,7 +55,8 @@ def rows_of(table: object) -> Iterator[dict[str, Any]] | None:
     """The rows of a table; None if it is none of the known kinds.
 
     They are a DataFrame of pandas or polars, a Table or RecordBatch of pyarrow, and a Dataset of `datasets`. Each row
-    is what it would be in a Parquet file: a null is an absent field, a date an ISO string, a picture a data URL.
+    is what it would be in a Parquet file: a null is an absent field, a date an ISO string, a picture a data URL. But
+    the nulls within a struct stay, as in a dict.
     """
     for kind in type(table).__mro__:
         read = _TABLES.get((kind.__module__.partition(".")[0], kind.__name__))
@@ -124,7 +125,7 @@ def _row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
                 f"request {number:,}, column `{name}`: {error}", "leave it out, or store it as text"
             ) from error
         if cell is not None:
-            cells[name] = without_nulls(cell)
+            cells[name] = cell
     return cells
 
 

@@ -123,7 +123,7 @@ def _lines(
     for number, cells in enumerate(zip(*columns.values(), strict=True), first):
         row = {name: cell for name, cell in zip(columns, cells, strict=True) if cell is not None}
         for name in nested & row.keys():
-            row[name] = without_nulls(row[name])
+            row[name] = _without_nulls(row[name])
         for name in media & row.keys():
             row[name] = as_url(row[name])
         yield _line(path, number, row) + b"\n"
@@ -160,19 +160,19 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
-def without_nulls(value: Any) -> Any:
+def _without_nulls(value: Any) -> Any:
     """A nested value without null fields: a struct has every field that any row has.
 
     `content` of a message stays: by the API's rules it is null in a tool call.
     """
     if isinstance(value, dict):
         return {
-            key: without_nulls(item)
+            key: _without_nulls(item)
             for key, item in value.items()
             if item is not None or (key == "content" and value.get("role") is not None)
         }
     if isinstance(value, list):
-        return [without_nulls(item) for item in value]
+        return [_without_nulls(item) for item in value]
     return value
 
 
