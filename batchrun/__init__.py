@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from batchrun.api.loaded import Results, Summary, load
     from batchrun.api.steering import cancel, stop, tune
     from batchrun.config import VERSION as __version__  # noqa: N811 - its usual name
-    from batchrun.errors import BatchrunError, InputError, StoppedError, UsageError
+    from batchrun.errors import BatchrunError, InputError, OutputError, StateError, StoppedError, UsageError
 
 __all__ = [
     "BatchrunError",
     "InputError",
+    "OutputError",
     "Results",
+    "StateError",
     "StoppedError",
     "Stream",
     "Summary",
@@ -55,6 +57,8 @@ __all__ = [
 _MODULES = {
     "BatchrunError": "batchrun.errors",
     "InputError": "batchrun.errors",
+    "OutputError": "batchrun.errors",
+    "StateError": "batchrun.errors",
     "StoppedError": "batchrun.errors",
     "Stream": "batchrun.api.calls",
     "Results": "batchrun.api.loaded",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, cast
+from types import NoneType, UnionType
+from typing import Any, TypedDict, TypeVar, cast, get_args
 
 from batchrun.commands.arguments import RunArguments
-from batchrun.commands.definitions import OFF, Arguments, arguments_of
+from batchrun.commands.definitions import OFF, Argument, Arguments, arguments_of
+from batchrun.commands.request_arguments import RequestArguments, several
 from batchrun.config import (
     FORMER_NAMES,
     CanaryAllows,
@@ -24,6 +27,7 @@ from batchrun.errors import UsageError, shown
 from batchrun.files.exactjson import dump, load
 
 F = TypeVar("F", bound=Callable[..., Any])
+A = TypeVar("A", bound=RequestArguments)
 
 
 class RequestKeywords(TypedDict, total=False):
@@ -57,7 +61,7 @@ class RequestKeywords(TypedDict, total=False):
     image_column: str | None
     inline_files: bool
     chat: bool
-    schema: str | Mapping[str, Any] | type[Any] | None
+    schema: str | os.PathLike[str] | Mapping[str, Any] | type[Any] | None
 
 
 class StreamKeywords(RequestKeywords, total=False):
@@ -215,24 +219,24 @@ def spelled_out(*keywords: type) -> Callable[[F], F]:
     return decorate
 
 
-def checked(given: RunArguments) -> RunArguments:
+def checked(given: A) -> A:
     """Validate the arguments of a calling program. Parameters are converted to what the state file will contain.
 
     Raises:
         UsageError: an argument is invalid.
     """
     refuse_out_of_bounds(given)
-    model_file = None if given.model_file is None else Path(given.model_file)
-    cache = None if given.cache is None else Path(given.cache)
-    given = replace(given, only=tuple(given.only), model_file=model_file, cache=cache)
-    sweep = _as_json("sweep", given.sweep)
-    for key, values in sweep.items():
-        refuse_unless(f"sweep[{key!r}]", values, "a list of values", true=isinstance(values, list))
-    return replace(given, set=_as_json("set", given.set), default=_as_json("default", given.default), sweep=sweep)
+    changed: dict[str, Any] = {name: as_json(name, getattr(given, name)) for name in ("set", "default", "sweep")}
+    for key, values in changed["sweep"].items():
+        _refuse_unless(f"sweep[{key!r}]", values, "a list of values", true=isinstance(values, list))
+    if isinstance(given, RunArguments):
+        changed["only"] = tuple(several(given.only))
+        changed |= {name: Path(path) for name in ("model_file", "cache") if (path := getattr(given, name)) is not None}
+    return replace(given, **changed)
 
 
 def refuse_out_of_bounds(given: Arguments) -> None:
-    """Refuse numbers outside their bounds, and words that are not choices.
+    """Refuse values of another type, numbers outside their bounds, and words that are not choices.
 
     Raises:
         UsageError: there is one.
@@ -241,24 +245,61 @@ def refuse_out_of_bounds(given: Arguments) -> None:
         value, bounds = getattr(given, argument.name), argument.option.values.bounds
         if (value is None and argument.takes_none) or (argument.option.values.may_be_off and value == OFF):
             continue
+        _refuse_other_type(argument, value)
         if bounds is not None and value == "auto" in argument.choices:
             continue
         if bounds is not None and argument.option.values.syntax != "halt":
             for each in value.values() if isinstance(value, dict) else (value,):
-                refuse_unless(argument.name, each, str(bounds), true=bounds.hold(each))
+                _refuse_unless(argument.name, each, str(bounds), true=bounds.hold(each))
         elif choices := argument.choices:
-            refuse_unless(
+            _refuse_unless(
                 argument.name, value, f"{', '.join(choices[:-1])} or {choices[-1]}", true=_is_choice(value, choices)
             )
+
+
+def _refuse_other_type(argument: Argument, value: Any) -> None:
+    kinds = get_args(argument.kind) if isinstance(argument.kind, UnionType) else (argument.kind,)
+    kind, *others = (each for each in kinds if each is not NoneType)
+    if others:
+        return
+    if kind in (tuple[str, ...], Sequence[str]):
+        is_list = isinstance(value, Collection) and all(isinstance(each, str) for each in value)
+        _refuse_unless(argument.name, value, "a list of texts", true=is_list)
+    elif kind in _TYPES:
+        types, expected = _TYPES[kind]
+        _refuse_unless(argument.name, value, expected, true=isinstance(value, types))
+
+
+_TYPES: dict[type, tuple[tuple[type, ...], str]] = {
+    str: ((str,), "a text"),
+    bool: ((bool,), "True or False"),
+    Path: ((str, os.PathLike), "a path"),
+    HaltOptions: ((HaltOptions,), "batchrun.config.HaltOptions(rows=5) or (share=0.05)"),
+}
+"""The type of an option -> what a program may give for it."""
+
+
+def refuse_other_words(name: str, value: Any, choices: Any) -> None:
+    """Refuse a word that is none of a Literal.
+
+    Raises:
+        UsageError: it is none.
+    """
+    words = get_args(choices)
+    _refuse_unless(name, value, " or ".join(words), true=value is None or value in words)
 
 
 def _is_choice(value: Any, choices: tuple[str, ...]) -> bool:
     return value in choices or (isinstance(value, str) and FORMER_NAMES.get(value) in choices)
 
 
-def _as_json(name: str, value: Mapping[Any, Any] | None) -> dict[str, Any]:
-    """The parameters as the state file will contain them."""
-    refuse_unless(name, value, "a dict", true=value is None or isinstance(value, Mapping))
+def as_json(name: str, value: Mapping[Any, Any] | None) -> dict[str, Any]:
+    """The parameters as the state file will contain them.
+
+    Raises:
+        UsageError: they are no dict, or cannot be written as JSON.
+    """
+    _refuse_unless(name, value, "a dict", true=value is None or isinstance(value, Mapping))
     try:
         read: dict[str, Any] = load(dump(dict(value or {})))
     except (TypeError, ValueError) as error:
@@ -266,11 +307,6 @@ def _as_json(name: str, value: Mapping[Any, Any] | None) -> dict[str, Any]:
     return read
 
 
-def refuse_unless(name: str, value: Any, expected: str, *, true: bool) -> None:
-    """Refuse an argument, unless it is as expected.
-
-    Raises:
-        UsageError: names it.
-    """
+def _refuse_unless(name: str, value: Any, expected: str, *, true: bool) -> None:
     if not true:
         raise UsageError(f"{name}={shown(value)} is not valid", f"give {expected}")

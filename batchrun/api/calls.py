@@ -23,7 +23,7 @@ from typing import IO, Any, Self, TypeVar, Unpack
 from batchrun import config
 from batchrun.api.arguments import RequestKeywords, RunKeywords, StreamKeywords, checked, spelled_out
 from batchrun.api.loaded import Summary
-from batchrun.api.requests import endpoint_ids, files_or_requests
+from batchrun.api.requests import endpoint_ids, files_or_requests, rows_of
 from batchrun.commands import run as running
 from batchrun.commands.arguments import RunArguments
 from batchrun.commands.run_options import run_options
@@ -120,9 +120,9 @@ def stream(
     their content. Requests that earlier calls have finished are not paid for again, and their records come first.
 
     Args:
-        requests: Any iterable or async iterable of dicts like the lines of an input file, or of prompts as strings.
-            Requests are pulled while the window has room, at most two windows ahead of the records that were taken. A
-            plain iterable is advanced in the event loop, so one that waits for something should be async.
+        requests: Any iterable or async iterable of requests as for `run`, or a table. Requests are pulled while the
+            window has room, at most two windows ahead of the records that were taken. A plain iterable is advanced in
+            the event loop, so one that waits for something should be async.
         endpoint: Endpoint ID; `local` is the built-in endpoint.
         state: State file. The requests are kept beside it, in `<state>.requests.jsonl`.
         output: Results file; None: `NAME.results.jsonl` for the state file `NAME.state`, `NAME.jsonl` for
@@ -155,6 +155,8 @@ def stream(
         raise UsageError(f"output={run_as.output} is a folder", "give a file for all results")
     if run_as.pool:
         raise UsageError(f"endpoint={','.join(run_as.pool)}: a stream has one endpoint", "for a pool, use `run`")
+    rows = rows_of(requests)
+    requests = requests if rows is None else rows
     if isinstance(requests, (str, bytes, Mapping)) or not isinstance(requests, (Iterable, AsyncIterable)):
         raise UsageError("requests is not an iterable of requests", "for one request give a list with it")
     work = partial(_run_shown, run_as, given, api_key=api_key, requests=())
@@ -351,7 +353,7 @@ def _keep(requests: Iterable[Any], file: Any, rules: LineRules) -> None:
     """Validate requests and write them to a file, before anything is sent.
 
     Raises:
-        InputError: a request is invalid, or there are none.
+        InputError: a request is invalid, no request has a column that should be carried, or there are none.
     """
     count = 0
     for count, request in enumerate(requests, 1):
@@ -360,6 +362,7 @@ def _keep(requests: Iterable[Any], file: Any, rules: LineRules) -> None:
         file.write(request_line(request, count, rules) + b"\n")
     if not count:
         raise InputError("there are no requests", "give at least one")
+    rules.finish()
     file.seek(0)
 
 

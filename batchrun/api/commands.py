@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any, Unpack, get_args
+from typing import Any, Unpack
 
 from batchrun.api.arguments import (
     RequestKeywords,
     RunKeywords,
     StreamKeywords,
+    as_json,
     checked,
+    refuse_other_words,
     refuse_out_of_bounds,
-    refuse_unless,
     spelled_out,
 )
 from batchrun.api.calls import observing, run_to_end
@@ -50,7 +49,7 @@ from batchrun.commands.view import ViewReport
 from batchrun.config import SCORE_TIMEOUT_S, VIEW_ROWS, ProgressMode, ResultFormat
 from batchrun.display.estimate import Estimate
 from batchrun.display.variants import VariantTable
-from batchrun.errors import RunInterrupted, StoppedError, UsageError
+from batchrun.errors import RunInterrupted, StoppedError, UsageError, shown
 from batchrun.evaluation.scorers import DEFAULT_REFERENCE, Rules
 from batchrun.files.paths import refuse_unspeakable
 from batchrun.prompts.sources import find_sources
@@ -92,7 +91,7 @@ def check(
             f"inputs is of type {type(inputs).__name__}, not one or several paths",
             "check reads files; run checks the requests of a program before it sends any",
         )
-    given = RequestArguments(sweep=sweep, repeat=repeat, strict=strict, **options)
+    given = checked(RequestArguments(sweep=sweep, repeat=repeat, strict=strict, **options))
     request, variants = request_options(given)
     refuse_wrong_parameters(given)
     sources = find_sources([os.fsdecode(name) for name in names])
@@ -227,10 +226,12 @@ def view(state: PathLike, output: PathLike | None = None, *, rows: int = VIEW_RO
         rows: The most rows it shows; of a larger run, it shows a sample.
 
     Raises:
-        UsageError: the output is a folder, or a file that batchrun did not write.
+        UsageError: the output is a folder, or a file that batchrun did not write; or `rows` is invalid.
         StateError: the state file, a results file or the scores cannot be read, or no row has ended.
         OutputError: the page cannot be written.
     """
+    if rows < 1:
+        raise UsageError(f"rows={shown(rows)} is not valid", "give a whole number, at least 1")
     return viewing.view(state_file(state), None if output is None else Path(output), rows)
 
 
@@ -256,12 +257,13 @@ def export(
         only: Only the `succeeded` or only the `failed` rows; None: as `with_errors` says.
 
     Raises:
-        UsageError: the file belongs to a run, is not a regular file, or has an unknown suffix; or no row has a column.
+        UsageError: the file belongs to a run, is not a regular file, or has an unknown suffix; or no row has a column;
+            or an argument is invalid.
         StateError: the state file or the results cannot be read.
         OutputError: the file cannot be written.
     """
-    for argument, value, choices in (("format", format, get_args(ResultFormat)), ("only", only, get_args(Only))):
-        refuse_unless(argument, value, " or ".join(choices), true=value is None or value in choices)
+    refuse_other_words("format", format, ResultFormat)
+    refuse_other_words("only", only, Only)
     chosen = None if columns is None else parse_columns(",".join(several(columns)))
     wanted = Wanted(format, with_errors, only, chosen, messages)
     name = os.fspath(output)
@@ -279,10 +281,13 @@ def merge(states: Sequence[PathLike], output: PathLike, *, partial: bool = False
 
     Raises:
         StateError: the shards do not belong together, or are incomplete.
-        UsageError: the file belongs to a run, or is not a regular file.
+        UsageError: the file belongs to a run, or is not a regular file; or there are no state files.
         OutputError: the file cannot be written.
     """
-    return merging.merge([state_file(state) for state in states], Path(output), BytesIO(), partial=partial)
+    shards = [states] if isinstance(states, (str, os.PathLike)) else list(states)
+    if not shards:
+        raise UsageError("there are no state files", "give those of all shards")
+    return merging.merge([state_file(state) for state in shards], Path(output), BytesIO(), partial=partial)
 
 
 def redo(
@@ -319,43 +324,30 @@ def redo(
         BatchrunError: nothing was sent.
     """
     found = resumed_options(state_file(state))
-    with _listed(ids) as path:
-        given = RedoArguments(
-            where=tuple(several(where)),
-            ids=path,
-            failed=failed,
-            kinds=tuple(several(only)),
-            set=set,
-            base_url=base_url,
-            max_cost=max_cost,
-            deadline=deadline,
-            progress=progress,
+    given = RedoArguments(
+        where=tuple(several(where)),
+        ids=None if ids is None else tuple(map(str, several(ids))),
+        failed=failed,
+        kinds=tuple(several(only)),
+        set=as_json("set", set),
+        base_url=base_url,
+        max_cost=max_cost,
+        deadline=deadline,
+        progress=progress,
+    )
+    refuse_out_of_bounds(given)
+    options = session_options(given, found)
+    with observing(progress) as observer:
+        work = partial(
+            redoing.redo,
+            options,
+            given,
+            observer=observer,
+            confirm=_agree,
+            api_key=api_key,
+            confirmed=confirmed(given, options),
         )
-        refuse_out_of_bounds(given)
-        options = session_options(given, found)
-        with observing(progress) as observer:
-            work = partial(
-                redoing.redo,
-                options,
-                given,
-                observer=observer,
-                confirm=_agree,
-                api_key=api_key,
-                confirmed=confirmed(given, options),
-            )
-            return Summary.of(run_to_end(work, options.guards.on_interrupt))
-
-
-@contextmanager
-def _listed(ids: Iterable[str] | None) -> Iterator[Path | None]:
-    """A file with ids, one per line; None without any ids."""
-    if ids is None:
-        yield None
-        return
-    with NamedTemporaryFile("w", encoding="utf-8") as file:
-        file.writelines(f"{each}\n" for each in several(ids))
-        file.flush()
-        yield Path(file.name)
+        return Summary.of(run_to_end(work, options.guards.on_interrupt))
 
 
 def _agree(_: str) -> None:

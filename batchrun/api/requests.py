@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import date, time
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
 
-from batchrun.errors import UsageError, shown
+from batchrun.errors import InputError, UsageError, shown
+from batchrun.prompts.parquetrows import as_url, plain
 
 _AT_ONCE = 1000
 """Rows of a table that are converted together."""
@@ -52,14 +54,32 @@ def endpoint_ids(given: str | Sequence[str]) -> tuple[str, ...]:
 def rows_of(table: object) -> Iterator[dict[str, Any]] | None:
     """The rows of a table; None if it is none of the known kinds.
 
-    They are a DataFrame of pandas or polars, a Table or RecordBatch of pyarrow, and a Dataset of `datasets`. A null is
-    an absent field, and a date an ISO string.
+    They are a DataFrame of pandas or polars, a Table or RecordBatch of pyarrow, and a Dataset of `datasets`. Each row
+    is what it would be in a Parquet file: a null is an absent field, a date an ISO string, a picture a data URL. But
+    the nulls within a struct stay, as in a dict.
     """
     for kind in type(table).__mro__:
         read = _TABLES.get((kind.__module__.partition(".")[0], kind.__name__))
         if read is not None:
-            return ({name: _cell(cell) for name, cell in row.items() if not _is_null(cell)} for row in read(table))
+            _refuse_wrong_names(table)
+            return (_row(number, row) for number, row in enumerate(read(table), 1))
     return None
+
+
+def _refuse_wrong_names(table: Any) -> None:
+    """Refuse columns whose values would replace each other, or have no name in a line.
+
+    Raises:
+        InputError: there is one.
+    """
+    seen: set[Any] = set()
+    names = getattr(table, "column_names", getattr(table, "columns", None))
+    for name in () if names is None else names:
+        if not isinstance(name, str):
+            raise InputError(f"a column is named {shown(name)}, which is not a text", "rename the column")
+        if name in seen:
+            raise InputError(f"two columns are named `{name}`", "rename one of them")
+        seen.add(name)
 
 
 def _pandas_rows(frame: Any) -> Iterator[dict[Any, Any]]:
@@ -78,15 +98,56 @@ def _arrow_rows(table: Any) -> Iterator[dict[Any, Any]]:
         yield from batch.to_pylist()
 
 
+def _dataset_rows(dataset: Any) -> Iterator[dict[Any, Any]]:
+    # Whatever its format is: tensors and decoded pictures are no cells of a line.
+    for table in dataset.with_format("arrow").iter(_AT_ONCE):
+        yield from table.to_pylist()
+
+
 _TABLES: dict[tuple[str, str], Callable[[Any], Iterable[dict[Any, Any]]]] = {
     ("pandas", "DataFrame"): _pandas_rows,
     ("polars", "DataFrame"): _polars_rows,
     ("pyarrow", "Table"): _arrow_rows,
     ("pyarrow", "RecordBatch"): _arrow_rows,
-    ("datasets", "Dataset"): iter,
+    ("datasets", "Dataset"): _dataset_rows,
     ("datasets", "IterableDataset"): iter,
 }
 """Package and type -> its rows."""
+
+
+def _row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    cells = {}
+    for name, value in row.items():
+        try:
+            cell = _cell(value)
+        except TypeError as error:
+            raise InputError(
+                f"request {number:,}, column `{name}`: {error}", "leave it out, or store it as text"
+            ) from error
+        if cell is not None:
+            cells[name] = cell
+    return cells
+
+
+def _cell(cell: Any) -> Any:
+    """A cell as JSON has it; None if it is a null."""
+    kind = type(cell)
+    if kind in (str, int, bool) or (kind is float and cell == cell):  # noqa: PLR0124 - it is no NaN
+        return cell
+    if _is_null(cell):
+        return None
+    if isinstance(cell, dict):
+        if cell.keys() == {"bytes", "path"} and isinstance(cell["bytes"], bytes | None):
+            return as_url(cell)
+        return {name: _cell(each) for name, each in cell.items()}
+    is_array = getattr(cell, "ndim", 0) > 0
+    if isinstance(cell, (list, tuple)) or (is_array and cell.dtype.kind not in _NUMBERS):
+        return [_cell(each) for each in cell]
+    return plain(cell) if isinstance(cell, (date, time, timedelta, Decimal, bytes)) else cell
+
+
+_NUMBERS = "biuf"
+"""The kinds of numpy's arrays that orjson writes itself."""
 
 
 def _is_null(cell: Any) -> bool:
@@ -96,7 +157,3 @@ def _is_null(cell: Any) -> bool:
 
 def _is_scalar(cell: Any) -> bool:
     return not isinstance(cell, (str, bytes, list, tuple, dict)) and getattr(cell, "ndim", 0) == 0
-
-
-def _cell(cell: Any) -> Any:
-    return cell.isoformat() if isinstance(cell, (date, time)) else cell

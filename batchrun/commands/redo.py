@@ -100,7 +100,7 @@ def _selection(given: RedoArguments) -> Selection:
     Raises:
         UsageError: the options say nothing of it, or contradict each other.
     """
-    if not (given.where or given.ids or given.failed):
+    if not (given.where or given.ids is not None or given.failed):
         raise UsageError(
             "no rows are chosen",
             "give --where CONDITION, --ids FILE or --failed, for example --where finish_reason=length",
@@ -113,12 +113,15 @@ def _selection(given: RedoArguments) -> Selection:
     )
 
 
-def _read_ids(path: Path) -> Iterator[tuple[str, str]]:
-    """The ids in a file, each after its place; blank lines are skipped.
+def _read_ids(path: Path | tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The ids of a program, or in a file, each after its place; blank lines are skipped.
 
     Raises:
         InputError: it cannot be read, or is not text.
     """
+    if isinstance(path, tuple):
+        yield from ((f"id {number:,}", text) for number, text in enumerate(path, 1))
+        return
     name = "stdin" if str(path) == "-" else str(path)
     try:
         with nullcontext(stdin_bytes()) if name == "stdin" else path.open("rb") as file:

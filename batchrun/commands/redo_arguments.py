@@ -21,7 +21,7 @@ class RedoArguments(ResumeArguments):
         " dots into objects and lists; an absent field is null. Repeatable: all must hold.",
         text_value("CONDITION"),
     )
-    ids: Path | None = option(
+    ids: Path | tuple[str, ...] | None = option(
         None, (ROWS, 1), "Rows whose ids are in this file, one per line; `-` reads stdin, and needs --yes."
     )
     failed: bool = option(False, (ROWS, 1), "Rows that failed, and no others; --where then looks at error records.")

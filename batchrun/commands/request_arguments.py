@@ -1,5 +1,6 @@
 """The options that say how a line becomes its requests."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class RequestArguments(Arguments):
     )
     system_file: Path | None = option(None, (REQUESTS, 2), "File with the text of --system.", _FILE)
     chat: bool = option(False, (REQUESTS, 2), "Send `prompt` lines as chat messages.")
-    schema: str | Mapping[str, Any] | type[Any] | None = option(
+    schema: str | os.PathLike[str] | Mapping[str, Any] | type[Any] | None = option(
         None,
         (REQUESTS, 2),
         "JSON schema that answers must fit: a file, or in short 'name, age int, tags list'. Sent as `response_format`;"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -53,19 +53,24 @@ def load_all(raws: Sequence[bytes]) -> list[Any]:
     return list(map(load if any(map(has_large_integer, raws)) else orjson.loads, raws))
 
 
-def dump(value: Any, option: int = 0) -> bytes:
-    """A value as JSON, with orjson's options for the order of keys, indentation and the end of the line.
+def dump(value: Any, option: int = 0, default: Callable[[Any], Any] | None = None) -> bytes:
+    """A value as JSON.
+
+    Args:
+        value: Any value that JSON has a type for.
+        option: orjson's options for the order of keys, indentation and the end of the line.
+        default: Called with any other value; returns what is written for it, or raises a TypeError.
 
     Raises:
         TypeError: it cannot be written as JSON.
     """
     try:
-        return orjson.dumps(value, option=option)
+        return orjson.dumps(value, default, option)
     except TypeError as error:
         if "64-bit" not in str(error):
             raise
         try:
-            return _dump_large(value, option)
+            return _dump_large(value, option, default)
         except (ValueError, RecursionError):
             raise error from None
 
@@ -92,7 +97,7 @@ def has_large_integer(raw: bytes) -> bool:
     return raw.translate(_ZEROS).find(_RUN) >= 0 and _LARGE.search(raw) is not None
 
 
-def _dump_large(value: Any, option: int) -> bytes:
+def _dump_large(value: Any, option: int, default: Callable[[Any], Any] | None) -> bytes:
     is_indented = bool(option & orjson.OPT_INDENT_2)
     text = json.dumps(
         value,
@@ -101,6 +106,7 @@ def _dump_large(value: Any, option: int) -> bytes:
         indent=2 if is_indented else None,
         separators=(",", ": " if is_indented else ":"),
         sort_keys=bool(option & orjson.OPT_SORT_KEYS),
+        default=default,
     )
     return text.encode() + b"\n" * bool(option & orjson.OPT_APPEND_NEWLINE)
 

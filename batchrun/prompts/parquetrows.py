@@ -125,17 +125,17 @@ def _lines(
         for name in nested & row.keys():
             row[name] = _without_nulls(row[name])
         for name in media & row.keys():
-            row[name] = _as_url(row[name])
+            row[name] = as_url(row[name])
         yield _line(path, number, row) + b"\n"
 
 
 def _line(path: str, number: int, row: dict[str, Any]) -> bytes:
     try:
-        return orjson.dumps(row, default=_plain)
+        return orjson.dumps(row, default=plain)
     except TypeError as error:
         for name, value in row.items():
             try:
-                orjson.dumps(value, default=_plain)
+                orjson.dumps(value, default=plain)
             except TypeError as wrong:
                 reason = wrong.__cause__ or wrong
                 raise InputError(
@@ -144,7 +144,7 @@ def _line(path: str, number: int, row: dict[str, Any]) -> bytes:
         return dump(row)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value that JSON has no type for: a decimal is a number with all of its digits, a duration is in seconds."""
     if isinstance(value, Decimal) and value.is_finite():
         return orjson.Fragment(f"{value:f}".encode())
@@ -183,7 +183,8 @@ def _is_media(pa: Any, kind: Any) -> bool:
     return bool(pa.types.is_binary(held) or pa.types.is_large_binary(held))
 
 
-def _as_url(value: dict[str, Any]) -> str | None:
+def as_url(value: dict[str, Any]) -> str | None:
+    """A picture or a sound, a struct of `bytes` and `path`, as a data URL, or else its path."""
     data: bytes | None = value["bytes"]
     if data is None:
         path: str | None = value["path"]

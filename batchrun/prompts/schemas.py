@@ -6,6 +6,7 @@ and after a colon what it means: a model reads that. It stands for an object tha
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ _PATH = re.compile(r"[^\s,:]*/[^\s,:]*")
 _SHORT = "write it as 'name, age int, tags list, bio: one sentence', or give a .json file"
 
 
-def read_schema(given: str | Mapping[str, Any] | type[Any]) -> dict[str, Any]:
+def read_schema(given: str | os.PathLike[str] | Mapping[str, Any] | type[Any]) -> dict[str, Any]:
     """The JSON schema that `--schema` stands for.
 
     Args:
@@ -50,17 +51,25 @@ def read_schema(given: str | Mapping[str, Any] | type[Any]) -> dict[str, Any]:
         given = given.model_json_schema()
     if isinstance(given, Mapping):
         return _as_schema("--schema", dump(dict(given)))
+    if isinstance(given, os.PathLike):
+        return _read(os.fspath(given))
     if not isinstance(given, str):
-        raise UsageError(f"schema is of type {type(given).__name__}, not a schema", "give a dict, a model, or text")
+        raise UsageError(
+            f"schema is of type {type(given).__name__}, not a schema", "give a dict, a model, a path, or text"
+        )
     text = given.strip()
     if text.startswith(("{", "[")):
         return _as_schema("--schema", text.encode("utf-8", "surrogatepass"))
     if text.lower().endswith(".json") or _PATH.fullmatch(text) or _is_file(text):
-        try:
-            return _as_schema(f"--schema {text}", Path(text).read_bytes())
-        except OSError as error:
-            raise UsageError(f"--schema {text}: {error.strerror}", "give the path of a JSON schema") from error
+        return _read(text)
     return _from_fields(text)
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        return _as_schema(f"--schema {path}", Path(path).read_bytes())
+    except OSError as error:
+        raise UsageError(f"--schema {path}: {error.strerror}", "give the path of a JSON schema") from error
 
 
 def _is_file(text: str) -> bool:

@@ -5,7 +5,9 @@ So for everything else, such a run has one input that grows, and a later session
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from batchrun.state.store import Store
 from batchrun.state.stored_options import find_options
 
 _EXPECTED = "a request must be a dict or a string, like a line of an input file"
+_TEMPLATE = "fix the template or the request"
 
 
 def request_line(request: Any, number: int, rules: LineRules) -> bytes:
@@ -37,18 +40,53 @@ def request_line(request: Any, number: int, rules: LineRules) -> bytes:
         InputError: it is not a JSON value, or not of a known shape.
     """
     try:
-        line = dump(_plain(request), orjson.OPT_SERIALIZE_NUMPY)
+        line = _as_json(request)
         rules.parse(line)
     except LineError as error:
-        raise InputError(f"request {number:,}: {error.message}", error.hint or _EXPECTED) from error
+        hint = error.hint or (_EXPECTED if rules.template is None else _TEMPLATE)
+        raise InputError(f"request {number:,}: {error.message}", hint) from error
     except (TypeError, ValueError) as error:
-        raise InputError(f"request {number:,} cannot be written as JSON: {error}", _EXPECTED) from error
+        reason = _of_a_field(request, error)
+        hint = "leave it out, or give it as text" if isinstance(request, dict) else _EXPECTED
+        raise InputError(f"request {number:,} cannot be written as JSON: {reason}", hint) from error
     return line
 
 
-def _plain(request: Any) -> Any:
-    dump_model = getattr(type(request), "model_dump", None)
-    return request if dump_model is None else dump_model(request, mode="json", exclude_none=True)
+def _as_json(value: Any) -> bytes:
+    line = dump(value, orjson.OPT_SERIALIZE_NUMPY, _plain)
+    if b"null" in line and _has_infinity(value):
+        raise ValueError("an infinite number")
+    return line
+
+
+def _plain(value: Any) -> Any:
+    dump_model = getattr(type(value), "model_dump", None)
+    if dump_model is None:
+        raise TypeError
+    return dump_model(value, mode="json", exclude_none=True)
+
+
+def _has_infinity(value: Any) -> bool:
+    """Whether there is an infinite number in a value: orjson would write null."""
+    if isinstance(value, dict):
+        return any(map(_has_infinity, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_infinity, value))
+    if is_dataclass(value):
+        return any(_has_infinity(getattr(value, each.name)) for each in fields(value))
+    if hasattr(value, "tolist"):
+        return _has_infinity(value.tolist())
+    return isinstance(value, float) and math.isinf(value)
+
+
+def _of_a_field(request: Any, error: Exception) -> str:
+    """Why a request cannot be written, with the name of the field if it is one field's fault."""
+    for name, value in request.items() if isinstance(request, dict) else ():
+        try:
+            _as_json(value)
+        except (TypeError, ValueError) as wrong:
+            return f"`{name}`: {wrong}"
+    return str(error)
 
 
 class RowAppender:

@@ -13,7 +13,8 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from itertools import count
 from pathlib import Path
 
@@ -26,6 +27,7 @@ import pyarrow as pa
 import pydantic
 import pytest
 from aiohttp import web
+from pyarrow import parquet
 
 import batchrun
 from batchrun.cli.app import main
@@ -45,9 +47,9 @@ RUN = (
     " 'Mapping[str, Any] | None' = None, default: 'Mapping[str, Any] | None' = None, system: 'str | None' = None,"
     " prompt: 'str | None' = None, raw: 'bool' = False, messages_file: 'Path | None' = None, id_column: 'str |"
     " None' = None, columns: 'Sequence[str] | None' = None, image_column: 'str | None' = None, inline_files:"
-    " 'bool' = False, chat: 'bool' = False, schema: 'str | Mapping[str, Any] | type[Any] | None' = None, base_url:"
-    " 'str' = 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, concurrency: 'int | None' = None, pack:"
-    " 'int | None' = 1, pack_check: 'Switch' = 'on', max_retries: 'int' = 3, reask: 'int | None' = None,"
+    " 'bool' = False, chat: 'bool' = False, schema: 'str | os.PathLike[str] | Mapping[str, Any] | type[Any] | None'"
+    " = None, base_url: 'str' = 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, concurrency: 'int | None'"
+    " = None, pack: 'int | None' = 1, pack_check: 'Switch' = 'on', max_retries: 'int' = 3, reask: 'int | None' = None,"
     " require_text: 'bool' = False, check: 'str | None' = None, check_timeout: 'float | None' = None, cache: 'Path"
     " | None' = None, cache_sampled: 'bool' = False, execution_timeout: 'float | None' = None, ttl: 'float | None'"
     " = None, job_timeout: 'float | None' = None, deadline: 'float | None' = None, price_per_hour: 'float |"
@@ -69,7 +71,7 @@ STREAM = (
     " None' = None, default: 'Mapping[str, Any] | None' = None, system: 'str | None' = None, prompt: 'str | None'"
     " = None, raw: 'bool' = False, messages_file: 'Path | None' = None, id_column: 'str | None' = None, columns:"
     " 'Sequence[str] | None' = None, image_column: 'str | None' = None, inline_files: 'bool' = False, chat: 'bool'"
-    " = False, schema: 'str | Mapping[str, Any] | type[Any] | None' = None, base_url: 'str' ="
+    " = False, schema: 'str | os.PathLike[str] | Mapping[str, Any] | type[Any] | None' = None, base_url: 'str' ="
     " 'https://api.runpod.ai/v2', insecure_http: 'bool' = False, concurrency: 'int | None' = None, pack: 'int |"
     " None' = 1, pack_check: 'Switch' = 'on', max_retries: 'int' = 3, reask: 'int | None' = None, require_text:"
     " 'bool' = False, check: 'str | None' = None, check_timeout: 'float | None' = None, cache: 'Path | None' ="
@@ -120,6 +122,16 @@ def test_all_that_is_offered_is_there_and_costs_nothing_until_it_is_asked_for():
         _ = batchrun.walk
     code = "import sys, batchrun; sys.exit(sum(name in sys.modules for name in ('aiohttp', 'orjson', 'sqlite3')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_each_error_that_a_docstring_names_can_be_caught_by_its_name():
+    named = {
+        error
+        for name in batchrun.__all__
+        for error in re.findall(r"^ +(\w+Error): ", getattr(batchrun, name).__doc__ or "", re.MULTILINE)
+    }
+    assert named == {"BatchrunError", "InputError", "OutputError", "StateError", "StoppedError", "UsageError"}
+    assert named <= set(batchrun.__all__)
 
 
 def said(error: BatchrunError) -> str:
@@ -226,6 +238,81 @@ def test_a_table_or_a_list_of_objects_makes_the_same_requests_as_the_lines_of_a_
     days = [line.pop("day", None) for line in (*found, *expected)]
     assert found == expected
     assert [day and day[:10] for day in days[:2]] == days[2:]
+
+
+CELLS = {
+    "prompt": ["one", "two", "three"],
+    "cost": [Decimal("1.10"), None, Decimal("2.00")],
+    "took": [timedelta(minutes=1), None, timedelta(seconds=1.5)],
+    "raw": [b"text", None, b"more"],
+    "score": [1.5, math.nan, 2.5],
+    "at": [datetime(2026, 1, 2, 3, tzinfo=UTC), None, datetime(2026, 1, 2, 4, tzinfo=UTC)],
+    "nested": [{"a": 1, "b": None}, None, {"a": None, "b": [{"c": None}]}],
+    "image": [{"bytes": b"GIF89a", "path": None}, None, {"bytes": None, "path": "three.png"}],
+}
+TABLES = {
+    "pandas": lambda table: table.to_pandas(),
+    "polars": pl.from_arrow,
+    "pyarrow": lambda table: table,
+    "pyarrow's batch": lambda table: table.to_batches()[0],
+    "datasets": datasets.Dataset,
+    "datasets of arrays": lambda table: datasets.Dataset(table).with_format("numpy"),
+    "datasets of DataFrames": lambda table: datasets.Dataset(table).with_format("pandas"),
+}
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_the_cells_of_a_table_are_what_they_are_in_its_parquet_file(tmp_path: Path, form: str):
+    table = pa.table(CELLS)
+    parquet.write_table(table, tmp_path / "in.parquet")
+    assert run(tmp_path / "in.parquet", tmp_path, output=tmp_path / "file.jsonl").exit_code == 0
+    assert run(TABLES[form](table), tmp_path).exit_code == 0
+    (copy,) = tmp_path.glob("file.jsonl.state.0-*.jsonl")
+    expected = read_lines(copy)
+    assert expected[2]["nested"] == {"b": [{}]}
+    expected[0]["nested"]["b"] = expected[2]["nested"]["a"] = expected[2]["nested"]["b"][0]["c"] = None
+    assert read_lines(tmp_path / "out.jsonl.state.requests.jsonl") == expected
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pd.DataFrame([["a", 1, 2]], columns=["prompt", "x", "x"]), "two columns are named `x`"),
+        (pa.table([["a"], [1], [2]], names=["prompt", "x", "x"]), "two columns are named `x`"),
+        (pd.DataFrame([["a", 1]], columns=["prompt", 1]), "a column is named 1, which is not a text"),
+        (pd.DataFrame([["a"]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "a column is named ('a', 'b')"),
+        (pd.DataFrame({"prompt": ["a"], "x": [b"\xff"]}), "request 1, column `x`: bytes that are not UTF-8 text"),
+        (
+            pd.DataFrame({"prompt": ["a"], "x": [math.inf]}),
+            "request 1 cannot be written as JSON: `x`: an infinite number",
+        ),
+        (pd.DataFrame({"prompt": ["a"], "x": [{1}]}), "request 1 cannot be written as JSON: `x`: Type is not JSON"),
+        ([{"prompt": "a", "x": {"y": [np.float32("inf")]}}], "request 1 cannot be written as JSON: `x`: an infinite"),
+    ],
+)
+def test_what_a_line_cannot_hold_is_refused_by_its_column(tmp_path: Path, table: object, message: str):
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        run(table, tmp_path)
+    said(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Turn(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(serialize_by_alias=True)
+    role: str
+    words: str = pydantic.Field(alias="content")
+
+
+def test_a_model_within_a_request_has_the_names_that_it_gives_itself(tmp_path: Path):
+    assert run([{"id": "a", "messages": [Turn(role="user", content="one two")]}], tmp_path).exit_code == 0
+    (line,) = read_lines(tmp_path / "out.jsonl.state.requests.jsonl")
+    assert line["messages"] == [{"role": "user", "content": "one two"}]
+
+
+def test_a_column_that_no_row_has_cannot_be_carried(tmp_path: Path):
+    with pytest.raises(InputError, match="no row has `y`"):
+        run(pd.DataFrame({"x": ["a"]}), tmp_path, prompt="{{ x }}", columns=["y"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_list_of_strings_is_a_list_of_prompts(tmp_path: Path):
@@ -489,6 +576,20 @@ def test_a_state_file_of_other_inputs_is_refused(tmp_path: Path):
         ({"endpoint": "a/b"}, "is not an endpoint ID"),
         ({"endpoint": "abc", "api_key": "two words"}, "api_key does not contain an API key"),
         ({"base_url": "ftp://x"}, "is not an http(s) URL"),
+        ({"base_url": 3}, "base_url=3"),
+        ({"prompt": 3}, "prompt=3"),
+        ({"system": ["a"]}, "system=['a']"),
+        ({"id_column": ["a"]}, "id_column=['a']"),
+        ({"prompt": "{{ a }}", "columns": [1]}, "columns=[1]"),
+        ({"messages_file": 3}, "messages_file=3"),
+        ({"schema": 3}, "schema is of type int"),
+        ({"schema": Path("gone.txt")}, "--schema gone.txt: No such file"),
+        ({"check": len}, "check=<built-in function len>"),
+        ({"require_text": "no"}, "require_text='no'"),
+        ({"halt": "5%"}, "halt='5%'"),
+        ({"cache": 3}, "cache=3"),
+        ({"only": (3,), "retry_failed": True}, "only=(3,)"),
+        ({"prompt": "{{ prompt }} {{ missing }}"}, "`missing` is undefined"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_line(tmp_path: Path, given: dict, message: str):
@@ -497,6 +598,45 @@ def test_a_wrong_argument_is_one_clear_line(tmp_path: Path, given: dict, message
     assert message in said(caught.value)
     assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda state: batchrun.check(state.parent, prompt=3), "prompt=3"),
+        (lambda state: batchrun.check(state.parent, repeat=0), "repeat=0"),
+        (lambda state: batchrun.check(state.parent, set="a=1"), "set='a=1'"),
+        (lambda state: batchrun.check(state.parent, sweep={"n": 3}), "sweep['n']=3"),
+        (lambda state: batchrun.export(state, "out.csv", only="all"), "only='all'"),
+        (lambda state: batchrun.export(state, "out.csv", format="csv"), "format='csv'"),
+        (lambda state: batchrun.merge([], "out.jsonl"), "there are no state files"),
+        (lambda state: batchrun.merge(str(state), "all.jsonl"), "is not a shard"),
+        (lambda state: batchrun.view(state, rows=0), "rows=0"),
+        (lambda state: batchrun.redo(state, ids=["a", "z"]), "has: id 2: 'z'"),
+        (lambda state: batchrun.redo(state, ids=["a"], deadline="8h"), "deadline='8h'"),
+        (lambda state: batchrun.redo(state, ids=["a"], max_cost=-1), "max_cost=-1"),
+        (lambda state: batchrun.redo(state, ids=["a"], set="x"), "set='x'"),
+        (lambda state: batchrun.redo(state, where=[3]), "where=(3,)"),
+        (lambda state: batchrun.redo(state, ids=["a"], progress="loud"), "progress='loud'"),
+    ],
+)
+def test_a_wrong_argument_of_another_command_is_one_clear_line_and_changes_nothing(
+    tmp_path: Path, monkeypatch, call, message: str
+):
+    monkeypatch.chdir(tmp_path)
+    run([{"id": "a", "prompt": "one"}], tmp_path)
+    before = (tmp_path / "out.jsonl").read_bytes()
+    with pytest.raises(UsageError) as caught:
+        call(tmp_path / "out.jsonl.state")
+    assert message in said(caught.value)
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+    assert batchrun.status(tmp_path / "out.jsonl.state").succeeded == 1
+
+
+def test_a_schema_may_be_a_path(tmp_path: Path):
+    (tmp_path / "schema").write_text('{"type": "object", "required": ["a"]}')
+    summary = run(['{"a": 1}', "{}"], tmp_path, schema=tmp_path / "schema", reask=0)
+    assert (summary.succeeded, summary.failed) == (1, 1)
 
 
 @pytest.mark.parametrize("values", [3, "abc", {"a": 1}])
@@ -546,6 +686,12 @@ async def test_a_stream_gives_a_record_for_each_request_and_again_without_paying
         assert {record["id"] for record in again} == {f"r{n}" for n in range(75)}
         assert len(again) == going_on.summary.total == server.seen["run"] == 75
     assert verification.verify(tmp_path / "s.state").is_whole
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_stream_takes_what_a_run_takes(tmp_path: Path, base_url: str, form: str):
+    found = {record["id"]: record["text"] async for record in stream(FORMS[form](), tmp_path, base_url)}
+    assert found == {"a": "one", "b": "two"}
 
 
 async def test_requests_of_every_shape_stream_and_equal_ones_are_told_apart(tmp_path: Path):

@@ -108,6 +108,14 @@ def test_each_file_that_a_document_names_exists(document: Path):
         assert WRITTEN_BY_A_RUN.search(name) or (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_each_command_of_a_document_begins_a_line_or_follows_an_operator(document: Path):
+    for block in re.findall(r"^```sh.*?\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            before = re.split(r"\bbatchrun [a-z]+ ", line.partition("  #")[0])[:-1]
+            assert all(re.search(r"(^|[|&;/])\s*$", each) for each in before), line
+
+
 def test_each_module_and_folder_that_the_internals_name_exists():
     named = re.findall(r"`((?:[a-z_]+/)+(?:\w+\.py)?)`", guide("internals"))
     assert len(named) > 15
