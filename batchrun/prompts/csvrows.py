@@ -122,7 +122,9 @@ class CsvRows:
         if found < width:
             hint = f"its first missing column is `{self.columns[found]}`; every row needs the same number of cells"
         return InputError(
-            f"{self._path}: row {number} (line {line}): {found} cells, but the header has {width} columns", hint
+            f"{self._path}: row {number} (line {line}): {found} cell{'s' * (found != 1)}, but the header has {width}"
+            f" column{'s' * (width != 1)}",
+            hint,
         )
 
 

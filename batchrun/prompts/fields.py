@@ -132,7 +132,7 @@ class Fields:
                 self._find("wrong_type", name, f"`{name}` is not {wanted}", file, line).count += 1
 
         if self._sends_paths and shape is not _PROMPT and _has_parts(request):
-            for name in {place.field for place in places_of(request) if not place.text.startswith("file:")}:
+            for name in {place.field for place in places_of(request) if not place.text.lower().startswith("file:")}:
                 text = f"`{name}` is the path of a file, and is sent as it is: --inline-files sends the content"
                 self._find("path", name, text, file, line).count += 1
 

@@ -38,6 +38,7 @@ class Texts:
         strict: Any = "semi_strict"  # strict, but `{% if name %}` may ask for what is undefined; its stub lacks it
         self._environment = minijinja.Environment(undefined_behavior=strict, fuel=_FUEL)
         self._environment.add_filter("tojson", lambda value, indent=None: minijinja.safe(_to_json(value, indent)))
+        self._environment.add_filter("truncate", _truncate)
         for name in self._environment.globals.keys() - _FUNCTIONS:
             self._environment.remove_global(name)
         self._error = minijinja.TemplateError
@@ -105,7 +106,7 @@ _OWN_PLACE = re.compile(r" \(in [^)]*\)")
 
 
 class _UndefinedError(Exception):
-    """`tojson` was given something that is undefined."""
+    """A filter was given something that is undefined."""
 
 
 def _to_json(value: Any, indent: int | None) -> str:
@@ -115,6 +116,26 @@ def _to_json(value: Any, indent: int | None) -> str:
     if indent is None:
         return dump(value).decode()
     return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _truncate(
+    text: Any,
+    length: int = 255,
+    killwords: bool = False,  # noqa: FBT001, FBT002 - as Jinja has it
+    end: str = "...",
+    leeway: int = 5,
+) -> str:
+    """The filter `truncate`, as in Jinja. minijinja's own takes only names: `truncate(length=200)`."""
+    if type(text) is not str:
+        if text is None:
+            raise _UndefinedError("`truncate` of something that is undefined")
+        raise ValueError("`truncate` of something that is no text")
+    if length < len(end):
+        raise ValueError(f"`truncate` to fewer characters ({length}) than its end has ({len(end)})")
+    if len(text) <= length + leeway:
+        return text
+    kept = text[: length - len(end)]
+    return (kept if killwords else kept.rsplit(" ", 1)[0]) + end
 
 
 class _Object(dict[str, Any]):

@@ -113,7 +113,11 @@ class _Values:
         try:
             more = self._decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            self._fail(f"byte 0x{error.object[error.start]:02x} after it is not UTF-8")
+            place = f"after row {self._rows} (line {self._line})" if self._rows else "before the first row"
+            raise InputError(
+                f"{self._path}: byte 0x{error.object[error.start]:02x} {place} is not UTF-8",
+                "convert a file in Latin-1 or cp1252 with: iconv -f CP1252 -t UTF-8 FILE",
+            ) from error
         if block:
             self._text, self._at = self._text[self._at :] + more, 0
         return not self._is_over

@@ -45,6 +45,7 @@ _MEDIA_TYPES = {
     "avi": "x-msvideo",
 }
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_FILE_SCHEME = re.compile("file:", re.IGNORECASE)
 _MOST_PATH_CHARS = 4096
 """A longer text is base64."""
 _CLOCK_MARGIN_S = 2.0
@@ -139,7 +140,7 @@ class MediaFiles:
 
     def _located(self, field: str, text: str) -> Path:
         """The path of a file, absolute if the input has a folder."""
-        if text.startswith("file:"):
+        if _FILE_SCHEME.match(text):
             try:
                 parts = urlsplit(text)
             except ValueError as error:
@@ -206,7 +207,7 @@ def places_of(request: dict[str, Any]) -> list[Place]:
 
 def _is_local(text: str, *, is_data: bool) -> bool:
     """Whether a text names a file of this machine; `is_data`: base64 is expected, in which there is no dot."""
-    if text.startswith("file:"):
+    if _FILE_SCHEME.match(text):
         return True
     if not text or len(text) > _MOST_PATH_CHARS or _SCHEME.match(text):
         return False

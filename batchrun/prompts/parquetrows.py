@@ -1,6 +1,7 @@
 """Read Parquet: each row becomes one JSON line. Integers stay integers, dates become ISO strings, nulls are absent.
 
-A picture or a sound of a dataset of the Hub, a struct of `bytes` and `path`, becomes a data URL, or its path.
+A picture or a sound of a dataset of the Hub, a struct of `bytes` and `path`, becomes a data URL, or its path; so does
+each of a list.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
+from math import isinf
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -105,9 +107,10 @@ def _column(pa: Any, path: str, name: str, column: Any) -> list[Any]:
             raise InputError(
                 f"{path}: column `{name}` has bytes that are not UTF-8 text", "leave it out, or store it as base64"
             ) from error
-    elif types.is_timestamp(column.type) and column.type.unit == "ns":
+    elif (types.is_timestamp(column.type) or types.is_time64(column.type)) and column.type.unit == "ns":
+        to = pa.time64("us") if types.is_time64(column.type) else pa.timestamp("us", column.type.tz)
         try:
-            column = column.cast(pa.timestamp("us", column.type.tz))
+            column = column.cast(to)
         except pa.ArrowInvalid:  # it has nanoseconds, which Python's time has not
             column = pc.replace_substring(column.cast(pa.string()), pattern=" ", replacement="T")
     try:
@@ -122,10 +125,15 @@ def _lines(
 ) -> Iterator[bytes]:
     for number, cells in enumerate(zip(*columns.values(), strict=True), first):
         row = {name: cell for name, cell in zip(columns, cells, strict=True) if cell is not None}
-        for name in nested & row.keys():
-            row[name] = _without_nulls(row[name])
         for name in media & row.keys():
             row[name] = as_url(row[name])
+        for name in nested & row.keys():
+            try:
+                row[name] = _without_nulls(row[name])
+            except ValueError as error:
+                raise InputError(
+                    f"{path}: row {number}, column `{name}`: {error}", "JSON has none: replace or remove them"
+                ) from error
         yield _line(path, number, row) + b"\n"
 
 
@@ -164,6 +172,9 @@ def _without_nulls(value: Any) -> Any:
     """A nested value without null fields: a struct has every field that any row has.
 
     `content` of a message stays: by the API's rules it is null in a tool call.
+
+    Raises:
+        ValueError: it has infinite values.
     """
     if isinstance(value, dict):
         return {
@@ -173,18 +184,24 @@ def _without_nulls(value: Any) -> Any:
         }
     if isinstance(value, list):
         return [_without_nulls(item) for item in value]
+    if type(value) is float and isinf(value):
+        raise ValueError("infinite values")
     return value
 
 
 def _is_media(pa: Any, kind: Any) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
     if not pa.types.is_struct(kind) or {kind.field(at).name for at in range(kind.num_fields)} != {"bytes", "path"}:
         return False
     held = kind.field("bytes").type
     return bool(pa.types.is_binary(held) or pa.types.is_large_binary(held))
 
 
-def as_url(value: dict[str, Any]) -> str | None:
-    """A picture or a sound, a struct of `bytes` and `path`, as a data URL, or else its path."""
+def as_url(value: Any) -> Any:
+    """A picture or a sound, a struct of `bytes` and `path`, as a data URL, or else its path; so each of a list."""
+    if type(value) is not dict:
+        return [as_url(each) for each in value if each is not None]
     data: bytes | None = value["bytes"]
     if data is None:
         path: str | None = value["path"]

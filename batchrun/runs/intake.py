@@ -37,7 +37,14 @@ from batchrun.state.stored_options import find_options
 
 
 def take_in(
-    options: RunOptions, sources: Sequence[Source], store: Store, observer: Observer, *, resumed: bool = False
+    options: RunOptions,
+    sources: Sequence[Source],
+    store: Store,
+    observer: Observer,
+    *,
+    resumed: bool = False,
+    are_requests: bool = False,
+    made: list[Path] | None = None,
 ) -> MergedRows | None:
     """Make the lines of the inputs rows of the run; None if the inputs are unchanged.
 
@@ -47,14 +54,16 @@ def take_in(
         store: The run's state; the results files are registered in it, too.
         observer: Receives messages during a long validation, and about an input that is read from its copy.
         resumed: Whether to read inputs that can be read only once from their copies: a resumed run has no stdin.
+        are_requests: Whether the input is that of a program, which adds lines to it later.
+        made: New files are added to this list, so that they can be removed if the start fails later.
 
     Raises:
-        InputError: an input cannot be read, or lines are invalid; the message lists the first of them.
+        InputError: an input cannot be read, has no lines, or has invalid ones; the message lists the first of them.
         StateError: a line that was submitted has changed or is missing.
         OutputError: the copy of an input cannot be written.
     """
     before = store.sources()
-    made: list[Path] = []
+    made = [] if made is None else made
     if not before:
         store.set_setting("reading", READING)
     try:
@@ -75,27 +84,27 @@ def take_in(
         mark = {"stamps": [[record.origin, record.stamp] for record in records], "limit": options.limit}
         merged = None
         if store.get_setting("intake") != {**mark, "rows": store.count_rows()}:
-            merged = _merge(options, records, outputs, store, observer, before=before)
+            merged = _merge(options, records, outputs, store, observer, before=before, are_requests=are_requests)
             store.set_setting("intake", {**mark, "rows": merged.rows})
-            if options.limit is not None and options.limit < merged.rows:
-                observer.message(
-                    f"--limit {options.limit:,} removes no rows from a run that has begun: {merged.rows:,}"
-                )
-            if merged.carried:
-                observer.message(
-                    f"lines in which only carried fields changed, such as metadata: {merged.carried:,}; existing"
-                    " results keep the old ones"
-                )
     except BaseException:
-        _remove(made)
+        remove_files(made)
         raise
-    read = {record.file for record in records}
-    _remove([copy for copy in made if str(copy) not in read])
+    remove_files([copy for copy in made if str(copy) not in {record.file for record in records}])
     remove_copies(before, records, options.state)
     for record in records:
         if record.origin == STDIN:
-            link_stdin(Path(record.file), options.state)
+            link_stdin(Path(record.file), options.state, made)
     return merged
+
+
+def _tell(merged: MergedRows, options: RunOptions, observer: Observer) -> None:
+    if options.limit is not None and options.limit < merged.rows:
+        observer.message(f"--limit {options.limit:,} removes no rows from a run that has begun: {merged.rows:,}")
+    if merged.carried:
+        observer.message(
+            f"lines in which only carried fields changed, such as metadata: {merged.carried:,}; existing"
+            " results keep the old ones"
+        )
 
 
 def _merge(
@@ -106,6 +115,7 @@ def _merge(
     observer: Observer,
     *,
     before: Sequence[SourceRecord],
+    are_requests: bool,
 ) -> MergedRows:
     with ExitStack() as stack:
         known = _known_lines(options, records, before, store)
@@ -132,6 +142,7 @@ def _merge(
         limit=options.limit,
         dedupe=options.dedupe,
         skip_invalid=options.skip_invalid,
+        may_be_empty=are_requests or options.shard is not None,
         outputs=outputs,
     )
     if problems.count:
@@ -145,6 +156,7 @@ def _merge(
     store.set_setting("inputs", [tuple(digest) for digest in validation.digests()])
     if find_options(store) is None:
         store.set_setting("format", "openai" if validation.shapes == {Shape.OPENAI} else "batchrun")
+    _tell(merged, options, observer)
     return merged
 
 
@@ -164,7 +176,8 @@ def _known_lines(
     return KnownLines(store, found, Sweep(options.sweep, store.reading).variant(0).suffix)
 
 
-def _remove(copies: Sequence[Path]) -> None:
+def remove_files(copies: Sequence[Path]) -> None:
+    """Remove files, as far as that is possible."""
     for copy in copies:
         with suppress(OSError):
             copy.unlink()

@@ -21,7 +21,6 @@ from batchrun.engine.rows import RowLines
 from batchrun.engine.rules import refuse_unusable_rules
 from batchrun.errors import InputError
 from batchrun.files.folders import remove_empty
-from batchrun.files.urls import public_name
 from batchrun.prompts.lines import LineReader
 from batchrun.prompts.sources import Source, SourceKind, find_sources
 from batchrun.results.writer import ResultsFile, ResultsFiles
@@ -32,7 +31,7 @@ from batchrun.runs.checks import (
     refuse_shared_files,
     refuse_unspeakable_names,
 )
-from batchrun.runs.intake import note_growth, result_format, take_in
+from batchrun.runs.intake import note_growth, remove_files, result_format, take_in
 from batchrun.runs.locations import requests_path
 from batchrun.runs.pools import abandon_lost_jobs
 from batchrun.runs.recovery import recover_results, refuse_strange_lines
@@ -132,8 +131,6 @@ def open_run(
         opening.claim(_find_inputs(options, observer, resumed=resumed))
         with opening.undone_on_failure():
             rows = opening.take_in(resumed=resumed)
-            if rows and not rows.rows and options.shard is None:
-                raise InputError("the input has no lines", f"files: {', '.join(map(public_name, options.inputs))}")
             opening.keep_options(are_read=rows is not None)
         opening.tell_growth(rows)
         yield opening.begin(redo=redo)
@@ -174,7 +171,7 @@ def open_on_requests(
             if not kept.exists():
                 undo.callback(kept.unlink, missing_ok=True)
             have_requests(kept, options.state, is_new=opening.is_new)
-            rows = opening.take_in()
+            rows = opening.take_in(are_requests=True)
             opening.keep_options(are_read=rows is not None)
             opening.add(iter(requests))
         opening.tell_growth(rows)
@@ -241,6 +238,7 @@ class _Opening:
         self._opened_at = clock()
         self._trust = Trust(options, api_key, given)
         self._session, self._is_changed = 0, False
+        self._made: list[Path] = []
 
     def claim(self, sources: Sequence[Source]) -> None:
         """Lock the state file, and check the options and the files. Nothing is changed yet."""
@@ -282,24 +280,26 @@ class _Opening:
 
     @contextmanager
     def undone_on_failure(self) -> Iterator[ExitStack]:
-        """Open the state file; if the block fails, a new state file is removed, and the callbacks are called."""
+        """Open the state file; if the block fails, what is new is removed, and the callbacks are called."""
         with ExitStack() as undo:
             if self.is_new and not self._existed:
                 undo.callback(_remove_state, self._options.state)
+                undo.callback(remove_files, self._made)
             self._store = Store(self._options.state, tell=self._observer.message)
             undo.callback(self._store.close)
             yield undo
             undo.pop_all()
         self._stack.callback(self._store.close)
 
-    def take_in(self, *, resumed: bool = False) -> MergedRows | None:
+    def take_in(self, *, resumed: bool = False, are_requests: bool = False) -> MergedRows | None:
         """Make the lines of the inputs rows; None if the inputs are unchanged."""
         if self._is_changed:
             self._observer.message("nothing was submitted yet, so the run starts over with the new options")
             self._store.start_over()
         if self._repair and not self.is_new:
             take_new_name(self._store, self._options)
-        return take_in(self._options, self._sources, self._store, self._observer, resumed=resumed)
+        given = self._options, self._sources, self._store, self._observer
+        return take_in(*given, resumed=resumed, are_requests=are_requests, made=self._made)
 
     def settle_format(self) -> None:
         """Determine the format of the results."""

@@ -126,13 +126,20 @@ def remove_copies(records: Iterable[SourceRecord], kept: Iterable[SourceRecord],
                 copy.unlink()
 
 
-def link_stdin(copy: Path, state: Path) -> None:
-    """Make `<state>.stdin.jsonl` a link to the copy of stdin, unless another file has that name."""
+def link_stdin(copy: Path, state: Path, made: list[Path]) -> None:
+    """Make `<state>.stdin.jsonl` a link to the copy of stdin, unless another file has that name.
+
+    Args:
+        copy: The copy.
+        state: The state file.
+        made: The link is added to this list.
+    """
     link = state.with_name(f"{state.name}.stdin.jsonl")
     with suppress(OSError):
         if link.is_symlink():
             link.unlink()
         link.symlink_to(copy.name)
+        made.append(link)
 
 
 def _read_block(source: Source, file: BinaryIO) -> bytes:

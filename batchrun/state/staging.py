@@ -12,7 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import chain, groupby, islice
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from batchrun.errors import InputError, StateError
 from batchrun.files.urls import place_in
@@ -64,6 +64,7 @@ UPDATE incoming SET id = 'invalid-' || lower(hex(substr(digest, 1, 8))) || iif(a
     problem = 'duplicate id ' || json_quote(substr(id, 1, length(id) - length(suffix)))
 FROM temp.twice t WHERE t.n = incoming.n
 """
+_MOST_NAMES = 5
 _AT_ONCE = 100
 """Lines that one statement inserts: that takes two thirds of the time of as many statements."""
 _UNSENT = "attempts = 0 AND (state = 0 OR (state = 4 AND same_as IS NULL))"
@@ -175,6 +176,7 @@ def merge(
     limit: int | None,
     dedupe: bool = False,
     skip_invalid: bool = False,
+    may_be_empty: bool = True,
     outputs: Iterable[OutputRecord] = (),
 ) -> MergedRows:
     """Turn the staged lines into the run's rows.
@@ -186,10 +188,11 @@ def merge(
         limit: The most rows of the run; lines beyond it are left for a later session. None for no limit.
         dedupe: Whether rows with the same key share a job.
         skip_invalid: Whether invalid lines become failed rows; only then may some be staged.
+        may_be_empty: Whether the run may have no rows.
         outputs: The results files of the inputs; new ones are added to the run.
 
     Raises:
-        InputError: two lines of one results file have the same id, and invalid lines are not skipped.
+        InputError: two lines of one results file have the same id, and invalid lines are not skipped; or none is left.
         StateError: a line that was submitted has changed or is gone.
     """
     names = {source.source: source.path for source in sources}
@@ -212,16 +215,15 @@ def merge(
         kept = db.execute("SELECT count(*) FROM rows").fetchone()[0]
         room = -1 if limit is None else max(limit - kept, 0)
         added = db.execute(_ADD, (room,)).rowcount if known else _add_first(db, room)
+        if not kept + added and not may_be_empty:
+            _refuse_empty(names)
         if dedupe:
             choose_leaders(db)
         if skip_invalid:
             db.execute(_NOTE_INVALID)
             db.execute(_FAIL_INVALID)
         db.executemany("INSERT OR IGNORE INTO outputs (output, path, committed_bytes) VALUES (?, ?, ?)", outputs)
-        db.execute("DELETE FROM sources")
-        db.executemany(
-            "INSERT INTO sources (source, path, origin, file, stamp, output) VALUES (?, ?, ?, ?, ?, ?)", sources
-        )
+        _replace_sources(db, sources)
     with store.transaction() as db:
         db.execute("DROP TABLE temp.incoming")
     return MergedRows(rows=kept + added, added=added, dropped=known - kept, carried=carried, twice=twice)
@@ -249,6 +251,11 @@ def _match(store: Store, db: sqlite3.Connection, names: dict[int, str], known: i
     return int(carried)
 
 
+def _replace_sources(db: sqlite3.Connection, sources: Sequence[SourceRecord]) -> None:
+    db.execute("DELETE FROM sources")
+    db.executemany("INSERT INTO sources (source, path, origin, file, stamp, output) VALUES (?, ?, ?, ?, ?, ?)", sources)
+
+
 def _add_first(db: sqlite3.Connection, room: int) -> int:
     """Add the first rows of a run; returns how many. An index of ids in random order is made faster after them."""
     (index,) = db.execute("SELECT sql FROM sqlite_master WHERE name = 'rows_by_id'").fetchone()
@@ -266,6 +273,10 @@ def _invalidate_twice(db: sqlite3.Connection) -> int:
     count = db.execute(_CALL_INVALID).rowcount
     db.execute("DROP TABLE temp.twice")
     return count
+
+
+def _refuse_empty(names: dict[int, str]) -> NoReturn:
+    raise InputError("the input has no lines", f"files: {', '.join(list(names.values())[:_MOST_NAMES])}")
 
 
 def _refuse_twice(db: sqlite3.Connection, names: dict[int, str]) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchrun import run as batchrun_run
 from tests.support.claims import assert_adds_up
 from tests.support.command import assert_one_clear_line, batchrun
 from tests.support.rehearsal import read_lines
@@ -99,6 +100,39 @@ def test_what_is_wrong_with_a_row_is_told_with_its_row_and_its_line_and_nothing_
     assert_one_clear_line(run(tmp_path, "r.parquet"), 2, "r.parquet is not a complete Parquet file")
     assert_one_clear_line(run(tmp_path, "no*.csv", "-o", "o.jsonl"), 2, "no*.csv: no file of prompts matches")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.csv", "r.parquet"]
+
+
+def test_an_input_without_rows_is_refused_and_leaves_nothing(tmp_path: Path):
+    (tmp_path / "reviews.csv").write_text("id,prompt\n")
+    assert_one_clear_line(run(tmp_path, "reviews.csv"), 2, "the input has no lines")
+    assert [path.name for path in tmp_path.iterdir()] == ["reviews.csv"]
+
+
+def test_a_start_that_is_interrupted_leaves_no_copy(tmp_path: Path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    write(tmp_path, "reviews.csv")
+    monkeypatch.setattr("batchrun.runs.opening.store_options", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        batchrun_run(tmp_path / "reviews.csv", output=tmp_path / "r.jsonl", endpoint="local", worker="echo")
+    assert [path.name for path in tmp_path.iterdir()] == ["reviews.csv"]
+
+
+def test_a_table_that_has_lost_its_rows_is_refused_and_the_run_stays_as_it_was(tmp_path: Path):
+    away = ("-e", "abc", "--base-url", "https://no-such-host.invalid/v2", "-o", "r.jsonl")
+
+    def start() -> subprocess.CompletedProcess[str]:
+        return batchrun("run", "reviews.csv", *away, cwd=tmp_path, RUNPOD_API_KEY="rpa_SECRET")
+
+    write(tmp_path, "reviews.csv")
+    assert start().returncode == 4
+    before = sorted(tmp_path.iterdir())
+    (tmp_path / "reviews.csv").write_text("id,prompt,max_tokens,topic\n")
+    assert_one_clear_line(start(), 2, "the input has no lines")
+    assert sorted(tmp_path.iterdir()) == before
+    status = batchrun("status", "r.jsonl.state", "--json", cwd=tmp_path)
+    assert orjson.loads(status.stdout)["total"] == len(ROWS)
 
 
 def test_messages_about_two_rows_name_rows_of_a_table_not_lines_of_its_file(tmp_path: Path):

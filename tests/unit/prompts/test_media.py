@@ -43,7 +43,14 @@ def sent(found: dict[str, Any]) -> str:
 
 def test_a_path_becomes_a_data_url_and_the_request_of_the_line_stays(folder: Path):
     media = files(folder)
-    for path in ("a.png", "./a.png", str(folder / "in" / "a.png"), f"file://{folder}/in/a.png", "../outside.png"):
+    for path in (
+        "a.png",
+        "./a.png",
+        str(folder / "in" / "a.png"),
+        f"file://{folder}/in/a.png",
+        f"FILE://{folder}/in/a.png",
+        "../outside.png",
+    ):
         request = picture(path)
         media.check(request)
         assert sent(media.inlined(request)) == DATA

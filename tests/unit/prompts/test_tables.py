@@ -128,7 +128,8 @@ def test_each_compression_is_read_and_one_that_is_cut_off_is_told(tmp_path: Path
     ("data", "message"),
     [
         (b"", "the file has no header"),
-        (b"a,b\n1,2\n3\n", r"row 2 \(line 3\): 1 cells, but the header has 2 columns"),
+        (b"a,b\n1,2\n3\n", r"row 2 \(line 3\): 1 cell, but the header has 2 columns"),
+        (b"a\n1,2\n", r"row 1 \(line 2\): 2 cells, but the header has 1 column"),
         (b'a,b\n"x\ny",2\n\n3,4,5\n', r"row 3 \(line 5\): 3 cells, but the header has 2 columns"),
         (b'a,b\n1,2\n3,"4\n5,6\n', r"row 2 \(line 3\): a quoted cell does not end"),
         (b'a,b\n1,"2"3\n', r"row 1 \(line 2\): .*expected after"),
@@ -206,7 +207,7 @@ def test_a_cell_of_ten_megabytes_is_read_and_the_limit_of_the_process_stays(tmp_
         (b'[\n{"a":1},\n{\n"a":NaN}\n]', r"row 2 \(line 3\): invalid JSON on line \d: NaN is not a JSON value"),
         (b'[{"a":1}] [2]', "there is more after the array"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'[{"a":"\xff"}]', "byte 0xff after it is not UTF-8"),
+        (b'[{"a":"\xff"}]', "r.json: byte 0xff before the first row is not UTF-8"),
     ],
 )
 def test_what_is_wrong_with_json_is_told_with_its_row_and_its_line(tmp_path: Path, data: bytes, message: str):
@@ -284,6 +285,7 @@ def test_the_types_of_parquet_survive(tmp_path: Path):
             "day": pa.array([dt.date(2026, 1, 2), None]),
             "at": pa.array([moment, None], pa.timestamp("ns")),
             "nano": pa.array([1767323045600000001, None], pa.timestamp("ns")),
+            "time": pa.array([3600_000_000_001, None], pa.time64("ns")),
             "zoned": pa.array([moment.replace(tzinfo=utc), None], pa.timestamp("us", "UTC")),
             "price": pa.array([decimal.Decimal("12345678901234567890.10"), None]),
             "text": pa.array([b"caf\xc3\xa9", None], pa.binary()),
@@ -312,6 +314,7 @@ def test_the_types_of_parquet_survive(tmp_path: Path):
         "day": "2026-01-02",
         "at": "2026-01-02T03:04:05.600000",
         "nano": "2026-01-02T03:04:05.600000001",
+        "time": "01:00:00.000000001",
         "zoned": "2026-01-02T03:04:05.600000+00:00",
         "price": 12345678901234567890.10,
         "text": "café",
@@ -329,6 +332,8 @@ def test_a_picture_of_a_dataset_becomes_a_data_url_or_its_path(tmp_path: Path):
     pq.write_table(pa.table({"prompt": ["x", "y"], "image": pictures}), tmp_path / "r.parquet")
     images = [row["image"] for row in rows_of(tmp_path / "r.parquet")]
     assert images == ["data:image/png;base64,iVBORw0KGgr/AA==", "b.png"]
+    pq.write_table(pa.table({"prompt": ["x"], "images": [pictures.to_pylist()]}), tmp_path / "s.parquet")
+    assert [row["images"] for row in rows_of(tmp_path / "s.parquet")] == [images]
 
 
 @pytest.mark.parametrize(
@@ -336,6 +341,8 @@ def test_a_picture_of_a_dataset_becomes_a_data_url_or_its_path(tmp_path: Path):
     [
         (pa.array([b"\xff\xfe"]), "column `x` has bytes that are not UTF-8"),
         (pa.array([float("inf")]), "column `x` has infinite values"),
+        (pa.array([[1.0, float("-inf")]]), "row 1, column `x`: infinite values"),
+        (pa.array([{"y": float("inf")}]), "row 1, column `x`: infinite values"),
         (pa.array([[b"\xff"]]), "row 1, column `x`: bytes that are not UTF-8 text"),
     ],
 )

@@ -81,6 +81,8 @@ def test_what_a_column_holds_is_data_in_each_form(review: str):
         ({"x": 1}, "{% for key, value in a.items() %}{{ key }}={{ value }}{% endfor %}", "x=1"),
         (10**50, "{{ a }}", str(10**50)),
         (2**100, "{{ a + 1 }}", str(2**100 + 1)),
+        ("one two three", "{{ a | truncate(9, leeway=0) }} {{ a | truncate(8, true, '.', 0) }}", "one... one two."),
+        ("one two", "{{ a | truncate(200) }} {{ a | truncate(length=3, end='', leeway=0) }}", "one two one"),
         (0, "{{ a }}{% if not a %}!{% endif %}", "0!"),
     ],
 )
@@ -125,6 +127,9 @@ def test_a_null_column_is_one_that_is_not_there(row: dict):
         ({"prompt": "{{ t.__class__ }}"}, "`t.__class__` is undefined"),
         ({"prompt": "{{ l | attr('append') }}"}, "--prompt, line 1, column 4: undefined value"),
         ({"prompt": "{{ t }}{% include 'other' %}"}, "--prompt, line 1, column 11: tried to include"),
+        ({"prompt": "{{ a | truncate(9) }}"}, "--prompt: `truncate` of something that is no text"),
+        ({"prompt": "{{ t | truncate(1) }}"}, "--prompt: `truncate` to fewer characters (1) than its end has (3)"),
+        ({"prompt": "{{ gone | truncate(9) }}"}, "--prompt, line 1, column 4: `gone` is undefined"),
         ({"prompt": "{{ t / 0 }}"}, "--prompt, line 1, column 4"),
         ({"prompt": "{% if t == 'y' %}x{% endif %}"}, "the template renders no text"),
         (
