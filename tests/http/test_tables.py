@@ -95,7 +95,7 @@ def test_what_is_wrong_with_a_row_is_told_with_its_row_and_its_line_and_nothing_
     checked = batchrun("check", "r.csv", cwd=tmp_path).stdout
     assert "r.csv: row 2 (line 4): no prompt" in checked
     (tmp_path / "r.csv").write_text("prompt,b\nx,y\nz\n")
-    assert_one_clear_line(run(tmp_path, "r.csv"), 2, "r.csv: row 2 (line 3): 1 cells")
+    assert_one_clear_line(run(tmp_path, "r.csv"), 2, "r.csv: row 2 (line 3): 1 cell, but")
     (tmp_path / "r.parquet").write_bytes(b"PAR1 and no more")
     assert_one_clear_line(run(tmp_path, "r.parquet"), 2, "r.parquet is not a complete Parquet file")
     assert_one_clear_line(run(tmp_path, "no*.csv", "-o", "o.jsonl"), 2, "no*.csv: no file of prompts matches")
