@@ -53,7 +53,7 @@ def parquet_lines(file: Path | BinaryIO, path: str) -> Iterator[bytes]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     try:
-        table = pq.ParquetFile(file, pre_buffer=False)
+        table = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
         schema = table.schema_arrow
         repeated = [name for at, name in enumerate(schema.names) if name in schema.names[:at]]
         if repeated:

@@ -36,7 +36,7 @@ class ParquetFile:
     def __init__(self, out: BinaryIO, schema: Schema) -> None:
         fields = [(name, _type(kind)) for name, kind in schema]
         self._schema = pa.schema(fields, metadata={_MARK: VERSION.encode()})
-        self._writer = parquet.ParquetWriter(out, self._schema)
+        self._writer = parquet.ParquetWriter(out, self._schema, write_page_checksum=True)
         self._batches: list[Any] = []
         self._rows = self._bytes = 0
 

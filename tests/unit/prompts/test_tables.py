@@ -361,6 +361,15 @@ def test_a_parquet_file_that_is_cut_off_is_one_clear_line(tmp_path: Path, keep: 
         read(path)
 
 
+def test_a_byte_that_was_changed_in_a_parquet_file_with_checksums_is_found(tmp_path: Path):
+    path = tmp_path / "r.parquet"
+    plain = {"compression": "NONE", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(pa.table({"prompt": [f"number {n}" for n in range(100)]}), path, write_page_checksum=True, **plain)
+    path.write_bytes(path.read_bytes().replace(b"number 77", b"number 97"))
+    with pytest.raises(InputError, match=r"r.parquet is not a complete Parquet file: [^\n]*checksum"):
+        read(path)
+
+
 def test_parquet_is_known_by_its_first_bytes_and_may_be_compressed_as_a_whole(tmp_path: Path):
     pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "r.parquet")
     data = (tmp_path / "r.parquet").read_bytes()

@@ -116,6 +116,16 @@ def same(was: Any, now: Any) -> bool:
     return was == now and isinstance(was, bool) == isinstance(now, bool)
 
 
+def test_a_byte_that_changes_in_a_parquet_file_can_be_found():
+    out = io.BytesIO()
+    file = ParquetFile(out, [("text", TEXT)])
+    file.write([["one answer"]])
+    file.end()
+    changed = out.getvalue().replace(b"one answer", b"two answer", 1)
+    with pytest.raises(OSError, match="checksum"):
+        pq.ParquetFile(io.BytesIO(changed), page_checksum_verification=True).read()
+
+
 @pytest.mark.parametrize(
     ("name", "form"),
     [
