@@ -147,7 +147,7 @@ async def test_strange_lines_among_unwritten_blocks_are_refused_and_left_alone(t
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
-def test_a_hole_is_measured_with_all_that_stands_behind_it(tmp_path: Path):
+def test_a_hole_is_measured_with_all_that_follows_it(tmp_path: Path):
     (tmp_path / "r.jsonl").write_bytes(b"done\nwhole\n\0\0\0rest\nlater\ntorn")
     tail = recover(tmp_path / "r.jsonl", 5)
     assert (tail.lines, tail.cut_bytes, tail.behind_hole) == ([b"whole\n"], 18, [b"later\n"])

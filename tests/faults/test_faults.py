@@ -365,7 +365,7 @@ FAILURES = [
         "zero bytes and control characters are kept", failed("a\x00b\x1b[2J"), kind="handler_error", raw="a\x00b\x1b[2J"
     ),
     fails(
-        "a reason that stands in the output only is found",
+        "a reason that is only in the output is found",
         job("FAILED", output=[{"error": "bad prompt"}]),
         kind="handler_error",
         message="bad prompt",

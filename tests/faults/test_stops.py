@@ -287,7 +287,7 @@ async def test_jobs_outlive_a_network_that_is_gone_for_a_while(tmp_path: Path):
         (Answer(raw=b"nonsense\r\n\r\n"), AmbiguousError),
     ],
 )
-async def test_a_cancel_tells_how_the_job_stands_or_why_that_is_unknown(answer: Answer, end):
+async def test_a_cancel_tells_the_state_of_the_job_or_why_it_is_unknown(answer: Answer, end):
     server = FaultServer({"": Script(cancel=(answer,), job_id="a/b ü?ttl=1{n}")})
     async with server, EndpointClient(server.base_url, "local", KEY, connections=2, timeout_s=5.0) as client:
         submitted = await client.run(b'{"input": {"prompt": "p"}}')

@@ -132,7 +132,7 @@ async def test_a_repair_counts_the_answers_again(tmp_path: Path):
         ({"image": "x"}, None),
     ],
 )
-def test_the_limit_of_a_request_is_read_where_it_stands(request_: dict, limit: float | None):
+def test_the_limit_of_a_request_is_read_where_it_is(request_: dict, limit: float | None):
     assert most_tokens(request_) == limit
 
 

@@ -1,4 +1,4 @@
-"""Whatever stands on the command line, in the environment or in a run file: one clear line and an exit code."""
+"""Whatever is on the command line, in the environment or in a run file: one clear line and an exit code."""
 
 from __future__ import annotations
 
