@@ -18,7 +18,7 @@ from pathlib import Path
 
 from batchrun.config import FormatChoice, RunOptions
 from batchrun.display.summary import Observer, warn
-from batchrun.errors import InputError
+from batchrun.errors import BatchrunError, InputError
 from batchrun.files.streams import stdin_bytes
 from batchrun.files.urls import public_name
 from batchrun.prompts.shapes import READING, Shape
@@ -87,7 +87,10 @@ def take_in(
             merged = _merge(options, records, outputs, store, observer, before=before, are_requests=are_requests)
             store.set_setting("intake", {**mark, "rows": merged.rows})
     except BaseException:
-        remove_files(made)
+        # What went wrong may have come after the commit: a copy that the state names stays.
+        with suppress(BatchrunError):
+            named = {Path(record.file).name for record in store.sources()}
+            remove_files([copy for copy in made if copy.name not in named])
         raise
     remove_files([copy for copy in made if str(copy) not in {record.file for record in records}])
     remove_copies(before, records, options.state)

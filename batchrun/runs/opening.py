@@ -283,8 +283,8 @@ class _Opening:
         """Open the state file; if the block fails, what is new is removed, and the callbacks are called."""
         with ExitStack() as undo:
             if self.is_new and not self._existed:
-                undo.callback(_remove_state, self._options.state)
                 undo.callback(remove_files, self._made)
+                undo.callback(_remove_state, self._options.state)
             self._store = Store(self._options.state, tell=self._observer.message)
             undo.callback(self._store.close)
             yield undo

@@ -6,20 +6,19 @@ import gzip
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchrun import Summary, verify
 from batchrun import run as batchrun_run
+from batchrun.state.store import StateReader, Store
 from tests.support.claims import assert_adds_up
 from tests.support.command import assert_one_clear_line, batchrun
 from tests.support.rehearsal import read_lines
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ROWS = [{"id": f"r{n}", "prompt": f"so it goes {n}", "max_tokens": 4, "topic": f"t{n % 3}"} for n in range(1, 9)]
 CSV = "id,prompt,max_tokens,topic\n" + "".join(f"{','.join(map(str, row.values()))}\n" for row in ROWS)
@@ -117,6 +116,31 @@ def test_a_start_that_is_interrupted_leaves_no_copy(tmp_path: Path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         batchrun_run(tmp_path / "reviews.csv", output=tmp_path / "r.jsonl", endpoint="local", worker="echo")
     assert [path.name for path in tmp_path.iterdir()] == ["reviews.csv"]
+
+
+def test_rows_that_were_added_before_an_interrupt_keep_the_copy_of_their_table(tmp_path: Path, monkeypatch):
+    def run_again() -> Summary:
+        return batchrun_run("reviews.csv", output="r.jsonl", endpoint="local", worker="echo")
+
+    def interrupted(store: Store, name: str, value: object) -> None:
+        if name == "intake":
+            raise KeyboardInterrupt
+        set_setting(store, name, value)
+
+    write(tmp_path, "reviews.csv")
+    monkeypatch.chdir(tmp_path)
+    set_setting = Store.set_setting
+    run_again()
+    with (tmp_path / "reviews.csv").open("a") as file:
+        file.write("new,added,4,t0\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "set_setting", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_again()
+    with StateReader(tmp_path / "r.jsonl.state") as store:
+        assert [Path(source.file).exists() for source in store.sources()] == [True]
+    assert run_again().succeeded == len(ROWS) + 1
+    assert verify(tmp_path / "r.jsonl.state").is_whole
 
 
 def test_a_table_that_has_lost_its_rows_is_refused_and_the_run_stays_as_it_was(tmp_path: Path):
