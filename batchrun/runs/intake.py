@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def take_in(
     made = [] if made is None else made
     if not before:
         store.set_setting("reading", READING)
-    try:
+    with _removed_on_failure(made, store):
         outputs = _number_outputs(store, output_paths(options, sources))
         known = {record.origin: record for record in before}
         records = [
@@ -86,18 +86,24 @@ def take_in(
         if store.get_setting("intake") != {**mark, "rows": store.count_rows()}:
             merged = _merge(options, records, outputs, store, observer, before=before, are_requests=are_requests)
             store.set_setting("intake", {**mark, "rows": merged.rows})
-    except BaseException:
-        # What went wrong may have come after the commit: a copy that the state names stays.
-        with suppress(BatchrunError):
-            named = {Path(record.file).name for record in store.sources()}
-            remove_files([copy for copy in made if copy.name not in named])
-        raise
     remove_files([copy for copy in made if str(copy) not in {record.file for record in records}])
     remove_copies(before, records, options.state)
     for record in records:
         if record.origin == STDIN:
             link_stdin(Path(record.file), options.state, made)
     return merged
+
+
+@contextmanager
+def _removed_on_failure(made: Sequence[Path], store: Store) -> Iterator[None]:
+    """Remove new copies if the block fails, but not those that the state names: it may fail after the commit."""
+    try:
+        yield
+    except BaseException:
+        with suppress(BatchrunError):
+            named = {Path(record.file).name for record in store.sources()}
+            remove_files([copy for copy in made if copy.name not in named])
+        raise
 
 
 def _tell(merged: MergedRows, options: RunOptions, observer: Observer) -> None:
