@@ -264,14 +264,14 @@ def _refuse_other_type(argument: Argument, value: Any) -> None:
         return
     if kind in (tuple[str, ...], Sequence[str]):
         is_list = isinstance(value, Collection) and all(isinstance(each, str) for each in value)
-        _refuse_unless(argument.name, value, "a list of texts", true=is_list)
+        _refuse_unless(argument.name, value, "a list of strings", true=is_list)
     elif kind in _TYPES:
         types, expected = _TYPES[kind]
         _refuse_unless(argument.name, value, expected, true=isinstance(value, types))
 
 
 _TYPES: dict[type, tuple[tuple[type, ...], str]] = {
-    str: ((str,), "a text"),
+    str: ((str,), "a string"),
     bool: ((bool,), "True or False"),
     Path: ((str, os.PathLike), "a path"),
     HaltOptions: ((HaltOptions,), "batchrun.config.HaltOptions(rows=5) or (share=0.05)"),
@@ -280,10 +280,10 @@ _TYPES: dict[type, tuple[tuple[type, ...], str]] = {
 
 
 def refuse_other_words(name: str, value: Any, choices: Any) -> None:
-    """Refuse a word that is none of a Literal.
+    """Refuse a value that is neither None nor one of the words of a Literal.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is refused.
     """
     words = get_args(choices)
     _refuse_unless(name, value, " or ".join(words), true=value is None or value in words)
@@ -297,7 +297,7 @@ def as_json(name: str, value: Mapping[Any, Any] | None) -> dict[str, Any]:
     """The parameters as the state file will contain them.
 
     Raises:
-        UsageError: they are no dict, or cannot be written as JSON.
+        UsageError: they are not a dict, or cannot be written as JSON.
     """
     _refuse_unless(name, value, "a dict", true=value is None or isinstance(value, Mapping))
     try:

@@ -55,8 +55,8 @@ def rows_of(table: object) -> Iterator[dict[str, Any]] | None:
     """The rows of a table; None if it is none of the known kinds.
 
     They are a DataFrame of pandas or polars, a Table or RecordBatch of pyarrow, and a Dataset of `datasets`. Each row
-    is what it would be in a Parquet file: a null is an absent field, a date an ISO string, a picture a data URL. But
-    the nulls within a struct stay, as in a dict.
+    is what it would be in a Parquet file: a null is an absent field, a date an ISO string, a picture a data URL.
+    Only nulls within a struct stay, as in a dict.
     """
     for kind in type(table).__mro__:
         read = _TABLES.get((kind.__module__.partition(".")[0], kind.__name__))
@@ -76,7 +76,7 @@ def _refuse_wrong_names(table: Any) -> None:
     names = getattr(table, "column_names", getattr(table, "columns", None))
     for name in () if names is None else names:
         if not isinstance(name, str):
-            raise InputError(f"a column is named {shown(name)}, which is not a text", "rename the column")
+            raise InputError(f"a column is named {shown(name)}, which is not a string", "rename the column")
         if name in seen:
             raise InputError(f"two columns are named `{name}`", "rename one of them")
         seen.add(name)

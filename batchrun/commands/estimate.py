@@ -59,8 +59,10 @@ def estimate(
     """
     if pilot < 2:  # noqa: PLR2004 - a range needs two
         raise UsageError(f"--pilot {pilot}: one row gives no range", "give at least 2; 30 is a good number")
-    observer.message(f"pilot: {counted(pilot, 'row')}, drawn at random; they are part of the run")
+    observer.message(f"pilot: up to {counted(pilot, 'row')}, drawn at random; they are part of the run")
     summary = run(options, given, observer=observer, api_key=api_key, leaving=leaving, pilot=pilot)
+    if summary.outcome == "finished":
+        observer.message("no row is left, so there is no estimate")
     if summary.outcome != "pilot":
         return PilotReport(summary, None)
     found = read_estimate(options.state, random.Random(_RANDOM_SEED))  # noqa: S311 - samples, not secrets

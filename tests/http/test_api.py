@@ -279,7 +279,7 @@ def test_the_cells_of_a_table_are_what_they_are_in_its_parquet_file(tmp_path: Pa
     [
         (pd.DataFrame([["a", 1, 2]], columns=["prompt", "x", "x"]), "two columns are named `x`"),
         (pa.table([["a"], [1], [2]], names=["prompt", "x", "x"]), "two columns are named `x`"),
-        (pd.DataFrame([["a", 1]], columns=["prompt", 1]), "a column is named 1, which is not a text"),
+        (pd.DataFrame([["a", 1]], columns=["prompt", 1]), "a column is named 1, which is not a string"),
         (pd.DataFrame([["a"]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "a column is named ('a', 'b')"),
         (pd.DataFrame({"prompt": ["a"], "x": [b"\xff"]}), "request 1, column `x`: bytes that are not UTF-8 text"),
         (

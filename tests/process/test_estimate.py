@@ -162,6 +162,14 @@ def test_a_pilot_of_one_row_is_refused(folder: Path, base_url: str):
     assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl"]
 
 
+def test_of_a_run_that_its_pilot_has_finished_there_is_no_estimate(folder: Path, base_url: str):
+    code, said = invoke("estimate", *arguments(base_url, "--pilot", ROWS + 1))
+    assert (code, jobs_run(base_url)) == (0, ROWS)
+    assert f"pilot: up to {ROWS + 1} rows" in said
+    assert "no row is left, so there is no estimate" in said
+    assert f"finished: {ROWS} of {ROWS} rows succeeded" in said
+
+
 @pytest.mark.parametrize(("more", "code"), [(("-j", 1), 4), ((), 3)])
 def test_of_a_broken_endpoint_there_is_no_estimate(folder: Path, base_url: str, more: tuple, code: int):
     write_lines(folder, [{"id": f"r{n}", "prompt": "x", "max_tokens": -1} for n in range(ROWS)])
