@@ -163,7 +163,7 @@ def test_a_pilot_of_one_row_is_refused(folder: Path, base_url: str):
 
 
 def test_of_a_run_that_its_pilot_has_finished_there_is_no_estimate(folder: Path, base_url: str):
-    code, said = invoke("estimate", *arguments(base_url, "--pilot", ROWS + 1))
+    code, said = invoke("estimate", *arguments(base_url, "--pilot", ROWS + 1)[:-1], "plain")
     assert (code, jobs_run(base_url)) == (0, ROWS)
     assert f"pilot: up to {ROWS + 1} rows" in said
     assert "no row is left, so there is no estimate" in said
