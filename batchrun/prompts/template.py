@@ -151,7 +151,7 @@ class Template:
         Raises:
             LineError: it already says what is sent.
         """
-        if _ROW not in self._names and not PROMPT_KEYS.isdisjoint(row) and all(row.get(n) is None for n in self._names):
+        if not PROMPT_KEYS.isdisjoint(row) and _ROW not in self._names and all(row.get(n) is None for n in self._names):
             own = next(key for key in row if key in PROMPT_KEYS)
             raise LineError(
                 f"the line has `{own}` of its own, and the template uses none of its columns: {columns_of(row)}",
@@ -192,7 +192,9 @@ class Template:
         elif excluded.isdisjoint(row):
             found = row
         else:
-            found = {name: value for name, value in row.items() if name not in excluded}
+            found = row.copy()
+            for name in excluded & row.keys():
+                del found[name]
         inner = found.get("metadata")
         if type(inner) is not dict:
             return found
@@ -207,10 +209,9 @@ def _messages(
     system: Callable[[dict[str, Any]], str] | None, user: Callable[[dict[str, Any]], str]
 ) -> Callable[[dict[str, Any]], list[Any]]:
     def content(context: dict[str, Any]) -> list[Any]:
-        messages = [{"role": "user", "content": _not_blank(user(context))}]
-        if system is not None and (text := system(context)).strip():
-            messages.insert(0, {"role": "system", "content": text})
-        return messages
+        asked = {"role": "user", "content": _not_blank(user(context))}
+        text = "" if system is None else system(context)
+        return [asked] if not text or text.isspace() else [{"role": "system", "content": text}, asked]
 
     return content
 
