@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,7 +24,6 @@ from batchrun.runs.trust import GivenByCommand
 from batchrun.state.lock import StateLock
 from batchrun.state.reader import StateReader
 
-_BOM = b"\xef\xbb\xbf"
 _MOST_ID_BYTES = 1 << 16
 """A longer line is no id."""
 
@@ -109,27 +109,27 @@ def _selection(given: RedoArguments) -> Selection:
         raise UsageError("--only needs --failed", "add --failed, or remove --only")
     refuse_unknown_kinds(given.kinds)
     return Selection(
-        Conditions(given.where), None if given.ids is None else _read_ids(given.ids), given.failed, given.kinds
+        Conditions(given.where), None if given.ids is None else _numbered_ids(given.ids), given.failed, given.kinds
     )
 
 
-def _read_ids(path: Path | tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _numbered_ids(given: Path | tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """The ids of a program, or in a file, each after its place; blank lines are skipped.
 
     Raises:
         InputError: it cannot be read, or is not text.
     """
-    if isinstance(path, tuple):
-        yield from ((f"id {number:,}", text) for number, text in enumerate(path, 1))
+    if isinstance(given, tuple):
+        yield from ((f"id {number:,}", text) for number, text in enumerate(given, 1))
         return
-    name = "stdin" if str(path) == "-" else str(path)
+    name = "stdin" if str(given) == "-" else str(given)
     try:
-        with nullcontext(stdin_bytes()) if name == "stdin" else path.open("rb") as file:
+        with nullcontext(stdin_bytes()) if name == "stdin" else given.open("rb") as file:
             for number, raw in enumerate(iter(lambda: file.readline(_MOST_ID_BYTES), b""), 1):
-                text = raw.removeprefix(_BOM).decode().strip()
+                text = raw.removeprefix(BOM_UTF8).decode().strip()
                 if text:
                     yield f"{name}:{number}", text
     except OSError as error:
-        raise InputError(f"--ids {path}: {error.strerror}", "give a file with one id a line") from error
+        raise InputError(f"--ids {given}: {error.strerror}", "give a file with one id a line") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"--ids {path} is not UTF-8 text", "give a file with one id a line") from error
+        raise InputError(f"--ids {given} is not UTF-8 text", "give a file with one id a line") from error

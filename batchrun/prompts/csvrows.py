@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterator
 from math import isfinite
 from typing import Any, BinaryIO, NamedTuple
@@ -20,7 +21,6 @@ from batchrun.prompts.formats import not_utf8, refuse_binary
 from batchrun.prompts.lines import MAX_LINE_BYTES, in_blocks
 from batchrun.prompts.sampling import TYPES
 
-_BOM = b"\xef\xbb\xbf"
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<fraction>(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)")
 _MOST_DIGITS = 4000
 """Python reads no integers of many more."""
@@ -153,7 +153,7 @@ class _Lines:
             raise InputError(f"{place}: longer than {MAX_LINE_BYTES >> 20} MiB", "is this a CSV file?")
         if not self.count:
             refuse_binary(self._path, raw)
-            raw = raw.removeprefix(_BOM)
+            raw = raw.removeprefix(BOM_UTF8)
         self.count += 1
         try:
             return raw.decode()

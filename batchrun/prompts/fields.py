@@ -12,7 +12,7 @@ from typing import Any
 from batchrun.config import RequestOptions
 from batchrun.errors import InputError
 from batchrun.files.urls import place_in
-from batchrun.prompts.media import places_of
+from batchrun.prompts.media import is_file_url, places_of
 from batchrun.prompts.requests import build_request
 from batchrun.prompts.sampling import (
     COLUMN_NAMES,
@@ -132,7 +132,7 @@ class Fields:
                 self._find("wrong_type", name, f"`{name}` is not {wanted}", file, line).count += 1
 
         if self._sends_paths and shape is not _PROMPT and _has_parts(request):
-            for name in {place.field for place in places_of(request) if not place.text.lower().startswith("file:")}:
+            for name in {place.field for place in places_of(request) if not is_file_url(place.text)}:
                 text = f"`{name}` is the path of a file, and is sent as it is: --inline-files sends the content"
                 self._find("path", name, text, file, line).count += 1
 

@@ -23,6 +23,7 @@ _WORKBOOKS = (".xlsx", ".ods", ".numbers")
 _UTF_32 = (b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{", b'"\x00', b'\x00"')
 _HEADER = re.compile(r'[\w "./-]+(?:[,;\t][\w "./-]+)+')
+CONVERT_TO_UTF_8 = "convert a file in Latin-1 or cp1252 with: iconv -f CP1252 -t UTF-8 FILE"
 _KINDS = "files are read by their suffix: .jsonl, .csv, .tsv, .json, .parquet, also with .gz, .bz2, .xz or .zst"
 
 
@@ -65,10 +66,7 @@ def not_utf8(raw: bytes) -> str | None:
         raw.decode()
     except UnicodeDecodeError as error:
         column = len(raw[: error.start].decode()) + 1
-        return (
-            f"{column}: byte 0x{raw[error.start]:02x} is not UTF-8; convert a file in Latin-1 or cp1252 with:"
-            " iconv -f CP1252 -t UTF-8 FILE"
-        )
+        return f"{column}: byte 0x{raw[error.start]:02x} is not UTF-8; {CONVERT_TO_UTF_8}"
     return None
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from enum import StrEnum
 from pathlib import PurePath
 
 from batchrun.prompts.formats import is_json
-
-_BOM = b"\xef\xbb\xbf"
 
 
 class Form(StrEnum):
@@ -68,7 +67,7 @@ def form_of(name: str, begin: bytes) -> Form:
         return Form.PARQUET
     form = _SUFFIXES.get(PurePath(unpacked_name(name)).suffix.lower(), Form.LINES)
     if form in (Form.CSV, Form.TSV, Form.JSON):
-        first = begin.removeprefix(_BOM).lstrip()
+        first = begin.removeprefix(BOM_UTF8).lstrip()
         if first.startswith(b"{" if form is not Form.JSON else (b"{", b'"')) and is_json(first.partition(b"\n")[0]):
             return Form.LINES
         if form is Form.JSON and not first.startswith((b"[", b"{")):

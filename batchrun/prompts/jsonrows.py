@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
 from batchrun.errors import InputError
-from batchrun.prompts.formats import refuse_binary
+from batchrun.prompts.formats import CONVERT_TO_UTF_8, refuse_binary
 from batchrun.prompts.lines import MAX_LINE_BYTES, in_blocks
 
 _READ_BYTES = 1 << 16
@@ -116,7 +116,7 @@ class _Values:
             place = f"after row {self._rows} (line {self._line})" if self._rows else "before the first row"
             raise InputError(
                 f"{self._path}: byte 0x{error.object[error.start]:02x} {place} is not UTF-8",
-                "convert a file in Latin-1 or cp1252 with: iconv -f CP1252 -t UTF-8 FILE",
+                CONVERT_TO_UTF_8,
             ) from error
         if block:
             self._text, self._at = self._text[self._at :] + more, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
@@ -15,7 +16,6 @@ MAX_LINE_BYTES = 64 << 20
 _MOST_OPEN_FILES = 200
 """Input files that are open at once; the usual limit of a process is 1,024 files."""
 _BLOCK_BYTES = 1 << 16
-_BOM = b"\xef\xbb\xbf"
 _FIRST = (b"{", b'"')
 """A line that begins with one of them has no byte order mark or white space before it."""
 
@@ -53,7 +53,7 @@ def iter_lines(file: BinaryIO) -> Iterator[RawLine]:
         offset += len(line)
         raw = line.rstrip()
         if raw[:1] not in _FIRST:
-            stripped = raw.lstrip().removeprefix(_BOM).lstrip()
+            stripped = raw.lstrip().removeprefix(BOM_UTF8).lstrip()
             start += len(raw) - len(stripped)
             raw = stripped
         if raw:

@@ -140,7 +140,7 @@ class MediaFiles:
 
     def _located(self, field: str, text: str) -> Path:
         """The path of a file, absolute if the input has a folder."""
-        if _FILE_SCHEME.match(text):
+        if is_file_url(text):
             try:
                 parts = urlsplit(text)
             except ValueError as error:
@@ -205,9 +205,14 @@ def places_of(request: dict[str, Any]) -> list[Place]:
     return found
 
 
+def is_file_url(text: str) -> bool:
+    """Whether a text is a `file:` URL; the case of a scheme does not matter."""
+    return _FILE_SCHEME.match(text) is not None
+
+
 def _is_local(text: str, *, is_data: bool) -> bool:
     """Whether a text names a file of this machine; `is_data`: base64 is expected, in which there is no dot."""
-    if _FILE_SCHEME.match(text):
+    if is_file_url(text):
         return True
     if not text or len(text) > _MOST_PATH_CHARS or _SCHEME.match(text):
         return False

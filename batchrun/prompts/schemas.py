@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ _TYPES: dict[str, dict[str, Any]] = {
     "bool": {"type": "boolean"},
     "list": {"type": "array", "items": {"type": "string"}},
 }
-_BOM = b"\xef\xbb\xbf"
 _NAME = re.compile(r"[^\s,:\"'{}\[\]]+")
 _PATH = re.compile(r"[^\s,:]*/[^\s,:]*")
 """One word with a slash is rather the path of a file that is not there than the name of a field."""
@@ -81,7 +81,7 @@ def _is_file(text: str) -> bool:
 
 def _as_schema(name: str, raw: bytes) -> dict[str, Any]:
     try:
-        schema = load(raw.removeprefix(_BOM))
+        schema = load(raw.removeprefix(BOM_UTF8))
     except orjson.JSONDecodeError as error:
         raise UsageError(f"{name} is not JSON: {error}", 'give a JSON schema, such as {"type": "object"}') from error
     if not isinstance(schema, dict):
